@@ -1,0 +1,107 @@
+// What the attribute makes of:
+//
+// #[subscriber(
+//     subject = "orders.*.created",
+//     queue = "order-processor",
+//     stream = "ORDERS",
+//     concurrency = 4,
+//     batch_size = 100,
+//     ack_wait = "30s",
+//     timeout = "1m30s",
+//     max_deliver = 5,
+//     backoff = { initial = "1s", factor = 1.5, max = "2m" },
+//     dead_letter = "dlq.orders",
+//     ack = "confirmed",
+//     group = "billing",
+// )]
+// /// Ships what was ordered.
+// #[tracing::instrument(skip_all)]
+// pub(crate) async fn ship(State(db): State<Db>, OrderView { id, .. }: OrderView<'_>) -> Result<(), impl Error> {
+//     db.ship(id).await
+// }
+
+/// Ships what was ordered.
+#[tracing::instrument(skip_all)]
+pub(crate) async fn ship(
+    State(db): State<Db>,
+    OrderView { id, .. }: OrderView<'_>,
+) -> Result<(), impl Error> {
+    db.ship(id).await
+}
+/// Names the handler `ship` for `Broker::include`.
+pub(crate) struct ship {}
+#[allow(deprecated)]
+const _: () = {
+    static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
+        name: ::core::concat!(::core::module_path!(), "::", "ship"),
+        location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        plan: ::jetstream_handlers::__private::StaticPlan {
+            subject: "orders.*.created",
+            queue: "order-processor",
+            stream: ::core::option::Option::Some("ORDERS"),
+            concurrency: ::core::option::Option::Some(4usize),
+            batch_size: ::core::option::Option::Some(100usize),
+            ack_wait: ::core::option::Option::Some(
+                ::core::time::Duration::from_millis(30000u64),
+            ),
+            timeout: ::core::option::Option::Some(
+                ::core::time::Duration::from_millis(90000u64),
+            ),
+            max_deliver: ::core::option::Option::Some(5u32),
+            backoff: ::core::option::Option::Some(::jetstream_handlers::__private::Backoff::Exponential {
+                initial: ::core::time::Duration::from_millis(1000u64),
+                factor: 1.5f64,
+                max: ::core::time::Duration::from_millis(120000u64),
+            }),
+            dead_letter: ::core::option::Option::Some(
+                ::jetstream_handlers::__private::DeadLetter::Subject("dlq.orders"),
+            ),
+            key: ::core::option::Option::None,
+            ordered: false,
+            publish: ::core::option::Option::None,
+            codec: ::core::option::Option::None,
+            ack: ::jetstream_handlers::__private::Ack::Confirmed,
+            group: ::core::option::Option::Some("billing"),
+        },
+        call: |slot, message, context| {
+            slot.run(async move {
+                let argument0 = match ::jetstream_handlers::__private::extract::<
+                    State<Db>,
+                    _,
+                >(&message, &context) {
+                    ::core::result::Result::Ok(argument) => argument,
+                    ::core::result::Result::Err(rejection) => {
+                        return ::jetstream_handlers::__private::rejected(rejection);
+                    }
+                };
+                let argument1 = match ::jetstream_handlers::__private::extract::<
+                    OrderView<'_>,
+                    _,
+                >(&message, &context) {
+                    ::core::result::Result::Ok(argument) => argument,
+                    ::core::result::Result::Err(rejection) => {
+                        return ::jetstream_handlers::__private::rejected(rejection);
+                    }
+                };
+                ::jetstream_handlers::__private::outcome::<
+                    _,
+                >(ship(argument0, argument1).await)
+            });
+        },
+        check: |context, problems| {
+            ::jetstream_handlers::__private::check::<State<Db>, _>(context, problems);
+            ::jetstream_handlers::__private::check::<
+                OrderView<'_>,
+                _,
+            >(context, problems);
+        },
+    };
+    impl ::jetstream_handlers::__private::Subscriber for ship {
+        fn registration() -> &'static ::jetstream_handlers::__private::Registration {
+            &__JETSTREAM_HANDLERS_REGISTRATION
+        }
+    }
+    ::jetstream_handlers::__private::inventory::submit! {
+        ::jetstream_handlers::__private::Entry(& __JETSTREAM_HANDLERS_REGISTRATION)
+    }
+};

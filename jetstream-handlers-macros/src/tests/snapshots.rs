@@ -1,0 +1,86 @@
+//! What the attribute writes, kept as files that a person can read.
+//!
+//! After an intended change, `UPDATE_SNAPSHOTS=1 cargo test -p jetstream-handlers-macros` writes them anew.
+
+use std::path::Path;
+use std::{env, fs};
+
+use super::expand;
+
+#[track_caller]
+fn assert_snapshot(name: &str, source: &str) {
+    let file = syn::parse2(expand(source)).expect("the expansion is a list of items");
+    let expansion =
+        format!("// What the attribute makes of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("snapshots/{name}.rs"));
+    if env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        fs::write(&path, &expansion).expect("a snapshot can be written");
+    }
+    let kept = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        expansion,
+        kept,
+        "the expansion is not the one in {}; if it should be, run with UPDATE_SNAPSHOTS=1",
+        path.display()
+    );
+}
+
+fn commented(source: &str) -> String {
+    source.lines().map(|line| format!("// {line}\n")).collect()
+}
+
+#[test]
+fn the_front_page() {
+    assert_snapshot(
+        "front_page",
+        r#"#[subscriber(subject = "orders.created", queue = "order-processor")]
+async fn process_order(order: OrderCreated) -> HandlerResult {
+    println!("processing order {} for {}", order.id, order.customer);
+    Ok(())
+}"#,
+    );
+}
+
+#[test]
+fn every_key() {
+    assert_snapshot(
+        "every_key",
+        r#"#[subscriber(
+    subject = "orders.*.created",
+    queue = "order-processor",
+    stream = "ORDERS",
+    concurrency = 4,
+    batch_size = 100,
+    ack_wait = "30s",
+    timeout = "1m30s",
+    max_deliver = 5,
+    backoff = { initial = "1s", factor = 1.5, max = "2m" },
+    dead_letter = "dlq.orders",
+    ack = "confirmed",
+    group = "billing",
+)]
+/// Ships what was ordered.
+#[tracing::instrument(skip_all)]
+pub(crate) async fn ship(State(db): State<Db>, OrderView { id, .. }: OrderView<'_>) -> Result<(), impl Error> {
+    db.ship(id).await
+}"#,
+    );
+}
+
+#[test]
+fn no_parameters_no_result_no_dead_letter() {
+    assert_snapshot(
+        "bare",
+        r#"#[subscriber(subject = "ticks", queue = "ticker", backoff = ["1s", "5s"], dead_letter = false)]
+pub async fn r#loop() {}"#,
+    );
+}
+
+#[test]
+fn a_refused_handler() {
+    assert_snapshot(
+        "refused",
+        r#"#[subscriber(subject = "orders..created", queue = "order-processor")]
+pub fn process_order(order: OrderCreated) {}"#,
+    );
+}

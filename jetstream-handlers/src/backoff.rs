@@ -1,0 +1,34 @@
+//! Delays between attempts of ours, so that no loop is hot and no two processes keep step.
+
+use std::time::Duration;
+
+/// A delay that doubles from `first` up to `longest`, with jitter.
+#[derive(Debug, Clone)]
+pub(crate) struct Doubling {
+    first: Duration,
+    longest: Duration,
+    failures: u32,
+}
+
+impl Doubling {
+    pub(crate) fn new(first: Duration, longest: Duration) -> Self {
+        Self { first, longest, failures: 0 }
+    }
+
+    /// The delay before the next attempt.
+    pub(crate) fn next(&mut self) -> Duration {
+        let delay = self.first.saturating_mul(1 << self.failures.min(20)).min(self.longest);
+        self.failures = self.failures.saturating_add(1);
+        jittered(delay)
+    }
+
+    /// Begins anew, after a success.
+    pub(crate) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// The duration, up to a fifth shorter or longer.
+pub(crate) fn jittered(duration: Duration) -> Duration {
+    duration.mul_f64(0.8 + 0.4 * fastrand::f64())
+}

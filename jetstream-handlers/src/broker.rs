@@ -1,0 +1,584 @@
+//! The door: connect, publish, start handlers, stop.
+
+use std::fmt;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::jetstream::publish::PublishAck;
+use futures::future::{join_all, select_all};
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::builder::Builder;
+use crate::error::{Error, ErrorKind};
+use crate::extract::{Context, Problems, States};
+use crate::health::{Beat, HandlerHealth, Health};
+use crate::publish::{PublishMessage, Publisher};
+use crate::subscriber::{Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
+use crate::transport::Transport;
+use crate::worker::Worker;
+
+/// What holds for every handler that does not say otherwise.
+#[derive(Debug, Clone)]
+pub(crate) struct Defaults {
+    pub(crate) batch_size: Option<usize>,
+    pub(crate) fetch_wait: Duration,
+    pub(crate) shutdown_grace: Duration,
+}
+
+/// A connection to NATS JetStream, and the handlers that run on it.
+///
+/// Cloning is cheap, and every clone is the same broker.
+///
+/// # Examples
+///
+/// ```no_run
+/// use jetstream_handlers::prelude::*;
+///
+/// #[subscriber(subject = "orders.created", queue = "order-processor")]
+/// async fn process_order(id: u64) -> HandlerResult {
+///     println!("order {id}");
+///     Ok(())
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> Result<(), jetstream_handlers::Error> {
+///     let broker = Broker::connect("nats://localhost:4222").await?;
+///     broker.publish("orders.created", &7).await?;
+///     broker.run_all().await
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    transport: Arc<Transport>,
+    publisher: Publisher,
+    states: Arc<States>,
+    defaults: Defaults,
+    included: Mutex<Vec<Handler>>,
+    workers: Mutex<Vec<Arc<Started>>>,
+    closing: CancellationToken,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("transport", &self.inner.transport).finish_non_exhaustive()
+    }
+}
+
+/// One handler that was started.
+struct Started {
+    name: String,
+    beat: Beat,
+    stop: CancellationToken,
+    ended: CancellationToken,
+    task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+}
+
+impl Started {
+    /// Stops the handler, and gives its result to the first who asks.
+    async fn stop(&self) -> Result<(), Error> {
+        self.stop.cancel();
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match task {
+            Some(task) => match task.await {
+                Ok(result) => result,
+                Err(error) => Err(Error::new(
+                    ErrorKind::Server,
+                    format!("the worker of `{}` ended with a defect of ours", self.name),
+                )
+                .with_source(error)),
+            },
+            None => {
+                self.ended.cancelled().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// Connects to one server with all defaults.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Builder::connect`].
+    pub async fn connect(server: impl Into<String>) -> Result<Self, Error> {
+        Self::builder().servers([server]).connect().await
+    }
+
+    /// Begins with the settings; nothing happens before [`Builder::connect`].
+    pub fn builder() -> Builder {
+        Builder::new(false)
+    }
+
+    /// Begins with what the environment says, read by [`Builder::connect`].
+    ///
+    /// | variable | meaning |
+    /// |---|---|
+    /// | `NATS_URL` | servers, separated by commas |
+    /// | `NATS_CREDS` | path of a credentials file |
+    /// | `NATS_NKEY` | an nkey seed, or the path of a file with one |
+    /// | `NATS_USER`, `NATS_PASSWORD` | user and password |
+    /// | `NATS_TOKEN` | token |
+    /// | `NATS_CA` | path of the certificate authority's PEM file |
+    /// | `NATS_CERT`, `NATS_KEY` | paths of the client certificate's PEM files |
+    /// | `NATS_CONTEXT` | name of a context of the `nats` command-line tool; the variables above go before what it says |
+    ///
+    /// Of several ways to authenticate the first in this order is used.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = jetstream_handlers::Broker::from_env().connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_env() -> Builder {
+        Builder::new(true)
+    }
+
+    pub(crate) fn new(transport: Arc<Transport>, states: Arc<States>, defaults: Defaults) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                publisher: Publisher::new(transport.clone()),
+                transport,
+                states,
+                defaults,
+                included: Mutex::default(),
+                workers: Mutex::default(),
+                closing: CancellationToken::new(),
+            }),
+        }
+    }
+
+    /// Publishes a value as JSON, and returns after the stream stored it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Publisher::publish`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave the message stored or not.
+    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
+        self.publish_message(subject, value).await
+    }
+
+    /// Begins a publish with headers or conditions; it is sent when awaited.
+    ///
+    /// # Errors
+    ///
+    /// Awaiting gives the errors of [`Publisher::publish_message`].
+    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage<'_> {
+        self.inner.publisher.publish_message(subject, value)
+    }
+
+    /// A publisher to hand to other code.
+    pub fn publisher(&self) -> Publisher {
+        self.inner.publisher.clone()
+    }
+
+    /// Starts this handler with [`start_all`](Self::start_all) and [`run_all`](Self::run_all), and no longer every one.
+    ///
+    /// It may be called for several.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// #[subscriber(subject = "orders.created", queue = "order-processor")]
+    /// async fn process_order(id: u64) {}
+    ///
+    /// # async fn start(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+    /// broker.include::<process_order>();
+    /// let running = broker.start_all().await?; // starts `process_order` alone
+    /// # Ok(()) }
+    /// ```
+    pub fn include<H: Subscriber>(&self) -> &Self {
+        let handler = Handler::registered(H::registration());
+        let mut included = self.inner.included.lock().unwrap_or_else(PoisonError::into_inner);
+        if !included.iter().any(|known| known.name == handler.name) {
+            included.push(handler);
+        }
+        drop(included);
+        self
+    }
+
+    /// Starts every handler that the program was linked with, or those [included](Self::include).
+    ///
+    /// First the wiring is proved: streams found or made, consumers compared, state present.
+    /// It returns when every handler takes messages.
+    /// The handlers go on when the returned value is dropped; [`Running::shutdown`] or [`disconnect`](Self::disconnect) stops them.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong with the handlers, together; then none is started.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave streams and consumers made, but no handler started.
+    pub async fn start_all(&self) -> Result<Running, Error> {
+        let included = self.inner.included.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let handlers = match included.is_empty() {
+            true => Handler::all(),
+            false => included,
+        };
+        if handlers.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NoHandlers,
+                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
+            ));
+        }
+        self.start(handlers).await
+    }
+
+    /// Starts the handlers of these groups, as [`start_all`](Self::start_all) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of `start_all`, and a group without a handler.
+    pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
+        let all = Handler::all();
+        let mut handlers: Vec<Handler> = Vec::new();
+        for group in groups {
+            let members = all.iter().filter(|handler| handler.plan.group.as_deref() == Some(group));
+            let before = handlers.len();
+            handlers.extend(members.cloned());
+            if handlers.len() == before {
+                let mut known: Vec<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
+                known.sort_unstable();
+                known.dedup();
+                let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
+                return Err(Error::new(ErrorKind::NoHandlers, message));
+            }
+        }
+        self.start(handlers).await
+    }
+
+    /// Starts every handler, works until SIGINT or SIGTERM, then stops gracefully and disconnects.
+    ///
+    /// A second signal ends at once, without waiting for running handlers.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start_all`](Self::start_all), and handlers that did not end within the grace period.
+    pub async fn run_all(&self) -> Result<(), Error> {
+        let running = self.start_all().await?;
+        self.run(running).await
+    }
+
+    /// Runs the handlers of these groups, as [`run_all`](Self::run_all) does.
+    ///
+    /// # Errors
+    ///
+    /// Those of `run_all`, and a group without a handler.
+    pub async fn run_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
+        let running = self.start_groups(groups).await?;
+        self.run(running).await
+    }
+
+    /// Begins to handle a subject with a closure; it starts when awaited.
+    ///
+    /// `queue` is the durable consumer's name: processes that share it share the messages.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use jetstream_handlers::prelude::*;
+    /// # async fn start(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let subscription = broker
+    ///     .subscribe("orders.created", "order-processor", |id: u64| async move {
+    ///         println!("order {id}");
+    ///         Ok::<_, HandlerError>(())
+    ///     })
+    ///     .await?;
+    /// subscription.unsubscribe().await?;
+    /// # Ok(()) }
+    /// ```
+    #[track_caller]
+    pub fn subscribe<A: 'static, C: Closure<A>>(&self, subject: &str, queue: &str, closure: C) -> Subscribe<'_> {
+        let location = Location::caller().to_string();
+        let plan = Plan::new(subject, queue);
+        Subscribe { broker: self, handler: Handler::closure(plan, location, closure) }
+    }
+
+    /// What is true of the connection and the handlers at this moment.
+    pub fn health(&self) -> Health {
+        let handlers = self
+            .workers()
+            .iter()
+            .map(|worker| HandlerHealth { handler: worker.name.clone(), status: worker.beat.status() })
+            .collect();
+        Health { connected: self.inner.transport.is_connected(), handlers }
+    }
+
+    /// Stops every handler gracefully, then closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// Handlers that did not end within the grace period, or a server that did not answer the last word.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
+    pub async fn disconnect(&self) -> Result<(), Error> {
+        self.inner.closing.cancel();
+        let workers: Vec<_> = self.workers().clone();
+        let stopped = stop_all(&workers).await;
+        let closed = self.inner.transport.close().await;
+        stopped.and(closed)
+    }
+
+    /// Checks everything, makes what is missing, starts the workers.
+    async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
+        let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
+        if closing.is_cancelled() {
+            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
+        }
+        let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
+        let contexts: Vec<_> = handlers
+            .iter()
+            .zip(&stops)
+            .map(|(handler, stop)| Context::new(handler.name.clone(), states.clone(), publisher.clone(), stop.clone()))
+            .collect();
+        let mut problems: Vec<_> = handlers.iter().flat_map(Handler::problems).collect();
+        if !problems.is_empty() {
+            // Names that cannot be used cannot be asked for either.
+            return Error::all(problems).map(|()| unreachable!("there are problems"));
+        }
+        problems.extend(clashes(&handlers));
+        for (handler, context) in handlers.iter().zip(&contexts) {
+            problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
+        }
+        let sources = match transport.provision(&handlers, problems).await {
+            Ok(sources) => sources,
+            Err(problems) => return Error::all(problems).map(|()| unreachable!("there are problems")),
+        };
+        let mut opened = Vec::new();
+        for (handler, source) in handlers.iter().zip(&sources) {
+            opened.push(transport.deliveries(handler, source, defaults.fetch_wait).await?);
+        }
+        let mut workers = Vec::new();
+        for ((((handler, source), context), stop), deliveries) in
+            handlers.into_iter().zip(sources).zip(contexts).zip(stops).zip(opened)
+        {
+            let beat = Beat::new();
+            let ended = CancellationToken::new();
+            let name = handler.name.clone();
+            let worker = Worker::new(handler, source, transport.clone(), context, beat.clone(), defaults.batch_size);
+            let (stopping, grace, done) = (stop.clone(), defaults.shutdown_grace, ended.clone().drop_guard());
+            let task = tokio::spawn(async move {
+                let _done = done;
+                worker.run(deliveries, stopping, grace).await
+            });
+            workers.push(Arc::new(Started { name, beat, stop, ended, task: Mutex::new(Some(task)) }));
+        }
+        self.workers().extend(workers.iter().cloned());
+        Ok(Running { broker: self.clone(), workers })
+    }
+
+    async fn run(&self, running: Running) -> Result<(), Error> {
+        let mut signals = Signals::new()?;
+        tokio::select! {
+            () = signals.next() => tracing::info!("stopping; a second signal ends at once"),
+            () = self.inner.closing.cancelled() => {}
+            () = running.ended() => {}
+        }
+        tokio::select! {
+            result = async { running.shutdown().await.and(self.disconnect().await) } => result,
+            () = signals.next() => Err(Error::new(ErrorKind::GracePeriod, "ended by a second signal while handlers were running; their messages come again")),
+        }
+    }
+
+    fn workers(&self) -> MutexGuard<'_, Vec<Arc<Started>>> {
+        self.inner.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn forget(&self, gone: &[Arc<Started>]) {
+        self.workers().retain(|worker| !gone.iter().any(|gone| Arc::ptr_eq(gone, worker)));
+    }
+}
+
+/// Stops all at once, so that they share the grace period.
+async fn stop_all(workers: &[Arc<Started>]) -> Result<(), Error> {
+    for worker in workers {
+        worker.stop.cancel();
+    }
+    let results = join_all(workers.iter().map(|worker| worker.stop())).await;
+    Error::all(results.into_iter().filter_map(Result::err).collect())
+}
+
+/// Handlers that were started together.
+///
+/// Dropping it leaves them running; [`shutdown`](Running::shutdown) or [`Broker::disconnect`] stops them.
+#[must_use = "the handlers run on without it; call `shutdown` to stop them"]
+pub struct Running {
+    broker: Broker,
+    workers: Vec<Arc<Started>>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.workers.iter().map(|worker| &worker.name)).finish()
+    }
+}
+
+impl Running {
+    /// Stops these handlers gracefully: nothing more is asked for, what has not started is handed back,
+    /// what runs is awaited up to the grace period, and the server has every ack when this returns.
+    ///
+    /// The connection stays, and can publish; [`Broker::disconnect`] closes it.
+    ///
+    /// # Errors
+    ///
+    /// Handlers that did not end within the grace period; they were cancelled and their messages handed back.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
+    pub async fn shutdown(self) -> Result<(), Error> {
+        let result = stop_all(&self.workers).await;
+        self.broker.forget(&self.workers);
+        result
+    }
+
+    /// Returns when any of the handlers has ended.
+    async fn ended(&self) {
+        select_all(self.workers.iter().map(|worker| Box::pin(worker.ended.cancelled()))).await;
+    }
+}
+
+/// A closure that is about to handle a subject: settings, then await it.
+#[must_use = "nothing is started until it is awaited"]
+pub struct Subscribe<'a> {
+    broker: &'a Broker,
+    handler: Handler,
+}
+
+impl fmt::Debug for Subscribe<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.handler.fmt(f)
+    }
+}
+
+impl Subscribe<'_> {
+    /// The stream to read, where the subject alone does not tell.
+    pub fn stream(mut self, stream: &str) -> Self {
+        self.handler.plan.stream = Some(stream.to_owned());
+        self
+    }
+
+    /// How many messages are handled at the same time; 1 unless said.
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.handler.plan.concurrency = Some(concurrency.max(1));
+        self
+    }
+
+    /// How many messages are asked for beyond those that can start at once.
+    pub fn batch_size(mut self, messages: usize) -> Self {
+        self.handler.plan.batch_size = Some(messages.max(1));
+        self
+    }
+
+    /// After which silence of ours the server delivers a message again; 30 s unless said.
+    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
+        self.handler.plan.ack_wait = Some(ack_wait);
+        self
+    }
+
+    /// How long one call may take; 30 minutes unless said.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.handler.plan.timeout = Some(timeout);
+        self
+    }
+
+    /// How often a message is tried before it is a dead letter; 5 unless said.
+    pub fn max_deliver(mut self, attempts: u32) -> Self {
+        self.handler.plan.max_deliver = Some(attempts.max(1));
+        self
+    }
+
+    /// Where dead letters go; `dlq.<stream>.<queue>` unless said, and `None` for nowhere.
+    pub fn dead_letter(mut self, subject: Option<&str>) -> Self {
+        self.handler.plan.dead_letter =
+            Some(subject.map_or(DeadLetter::Off, |subject| DeadLetter::Subject(subject.to_owned())));
+        self
+    }
+}
+
+impl<'a> IntoFuture for Subscribe<'a> {
+    type Output = Result<Subscription, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { Ok(Subscription(self.broker.start(vec![self.handler]).await?)) })
+    }
+}
+
+/// A closure at work, from [`Broker::subscribe`].
+///
+/// Dropping it leaves the closure running.
+#[derive(Debug)]
+#[must_use = "the closure runs on without it; call `unsubscribe` to stop it"]
+pub struct Subscription(Running);
+
+impl Subscription {
+    /// Stops the closure gracefully, as [`Running::shutdown`] does.
+    ///
+    /// The durable consumer stays on the server and remembers how far it came.
+    ///
+    /// # Errors
+    ///
+    /// Those of `Running::shutdown`.
+    pub async fn unsubscribe(self) -> Result<(), Error> {
+        self.0.shutdown().await
+    }
+}
+
+/// The signals that ask a process to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> Result<Self, Error> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::new(ErrorKind::Config, "cannot listen for signals").with_source(error))
+        };
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Result<Self, Error> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        // Where Ctrl-C cannot be heard, only `disconnect` ends the run.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

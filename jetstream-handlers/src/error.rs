@@ -1,0 +1,143 @@
+//! What can go wrong, in kinds that a caller can act on.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
+
+/// What went wrong, for a caller that wants to act on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting in the code or in the environment is wrong.
+    Config,
+    /// No server could be reached.
+    Connect,
+    /// The server refused the credentials, or a permission is missing.
+    Authorization,
+    /// The server did not answer in time.
+    Timeout,
+    /// Several things are wrong with the handlers; see [`Error::problems`].
+    Startup,
+    /// There is no handler to start.
+    NoHandlers,
+    /// No stream covers a subject.
+    StreamNotFound,
+    /// A stream on the server differs from what the code asks for.
+    StreamMismatch,
+    /// A subject belongs to a stream other than the one asked for.
+    StreamOverlap,
+    /// A consumer on the server differs from what the code asks for.
+    ConsumerMismatch,
+    /// A handler asks for a state that nobody gave.
+    MissingState,
+    /// A value could not be encoded.
+    Encode,
+    /// A message is larger than the server accepts.
+    PayloadTooLarge,
+    /// The stream did not store a message.
+    Publish,
+    /// The stream's last sequence was not the expected one.
+    WrongLastSequence,
+    /// The broker is disconnected.
+    Closed,
+    /// Handlers were still running when the grace period of a stop ended.
+    GracePeriod,
+    /// The server answered with an error, or not as the protocol says.
+    Server,
+}
+
+/// Everything that this crate reports.
+///
+/// `Display` says what was found, where, and the way out; [`source`](StdError::source) is the cause;
+/// `Debug` prints both in full, because that is what `fn main() -> Result<(), Error>` shows.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    source: Option<BoxError>,
+    problems: Vec<Error>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, message: message.into(), source: None, problems: Vec::new() }))
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Several problems as one error; a single one stays itself.
+    pub(crate) fn all(mut problems: Vec<Error>) -> Result<(), Self> {
+        match problems.len() {
+            0 => Ok(()),
+            1 => Err(problems.remove(0)),
+            count => Err(Self(Box::new(Inner {
+                kind: ErrorKind::Startup,
+                message: format!("{count} problems with the handlers"),
+                source: None,
+                problems,
+            }))),
+        }
+    }
+
+    /// What went wrong, to act on.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The problems of an error of kind [`ErrorKind::Startup`]; empty for every other kind.
+    pub fn problems(&self) -> &[Error] {
+        &self.0.problems
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        for problem in &self.0.problems {
+            write!(f, "\n  - {problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?})", self.0.message, self.0.kind)?;
+        for problem in &self.0.problems {
+            write!(f, "\n  - {problem:?}")?;
+        }
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            write!(f, "\n    caused by: {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// An error with all its causes, in one line for a log or a header.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Many libraries repeat the cause in their own text; once is enough.
+        if !text.ends_with(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

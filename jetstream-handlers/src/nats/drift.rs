@@ -1,0 +1,236 @@
+//! What differs between the configuration that the code asks for and the one on the server.
+//!
+//! What the server fills in by itself and its `_nats.*` metadata are no difference.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use async_nats::jetstream::{consumer, stream};
+use serde_json::Value;
+
+/// One field that differs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) field: &'static str,
+    pub(super) found: String,
+    pub(super) wanted: String,
+    /// Whether the server lets the field of an existing object be changed.
+    pub(super) mutable: bool,
+}
+
+/// What of a consumer on the server is not as a handler needs it.
+///
+/// Fields that a handler has no say in are the operator's: description, metadata, sampling, replicas, storage,
+/// request limits, inactivity, pause.
+/// `max_ack_pending` is one of them as long as every slot of the handler can be busy.
+pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, concurrency: usize) -> Vec<Difference> {
+    let mut differences = Vec::new();
+    let mut compare = |field, mutable, found: String, wanted: String| {
+        if found != wanted {
+            differences.push(Difference { field, found, wanted, mutable });
+        }
+    };
+    let target = |config: &consumer::Config| {
+        config.deliver_subject.clone().map_or("none (pull)".to_owned(), |subject| format!("{subject} (push)"))
+    };
+    compare("deliver_subject", false, target(found), target(wanted));
+    compare("filter_subjects", true, filters(found), filters(wanted));
+    compare("ack_policy", false, word(&found.ack_policy), word(&wanted.ack_policy));
+    compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
+    compare("max_deliver", true, limit(found.max_deliver), limit(wanted.max_deliver));
+    compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
+    compare("deliver_policy", false, word(&found.deliver_policy), word(&wanted.deliver_policy));
+    compare("replay_policy", false, word(&found.replay_policy), word(&wanted.replay_policy));
+    compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
+    compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
+    compare("priority_policy", false, word(&found.priority_policy), word(&wanted.priority_policy));
+    compare("priority_groups", false, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
+    if (1..concurrency as i64).contains(&found.max_ack_pending) {
+        let wanted = format!("at least the concurrency of {concurrency}");
+        differences.push(Difference {
+            field: "max_ack_pending",
+            found: found.max_ack_pending.to_string(),
+            wanted,
+            mutable: true,
+        });
+    }
+    differences
+}
+
+/// What of a stream on the server is not as the application's own configuration says.
+pub(super) fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
+    // Changing these needs a new stream (nats-server `stream.go`, `configUpdateCheck`).
+    const IMMUTABLE: [&str; 4] = ["storage", "retention", "mirror", "max_consumers"];
+    let (found, wanted) = (normalised(found), normalised(wanted));
+    let mut differences = Vec::new();
+    for (field, wanted) in &wanted {
+        let found = found.iter().find(|(name, _)| name == field).map_or(&Value::Null, |(_, value)| value);
+        if found != wanted {
+            differences.push(Difference {
+                field,
+                found: found.to_string(),
+                wanted: wanted.to_string(),
+                mutable: !IMMUTABLE.contains(field),
+            });
+        }
+    }
+    differences
+}
+
+/// The fields of a stream's configuration with everything that means "the default" brought to one form.
+fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
+    let unlimited = |limit: i64| Value::from(if limit <= 0 { -1 } else { limit });
+    let nanos = |duration: Duration| Value::from(format!("{duration:?}"));
+    let subjects: BTreeSet<_> = match config.subjects.is_empty() && config.mirror.is_none() && config.sources.is_none()
+    {
+        true => [config.name.clone()].into(),
+        false => config.subjects.iter().cloned().collect(),
+    };
+    let metadata: Vec<_> = config
+        .metadata
+        .iter()
+        .filter(|(key, _)| !key.starts_with("_nats."))
+        .collect::<std::collections::BTreeMap<_, _>>()
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    let duplicates = match (config.duplicate_window.is_zero(), config.max_age.is_zero()) {
+        (false, _) => config.duplicate_window,
+        (true, true) => Duration::from_secs(120),
+        (true, false) => config.max_age.min(Duration::from_secs(120)),
+    };
+    vec![
+        ("subjects", Value::from(subjects.into_iter().collect::<Vec<_>>())),
+        ("retention", Value::from(word(&config.retention))),
+        ("storage", Value::from(word(&config.storage))),
+        ("discard", Value::from(word(&config.discard))),
+        ("discard_new_per_subject", Value::from(config.discard_new_per_subject)),
+        ("max_consumers", unlimited(config.max_consumers.into())),
+        ("max_msgs", unlimited(config.max_messages)),
+        ("max_bytes", unlimited(config.max_bytes)),
+        ("max_age", nanos(config.max_age)),
+        ("max_msgs_per_subject", unlimited(config.max_messages_per_subject)),
+        ("max_msg_size", unlimited(config.max_message_size.into())),
+        ("num_replicas", Value::from(config.num_replicas.max(1))),
+        ("no_ack", Value::from(config.no_ack)),
+        ("duplicate_window", nanos(duplicates)),
+        ("sealed", Value::from(config.sealed)),
+        ("description", Value::from(config.description.clone().unwrap_or_default())),
+        ("allow_rollup_hdrs", Value::from(config.allow_rollup)),
+        ("deny_delete", Value::from(config.deny_delete)),
+        ("deny_purge", Value::from(config.deny_purge)),
+        ("republish", json(&config.republish)),
+        ("allow_direct", Value::from(config.allow_direct)),
+        ("mirror_direct", Value::from(config.mirror_direct)),
+        ("mirror", json(&config.mirror)),
+        ("sources", json(&config.sources)),
+        ("metadata", Value::from(metadata)),
+        ("subject_transform", json(&config.subject_transform)),
+        ("compression", Value::from(config.compression.as_ref().map_or("none".to_owned(), word))),
+        ("first_seq", Value::from(config.first_sequence.unwrap_or(0).max(1))),
+        ("placement", json(&config.placement)),
+        ("allow_msg_ttl", Value::from(config.allow_message_ttl)),
+        ("allow_atomic", Value::from(config.allow_atomic_publish)),
+        ("allow_msg_schedules", Value::from(config.allow_message_schedules)),
+        ("allow_msg_counter", Value::from(config.allow_message_counter)),
+        ("allow_batched", Value::from(config.allow_batch_publish)),
+    ]
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+/// An enum of the client library in lower case, as the server writes it.
+fn word(value: &impl Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn duration(value: Duration, default_secs: u64) -> String {
+    match value.is_zero() {
+        true => format!("{:?}", Duration::from_secs(default_secs)),
+        false => format!("{value:?}"),
+    }
+}
+
+fn limit(value: i64) -> String {
+    match value {
+        ..=0 => "unlimited".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+/// The filters in one form; the server keeps one filter and several in different fields.
+fn filters(config: &consumer::Config) -> String {
+    let mut filters: BTreeSet<&str> = config.filter_subjects.iter().map(String::as_str).collect();
+    if !config.filter_subject.is_empty() {
+        filters.insert(&config.filter_subject);
+    }
+    match filters.is_empty() {
+        true => "every subject".to_owned(),
+        false => filters.into_iter().collect::<Vec<_>>().join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_fills_in_is_no_difference() {
+        let wanted = consumer::Config {
+            filter_subject: "orders.created".into(),
+            ack_wait: Duration::from_secs(30),
+            ..Default::default()
+        };
+        let mut found = wanted.clone();
+        found.max_deliver = -1;
+        found.max_ack_pending = 1000;
+        found.max_waiting = 512;
+        found.num_replicas = 3;
+        found.filter_subjects = vec![std::mem::take(&mut found.filter_subject)];
+        found.metadata.insert("_nats.level".into(), "1".into());
+        assert_eq!(consumer(&found, &wanted, 64), []);
+    }
+
+    #[test]
+    fn every_field_that_a_handler_depends_on_is_compared() {
+        let wanted = consumer::Config { ack_wait: Duration::from_secs(3), ..Default::default() };
+        let found = consumer::Config {
+            ack_wait: Duration::from_secs(60),
+            max_deliver: 7,
+            backoff: vec![Duration::from_secs(60), Duration::from_secs(61)],
+            max_ack_pending: 2,
+            headers_only: true,
+            ack_policy: consumer::AckPolicy::None,
+            deliver_policy: consumer::DeliverPolicy::New,
+            ..Default::default()
+        };
+        let fields: Vec<_> = consumer(&found, &wanted, 4).into_iter().map(|difference| difference.field).collect();
+        assert_eq!(
+            fields,
+            ["ack_policy", "ack_wait", "max_deliver", "backoff", "deliver_policy", "headers_only", "max_ack_pending"]
+        );
+    }
+
+    #[test]
+    fn a_stream_differs_in_what_was_said_only() {
+        let wanted = stream::Config {
+            name: "ORDERS".into(),
+            subjects: vec!["orders.>".into()],
+            max_age: Duration::from_secs(60),
+            ..Default::default()
+        };
+        let mut found = wanted.clone();
+        found.max_messages = -1;
+        found.num_replicas = 1;
+        found.duplicate_window = Duration::from_secs(60);
+        found.metadata.insert("_nats.ver".into(), "2.15.1".into());
+        assert_eq!(stream(&found, &wanted), []);
+        found.max_age = Duration::from_secs(30);
+        found.duplicate_window = Duration::from_secs(30);
+        let fields: Vec<_> = stream(&found, &wanted).into_iter().map(|difference| difference.field).collect();
+        assert_eq!(fields, ["max_age", "duplicate_window"]);
+    }
+}

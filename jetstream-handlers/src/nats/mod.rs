@@ -1,0 +1,116 @@
+//! The real transport: a connection to nats-server, and what is done over it.
+
+mod ack;
+mod api;
+mod connect;
+mod context_file;
+mod drift;
+mod provision;
+mod publish;
+mod pull;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::connection::State;
+use async_nats::jetstream::stream;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+pub(crate) use ack::Acker;
+pub(crate) use connect::{Environment, connect, credentials_file, options};
+pub(crate) use provision::provision;
+pub(crate) use publish::publish;
+pub(crate) use pull::Pull;
+
+use crate::error::{Error, ErrorKind};
+
+/// How often the connection is looked at for a reconnect.
+///
+/// The client library has no way to be told on a client that exists; one look for all handlers costs next to nothing.
+const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// What the application said about streams and publishing.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) auto_create: bool,
+    pub(crate) streams: Vec<stream::Config>,
+    /// How long one publish may take, with all its repetitions.
+    pub(crate) publish_timeout: Duration,
+    /// How long one request to the JetStream API may take.
+    pub(crate) request_timeout: Duration,
+    pub(crate) domain: Option<String>,
+    pub(crate) api_prefix: Option<String>,
+}
+
+/// One connection, shared by all handlers and publishers of a broker.
+pub(crate) struct Connection {
+    client: Client,
+    api_prefix: String,
+    settings: Settings,
+    epoch: watch::Receiver<u64>,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").field("state", &self.client.connection_state()).finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(client: Client, settings: Settings) -> Arc<Self> {
+        let api_prefix = match (&settings.api_prefix, &settings.domain) {
+            (Some(prefix), _) => prefix.clone(),
+            (None, Some(domain)) => format!("$JS.{domain}.API"),
+            (None, None) => "$JS.API".to_owned(),
+        };
+        let (sender, epoch) = watch::channel(connects(&client));
+        let watched = client.clone();
+        let watcher = tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(WATCH_PERIOD).await;
+                let now = connects(&watched);
+                sender.send_if_modified(|epoch| std::mem::replace(epoch, now) != now);
+            }
+        });
+        Arc::new(Self { client, api_prefix, settings, epoch, _watcher: AbortOnDropHandle::new(watcher) })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Counts the connections made so far; it changes with every reconnect.
+    fn epoch(&self) -> watch::Receiver<u64> {
+        self.epoch.clone()
+    }
+
+    /// Sends what is queued, then ends the connection.
+    pub(crate) async fn close(&self) -> Result<(), Error> {
+        let closing = async {
+            self.client.flush().await.map_err(|error| error.to_string())?;
+            self.client.drain().await.map_err(|error| error.to_string())
+        };
+        match tokio::time::timeout(self.settings.request_timeout, closing).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(text)) => {
+                Err(Error::new(ErrorKind::Closed, format!("the connection did not close in order: {text}")))
+            }
+            Err(_) => {
+                Err(Error::new(ErrorKind::Timeout, "the connection did not close in order: the server does not answer"))
+            }
+        }
+    }
+}
+
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}

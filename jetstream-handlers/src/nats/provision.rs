@@ -1,0 +1,574 @@
+//! Streams and consumers: found, or made where missing, never changed.
+//!
+//! First everything is looked at and every problem collected; only without a problem is anything made.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_nats::jetstream::{ErrorCode, consumer, stream};
+use futures::StreamExt as _;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Connection;
+use super::api::ApiError;
+use super::drift::{self, Difference};
+use crate::error::{Error, ErrorKind};
+use crate::pattern::{covers, overlap};
+use crate::subscriber::{DeadLetter, Handler, clash};
+use crate::transport::Source;
+
+/// How many requests of a start are under way at once.
+const REQUESTS: usize = 16;
+
+/// What was wrong on the way to one source of messages.
+type Problem = Error;
+
+/// Finds or makes the stream and the consumer of every handler.
+pub(crate) async fn provision(
+    connection: &Arc<Connection>,
+    handlers: &[Handler],
+    mut problems: Vec<Problem>,
+) -> Result<Vec<Source>, Vec<Problem>> {
+    let mut streams = Streams::new(connection);
+    problems.extend(streams.declared().await);
+    let mut planned = Vec::new();
+    for handler in handlers {
+        match plan(&mut streams, handler).await {
+            Ok(source) => planned.push((handler, source)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    problems.extend(same_durable(&planned));
+    problems.extend(work_queue_overlaps(&streams, &planned));
+
+    let comparisons: Vec<_> =
+        planned.iter().map(|(handler, source)| compare(connection, &streams, handler, source)).collect();
+    let compared: Vec<_> = futures::stream::iter(comparisons).buffered(REQUESTS).collect().await;
+    let mut missing = Vec::new();
+    for (result, (handler, source)) in compared.into_iter().zip(&mut planned) {
+        match result {
+            Ok(Some(found)) => source.ack_wait = found.ack_wait,
+            Ok(None) => missing.push((*handler, source.clone())),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+
+    streams.create_missing().await.map_err(|problem| vec![problem])?;
+    let creations: Vec<_> =
+        missing.iter().map(|(handler, source)| ensure_consumer(connection, handler, source)).collect();
+    let created: Vec<_> = futures::stream::iter(creations).buffered(REQUESTS).collect().await;
+    let problems: Vec<_> = created.into_iter().filter_map(Result::err).collect();
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(planned.into_iter().map(|(_, source)| source).collect())
+}
+
+/// Finds the consumer of a handler as the handler needs it, or makes it; gives its configuration.
+pub(super) async fn ensure_consumer(
+    connection: &Connection,
+    handler: &Handler,
+    source: &Source,
+) -> Result<consumer::Config, Error> {
+    let wanted = consumer_config(handler);
+    match create_consumer(connection, source, &wanted).await {
+        Ok(info) => {
+            tracing::info!(
+                handler = handler.name,
+                stream = source.stream,
+                consumer = source.consumer,
+                "created the durable consumer"
+            );
+            Ok(info.config)
+        }
+        // Another replica was faster, and may have asked for something else.
+        Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
+            let found = consumer_info(connection, &source.stream, &source.consumer).await;
+            let found = found.map_err(|error| {
+                error.into_error(&format!("`{}`: reading consumer `{}`", handler.name, source.consumer))
+            })?;
+            match found {
+                Some(info) => agree(handler, source, &info.config).map(|()| info.config),
+                None => Err(Error::new(
+                    ErrorKind::Server,
+                    format!("consumer `{}` of stream `{}` comes and goes", source.consumer, source.stream),
+                )),
+            }
+        }
+        Err(error) => {
+            let doing =
+                format!("`{}`: creating consumer `{}` on stream `{}`", handler.name, source.consumer, source.stream);
+            Err(error.into_error(&doing))
+        }
+    }
+}
+
+/// Finds or makes the stream that covers a subject to publish to; `true` if it was made now.
+pub(super) async fn ensure_stream(connection: &Arc<Connection>, subject: &str) -> Result<bool, Error> {
+    let mut streams = Streams::new(connection);
+    streams.find(&format!("publish to `{subject}`"), subject, None).await?;
+    let missing = streams.known.values().any(|known| !known.exists);
+    streams.create_missing().await?;
+    Ok(missing)
+}
+
+/// The configuration of a handler's consumer.
+fn consumer_config(handler: &Handler) -> consumer::Config {
+    let plan = &handler.plan;
+    consumer::Config {
+        durable_name: Some(plan.queue.clone()),
+        filter_subject: plan.subject.clone(),
+        ack_policy: consumer::AckPolicy::Explicit,
+        ack_wait: plan.ack_wait(),
+        max_deliver: plan.server_max_deliver(),
+        max_ack_pending: plan.max_ack_pending(),
+        // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
+        // (`consumer.go`, `processNak` and `checkPending`).
+        ..consumer::Config::default()
+    }
+}
+
+async fn create_consumer(
+    connection: &Connection,
+    source: &Source,
+    config: &consumer::Config,
+) -> Result<consumer::Info, ApiError> {
+    // The filter at the end of the subject is what account permissions are checked against.
+    let subject = format!("CONSUMER.CREATE.{}.{}.{}", source.stream, source.consumer, config.filter_subject);
+    let request = json!({ "stream_name": source.stream, "config": config, "action": "create" });
+    connection.api(&subject, &request).await
+}
+
+async fn consumer_info(
+    connection: &Connection,
+    stream: &str,
+    consumer: &str,
+) -> Result<Option<consumer::Info>, ApiError> {
+    match connection.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Source, Problem> {
+    let plan = &handler.plan;
+    let stream = streams.find(&format!("`{}`", handler.name), &plan.subject, plan.stream.as_deref()).await?;
+    let dead_letter = match &plan.dead_letter {
+        Some(DeadLetter::Off) => None,
+        Some(DeadLetter::Subject(subject)) => Some(subject.clone()),
+        None => Some(format!("dlq.{stream}.{}", plan.queue)),
+    };
+    if let Some(subject) = &dead_letter {
+        if covers(&plan.subject, subject) {
+            let message = format!(
+                "`{}`: its dead letters go to `{subject}`, which its own subject `{}` covers, so each would come back; set `dead_letter` to another subject or to `false`",
+                handler.name, plan.subject
+            );
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        streams.find(&format!("the dead letters of `{}`", handler.name), subject, None).await?;
+    }
+    Ok(Source { stream, consumer: plan.queue.clone(), ack_wait: plan.ack_wait(), dead_letter })
+}
+
+/// Compares the consumer on the server, if there is one, with what the handler needs.
+async fn compare(
+    connection: &Connection,
+    streams: &Streams<'_>,
+    handler: &Handler,
+    source: &Source,
+) -> Result<Option<consumer::Config>, Problem> {
+    if streams.known.get(&source.stream).is_some_and(|known| !known.exists) {
+        return Ok(None);
+    }
+    let found = consumer_info(connection, &source.stream, &source.consumer).await;
+    let found = found
+        .map_err(|error| error.into_error(&format!("`{}`: reading consumer `{}`", handler.name, source.consumer)))?;
+    match found {
+        Some(info) => agree(handler, source, &info.config).map(|()| Some(info.config)),
+        None => Ok(None),
+    }
+}
+
+fn agree(handler: &Handler, source: &Source, found: &consumer::Config) -> Result<(), Problem> {
+    let differences = drift::consumer(found, &consumer_config(handler), handler.plan.concurrency());
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let Source { stream, consumer, .. } = source;
+    let way_out = match differences.iter().all(|difference| difference.mutable) {
+        true => format!(
+            "bring the attribute in line with the server, or the server with the attribute (`nats consumer edit {stream} {consumer}`)"
+        ),
+        false => format!(
+            "give the handler another `queue`, or delete the consumer if its progress may be lost (`nats consumer rm {stream} {consumer}`)"
+        ),
+    };
+    let net = match differences.iter().any(|difference| difference.field == "max_deliver") {
+        true => "; the server's `max_deliver` is the handler's own plus a margin, see the attribute's documentation",
+        false => "",
+    };
+    Err(Error::new(
+        ErrorKind::ConsumerMismatch,
+        format!(
+            "`{}`: consumer `{consumer}` of stream `{stream}` exists and differs: {}; nothing was changed; {way_out}{net}",
+            handler.name,
+            in_words(&differences)
+        ),
+    ))
+}
+
+fn in_words(differences: &[Difference]) -> String {
+    let each: Vec<_> = differences
+        .iter()
+        .map(|Difference { field, found, wanted, .. }| format!("{field} is {found} on the server, {wanted} here"))
+        .collect();
+    each.join("; ")
+}
+
+/// Handlers on one durable, found now that the streams are known.
+fn same_durable(planned: &[(&Handler, Source)]) -> Vec<Problem> {
+    let mut owners: BTreeMap<(&str, &str), &Handler> = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (handler, source) in planned {
+        match owners.get(&(source.stream.as_str(), source.consumer.as_str())) {
+            Some(owner) => problems.push(clash(owner, handler)),
+            None => drop(owners.insert((&source.stream, &source.consumer), handler)),
+        }
+    }
+    problems
+}
+
+/// On a work-queue stream each subject has one consumer (error 10100 of the server, which names none).
+fn work_queue_overlaps(streams: &Streams<'_>, planned: &[(&Handler, Source)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, (handler, source)) in planned.iter().enumerate() {
+        let Some(known) = streams.known.get(&source.stream) else { continue };
+        if known.config.retention != stream::RetentionPolicy::WorkQueue {
+            continue;
+        }
+        let same_start = planned[index + 1..].iter().filter(|(_, other)| other.stream == source.stream);
+        let same_start = same_start.map(|(other, _)| (other.plan.queue.clone(), other.plan.subject.clone()));
+        let on_server = known.consumers.iter().cloned();
+        for (queue, subject) in same_start.chain(on_server) {
+            if queue != handler.plan.queue && overlap(&subject, &handler.plan.subject) {
+                problems.push(Error::new(
+                    ErrorKind::StreamOverlap,
+                    format!(
+                        "`{}`: stream `{}` is a work queue, where a subject has one consumer, but `{}` of consumer `{}` overlaps `{subject}` of consumer `{queue}`; use one `queue`, subjects apart, or a stream with limits retention",
+                        handler.name, source.stream, handler.plan.subject, handler.plan.queue
+                    ),
+                ));
+            }
+        }
+    }
+    problems
+}
+
+/// A stream that exists, or is to be made.
+struct Known {
+    config: stream::Config,
+    exists: bool,
+    /// The consumers with their filters, of a work queue alone.
+    consumers: Vec<(String, String)>,
+}
+
+/// The streams looked at so far.
+struct Streams<'a> {
+    connection: &'a Arc<Connection>,
+    known: BTreeMap<String, Known>,
+}
+
+impl<'a> Streams<'a> {
+    fn new(connection: &'a Arc<Connection>) -> Self {
+        Self { connection, known: BTreeMap::new() }
+    }
+
+    /// Compares the application's own streams with the server's.
+    async fn declared(&mut self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for wanted in &self.connection.settings.streams {
+            match self.load(&wanted.name).await {
+                Ok(true) => {
+                    let differences = drift::stream(&self.known[&wanted.name].config, wanted);
+                    if !differences.is_empty() {
+                        let immutable = differences
+                            .iter()
+                            .filter(|difference| !difference.mutable)
+                            .map(|difference| difference.field);
+                        let immutable: Vec<_> = immutable.collect();
+                        let way_out = match immutable.is_empty() {
+                            true => format!("change one of them (`nats stream edit {}`)", wanted.name),
+                            false => format!(
+                                "the server does not let {} of a stream be changed, so name another stream or move its messages",
+                                immutable.join(", ")
+                            ),
+                        };
+                        let message = format!(
+                            "stream `{}` exists and differs: {}; nothing was changed; {way_out}",
+                            wanted.name,
+                            in_words(&differences)
+                        );
+                        problems.push(Error::new(ErrorKind::StreamMismatch, message));
+                    }
+                }
+                Ok(false) if self.connection.settings.auto_create => {
+                    self.known.insert(
+                        wanted.name.clone(),
+                        Known { config: wanted.clone(), exists: false, consumers: Vec::new() },
+                    );
+                }
+                // It counts only if a handler needs it, and is reported there.
+                Ok(false) => {}
+                Err(problem) => problems.push(problem),
+            }
+        }
+        problems
+    }
+
+    /// The name of the stream that covers `subject`, found on the server or planned; `who` begins the error.
+    async fn find(&mut self, who: &str, subject: &str, stream: Option<&str>) -> Result<String, Problem> {
+        match stream {
+            Some(name) => self.find_named(who, subject, name).await,
+            None => self.find_by_subject(who, subject).await,
+        }
+    }
+
+    async fn find_named(&mut self, who: &str, subject: &str, name: &str) -> Result<String, Problem> {
+        if !self.known.contains_key(name) && !self.load(name).await? {
+            if !self.connection.settings.auto_create {
+                return Err(missing(who, subject, Some(name)));
+            }
+            if let Some(owner) = self.names(subject).await?.first() {
+                let message = format!(
+                    "{who}: stream `{name}` does not exist, and `{subject}` belongs to stream `{owner}`; set `stream = \"{owner}\"` or leave it out"
+                );
+                return Err(Error::new(ErrorKind::StreamOverlap, message));
+            }
+            self.known.insert(
+                name.to_owned(),
+                Known { config: default_stream(name, subject), exists: false, consumers: Vec::new() },
+            );
+        }
+        let known = self.known.get_mut(name).expect("it was loaded or planned above");
+        if !covered(&known.config, subject) {
+            if known.exists {
+                return Err(uncovered(who, subject, &known.config));
+            }
+            known.config.subjects.extend(default_subjects(subject));
+        }
+        Ok(name.to_owned())
+    }
+
+    async fn find_by_subject(&mut self, who: &str, subject: &str) -> Result<String, Problem> {
+        if let Some((name, _)) = self.known.iter().find(|(_, known)| covered(&known.config, subject)) {
+            return Ok(name.clone());
+        }
+        let names = self.names(subject).await?;
+        for name in &names {
+            self.load(name).await?;
+        }
+        if let Some(name) =
+            names.iter().find(|name| self.known.get(*name).is_some_and(|known| covered(&known.config, subject)))
+        {
+            return Ok(name.clone());
+        }
+        // A stream that has a part of it: a new one would overlap.
+        if let Some(known) = names.first().and_then(|name| self.known.get(name)) {
+            return Err(uncovered(who, subject, &known.config));
+        }
+        if !self.connection.settings.auto_create {
+            return Err(missing(who, subject, None));
+        }
+        self.plan_default(who, subject).await
+    }
+
+    /// Plans the stream of the design for a subject that no stream has.
+    async fn plan_default(&mut self, who: &str, subject: &str) -> Result<String, Problem> {
+        let Some(name) = default_name(subject) else {
+            let message = format!(
+                "{who}: no stream covers `{subject}`, and none can be named after a wildcard; name one with `stream = \"..\"`"
+            );
+            return Err(Error::new(ErrorKind::StreamNotFound, message));
+        };
+        if !self.known.contains_key(&name) {
+            self.load(&name).await?;
+        }
+        match self.known.get_mut(&name) {
+            Some(known) if known.exists => return Err(uncovered(who, subject, &known.config)),
+            Some(known) => known.config.subjects.extend(default_subjects(subject)),
+            None => {
+                let config = default_stream(&name, subject);
+                self.known.insert(name.clone(), Known { config, exists: false, consumers: Vec::new() });
+            }
+        }
+        Ok(name)
+    }
+
+    /// Reads a stream from the server; `false` if there is none.
+    async fn load(&mut self, name: &str) -> Result<bool, Problem> {
+        if self.known.get(name).is_some_and(|known| known.exists) {
+            return Ok(true);
+        }
+        let info: stream::Info = match self.connection.ask(&format!("STREAM.INFO.{name}")).await {
+            Ok(info) => info,
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => return Ok(false),
+            Err(error) => return Err(error.into_error(&format!("reading stream `{name}`"))),
+        };
+        let consumers = match info.config.retention {
+            stream::RetentionPolicy::WorkQueue => self.consumers(name).await?,
+            _ => Vec::new(),
+        };
+        self.known.insert(name.to_owned(), Known { config: info.config, exists: true, consumers });
+        Ok(true)
+    }
+
+    /// The consumers of a stream with each of their filters.
+    async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, Problem> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            consumers: Option<Vec<consumer::Info>>,
+        }
+        let mut found = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page: Page = self
+                .connection
+                .api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset }))
+                .await
+                .map_err(|error| error.into_error(&format!("listing the consumers of stream `{stream}`")))?;
+            let consumers = page.consumers.unwrap_or_default();
+            offset += consumers.len();
+            let done = consumers.is_empty() || offset >= page.total;
+            for info in consumers {
+                let mut filters = info.config.filter_subjects;
+                filters.push(info.config.filter_subject);
+                filters.retain(|filter| !filter.is_empty());
+                if filters.is_empty() {
+                    filters.push(">".to_owned());
+                }
+                found.extend(filters.into_iter().map(|filter| (info.name.clone(), filter)));
+            }
+            if done {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The names of the streams on the server that have a part of `subject`.
+    async fn names(&self, subject: &str) -> Result<Vec<String>, Problem> {
+        #[derive(Deserialize)]
+        struct Page {
+            streams: Option<Vec<String>>,
+        }
+        let page: Page = self
+            .connection
+            .api("STREAM.NAMES", &json!({ "subject": subject }))
+            .await
+            .map_err(|error| error.into_error(&format!("looking for the stream of `{subject}`")))?;
+        Ok(page.streams.unwrap_or_default())
+    }
+
+    async fn create_missing(&self) -> Result<(), Problem> {
+        for known in self.known.values().filter(|known| !known.exists) {
+            let stream::Config { name, subjects, .. } = &known.config;
+            match self.connection.api::<stream::Info>(&format!("STREAM.CREATE.{name}"), &known.config).await {
+                Ok(_) => tracing::info!(stream = name, ?subjects, "created the stream"),
+                Err(error) if error.is(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
+                    return Err(self.overlap(&known.config).await);
+                }
+                // Another process started at the same moment; what it made serves us too if it covers as much.
+                Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => {
+                    let info = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{name}")).await;
+                    let info = info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?;
+                    if let Some(subject) = subjects.iter().find(|subject| !covered(&info.config, subject)) {
+                        return Err(uncovered("another process has just made it", subject, &info.config));
+                    }
+                }
+                Err(error) => {
+                    return Err(error.into_error(&format!("creating stream `{name}` with subjects {subjects:?}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Says which stream stands in the way; the server's own error does not.
+    async fn overlap(&self, config: &stream::Config) -> Problem {
+        for subject in &config.subjects {
+            for other in self.names(subject).await.unwrap_or_default() {
+                if let Ok(info) = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{other}")).await
+                    && let Some(theirs) = info.config.subjects.iter().find(|theirs| overlap(theirs, subject))
+                {
+                    let message = format!(
+                        "stream `{}` cannot be created: its subject `{subject}` overlaps `{theirs}` of stream `{other}`; give a `stream::Config` with subjects apart to `Builder::stream`, or set `stream = \"{other}\"`",
+                        config.name
+                    );
+                    return Error::new(ErrorKind::StreamOverlap, message);
+                }
+            }
+        }
+        let message = format!(
+            "stream `{}` cannot be created: its subjects {:?} overlap those of another stream",
+            config.name, config.subjects
+        );
+        Error::new(ErrorKind::StreamOverlap, message)
+    }
+}
+
+fn covered(config: &stream::Config, subject: &str) -> bool {
+    match config.subjects.is_empty() {
+        true => config.name == subject,
+        false => config.subjects.iter().any(|pattern| covers(pattern, subject)),
+    }
+}
+
+fn uncovered(who: &str, subject: &str, config: &stream::Config) -> Problem {
+    let stream::Config { name, subjects, .. } = config;
+    Error::new(
+        ErrorKind::StreamNotFound,
+        format!(
+            "{who}: stream `{name}` has the subjects {subjects:?}, which do not cover `{subject}`; add it (`nats stream edit {name} --subjects ..`), or correct the subject"
+        ),
+    )
+}
+
+fn missing(who: &str, subject: &str, stream: Option<&str>) -> Problem {
+    let name = stream.map(str::to_owned).or_else(|| default_name(subject)).unwrap_or_else(|| "NAME".to_owned());
+    let what = stream
+        .map_or_else(|| format!("no stream covers `{subject}`"), |name| format!("stream `{name}` does not exist"));
+    Error::new(
+        ErrorKind::StreamNotFound,
+        format!(
+            "{who}: {what}, and `auto_create(false)` forbids to make one; make it (`nats stream add {name} --subjects '{subject}'`), or allow it"
+        ),
+    )
+}
+
+/// The stream of the design: named after the subject's first token, limits retention, file storage.
+fn default_stream(name: &str, subject: &str) -> stream::Config {
+    stream::Config { name: name.to_owned(), subjects: default_subjects(subject), ..stream::Config::default() }
+}
+
+/// `ORDERS` for `orders.created`; nothing for a wildcard.
+fn default_name(subject: &str) -> Option<String> {
+    let token = subject.split('.').next().filter(|token| !matches!(*token, "*" | ">"))?;
+    let name = token.chars().map(|char| {
+        if char.is_ascii_alphanumeric() || char == '-' || char == '_' { char.to_ascii_uppercase() } else { '_' }
+    });
+    Some(name.collect())
+}
+
+/// `orders.>` for `orders.created`; `orders` itself for a subject of one token, and `>` when the first is a wildcard in a named stream.
+fn default_subjects(subject: &str) -> Vec<String> {
+    match subject.split_once('.') {
+        Some(("*" | ">", _)) | None => vec![subject.to_owned()],
+        Some((first, _)) => vec![format!("{first}.>")],
+    }
+}

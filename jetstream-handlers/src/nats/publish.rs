@@ -1,0 +1,127 @@
+//! Publishing to a stream, repeated under one message id until it is stored or the time is over.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use tokio::time::{Instant, timeout_at};
+
+use super::Connection;
+use super::provision::ensure_stream;
+use crate::backoff::Doubling;
+use crate::error::{Error, ErrorKind};
+use crate::transport::Outgoing;
+
+/// How long one attempt waits for the stream's answer.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// What a header block needs besides the names and values of its headers.
+const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
+
+/// Publishes a message and waits until a stream has stored it.
+pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
+    check_size(connection, &message)?;
+    let subject = message.subject.as_str();
+    let deadline = Instant::now() + connection.settings.publish_timeout;
+    let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
+    let mut looked_for_stream = false;
+    loop {
+        let wait = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
+        let request = async_nats::Request::new()
+            .payload(message.payload.clone())
+            .headers(message.headers.clone())
+            .timeout(Some(wait));
+        // The deadline is around the sending too: while there is no connection, it waits for room in a queue.
+        let sent = timeout_at(deadline, connection.client().send_request(message.subject.clone(), request)).await;
+        let failure = match sent {
+            Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
+                Ok(Response::Ok(ack)) => return Ok(ack),
+                Ok(Response::Err { error }) if is_transient(error.error_code()) => {
+                    Error::new(ErrorKind::Publish, "the stream cannot store now").with_source(error)
+                }
+                Ok(Response::Err { error }) => return Err(refused(subject, error)),
+                Err(error) => {
+                    let message = format!(
+                        "the answer to the publish on `{subject}` is not a stream's; another subscriber answered it"
+                    );
+                    return Err(Error::new(ErrorKind::Publish, message).with_source(error));
+                }
+            },
+            Ok(Err(error)) if matches!(error.kind(), RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => {
+                Error::new(ErrorKind::Timeout, "no stream answers").with_source(error)
+            }
+            Ok(Err(error)) => {
+                return Err(
+                    Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error)
+                );
+            }
+            Err(_) => Error::new(ErrorKind::Timeout, "not connected"),
+        };
+        // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
+        if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
+            match timeout_at(deadline, ensure_stream(connection, subject)).await {
+                Ok(Ok(made)) => {
+                    looked_for_stream = true;
+                    if made {
+                        continue;
+                    }
+                }
+                Ok(Err(error)) if error.kind() == ErrorKind::Timeout || error.kind() == ErrorKind::Server => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        let pause = backoff.next();
+        if Instant::now() + pause >= deadline {
+            let limit = connection.settings.publish_timeout;
+            let message =
+                format!("no stream stored the message on `{subject}` within {limit:?}; it may be stored or not");
+            return Err(Error::new(ErrorKind::Timeout, message).with_source(failure));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn check_size(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
+    let headers: usize = message
+        .headers
+        .iter()
+        .map(|(name, values)| {
+            values.iter().map(|value| name.to_string().len() + value.as_str().len() + 4).sum::<usize>()
+        })
+        .sum();
+    let size = message.payload.len() + headers + HEADER_OVERHEAD;
+    let limit = connection.client().max_payload();
+    if size <= limit {
+        return Ok(());
+    }
+    let subject = &message.subject;
+    Err(Error::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "the message for `{subject}` has {size} bytes with its headers, and the server takes {limit} (`max_payload`); publish a reference to the data, or raise the limit"
+        ),
+    ))
+}
+
+/// Whether the stream may store the message when asked again.
+fn is_transient(code: ErrorCode) -> bool {
+    // 10158: the same id is being stored at this moment; 10163 and 10167: "retry" in the server's own words;
+    // 10008 and 10074 come and go with the members of a cluster.
+    matches!(code.0, 10158 | 10163 | 10167 | 10008)
+}
+
+fn refused(subject: &str, error: async_nats::jetstream::Error) -> Error {
+    let (kind, why) = match error.error_code().0 {
+        10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
+        10060 => (ErrorKind::StreamMismatch, "it belongs to a stream other than the expected one"),
+        10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
+        10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
+        10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),
+        _ => (ErrorKind::Publish, "the stream refused it"),
+    };
+    Error::new(kind, format!("the message on `{subject}` was not stored: {why}")).with_source(error)
+}

@@ -1,0 +1,435 @@
+//! What the attribute registers, and the plan of one handler.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio_util::sync::ReusableBoxFuture;
+
+use crate::error::{Error, ErrorKind};
+use crate::extract::{Argument, Context, Problems};
+use crate::message::Message;
+use crate::names;
+use crate::pattern;
+use crate::settle::{IntoSettle, Outcome};
+
+/// What a handler was declared with: the keys of the attribute, none of them defaulted yet.
+///
+/// `S` is `&'static str` in the attribute's expansion and `String` for a closure.
+#[derive(Debug, Clone)]
+#[allow(missing_docs)] // the fields are the keys of the attribute, described there
+pub struct Plan<S> {
+    pub subject: S,
+    pub queue: S,
+    pub stream: Option<S>,
+    pub concurrency: Option<usize>,
+    pub batch_size: Option<usize>,
+    pub ack_wait: Option<Duration>,
+    pub timeout: Option<Duration>,
+    pub max_deliver: Option<u32>,
+    pub backoff: Option<Backoff>,
+    pub dead_letter: Option<DeadLetter<S>>,
+    pub key: Option<S>,
+    pub ordered: bool,
+    pub publish: Option<S>,
+    pub codec: Option<S>,
+    pub ack: Ack,
+    pub group: Option<S>,
+}
+
+/// The plan in the attribute's expansion.
+pub type StaticPlan = Plan<&'static str>;
+
+/// The delays between the attempts of a message.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Backoff {
+    /// These delays; the last one repeats.
+    Steps(&'static [Duration]),
+    /// `initial`, then times `factor` each time, never above `max`.
+    #[allow(missing_docs)]
+    Exponential { initial: Duration, factor: f64, max: Duration },
+}
+
+impl Backoff {
+    fn after(self, attempt: u64) -> Duration {
+        let index = attempt.saturating_sub(1);
+        match self {
+            Self::Steps(steps) => {
+                let index = usize::try_from(index).unwrap_or(usize::MAX).min(steps.len().saturating_sub(1));
+                steps.get(index).copied().unwrap_or_default()
+            }
+            Self::Exponential { initial, factor, max } => {
+                let factor = factor.powi(i32::try_from(index).unwrap_or(i32::MAX));
+                // A product beyond a `Duration` is far beyond `max` too.
+                Duration::try_from_secs_f64(initial.as_secs_f64() * factor).map_or(max, |delay| delay.min(max))
+            }
+        }
+    }
+}
+
+/// Where the dead letters of a handler go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeadLetter<S> {
+    /// To this subject.
+    Subject(S),
+    /// Nowhere: the message is terminated.
+    Off,
+}
+
+/// How an ack is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// Written to the connection; a lost one leads to a redelivery.
+    Sent,
+    /// Answered by the server before the message counts as done.
+    Confirmed,
+}
+
+/// How many deliveries the server grants beyond the handler's own `max_deliver`.
+///
+/// Ours decides; the server's is the net under it for messages that end without an answer again and again.
+/// The margin holds the deliveries that are no attempts: those handed back by a stopping process,
+/// and those at which the copy of a dead letter could not be stored.
+const DELIVERY_MARGIN: u32 = 25;
+
+impl Plan<String> {
+    pub(crate) fn concurrency(&self) -> usize {
+        self.concurrency.unwrap_or(1)
+    }
+
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait.unwrap_or(Duration::from_secs(30))
+    }
+
+    /// How long one call may take; without a limit a handler that hangs would hold its message for ever.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(30 * 60))
+    }
+
+    pub(crate) fn max_deliver(&self) -> u32 {
+        self.max_deliver.unwrap_or(5)
+    }
+
+    pub(crate) fn server_max_deliver(&self) -> i64 {
+        i64::from(self.max_deliver()) + i64::from(DELIVERY_MARGIN)
+    }
+
+    /// The server's own default, or more where that many replicas of busy slots would not fit in it.
+    pub(crate) fn max_ack_pending(&self) -> i64 {
+        const SERVER_DEFAULT: i64 = 1000;
+        const REPLICAS: i64 = 16;
+        SERVER_DEFAULT.max(self.concurrency() as i64 * REPLICAS)
+    }
+
+    /// The delay before the next attempt, when `attempt` (from 1) has failed.
+    pub(crate) fn delay_after(&self, attempt: u64) -> Duration {
+        const DEFAULT: Backoff = Backoff::Steps(&[
+            Duration::from_secs(1),
+            Duration::from_secs(5),
+            Duration::from_secs(30),
+            Duration::from_secs(120),
+        ]);
+        self.backoff.unwrap_or(DEFAULT).after(attempt)
+    }
+
+    /// The plan of a closure: every key but these two at its default.
+    pub(crate) fn new(subject: &str, queue: &str) -> Self {
+        Plan {
+            subject: subject.to_owned(),
+            queue: queue.to_owned(),
+            stream: None,
+            concurrency: None,
+            batch_size: None,
+            ack_wait: None,
+            timeout: None,
+            max_deliver: None,
+            backoff: None,
+            dead_letter: None,
+            key: None,
+            ordered: false,
+            publish: None,
+            codec: None,
+            ack: Ack::Sent,
+            group: None,
+        }
+    }
+}
+
+impl StaticPlan {
+    fn to_owned(&self) -> Plan<String> {
+        let owned = |text: Option<&'static str>| text.map(str::to_owned);
+        Plan {
+            subject: self.subject.to_owned(),
+            queue: self.queue.to_owned(),
+            stream: owned(self.stream),
+            concurrency: self.concurrency,
+            batch_size: self.batch_size,
+            ack_wait: self.ack_wait,
+            timeout: self.timeout,
+            max_deliver: self.max_deliver,
+            backoff: self.backoff,
+            dead_letter: self.dead_letter.as_ref().map(|target| match target {
+                DeadLetter::Subject(subject) => DeadLetter::Subject((*subject).to_owned()),
+                DeadLetter::Off => DeadLetter::Off,
+            }),
+            key: owned(self.key),
+            ordered: self.ordered,
+            publish: owned(self.publish),
+            codec: owned(self.codec),
+            ack: self.ack,
+            group: owned(self.group),
+        }
+    }
+}
+
+/// One annotated function, as the attribute registers it at link time.
+#[derive(Debug)]
+#[allow(missing_docs)] // written by the attribute alone
+pub struct Registration {
+    pub name: &'static str,
+    pub location: &'static str,
+    pub plan: StaticPlan,
+    pub call: fn(&mut Slot, Message, Context),
+    pub check: fn(&Context, &mut Problems),
+}
+
+/// The entry of the link-time collection.
+#[derive(Debug)]
+pub struct Entry(pub &'static Registration);
+
+inventory::collect!(Entry);
+
+/// A name that stands for an annotated function, in [`Broker::include`](crate::Broker::include).
+///
+/// The attribute implements it for the type that it puts beside the function.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    label = "has no `#[subscriber(..)]`",
+    note = "name a function that is annotated with `#[subscriber(subject = \"..\", queue = \"..\")]`"
+)]
+pub trait Subscriber {
+    #[doc(hidden)]
+    fn registration() -> &'static Registration;
+}
+
+/// The room in which a handler's future runs, used again for each message so that a call allocates nothing.
+pub struct Slot(ReusableBoxFuture<'static, Outcome>);
+
+impl Slot {
+    pub(crate) fn new() -> Self {
+        Self(ReusableBoxFuture::new(std::future::pending()))
+    }
+
+    /// Puts the future of one call into the slot.
+    pub fn run(&mut self, call: impl Future<Output = Outcome> + Send + 'static) {
+        self.0.set(call);
+    }
+
+    /// Drops the future of a call that will not be awaited to its end.
+    pub(crate) fn clear(&mut self) {
+        self.0.set(std::future::pending());
+    }
+
+    /// The call, to be awaited once.
+    pub(crate) fn call(&mut self) -> impl Future<Output = Outcome> + '_ {
+        std::future::poll_fn(|task| self.0.poll(task))
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Slot")
+    }
+}
+
+type Call = dyn Fn(&mut Slot, Message, Context) + Send + Sync;
+type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
+
+/// A handler: what it was declared with, and how to call it.
+#[derive(Clone)]
+pub(crate) struct Handler {
+    pub(crate) name: String,
+    pub(crate) location: String,
+    pub(crate) plan: Plan<String>,
+    pub(crate) call: Arc<Call>,
+    pub(crate) check: Arc<Check>,
+}
+
+impl fmt::Debug for Handler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler").field("name", &self.name).field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl Handler {
+    pub(crate) fn registered(registration: &'static Registration) -> Self {
+        Self {
+            name: registration.name.to_owned(),
+            location: registration.location.to_owned(),
+            plan: registration.plan.to_owned(),
+            call: Arc::new(registration.call),
+            check: Arc::new(registration.check),
+        }
+    }
+
+    pub(crate) fn closure<H, Arguments: 'static>(plan: Plan<String>, location: String, handler: H) -> Self
+    where
+        H: Closure<Arguments>,
+    {
+        Self {
+            name: format!("closure on {}", plan.subject),
+            location,
+            plan,
+            call: Arc::new(move |slot, message, context| handler.call(slot, message, context)),
+            check: Arc::new(H::check),
+        }
+    }
+
+    /// Every handler that the program was linked with, by name.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all: Vec<_> = inventory::iter::<Entry>().map(|entry| Self::registered(entry.0)).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// What is wrong with the names; the attribute has checked its own, a closure's come here first.
+    pub(crate) fn problems(&self) -> Vec<Error> {
+        let plan = &self.plan;
+        let mut found = Vec::new();
+        let mut check = |field: &str, problem: Option<String>| {
+            if let Some(problem) = problem {
+                found.push(Error::new(ErrorKind::Config, format!("`{}`: {field}: {problem}", self.name)));
+            }
+        };
+        check("subject", names::subject_problem(&plan.subject));
+        check("queue", names::name_problem(&plan.queue));
+        check("stream", plan.stream.as_deref().and_then(names::name_problem));
+        found
+    }
+}
+
+/// What is wrong with handlers as a set: two of them on one durable consumer.
+pub(crate) fn clashes(subscriptions: &[Handler]) -> Vec<Error> {
+    let mut found = Vec::new();
+    for (index, one) in subscriptions.iter().enumerate() {
+        for other in &subscriptions[index + 1..] {
+            // Durables belong to a stream; where a handler names none, the subject decides, and provisioning checks again.
+            let same_stream = match (&one.plan.stream, &other.plan.stream) {
+                (Some(one), Some(other)) => one == other,
+                _ => {
+                    pattern::overlap(&one.plan.subject, &other.plan.subject)
+                        || first_token(&one.plan) == first_token(&other.plan)
+                }
+            };
+            if one.plan.queue == other.plan.queue && same_stream {
+                found.push(clash(one, other));
+            }
+        }
+    }
+    found
+}
+
+pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
+    let queue = &one.plan.queue;
+    let differing: BTreeSet<_> = [
+        ("subject", one.plan.subject != other.plan.subject),
+        ("concurrency", one.plan.concurrency != other.plan.concurrency),
+        ("ack_wait", one.plan.ack_wait != other.plan.ack_wait),
+        ("max_deliver", one.plan.max_deliver != other.plan.max_deliver),
+    ]
+    .into_iter()
+    .filter_map(|(field, differs)| differs.then_some(field))
+    .collect();
+    let how = match differing.is_empty() {
+        true => "each message would reach only one of them".to_owned(),
+        false => format!("and with a different {}", differing.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    Error::new(
+        ErrorKind::Config,
+        format!(
+            "`{}` ({}) and `{}` ({}) both read the durable consumer `{queue}`, {how}; give each a `queue` of its own",
+            one.name, one.location, other.name, other.location
+        ),
+    )
+}
+
+fn first_token(plan: &Plan<String>) -> Option<&str> {
+    plan.subject.split('.').next()
+}
+
+/// A closure that [`Broker::subscribe`](crate::Broker::subscribe) takes as a handler.
+///
+/// It is implemented for every closure of up to eight parameters that an annotated function could have as well,
+/// as long as none of them borrows from the message.
+#[diagnostic::on_unimplemented(
+    message = "this closure is not a handler",
+    label = "not a handler",
+    note = "write `|order: OrderCreated| async move {{ Ok(()) }}`: each parameter a payload or something to extract, the result `()`, `Result<(), E>` or `Settle`"
+)]
+pub trait Closure<Arguments>: Send + Sync + 'static {
+    #[doc(hidden)]
+    fn call(&self, slot: &mut Slot, message: Message, context: Context);
+
+    #[doc(hidden)]
+    fn check(context: &Context, problems: &mut Problems);
+}
+
+macro_rules! closure {
+    ($($argument:ident $via:ident),*) => {
+        #[allow(non_snake_case, unused_variables)]
+        impl<F, Answer, $($argument, $via),*> Closure<($(($argument, $via),)*)> for F
+        where
+            F: Fn($($argument),*) -> Answer + Send + Sync + 'static,
+            Answer: Future<Output: IntoSettle> + Send + 'static,
+            $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
+        {
+            fn call(&self, slot: &mut Slot, message: Message, context: Context) {
+                $(
+                    let $argument = match $argument::extract(&message, &context) {
+                        Ok(argument) => argument,
+                        Err(rejection) => return slot.run(std::future::ready(crate::__private::rejected(rejection))),
+                    };
+                )*
+                slot.run(self($($argument),*).map(IntoSettle::into_outcome));
+            }
+
+            fn check(context: &Context, problems: &mut Problems) {
+                $(crate::__private::check::<$argument, $via>(context, problems);)*
+            }
+        }
+    };
+}
+
+closure!();
+closure!(A ViaA);
+closure!(A ViaA, B ViaB);
+closure!(A ViaA, B ViaB, C ViaC);
+closure!(A ViaA, B ViaB, C ViaC, D ViaD);
+closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE);
+closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG);
+closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG, H ViaH);
+closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG, H ViaH, I ViaI);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_step_of_a_backoff_repeats() {
+        let plan = Plan::new("a", "b");
+        let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
+        assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
+    }
+
+    #[test]
+    fn an_exponential_backoff_ends_at_its_maximum() {
+        let (initial, max) = (Duration::from_secs(1), Duration::from_secs(120));
+        let backoff = Backoff::Exponential { initial, factor: 2.0, max };
+        let delays: Vec<_> =
+            [1, 2, 3, 7, 8, 9, u64::MAX].into_iter().map(|attempt| backoff.after(attempt).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 64, 120, 120, 120]);
+    }
+}

@@ -1,0 +1,122 @@
+//! One message at a time: decode, extract, call, settle.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::time::{Instant, timeout};
+use tracing::Instrument as _;
+
+use super::Worker;
+use crate::message::Message;
+use crate::settle::{Outcome, Reason, Settle};
+use crate::subscriber::Slot;
+use crate::transport::Acker;
+
+/// What a lane has in hand, for the heartbeat and the stop.
+#[derive(Debug, Default)]
+pub(super) struct Lane(Mutex<Hand>);
+
+#[derive(Debug, Default)]
+struct Hand {
+    current: Option<(Instant, Acker)>,
+    last: Option<Acker>,
+}
+
+impl Lane {
+    pub(super) fn is_idle(&self) -> bool {
+        self.hand().current.is_none()
+    }
+
+    /// The message that is being handled.
+    pub(super) fn current(&self) -> Option<Acker> {
+        self.hand().current.as_ref().map(|(_, acker)| acker.clone())
+    }
+
+    /// The message that ended last.
+    pub(super) fn last(&self) -> Option<Acker> {
+        self.hand().last.clone()
+    }
+
+    pub(super) fn older_than(&self, age: Duration) -> Option<Acker> {
+        self.hand().current.as_ref().filter(|(arrived, _)| arrived.elapsed() >= age).map(|(_, acker)| acker.clone())
+    }
+
+    fn take(&self, arrived: Instant, acker: Acker) {
+        self.hand().current = Some((arrived, acker));
+    }
+
+    fn free(&self) {
+        let mut hand = self.hand();
+        hand.last = hand.current.take().map(|(_, acker)| acker);
+    }
+
+    fn hand(&self) -> MutexGuard<'_, Hand> {
+        // No code of a user runs under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Worker {
+    /// Handles messages one after the other until there is nothing more to take.
+    pub(super) async fn work(&self, lane: &Lane) {
+        let mut slot = Slot::new();
+        while let Some((arrived, delivery)) = self.waiting.pop().await {
+            lane.take(arrived, delivery.acker.clone());
+            let message = &delivery.message;
+            let span = tracing::info_span!(
+                "handle",
+                handler = self.handler.name,
+                subject = message.subject(),
+                sequence = message.info.stream_sequence(),
+                delivered = message.info.delivered(),
+            );
+            async {
+                let outcome = match self.unanswered(message) {
+                    Some(outcome) => outcome,
+                    None => self.call(&mut slot, message).await,
+                };
+                self.settle(&delivery, outcome).await;
+            }
+            .instrument(span)
+            .await;
+            lane.free();
+        }
+    }
+
+    /// A message whose every attempt ended without an answer: its handler kills the process, or never comes back.
+    fn unanswered(&self, message: &Message) -> Option<Outcome> {
+        let max_deliver = u64::from(self.handler.plan.max_deliver());
+        let before = message.info.delivered().saturating_sub(1);
+        (before >= max_deliver).then(|| {
+            let error = format!("{before} deliveries ended without an answer; the handler may have killed its process");
+            Outcome::failed(Settle::Terminate, Reason::Killed, error)
+        })
+    }
+
+    /// Calls the handler under its time limit; a panic ends the call, not the lane.
+    async fn call(&self, slot: &mut Slot, message: &Message) -> Outcome {
+        // A closure runs up to its first await right here.
+        let begun = catch_unwind(AssertUnwindSafe(|| (self.handler.call)(slot, message.clone(), self.context.clone())));
+        if let Err(panic) = begun {
+            return panicked(&*panic);
+        }
+        let limit = self.handler.plan.timeout();
+        let outcome = match timeout(limit, AssertUnwindSafe(slot.call()).catch_unwind()).await {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(panic)) => panicked(&*panic),
+            Err(_) => {
+                Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
+            }
+        };
+        slot.clear();
+        outcome
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", message.unwrap_or("(no message)")))
+}

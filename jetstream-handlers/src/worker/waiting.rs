@@ -1,0 +1,83 @@
+//! Messages that have arrived and wait for a free lane.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::transport::{Acker, Delivery};
+
+/// The queue between the pull loop and the lanes; it holds no more than the loop has asked for.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    queue: Mutex<Queue>,
+    arrived: Notify,
+    taken: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    deliveries: VecDeque<(Instant, Delivery)>,
+    closed: bool,
+}
+
+impl Waiting {
+    pub(super) fn push(&self, delivery: Delivery) {
+        self.queue().deliveries.push_back((Instant::now(), delivery));
+        self.arrived.notify_one();
+    }
+
+    /// The next message with its time of arrival, in order; nothing after the close.
+    pub(super) async fn pop(&self) -> Option<(Instant, Delivery)> {
+        loop {
+            let arrived = self.arrived.notified();
+            {
+                let mut queue = self.queue();
+                if queue.closed {
+                    return None;
+                }
+                if let Some(delivery) = queue.deliveries.pop_front() {
+                    self.taken.notify_one();
+                    return Some(delivery);
+                }
+            }
+            arrived.await;
+        }
+    }
+
+    /// Waits until a message was taken since the last call.
+    pub(super) async fn taken(&self) {
+        self.taken.notified().await;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue().deliveries.len()
+    }
+
+    /// What has waited longer than `age`.
+    pub(super) fn older_than(&self, age: Duration) -> Vec<Acker> {
+        let queue = self.queue();
+        queue
+            .deliveries
+            .iter()
+            .filter(|(arrived, _)| arrived.elapsed() >= age)
+            .map(|(_, delivery)| delivery.acker.clone())
+            .collect()
+    }
+
+    /// Ends the lanes that wait, and gives back what no lane has taken.
+    pub(super) fn close(&self) -> Vec<Delivery> {
+        let mut queue = self.queue();
+        queue.closed = true;
+        let left = queue.deliveries.drain(..).map(|(_, delivery)| delivery).collect();
+        self.arrived.notify_waiters();
+        left
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // No code of a user runs under the lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

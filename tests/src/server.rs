@@ -1,0 +1,362 @@
+//! A single server, of which a test may do as it likes.
+
+use crate::process::Process;
+use crate::{binary, port, target};
+use async_nats::{Client, ConnectOptions, jetstream};
+use serde_json::Value;
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+/// How long a server may take to start or to stop; it needs some 30 ms where nothing else runs.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(3);
+const PORTS_TRIED: u32 = 10;
+
+/// The start of every configuration; what a test adds comes after it and wins.
+///
+/// Lame duck mode is as short as the server allows.
+const BASE: &str = "lame_duck_duration: 30s\nlame_duck_grace_period: 2s\n";
+
+/// A `nats-server` on the loopback with JetStream and a store of its own.
+///
+/// It ends with this value, and also when the test process is killed; its folder goes with it.
+#[derive(Debug)]
+pub struct Server {
+    // Before the folder, so that the process is gone when the folder is removed.
+    process: Option<Process>,
+    frozen: bool,
+    builder: Builder,
+    port: u16,
+    /// What the server says where it listens, such as `tls://127.0.0.1:4222`.
+    listens: String,
+    folder: TempDir,
+}
+
+/// How a [`Server`] is to start.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    config: String,
+    port: Option<u16>,
+    user: Option<(String, String)>,
+    plain: bool,
+}
+
+impl Builder {
+    /// Adds lines to the server's configuration file.
+    #[must_use]
+    pub fn config(mut self, text: &str) -> Self {
+        self.config.push_str(text);
+        self.config.push('\n');
+        self
+    }
+
+    /// Listens on this port, not on a free one.
+    #[must_use]
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Puts credentials into [`Server::url`] and [`Server::client`]; the configuration has to
+    /// know the user.
+    #[must_use]
+    pub fn user(mut self, name: &str, password: &str) -> Self {
+        self.user = Some((name.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// Starts without JetStream.
+    #[must_use]
+    pub fn without_jetstream(mut self) -> Self {
+        self.plain = true;
+        self
+    }
+
+    /// Starts the server and waits until it takes connections.
+    ///
+    /// # Panics
+    ///
+    /// When it does not; the message has the server's log in it.
+    pub async fn start(self) -> Server {
+        self.try_start().await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// As [`Builder::start`], with the server's log in the error.
+    ///
+    /// # Errors
+    ///
+    /// When the server exits, or is not ready in time.
+    pub async fn try_start(self) -> Result<Server, String> {
+        let tries = if self.port.is_some() { 1 } else { PORTS_TRIED };
+        let mut server = Server {
+            process: None,
+            frozen: false,
+            port: 0,
+            listens: String::new(),
+            folder: target::temporary("server-"),
+            builder: self,
+        };
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            server.port = server.builder.port.unwrap_or_else(port::free);
+            match server.launch().await {
+                Ok(()) => return Ok(server),
+                Err(Failure::PortTaken(_)) if tried < tries => {}
+                Err(Failure::PortTaken(why) | Failure::Other(why)) => return Err(why),
+            }
+        }
+    }
+}
+
+/// Why a server did not start.
+enum Failure {
+    PortTaken(String),
+    Other(String),
+}
+
+impl Server {
+    /// Starts a server with JetStream on a free port.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// A server with settings of its own.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Where it listens, such as `nats://127.0.0.1:4222`, with the credentials of
+    /// [`Builder::user`].
+    pub fn url(&self) -> String {
+        match (&self.builder.user, self.listens.split_once("://")) {
+            (Some((name, password)), Some((scheme, rest))) => {
+                format!("{scheme}://{name}:{password}@{rest}")
+            }
+            _ => self.listens.clone(),
+        }
+    }
+
+    /// Where it listens, for a [`Proxy`](crate::Proxy).
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// A new connection; it comes back quickly when the server has been away.
+    pub async fn client(&self) -> Client {
+        self.client_with(self.options()).await
+    }
+
+    /// A new connection with these options; credentials have to be among them.
+    pub async fn client_with(&self, options: ConnectOptions) -> Client {
+        let url = self.url();
+        options.connect(&url).await.unwrap_or_else(|error| panic!("cannot connect to {url}: {error}\n{}", self.log()))
+    }
+
+    /// The options of our own clients.
+    ///
+    /// async-nats 0.51 does not read credentials from the URL, so they are given here as well.
+    pub(crate) fn options(&self) -> ConnectOptions {
+        let options = ConnectOptions::new().reconnect_delay_callback(|_| Duration::from_millis(50));
+        match self.builder.user.clone() {
+            Some((name, password)) => options.user_and_password(name, password),
+            None => options,
+        }
+    }
+
+    /// JetStream over a new connection.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(self.client().await)
+    }
+
+    /// The process id of the server itself.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not run.
+    pub fn pid(&self) -> u32 {
+        self.running().pid()
+    }
+
+    /// The folder of the store, the log and the configuration.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What the server has logged in all its lives.
+    pub fn log(&self) -> String {
+        let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
+        read("output") + &read("log")
+    }
+
+    /// Whether the server runs and has not been frozen.
+    pub fn is_up(&mut self) -> bool {
+        !self.frozen && self.process.as_mut().is_some_and(|process| process.ended().is_none())
+    }
+
+    /// Kills the server and waits for its end; its store stays.
+    pub fn kill(&mut self) {
+        self.frozen = false;
+        self.process = None;
+    }
+
+    /// Asks the server to shut down and waits until it has.
+    pub async fn terminate(&mut self) {
+        self.signal("TERM");
+        self.ended().await;
+    }
+
+    /// Waits for a server that was told to end, for instance by [`Server::lame_duck`].
+    pub async fn ended(&mut self) {
+        let end = Instant::now() + PATIENCE + Duration::from_secs(30);
+        while let Some(process) = &mut self.process {
+            if process.ended().is_some() {
+                self.process = None;
+            } else if Instant::now() < end {
+                sleep(PAUSE).await;
+            } else {
+                panic!("the server does not end\n{}", self.log());
+            }
+        }
+    }
+
+    /// Starts the server again, on the same port and with the same store.
+    ///
+    /// One that still runs is killed first.
+    pub async fn restart(&mut self) {
+        self.kill();
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.launch().await {
+                Ok(()) => return,
+                // The port was free a moment ago, so whoever has it may soon be gone.
+                Err(Failure::PortTaken(_)) if Instant::now() < end => sleep(PAUSE).await,
+                Err(Failure::PortTaken(why) | Failure::Other(why)) => panic!("{why}"),
+            }
+        }
+    }
+
+    /// Begins lame duck mode, which ends the server within 30 seconds; at once if it has no
+    /// clients.
+    pub fn lame_duck(&mut self) {
+        self.signal("USR2");
+    }
+
+    /// Stops the server where it stands: its connections stay open, and nobody answers.
+    pub fn freeze(&mut self) {
+        self.signal("STOP");
+        self.frozen = true;
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&mut self) {
+        self.signal("CONT");
+        self.frozen = false;
+    }
+
+    /// Writes a new configuration, as given to [`Builder::config`], and has the server read it.
+    ///
+    /// The server does so soon after; its log says when.
+    pub fn reload(&mut self, config: &str) {
+        config.clone_into(&mut self.builder.config);
+        self.configure();
+        self.signal("HUP");
+    }
+
+    fn signal(&self, name: &str) {
+        self.running().signal(name);
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("the server runs")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn configure(&self) {
+        let text = format!("{BASE}{}", self.builder.config);
+        fs::write(self.path("server.conf"), text).expect("the server's folder can be written");
+    }
+
+    /// Starts the process and waits until it is ready.
+    async fn launch(&mut self) -> Result<(), Failure> {
+        self.configure();
+        // A server that was killed has left its ports file.
+        let _ = fs::remove_dir_all(self.path("ports"));
+        fs::create_dir(self.path("ports")).expect("the server's folder can be written");
+        let output = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("output"))
+            .expect("the server's folder can be written");
+        let process = Process::start(binary::path(), &self.arguments(), self.folder.path(), output)
+            .map_err(|error| Failure::Other(format!("cannot start the server: {error}")))?;
+        self.process = Some(process);
+        let ready = self.ready().await;
+        if ready.is_err() {
+            self.kill();
+        }
+        ready
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let path = |name| self.path(name).to_string_lossy().into_owned();
+        let mut arguments = vec![
+            "--config".to_owned(),
+            path("server.conf"),
+            "--addr".to_owned(),
+            Ipv4Addr::LOCALHOST.to_string(),
+            "--port".to_owned(),
+            self.port.to_string(),
+            "--ports_file_dir".to_owned(),
+            path("ports"),
+            "--log".to_owned(),
+            path("log"),
+        ];
+        if !self.builder.plain {
+            arguments.extend(["--jetstream".to_owned(), "--store_dir".to_owned(), path("store")]);
+        }
+        arguments
+    }
+
+    /// Waits for the ports file, which a server writes when it takes connections.
+    async fn ready(&mut self) -> Result<(), Failure> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            if let Some(listens) = self.read_ports() {
+                self.listens = listens;
+                return Ok(());
+            }
+            let process = self.process.as_mut().expect("it was started just now");
+            let ended = process.ended();
+            if let Some(status) = ended {
+                let log = self.log();
+                let why = format!("the server ended at its start, {status}\n{log}");
+                return Err(if log.contains("address already in use") {
+                    Failure::PortTaken(why)
+                } else {
+                    Failure::Other(why)
+                });
+            }
+            if Instant::now() > end {
+                let log = self.log();
+                let why = format!("the server is not ready after {PATIENCE:?}\n{log}");
+                return Err(Failure::Other(why));
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Where the server listens, once it has written so completely.
+    fn read_ports(&self) -> Option<String> {
+        let file = fs::read_dir(self.path("ports")).ok()?.next()?.ok()?;
+        let ports: Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
+        Some(ports["nats"][0].as_str()?.to_owned())
+    }
+}

@@ -1,0 +1,303 @@
+//! The harness keeps its promises: servers start, break as asked, come back, and leave nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test is where to panic, in its helpers too")]
+
+use async_nats::jetstream::{self, stream};
+use futures::StreamExt;
+use jetstream_handlers_tests::{Cluster, Proxy, Server, binary, eventually};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+/// A cluster that has lost a leader may take some seconds to elect another.
+const ELECTION: Duration = Duration::from_secs(30);
+/// Set in the process that the last test kills.
+const OWNER: &str = "HARNESS_OWNER";
+
+#[tokio::test]
+async fn a_server_starts_quickly_and_answers() {
+    binary::path();
+    let start = Instant::now();
+    let server = Server::start().await;
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+
+    let client = server.client().await;
+    let (major, minor, patch) = binary::version();
+    assert_eq!(client.server_info().version, format!("{major}.{minor}.{patch}"));
+    jetstream::new(client).query_account().await.unwrap();
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_pid_is_that_of_the_server() {
+    let server = Server::start().await;
+    let program = fs::read_link(format!("/proc/{}/exe", server.pid())).unwrap();
+    assert_eq!(program, binary::path());
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_port_and_the_store() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    let jetstream = jetstream::new(client.clone());
+    create_stream(&jetstream, 1).await;
+    publish(&jetstream).await;
+    let (url, pid) = (server.url(), server.pid());
+
+    server.restart().await;
+    assert_eq!(server.url(), url);
+    assert_ne!(server.pid(), pid);
+    eventually("the first message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
+
+    server.terminate().await;
+    assert!(!server.is_up());
+    server.restart().await;
+    assert!(server.is_up());
+    eventually("the first message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_is_silent_until_it_is_thawed() {
+    let mut server = Server::start().await;
+    let client = server.client().await;
+    server.freeze();
+    let silence = tokio::time::timeout(Duration::from_millis(200), round_trip(&client)).await;
+    assert!(silence.is_err());
+    server.thaw();
+    tokio::time::timeout(SOON, round_trip(&client)).await.unwrap();
+}
+
+#[tokio::test]
+async fn lame_duck_without_clients_ends_the_server() {
+    let mut server = Server::start().await;
+    server.lame_duck();
+    server.ended().await;
+    assert!(server.log().contains("lame duck mode"), "{}", server.log());
+}
+
+#[tokio::test]
+async fn credentials_are_in_the_url_and_a_reload_is_read() {
+    let config = |password: &str| {
+        format!(
+            "max_payload: 1000\n\
+             accounts {{ A {{ jetstream: enabled, users: [{{ user: a, password: {password} }}] }} }}"
+        )
+    };
+    let mut server = Server::builder().config(&config("b")).user("a", "b").start().await;
+    assert!(server.url().starts_with("nats://a:b@127.0.0.1:"));
+    assert_eq!(server.client().await.server_info().max_payload, 1000);
+
+    server.reload(&config("c"));
+    let url = server.url();
+    eventually("the old password is refused", SOON, async || {
+        let options = async_nats::ConnectOptions::with_user_and_password("a".into(), "b".into());
+        options.connect(&url).await.err()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_mistake_in_the_configuration_is_told() {
+    let told = Server::builder().config("max_payload: often").try_start().await.unwrap_err();
+    assert!(told.contains("server.conf"), "{told}");
+}
+
+#[tokio::test]
+async fn without_jetstream_there_is_no_jetstream() {
+    let server = Server::builder().without_jetstream().start().await;
+    assert!(server.jetstream().await.query_account().await.is_err());
+}
+
+#[tokio::test]
+async fn dropping_leaves_no_process_and_no_folder() {
+    let mut frozen = Server::start().await;
+    frozen.freeze();
+    for server in [Server::start().await, frozen] {
+        let traces = Traces::of(&server);
+        assert!(!traces.are_gone());
+        drop(server);
+        assert!(traces.are_gone());
+    }
+}
+
+#[test]
+fn killing_the_owner_leaves_no_process_and_no_folder() {
+    let mut owner = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "owner", "--nocapture"])
+        .env(OWNER, "")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let traces: Vec<Traces> = BufReader::new(owner.stdout.take().unwrap())
+        .lines()
+        .filter_map(|line| Traces::parse(&line.unwrap()))
+        .take(2)
+        .collect();
+    assert_eq!(traces.len(), 2);
+    assert!(!traces.iter().any(Traces::are_gone));
+
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let end = Instant::now() + SOON;
+    while !traces.iter().all(Traces::are_gone) {
+        assert!(Instant::now() < end, "something is left of {traces:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The process for the test above; on its own it does nothing.
+#[tokio::test]
+async fn owner() {
+    if std::env::var_os(OWNER).is_none() {
+        return;
+    }
+    let running = Server::start().await;
+    let mut frozen = Server::start().await;
+    frozen.freeze();
+    for server in [&running, &frozen] {
+        println!("\n{}", Traces::of(server).line());
+    }
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test]
+async fn a_cluster_elects_and_survives_the_loss_of_a_leader() {
+    let mut cluster = Cluster::start().await;
+    assert_eq!(cluster.urls().len(), 3);
+    let jetstream = cluster.jetstream().await;
+    let stream = create_stream(&jetstream, 3).await;
+    let consumer = jetstream::consumer::pull::Config { durable_name: Some("worker".to_owned()), ..Default::default() };
+    stream.create_consumer(consumer).await.unwrap();
+    publish(&jetstream).await;
+    cluster.leader_of_consumer("EVENTS", "worker").await;
+
+    let old = cluster.leader_of_stream("EVENTS").await;
+    cluster.node(old).kill();
+    let new = cluster.leader_of_stream("EVENTS").await;
+    assert_ne!(new, old);
+    let jetstream = cluster.jetstream().await;
+    eventually("a second message", ELECTION, async || {
+        let ack = jetstream.publish("events", "".into()).await.ok()?;
+        ack.await.ok()
+    })
+    .await;
+
+    cluster.node(old).restart().await;
+    cluster.node(new).freeze();
+    assert_ne!(cluster.leader_of_stream("EVENTS").await, new);
+    cluster.node(new).thaw();
+}
+
+#[tokio::test]
+async fn a_proxy_is_cut_paused_and_closed() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let client = async_nats::ConnectOptions::new()
+        .event_callback(move |event| {
+            let events = events.clone();
+            async move {
+                let _ = events.send(event);
+            }
+        })
+        .connect(proxy.url())
+        .await
+        .unwrap();
+    let mut subscriber = client.subscribe("events").await.unwrap();
+    round_trip(&client).await;
+
+    let publisher = server.client().await;
+    proxy.pause();
+    publisher.publish("events", "".into()).await.unwrap();
+    publisher.flush().await.unwrap();
+    let paused = tokio::time::timeout(Duration::from_millis(100), subscriber.next()).await;
+    assert!(paused.is_err());
+    proxy.resume();
+    assert!(tokio::time::timeout(SOON, subscriber.next()).await.unwrap().is_some());
+
+    proxy.refuse();
+    proxy.cut();
+    while heard.recv().await.unwrap() != async_nats::Event::Disconnected {}
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
+    proxy.accept();
+    while heard.recv().await.unwrap() != async_nats::Event::Connected {}
+    round_trip(&client).await;
+
+    drop(proxy);
+    while heard.recv().await.unwrap() != async_nats::Event::Disconnected {}
+}
+
+#[tokio::test]
+#[should_panic(expected = "the end of the world")]
+async fn waiting_ends_also_when_the_poll_does_not() {
+    eventually("the end of the world", Duration::from_millis(20), std::future::pending::<Option<()>>).await;
+}
+
+/// Comes back when the server has seen all that the client sent before.
+async fn round_trip(client: &async_nats::Client) {
+    let answer = client.request("$JS.API.INFO", "".into()).await;
+    answer.unwrap();
+}
+
+async fn create_stream(jetstream: &jetstream::Context, replicas: usize) -> stream::Stream {
+    let config = stream::Config {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["events".to_owned()],
+        num_replicas: replicas,
+        ..Default::default()
+    };
+    jetstream.create_stream(config).await.unwrap()
+}
+
+async fn publish(jetstream: &jetstream::Context) {
+    let ack = jetstream.publish("events", "".into()).await.unwrap();
+    ack.await.unwrap();
+}
+
+async fn count(jetstream: &jetstream::Context) -> Option<u64> {
+    let stream = jetstream.get_stream("EVENTS").await.ok()?;
+    Some(stream.cached_info().state.messages)
+}
+
+/// What could be left of a server.
+#[derive(Debug)]
+struct Traces {
+    pid: u32,
+    address: SocketAddr,
+    folder: PathBuf,
+}
+
+impl Traces {
+    fn of(server: &Server) -> Self {
+        Self { pid: server.pid(), address: server.address(), folder: server.folder().to_owned() }
+    }
+
+    fn line(&self) -> String {
+        let folder = self.folder.display();
+        format!("server {} {} {folder}", self.pid, self.address)
+    }
+
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.strip_prefix("server ")?.splitn(3, ' ');
+        Some(Self {
+            pid: words.next()?.parse().ok()?,
+            address: words.next()?.parse().ok()?,
+            folder: words.next()?.into(),
+        })
+    }
+
+    fn are_gone(&self) -> bool {
+        !self.is_running() && !self.folder.exists() && TcpStream::connect(self.address).is_err()
+    }
+
+    fn is_running(&self) -> bool {
+        // A process that has ended, and that nobody has waited for, has no command line left.
+        fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|words| !words.is_empty())
+    }
+}

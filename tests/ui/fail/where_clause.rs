@@ -1,0 +1,11 @@
+use jetstream_handlers::prelude::*;
+
+#[subscriber(subject = "orders.created", queue = "order-processor")]
+async fn process_order(order: String)
+where
+    String: Clone,
+{
+    drop(order);
+}
+
+fn main() {}
