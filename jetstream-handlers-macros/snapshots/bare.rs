@@ -22,10 +22,12 @@ const _: () = {
             max_deliver: ::core::option::Option::None,
             backoff: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Backoff::Steps(
-                    &[
-                        ::core::time::Duration::from_millis(1000u64),
-                        ::core::time::Duration::from_millis(5000u64),
-                    ],
+                    ::jetstream_handlers::__private::Cow::Borrowed(
+                        &[
+                            ::core::time::Duration::from_millis(1000u64),
+                            ::core::time::Duration::from_millis(5000u64),
+                        ],
+                    ),
                 ),
             ),
             dead_letter: ::core::option::Option::Some(

@@ -219,7 +219,7 @@ fn backoff(backoff: &Backoff) -> TokenStream {
     match backoff {
         Backoff::Steps(steps) => {
             let steps = steps.iter().copied().map(duration);
-            quote_spanned!(here=> ::jetstream_handlers::__private::Backoff::Steps(&[#(#steps),*]))
+            quote_spanned!(here=> ::jetstream_handlers::__private::Backoff::Steps(::jetstream_handlers::__private::Cow::Borrowed(&[#(#steps),*])))
         }
         Backoff::Exponential { initial, factor, max } => {
             let (initial, max) = (duration(*initial), duration(*max));

@@ -13,11 +13,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Builder;
+use crate::dead_letters::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems, States};
 use crate::health::{Beat, HandlerHealth, Health};
 use crate::publish::{PublishMessage, Publisher};
-use crate::subscriber::{Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
+use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
 use crate::transport::Transport;
 use crate::worker::Worker;
 
@@ -320,6 +321,11 @@ impl Broker {
         Health { connected: self.inner.transport.is_connected(), handlers }
     }
 
+    /// What could not be handled: to list, show, replay and purge.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.inner.transport.clone())
+    }
+
     /// Stops every handler gracefully, then closes the connection.
     ///
     /// # Errors
@@ -503,6 +509,12 @@ impl Subscribe<'_> {
     /// How often a message is tried before it is a dead letter; 5 unless said.
     pub fn max_deliver(mut self, attempts: u32) -> Self {
         self.handler.plan.max_deliver = Some(attempts.max(1));
+        self
+    }
+
+    /// The delays between attempts, of which the last repeats; 1 s, 5 s, 30 s, 2 m unless said.
+    pub fn backoff(mut self, delays: &[Duration]) -> Self {
+        self.handler.plan.backoff = Some(Backoff::Steps(delays.to_vec().into()));
         self
     }
 

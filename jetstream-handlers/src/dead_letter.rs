@@ -17,6 +17,9 @@ pub(crate) const PREFIX: &str = "Dead-Letter-";
 /// Headers of the original that mean something to the server, kept under this prefix so that they act only once.
 pub(crate) const ORIGINAL: &str = "Dead-Letter-Original-";
 
+/// Which letter a replayed message was.
+pub(crate) const REPLAY_OF: &str = "Dead-Letter-Replay-Of";
+
 /// The longest error text in a header, in bytes.
 const MAX_ERROR: usize = 1024;
 
@@ -31,7 +34,7 @@ pub(crate) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
             false => name.to_owned(),
         };
         // The letter of an earlier life, replayed and failed again, says only what happened last.
-        if name.starts_with(PREFIX) && !name.starts_with(ORIGINAL) && !name.starts_with("Dead-Letter-Replay") {
+        if name.starts_with(PREFIX) && !name.starts_with(ORIGINAL) && name != REPLAY_OF {
             continue;
         }
         for value in values {

@@ -4,6 +4,7 @@ mod backoff;
 mod broker;
 mod builder;
 mod dead_letter;
+mod dead_letters;
 mod error;
 mod extract;
 mod health;
@@ -23,6 +24,7 @@ pub use async_nats::jetstream::stream;
 
 pub use broker::{Broker, Running, Subscribe, Subscription};
 pub use builder::Builder;
+pub use dead_letters::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use health::{HandlerHealth, Health, Status};
@@ -48,6 +50,8 @@ pub mod prelude {
 /// What the attribute's expansion names; not for use by hand, and free to change.
 #[doc(hidden)]
 pub mod __private {
+    pub use std::borrow::Cow;
+
     pub use inventory;
 
     pub use crate::extract::{Argument, Context, Problems, Rejection};

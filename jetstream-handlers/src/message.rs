@@ -7,6 +7,8 @@ use std::time::{Duration, SystemTime};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
+use crate::transport::Stored;
+
 /// A message as the stream delivered it: the raw bytes and all that is known about them.
 ///
 /// As a parameter of a handler it gives the undecoded message.
@@ -130,6 +132,14 @@ impl Info {
             consumer,
             ack_subject,
         })
+    }
+
+    /// What is known of a message that was read from its stream, not delivered.
+    pub(crate) fn of_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
+        let nanos = stored.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let sequence = stored.sequence;
+        Self::parse(format!("$JS.ACK.{stream}.{consumer}.{delivered}.{sequence}.0.{nanos}.0").into())
+            .unwrap_or_default()
     }
 
     /// The stream that stores the message.

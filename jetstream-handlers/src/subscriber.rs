@@ -1,5 +1,6 @@
 //! What the attribute registers, and the plan of one handler.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
@@ -44,17 +45,17 @@ pub struct Plan<S> {
 pub type StaticPlan = Plan<&'static str>;
 
 /// The delays between the attempts of a message.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Backoff {
     /// These delays; the last one repeats.
-    Steps(&'static [Duration]),
+    Steps(Cow<'static, [Duration]>),
     /// `initial`, then times `factor` each time, never above `max`.
     #[allow(missing_docs)]
     Exponential { initial: Duration, factor: f64, max: Duration },
 }
 
 impl Backoff {
-    fn after(self, attempt: u64) -> Duration {
+    fn after(&self, attempt: u64) -> Duration {
         let index = attempt.saturating_sub(1);
         match self {
             Self::Steps(steps) => {
@@ -64,7 +65,7 @@ impl Backoff {
             Self::Exponential { initial, factor, max } => {
                 let factor = factor.powi(i32::try_from(index).unwrap_or(i32::MAX));
                 // A product beyond a `Duration` is far beyond `max` too.
-                Duration::try_from_secs_f64(initial.as_secs_f64() * factor).map_or(max, |delay| delay.min(max))
+                Duration::try_from_secs_f64(initial.as_secs_f64() * factor).map_or(*max, |delay| delay.min(*max))
             }
         }
     }
@@ -117,22 +118,25 @@ impl Plan<String> {
         i64::from(self.max_deliver()) + i64::from(DELIVERY_MARGIN)
     }
 
-    /// The server's own default, or more where that many replicas of busy slots would not fit in it.
+    /// How many messages may be unanswered over all replicas.
+    ///
+    /// Messages that wait for their next attempt count too (nats-server issue 6093), so the server's 1000 would let
+    /// a thousand failing messages stop the healthy ones; what a worker holds is bounded by its own requests.
     pub(crate) fn max_ack_pending(&self) -> i64 {
-        const SERVER_DEFAULT: i64 = 1000;
+        const DELAYED: i64 = 10_000;
         const REPLICAS: i64 = 16;
-        SERVER_DEFAULT.max(self.concurrency() as i64 * REPLICAS)
+        DELAYED.max(self.concurrency() as i64 * REPLICAS)
     }
 
     /// The delay before the next attempt, when `attempt` (from 1) has failed.
     pub(crate) fn delay_after(&self, attempt: u64) -> Duration {
-        const DEFAULT: Backoff = Backoff::Steps(&[
+        const DEFAULT: Backoff = Backoff::Steps(Cow::Borrowed(&[
             Duration::from_secs(1),
             Duration::from_secs(5),
             Duration::from_secs(30),
             Duration::from_secs(120),
-        ]);
-        self.backoff.unwrap_or(DEFAULT).after(attempt)
+        ]));
+        self.backoff.as_ref().unwrap_or(&DEFAULT).after(attempt)
     }
 
     /// The plan of a closure: every key but these two at its default.
@@ -170,7 +174,7 @@ impl StaticPlan {
             ack_wait: self.ack_wait,
             timeout: self.timeout,
             max_deliver: self.max_deliver,
-            backoff: self.backoff,
+            backoff: self.backoff.clone(),
             dead_letter: self.dead_letter.as_ref().map(|target| match target {
                 DeadLetter::Subject(subject) => DeadLetter::Subject((*subject).to_owned()),
                 DeadLetter::Off => DeadLetter::Off,

@@ -2,8 +2,9 @@
 //!
 //! Above it nothing names the client library; below it nothing decides how a message ends.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::publish::PublishAck;
@@ -28,6 +29,16 @@ pub(crate) struct Outgoing {
     pub(crate) headers: HeaderMap,
 }
 
+/// A message as it lies in a stream.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) sequence: u64,
+    pub(crate) subject: async_nats::Subject,
+    pub(crate) payload: Bytes,
+    pub(crate) headers: HeaderMap,
+    pub(crate) time: SystemTime,
+}
+
 /// What start-up found or made for one handler.
 #[derive(Debug, Clone)]
 pub(crate) struct Source {
@@ -35,6 +46,10 @@ pub(crate) struct Source {
     pub(crate) consumer: String,
     /// The consumer's effective one, which paces the in-progress signals.
     pub(crate) ack_wait: Duration,
+    /// The consumer's effective one.
+    pub(crate) max_ack_pending: usize,
+    /// Whether a message leaves the stream when its consumer has done with it, and stays for ever if that gives up.
+    pub(crate) work_queue: bool,
     /// Where dead letters go; `None` where the handler wants none.
     pub(crate) dead_letter: Option<String>,
 }
@@ -54,6 +69,11 @@ pub(crate) enum Event {
     Recovering(String),
     /// Messages can come again.
     Running,
+    /// The server has given a message up after so many deliveries, and will not deliver it again.
+    GivenUp {
+        sequence: u64,
+        delivered: u64,
+    },
 }
 
 /// The deliveries of one handler.
@@ -101,6 +121,34 @@ impl Transport {
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<PublishAck, Error> {
         match self {
             Self::Nats(connection) => nats::publish(connection, message).await,
+        }
+    }
+
+    /// The message of a stream at this sequence, or with `or_later` the next one there is.
+    pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
+        match self {
+            Self::Nats(connection) => connection.stored(stream, sequence, or_later).await,
+        }
+    }
+
+    /// Deletes one message of a stream; `false` if there was none.
+    pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Error> {
+        match self {
+            Self::Nats(connection) => connection.delete(stream, sequence).await,
+        }
+    }
+
+    /// How often each message of a consumer was handed back without having been tried.
+    pub(crate) async fn handed_back(&self, source: &Source) -> Result<BTreeMap<u64, u64>, Error> {
+        match self {
+            Self::Nats(connection) => connection.handed_back(source).await,
+        }
+    }
+
+    /// Remembers for every replica that these messages were handed back.
+    pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.hand_back(source, sequences).await,
         }
     }
 

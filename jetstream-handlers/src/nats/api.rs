@@ -32,6 +32,9 @@ impl ApiError {
     /// An error of ours that says what was being done.
     pub(super) fn into_error(self, doing: &str) -> Error {
         match self {
+            Self::Refused(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                Error::new(ErrorKind::StreamNotFound, format!("{doing}: there is no such stream")).with_source(error)
+            }
             Self::Refused(error) => {
                 Error::new(ErrorKind::Server, format!("{doing}: the server refused it")).with_source(error)
             }

@@ -8,6 +8,7 @@ mod drift;
 mod provision;
 mod publish;
 mod pull;
+mod stored;
 
 use std::fmt;
 use std::sync::Arc;

@@ -48,7 +48,7 @@ pub(crate) async fn provision(
     let mut missing = Vec::new();
     for (result, (handler, source)) in compared.into_iter().zip(&mut planned) {
         match result {
-            Ok(Some(found)) => source.ack_wait = found.ack_wait,
+            Ok(Some(found)) => source.adopt(&found),
             Ok(None) => missing.push((*handler, source.clone())),
             Err(problem) => problems.push(problem),
         }
@@ -116,6 +116,15 @@ pub(super) async fn ensure_stream(connection: &Arc<Connection>, subject: &str) -
     Ok(missing)
 }
 
+impl Source {
+    /// Takes over what the consumer on the server says.
+    fn adopt(&mut self, found: &consumer::Config) {
+        self.ack_wait = found.ack_wait;
+        self.max_ack_pending =
+            usize::try_from(found.max_ack_pending).ok().filter(|bound| *bound > 0).unwrap_or(usize::MAX);
+    }
+}
+
 /// The configuration of a handler's consumer.
 fn consumer_config(handler: &Handler) -> consumer::Config {
     let plan = &handler.plan;
@@ -173,7 +182,16 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Source, Pr
         }
         streams.find(&format!("the dead letters of `{}`", handler.name), subject, None).await?;
     }
-    Ok(Source { stream, consumer: plan.queue.clone(), ack_wait: plan.ack_wait(), dead_letter })
+    let work_queue =
+        streams.known.get(&stream).is_some_and(|known| known.config.retention == stream::RetentionPolicy::WorkQueue);
+    Ok(Source {
+        work_queue,
+        stream,
+        consumer: plan.queue.clone(),
+        ack_wait: plan.ack_wait(),
+        max_ack_pending: plan.max_ack_pending() as usize,
+        dead_letter,
+    })
 }
 
 /// Compares the consumer on the server, if there is one, with what the handler needs.

@@ -24,6 +24,9 @@ use crate::transport::{self, Delivery, Event, Source};
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
 
+/// The queue group in which replicas share the advisories.
+const QUEUE_GROUP: &str = "jetstream-handlers";
+
 /// How long a stop waits for messages that are on their way.
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -47,6 +50,8 @@ pub(crate) struct Pull {
     subscriber: Subscriber,
     /// The inbox belongs to pulls that may be dead: take a fresh one before the next request.
     stale: bool,
+    /// The server's word on messages that it has given up.
+    advisories: Subscriber,
 
     room: usize,
     /// How many messages the live requests may still bring.
@@ -94,6 +99,13 @@ impl Pull {
         expires: Duration,
     ) -> Result<Self, Error> {
         let (inbox, subscriber) = subscribe(&connection).await?;
+        let Source { stream, consumer, .. } = &source;
+        let advisories = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}");
+        // One replica is enough; a second would store the same letter under the same id.
+        let advisories = connection.client().queue_subscribe(advisories, QUEUE_GROUP.to_owned()).await;
+        let advisories = advisories.map_err(|error| {
+            Error::new(ErrorKind::Closed, "cannot subscribe to the advisories of a consumer").with_source(error)
+        })?;
         Ok(Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
             expires,
@@ -102,6 +114,7 @@ impl Pull {
             inbox,
             subscriber,
             stale: false,
+            advisories,
             room: 0,
             outstanding: 0,
             requests: BTreeMap::new(),
@@ -143,6 +156,7 @@ impl Pull {
                     None => self.fail("the connection is closed", false),
                 },
                 result = looking => self.looked(result),
+                Some(advisory) = self.advisories.next() => self.given_up(&advisory),
                 Ok(()) = self.epoch.changed() => {
                     // What was asked of the former connection will not be answered.
                     self.forget_requests();
@@ -163,7 +177,7 @@ impl Pull {
             if let Some(event) = self.events.pop_front() {
                 match event {
                     Event::Delivery(delivery) => return Some(delivery),
-                    Event::Recovering(_) | Event::Running => continue,
+                    Event::Recovering(_) | Event::Running | Event::GivenUp { .. } => continue,
                 }
             }
             if !self.draining {
@@ -315,6 +329,21 @@ impl Pull {
             },
             acker: transport::Acker::Nats(Acker::new(self.connection.clone(), reply)),
         }));
+    }
+
+    /// The advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
+    fn given_up(&mut self, advisory: &async_nats::Message) {
+        #[derive(serde::Deserialize)]
+        struct MaxDeliver {
+            stream_seq: u64,
+            deliveries: u64,
+        }
+        match serde_json::from_slice(&advisory.payload) {
+            Ok(MaxDeliver { stream_seq, deliveries }) => {
+                self.events.push_back(Event::GivenUp { sequence: stream_seq, delivered: deliveries });
+            }
+            Err(error) => tracing::warn!(handler = self.handler.name, "cannot read an advisory of the server: {error}"),
+        }
     }
 
     /// What the server says about a request; the texts are its own (`consumer.go`, `jetstream_api.go`).

@@ -74,7 +74,7 @@ impl Worker {
                 delivered = message.info.delivered(),
             );
             async {
-                let outcome = match self.unanswered(message) {
+                let outcome = match self.unanswered(&message.info).await {
                     Some(outcome) => outcome,
                     None => self.call(&mut slot, message).await,
                 };
@@ -84,16 +84,6 @@ impl Worker {
             .await;
             lane.free();
         }
-    }
-
-    /// A message whose every attempt ended without an answer: its handler kills the process, or never comes back.
-    fn unanswered(&self, message: &Message) -> Option<Outcome> {
-        let max_deliver = u64::from(self.handler.plan.max_deliver());
-        let before = message.info.delivered().saturating_sub(1);
-        (before >= max_deliver).then(|| {
-            let error = format!("{before} deliveries ended without an answer; the handler may have killed its process");
-            Outcome::failed(Settle::Terminate, Reason::Killed, error)
-        })
     }
 
     /// Calls the handler under its time limit; a panic ends the call, not the lane.

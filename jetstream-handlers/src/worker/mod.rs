@@ -3,16 +3,20 @@
 //! It knows the seam (`transport.rs`) and nothing of what is behind it.
 //! A worker is one task: its lanes are futures inside it, so that a message costs no spawn.
 
+mod attempts;
+mod delayed;
 mod lane;
 mod settle;
 mod waiting;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::jittered;
@@ -21,11 +25,16 @@ use crate::extract::Context;
 use crate::health::Beat;
 use crate::subscriber::Handler;
 use crate::transport::{Deliveries, Event, Source, Transport};
+use attempts::Attempts;
+use delayed::Delayed;
 use lane::Lane;
 use waiting::Waiting;
 
 /// How many messages are asked for beyond the free lanes, unless `batch_size` says.
 const DEFAULT_BATCH: usize = 10;
+
+/// How many messages that the server gave up can wait to be stored as dead letters.
+const MAX_GIVEN_UP: usize = 1024;
 
 /// How long the stop waits for the server's word that it has the last acks.
 const LAST_ACKS: Duration = Duration::from_secs(5);
@@ -39,6 +48,8 @@ pub(crate) struct Worker {
     beat: Beat,
     batch_size: usize,
     waiting: Waiting,
+    attempts: Attempts,
+    delayed: Delayed,
     lanes: Vec<Lane>,
 }
 
@@ -53,7 +64,18 @@ impl Worker {
     ) -> Self {
         let lanes = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
         let batch_size = handler.plan.batch_size.or(batch_size).unwrap_or(DEFAULT_BATCH);
-        Self { handler, source, transport, context, beat, batch_size, waiting: Waiting::default(), lanes }
+        Self {
+            handler,
+            source,
+            transport,
+            context,
+            beat,
+            batch_size,
+            waiting: Waiting::default(),
+            attempts: Attempts::default(),
+            delayed: Delayed::default(),
+            lanes,
+        }
     }
 
     /// Works until `stop`, then hands back what waits and gives what runs `grace` to end.
@@ -67,57 +89,61 @@ impl Worker {
         stop: CancellationToken,
         grace: Duration,
     ) -> Result<(), Error> {
+        let (given_up, graves) = mpsc::channel(MAX_GIVEN_UP);
         let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| self.work(lane)).collect();
-        // A third of the time that the server gives: one signal may be lost, and the next still comes in time.
-        let mut heartbeat = interval(jittered(self.source.ack_wait / 3).max(Duration::from_millis(1)));
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heartbeat = pin!(self.heartbeat());
+        let mut undertaker = pin!(self.undertake(graves));
         loop {
             deliveries.room(self.room());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                // The lanes end with `waiting`, not before; being polled here is what runs them.
+                // These three do not end before the stop; being polled here is what runs them.
                 Some(()) = lanes.next() => {}
+                () = &mut heartbeat => {}
+                () = &mut undertaker => {}
                 event = deliveries.next() => match event {
                     Event::Delivery(delivery) => self.waiting.push(delivery),
                     Event::Recovering(reason) => self.beat.recovering(reason),
                     Event::Running => self.beat.running(),
+                    Event::GivenUp { sequence, delivered } => {
+                        if given_up.try_send((sequence, delivered)).is_err() {
+                            tracing::error!(handler = self.handler.name, sequence, "the server gave the message up, and too many others too; it stays in its stream");
+                        }
+                    }
                 },
                 () = self.waiting.taken() => {}
-                _ = heartbeat.tick() => self.keep_alive().await,
             }
         }
 
-        let deadline = Instant::now() + grace;
-        let hand_back = async {
-            for delivery in self.waiting.close() {
-                self.hand_back(&delivery).await;
-            }
-            while let Some(delivery) = deliveries.last().await {
-                self.hand_back(&delivery).await;
-            }
-        };
         let running = async {
-            loop {
-                tokio::select! {
-                    done = lanes.next() => if done.is_none() { break },
-                    _ = heartbeat.tick() => self.keep_alive().await,
-                }
+            tokio::select! {
+                () = async { while lanes.next().await.is_some() {} } => {}
+                () = &mut heartbeat => {}
             }
         };
-        let (finished, ()) = futures::join!(timeout_at(deadline, running), hand_back);
+        let hand_back = async {
+            let waiting = self.waiting.close();
+            self.hand_back(&waiting).await;
+            let mut late = Vec::new();
+            while let Some(delivery) = deliveries.last().await {
+                late.push(delivery);
+            }
+            self.hand_back(&late).await;
+            late.into_iter().chain(waiting).next().map(|delivery| delivery.acker)
+        };
+        let (finished, handed_back) = futures::join!(timeout(grace, running), hand_back);
         drop(lanes);
         let abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
         for acker in &abandoned {
             self.send(acker.nak(Duration::ZERO)).await;
         }
-        if let Some(acker) = self.lanes.iter().filter_map(Lane::last).chain(abandoned).next_back()
+        // The server takes what one connection sends in order, so its word on any message is its word on all before.
+        if let Some(acker) = self.lanes.iter().filter_map(Lane::last).chain(abandoned).chain(handed_back).next()
             && let Err(error) = acker.round_trip(LAST_ACKS).await
         {
-            tracing::warn!(
-                handler = self.handler.name,
-                "the last acks may be lost, and their messages come again: {error}"
-            );
+            let handler = &self.handler.name;
+            tracing::warn!(handler, "the last acks may be lost, and their messages come again: {error}");
         }
         self.beat.stopped();
         finished.map_err(|_| {
@@ -135,13 +161,19 @@ impl Worker {
         (idle + self.batch_size).saturating_sub(self.waiting.len())
     }
 
-    /// Tells the server that what waits and what runs is in hand.
-    async fn keep_alive(&self) {
-        let half = self.source.ack_wait / 6;
-        let mut ackers = self.waiting.older_than(half);
-        ackers.extend(self.lanes.iter().filter_map(|lane| lane.older_than(half)));
-        for acker in ackers {
-            self.send(acker.progress()).await;
+    /// Tells the server again and again that what waits and what runs is in hand.
+    async fn heartbeat(&self) {
+        // A third of the time that the server gives: one signal may be lost, and the next still comes in time.
+        let mut ticks = interval(jittered(self.source.ack_wait / 3).max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let young = self.source.ack_wait / 6;
+        loop {
+            ticks.tick().await;
+            let mut ackers = self.waiting.older_than(young);
+            ackers.extend(self.lanes.iter().filter_map(|lane| lane.older_than(young)));
+            for acker in ackers {
+                self.send(acker.progress()).await;
+            }
         }
     }
 

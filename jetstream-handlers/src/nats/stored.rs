@@ -1,0 +1,131 @@
+//! Messages read from a stream by sequence, and what a consumer was told about its handed-back messages.
+
+use std::collections::BTreeMap;
+use std::str::FromStr as _;
+use std::time::SystemTime;
+
+use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::jetstream::stream::RawMessage;
+use async_nats::jetstream::{ErrorCode, consumer};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Connection;
+use super::api::ApiError;
+use crate::error::{Error, ErrorKind};
+use crate::transport::{Source, Stored};
+
+/// Where in a consumer's metadata the handed-back messages stand.
+const HANDED_BACK: &str = "jetstream-handlers.handed-back";
+
+/// The most messages remembered as handed back; the server holds at most 128 KiB of metadata.
+const MAX_HANDED_BACK: usize = 4000;
+
+impl Connection {
+    /// The message at this sequence, or with `or_later` the next one there is.
+    pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: RawMessage,
+        }
+        let request = match or_later {
+            true => json!({ "seq": sequence, "next_by_subj": ">" }),
+            false => json!({ "seq": sequence }),
+        };
+        let answer: Answer = match self.api(&format!("STREAM.MSG.GET.{stream}"), &request).await {
+            Ok(answer) => answer,
+            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
+            Err(error) => return Err(error.into_error(&format!("reading message {sequence} of stream `{stream}`"))),
+        };
+        let unreadable = |why: &dyn std::fmt::Display| {
+            Error::new(ErrorKind::Server, format!("message {sequence} of stream `{stream}` cannot be read: {why}"))
+        };
+        let RawMessage { subject, sequence, payload, headers, time } = answer.message;
+        let payload = BASE64.decode(payload).map_err(|error| unreadable(&error))?;
+        let headers = BASE64.decode(headers.unwrap_or_default()).map_err(|error| unreadable(&error))?;
+        Ok(Some(Stored {
+            sequence,
+            subject: subject.into(),
+            payload: payload.into(),
+            headers: parse_headers(&headers),
+            time: SystemTime::from(time),
+        }))
+    }
+
+    /// Deletes one message; `false` if there was none.
+    pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Error> {
+        let request = json!({ "seq": sequence, "no_erase": true });
+        match self.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &request).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) || error.is(ErrorCode::SEQUENCE_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error.into_error(&format!("deleting message {sequence} of stream `{stream}`"))),
+        }
+    }
+
+    /// How often each message of a consumer was handed back without having been tried.
+    pub(crate) async fn handed_back(&self, source: &Source) -> Result<BTreeMap<u64, u64>, Error> {
+        Ok(read(&self.consumer(source).await?.config))
+    }
+
+    /// Remembers that these messages were handed back, so that nobody counts the delivery as a failed attempt.
+    ///
+    /// The consumer's metadata is the one place that every replica reads and that lives as long as the count of deliveries does.
+    pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
+        let info = self.consumer(source).await?;
+        let mut counts = read(&info.config);
+        // What is below the floor has ended.
+        counts.retain(|sequence, _| *sequence > info.ack_floor.stream_sequence);
+        for sequence in sequences {
+            *counts.entry(*sequence).or_default() += 1;
+        }
+        while counts.len() > MAX_HANDED_BACK {
+            counts.pop_first();
+        }
+        let mut config = info.config;
+        config.metadata.retain(|key, _| !key.starts_with("_nats."));
+        let text: Vec<_> = counts.iter().map(|(sequence, count)| format!("{sequence}:{count}")).collect();
+        config.metadata.insert(HANDED_BACK.to_owned(), text.join(","));
+        // One filter belongs at the end of the subject, several do not.
+        let Source { stream, consumer, .. } = source;
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{consumer}");
+        if !config.filter_subject.is_empty() {
+            subject.push('.');
+            subject.push_str(&config.filter_subject);
+        }
+        let request = json!({ "stream_name": stream, "config": config, "action": "update" });
+        let updated: Result<consumer::Info, ApiError> = self.api(&subject, &request).await;
+        updated
+            .map(drop)
+            .map_err(|error| error.into_error(&format!("remembering what was handed back to consumer `{consumer}`")))
+    }
+
+    async fn consumer(&self, source: &Source) -> Result<consumer::Info, Error> {
+        let Source { stream, consumer, .. } = source;
+        let info = self.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await;
+        info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))
+    }
+}
+
+/// The lines of a header block.
+///
+/// The client library's own reading of a stored message keeps one value of a header that has several.
+fn parse_headers(block: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in String::from_utf8_lossy(block).split("\r\n").skip(1) {
+        if let Some((name, value)) = line.split_once(':')
+            && let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value.trim()))
+        {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
+fn read(config: &consumer::Config) -> BTreeMap<u64, u64> {
+    let text = config.metadata.get(HANDED_BACK).map(String::as_str).unwrap_or_default();
+    let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
+    pairs.filter_map(|(sequence, count)| Some((sequence.parse().ok()?, count.parse().ok()?))).collect()
+}

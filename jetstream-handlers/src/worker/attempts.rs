@@ -1,0 +1,104 @@
+//! How often a message was tried, which is not how often it was delivered.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::Worker;
+use crate::message::Info;
+use crate::settle::{Failure, Outcome, Reason, Settle};
+use crate::transport::Delivery;
+
+/// How long a stop waits until it is remembered what was handed back; the next replica waits for the messages.
+const REMEMBER: Duration = Duration::from_millis(300);
+
+/// How long nobody asks again after the server did not say what was handed back.
+const UNSAID: Duration = Duration::from_secs(60);
+
+/// How many failures are kept until their dead letters can be stored; beyond it a letter says less.
+const MAX_UNBURIED: usize = 1000;
+
+/// What a worker knows of the deliveries that were no attempts.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    /// Until when the server is not asked, for it did not answer: a user without the permission would wait each time.
+    unsaid_until: Mutex<Option<Instant>>,
+    /// Why messages failed whose dead letters could not be stored; they come again, and are not tried again.
+    unburied: Mutex<BTreeMap<u64, Failure>>,
+}
+
+impl Attempts {
+    /// Keeps the failure of a message for its next delivery.
+    pub(super) fn remember(&self, sequence: u64, failure: Failure) {
+        let mut unburied = self.unburied.lock().unwrap_or_else(PoisonError::into_inner);
+        unburied.insert(sequence, failure);
+        if unburied.len() > MAX_UNBURIED {
+            unburied.pop_first();
+        }
+    }
+}
+
+impl Worker {
+    /// Which attempt a delivery is.
+    ///
+    /// The server is asked only when the answer decides: when the deliveries alone would make it the last.
+    pub(super) async fn attempt(&self, info: &Info) -> u64 {
+        let delivered = info.delivered();
+        if delivered < u64::from(self.handler.plan.max_deliver()) || delivered == 1 {
+            return delivered;
+        }
+        let unsaid_until = *self.attempts.unsaid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        if unsaid_until.is_some_and(|until| Instant::now() < until) {
+            return delivered;
+        }
+        match self.transport.handed_back(&self.source).await {
+            Ok(counts) => {
+                let handed_back = counts.get(&info.stream_sequence()).copied().unwrap_or_default();
+                delivered.saturating_sub(handed_back).max(1)
+            }
+            Err(error) => {
+                tracing::warn!(handler = self.handler.name, "cannot tell attempts from deliveries: {error}");
+                *self.attempts.unsaid_until.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some(Instant::now() + UNSAID);
+                delivered
+            }
+        }
+    }
+
+    /// A message that shall not be tried again: its attempts are used up, but it is no dead letter yet.
+    ///
+    /// Either that could not be stored, or the attempts ended without an answer:
+    /// the handler kills its process, or never comes back.
+    pub(super) async fn unanswered(&self, info: &Info) -> Option<Outcome> {
+        let known =
+            self.attempts.unburied.lock().unwrap_or_else(PoisonError::into_inner).remove(&info.stream_sequence());
+        if known.is_some() {
+            return Some(Outcome { settle: Settle::Terminate, failure: known });
+        }
+        let max_deliver = u64::from(self.handler.plan.max_deliver());
+        if info.delivered() <= max_deliver {
+            return None;
+        }
+        let before = self.attempt(info).await - 1;
+        (before >= max_deliver).then(|| {
+            let error = format!("{before} attempts ended without an answer; the handler may have killed its process");
+            Outcome::failed(Settle::Terminate, Reason::Killed, error)
+        })
+    }
+
+    /// Lets every replica know that these deliveries were no attempts.
+    pub(super) async fn remember_hand_back(&self, deliveries: &[Delivery]) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let sequences: Vec<_> = deliveries.iter().map(|delivery| delivery.message.info.stream_sequence()).collect();
+        let problem = match timeout(REMEMBER, self.transport.hand_back(&self.source, &sequences)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        tracing::warn!(handler = self.handler.name, "what is handed back now counts as an attempt: {problem}");
+    }
+}
