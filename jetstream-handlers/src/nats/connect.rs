@@ -1,5 +1,6 @@
 //! Making the connection.
 
+use std::error::Error as StdError;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
@@ -65,7 +66,7 @@ pub(crate) async fn connect(servers: &[String], options: ConnectOptions, wait: D
             Err(error) => error,
         };
         let pause = backoff.next();
-        if !is_transient(error.kind()) || Instant::now() + pause > deadline {
+        if !is_transient(&error) || Instant::now() + pause > deadline {
             return Err(explained(servers, wait, error));
         }
         tracing::warn!("no server at {}; trying again in {pause:.1?}", shown(servers));
@@ -73,8 +74,21 @@ pub(crate) async fn connect(servers: &[String], options: ConnectOptions, wait: D
     }
 }
 
-fn is_transient(kind: ConnectErrorKind) -> bool {
-    matches!(kind, ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns)
+fn is_transient(error: &ConnectError) -> bool {
+    matches!(error.kind(), ConnectErrorKind::Io | ConnectErrorKind::TimedOut | ConnectErrorKind::Dns)
+        && !is_about_tls(error)
+}
+
+/// A certificate that is not trusted comes as an I/O error, of the kind that means data which makes no sense.
+fn is_about_tls(error: &ConnectError) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        cause = error.source();
+    }
+    error.kind() == ConnectErrorKind::Tls
 }
 
 fn explained(servers: &[String], wait: Duration, error: ConnectError) -> Error {
@@ -90,10 +104,10 @@ fn explained(servers: &[String], wait: Duration, error: ConnectError) -> Error {
             ErrorKind::Config,
             format!("{shown} is no list of servers; write for example `nats://localhost:4222` or `tls://host:4222`"),
         ),
-        ConnectErrorKind::Tls => (
+        _ if is_about_tls(&error) => (
             ErrorKind::Connect,
             format!(
-                "no TLS with the server at {shown}; check the certificate authority, the client certificate and the host name"
+                "no TLS with the server at {shown}; check the certificate authority (`NATS_CA`, `add_root_certificates`), the client certificate and the host name"
             ),
         ),
         _ if wait.is_zero() => (
