@@ -104,6 +104,10 @@ async fn main() -> Result<(), Error> {
         happen(&mut cluster, fault, node, &mut workers, &ledger).await?;
         // Long enough for every election and every `ack_wait` of the fault.
         tokio::time::sleep(Duration::from_secs(10)).await;
+        if publishing.is_finished() {
+            // Without load the pause says nothing.
+            break;
+        }
         let (gap, duplicates) = with(&ledger, |ledger| {
             ledger.pause();
             (ledger.gap, ledger.duplicates() - before)
