@@ -1,5 +1,6 @@
 //! The door: connect, publish, start handlers, stop.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::Location;
 use std::pin::Pin;
@@ -232,12 +233,6 @@ impl Broker {
             true => Handler::all(),
             false => included,
         };
-        if handlers.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NoHandlers,
-                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
-            ));
-        }
         self.start(handlers).await
     }
 
@@ -248,19 +243,15 @@ impl Broker {
     /// Those of `start_all`, and a group without a handler.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
         let all = Handler::all();
-        let mut handlers: Vec<Handler> = Vec::new();
-        for group in groups {
-            let members = all.iter().filter(|handler| handler.plan.group.as_deref() == Some(group));
-            let before = handlers.len();
-            handlers.extend(members.cloned());
-            if handlers.len() == before {
-                let mut known: Vec<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
-                known.sort_unstable();
-                known.dedup();
-                let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
-                return Err(Error::new(ErrorKind::NoHandlers, message));
-            }
+        let groups: BTreeSet<&str> = groups.into_iter().collect();
+        let members = |group: &str| all.iter().any(|handler| handler.plan.group.as_deref() == Some(group));
+        if let Some(group) = groups.iter().find(|group| !members(group)) {
+            let known: BTreeSet<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
+            let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
+            return Err(Error::new(ErrorKind::NoHandlers, message));
         }
+        let is_wanted = |handler: &Handler| handler.plan.group.as_deref().is_some_and(|group| groups.contains(group));
+        let handlers = all.iter().filter(|handler| is_wanted(handler)).cloned().collect();
         self.start(handlers).await
     }
 
@@ -348,6 +339,12 @@ impl Broker {
         let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
+        }
+        if handlers.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NoHandlers,
+                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
+            ));
         }
         let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
         let contexts: Vec<_> = handlers

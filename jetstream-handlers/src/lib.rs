@@ -1,4 +1,68 @@
 //! An attribute-macro handler framework for NATS JetStream.
+//!
+//! Annotate async functions, start them with one call, publish typed structs.
+//!
+//! ```no_run
+//! use jetstream_handlers::prelude::*;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Debug, Serialize, Deserialize)]
+//! struct OrderCreated {
+//!     id: u64,
+//!     customer: String,
+//! }
+//!
+//! #[subscriber(subject = "orders.created", queue = "order-processor")]
+//! async fn process_order(order: OrderCreated) -> HandlerResult {
+//!     println!("processing order {} for {}", order.id, order.customer);
+//!     Ok(()) // Ok acks; Err is retried with backoff, then dead-lettered
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), jetstream_handlers::Error> {
+//!     let broker = Broker::connect("nats://localhost:4222").await?;
+//!     broker.publish("orders.created", &OrderCreated { id: 123, customer: "Ada".into() }).await?; // returns after the stream stored it
+//!     broker.run_all().await // until SIGINT or SIGTERM, then a graceful stop
+//! }
+//! ```
+//!
+//! # Handlers
+//!
+//! [`subscriber`](macro@subscriber) makes an `async fn` a handler; its documentation has every key with its default.
+//! [`Broker::subscribe`] takes a closure in its place.
+//! Every handler has a durable consumer, named by `queue`: processes with one queue share the messages, and each queue on a subject gets every message.
+//!
+//! # Parameters
+//!
+//! A handler takes the decoded payload, any type that implements `serde::Deserialize`, and whatever implements [`FromMessage`]:
+//! [`State`], [`Subject`], [`Headers`], [`Info`], [`Message`], [`Publisher`], [`Shutdown`], and types of your own.
+//!
+//! # Results
+//!
+//! A message is acked after its handler returned `Ok`.
+//! An error, a panic and a time-out lead to another attempt after the handler's `backoff`, and after `max_deliver` attempts to a dead letter.
+//! [`HandlerError`] and [`Settle`] say more than "try again".
+//! Delivery is at least once: a handler may see a message twice.
+//!
+//! # Dead letters
+//!
+//! What cannot be handled is copied to the stream `DLQ` before it is terminated; [`DeadLetters`] lists, shows, replays and purges.
+//!
+//! # Publishing
+//!
+//! [`Broker::publish`] and [`Publisher::publish`] return after the stream has stored the message.
+//! [`PublishMessage`] adds headers, a message id and conditions.
+//!
+//! # Lifecycle
+//!
+//! [`Builder`] has the settings, and nothing happens before [`Builder::connect`].
+//! [`Broker::start_all`] proves the wiring and starts the handlers, [`Running::shutdown`] stops them gracefully, [`Broker::disconnect`] ends the connection; [`Broker::run_all`] is all of it.
+//! [`Broker::health`] says how they are meanwhile.
+//!
+//! # Errors
+//!
+//! Everything fallible returns [`Error`], whose [`kind`](Error::kind) is for a caller that acts on it.
+//! What happens while handlers run goes to the log through `tracing`.
 
 mod backoff;
 mod broker;
@@ -28,6 +92,8 @@ pub use dead_letters::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use health::{HandlerHealth, Health, Status};
+#[doc = include_str!("docs/subscriber.md")]
+#[doc(inline)]
 pub use jetstream_handlers_macros::subscriber;
 pub use message::{Info, Message};
 pub use publish::{PublishMessage, Publisher};
@@ -84,3 +150,11 @@ pub mod __private {
         returned.into_outcome()
     }
 }
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.zh-TW.md")]
+struct ReadmeZhTw;

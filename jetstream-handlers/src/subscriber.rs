@@ -323,10 +323,7 @@ pub(crate) fn clashes(subscriptions: &[Handler]) -> Vec<Error> {
             // Durables belong to a stream; where a handler names none, the subject decides, and provisioning checks again.
             let same_stream = match (&one.plan.stream, &other.plan.stream) {
                 (Some(one), Some(other)) => one == other,
-                _ => {
-                    pattern::overlap(&one.plan.subject, &other.plan.subject)
-                        || first_token(&one.plan) == first_token(&other.plan)
-                }
+                _ => pattern::overlap(&one.plan.subject, &other.plan.subject),
             };
             if one.plan.queue == other.plan.queue && same_stream {
                 found.push(clash(one, other));
@@ -358,10 +355,6 @@ pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
             one.name, one.location, other.name, other.location
         ),
     )
-}
-
-fn first_token(plan: &Plan<String>) -> Option<&str> {
-    plan.subject.split('.').next()
 }
 
 /// A closure that [`Broker::subscribe`](crate::Broker::subscribe) takes as a handler.

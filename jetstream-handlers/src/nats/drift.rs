@@ -9,6 +9,9 @@ use std::time::Duration;
 use async_nats::jetstream::{consumer, stream};
 use serde_json::Value;
 
+/// The mark of a consumer that was deleted and made again, in its metadata.
+pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
+
 /// One field that differs.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Difference {
@@ -40,7 +43,10 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
     compare("max_deliver", true, limit(found.max_deliver), limit(wanted.max_deliver));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
-    compare("deliver_policy", false, word(&found.deliver_policy), word(&wanted.deliver_policy));
+    // A consumer that was made again after it was deleted begins where the former one had come to.
+    if !found.metadata.contains_key(RESTORED) {
+        compare("deliver_policy", false, word(&found.deliver_policy), word(&wanted.deliver_policy));
+    }
     compare("replay_policy", false, word(&found.replay_policy), word(&wanted.replay_policy));
     compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
@@ -59,10 +65,18 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
 }
 
 /// What of a stream on the server is not as the application's own configuration says.
+///
+/// Description, metadata and replicas that it does not give are the operator's.
 pub(super) fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
     // Changing these needs a new stream (nats-server `stream.go`, `configUpdateCheck`).
     const IMMUTABLE: [&str; 4] = ["storage", "retention", "mirror", "max_consumers"];
-    let (found, wanted) = (normalised(found), normalised(wanted));
+    let mut found = found.clone();
+    found.metadata.retain(|key, _| wanted.metadata.contains_key(key));
+    found.description = found.description.filter(|_| wanted.description.is_some());
+    if wanted.num_replicas == 0 {
+        found.num_replicas = 0;
+    }
+    let (found, wanted) = (normalised(&found), normalised(wanted));
     let mut differences = Vec::new();
     for (field, wanted) in &wanted {
         let found = found.iter().find(|(name, _)| name == field).map_or(&Value::Null, |(_, value)| value);
@@ -100,6 +114,9 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         (true, true) => Duration::from_secs(120),
         (true, false) => config.max_age.min(Duration::from_secs(120)),
     };
+    // The server turns on what another feature needs (`stream.go`, `checkStreamCfg`).
+    let markers = config.subject_delete_marker_ttl.is_some();
+    let rollup = config.allow_rollup || config.allow_message_schedules || markers;
     vec![
         ("subjects", Value::from(subjects.into_iter().collect::<Vec<_>>())),
         ("retention", Value::from(word(&config.retention))),
@@ -117,7 +134,7 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         ("duplicate_window", nanos(duplicates)),
         ("sealed", Value::from(config.sealed)),
         ("description", Value::from(config.description.clone().unwrap_or_default())),
-        ("allow_rollup_hdrs", Value::from(config.allow_rollup)),
+        ("allow_rollup_hdrs", Value::from(rollup)),
         ("deny_delete", Value::from(config.deny_delete)),
         ("deny_purge", Value::from(config.deny_purge)),
         ("republish", json(&config.republish)),
@@ -128,9 +145,12 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         ("metadata", Value::from(metadata)),
         ("subject_transform", json(&config.subject_transform)),
         ("compression", Value::from(config.compression.as_ref().map_or("none".to_owned(), word))),
+        ("consumer_limits", json(&config.consumer_limits.as_ref().filter(|limits| **limits != Default::default()))),
+        ("persist_mode", Value::from(word(&config.persist_mode.unwrap_or_default()))),
+        ("subject_delete_marker_ttl", nanos(config.subject_delete_marker_ttl.unwrap_or_default())),
         ("first_seq", Value::from(config.first_sequence.unwrap_or(0).max(1))),
         ("placement", json(&config.placement)),
-        ("allow_msg_ttl", Value::from(config.allow_message_ttl)),
+        ("allow_msg_ttl", Value::from(config.allow_message_ttl || markers)),
         ("allow_atomic", Value::from(config.allow_atomic_publish)),
         ("allow_msg_schedules", Value::from(config.allow_message_schedules)),
         ("allow_msg_counter", Value::from(config.allow_message_counter)),

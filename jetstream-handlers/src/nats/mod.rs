@@ -11,14 +11,15 @@ mod pull;
 mod stored;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::stream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use ack::Acker;
@@ -33,6 +34,9 @@ use crate::error::{Error, ErrorKind};
 ///
 /// The client library has no way to be told on a client that exists; one look for all handlers costs next to nothing.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// How long a new connection is given before it counts as silent too.
+const LEAVE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What the application said about streams and publishing.
 #[derive(Debug, Clone)]
@@ -53,6 +57,8 @@ pub(crate) struct Connection {
     api_prefix: String,
     settings: Settings,
     epoch: watch::Receiver<u64>,
+    /// When a silent server was left last.
+    left: Mutex<Option<Instant>>,
     _watcher: AbortOnDropHandle<()>,
 }
 
@@ -78,7 +84,14 @@ impl Connection {
                 sender.send_if_modified(|epoch| std::mem::replace(epoch, now) != now);
             }
         });
-        Arc::new(Self { client, api_prefix, settings, epoch, _watcher: AbortOnDropHandle::new(watcher) })
+        Arc::new(Self {
+            client,
+            api_prefix,
+            settings,
+            epoch,
+            left: Mutex::new(None),
+            _watcher: AbortOnDropHandle::new(watcher),
+        })
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -92,6 +105,27 @@ impl Connection {
     /// Counts the connections made so far; it changes with every reconnect.
     fn epoch(&self) -> watch::Receiver<u64> {
         self.epoch.clone()
+    }
+
+    /// How much the server has sent so far.
+    fn heard(&self) -> u64 {
+        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Leaves a server that has sent nothing at all since `heard`, for one that does.
+    ///
+    /// The library would notice only after two pings without an answer.
+    async fn leave_if_silent(&self, heard: u64) {
+        if self.heard() != heard || !self.is_connected() {
+            return;
+        }
+        // All handlers of the connection notice at the same time; the first acts for all.
+        let now = Instant::now();
+        let left = std::mem::replace(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner), Some(now));
+        if left.is_none_or(|left| now - left > LEAVE_PAUSE) {
+            tracing::warn!("the server is silent; connecting anew");
+            self.client.force_reconnect().await.ok();
+        }
     }
 
     /// Sends what is queued, then ends the connection.

@@ -13,6 +13,7 @@ use serde_json::json;
 use super::Connection;
 use super::api::ApiError;
 use super::drift::{self, Difference};
+use super::stored::Floor;
 use crate::error::{Error, ErrorKind};
 use crate::pattern::{covers, overlap};
 use crate::subscriber::{DeadLetter, Handler, clash};
@@ -31,7 +32,7 @@ pub(crate) async fn provision(
     mut problems: Vec<Problem>,
 ) -> Result<Vec<Source>, Vec<Problem>> {
     let mut streams = Streams::new(connection);
-    problems.extend(streams.declared().await);
+    problems.extend(streams.declared(|_| true).await);
     let mut planned = Vec::new();
     for handler in handlers {
         match plan(&mut streams, handler).await {
@@ -39,8 +40,14 @@ pub(crate) async fn provision(
             Err(problem) => problems.push(problem),
         }
     }
-    problems.extend(same_durable(&planned));
+    for clash in same_durable(&planned) {
+        // Some were seen without asking the server.
+        if !problems.iter().any(|problem| problem.to_string() == clash.to_string()) {
+            problems.push(clash);
+        }
+    }
     problems.extend(work_queue_overlaps(&streams, &planned));
+    problems.extend(streams.overlaps().await);
 
     let comparisons: Vec<_> =
         planned.iter().map(|(handler, source)| compare(connection, &streams, handler, source)).collect();
@@ -68,14 +75,44 @@ pub(crate) async fn provision(
     Ok(planned.into_iter().map(|(_, source)| source).collect())
 }
 
+/// Makes the consumer of a handler again that was deleted, or finds the one that another replica has made.
+///
+/// With a floor, what had ended before is not delivered again; without, everything in the stream is.
+pub(super) async fn restore_consumer(
+    connection: &Connection,
+    handler: &Handler,
+    source: &Source,
+    floor: Option<Floor>,
+) -> Result<(), Error> {
+    let mut wanted = consumer_config(handler);
+    if let Some(floor) = floor {
+        let start = connection.start_sequence(source, floor).await;
+        let start = start
+            .map_err(|error| error.into_error(&format!("`{}`: reading stream `{}`", handler.name, source.stream)))?;
+        if let Some(start_sequence) = start {
+            wanted.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
+            wanted.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
+        }
+    }
+    make_consumer(connection, handler, source, &wanted).await.map(drop)
+}
+
 /// Finds the consumer of a handler as the handler needs it, or makes it; gives its configuration.
 pub(super) async fn ensure_consumer(
     connection: &Connection,
     handler: &Handler,
     source: &Source,
 ) -> Result<consumer::Config, Error> {
-    let wanted = consumer_config(handler);
-    match create_consumer(connection, source, &wanted).await {
+    make_consumer(connection, handler, source, &consumer_config(handler)).await
+}
+
+async fn make_consumer(
+    connection: &Connection,
+    handler: &Handler,
+    source: &Source,
+    wanted: &consumer::Config,
+) -> Result<consumer::Config, Error> {
+    match create_consumer(connection, source, wanted).await {
         Ok(info) => {
             tracing::info!(
                 handler = handler.name,
@@ -110,6 +147,7 @@ pub(super) async fn ensure_consumer(
 /// Finds or makes the stream that covers a subject to publish to; `true` if it was made now.
 pub(super) async fn ensure_stream(connection: &Arc<Connection>, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(connection);
+    Error::all(streams.declared(|config| covered(config, subject)).await)?;
     streams.find(&format!("publish to `{subject}`"), subject, None).await?;
     let missing = streams.known.values().any(|known| !known.exists);
     streams.create_missing().await?;
@@ -292,6 +330,8 @@ fn work_queue_overlaps(streams: &Streams<'_>, planned: &[(&Handler, Source)]) ->
 struct Known {
     config: stream::Config,
     exists: bool,
+    /// Who needed it first, to begin an error.
+    who: String,
     /// The consumers with their filters, of a work queue alone.
     consumers: Vec<(String, String)>,
 }
@@ -307,39 +347,14 @@ impl<'a> Streams<'a> {
         Self { connection, known: BTreeMap::new() }
     }
 
-    /// Compares the application's own streams with the server's.
-    async fn declared(&mut self) -> Vec<Problem> {
+    /// Compares the application's own streams with the server's, those that `count`.
+    async fn declared(&mut self, count: impl Fn(&stream::Config) -> bool) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for wanted in &self.connection.settings.streams {
-            match self.load(&wanted.name).await {
-                Ok(true) => {
-                    let differences = drift::stream(&self.known[&wanted.name].config, wanted);
-                    if !differences.is_empty() {
-                        let immutable = differences
-                            .iter()
-                            .filter(|difference| !difference.mutable)
-                            .map(|difference| difference.field);
-                        let immutable: Vec<_> = immutable.collect();
-                        let way_out = match immutable.is_empty() {
-                            true => format!("change one of them (`nats stream edit {}`)", wanted.name),
-                            false => format!(
-                                "the server does not let {} of a stream be changed, so name another stream or move its messages",
-                                immutable.join(", ")
-                            ),
-                        };
-                        let message = format!(
-                            "stream `{}` exists and differs: {}; nothing was changed; {way_out}",
-                            wanted.name,
-                            in_words(&differences)
-                        );
-                        problems.push(Error::new(ErrorKind::StreamMismatch, message));
-                    }
-                }
+        for wanted in self.connection.settings.streams.iter().filter(|config| count(config)) {
+            match self.load("the stream given to the builder", &wanted.name).await {
+                Ok(true) => problems.extend(agree_on_stream(&self.known[&wanted.name].config, wanted).err()),
                 Ok(false) if self.connection.settings.auto_create => {
-                    self.known.insert(
-                        wanted.name.clone(),
-                        Known { config: wanted.clone(), exists: false, consumers: Vec::new() },
-                    );
+                    self.plan("the stream given to the builder", wanted.clone());
                 }
                 // It counts only if a handler needs it, and is reported there.
                 Ok(false) => {}
@@ -347,6 +362,11 @@ impl<'a> Streams<'a> {
             }
         }
         problems
+    }
+
+    fn plan(&mut self, who: &str, config: stream::Config) {
+        let known = Known { exists: false, who: who.to_owned(), consumers: Vec::new(), config };
+        self.known.insert(known.config.name.clone(), known);
     }
 
     /// The name of the stream that covers `subject`, found on the server or planned; `who` begins the error.
@@ -358,29 +378,33 @@ impl<'a> Streams<'a> {
     }
 
     async fn find_named(&mut self, who: &str, subject: &str, name: &str) -> Result<String, Problem> {
-        if !self.known.contains_key(name) && !self.load(name).await? {
+        if !self.known.contains_key(name) && !self.load(who, name).await? {
             if !self.connection.settings.auto_create {
                 return Err(missing(who, subject, Some(name)));
             }
-            if let Some(owner) = self.names(subject).await?.first() {
-                let message = format!(
-                    "{who}: stream `{name}` does not exist, and `{subject}` belongs to stream `{owner}`; set `stream = \"{owner}\"` or leave it out"
-                );
-                return Err(Error::new(ErrorKind::StreamOverlap, message));
+            match self.names(subject).await?.into_iter().next() {
+                Some(owner) if owner != name => return Err(elsewhere(who, subject, name, "does not exist", &owner)),
+                // Another process has made it since.
+                Some(_) => drop(self.load(who, name).await?),
+                None if begins_with_wildcard(subject) => return Err(unnamable(who, subject)),
+                None => self.plan(who, default_stream(name, subject)),
             }
-            self.known.insert(
-                name.to_owned(),
-                Known { config: default_stream(name, subject), exists: false, consumers: Vec::new() },
-            );
         }
-        let known = self.known.get_mut(name).expect("it was loaded or planned above");
-        if !covered(&known.config, subject) {
-            if known.exists {
-                return Err(uncovered(who, subject, &known.config));
-            }
+        let Some(known) = self.known.get_mut(name) else {
+            return Err(Error::new(ErrorKind::Server, format!("{who}: stream `{name}` comes and goes")));
+        };
+        if covered(&known.config, subject) {
+            return Ok(name.to_owned());
+        }
+        if !known.exists {
             known.config.subjects.extend(default_subjects(subject));
+            return Ok(name.to_owned());
         }
-        Ok(name.to_owned())
+        let problem = uncovered(who, subject, &known.config);
+        match self.names(subject).await?.into_iter().find(|owner| owner != name) {
+            Some(owner) => Err(elsewhere(who, subject, name, "does not cover it", &owner)),
+            None => Err(problem),
+        }
     }
 
     async fn find_by_subject(&mut self, who: &str, subject: &str) -> Result<String, Problem> {
@@ -389,7 +413,7 @@ impl<'a> Streams<'a> {
         }
         let names = self.names(subject).await?;
         for name in &names {
-            self.load(name).await?;
+            self.load(who, name).await?;
         }
         if let Some(name) =
             names.iter().find(|name| self.known.get(*name).is_some_and(|known| covered(&known.config, subject)))
@@ -409,27 +433,23 @@ impl<'a> Streams<'a> {
     /// Plans the stream of the design for a subject that no stream has.
     async fn plan_default(&mut self, who: &str, subject: &str) -> Result<String, Problem> {
         let Some(name) = default_name(subject) else {
-            let message = format!(
-                "{who}: no stream covers `{subject}`, and none can be named after a wildcard; name one with `stream = \"..\"`"
-            );
-            return Err(Error::new(ErrorKind::StreamNotFound, message));
+            return Err(unnamable(who, subject));
         };
         if !self.known.contains_key(&name) {
-            self.load(&name).await?;
+            self.load(who, &name).await?;
         }
         match self.known.get_mut(&name) {
+            // Another process has made it since.
+            Some(known) if covered(&known.config, subject) => {}
             Some(known) if known.exists => return Err(uncovered(who, subject, &known.config)),
             Some(known) => known.config.subjects.extend(default_subjects(subject)),
-            None => {
-                let config = default_stream(&name, subject);
-                self.known.insert(name.clone(), Known { config, exists: false, consumers: Vec::new() });
-            }
+            None => self.plan(who, default_stream(&name, subject)),
         }
         Ok(name)
     }
 
     /// Reads a stream from the server; `false` if there is none.
-    async fn load(&mut self, name: &str) -> Result<bool, Problem> {
+    async fn load(&mut self, who: &str, name: &str) -> Result<bool, Problem> {
         if self.known.get(name).is_some_and(|known| known.exists) {
             return Ok(true);
         }
@@ -442,7 +462,8 @@ impl<'a> Streams<'a> {
             stream::RetentionPolicy::WorkQueue => self.consumers(name).await?,
             _ => Vec::new(),
         };
-        self.known.insert(name.to_owned(), Known { config: info.config, exists: true, consumers });
+        let known = Known { config: info.config, exists: true, who: who.to_owned(), consumers };
+        self.known.insert(name.to_owned(), known);
         Ok(true)
     }
 
@@ -495,48 +516,72 @@ impl<'a> Streams<'a> {
 
     async fn create_missing(&self) -> Result<(), Problem> {
         for known in self.known.values().filter(|known| !known.exists) {
-            let stream::Config { name, subjects, .. } = &known.config;
-            match self.connection.api::<stream::Info>(&format!("STREAM.CREATE.{name}"), &known.config).await {
+            let Known { config, who, .. } = known;
+            let stream::Config { name, subjects, .. } = config;
+            match self.connection.api::<stream::Info>(&format!("STREAM.CREATE.{name}"), config).await {
                 Ok(_) => tracing::info!(stream = name, ?subjects, "created the stream"),
                 Err(error) if error.is(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
-                    return Err(self.overlap(&known.config).await);
+                    return Err(self.overlap(known).await.unwrap_or_else(|| {
+                        let message = format!(
+                            "{who}: stream `{name}` cannot be created: its subjects {subjects:?} overlap those of another stream"
+                        );
+                        Error::new(ErrorKind::StreamOverlap, message)
+                    }));
                 }
                 // Another process started at the same moment; what it made serves us too if it covers as much.
                 Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => {
                     let info = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{name}")).await;
-                    let info = info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?;
-                    if let Some(subject) = subjects.iter().find(|subject| !covered(&info.config, subject)) {
-                        return Err(uncovered("another process has just made it", subject, &info.config));
+                    let found = info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?.config;
+                    if self.connection.settings.streams.iter().any(|declared| declared.name == *name) {
+                        agree_on_stream(&found, config)?;
+                    }
+                    if let Some(subject) = subjects.iter().find(|subject| !covered(&found, subject)) {
+                        return Err(uncovered(who, subject, &found));
                     }
                 }
                 Err(error) => {
-                    return Err(error.into_error(&format!("creating stream `{name}` with subjects {subjects:?}")));
+                    let doing = format!("{who}: creating stream `{name}` with subjects {subjects:?}");
+                    return Err(error.into_error(&doing));
                 }
             }
         }
         Ok(())
     }
 
-    /// Says which stream stands in the way; the server's own error does not.
-    async fn overlap(&self, config: &stream::Config) -> Problem {
-        for subject in &config.subjects {
+    /// What stands in the way of the streams to be made.
+    async fn overlaps(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for known in self.known.values().filter(|known| !known.exists) {
+            problems.extend(self.overlap(known).await);
+        }
+        problems
+    }
+
+    /// Says which stream stands in the way of one to be made; the server's own error does not.
+    async fn overlap(&self, known: &Known) -> Option<Problem> {
+        let Known { config: stream::Config { name, subjects, .. }, who, .. } = known;
+        for subject in subjects {
+            // Each pair of planned streams is reported once, by the one that comes later.
+            let planned = self.known.iter().take_while(|(other, _)| *other != name).filter(|(_, other)| !other.exists);
+            let mut others: Vec<_> =
+                planned.map(|(other, known)| (other.clone(), known.config.subjects.clone())).collect();
             for other in self.names(subject).await.unwrap_or_default() {
-                if let Ok(info) = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{other}")).await
-                    && let Some(theirs) = info.config.subjects.iter().find(|theirs| overlap(theirs, subject))
+                if other != *name
+                    && let Ok(info) = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{other}")).await
                 {
+                    others.push((other, info.config.subjects));
+                }
+            }
+            for (other, theirs) in others {
+                if let Some(theirs) = theirs.iter().find(|theirs| overlap(theirs, subject)) {
                     let message = format!(
-                        "stream `{}` cannot be created: its subject `{subject}` overlaps `{theirs}` of stream `{other}`; give a `stream::Config` with subjects apart to `Builder::stream`, or set `stream = \"{other}\"`",
-                        config.name
+                        "{who}: stream `{name}` cannot be created: its subject `{subject}` overlaps `{theirs}` of stream `{other}`; give a `stream::Config` with subjects apart to `Builder::stream`, or add the subjects to `{other}`"
                     );
-                    return Error::new(ErrorKind::StreamOverlap, message);
+                    return Some(Error::new(ErrorKind::StreamOverlap, message));
                 }
             }
         }
-        let message = format!(
-            "stream `{}` cannot be created: its subjects {:?} overlap those of another stream",
-            config.name, config.subjects
-        );
-        Error::new(ErrorKind::StreamOverlap, message)
+        None
     }
 }
 
@@ -555,6 +600,46 @@ fn uncovered(who: &str, subject: &str, config: &stream::Config) -> Problem {
             "{who}: stream `{name}` has the subjects {subjects:?}, which do not cover `{subject}`; add it (`nats stream edit {name} --subjects ..`), or correct the subject"
         ),
     )
+}
+
+fn elsewhere(who: &str, subject: &str, name: &str, what: &str, owner: &str) -> Problem {
+    let message = format!(
+        "{who}: stream `{name}` {what}, and `{subject}` belongs to stream `{owner}`; set `stream = \"{owner}\"` or leave it out"
+    );
+    Error::new(ErrorKind::StreamOverlap, message)
+}
+
+/// The server takes no stream whose first token is a wildcard, since that overlaps its own `$JS`.
+fn unnamable(who: &str, subject: &str) -> Problem {
+    let message = format!(
+        "{who}: no stream covers `{subject}`, and none can be made for a subject that begins with a wildcard; begin with a token, as in `orders.*`"
+    );
+    Error::new(ErrorKind::StreamNotFound, message)
+}
+
+fn begins_with_wildcard(subject: &str) -> bool {
+    default_name(subject).is_none()
+}
+
+fn agree_on_stream(found: &stream::Config, wanted: &stream::Config) -> Result<(), Problem> {
+    let differences = drift::stream(found, wanted);
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let name = &wanted.name;
+    let immutable: Vec<_> =
+        differences.iter().filter(|difference| !difference.mutable).map(|difference| difference.field).collect();
+    let way_out = match immutable.is_empty() {
+        true => format!("change one of them (`nats stream edit {name}`)"),
+        false => format!(
+            "the server does not let {} of a stream be changed, so name another stream or move its messages",
+            immutable.join(", ")
+        ),
+    };
+    Err(Error::new(
+        ErrorKind::StreamMismatch,
+        format!("stream `{name}` exists and differs: {}; nothing was changed; {way_out}", in_words(&differences)),
+    ))
 }
 
 fn missing(who: &str, subject: &str, stream: Option<&str>) -> Problem {
@@ -583,10 +668,10 @@ fn default_name(subject: &str) -> Option<String> {
     Some(name.collect())
 }
 
-/// `orders.>` for `orders.created`; `orders` itself for a subject of one token, and `>` when the first is a wildcard in a named stream.
+/// `orders.>` for `orders.created`; `orders` itself for a subject of one token.
 fn default_subjects(subject: &str) -> Vec<String> {
     match subject.split_once('.') {
-        Some(("*" | ">", _)) | None => vec![subject.to_owned()],
+        None => vec![subject.to_owned()],
         Some((first, _)) => vec![format!("{first}.>")],
     }
 }

@@ -15,8 +15,8 @@ use crate::backoff::Doubling;
 use crate::error::{Error, ErrorKind};
 use crate::transport::Outgoing;
 
-/// How long one attempt waits for the stream's answer.
-const ATTEMPT: Duration = Duration::from_secs(5);
+/// How long one attempt waits for the stream's answer: short, because the next one goes to the new leader, and is stored once.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// What a header block needs besides the names and values of its headers.
 const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
@@ -28,14 +28,21 @@ pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> 
     let deadline = Instant::now() + connection.settings.publish_timeout;
     let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut looked_for_stream = false;
+    let mut epoch = connection.epoch();
+    epoch.mark_unchanged();
     loop {
         let wait = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
         let request = async_nats::Request::new()
             .payload(message.payload.clone())
             .headers(message.headers.clone())
             .timeout(Some(wait));
-        // The deadline is around the sending too: while there is no connection, it waits for room in a queue.
-        let sent = timeout_at(deadline, connection.client().send_request(message.subject.clone(), request)).await;
+        let attempt = connection.client().send_request(message.subject.clone(), request);
+        let sent = tokio::select! {
+            // The deadline is around the sending too: while there is no connection, it waits for room in a queue.
+            sent = timeout_at(deadline, attempt) => sent.map_err(|_| "not connected"),
+            // What was asked on the former connection is not answered on this one.
+            Ok(()) = epoch.changed() => Err("the connection was made anew"),
+        };
         let failure = match sent {
             Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
                 Ok(Response::Ok(ack)) => return Ok(ack),
@@ -58,7 +65,7 @@ pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> 
                     Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error)
                 );
             }
-            Err(_) => Error::new(ErrorKind::Timeout, "not connected"),
+            Err(why) => Error::new(ErrorKind::Timeout, why),
         };
         // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
         if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::provision::ensure_consumer;
+use super::provision::restore_consumer;
+use super::stored::Floor;
 use super::{Acker, Connection};
 use crate::backoff::Doubling;
 use crate::error::{Error, ErrorKind, chain};
@@ -23,6 +24,12 @@ use crate::transport::{self, Delivery, Event, Source};
 
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
+
+/// How long it may take to look for a consumer that does not answer.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// How often it is read how far a busy consumer has come.
+const FLOOR_PERIOD: Duration = Duration::from_secs(5);
 
 /// The queue group in which replicas share the advisories.
 const QUEUE_GROUP: &str = "jetstream-handlers";
@@ -59,6 +66,15 @@ pub(crate) struct Pull {
     requests: BTreeMap<u64, Request>,
     next_number: u64,
     last_heard: Instant,
+    /// What the connection had heard in all when the last request was sent.
+    heard_at_request: u64,
+    /// The server sends no heartbeats: see whether it sends anything.
+    silent: bool,
+
+    /// Up to where the consumer had come, should it be deleted; read now and then while messages come.
+    floor: Option<Floor>,
+    reading_floor: Option<BoxFuture<'static, Result<Floor, Error>>>,
+    next_floor: Option<Instant>,
 
     events: VecDeque<Event>,
     trouble: Option<Trouble>,
@@ -120,6 +136,11 @@ impl Pull {
             requests: BTreeMap::new(),
             next_number: 0,
             last_heard: Instant::now(),
+            heard_at_request: 0,
+            silent: false,
+            floor: None,
+            reading_floor: None,
+            next_floor: Some(Instant::now()),
             events: VecDeque::new(),
             trouble: None,
             reason: None,
@@ -149,6 +170,12 @@ impl Pull {
                     None => std::future::pending().await,
                 }
             };
+            let reading_floor = async {
+                match self.reading_floor.as_mut() {
+                    Some(reading) => reading.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 message = self.subscriber.next() => match message {
@@ -156,11 +183,13 @@ impl Pull {
                     None => self.fail("the connection is closed", false),
                 },
                 result = looking => self.looked(result),
+                result = reading_floor => self.read_floor(result),
                 Some(advisory) = self.advisories.next() => self.given_up(&advisory),
                 Ok(()) = self.epoch.changed() => {
                     // What was asked of the former connection will not be answered.
                     self.forget_requests();
                     self.stale = true;
+                    self.next_floor = Some(Instant::now());
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();
                     }
@@ -201,6 +230,10 @@ impl Pull {
 
     /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
     async fn ask(&mut self) {
+        if self.silent {
+            self.connection.leave_if_silent(self.heard_at_request).await;
+            self.silent = false;
+        }
         if self.trouble.is_some() {
             return;
         }
@@ -241,6 +274,7 @@ impl Pull {
         if self.outstanding == 0 {
             self.last_heard = now;
         }
+        self.heard_at_request = self.connection.heard();
         self.requests.insert(self.next_number, Request { batch, ends: now + self.expires + LATE });
         self.next_number += 1;
         self.outstanding += batch;
@@ -273,8 +307,14 @@ impl Pull {
                 if trouble.look {
                     let (connection, handler, source) =
                         (self.connection.clone(), self.handler.clone(), self.source.clone());
-                    trouble.looking =
-                        Some(Box::pin(async move { ensure_consumer(&connection, &handler, &source).await.map(drop) }));
+                    let floor = self.floor;
+                    trouble.looking = Some(Box::pin(async move {
+                        let restored = restore_consumer(&connection, &handler, &source, floor);
+                        // A cluster that is electing does not answer; then a request is the better question.
+                        timeout(LOOK, restored)
+                            .await
+                            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer")))
+                    }));
                 } else {
                     self.trouble = None;
                 }
@@ -283,6 +323,7 @@ impl Pull {
             None if silent => {
                 self.forget_requests();
                 self.stale = true;
+                self.silent = true;
                 self.fail("the server sends no heartbeats", false);
             }
             None => self.prune(),
@@ -320,6 +361,7 @@ impl Pull {
             return;
         };
         self.well();
+        self.want_floor();
         self.events.push_back(Event::Delivery(Delivery {
             message: Message {
                 subject: message.subject,
@@ -329,6 +371,28 @@ impl Pull {
             },
             acker: transport::Acker::Nats(Acker::new(self.connection.clone(), reply)),
         }));
+    }
+
+    /// Begins to read how far the consumer has come, if that is due.
+    fn want_floor(&mut self) {
+        if self.next_floor.is_some_and(|next| next <= self.last_heard) {
+            self.next_floor = Some(self.last_heard + FLOOR_PERIOD);
+            let (connection, source) = (self.connection.clone(), self.source.clone());
+            self.reading_floor = Some(Box::pin(async move { connection.floor(&source).await }));
+        }
+    }
+
+    fn read_floor(&mut self, result: Result<Floor, Error>) {
+        self.reading_floor = None;
+        match result {
+            Ok(floor) => self.floor = Some(floor),
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                // The user may not ask, or the server is away; in both cases asking on costs more than it gives.
+                tracing::debug!(handler = self.handler.name, "how far the consumer has come is not known: {error}");
+                self.next_floor = None;
+            }
+            Err(_) => {}
+        }
     }
 
     /// The advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::stream::RawMessage;
-use async_nats::jetstream::{ErrorCode, consumer};
+use async_nats::jetstream::{ErrorCode, consumer, stream};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use serde::Deserialize;
@@ -23,6 +23,13 @@ const HANDED_BACK: &str = "jetstream-handlers.handed-back";
 
 /// The most messages remembered as handed back; the server holds at most 128 KiB of metadata.
 const MAX_HANDED_BACK: usize = 4000;
+
+/// Up to where every message of a consumer had ended at some time, in the stream that was made at this time.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floor {
+    created: SystemTime,
+    sequence: u64,
+}
 
 impl Connection {
     /// The message at this sequence, or with `or_later` the next one there is.
@@ -100,6 +107,25 @@ impl Connection {
         updated
             .map(drop)
             .map_err(|error| error.into_error(&format!("remembering what was handed back to consumer `{consumer}`")))
+    }
+
+    /// Up to where a consumer has done with its stream, for the day that it is deleted.
+    pub(super) async fn floor(&self, source: &Source) -> Result<Floor, Error> {
+        let Source { stream, .. } = source;
+        // In this order, a stream that is replaced in between gives a floor that fits neither.
+        let info: stream::Info = self
+            .ask(&format!("STREAM.INFO.{stream}"))
+            .await
+            .map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?;
+        let created = SystemTime::from(info.created);
+        Ok(Floor { created, sequence: self.consumer(source).await?.ack_floor.stream_sequence })
+    }
+
+    /// Where a consumer that was deleted has to begin again: behind the floor, if this is still the same stream.
+    pub(super) async fn start_sequence(&self, source: &Source, floor: Floor) -> Result<Option<u64>, ApiError> {
+        let info: stream::Info = self.ask(&format!("STREAM.INFO.{}", source.stream)).await?;
+        let same = SystemTime::from(info.created) == floor.created && info.state.last_sequence >= floor.sequence;
+        Ok((same && floor.sequence > 0).then_some(floor.sequence + 1))
     }
 
     async fn consumer(&self, source: &Source) -> Result<consumer::Info, Error> {
