@@ -14,7 +14,7 @@ mod value;
 
 use proc_macro::TokenStream;
 
-/// Makes an `async fn` a handler; documented where `jetstream-handlers` re-exports it.
+#[allow(missing_docs)] // `jetstream-handlers` documents it at the re-export, where the examples can run
 #[proc_macro_attribute]
 pub fn subscriber(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand::subscriber(attribute.into(), &item.into()).into()

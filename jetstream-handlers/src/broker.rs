@@ -289,7 +289,7 @@ impl Broker {
     /// let subscription = broker
     ///     .subscribe("orders.created", "order-processor", |id: u64| async move {
     ///         println!("order {id}");
-    ///         Ok::<_, HandlerError>(())
+    ///         Ok(())
     ///     })
     ///     .await?;
     /// subscription.unsubscribe().await?;

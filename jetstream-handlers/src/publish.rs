@@ -122,7 +122,8 @@ impl PublishMessage<'_> {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         use std::str::FromStr as _;
         match (header::HeaderName::from_str(name), header::HeaderValue::from_str(value)) {
-            (Ok(name), Ok(value)) => self.headers.append(name, value),
+            // The library takes an empty name, and sends a line that nobody can read.
+            (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
             _ => {
                 let problem = format!(
                     "header `{name}: {value:?}` is not one: a name has no space or colon, a value no line break"

@@ -15,7 +15,7 @@ use crate::extract::{Argument, Context, Problems};
 use crate::message::Message;
 use crate::names;
 use crate::pattern;
-use crate::settle::{IntoSettle, Outcome};
+use crate::settle::{HandlerResult, IntoSettle, Outcome, Settle};
 
 /// What a handler was declared with: the keys of the attribute, none of them defaulted yet.
 ///
@@ -361,10 +361,12 @@ pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
 ///
 /// It is implemented for every closure of up to eight parameters that an annotated function could have as well,
 /// as long as none of them borrows from the message.
+/// It returns `()`, [`Settle`] or a [`HandlerResult`], and no other `Result`:
+/// so the compiler knows the error of a plain `Ok(())` and of every `?`.
 #[diagnostic::on_unimplemented(
     message = "this closure is not a handler",
     label = "not a handler",
-    note = "write `|order: OrderCreated| async move {{ Ok(()) }}`: each parameter a payload or something to extract, the result `()`, `Result<(), E>` or `Settle`"
+    note = "write `|order: OrderCreated| async move {{ Ok(()) }}`: each parameter a payload or something to extract, the result `()`, `HandlerResult` or `Settle`"
 )]
 pub trait Closure<Arguments>: Send + Sync + 'static {
     #[doc(hidden)]
@@ -374,13 +376,25 @@ pub trait Closure<Arguments>: Send + Sync + 'static {
     fn check(context: &Context, problems: &mut Problems);
 }
 
+/// What a closure returns; that there is one `Result` among them lets its error be inferred.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say how a message ends",
+    label = "not a result of a closure",
+    note = "return `()`, `Settle` or a `HandlerResult`; the `?` operator makes a `HandlerError` of any error"
+)]
+pub trait ClosureResult: IntoSettle {}
+
+impl ClosureResult for () {}
+impl ClosureResult for Settle {}
+impl ClosureResult for HandlerResult {}
+
 macro_rules! closure {
     ($($argument:ident $via:ident),*) => {
         #[allow(non_snake_case, unused_variables)]
         impl<F, Answer, $($argument, $via),*> Closure<($(($argument, $via),)*)> for F
         where
             F: Fn($($argument),*) -> Answer + Send + Sync + 'static,
-            Answer: Future<Output: IntoSettle> + Send + 'static,
+            Answer: Future<Output: ClosureResult> + Send + 'static,
             $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
         {
             fn call(&self, slot: &mut Slot, message: Message, context: Context) {

@@ -1,6 +1,7 @@
 //! Making the connection.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
@@ -210,23 +211,24 @@ impl Environment {
             options = options.token(token.clone());
         }
         if let Some(path) = self.ca.as_ref().or(file.ca.as_ref()) {
-            options = options.add_root_certificates(expanded(path).into());
+            options = options.add_root_certificates(readable("certificate authority", path)?);
         }
         match (self.cert.as_ref().or(file.cert.as_ref()), self.key.as_ref().or(file.key.as_ref())) {
             (Some(cert), Some(key)) => {
-                options = options.add_client_certificate(expanded(cert).into(), expanded(key).into());
+                let (cert, key) = (readable("client certificate", cert)?, readable("client key", key)?);
+                options = options.add_client_certificate(cert, key);
             }
             (None, None) => {}
             (Some(_), None) => {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    "NATS_CERT is set without NATS_KEY; a client certificate needs both",
+                    "NATS_CERT (or `cert` of the context) is set without NATS_KEY (or `key`); a client certificate needs both",
                 ));
             }
             (None, Some(_)) => {
                 return Err(Error::new(
                     ErrorKind::Config,
-                    "NATS_KEY is set without NATS_CERT; a client certificate needs both",
+                    "NATS_KEY (or `key` of the context) is set without NATS_CERT (or `cert`); a client certificate needs both",
                 ));
             }
         }
@@ -251,6 +253,17 @@ fn seed(nkey: &str) -> Result<String, Error> {
         std::fs::read_to_string(expanded(nkey)).map_err(|error| unreadable("NATS_NKEY", "nkey seed", nkey, error))?;
     let seed = text.lines().map(str::trim).find(|line| is_seed(line)).map(str::to_owned);
     seed.ok_or_else(|| Error::new(ErrorKind::Config, format!("NATS_NKEY: `{nkey}` has no line with a seed (`SU..`)")))
+}
+
+/// The path of a file, which the client library would only call missing, without its name.
+fn readable(what: &str, path: &str) -> Result<PathBuf, Error> {
+    let expanded = PathBuf::from(expanded(path));
+    match std::fs::File::open(&expanded) {
+        Ok(_) => Ok(expanded),
+        Err(error) => {
+            Err(Error::new(ErrorKind::Config, format!("cannot read the {what} file `{path}`")).with_source(error))
+        }
+    }
 }
 
 fn unreadable(variable: &str, what: &str, path: &str, error: std::io::Error) -> Error {

@@ -35,6 +35,13 @@ pub(super) struct ContextFile {
     #[serde(deserialize_with = "filled")]
     pub(super) jetstream_api_prefix: Option<String>,
     pub(super) tls_first: bool,
+    // Without these the connection would be another one than the tool makes, so they are refused.
+    #[serde(deserialize_with = "filled")]
+    nsc: Option<String>,
+    #[serde(deserialize_with = "filled")]
+    user_jwt: Option<String>,
+    #[serde(deserialize_with = "filled")]
+    socks_proxy: Option<String>,
 }
 
 fn filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
@@ -60,7 +67,14 @@ impl ContextFile {
             wrong(format!("but `{}` cannot be read; `nats context ls` lists those there are", path.display()))
                 .with_source(error)
         })?;
-        serde_json::from_str(&text)
-            .map_err(|error| wrong(format!("but `{}` is no context", path.display())).with_source(error))
+        let file: Self = serde_json::from_str(&text)
+            .map_err(|error| wrong(format!("but `{}` is no context", path.display())).with_source(error))?;
+        let refused = [("nsc", &file.nsc), ("user_jwt", &file.user_jwt), ("socks_proxy", &file.socks_proxy)];
+        if let Some((field, _)) = refused.iter().find(|(_, value)| value.is_some()) {
+            return Err(wrong(format!(
+                "which has `{field}`, and that is not supported; use a context without, or variables"
+            )));
+        }
+        Ok(file)
     }
 }

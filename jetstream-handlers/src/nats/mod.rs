@@ -20,6 +20,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::stream;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use ack::Acker;
@@ -57,6 +58,7 @@ pub(crate) struct Connection {
     api_prefix: String,
     settings: Settings,
     epoch: watch::Receiver<u64>,
+    closed: CancellationToken,
     /// When a silent server was left last.
     left: Mutex<Option<Instant>>,
     _watcher: AbortOnDropHandle<()>,
@@ -89,6 +91,7 @@ impl Connection {
             api_prefix,
             settings,
             epoch,
+            closed: CancellationToken::new(),
             left: Mutex::new(None),
             _watcher: AbortOnDropHandle::new(watcher),
         })
@@ -99,7 +102,22 @@ impl Connection {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.client.connection_state() == State::Connected
+        !self.is_closed() && self.client.connection_state() == State::Connected
+    }
+
+    /// Whether it was closed by [`close`](Self::close); the library's own state does not tell.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// The error of everything that is asked of a closed connection.
+    pub(crate) fn closed_error() -> Error {
+        Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one")
+    }
+
+    /// Returns when the connection is closed.
+    pub(crate) async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 
     /// Counts the connections made so far; it changes with every reconnect.
@@ -130,6 +148,10 @@ impl Connection {
 
     /// Sends what is queued, then ends the connection.
     pub(crate) async fn close(&self) -> Result<(), Error> {
+        if self.is_closed() {
+            return Ok(());
+        }
+        self.closed.cancel();
         let closing = async {
             self.client.flush().await.map_err(|error| error.to_string())?;
             self.client.drain().await.map_err(|error| error.to_string())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
+use async_nats::header;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
@@ -21,9 +22,18 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// What a header block needs besides the names and values of its headers.
 const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 
-/// Publishes a message and waits until a stream has stored it.
+/// Publishes a message and waits until a stream has stored it, or the connection is closed.
 pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
+    tokio::select! {
+        biased;
+        () = connection.closed() => Err(Connection::closed_error()),
+        result = store(connection, message) => result,
+    }
+}
+
+async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
     check_size(connection, &message)?;
+    check_ttl(connection, &message)?;
     let subject = message.subject.as_str();
     let deadline = Instant::now() + connection.settings.publish_timeout;
     let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
@@ -43,13 +53,13 @@ pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> 
             // What was asked on the former connection is not answered on this one.
             Ok(()) = epoch.changed() => Err("the connection was made anew"),
         };
-        let failure = match sent {
+        let mut failure = match sent {
             Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
                 Ok(Response::Ok(ack)) => return Ok(ack),
                 Ok(Response::Err { error }) if is_transient(error.error_code()) => {
                     Error::new(ErrorKind::Publish, "the stream cannot store now").with_source(error)
                 }
-                Ok(Response::Err { error }) => return Err(refused(subject, error)),
+                Ok(Response::Err { error }) => return Err(refused(&message, error)),
                 Err(error) => {
                     let message = format!(
                         "the answer to the publish on `{subject}` is not a stream's; another subscriber answered it"
@@ -76,7 +86,7 @@ pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> 
                         continue;
                     }
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::Timeout || error.kind() == ErrorKind::Server => {}
+                Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => failure = error,
                 Ok(Err(error)) => return Err(error),
                 Err(_) => {}
             }
@@ -114,6 +124,18 @@ fn check_size(connection: &Connection, message: &Outgoing) -> Result<(), Error> 
     ))
 }
 
+/// A server before 2.11 would ignore the header, and keep the message for ever (ADR-43).
+fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
+    if message.headers.get(header::NATS_MESSAGE_TTL).is_none() || connection.client().is_server_compatible(2, 11, 0) {
+        return Ok(());
+    }
+    let (subject, version) = (&message.subject, connection.client().server_info().version);
+    let message = format!(
+        "the message for `{subject}` has a time to live, which the server {version} does not know; publish it without, or use a server from 2.11"
+    );
+    Err(Error::new(ErrorKind::Config, message))
+}
+
 /// Whether the stream may store the message when asked again.
 fn is_transient(code: ErrorCode) -> bool {
     // 10158: the same id is being stored at this moment; 10163 and 10167: "retry" in the server's own words;
@@ -121,10 +143,13 @@ fn is_transient(code: ErrorCode) -> bool {
     matches!(code.0, 10158 | 10163 | 10167 | 10008)
 }
 
-fn refused(subject: &str, error: async_nats::jetstream::Error) -> Error {
+fn refused(message: &Outgoing, error: async_nats::jetstream::Error) -> Error {
+    let subject = &message.subject;
+    let expected = message.headers.get(header::NATS_EXPECTED_STREAM).map_or("", |name| name.as_str());
+    let elsewhere = format!("it belongs to a stream other than the expected `{expected}`");
     let (kind, why) = match error.error_code().0 {
         10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
-        10060 => (ErrorKind::StreamMismatch, "it belongs to a stream other than the expected one"),
+        10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
         10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
         10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
         10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),

@@ -135,9 +135,7 @@ impl Worker {
         let (finished, handed_back) = futures::join!(timeout(grace, running), hand_back);
         drop(lanes);
         let abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
-        for acker in &abandoned {
-            self.send(acker.nak(Duration::ZERO)).await;
-        }
+        self.abandon(&abandoned).await;
         // The server takes what one connection sends in order, so its word on any message is its word on all before.
         if let Some(acker) = self.lanes.iter().filter_map(Lane::last).chain(abandoned).chain(handed_back).next()
             && let Err(error) = acker.round_trip(LAST_ACKS).await

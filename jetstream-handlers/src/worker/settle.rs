@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
-use crate::transport::{Delivery, Source};
+use crate::transport::{Acker, Delivery, Source};
 
 /// How long one ack waits for its confirmation.
 const CONFIRMATION: Duration = Duration::from_secs(2);
@@ -122,6 +122,13 @@ impl Worker {
         self.remember_hand_back(deliveries).await;
         for delivery in deliveries {
             self.send(delivery.acker.nak(Duration::ZERO)).await;
+        }
+    }
+
+    /// Gives messages to the next replica whose handlers did not end within the grace period.
+    pub(super) async fn abandon(&self, ackers: &[Acker]) {
+        for acker in ackers {
+            self.send(acker.nak(Duration::ZERO)).await;
         }
     }
 
