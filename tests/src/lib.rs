@@ -2,7 +2,8 @@
 //! port of the loopback, breaks it on request and leaves nothing behind.
 //!
 //! A [`Server`] is one node, a [`Cluster`] is three, a [`Proxy`] stands between a client and
-//! either, and [`eventually`] waits for what they do to show.
+//! either, a [`Program`] is a process of ours beside the test, and [`eventually`] waits for what
+//! they do to show.
 //!
 //! # Examples
 //!
@@ -19,12 +20,14 @@ pub mod binary;
 pub mod cluster;
 mod port;
 mod process;
+pub mod program;
 pub mod proxy;
 pub mod server;
 mod target;
 pub mod wait;
 
 pub use cluster::Cluster;
+pub use program::Program;
 pub use proxy::Proxy;
 pub use server::{Builder, Server};
 pub use wait::{eventually, trace};

@@ -106,7 +106,7 @@ async fn a_closure_handles_until_it_is_unsubscribed() {
             let seen = seen.clone();
             async move {
                 seen.add("closure", order.id);
-                Ok::<_, HandlerError>(())
+                Ok(())
             }
         })
     };

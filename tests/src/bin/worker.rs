@@ -1,0 +1,45 @@
+//! A service for the tests that need a process: `worker GROUP` runs the handlers of one group.
+//!
+//! What it does it prints, one line each.
+
+use std::time::Duration;
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Broker, Error};
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let group = std::env::args().nth(1).unwrap_or_default();
+    let broker = Broker::from_env().connect().await?;
+    broker.run_groups([group.as_str()]).await
+}
+
+/// Has work left when the stop begins, and does it.
+#[subscriber(subject = "work.long", queue = "diligent", group = "diligent")]
+async fn diligent(id: u64, shutdown: Shutdown) {
+    println!("started {id}");
+    shutdown.requested().await;
+    println!("stopping {id}");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    println!("finished {id}");
+}
+
+/// Never ends.
+#[subscriber(subject = "work.long", queue = "stuck", group = "stuck")]
+async fn stuck(id: u64, shutdown: Shutdown) {
+    println!("started {id}");
+    shutdown.requested().await;
+    println!("stopping {id}");
+    std::future::pending::<()>().await;
+}
+
+#[subscriber(subject = "work.shared", queue = "shared", concurrency = 2, group = "shared")]
+async fn shared(id: u64) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    println!("handled {id}");
+}
+
+#[subscriber(subject = "work.shared", queue = "audit", group = "audit")]
+async fn audit(id: u64) {
+    println!("handled {id}");
+}

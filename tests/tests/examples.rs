@@ -1,0 +1,197 @@
+//! The examples run, and what is written twice is the same twice: the READMEs, and a file of both crates.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use jetstream_handlers::Broker;
+use jetstream_handlers_tests::Server;
+use serde_json::json;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// Far more than an example needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The program of an example.
+///
+/// `cargo test --workspace` has built it before any test runs; who runs this file alone gets it built here.
+fn program(example: &str) -> PathBuf {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    let tests = std::env::current_exe().unwrap();
+    let profile = tests.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("examples").join(example);
+    if !is_fresh(&program) {
+        BUILT.get_or_init(|| build(profile));
+    }
+    assert!(program.is_file(), "Cargo did not build {}", program.display());
+    program
+}
+
+/// Whether a program is newer than every file that Cargo made it from.
+fn is_fresh(program: &Path) -> bool {
+    let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+    let (Some(built), Ok(list)) = (modified(program), std::fs::read_to_string(program.with_extension("d"))) else {
+        return false;
+    };
+    let sources = list.split_once(": ").map_or("", |(_, sources)| sources);
+    // A blank within a path is escaped; such a path is not found, and Cargo is asked.
+    sources.split_whitespace().all(|source| modified(Path::new(source)).is_some_and(|changed| changed <= built))
+}
+
+fn build(profile: &Path) {
+    let mut command = std::process::Command::new(env!("CARGO"));
+    command.args(["build", "--package", "jetstream-handlers-examples", "--examples"]).current_dir(workspace());
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    // What Cargo tells a test about its package would look like news to some build scripts.
+    for (name, _) in std::env::vars_os() {
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    assert!(command.status().unwrap().success(), "the examples do not build");
+}
+
+/// Runs an example to its end; gives what it printed.
+async fn run(example: &str, url: Option<&str>) -> String {
+    let mut command = Command::new(program(example));
+    command.kill_on_drop(true).stdin(Stdio::null()).env_remove("NATS_URL").envs(url.map(|url| ("NATS_URL", url)));
+    let output = timeout(PATIENCE, command.output()).await.unwrap_or_else(|_| panic!("`{example}` does not end"));
+    let Output { status, stdout, stderr } = output.unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+    assert!(status.success(), "`{example}`: {status}\n{stdout}\n{stderr}");
+    stdout.into_owned()
+}
+
+fn assert_lines(printed: &str, expected: &[&str]) {
+    for line in expected {
+        assert!(printed.contains(line), "no {line:?} in\n{printed}");
+    }
+}
+
+const ORDERS: [&str; 5] = [
+    "shop      order 1 of Ada: stored in ORDERS as message",
+    "billing   order 2 of Grace: the bank does not answer, so it will come again",
+    "billing   order 2 of Grace: paid at attempt 2",
+    r#"orders.paid: {"id":2,"attempts":2}"#,
+    "All 4 orders are paid",
+];
+
+#[tokio::test]
+async fn orders_ends_well_on_a_server_of_its_own() {
+    let printed = run("orders", None).await;
+    assert_lines(&printed, &ORDERS);
+    assert_lines(&printed, &["Started a nats-server at nats://127.0.0.1:"]);
+}
+
+#[tokio::test]
+async fn orders_runs_again_and_again_on_the_server_of_the_variable() {
+    let server = Server::start().await;
+    // What others have left in the stream is handled too, and disturbs nothing.
+    let broker = Broker::connect(server.url()).await.unwrap();
+    broker.publish("orders.created", &json!({ "id": 123, "customer": "Alan" })).await.unwrap();
+    for _ in 0..2 {
+        let printed = run("orders", Some(&server.url())).await;
+        assert_lines(&printed, &ORDERS);
+        assert_lines(&printed, &[&format!("Using the server at {}.", server.url())]);
+    }
+    let mut stream = server.jetstream().await.get_stream("ORDERS").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 2 + 2 * 8);
+}
+
+#[tokio::test]
+async fn lifecycle_serves_itself_and_ends() {
+    let printed = run("lifecycle", None).await;
+    assert_lines(
+        &printed,
+        &[
+            "GET /health -> HTTP/1.1 200 OK: connected; lifecycle::cook: running",
+            "POST /orders -> HTTP/1.1 201 Created: stored in ORDERS as message 2",
+            "GET /menu -> HTTP/1.1 404 Not Found",
+            "The handlers have stopped",
+            "Disconnected.",
+        ],
+    );
+}
+
+#[tokio::test]
+async fn tls_auth_connects_and_is_refused() {
+    let printed = run("tls_auth", None).await;
+    assert_lines(
+        &printed,
+        &[
+            "Started a nats-server at tls://127.0.0.1:",
+            "connected, and stored message 1 in SECRETS",
+            "refused the credentials",
+        ],
+    );
+    assert!(!printed.contains("which should not be"), "{printed}");
+}
+
+#[test]
+fn quickstart_is_the_front_page() {
+    let quickstart = read("examples/quickstart.rs");
+    let code = quickstart.lines().skip_while(|line| line.is_empty() || line.starts_with("//!"));
+    let code = code.map(|line| format!("{line}\n")).collect::<String>();
+    for readme in ["README.md", "README.zh-TW.md"] {
+        assert_eq!(blocks(&read(readme))[0], format!("```rust,no_run\n{code}```\n"), "{readme}");
+    }
+}
+
+#[test]
+fn the_readmes_have_the_same_sections_and_the_same_code() {
+    let (english, chinese) = (read("README.md"), read("README.zh-TW.md"));
+    assert_eq!(levels(&english), levels(&chinese), "the levels of the headings");
+    assert_eq!(blocks(&english), blocks(&chinese));
+}
+
+/// `names.rs` judges a text when it is compiled and when it is run.
+#[test]
+fn both_crates_judge_names_alike() {
+    assert_eq!(read("jetstream-handlers/src/names.rs"), read("jetstream-handlers-macros/src/names.rs"));
+}
+
+/// The fenced blocks of a page, with their fences.
+fn blocks(page: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut open: Option<String> = None;
+    for line in page.lines() {
+        let fence = line.starts_with("```");
+        if let Some(block) = &mut open {
+            block.push_str(line);
+            block.push('\n');
+            if fence {
+                blocks.extend(open.take());
+            }
+        } else if fence {
+            open = Some(format!("{line}\n"));
+        }
+    }
+    blocks
+}
+
+/// How deep each heading of a page is.
+fn levels(page: &str) -> Vec<usize> {
+    let mut in_block = false;
+    let mut levels = Vec::new();
+    for line in page.lines() {
+        in_block ^= line.starts_with("```");
+        if line.starts_with('#') && !in_block {
+            levels.push(line.bytes().take_while(|byte| *byte == b'#').count());
+        }
+    }
+    levels
+}
