@@ -7,6 +7,7 @@ mod expand;
 mod keys;
 mod names;
 mod signature;
+mod test;
 #[cfg(test)]
 mod tests;
 mod valid;
@@ -18,4 +19,10 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn subscriber(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand::subscriber(attribute.into(), &item.into()).into()
+}
+
+/// Makes an `async fn` a test with a broker in memory; documented where `jetstream-handlers` re-exports it.
+#[proc_macro_attribute]
+pub fn test(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    test::test(attribute.into(), &item.into()).into()
 }

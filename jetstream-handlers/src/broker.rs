@@ -18,10 +18,12 @@ use crate::dead_letters::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems, States};
 use crate::health::{Beat, HandlerHealth, Health};
+use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
 use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
-use crate::transport::Transport;
-use crate::worker::Worker;
+use crate::testing::Recorder;
+use crate::transport::{Source, Transport};
+use crate::worker::{Delayed, Worker};
 
 /// What holds for every handler that does not say otherwise.
 #[derive(Debug, Clone)]
@@ -77,6 +79,8 @@ impl fmt::Debug for Broker {
 /// One handler that was started.
 struct Started {
     name: String,
+    source: Source,
+    delayed: Arc<Delayed>,
     beat: Beat,
     stop: CancellationToken,
     ended: CancellationToken,
@@ -113,6 +117,26 @@ impl Broker {
     /// Those of [`Builder::connect`].
     pub async fn connect(server: impl Into<String>) -> Result<Self, Error> {
         Self::builder().servers([server]).connect().await
+    }
+
+    /// A broker without a server, for tests and demos; [`Builder::in_memory`] takes settings and state.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// let broker = Broker::in_memory();
+    /// let subscription = broker.subscribe("orders.created", "printer", |id: u64| async move { println!("{id}") }).await?;
+    /// broker.publish("orders.created", &7).await?;
+    /// broker.disconnect().await?;
+    /// # drop(subscription);
+    /// # Ok(()) }
+    /// ```
+    pub fn in_memory() -> Self {
+        Self::builder().in_memory()
     }
 
     /// Begins with the settings; nothing happens before [`Builder::connect`].
@@ -334,8 +358,21 @@ impl Broker {
         stopped.and(closed)
     }
 
-    /// Checks everything, makes what is missing, starts the workers.
+    /// Starts handlers whose calls are noted.
+    pub(crate) async fn start_recorded(&self, handlers: Vec<Handler>, recorder: Recorder) -> Result<Running, Error> {
+        self.start_with(handlers, Some(recorder)).await
+    }
+
+    pub(crate) fn transport(&self) -> &Transport {
+        &self.inner.transport
+    }
+
     async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
+        self.start_with(handlers, None).await
+    }
+
+    /// Checks everything, makes what is missing, starts the workers.
+    async fn start_with(&self, handlers: Vec<Handler>, recorder: Option<Recorder>) -> Result<Running, Error> {
         let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
@@ -361,7 +398,7 @@ impl Broker {
         for (handler, context) in handlers.iter().zip(&contexts) {
             problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
         }
-        let sources = match transport.provision(&handlers, problems).await {
+        let sources = match provision(transport, &handlers, problems).await {
             Ok(sources) => sources,
             Err(problems) => return Error::all(problems).map(|()| unreachable!("there are problems")),
         };
@@ -376,15 +413,27 @@ impl Broker {
             let beat = Beat::new();
             let ended = CancellationToken::new();
             let name = handler.name.clone();
-            let worker = Worker::new(handler, source, transport.clone(), context, beat.clone(), defaults.batch_size);
+            let delayed = Arc::new(Delayed::default());
+            let worker = Worker::new(
+                handler,
+                source.clone(),
+                transport.clone(),
+                context,
+                beat.clone(),
+                delayed.clone(),
+                recorder.clone(),
+                defaults.batch_size,
+            );
             let (stopping, grace, done) = (stop.clone(), defaults.shutdown_grace, ended.clone().drop_guard());
             let task = tokio::spawn(async move {
                 let _done = done;
                 worker.run(deliveries, stopping, grace).await
             });
-            workers.push(Arc::new(Started { name, beat, stop, ended, task: Mutex::new(Some(task)) }));
+            workers.push(Arc::new(Started { name, source, delayed, beat, stop, ended, task: Mutex::new(Some(task)) }));
         }
         self.workers().extend(workers.iter().cloned());
+        // Let each worker ask for its first messages before anybody publishes.
+        tokio::task::yield_now().await;
         Ok(Running { broker: self.clone(), workers })
     }
 
@@ -451,6 +500,17 @@ impl Running {
         let result = stop_all(&self.workers).await;
         self.broker.forget(&self.workers);
         result
+    }
+
+    /// Whether every message of these handlers is answered, but for those that wait for their next attempt.
+    pub(crate) async fn is_settled(&self) -> bool {
+        for worker in &self.workers {
+            let unanswered = self.broker.transport().unanswered(&worker.source).await;
+            if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Returns when any of the handlers has ended.

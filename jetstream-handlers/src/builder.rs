@@ -10,8 +10,9 @@ use async_nats::jetstream::stream;
 use crate::broker::{Broker, Defaults};
 use crate::error::Error;
 use crate::extract::States;
+use crate::memory::Memory;
 use crate::nats;
-use crate::transport::Transport;
+use crate::transport::{Settings, Transport};
 
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 
@@ -43,7 +44,7 @@ pub struct Builder {
     wait_for_server: Duration,
     states: States,
     defaults: Defaults,
-    settings: nats::Settings,
+    settings: Settings,
 }
 
 impl fmt::Debug for Builder {
@@ -72,7 +73,7 @@ impl Builder {
                 fetch_wait: Duration::from_secs(5),
                 shutdown_grace: Duration::from_secs(30),
             },
-            settings: nats::Settings {
+            settings: Settings {
                 auto_create: true,
                 streams: Vec::new(),
                 publish_timeout: Duration::from_secs(20),
@@ -188,6 +189,16 @@ impl Builder {
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.api_prefix = Some(prefix.into());
         self
+    }
+
+    /// A broker without a server: streams and consumers in this process, as a server would keep them.
+    ///
+    /// It is for tests and demos: it stores nothing, and no other process sees its messages.
+    /// All its time is tokio's, so that `tokio::time::pause` and `advance` move retries and `ack_wait`.
+    /// Everything about servers, credentials and the environment is ignored.
+    pub fn in_memory(self) -> Broker {
+        let memory = Memory::new(self.settings);
+        Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 
     /// Connects.

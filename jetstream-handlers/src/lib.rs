@@ -64,21 +64,26 @@
 //! Everything fallible returns [`Error`], whose [`kind`](Error::kind) is for a caller that acts on it.
 //! What happens while handlers run goes to the log through `tracing`.
 
+mod api_error;
 mod backoff;
 mod broker;
 mod builder;
 mod dead_letter;
 mod dead_letters;
+mod drift;
 mod error;
 mod extract;
 mod health;
+mod memory;
 mod message;
 mod names;
 mod nats;
 mod pattern;
+mod provision;
 mod publish;
 mod settle;
 mod subscriber;
+pub mod testing;
 mod transport;
 mod worker;
 
@@ -92,9 +97,37 @@ pub use dead_letters::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use health::{HandlerHealth, Health, Status};
+pub use jetstream_handlers_macros::subscriber;
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
-pub use jetstream_handlers_macros::subscriber;
+/// Makes an `async fn` a test on a paused clock, with the handlers started on a broker in memory.
+///
+/// The function has one parameter, a [`TestBroker`](testing::TestBroker).
+/// In the parentheses may stand `state = value` (several times), `group = "name"` and `include(handler, ..)`;
+/// without the last two every handler is started that the test is linked with.
+/// The crate of the test needs `tokio` with the features `macros` and `test-util`.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+/// use jetstream_handlers::testing::TestBroker;
+///
+/// #[subscriber(subject = "orders.created", queue = "greeter")]
+/// async fn greet(order: u64, State(greeting): State<String>) -> HandlerResult {
+///     println!("{greeting}, {order}");
+///     Err("the mail server is down".into())
+/// }
+///
+/// #[jetstream_handlers::test(include(greet), state = String::from("hello"))]
+/// async fn a_greeting_is_tried_five_times(broker: TestBroker) {
+///     broker.publish("orders.created", &7).await;
+///     broker.advance(secs(600)).await;
+///     broker.handled::<greet>().once().retried(4);
+///     assert_eq!(broker.dead_letters().await.len(), 1);
+/// }
+/// ```
+pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use publish::{PublishMessage, Publisher};
 pub use settle::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};

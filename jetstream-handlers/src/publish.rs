@@ -66,6 +66,13 @@ impl Publisher {
         self.publish_message(subject, value).await
     }
 
+    /// Publishes bytes as they are.
+    pub(crate) async fn publish_bytes(&self, subject: &str, payload: Bytes) -> Result<PublishAck, Error> {
+        let mut message = self.publish_message(subject, &());
+        message.payload = Ok(payload);
+        message.await
+    }
+
     /// Begins a publish with headers or conditions; it is sent when awaited.
     ///
     /// # Examples
@@ -196,4 +203,53 @@ impl<'a> IntoFuture for PublishMessage<'a> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(self.send())
     }
+}
+
+/// What a header block needs besides the names and values of its headers.
+const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
+
+/// Refuses what the server would refuse, before it is sent.
+pub(crate) fn check_size(message: &Outgoing, limit: usize) -> Result<(), Error> {
+    let headers: usize = message
+        .headers
+        .iter()
+        .map(|(name, values)| {
+            values.iter().map(|value| name.to_string().len() + value.as_str().len() + 4).sum::<usize>()
+        })
+        .sum();
+    let size = message.payload.len() + headers + HEADER_OVERHEAD;
+    if size <= limit {
+        return Ok(());
+    }
+    let subject = &message.subject;
+    Err(Error::new(
+        ErrorKind::PayloadTooLarge,
+        format!(
+            "the message for `{subject}` has {size} bytes with its headers, and the server takes {limit} (`max_payload`); publish a reference to the data, or raise the limit"
+        ),
+    ))
+}
+
+/// The error of a publish on a connection that was closed.
+pub(crate) fn closed(subject: &str) -> Error {
+    Error::new(
+        ErrorKind::Closed,
+        format!("cannot publish to `{subject}`: the broker is disconnected; connect a new one"),
+    )
+}
+
+/// A stream's refusal as an error of ours.
+pub(crate) fn refused(message: &Outgoing, error: async_nats::jetstream::Error) -> Error {
+    let subject = &message.subject;
+    let expected = message.headers.get(header::NATS_EXPECTED_STREAM).map_or("", |name| name.as_str());
+    let elsewhere = format!("it belongs to a stream other than the expected `{expected}`");
+    let (kind, why) = match error.error_code().0 {
+        10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
+        10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
+        10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
+        10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
+        10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),
+        _ => (ErrorKind::Publish, "the stream refused it"),
+    };
+    Error::new(kind, format!("the message on `{subject}` was not stored: {why}")).with_source(error)
 }

@@ -8,17 +8,36 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{consumer, stream};
 use bytes::Bytes;
 
-use crate::error::Error;
+pub(crate) use crate::api_error::ApiError;
+use crate::error::{Error, ErrorKind};
+use crate::memory::{self, PublishRefusal};
 use crate::message::Message;
 use crate::nats;
+use crate::provision;
+use crate::publish::{check_size, closed, refused};
 use crate::subscriber::Handler;
+
+/// What the application said about streams and publishing.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) auto_create: bool,
+    pub(crate) streams: Vec<stream::Config>,
+    /// How long one publish may take, with all its repetitions.
+    pub(crate) publish_timeout: Duration,
+    /// How long one request to the JetStream API may take.
+    pub(crate) request_timeout: Duration,
+    pub(crate) domain: Option<String>,
+    pub(crate) api_prefix: Option<String>,
+}
 
 /// Where messages come from and go to.
 #[derive(Debug)]
 pub(crate) enum Transport {
     Nats(Arc<nats::Connection>),
+    Memory(Arc<memory::Memory>),
 }
 
 /// A message on its way to a stream.
@@ -62,6 +81,7 @@ pub(crate) struct Delivery {
 }
 
 /// What comes from a transport to a worker.
+#[allow(clippy::large_enum_variant)] // a delivery is the usual case, and an allocation for each would cost more
 #[derive(Debug)]
 pub(crate) enum Event {
     Delivery(Delivery),
@@ -80,25 +100,70 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) enum Deliveries {
     Nats(Box<nats::Pull>),
+    Memory(Box<memory::Feed>),
 }
 
 /// Ends one delivery, or keeps it alive.
 #[derive(Debug, Clone)]
 pub(crate) enum Acker {
     Nats(nats::Acker),
+    Memory(memory::Acker),
 }
 
 impl Transport {
-    /// Finds or makes the stream and the consumer of every handler, and reports all that is wrong.
-    ///
-    /// With `problems` found before, everything is looked at but nothing made.
-    pub(crate) async fn provision(
-        &self,
-        handlers: &[Handler],
-        problems: Vec<Error>,
-    ) -> Result<Vec<Source>, Vec<Error>> {
+    pub(crate) fn settings(&self) -> &Settings {
         match self {
-            Self::Nats(connection) => nats::provision(connection, handlers, problems).await,
+            Self::Nats(connection) => &connection.settings,
+            Self::Memory(memory) => &memory.settings,
+        }
+    }
+
+    pub(crate) async fn stream(&self, name: &str) -> Result<Option<stream::Config>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.stream(name).await,
+            Self::Memory(memory) => Ok(memory.stream(name)),
+        }
+    }
+
+    /// The names of the streams that have a part of `subject`.
+    pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.stream_names(subject).await,
+            Self::Memory(memory) => Ok(memory.stream_names(subject)),
+        }
+    }
+
+    pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {
+        match self {
+            Self::Nats(connection) => connection.create_stream(config).await,
+            Self::Memory(memory) => memory.create_stream(config).map_err(ApiError::Refused),
+        }
+    }
+
+    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.consumer(stream, name).await,
+            Self::Memory(memory) => memory.consumer(stream, name).map_err(ApiError::Refused),
+        }
+    }
+
+    /// The consumers of a stream with each of their filters.
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.consumers(stream).await,
+            Self::Memory(memory) => memory.consumers(stream).map_err(ApiError::Refused),
+        }
+    }
+
+    /// Makes a consumer; one of this name that exists is an error.
+    pub(crate) async fn create_consumer(
+        &self,
+        stream: &str,
+        config: &consumer::Config,
+    ) -> Result<consumer::Config, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.create_consumer(stream, config).await,
+            Self::Memory(memory) => memory.create_consumer(stream, config).map_err(ApiError::Refused),
         }
     }
 
@@ -114,6 +179,9 @@ impl Transport {
                 let pull = nats::Pull::open(connection.clone(), handler.clone(), source.clone(), expires).await?;
                 Ok(Deliveries::Nats(Box::new(pull)))
             }
+            Self::Memory(memory) => {
+                Ok(Deliveries::Memory(Box::new(memory::Feed::open(memory.clone(), handler.clone(), source.clone()))))
+            }
         }
     }
 
@@ -121,6 +189,7 @@ impl Transport {
     pub(crate) async fn publish(&self, message: Outgoing) -> Result<PublishAck, Error> {
         match self {
             Self::Nats(connection) => nats::publish(connection, message).await,
+            Self::Memory(memory) => self.publish_in_memory(memory, &message).await,
         }
     }
 
@@ -128,6 +197,9 @@ impl Transport {
     pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
         match self {
             Self::Nats(connection) => connection.stored(stream, sequence, or_later).await,
+            Self::Memory(memory) => memory.stored(stream, sequence, or_later).map_err(|error| {
+                ApiError::Refused(error).into_error(&format!("reading message {sequence} of stream `{stream}`"))
+            }),
         }
     }
 
@@ -135,6 +207,17 @@ impl Transport {
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Error> {
         match self {
             Self::Nats(connection) => connection.delete(stream, sequence).await,
+            Self::Memory(memory) => memory.delete(stream, sequence).map_err(|error| {
+                ApiError::Refused(error).into_error(&format!("deleting message {sequence} of stream `{stream}`"))
+            }),
+        }
+    }
+
+    /// How many messages of a consumer are not delivered yet, or not answered.
+    pub(crate) async fn unanswered(&self, source: &Source) -> Result<u64, Error> {
+        match self {
+            Self::Nats(connection) => connection.unanswered(source).await,
+            Self::Memory(memory) => Ok(memory.unanswered(source)),
         }
     }
 
@@ -142,6 +225,7 @@ impl Transport {
     pub(crate) async fn handed_back(&self, source: &Source) -> Result<BTreeMap<u64, u64>, Error> {
         match self {
             Self::Nats(connection) => connection.handed_back(source).await,
+            Self::Memory(memory) => Ok(memory.handed_back(source)),
         }
     }
 
@@ -149,6 +233,10 @@ impl Transport {
     pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.hand_back(source, sequences).await,
+            Self::Memory(memory) => {
+                memory.hand_back(source, sequences);
+                Ok(())
+            }
         }
     }
 
@@ -156,6 +244,7 @@ impl Transport {
     pub(crate) fn is_connected(&self) -> bool {
         match self {
             Self::Nats(connection) => connection.is_connected(),
+            Self::Memory(memory) => memory.is_open(),
         }
     }
 
@@ -163,6 +252,32 @@ impl Transport {
     pub(crate) async fn close(&self) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.close().await,
+            Self::Memory(memory) => {
+                memory.close();
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Transport {
+    async fn publish_in_memory(&self, memory: &memory::Memory, message: &Outgoing) -> Result<PublishAck, Error> {
+        check_size(message, memory.max_payload())?;
+        let subject = message.subject.as_str();
+        let mut looked_for_stream = false;
+        loop {
+            match memory.publish(message).await {
+                Ok(ack) => return Ok(ack),
+                Err(PublishRefusal::NoStream) if !looked_for_stream => {
+                    Box::pin(provision::ensure_stream(self, subject)).await?;
+                    looked_for_stream = true;
+                }
+                Err(PublishRefusal::NoStream) => {
+                    return Err(Error::new(ErrorKind::StreamNotFound, format!("no stream covers `{subject}`")));
+                }
+                Err(PublishRefusal::Refused(error)) => return Err(refused(message, error)),
+                Err(PublishRefusal::Closed) => return Err(closed(subject)),
+            }
         }
     }
 }
@@ -172,6 +287,7 @@ impl Deliveries {
     pub(crate) fn room(&mut self, room: usize) {
         match self {
             Self::Nats(pull) => pull.room(room),
+            Self::Memory(feed) => feed.room(room),
         }
     }
 
@@ -181,6 +297,7 @@ impl Deliveries {
     pub(crate) async fn next(&mut self) -> Event {
         match self {
             Self::Nats(pull) => pull.next().await,
+            Self::Memory(feed) => feed.next().await,
         }
     }
 
@@ -190,6 +307,7 @@ impl Deliveries {
     pub(crate) async fn last(&mut self) -> Option<Delivery> {
         match self {
             Self::Nats(pull) => pull.last().await,
+            Self::Memory(feed) => feed.last().await,
         }
     }
 }
@@ -199,6 +317,10 @@ impl Acker {
     pub(crate) async fn ack(&self) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.ack().await,
+            Self::Memory(acker) => {
+                acker.ack();
+                Ok(())
+            }
         }
     }
 
@@ -206,6 +328,10 @@ impl Acker {
     pub(crate) async fn ack_confirmed(&self, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.ack_confirmed(limit).await,
+            Self::Memory(acker) => {
+                acker.ack();
+                Ok(())
+            }
         }
     }
 
@@ -213,6 +339,10 @@ impl Acker {
     pub(crate) async fn nak(&self, delay: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.nak(delay).await,
+            Self::Memory(acker) => {
+                acker.nak(delay);
+                Ok(())
+            }
         }
     }
 
@@ -220,6 +350,10 @@ impl Acker {
     pub(crate) async fn term(&self, reason: &str) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.term(reason).await,
+            Self::Memory(acker) => {
+                acker.term();
+                Ok(())
+            }
         }
     }
 
@@ -227,6 +361,8 @@ impl Acker {
     pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.round_trip(limit).await,
+            // What is done in memory is done when the call returns.
+            Self::Memory(_) => Ok(()),
         }
     }
 
@@ -234,6 +370,10 @@ impl Acker {
     pub(crate) async fn progress(&self) -> Result<(), Error> {
         match self {
             Self::Nats(acker) => acker.progress().await,
+            Self::Memory(acker) => {
+                acker.progress();
+                Ok(())
+            }
         }
     }
 }

@@ -1,75 +1,14 @@
-//! Requests to the JetStream API, with errors that a caller can act on.
+//! Requests to the JetStream API.
 
-use std::error::Error as StdError;
-use std::fmt;
-
-use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::Connection;
-use crate::error::{Error, ErrorKind};
-
-/// Why a request to the API failed.
-#[derive(Debug)]
-pub(super) enum ApiError {
-    /// The server refused it.
-    Refused(jetstream::Error),
-    /// There was no answer.
-    Unanswered(RequestError),
-    /// The answer is not what the protocol says.
-    Unreadable(serde_json::Error),
-}
-
-impl ApiError {
-    pub(super) fn is(&self, code: ErrorCode) -> bool {
-        matches!(self, Self::Refused(error) if error.error_code() == code)
-    }
-
-    /// An error of ours that says what was being done.
-    pub(super) fn into_error(self, doing: &str) -> Error {
-        match self {
-            Self::Refused(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Error::new(ErrorKind::StreamNotFound, format!("{doing}: there is no such stream")).with_source(error)
-            }
-            Self::Refused(error) => {
-                Error::new(ErrorKind::Server, format!("{doing}: the server refused it")).with_source(error)
-            }
-            Self::Unanswered(error) => {
-                let (kind, why) = match error.kind() {
-                    RequestErrorKind::NoResponders => (
-                        ErrorKind::Server,
-                        "JetStream does not answer; is it enabled on the server (`nats-server -js`) and for this account, or is a cluster electing its leader?",
-                    ),
-                    RequestErrorKind::TimedOut => (
-                        ErrorKind::Timeout,
-                        "no answer in time; the server is away, or the user may not publish to the JetStream API (`$JS.API.>`)",
-                    ),
-                    _ => (ErrorKind::Server, "the request failed"),
-                };
-                Error::new(kind, format!("{doing}: {why}")).with_source(error)
-            }
-            Self::Unreadable(error) => {
-                Error::new(ErrorKind::Server, format!("{doing}: the answer cannot be read")).with_source(error)
-            }
-        }
-    }
-}
-
-impl fmt::Display for ApiError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(error) => error.fmt(f),
-            Self::Unanswered(error) => error.fmt(f),
-            Self::Unreadable(error) => error.fmt(f),
-        }
-    }
-}
-
-impl StdError for ApiError {}
+use crate::api_error::ApiError;
 
 impl Connection {
     /// Asks for something that needs no words but the subject; some requests are refused with any (error 10038).
@@ -96,5 +35,76 @@ impl Connection {
             Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
             Err(error) => Err(ApiError::Unreadable(error)),
         }
+    }
+
+    pub(crate) async fn stream(&self, name: &str) -> Result<Option<stream::Config>, ApiError> {
+        match self.ask::<stream::Info>(&format!("STREAM.INFO.{name}")).await {
+            Ok(info) => Ok(Some(info.config)),
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The names of the streams that have a part of `subject`.
+    pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            streams: Option<Vec<String>>,
+        }
+        let page: Page = self.api("STREAM.NAMES", &json!({ "subject": subject })).await?;
+        Ok(page.streams.unwrap_or_default())
+    }
+
+    pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {
+        self.api::<stream::Info>(&format!("STREAM.CREATE.{}", config.name), config).await.map(drop)
+    }
+
+    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
+        match self.ask::<consumer::Info>(&format!("CONSUMER.INFO.{stream}.{name}")).await {
+            Ok(info) => Ok(Some(info.config)),
+            Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The consumers of a stream with each of their filters.
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            consumers: Option<Vec<consumer::Info>>,
+        }
+        let mut found = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page: Page = self.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
+            let consumers = page.consumers.unwrap_or_default();
+            offset += consumers.len();
+            let done = consumers.is_empty() || offset >= page.total;
+            for info in consumers {
+                let mut filters = info.config.filter_subjects;
+                filters.push(info.config.filter_subject);
+                filters.retain(|filter| !filter.is_empty());
+                if filters.is_empty() {
+                    filters.push(">".to_owned());
+                }
+                found.extend(filters.into_iter().map(|filter| (info.name.clone(), filter)));
+            }
+            if done {
+                return Ok(found);
+            }
+        }
+    }
+
+    pub(crate) async fn create_consumer(
+        &self,
+        stream: &str,
+        config: &consumer::Config,
+    ) -> Result<consumer::Config, ApiError> {
+        // The filter at the end of the subject is what account permissions are checked against.
+        let name = config.durable_name.as_deref().unwrap_or_default();
+        let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
+        let request = json!({ "stream_name": stream, "config": config, "action": "create" });
+        self.api::<consumer::Info>(&subject, &request).await.map(|info| info.config)
     }
 }

@@ -4,8 +4,6 @@ mod ack;
 mod api;
 mod connect;
 mod context_file;
-mod drift;
-mod provision;
 mod publish;
 mod pull;
 mod stored;
@@ -17,7 +15,6 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::connection::State;
-use async_nats::jetstream::stream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,11 +22,11 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use ack::Acker;
 pub(crate) use connect::{Environment, connect, credentials_file, options};
-pub(crate) use provision::provision;
 pub(crate) use publish::publish;
 pub(crate) use pull::Pull;
 
 use crate::error::{Error, ErrorKind};
+use crate::transport::Settings;
 
 /// How often the connection is looked at for a reconnect.
 ///
@@ -39,24 +36,11 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 /// How long a new connection is given before it counts as silent too.
 const LEAVE_PAUSE: Duration = Duration::from_secs(5);
 
-/// What the application said about streams and publishing.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) auto_create: bool,
-    pub(crate) streams: Vec<stream::Config>,
-    /// How long one publish may take, with all its repetitions.
-    pub(crate) publish_timeout: Duration,
-    /// How long one request to the JetStream API may take.
-    pub(crate) request_timeout: Duration,
-    pub(crate) domain: Option<String>,
-    pub(crate) api_prefix: Option<String>,
-}
-
 /// One connection, shared by all handlers and publishers of a broker.
 pub(crate) struct Connection {
     client: Client,
     api_prefix: String,
-    settings: Settings,
+    pub(crate) settings: Settings,
     epoch: watch::Receiver<u64>,
     closed: CancellationToken,
     /// When a silent server was left last.
@@ -110,11 +94,6 @@ impl Connection {
         self.closed.is_cancelled()
     }
 
-    /// The error of everything that is asked of a closed connection.
-    pub(crate) fn closed_error() -> Error {
-        Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one")
-    }
-
     /// Returns when the connection is closed.
     pub(crate) async fn closed(&self) {
         self.closed.cancelled().await;
@@ -139,7 +118,7 @@ impl Connection {
         }
         // All handlers of the connection notice at the same time; the first acts for all.
         let now = Instant::now();
-        let left = std::mem::replace(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner), Some(now));
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
         if left.is_none_or(|left| now - left > LEAVE_PAUSE) {
             tracing::warn!("the server is silent; connecting anew");
             self.client.force_reconnect().await.ok();

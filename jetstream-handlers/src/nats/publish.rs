@@ -11,33 +11,33 @@ use async_nats::jetstream::response::Response;
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::provision::ensure_stream;
 use crate::backoff::Doubling;
 use crate::error::{Error, ErrorKind};
-use crate::transport::Outgoing;
+use crate::provision::ensure_stream;
+use crate::publish::{check_size, closed, refused};
+use crate::transport::{Outgoing, Transport};
 
 /// How long one attempt waits for the stream's answer: short, because the next one goes to the new leader, and is stored once.
 const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// What a header block needs besides the names and values of its headers.
-const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
-
 /// Publishes a message and waits until a stream has stored it, or the connection is closed.
 pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
+    let subject = message.subject.clone();
     tokio::select! {
         biased;
-        () = connection.closed() => Err(Connection::closed_error()),
+        () = connection.closed() => Err(closed(&subject)),
         result = store(connection, message) => result,
     }
 }
 
 async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
-    check_size(connection, &message)?;
+    check_size(&message, connection.client().max_payload())?;
     check_ttl(connection, &message)?;
     let subject = message.subject.as_str();
     let deadline = Instant::now() + connection.settings.publish_timeout;
     let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut looked_for_stream = false;
+    let transport = Transport::Nats(connection.clone());
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
     loop {
@@ -79,7 +79,7 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
         };
         // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
         if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
-            match timeout_at(deadline, ensure_stream(connection, subject)).await {
+            match timeout_at(deadline, ensure_stream(&transport, subject)).await {
                 Ok(Ok(made)) => {
                     looked_for_stream = true;
                     if made {
@@ -102,28 +102,6 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
     }
 }
 
-fn check_size(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
-    let headers: usize = message
-        .headers
-        .iter()
-        .map(|(name, values)| {
-            values.iter().map(|value| name.to_string().len() + value.as_str().len() + 4).sum::<usize>()
-        })
-        .sum();
-    let size = message.payload.len() + headers + HEADER_OVERHEAD;
-    let limit = connection.client().max_payload();
-    if size <= limit {
-        return Ok(());
-    }
-    let subject = &message.subject;
-    Err(Error::new(
-        ErrorKind::PayloadTooLarge,
-        format!(
-            "the message for `{subject}` has {size} bytes with its headers, and the server takes {limit} (`max_payload`); publish a reference to the data, or raise the limit"
-        ),
-    ))
-}
-
 /// A server before 2.11 would ignore the header, and keep the message for ever (ADR-43).
 fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
     if message.headers.get(header::NATS_MESSAGE_TTL).is_none() || connection.client().is_server_compatible(2, 11, 0) {
@@ -141,19 +119,4 @@ fn is_transient(code: ErrorCode) -> bool {
     // 10158: the same id is being stored at this moment; 10163 and 10167: "retry" in the server's own words;
     // 10008 and 10074 come and go with the members of a cluster.
     matches!(code.0, 10158 | 10163 | 10167 | 10008)
-}
-
-fn refused(message: &Outgoing, error: async_nats::jetstream::Error) -> Error {
-    let subject = &message.subject;
-    let expected = message.headers.get(header::NATS_EXPECTED_STREAM).map_or("", |name| name.as_str());
-    let elsewhere = format!("it belongs to a stream other than the expected `{expected}`");
-    let (kind, why) = match error.error_code().0 {
-        10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
-        10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
-        10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
-        10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
-        10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),
-        _ => (ErrorKind::Publish, "the stream refused it"),
-    };
-    Error::new(kind, format!("the message on `{subject}` was not stored: {why}")).with_source(error)
 }

@@ -13,14 +13,14 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::provision::restore_consumer;
 use super::stored::Floor;
 use super::{Acker, Connection};
 use crate::backoff::Doubling;
 use crate::error::{Error, ErrorKind, chain};
 use crate::message::{Info, Message};
+use crate::provision::restore_consumer;
 use crate::subscriber::Handler;
-use crate::transport::{self, Delivery, Event, Source};
+use crate::transport::{self, Delivery, Event, Source, Transport};
 
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
@@ -309,7 +309,13 @@ impl Pull {
                         (self.connection.clone(), self.handler.clone(), self.source.clone());
                     let floor = self.floor;
                     trouble.looking = Some(Box::pin(async move {
-                        let restored = restore_consumer(&connection, &handler, &source, floor);
+                        let restored = async {
+                            let start = match floor {
+                                Some(floor) => connection.start_sequence(&source, floor).await?,
+                                None => None,
+                            };
+                            restore_consumer(&Transport::Nats(connection.clone()), &handler, &source, start).await
+                        };
                         // A cluster that is electing does not answer; then a request is the better question.
                         timeout(LOOK, restored)
                             .await

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Connection;
-use super::api::ApiError;
+use crate::api_error::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::transport::{Source, Stored};
 
@@ -62,6 +62,23 @@ impl Connection {
         }))
     }
 
+    /// The sequence of the last message on a subject, which may have wildcards; 0 if there is none.
+    async fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Error> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Sequence,
+        }
+        #[derive(Deserialize)]
+        struct Sequence {
+            seq: u64,
+        }
+        match self.api::<Answer>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "last_by_subj": subject })).await {
+            Ok(answer) => Ok(answer.message.seq),
+            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(0),
+            Err(error) => Err(error.into_error(&format!("reading the last message of stream `{stream}`"))),
+        }
+    }
+
     /// Deletes one message; `false` if there was none.
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Error> {
         let request = json!({ "seq": sequence, "no_erase": true });
@@ -72,16 +89,25 @@ impl Connection {
         }
     }
 
+    /// How many messages of a consumer are not delivered yet, or not answered.
+    pub(crate) async fn unanswered(&self, source: &Source) -> Result<u64, Error> {
+        let info = self.consumer_info(source).await?;
+        // Right after a message was stored its consumer may not know of it yet, and count nothing.
+        let last = self.last_sequence(&source.stream, &info.config.filter_subject).await?;
+        let unheard_of = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
+        Ok(info.num_pending + info.num_ack_pending as u64 + unheard_of)
+    }
+
     /// How often each message of a consumer was handed back without having been tried.
     pub(crate) async fn handed_back(&self, source: &Source) -> Result<BTreeMap<u64, u64>, Error> {
-        Ok(read(&self.consumer(source).await?.config))
+        Ok(read(&self.consumer_info(source).await?.config))
     }
 
     /// Remembers that these messages were handed back, so that nobody counts the delivery as a failed attempt.
     ///
     /// The consumer's metadata is the one place that every replica reads and that lives as long as the count of deliveries does.
     pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
-        let info = self.consumer(source).await?;
+        let info = self.consumer_info(source).await?;
         let mut counts = read(&info.config);
         // What is below the floor has ended.
         counts.retain(|sequence, _| *sequence > info.ack_floor.stream_sequence);
@@ -118,17 +144,21 @@ impl Connection {
             .await
             .map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?;
         let created = SystemTime::from(info.created);
-        Ok(Floor { created, sequence: self.consumer(source).await?.ack_floor.stream_sequence })
+        Ok(Floor { created, sequence: self.consumer_info(source).await?.ack_floor.stream_sequence })
     }
 
     /// Where a consumer that was deleted has to begin again: behind the floor, if this is still the same stream.
-    pub(super) async fn start_sequence(&self, source: &Source, floor: Floor) -> Result<Option<u64>, ApiError> {
-        let info: stream::Info = self.ask(&format!("STREAM.INFO.{}", source.stream)).await?;
+    pub(super) async fn start_sequence(&self, source: &Source, floor: Floor) -> Result<Option<u64>, Error> {
+        let Source { stream, .. } = source;
+        let info: stream::Info = self
+            .ask(&format!("STREAM.INFO.{stream}"))
+            .await
+            .map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?;
         let same = SystemTime::from(info.created) == floor.created && info.state.last_sequence >= floor.sequence;
         Ok((same && floor.sequence > 0).then_some(floor.sequence + 1))
     }
 
-    async fn consumer(&self, source: &Source) -> Result<consumer::Info, Error> {
+    async fn consumer_info(&self, source: &Source) -> Result<consumer::Info, Error> {
         let Source { stream, consumer, .. } = source;
         let info = self.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await;
         info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))

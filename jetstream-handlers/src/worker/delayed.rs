@@ -11,7 +11,7 @@ use tokio::time::Instant;
 ///
 /// They count against the consumer's `max_ack_pending`; when that is full, nothing new comes until the first delay is over.
 #[derive(Debug, Default)]
-pub(super) struct Delayed(Mutex<Heap>);
+pub(crate) struct Delayed(Mutex<Heap>);
 
 #[derive(Debug, Default)]
 struct Heap {
@@ -19,15 +19,28 @@ struct Heap {
     warned: bool,
 }
 
+impl Heap {
+    fn prune(&mut self) {
+        let now = Instant::now();
+        while self.due.peek().is_some_and(|Reverse(due)| *due <= now) {
+            self.due.pop();
+        }
+    }
+}
+
 impl Delayed {
+    /// How many wait now.
+    pub(crate) fn count(&self) -> usize {
+        let mut heap = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        heap.prune();
+        heap.due.len()
+    }
+
     /// Adds one; gives the number of all when it passes three quarters of `bound`, once each time it does.
     pub(super) fn add(&self, delay: Duration, bound: usize) -> Option<usize> {
-        let now = Instant::now();
         let mut heap = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        while heap.due.peek().is_some_and(|Reverse(due)| *due <= now) {
-            heap.due.pop();
-        }
-        heap.due.push(Reverse(now + delay));
+        heap.prune();
+        heap.due.push(Reverse(Instant::now() + delay));
         let count = heap.due.len();
         let full = count > bound / 4 * 3;
         let news = full && !heap.warned;

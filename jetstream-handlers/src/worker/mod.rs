@@ -24,9 +24,10 @@ use crate::error::{Error, ErrorKind};
 use crate::extract::Context;
 use crate::health::Beat;
 use crate::subscriber::Handler;
+use crate::testing::Recorder;
 use crate::transport::{Deliveries, Event, Source, Transport};
 use attempts::Attempts;
-use delayed::Delayed;
+pub(crate) use delayed::Delayed;
 use lane::Lane;
 use waiting::Waiting;
 
@@ -49,33 +50,27 @@ pub(crate) struct Worker {
     batch_size: usize,
     waiting: Waiting,
     attempts: Attempts,
-    delayed: Delayed,
+    delayed: Arc<Delayed>,
+    recorder: Option<Recorder>,
     lanes: Vec<Lane>,
 }
 
 impl Worker {
+    #[allow(clippy::too_many_arguments)] // each of them is one of its parts
     pub(crate) fn new(
         handler: Handler,
         source: Source,
         transport: Arc<Transport>,
         context: Context,
         beat: Beat,
+        delayed: Arc<Delayed>,
+        recorder: Option<Recorder>,
         batch_size: Option<usize>,
     ) -> Self {
         let lanes = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
         let batch_size = handler.plan.batch_size.or(batch_size).unwrap_or(DEFAULT_BATCH);
-        Self {
-            handler,
-            source,
-            transport,
-            context,
-            beat,
-            batch_size,
-            waiting: Waiting::default(),
-            attempts: Attempts::default(),
-            delayed: Delayed::default(),
-            lanes,
-        }
+        let (waiting, attempts) = (Waiting::default(), Attempts::default());
+        Self { handler, source, transport, context, beat, delayed, recorder, batch_size, waiting, attempts, lanes }
     }
 
     /// Works until `stop`, then hands back what waits and gives what runs `grace` to end.

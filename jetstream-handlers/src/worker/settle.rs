@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
+use crate::testing::Call;
 use crate::transport::{Acker, Delivery, Source};
 
 /// How long one ack waits for its confirmation.
@@ -25,6 +26,17 @@ impl Worker {
     /// Ends a message as its handler said, and says in the log why if it was not with an ack.
     pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) {
         let Outcome { settle, failure } = outcome;
+        if let Some(recorder) = &self.recorder {
+            let message = &delivery.message;
+            recorder.add(Call {
+                handler: self.handler.name.clone(),
+                subject: message.subject().to_owned(),
+                sequence: message.info.stream_sequence(),
+                payload: message.payload.clone(),
+                settle,
+                error: failure.as_ref().map(|failure| failure.error.clone()),
+            });
+        }
         let plan = &self.handler.plan;
         if settle == Settle::Ack {
             return self.ack(delivery).await;

@@ -3,21 +3,15 @@
 //! First everything is looked at and every problem collected; only without a problem is anything made.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use futures::StreamExt as _;
-use serde::Deserialize;
-use serde_json::json;
 
-use super::Connection;
-use super::api::ApiError;
-use super::drift::{self, Difference};
-use super::stored::Floor;
+use crate::drift::{self, Difference};
 use crate::error::{Error, ErrorKind};
 use crate::pattern::{covers, overlap};
 use crate::subscriber::{DeadLetter, Handler, clash};
-use crate::transport::Source;
+use crate::transport::{Source, Transport};
 
 /// How many requests of a start are under way at once.
 const REQUESTS: usize = 16;
@@ -27,11 +21,11 @@ type Problem = Error;
 
 /// Finds or makes the stream and the consumer of every handler.
 pub(crate) async fn provision(
-    connection: &Arc<Connection>,
+    transport: &Transport,
     handlers: &[Handler],
     mut problems: Vec<Problem>,
 ) -> Result<Vec<Source>, Vec<Problem>> {
-    let mut streams = Streams::new(connection);
+    let mut streams = Streams::new(transport);
     problems.extend(streams.declared(|_| true).await);
     let mut planned = Vec::new();
     for handler in handlers {
@@ -50,7 +44,7 @@ pub(crate) async fn provision(
     problems.extend(streams.overlaps().await);
 
     let comparisons: Vec<_> =
-        planned.iter().map(|(handler, source)| compare(connection, &streams, handler, source)).collect();
+        planned.iter().map(|(handler, source)| compare(transport, &streams, handler, source)).collect();
     let compared: Vec<_> = futures::stream::iter(comparisons).buffered(REQUESTS).collect().await;
     let mut missing = Vec::new();
     for (result, (handler, source)) in compared.into_iter().zip(&mut planned) {
@@ -66,7 +60,7 @@ pub(crate) async fn provision(
 
     streams.create_missing().await.map_err(|problem| vec![problem])?;
     let creations: Vec<_> =
-        missing.iter().map(|(handler, source)| ensure_consumer(connection, handler, source)).collect();
+        missing.iter().map(|(handler, source)| ensure_consumer(transport, handler, source)).collect();
     let created: Vec<_> = futures::stream::iter(creations).buffered(REQUESTS).collect().await;
     let problems: Vec<_> = created.into_iter().filter_map(Result::err).collect();
     if !problems.is_empty() {
@@ -77,59 +71,54 @@ pub(crate) async fn provision(
 
 /// Makes the consumer of a handler again that was deleted, or finds the one that another replica has made.
 ///
-/// With a floor, what had ended before is not delivered again; without, everything in the stream is.
-pub(super) async fn restore_consumer(
-    connection: &Connection,
+/// With a start, what was before it is not delivered again; without, everything in the stream is.
+pub(crate) async fn restore_consumer(
+    transport: &Transport,
     handler: &Handler,
     source: &Source,
-    floor: Option<Floor>,
+    start: Option<u64>,
 ) -> Result<(), Error> {
     let mut wanted = consumer_config(handler);
-    if let Some(floor) = floor {
-        let start = connection.start_sequence(source, floor).await;
-        let start = start
-            .map_err(|error| error.into_error(&format!("`{}`: reading stream `{}`", handler.name, source.stream)))?;
-        if let Some(start_sequence) = start {
-            wanted.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
-            wanted.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
-        }
+    if let Some(start_sequence) = start {
+        wanted.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
+        wanted.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
     }
-    make_consumer(connection, handler, source, &wanted).await.map(drop)
+    make_consumer(transport, handler, source, &wanted).await.map(drop)
 }
 
 /// Finds the consumer of a handler as the handler needs it, or makes it; gives its configuration.
-pub(super) async fn ensure_consumer(
-    connection: &Connection,
+pub(crate) async fn ensure_consumer(
+    transport: &Transport,
     handler: &Handler,
     source: &Source,
 ) -> Result<consumer::Config, Error> {
-    make_consumer(connection, handler, source, &consumer_config(handler)).await
+    make_consumer(transport, handler, source, &consumer_config(handler)).await
 }
 
 async fn make_consumer(
-    connection: &Connection,
+    transport: &Transport,
     handler: &Handler,
     source: &Source,
     wanted: &consumer::Config,
 ) -> Result<consumer::Config, Error> {
-    match create_consumer(connection, source, wanted).await {
-        Ok(info) => {
+    match transport.create_consumer(&source.stream, wanted).await {
+        Ok(config) => {
             tracing::info!(
                 handler = handler.name,
                 stream = source.stream,
                 consumer = source.consumer,
                 "created the durable consumer"
             );
-            Ok(info.config)
+            Ok(config)
         }
         // Another replica was faster, and may have asked for something else.
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
-            let found = consumer_info(connection, &source.stream, &source.consumer).await;
+            let found = transport.consumer(&source.stream, &source.consumer).await;
             let found = found.map_err(|error| {
                 error.into_error(&format!("`{}`: reading consumer `{}`", handler.name, source.consumer))
             })?;
             match found {
-                Some(info) => agree(handler, source, &info.config).map(|()| info.config),
+                Some(config) => agree(handler, source, &config).map(|()| config),
                 None => Err(Error::new(
                     ErrorKind::Server,
                     format!("consumer `{}` of stream `{}` comes and goes", source.consumer, source.stream),
@@ -145,8 +134,8 @@ async fn make_consumer(
 }
 
 /// Finds or makes the stream that covers a subject to publish to; `true` if it was made now.
-pub(super) async fn ensure_stream(connection: &Arc<Connection>, subject: &str) -> Result<bool, Error> {
-    let mut streams = Streams::new(connection);
+pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
+    let mut streams = Streams::new(transport);
     Error::all(streams.declared(|config| covered(config, subject)).await)?;
     streams.find(&format!("publish to `{subject}`"), subject, None).await?;
     let missing = streams.known.values().any(|known| !known.exists);
@@ -164,7 +153,7 @@ impl Source {
 }
 
 /// The configuration of a handler's consumer.
-fn consumer_config(handler: &Handler) -> consumer::Config {
+pub(crate) fn consumer_config(handler: &Handler) -> consumer::Config {
     let plan = &handler.plan;
     consumer::Config {
         durable_name: Some(plan.queue.clone()),
@@ -176,29 +165,6 @@ fn consumer_config(handler: &Handler) -> consumer::Config {
         // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
         // (`consumer.go`, `processNak` and `checkPending`).
         ..consumer::Config::default()
-    }
-}
-
-async fn create_consumer(
-    connection: &Connection,
-    source: &Source,
-    config: &consumer::Config,
-) -> Result<consumer::Info, ApiError> {
-    // The filter at the end of the subject is what account permissions are checked against.
-    let subject = format!("CONSUMER.CREATE.{}.{}.{}", source.stream, source.consumer, config.filter_subject);
-    let request = json!({ "stream_name": source.stream, "config": config, "action": "create" });
-    connection.api(&subject, &request).await
-}
-
-async fn consumer_info(
-    connection: &Connection,
-    stream: &str,
-    consumer: &str,
-) -> Result<Option<consumer::Info>, ApiError> {
-    match connection.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await {
-        Ok(info) => Ok(Some(info)),
-        Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 
@@ -234,7 +200,7 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Source, Pr
 
 /// Compares the consumer on the server, if there is one, with what the handler needs.
 async fn compare(
-    connection: &Connection,
+    transport: &Transport,
     streams: &Streams<'_>,
     handler: &Handler,
     source: &Source,
@@ -242,11 +208,11 @@ async fn compare(
     if streams.known.get(&source.stream).is_some_and(|known| !known.exists) {
         return Ok(None);
     }
-    let found = consumer_info(connection, &source.stream, &source.consumer).await;
+    let found = transport.consumer(&source.stream, &source.consumer).await;
     let found = found
         .map_err(|error| error.into_error(&format!("`{}`: reading consumer `{}`", handler.name, source.consumer)))?;
     match found {
-        Some(info) => agree(handler, source, &info.config).map(|()| Some(info.config)),
+        Some(config) => agree(handler, source, &config).map(|()| Some(config)),
         None => Ok(None),
     }
 }
@@ -338,22 +304,22 @@ struct Known {
 
 /// The streams looked at so far.
 struct Streams<'a> {
-    connection: &'a Arc<Connection>,
+    transport: &'a Transport,
     known: BTreeMap<String, Known>,
 }
 
 impl<'a> Streams<'a> {
-    fn new(connection: &'a Arc<Connection>) -> Self {
-        Self { connection, known: BTreeMap::new() }
+    fn new(transport: &'a Transport) -> Self {
+        Self { transport, known: BTreeMap::new() }
     }
 
     /// Compares the application's own streams with the server's, those that `count`.
     async fn declared(&mut self, count: impl Fn(&stream::Config) -> bool) -> Vec<Problem> {
         let mut problems = Vec::new();
-        for wanted in self.connection.settings.streams.iter().filter(|config| count(config)) {
+        for wanted in self.transport.settings().streams.iter().filter(|config| count(config)) {
             match self.load("the stream given to the builder", &wanted.name).await {
                 Ok(true) => problems.extend(agree_on_stream(&self.known[&wanted.name].config, wanted).err()),
-                Ok(false) if self.connection.settings.auto_create => {
+                Ok(false) if self.transport.settings().auto_create => {
                     self.plan("the stream given to the builder", wanted.clone());
                 }
                 // It counts only if a handler needs it, and is reported there.
@@ -379,7 +345,7 @@ impl<'a> Streams<'a> {
 
     async fn find_named(&mut self, who: &str, subject: &str, name: &str) -> Result<String, Problem> {
         if !self.known.contains_key(name) && !self.load(who, name).await? {
-            if !self.connection.settings.auto_create {
+            if !self.transport.settings().auto_create {
                 return Err(missing(who, subject, Some(name)));
             }
             match self.names(subject).await?.into_iter().next() {
@@ -424,7 +390,7 @@ impl<'a> Streams<'a> {
         if let Some(known) = names.first().and_then(|name| self.known.get(name)) {
             return Err(uncovered(who, subject, &known.config));
         }
-        if !self.connection.settings.auto_create {
+        if !self.transport.settings().auto_create {
             return Err(missing(who, subject, None));
         }
         self.plan_default(who, subject).await
@@ -453,73 +419,36 @@ impl<'a> Streams<'a> {
         if self.known.get(name).is_some_and(|known| known.exists) {
             return Ok(true);
         }
-        let info: stream::Info = match self.connection.ask(&format!("STREAM.INFO.{name}")).await {
-            Ok(info) => info,
-            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => return Ok(false),
+        let config = match self.transport.stream(name).await {
+            Ok(Some(config)) => config,
+            Ok(None) => return Ok(false),
             Err(error) => return Err(error.into_error(&format!("reading stream `{name}`"))),
         };
-        let consumers = match info.config.retention {
-            stream::RetentionPolicy::WorkQueue => self.consumers(name).await?,
+        let consumers = match config.retention {
+            stream::RetentionPolicy::WorkQueue => self
+                .transport
+                .consumers(name)
+                .await
+                .map_err(|error| error.into_error(&format!("listing the consumers of stream `{name}`")))?,
             _ => Vec::new(),
         };
-        let known = Known { config: info.config, exists: true, who: who.to_owned(), consumers };
+        let known = Known { config, exists: true, who: who.to_owned(), consumers };
         self.known.insert(name.to_owned(), known);
         Ok(true)
     }
 
-    /// The consumers of a stream with each of their filters.
-    async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, Problem> {
-        #[derive(Deserialize)]
-        struct Page {
-            total: usize,
-            consumers: Option<Vec<consumer::Info>>,
-        }
-        let mut found = Vec::new();
-        let mut offset = 0;
-        loop {
-            let page: Page = self
-                .connection
-                .api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset }))
-                .await
-                .map_err(|error| error.into_error(&format!("listing the consumers of stream `{stream}`")))?;
-            let consumers = page.consumers.unwrap_or_default();
-            offset += consumers.len();
-            let done = consumers.is_empty() || offset >= page.total;
-            for info in consumers {
-                let mut filters = info.config.filter_subjects;
-                filters.push(info.config.filter_subject);
-                filters.retain(|filter| !filter.is_empty());
-                if filters.is_empty() {
-                    filters.push(">".to_owned());
-                }
-                found.extend(filters.into_iter().map(|filter| (info.name.clone(), filter)));
-            }
-            if done {
-                return Ok(found);
-            }
-        }
-    }
-
     /// The names of the streams on the server that have a part of `subject`.
     async fn names(&self, subject: &str) -> Result<Vec<String>, Problem> {
-        #[derive(Deserialize)]
-        struct Page {
-            streams: Option<Vec<String>>,
-        }
-        let page: Page = self
-            .connection
-            .api("STREAM.NAMES", &json!({ "subject": subject }))
-            .await
-            .map_err(|error| error.into_error(&format!("looking for the stream of `{subject}`")))?;
-        Ok(page.streams.unwrap_or_default())
+        let names = self.transport.stream_names(subject).await;
+        names.map_err(|error| error.into_error(&format!("looking for the stream of `{subject}`")))
     }
 
     async fn create_missing(&self) -> Result<(), Problem> {
         for known in self.known.values().filter(|known| !known.exists) {
             let Known { config, who, .. } = known;
             let stream::Config { name, subjects, .. } = config;
-            match self.connection.api::<stream::Info>(&format!("STREAM.CREATE.{name}"), config).await {
-                Ok(_) => tracing::info!(stream = name, ?subjects, "created the stream"),
+            match self.transport.create_stream(config).await {
+                Ok(()) => tracing::info!(stream = name, ?subjects, "created the stream"),
                 Err(error) if error.is(ErrorCode::STREAM_SUBJECT_OVERLAP) => {
                     return Err(self.overlap(known).await.unwrap_or_else(|| {
                         let message = format!(
@@ -530,9 +459,10 @@ impl<'a> Streams<'a> {
                 }
                 // Another process started at the same moment; what it made serves us too if it covers as much.
                 Err(error) if error.is(ErrorCode::STREAM_NAME_EXIST) => {
-                    let info = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{name}")).await;
-                    let found = info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?.config;
-                    if self.connection.settings.streams.iter().any(|declared| declared.name == *name) {
+                    let found = self.transport.stream(name).await;
+                    let found = found.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?;
+                    let Some(found) = found else { continue };
+                    if self.transport.settings().streams.iter().any(|declared| declared.name == *name) {
                         agree_on_stream(&found, config)?;
                     }
                     if let Some(subject) = subjects.iter().find(|subject| !covered(&found, subject)) {
@@ -567,9 +497,9 @@ impl<'a> Streams<'a> {
                 planned.map(|(other, known)| (other.clone(), known.config.subjects.clone())).collect();
             for other in self.names(subject).await.unwrap_or_default() {
                 if other != *name
-                    && let Ok(info) = self.connection.ask::<stream::Info>(&format!("STREAM.INFO.{other}")).await
+                    && let Ok(Some(config)) = self.transport.stream(&other).await
                 {
-                    others.push((other, info.config.subjects));
+                    others.push((other, config.subjects));
                 }
             }
             for (other, theirs) in others {

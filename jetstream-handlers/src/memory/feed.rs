@@ -1,0 +1,152 @@
+//! The deliveries of one worker, and its answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep_until;
+
+use super::Memory;
+use super::consumer::Taken;
+use crate::message::{Info, Message};
+use crate::provision::consumer_config;
+use crate::subscriber::Handler;
+use crate::transport::{self, Delivery, Event, Source};
+
+/// The deliveries of one handler.
+pub(crate) struct Feed {
+    memory: Arc<Memory>,
+    handler: Handler,
+    source: Source,
+    /// By which the consumer knows this worker from others.
+    reader: u64,
+    room: usize,
+    recovering: bool,
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Feed").field("source", &self.source).finish_non_exhaustive()
+    }
+}
+
+impl Feed {
+    pub(crate) fn open(memory: Arc<Memory>, handler: Handler, source: Source) -> Self {
+        memory.begin(&source);
+        Self { memory, handler, source, reader: fastrand::u64(..), room: 0, recovering: false }
+    }
+
+    pub(crate) fn room(&mut self, room: usize) {
+        if room == 0 && self.room > 0 {
+            self.memory.leave(&self.source, self.reader);
+        }
+        self.room = room;
+    }
+
+    /// Cancel safe: a message is taken only to be returned.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            if self.room == 0 {
+                // Whoever makes room asks again.
+                std::future::pending::<()>().await;
+            }
+            let memory = self.memory.clone();
+            let changed = memory.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let due = match self.memory.take(&self.source, self.reader) {
+                Taken::Message(message, reply) => return self.delivery(*message, reply),
+                Taken::GivenUp { sequence, delivered } => return Event::GivenUp { sequence, delivered },
+                Taken::NoConsumer if self.recovering => {
+                    // Another worker may have been faster; that is as good.
+                    self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler)).ok();
+                    continue;
+                }
+                Taken::NoConsumer => return self.recover("the consumer was deleted"),
+                Taken::NoStream if !self.recovering => return self.recover("there is no such stream"),
+                Taken::NoStream => None,
+                Taken::Nothing(_) if self.recovering => {
+                    self.recovering = false;
+                    return Event::Running;
+                }
+                Taken::Nothing(due) => due,
+            };
+            match due {
+                Some(due) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(due) => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+
+    /// Nothing is on its way in memory.
+    pub(crate) async fn last(&mut self) -> Option<Delivery> {
+        self.room(0);
+        None
+    }
+
+    fn recover(&mut self, reason: &str) -> Event {
+        self.recovering = true;
+        Event::Recovering(reason.to_owned())
+    }
+
+    fn delivery(&self, message: super::stream::Message, reply: async_nats::Subject) -> Event {
+        let info = Info::parse(reply).expect("the subject is made as the server makes it");
+        let acker = Acker {
+            memory: self.memory.clone(),
+            source: self.source.clone(),
+            sequence: info.stream_sequence(),
+            delivered: info.delivered(),
+        };
+        let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
+        Event::Delivery(Delivery {
+            message: Message { subject: message.subject, payload: message.payload, headers, info },
+            acker: transport::Acker::Memory(acker),
+        })
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        self.memory.leave(&self.source, self.reader);
+        self.memory.end(&self.source);
+    }
+}
+
+/// Ends one delivery, or keeps it alive.
+#[derive(Debug, Clone)]
+pub(crate) struct Acker {
+    memory: Arc<Memory>,
+    source: Source,
+    sequence: u64,
+    delivered: u64,
+}
+
+impl Acker {
+    pub(crate) fn ack(&self) {
+        self.memory.answer(&self.source, |stream, faults| {
+            stream.ack(&self.source.consumer, self.sequence, self.delivered, faults);
+        });
+    }
+
+    pub(crate) fn nak(&self, delay: Duration) {
+        self.memory.answer(&self.source, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&self.source.consumer) {
+                consumer.nak(self.sequence, delay);
+            }
+        });
+    }
+
+    pub(crate) fn term(&self) {
+        self.memory.answer(&self.source, |stream, _| stream.term(&self.source.consumer, self.sequence));
+    }
+
+    pub(crate) fn progress(&self) {
+        self.memory.answer(&self.source, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&self.source.consumer) {
+                consumer.progress(self.sequence);
+            }
+        });
+    }
+}
