@@ -1,38 +1,22 @@
-//! What the examples share: a server to talk to.
+//! What the examples share: a broker to talk to.
 
-use jetstream_handlers::{Broker, Builder};
-use jetstream_handlers_tests::Server;
+use jetstream_handlers::{Broker, Builder, Error};
 
-/// A `nats-server`: the one at `NATS_URL`, or one of our own that ends with this value.
-#[derive(Debug)]
-pub struct Nats(Option<Server>);
-
-/// Takes the server at `NATS_URL`, or starts one, and says which.
-pub async fn nats() -> Nats {
-    match std::env::var("NATS_URL") {
-        Ok(url) if !url.is_empty() => {
+/// Connects to the server at `NATS_URL`, or makes a broker in memory, and says which.
+pub async fn broker(settings: impl FnOnce(Builder) -> Builder) -> Result<Broker, Error> {
+    match server() {
+        Some(url) => {
             println!("Using the server at {url}.\n");
-            Nats(None)
+            settings(Broker::from_env()).connect().await
         }
-        _ => {
-            let server = Server::start().await;
-            println!("Started a nats-server at {}; set NATS_URL to use yours.\n", server.url());
-            Nats(Some(server))
+        None => {
+            println!("In memory, where nothing is stored; set NATS_URL=nats://localhost:4222 to use a server.\n");
+            Ok(settings(Broker::builder()).in_memory())
         }
     }
 }
 
-impl Nats {
-    /// Whether the server was started by the example, and has nothing of anybody else.
-    pub fn is_own(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Begins a broker that connects to this server.
-    pub fn broker(&self) -> Builder {
-        match &self.0 {
-            Some(server) => Broker::builder().servers([server.url()]),
-            None => Broker::from_env(),
-        }
-    }
+/// The server at `NATS_URL`, if the variable is set.
+pub fn server() -> Option<String> {
+    std::env::var("NATS_URL").ok().filter(|url| !url.is_empty())
 }

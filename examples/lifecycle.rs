@@ -1,11 +1,12 @@
 //! Handlers beside an HTTP server, with an explicit start and stop: `cargo run --example lifecycle`.
 //!
 //! `GET /health` says how the broker is, `POST /orders` publishes its body.
-//! With `NATS_URL` it serves until Ctrl-C; else it starts a server of its own, sends itself a few requests and ends.
+//! With `NATS_URL` it serves until Ctrl-C; else it runs in memory, sends itself a few requests and ends.
 //! The HTTP is written by hand to keep the example small; a service takes a framework.
 
 use std::net::SocketAddr;
 
+use jetstream_handlers::Builder;
 use jetstream_handlers::prelude::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,11 +19,9 @@ async fn cook(order: String) -> HandlerResult {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let nats = jetstream_handlers_examples::nats().await;
-
     // Building does no I/O; connecting, starting and stopping are acts of their own.
-    let builder = nats.broker().client_name("lifecycle").shutdown_grace(secs(10));
-    let broker = builder.connect().await?;
+    let settings = |settings: Builder| settings.client_name("lifecycle").shutdown_grace(secs(10));
+    let broker = jetstream_handlers_examples::broker(settings).await?;
     let running = broker.start_all().await?; // returns when every handler takes messages
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -30,9 +29,9 @@ async fn main() -> anyhow::Result<()> {
     println!("Listening on http://{address}: GET /health, POST /orders.");
     let http = tokio::spawn(serve(listener, broker.clone()));
 
-    match nats.is_own() {
-        true => visit(address).await?,
-        false => tokio::signal::ctrl_c().await?,
+    match jetstream_handlers_examples::server() {
+        None => visit(address).await?,
+        Some(_) => tokio::signal::ctrl_c().await?,
     }
 
     // First no more requests, then no more messages, then no more connection.

@@ -2,7 +2,7 @@
 //!
 //! It publishes four orders, bills them and keeps a ledger of all that happens on `orders.>`.
 //! The bank is away when the order of Grace comes, so that one is tried again.
-//! With `NATS_URL` it talks to that server, else to one of its own; it ends by itself.
+//! With `NATS_URL` it talks to that server, else it runs in memory; it ends by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -81,9 +81,8 @@ impl Shop {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let nats = jetstream_handlers_examples::nats().await;
     let shop = Shop::default();
-    let broker = nats.broker().state(shop.clone()).connect().await?;
+    let broker = jetstream_handlers_examples::broker(|settings| settings.state(shop.clone())).await?;
     let running = broker.start_all().await?;
 
     let start = Instant::now();
