@@ -541,7 +541,6 @@ async fn confirmed(id: u64, State(calls): State<Calls>, State(proxy): State<Arc<
     if calls.add(id) == 1 {
         // The ack will leave on a connection that is gone.
         proxy.pause();
-        let proxy = proxy.clone();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(300)).await;
             proxy.cut();
