@@ -11,6 +11,7 @@ use async_nats::jetstream::publish::PublishAck;
 use futures::future::{join_all, select_all};
 use serde::Serialize;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::builder::Builder;
@@ -22,7 +23,7 @@ use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
 use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
 use crate::testing::Recorder;
-use crate::transport::{Source, Transport};
+use crate::transport::{Deliveries, Source, Transport};
 use crate::worker::{Delayed, Worker};
 
 /// What holds for every handler that does not say otherwise.
@@ -76,12 +77,19 @@ impl fmt::Debug for Broker {
     }
 }
 
+/// What a worker may take beyond the grace period: handing back, and the server's word on the last acks.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// What a worker is made of.
+type Parts = (Handler, Source, Context, CancellationToken, Deliveries);
+
 /// One handler that was started.
 struct Started {
     name: String,
     source: Source,
     delayed: Arc<Delayed>,
     beat: Beat,
+    grace: Duration,
     stop: CancellationToken,
     ended: CancellationToken,
     task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
@@ -93,9 +101,17 @@ impl Started {
         self.stop.cancel();
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         match task {
-            Some(task) => match task.await {
-                Ok(result) => result,
-                Err(error) => Err(Error::new(
+            // A worker ends by itself soon after the grace period; one whose handler never yields cannot.
+            Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
+                Ok(Ok(result)) => result,
+                Err(_) => Err(Error::new(
+                    ErrorKind::GracePeriod,
+                    format!(
+                        "`{}` does not stop: its handler computes without an await; move that to `spawn_blocking`",
+                        self.name
+                    ),
+                )),
+                Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
                     format!("the worker of `{}` ended with a defect of ours", self.name),
                 )
@@ -402,18 +418,29 @@ impl Broker {
             Ok(sources) => sources,
             Err(problems) => return Error::all(problems).map(|()| unreachable!("there are problems")),
         };
-        let mut opened = Vec::new();
-        for (handler, source) in handlers.iter().zip(&sources) {
-            opened.push(transport.deliveries(handler, source, defaults.fetch_wait).await?);
+        let mut parts = Vec::new();
+        for (((handler, source), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
+            let deliveries = transport.deliveries(&handler, &source, defaults.fetch_wait).await?;
+            parts.push((handler, source, context, stop, deliveries));
         }
+        let workers = self.spawn(parts, recorder.as_ref())?;
+        // Let each worker ask for its first messages before anybody publishes.
+        tokio::task::yield_now().await;
+        Ok(Running { broker: self.clone(), workers })
+    }
+
+    /// Starts the workers, under the lock of all workers: a `disconnect` stops all of these or none is started.
+    fn spawn(&self, parts: Vec<Parts>, recorder: Option<&Recorder>) -> Result<Vec<Arc<Started>>, Error> {
+        let Inner { transport, defaults, closing, .. } = &*self.inner;
+        let mut all = self.workers();
+        if closing.is_cancelled() {
+            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
+        }
+        let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
-        for ((((handler, source), context), stop), deliveries) in
-            handlers.into_iter().zip(sources).zip(contexts).zip(stops).zip(opened)
-        {
-            let beat = Beat::new();
-            let ended = CancellationToken::new();
+        for (handler, source, context, stop, deliveries) in parts {
+            let (beat, ended, delayed) = (Beat::new(), CancellationToken::new(), Arc::new(Delayed::default()));
             let name = handler.name.clone();
-            let delayed = Arc::new(Delayed::default());
             let worker = Worker::new(
                 handler,
                 source.clone(),
@@ -421,20 +448,21 @@ impl Broker {
                 context,
                 beat.clone(),
                 delayed.clone(),
-                recorder.clone(),
+                recorder.cloned(),
                 defaults.batch_size,
             );
-            let (stopping, grace, done) = (stop.clone(), defaults.shutdown_grace, ended.clone().drop_guard());
+            // Also when the worker panics, so that health does not speak of a handler that is gone.
+            let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
+            let stopping = stop.clone();
             let task = tokio::spawn(async move {
-                let _done = done;
+                let _guards = guards;
                 worker.run(deliveries, stopping, grace).await
             });
-            workers.push(Arc::new(Started { name, source, delayed, beat, stop, ended, task: Mutex::new(Some(task)) }));
+            let task = Mutex::new(Some(task));
+            workers.push(Arc::new(Started { name, source, delayed, beat, grace, stop, ended, task }));
         }
-        self.workers().extend(workers.iter().cloned());
-        // Let each worker ask for its first messages before anybody publishes.
-        tokio::task::yield_now().await;
-        Ok(Running { broker: self.clone(), workers })
+        all.extend(workers.iter().cloned());
+        Ok(workers)
     }
 
     async fn run(&self, running: Running) -> Result<(), Error> {

@@ -14,6 +14,9 @@ use crate::memory::Memory;
 use crate::nats;
 use crate::transport::{Settings, Transport};
 
+/// The longest of all durations: with it a point in time can still be computed.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 
 /// The settings of a [`Broker`]; nothing happens before [`connect`](Builder::connect).
@@ -117,7 +120,7 @@ impl Builder {
     ///
     /// Once connected, a lost connection is always made again.
     pub fn wait_for_server(mut self, wait: Duration) -> Self {
-        self.wait_for_server = wait;
+        self.wait_for_server = wait.min(LONGEST);
         self
     }
 
@@ -139,13 +142,13 @@ impl Builder {
     ///
     /// Messages arrive as soon as they are there; this decides how often an idle handler asks again, and how soon it notices a silent server.
     pub fn fetch_wait(mut self, wait: Duration) -> Self {
-        self.defaults.fetch_wait = wait.max(Duration::from_millis(200));
+        self.defaults.fetch_wait = wait.clamp(Duration::from_millis(200), LONGEST);
         self
     }
 
     /// How long running handlers may take when the broker stops; 30 s unless said.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
-        self.defaults.shutdown_grace = grace;
+        self.defaults.shutdown_grace = grace.min(LONGEST);
         self
     }
 
@@ -153,13 +156,13 @@ impl Builder {
     ///
     /// Keep it below the stream's `duplicate_window` (2 minutes unless changed), within which repetitions are recognised.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.publish_timeout = timeout;
+        self.settings.publish_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How long one request to the JetStream API may take, for streams and consumers; 5 s unless said.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.request_timeout = timeout;
+        self.settings.request_timeout = timeout.min(LONGEST);
         self
     }
 

@@ -20,6 +20,9 @@ pub(crate) const ORIGINAL: &str = "Dead-Letter-Original-";
 /// Which letter a replayed message was.
 pub(crate) const REPLAY_OF: &str = "Dead-Letter-Replay-Of";
 
+/// That a letter came without the original's payload, which is still in its stream.
+pub(crate) const OMITTED: &str = "Dead-Letter-Payload-Omitted";
+
 /// The longest error text in a header, in bytes.
 const MAX_ERROR: usize = 1024;
 
@@ -56,6 +59,13 @@ pub(crate) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
     add("Handler", handler.to_owned());
     add("Time", OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default());
     Outgoing { subject: subject.to_owned().into(), payload: message.payload.clone(), headers }
+}
+
+/// A letter without the bytes of the original, which the server would not take with the letter's own headers.
+pub(crate) fn without_payload(mut letter: Outgoing) -> Outgoing {
+    letter.payload = bytes::Bytes::new();
+    letter.headers.insert(OMITTED, "true");
+    letter
 }
 
 /// A text that fits in a header: one line, and not endless.

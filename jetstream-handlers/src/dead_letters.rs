@@ -7,10 +7,13 @@ use std::time::SystemTime;
 use async_nats::HeaderMap;
 use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::RetentionPolicy;
 use bytes::Bytes;
 
-use crate::dead_letter::{ORIGINAL, PREFIX};
+use crate::api_error::ApiError;
+use crate::dead_letter::{OMITTED, ORIGINAL, PREFIX};
 use crate::error::{Error, ErrorKind};
+use crate::pattern::overlap;
 use crate::transport::{Outgoing, Stored, Transport};
 
 /// The stream of dead letters unless a handler's `dead_letter` belongs to another one.
@@ -173,7 +176,20 @@ impl DeadLetters {
             let message = format!("stream `{}` has no dead letter {sequence}{}", self.stream, self.whose());
             return Err(Error::new(ErrorKind::Config, message));
         };
-        let ack = self.transport.publish(self.again(&letter)).await?;
+        let mut message = self.again(&letter);
+        if letter.headers.get(OMITTED).is_some() {
+            let original = self.transport.stored(&letter.stream, letter.stream_sequence, false).await?;
+            let Some(original) = original.filter(|original| original.subject.as_str() == letter.subject) else {
+                let message = format!(
+                    "dead letter {sequence} has no payload because it was too large, and its original (message {} of stream `{}`) is gone",
+                    letter.stream_sequence, letter.stream
+                );
+                return Err(Error::new(ErrorKind::Config, message));
+            };
+            message.payload = original.payload;
+        }
+        self.check_interest(&letter).await?;
+        let ack = self.transport.publish(message).await?;
         self.transport.delete(&self.stream, sequence).await?;
         Ok(ack)
     }
@@ -184,11 +200,15 @@ impl DeadLetters {
     ///
     /// The first letter that cannot be replayed ends it; those before it are replayed, the others stay.
     pub async fn replay_all(&self) -> Result<usize, Error> {
-        let letters = self.collect(usize::MAX).await?;
-        for letter in &letters {
-            self.replay(letter.sequence).await?;
+        let mut count = 0;
+        for letter in self.collect(usize::MAX).await? {
+            // Somebody else may have replayed or purged it meanwhile.
+            if self.show(letter.sequence).await?.is_some() {
+                self.replay(letter.sequence).await?;
+                count += 1;
+            }
         }
-        Ok(letters.len())
+        Ok(count)
     }
 
     /// Deletes every letter that there is now; gives their number.
@@ -202,6 +222,25 @@ impl DeadLetters {
             self.transport.delete(&self.stream, letter.sequence).await?;
         }
         Ok(letters.len())
+    }
+
+    /// A stream with interest retention acknowledges a message that nobody wants, and forgets it.
+    async fn check_interest(&self, letter: &DeadLetter) -> Result<(), Error> {
+        let failed = |error: ApiError| error.into_error(&format!("looking for who wants `{}`", letter.subject));
+        for name in self.transport.stream_names(&letter.subject).await.map_err(failed)? {
+            let config = self.transport.stream(&name).await.map_err(failed)?;
+            if config.is_some_and(|config| config.retention == RetentionPolicy::Interest) {
+                let consumers = self.transport.consumers(&name).await.map_err(failed)?;
+                if !consumers.iter().any(|(_, filter)| overlap(filter, &letter.subject)) {
+                    let message = format!(
+                        "stream `{name}` has interest retention and no consumer for `{}`, so a replay would be forgotten; the letter stays",
+                        letter.subject
+                    );
+                    return Err(Error::new(ErrorKind::Publish, message));
+                }
+            }
+        }
+        Ok(())
     }
 
     async fn collect(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {

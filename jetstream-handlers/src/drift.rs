@@ -9,6 +9,9 @@ use std::time::Duration;
 use async_nats::jetstream::{consumer, stream};
 use serde_json::Value;
 
+/// How the names of our own entries in a consumer's metadata begin.
+pub(crate) const OURS: &str = "jetstream-handlers.";
+
 /// The mark of a consumer that was deleted and made again, in its metadata.
 pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
 
@@ -41,7 +44,6 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("filter_subjects", true, filters(found), filters(wanted));
     compare("ack_policy", false, word(&found.ack_policy), word(&wanted.ack_policy));
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
-    compare("max_deliver", true, limit(found.max_deliver), limit(wanted.max_deliver));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
     // A consumer that was made again after it was deleted begins where the former one had come to.
     if !found.metadata.contains_key(RESTORED) {
@@ -52,6 +54,11 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
     compare("priority_policy", false, word(&found.priority_policy), word(&wanted.priority_policy));
     compare("priority_groups", false, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
+    // Too many deliveries only make the net wider; too few would end messages that are not dead letters yet.
+    if (1..wanted.max_deliver).contains(&found.max_deliver) {
+        let wanted = format!("unlimited, or at least {}", wanted.max_deliver);
+        differences.push(Difference { field: "max_deliver", found: limit(found.max_deliver), wanted, mutable: true });
+    }
     if (1..concurrency as i64).contains(&found.max_ack_pending) {
         let wanted = format!("at least the concurrency of {concurrency}");
         differences.push(Difference {
@@ -216,7 +223,7 @@ mod tests {
 
     #[test]
     fn every_field_that_a_handler_depends_on_is_compared() {
-        let wanted = consumer::Config { ack_wait: Duration::from_secs(3), ..Default::default() };
+        let wanted = consumer::Config { ack_wait: Duration::from_secs(3), max_deliver: 10_000, ..Default::default() };
         let found = consumer::Config {
             ack_wait: Duration::from_secs(60),
             max_deliver: 7,
@@ -230,7 +237,7 @@ mod tests {
         let fields: Vec<_> = consumer(&found, &wanted, 4).into_iter().map(|difference| difference.field).collect();
         assert_eq!(
             fields,
-            ["ack_policy", "ack_wait", "max_deliver", "backoff", "deliver_policy", "headers_only", "max_ack_pending"]
+            ["ack_policy", "ack_wait", "backoff", "deliver_policy", "headers_only", "max_deliver", "max_ack_pending"]
         );
     }
 

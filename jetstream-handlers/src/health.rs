@@ -13,6 +13,8 @@ pub enum Status {
     /// It gets no messages for this reason, and works on it by itself.
     #[allow(missing_docs)]
     Recovering { reason: String, since: Instant },
+    /// It takes no more messages, and waits for those that it has in hand.
+    Stopping,
     /// It was stopped, and takes no more messages.
     Stopped,
 }
@@ -65,6 +67,7 @@ impl fmt::Display for Health {
                 Status::Recovering { reason, since } => {
                     write!(f, "\n{handler}: recovering for {:.0?}: {reason}", since.elapsed())?;
                 }
+                Status::Stopping => write!(f, "\n{handler}: stopping")?,
                 Status::Stopped => write!(f, "\n{handler}: stopped")?,
             }
         }
@@ -98,11 +101,30 @@ impl Beat {
         self.set(Status::Recovering { reason, since });
     }
 
+    /// Says that the worker has stopped, however it ends.
+    pub(crate) fn stopped_on_drop(&self) -> StoppedOnDrop {
+        StoppedOnDrop(self.clone())
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.set(Status::Stopping);
+    }
+
     pub(crate) fn stopped(&self) {
         self.set(Status::Stopped);
     }
 
     fn set(&self, status: Status) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = status;
+    }
+}
+
+/// Sets the health of a worker to stopped when it is dropped.
+#[derive(Debug)]
+pub(crate) struct StoppedOnDrop(Beat);
+
+impl Drop for StoppedOnDrop {
+    fn drop(&mut self) {
+        self.0.stopped();
     }
 }

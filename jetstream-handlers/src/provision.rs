@@ -3,6 +3,7 @@
 //! First everything is looked at and every problem collected; only without a problem is anything made.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use futures::StreamExt as _;
@@ -78,7 +79,10 @@ pub(crate) async fn restore_consumer(
     source: &Source,
     start: Option<u64>,
 ) -> Result<(), Error> {
-    let mut wanted = consumer_config(handler);
+    // As it was, with what the operator had changed.
+    let mut wanted = (*source.config).clone();
+    wanted.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::OURS));
+    wanted.deliver_policy = consumer::DeliverPolicy::All;
     if let Some(start_sequence) = start {
         wanted.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
         wanted.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
@@ -146,6 +150,8 @@ pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Resul
 impl Source {
     /// Takes over what the consumer on the server says.
     fn adopt(&mut self, found: &consumer::Config) {
+        self.existed = true;
+        self.config = Arc::new(found.clone());
         self.ack_wait = found.ack_wait;
         self.max_ack_pending =
             usize::try_from(found.max_ack_pending).ok().filter(|bound| *bound > 0).unwrap_or(usize::MAX);
@@ -184,18 +190,38 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Source, Pr
             );
             return Err(Error::new(ErrorKind::Config, message));
         }
-        streams.find(&format!("the dead letters of `{}`", handler.name), subject, None).await?;
+        let letters = streams.find(&format!("the dead letters of `{}`", handler.name), subject, None).await?;
+        check_letters(streams, handler, &stream, &letters)?;
     }
-    let work_queue =
-        streams.known.get(&stream).is_some_and(|known| known.config.retention == stream::RetentionPolicy::WorkQueue);
+    let retention = streams.known.get(&stream).map_or(stream::RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Source {
-        work_queue,
+        config: Arc::new(consumer_config(handler)),
+        existed: false,
+        keeps_handled: retention == stream::RetentionPolicy::Limits,
+        work_queue: retention == stream::RetentionPolicy::WorkQueue,
         stream,
         consumer: plan.queue.clone(),
         ack_wait: plan.ack_wait(),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
     })
+}
+
+/// A dead letter is lost in a stream that acknowledges what it does not keep; one that is made now is replicated like the origin.
+fn check_letters(streams: &mut Streams<'_>, handler: &Handler, stream: &str, letters: &str) -> Result<(), Problem> {
+    let replicas = streams.known.get(stream).map_or(1, |known| known.config.num_replicas);
+    let Some(known) = streams.known.get_mut(letters) else { return Ok(()) };
+    if !known.exists && !streams.transport.settings().streams.iter().any(|declared| declared.name == letters) {
+        known.config.num_replicas = known.config.num_replicas.max(replicas);
+    }
+    if known.config.retention == stream::RetentionPolicy::Limits && !known.config.no_ack {
+        return Ok(());
+    }
+    let message = format!(
+        "`{}`: its dead letters would go to stream `{letters}`, which does not keep them for sure (it has interest or work-queue retention, or `no_ack`); set `dead_letter` to a subject of a stream with limits retention, or to `false`",
+        handler.name
+    );
+    Err(Error::new(ErrorKind::StreamMismatch, message))
 }
 
 /// Compares the consumer on the server, if there is one, with what the handler needs.
@@ -232,7 +258,9 @@ fn agree(handler: &Handler, source: &Source, found: &consumer::Config) -> Result
         ),
     };
     let net = match differences.iter().any(|difference| difference.field == "max_deliver") {
-        true => "; the server's `max_deliver` is the handler's own plus a margin, see the attribute's documentation",
+        true => {
+            "; the server's `max_deliver` is the net under the handler's own, and what it ends is never delivered again"
+        }
         false => "",
     };
     Err(Error::new(

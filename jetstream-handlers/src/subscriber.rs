@@ -89,12 +89,18 @@ pub enum Ack {
     Confirmed,
 }
 
-/// How many deliveries the server grants beyond the handler's own `max_deliver`.
+/// The longest of all durations: with it a point in time can still be computed, and the server still counts its nanoseconds.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The shortest `ack_wait`, of which a third is still enough for a signal to arrive; the attribute refuses a shorter one.
+const SHORTEST_ACK_WAIT: Duration = Duration::from_millis(100);
+
+/// How many deliveries the server grants, whatever the handler's own `max_deliver`.
 ///
-/// Ours decides; the server's is the net under it for messages that end without an answer again and again.
-/// The margin holds the deliveries that are no attempts: those handed back by a stopping process,
-/// and those at which the copy of a dead letter could not be stored.
-const DELIVERY_MARGIN: u32 = 25;
+/// Ours decides; the server's is the net under it for messages that cannot even be received,
+/// and so large because what it ends is never delivered again: it must not be used up by deliveries that are no
+/// attempts, those handed back by stopping processes and those at which a dead letter could not be stored.
+const SERVER_MAX_DELIVER: u32 = 10_000;
 
 impl Plan<String> {
     pub(crate) fn concurrency(&self) -> usize {
@@ -102,12 +108,12 @@ impl Plan<String> {
     }
 
     pub(crate) fn ack_wait(&self) -> Duration {
-        self.ack_wait.unwrap_or(Duration::from_secs(30))
+        self.ack_wait.unwrap_or(Duration::from_secs(30)).clamp(SHORTEST_ACK_WAIT, LONGEST)
     }
 
     /// How long one call may take; without a limit a handler that hangs would hold its message for ever.
     pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(30 * 60))
+        self.timeout.unwrap_or(Duration::from_secs(30 * 60)).min(LONGEST)
     }
 
     pub(crate) fn max_deliver(&self) -> u32 {
@@ -115,7 +121,8 @@ impl Plan<String> {
     }
 
     pub(crate) fn server_max_deliver(&self) -> i64 {
-        i64::from(self.max_deliver()) + i64::from(DELIVERY_MARGIN)
+        // The same number for most handlers, so that another `max_deliver` in the code is no difference on the server.
+        i64::from(SERVER_MAX_DELIVER.max(self.max_deliver().saturating_mul(2)))
     }
 
     /// How many messages may be unanswered over all replicas.

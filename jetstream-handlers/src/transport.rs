@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::publish::PublishAck;
+pub(crate) use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{consumer, stream};
 use bytes::Bytes;
 
@@ -67,6 +67,12 @@ pub(crate) struct Source {
     pub(crate) ack_wait: Duration,
     /// The consumer's effective one.
     pub(crate) max_ack_pending: usize,
+    /// The consumer as it is on the server, should it have to be made again.
+    pub(crate) config: Arc<consumer::Config>,
+    /// Whether the consumer was there before this start.
+    pub(crate) existed: bool,
+    /// Whether the stream keeps messages that all consumers have done with.
+    pub(crate) keeps_handled: bool,
     /// Whether a message leaves the stream when its consumer has done with it, and stays for ever if that gives up.
     pub(crate) work_queue: bool,
     /// Where dead letters go; `None` where the handler wants none.
@@ -229,6 +235,14 @@ impl Transport {
         }
     }
 
+    /// Notes that a message is about to be tried alone; `true` if that was noted before, and it has not ended since.
+    pub(crate) async fn suspect(&self, source: &Source, sequence: u64) -> Result<bool, Error> {
+        match self {
+            Self::Nats(connection) => connection.suspect(source, sequence).await,
+            Self::Memory(memory) => Ok(memory.suspect(source, sequence)),
+        }
+    }
+
     /// Remembers for every replica that these messages were handed back.
     pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
         match self {
@@ -237,6 +251,15 @@ impl Transport {
                 memory.hand_back(source, sequences);
                 Ok(())
             }
+        }
+    }
+
+    /// Waits until the server has taken all that was sent before.
+    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.round_trip(limit).await,
+            // What is done in memory is done when the call returns.
+            Self::Memory(_) => Ok(()),
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use jetstream_handlers::async_nats::jetstream::{Context as JetStream, consumer};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, ErrorKind, Subscription, stream};
@@ -39,7 +39,7 @@ fn durable(name: &str, filter: &str) -> consumer::Config {
 }
 
 /// The handlers' own 5, and the margin of the server's net.
-const MAX_DELIVER: i64 = 30;
+const MAX_DELIVER: i64 = 10_000;
 
 async fn names(jetstream: &JetStream) -> BTreeSet<String> {
     jetstream.stream_names().try_collect().await.unwrap()
@@ -437,7 +437,7 @@ async fn a_consumer_is_made_as_its_handler_says() {
     assert!(plain.max_ack_pending >= 1000, "{}", plain.max_ack_pending);
     let elaborate = consumer_info(&jetstream, "ORDERS", "elaborate").await.config;
     assert_eq!(elaborate.filter_subject, "orders.created");
-    assert_eq!((elaborate.ack_wait, elaborate.max_deliver), (Duration::from_secs(45), 34));
+    assert_eq!((elaborate.ack_wait, elaborate.max_deliver), (Duration::from_secs(45), MAX_DELIVER));
     assert_eq!(elaborate.backoff, Vec::<Duration>::new(), "the server's own acts on missed acks alone");
     assert!(elaborate.max_ack_pending >= plain.max_ack_pending, "{}", elaborate.max_ack_pending);
 }
@@ -500,10 +500,13 @@ async fn a_consumer_that_differs_is_an_error_and_stays_as_it_is() {
     const EDIT: &str = "nats consumer edit SHOP";
     const ANOTHER: &str = "give the handler another `queue`";
     type Change = fn(&mut consumer::Config);
-    let cases: [(&str, Change, &[&str]); 12] = [
+    let cases: [(&str, Change, &[&str]); 11] = [
         ("ack-wait", |c| c.ack_wait = Duration::from_secs(60), &["ack_wait is 60s on the server, 30s here", EDIT]),
-        ("max-deliver", |c| c.max_deliver = 7, &["max_deliver is 7 on the server, 30 here", "margin", EDIT]),
-        ("unlimited", |c| c.max_deliver = -1, &["max_deliver is unlimited on the server, 30 here"]),
+        (
+            "max-deliver",
+            |c| c.max_deliver = 7,
+            &["max_deliver is 7 on the server, unlimited, or at least 10000 here", "net", EDIT],
+        ),
         (
             "backoff",
             |c| c.backoff = vec![Duration::from_secs(30), Duration::from_secs(90)],
@@ -571,7 +574,7 @@ async fn every_difference_of_a_consumer_is_named_at_once() {
     let told = [
         "`provisioning::drifted`",
         "ack_wait is 60s on the server, 20s here",
-        "max_deliver is 7 on the server, 28 here",
+        "max_deliver is 7 on the server, unlimited, or at least 10000 here",
         "headers_only is true on the server, false here",
     ];
     assert_says(connect(&server).await.start_groups(["drifted"]).await, ErrorKind::ConsumerMismatch, &told);
@@ -800,14 +803,18 @@ async fn replicated_elsewhere(_: u64) {}
 
 #[tokio::test]
 async fn replicas_that_start_at_once_on_an_empty_server_all_succeed() {
-    for round in 0..5 {
+    for round in 0..10 {
         let server = Server::start().await;
         let seen = Seen::default();
         let mut brokers = Vec::new();
         for _ in 0..4 {
             brokers.push(Broker::builder().servers([server.url()]).state(seen.clone()).connect().await.unwrap());
         }
-        let starts = brokers.iter().map(|broker| broker.start_groups(["replica"]));
+        // In step, and out of step: each request of one may fall between any two of another.
+        let starts = brokers.iter().zip(0..).map(async |(broker, place)| {
+            tokio::time::sleep(Duration::from_micros(round * place * 150)).await;
+            broker.start_groups(["replica"]).await
+        });
         let publishes = brokers.iter().map(|broker| broker.publish("orders.created", &round));
         let (started, published) =
             futures::join!(futures::future::join_all(starts), futures::future::join_all(publishes));
@@ -822,6 +829,77 @@ async fn replicas_that_start_at_once_on_an_empty_server_all_succeed() {
             running.shutdown().await.unwrap();
         }
         assert_eq!(names(&server.jetstream().await).await, set(&["DLQ", "MONEY", "ORDERS"]));
+    }
+}
+
+/// A broker whose requests to the API pass through us; right after the answer to `request`, or
+/// right before a `STREAM.CREATE` is passed on, another process makes the stream `made`.
+async fn overtaken(server: &Server, request: &'static str, made: stream::Config) -> Broker {
+    let client = server.client().await;
+    let jetstream = server.jetstream().await;
+    let mut requests = client.subscribe("slow.API.>").await.unwrap();
+    client.flush().await.unwrap();
+    tokio::spawn(async move {
+        let mut made = Some(made);
+        while let Some(message) = requests.next().await {
+            let subject = message.subject.strip_prefix("slow.API.").unwrap();
+            let overtake = subject.starts_with(request) && made.is_some();
+            if overtake && request.starts_with("STREAM.CREATE") {
+                jetstream.create_stream(made.take().unwrap()).await.unwrap();
+            }
+            let (subject, reply) = (format!("$JS.API.{subject}"), message.reply.unwrap());
+            if subject.contains("CONSUMER.MSG.NEXT") {
+                client.publish_with_reply(subject, reply, message.payload).await.unwrap();
+                continue;
+            }
+            let answer = client.request(subject, message.payload).await.unwrap();
+            if overtake && let Some(made) = made.take() {
+                jetstream.create_stream(made).await.unwrap();
+            }
+            client.publish(reply, answer.payload).await.unwrap();
+        }
+    });
+    Broker::builder().servers([server.url()]).api_prefix("slow.API").connect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_that_another_process_makes_meanwhile_is_taken_if_it_fits() {
+    let fits = |name| stream::Config { max_messages: 1000, ..on(name, &["orders.created", "orders.*.late"]) };
+    for (request, group, made) in [
+        ("STREAM.NAMES", "frugal", on("ORDERS", &["orders.>"])),
+        ("STREAM.NAMES", "frugal", fits("ORDERS")),
+        ("STREAM.INFO.ORDERS", "frugal", on("ORDERS", &["orders.>"])),
+        ("STREAM.CREATE.ORDERS", "frugal", on("ORDERS", &["orders.>"])),
+        ("STREAM.CREATE.ORDERS", "frugal", stream::Config { max_messages: 1000, ..on("ORDERS", &["orders.>"]) }),
+        ("STREAM.INFO.SHOP", "frugal-named", on("SHOP", &["orders.>"])),
+        ("STREAM.INFO.SHOP", "frugal-named", fits("SHOP")),
+        ("STREAM.CREATE.SHOP", "frugal-named", on("SHOP", &["orders.>"])),
+    ] {
+        let server = Server::start().await;
+        let (name, limit) = (made.name.clone(), made.max_messages);
+        let broker = overtaken(&server, request, made).await;
+        let running = broker.start_groups([group]).await;
+        let running = running.unwrap_or_else(|error| panic!("{name} made at {request}: {error:?}"));
+        running.shutdown().await.unwrap();
+        let found = stream_config(&server.jetstream().await, &name).await;
+        assert_eq!(found.max_messages.max(0), limit, "{request}: it is the other's");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_another_process_makes_meanwhile_is_an_error_if_it_does_not_fit() {
+    for (request, group, made, kind, told) in [
+        ("STREAM.NAMES", "frugal", on("ORDERS", &["orders.lost"]), ErrorKind::StreamNotFound, "[\"orders.lost\"]"),
+        ("STREAM.CREATE.ORDERS", "frugal", on("ORDERS", &["lost"]), ErrorKind::StreamNotFound, "[\"lost\"]"),
+        ("STREAM.CREATE.ORDERS", "frugal", on("OTHER", &["orders.lost"]), ErrorKind::StreamOverlap, "stream `OTHER`"),
+        ("STREAM.INFO.SHOP", "frugal-named", on("OTHER", &["orders.>"]), ErrorKind::StreamOverlap, "stream `OTHER`"),
+        ("STREAM.CREATE.SHOP", "frugal-named", on("SHOP", &["shop"]), ErrorKind::StreamNotFound, "[\"shop\"]"),
+    ] {
+        let server = Server::start().await;
+        let name = made.name.clone();
+        let broker = overtaken(&server, request, made).await;
+        assert_says(broker.start_groups([group]).await, kind, &["`provisioning::frugal", told]);
+        stream_config(&server.jetstream().await, &name).await;
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Consumer {
     pub(super) config: Config,
     /// How often messages were handed back without having been tried.
     pub(super) handed_back: BTreeMap<u64, u64>,
+    /// The messages that were tried alone.
+    pub(super) suspects: BTreeSet<u64>,
     /// The stream sequence from which on nothing was delivered yet.
     next: u64,
     delivered_total: u64,
@@ -58,6 +60,7 @@ impl Consumer {
         Self {
             config,
             handed_back: BTreeMap::new(),
+            suspects: BTreeSet::new(),
             next,
             delivered_total: 0,
             deliveries: BTreeMap::new(),
@@ -208,6 +211,7 @@ impl Consumer {
         self.pending.remove(&sequence);
         self.deliveries.remove(&sequence);
         self.handed_back.remove(&sequence);
+        self.suspects.remove(&sequence);
         self.orphans.retain(|(other, _)| *other != sequence);
         self.again.retain(|other| *other != sequence);
     }

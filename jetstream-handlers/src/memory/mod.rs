@@ -196,6 +196,11 @@ impl Memory {
         });
     }
 
+    /// Notes that a message is about to be tried alone; `true` if that was noted before.
+    pub(crate) fn suspect(&self, source: &Source, sequence: u64) -> bool {
+        self.change(|state| state.consumer_mut(source).is_some_and(|consumer| !consumer.suspects.insert(sequence)))
+    }
+
     pub(crate) fn with_faults<T>(&self, change: impl FnOnce(&mut Faults) -> T) -> T {
         self.change(|state| change(&mut state.faults))
     }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,6 +33,9 @@ use crate::transport::Settings;
 ///
 /// The client library has no way to be told on a client that exists; one look for all handlers costs next to nothing.
 const WATCH_PERIOD: Duration = Duration::from_millis(100);
+
+/// How long a server may take to answer before it is left.
+const PROBE: Duration = Duration::from_secs(1);
 
 /// How long a new connection is given before it counts as silent too.
 const LEAVE_PAUSE: Duration = Duration::from_secs(5);
@@ -109,6 +113,16 @@ impl Connection {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
+    /// Asks an inbox that nobody reads, which the server answers at once: that there is nobody.
+    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
+        let request = async_nats::Request::new().timeout(Some(limit));
+        match self.client.send_request(self.client.new_inbox(), request).await {
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::new(ErrorKind::Timeout, "the server did not answer").with_source(error)),
+        }
+    }
+
     /// Leaves a server that has sent nothing at all since `heard`, for one that does.
     ///
     /// The library would notice only after two pings without an answer.
@@ -117,6 +131,11 @@ impl Connection {
             return;
         }
         // All handlers of the connection notice at the same time; the first acts for all.
+        // A request that nobody answers is refused at once by a server that is alive, whatever the user may do.
+        self.round_trip(PROBE).await.ok();
+        if self.heard() != heard {
+            return;
+        }
         let now = Instant::now();
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
         if left.is_none_or(|left| now - left > LEAVE_PAUSE) {

@@ -28,6 +28,12 @@ const MAX_BATCH: usize = 1000;
 /// How long it may take to look for a consumer that does not answer.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// The longest time between heartbeats, of which two that are missing mean a silent server.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// The shortest time for which a request is made, should the consumer limit it.
+const SHORTEST_EXPIRES: Duration = Duration::from_millis(10);
+
 /// How often it is read how far a busy consumer has come.
 const FLOOR_PERIOD: Duration = Duration::from_secs(5);
 
@@ -68,6 +74,8 @@ pub(crate) struct Pull {
     last_heard: Instant,
     /// What the connection had heard in all when the last request was sent.
     heard_at_request: u64,
+    /// The client has ended, and nothing will ever come.
+    dead: bool,
     /// The server sends no heartbeats: see whether it sends anything.
     silent: bool,
 
@@ -137,9 +145,10 @@ impl Pull {
             next_number: 0,
             last_heard: Instant::now(),
             heard_at_request: 0,
+            dead: false,
             silent: false,
             floor: None,
-            reading_floor: None,
+            reading_floor: source.existed.then(|| read_floor(connection.clone(), source.clone())),
             next_floor: Some(Instant::now()),
             events: VecDeque::new(),
             trouble: None,
@@ -178,13 +187,16 @@ impl Pull {
             };
             tokio::select! {
                 biased;
-                message = self.subscriber.next() => match message {
+                message = self.subscriber.next(), if !self.dead => match message {
                     Some(message) => self.receive(message),
-                    None => self.fail("the connection is closed", false),
+                    None => {
+                        self.dead = true;
+                        self.fail("the connection was given up for good", false);
+                    }
                 },
                 result = looking => self.looked(result),
                 result = reading_floor => self.read_floor(result),
-                Some(advisory) = self.advisories.next() => self.given_up(&advisory),
+                Some(advisory) = self.advisories.next(), if !self.dead => self.given_up(&advisory),
                 Ok(()) = self.epoch.changed() => {
                     // What was asked of the former connection will not be answered.
                     self.forget_requests();
@@ -202,6 +214,9 @@ impl Pull {
     /// Cancel safe: a message is taken from the subscription only to be returned.
     pub(crate) async fn last(&mut self) -> Option<Delivery> {
         self.room = 0;
+        if !self.connection.is_connected() {
+            return None;
+        }
         loop {
             if let Some(event) = self.events.pop_front() {
                 match event {
@@ -219,6 +234,8 @@ impl Pull {
                     continue;
                 }
                 self.subscriber.drain().await.ok();
+                // What the server gives up from now on is for a replica that stays.
+                self.advisories.unsubscribe().await.ok();
                 self.draining = true;
             }
             match timeout_at(Instant::now() + DRAIN, self.subscriber.next()).await {
@@ -230,6 +247,9 @@ impl Pull {
 
     /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
     async fn ask(&mut self) {
+        if self.dead {
+            return;
+        }
         if self.silent {
             self.connection.leave_if_silent(self.heard_at_request).await;
             self.silent = false;
@@ -282,7 +302,7 @@ impl Pull {
 
     /// Half of the time a request lives is the longest that the server accepts.
     fn heartbeat(&self) -> Duration {
-        self.expires / 2
+        (self.expires / 2).min(LONGEST_HEARTBEAT)
     }
 
     /// When something is to be done even if nothing arrives.
@@ -311,8 +331,9 @@ impl Pull {
                     trouble.looking = Some(Box::pin(async move {
                         let restored = async {
                             let start = match floor {
-                                Some(floor) => connection.start_sequence(&source, floor).await?,
-                                None => None,
+                                // A work queue has forgotten what was handled, and delivers all it has or nothing (10101).
+                                Some(floor) if !source.work_queue => connection.start_sequence(&source, floor).await?,
+                                _ => None,
                             };
                             restore_consumer(&Transport::Nats(connection.clone()), &handler, &source, start).await
                         };
@@ -383,8 +404,7 @@ impl Pull {
     fn want_floor(&mut self) {
         if self.next_floor.is_some_and(|next| next <= self.last_heard) {
             self.next_floor = Some(self.last_heard + FLOOR_PERIOD);
-            let (connection, source) = (self.connection.clone(), self.source.clone());
-            self.reading_floor = Some(Box::pin(async move { connection.floor(&source).await }));
+            self.reading_floor = Some(read_floor(self.connection.clone(), self.source.clone()));
         }
     }
 
@@ -451,7 +471,10 @@ impl Pull {
             }
             409 if text.contains("Exceeded MaxRequestExpires") => {
                 self.end(number, left);
-                self.expires = (self.expires / 2).max(Duration::from_millis(200));
+                self.expires = (self.expires / 2).max(SHORTEST_EXPIRES);
+                if self.expires == SHORTEST_EXPIRES {
+                    self.fail(text, false);
+                }
             }
             // Nobody takes requests: the consumer is gone, or its leader is away.
             503 => {
@@ -511,6 +534,10 @@ impl Pull {
             self.events.push_back(Event::Running);
         }
     }
+}
+
+fn read_floor(connection: Arc<Connection>, source: Source) -> BoxFuture<'static, Result<Floor, Error>> {
+    Box::pin(async move { connection.floor(&source).await })
 }
 
 async fn subscribe(connection: &Connection) -> Result<(String, Subscriber), Error> {

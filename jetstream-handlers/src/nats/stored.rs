@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr as _;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, HeaderValue};
@@ -11,18 +11,28 @@ use async_nats::jetstream::{ErrorCode, consumer, stream};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Connection;
-use crate::api_error::ApiError;
+use crate::backoff::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::transport::{Source, Stored};
 
 /// Where in a consumer's metadata the handed-back messages stand.
 const HANDED_BACK: &str = "jetstream-handlers.handed-back";
 
-/// The most messages remembered as handed back; the server holds at most 128 KiB of metadata.
-const MAX_HANDED_BACK: usize = 4000;
+/// Where in a consumer's metadata the messages stand that were tried alone.
+const TRIED_ALONE: &str = "jetstream-handlers.tried-alone";
+
+/// The most messages in one entry; the server holds at most 128 KiB of metadata.
+const MAX_COUNTS: usize = 3000;
+
+/// How often an entry is written until it has stayed.
+const WRITES: usize = 5;
+
+/// How long others may finish their own writing.
+const WRITE_PAUSE: Duration = Duration::from_millis(15);
 
 /// Up to where every message of a consumer had ended at some time, in the stream that was made at this time.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +101,7 @@ impl Connection {
 
     /// How many messages of a consumer are not delivered yet, or not answered.
     pub(crate) async fn unanswered(&self, source: &Source) -> Result<u64, Error> {
-        let info = self.consumer_info(source).await?;
+        let info: consumer::Info = self.consumer_info(source).await?;
         // Right after a message was stored its consumer may not know of it yet, and count nothing.
         let last = self.last_sequence(&source.stream, &info.config.filter_subject).await?;
         let unheard_of = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
@@ -100,39 +110,75 @@ impl Connection {
 
     /// How often each message of a consumer was handed back without having been tried.
     pub(crate) async fn handed_back(&self, source: &Source) -> Result<BTreeMap<u64, u64>, Error> {
-        Ok(read(&self.consumer_info(source).await?.config))
+        Ok(read(&self.consumer_info::<Value>(source).await?, HANDED_BACK))
     }
 
     /// Remembers that these messages were handed back, so that nobody counts the delivery as a failed attempt.
-    ///
-    /// The consumer's metadata is the one place that every replica reads and that lives as long as the count of deliveries does.
     pub(crate) async fn hand_back(&self, source: &Source, sequences: &[u64]) -> Result<(), Error> {
-        let info = self.consumer_info(source).await?;
-        let mut counts = read(&info.config);
-        // What is below the floor has ended.
-        counts.retain(|sequence, _| *sequence > info.ack_floor.stream_sequence);
-        for sequence in sequences {
-            *counts.entry(*sequence).or_default() += 1;
+        self.count(source, HANDED_BACK, sequences).await.map(drop)
+    }
+
+    /// Notes that a message is about to be tried alone; `true` if that was noted before.
+    pub(crate) async fn suspect(&self, source: &Source, sequence: u64) -> Result<bool, Error> {
+        Ok(self.count(source, TRIED_ALONE, &[sequence]).await?.contains_key(&sequence))
+    }
+
+    /// Counts messages up in an entry of the consumer's metadata; gives the counts as they were.
+    ///
+    /// The metadata is the one place that every replica reads and that lives as long as the count of deliveries does.
+    /// Several replicas may write at once, and the last one wins; so each looks whether its own word has stayed.
+    async fn count(&self, source: &Source, key: &str, sequences: &[u64]) -> Result<BTreeMap<u64, u64>, Error> {
+        let mut info: Value = self.consumer_info(source).await?;
+        let before = read(&info, key);
+        let goal: BTreeMap<u64, u64> = sequences
+            .iter()
+            .map(|sequence| (*sequence, before.get(sequence).copied().unwrap_or_default() + 1))
+            .collect();
+        for _ in 0..WRITES {
+            let floor = info["ack_floor"]["stream_seq"].as_u64().unwrap_or_default();
+            let mut counts = read(&info, key);
+            // What is below the floor has ended.
+            counts.retain(|sequence, _| *sequence > floor);
+            counts.extend(goal.iter().map(|(sequence, count)| (*sequence, *count)));
+            while counts.len() > MAX_COUNTS {
+                counts.pop_first();
+            }
+            self.write(source, &mut info, key, &counts).await?;
+            info = self.consumer_info(source).await?;
+            let now = read(&info, key);
+            if goal.iter().all(|(sequence, count)| now.get(sequence).is_some_and(|now| now >= count)) {
+                return Ok(before);
+            }
+            tokio::time::sleep(jittered(WRITE_PAUSE)).await;
         }
-        while counts.len() > MAX_HANDED_BACK {
-            counts.pop_first();
-        }
-        let mut config = info.config;
-        config.metadata.retain(|key, _| !key.starts_with("_nats."));
+        let message = format!("others write the metadata of consumer `{}` all the time", source.consumer);
+        Err(Error::new(ErrorKind::Server, message))
+    }
+
+    /// Sends the consumer's configuration back with one entry of its metadata changed, and all else as it is.
+    async fn write(
+        &self,
+        source: &Source,
+        info: &mut Value,
+        key: &str,
+        counts: &BTreeMap<u64, u64>,
+    ) -> Result<(), Error> {
         let text: Vec<_> = counts.iter().map(|(sequence, count)| format!("{sequence}:{count}")).collect();
-        config.metadata.insert(HANDED_BACK.to_owned(), text.join(","));
-        // One filter belongs at the end of the subject, several do not.
+        let config = &mut info["config"];
+        let mut metadata = config["metadata"].as_object().cloned().unwrap_or_default();
+        metadata.retain(|key, _| !key.starts_with("_nats."));
+        metadata.insert(key.to_owned(), Value::from(text.join(",")));
+        config["metadata"] = Value::from(metadata);
         let Source { stream, consumer, .. } = source;
         let mut subject = format!("CONSUMER.CREATE.{stream}.{consumer}");
-        if !config.filter_subject.is_empty() {
+        // One filter belongs at the end of the subject, several do not.
+        if let Some(filter) = config["filter_subject"].as_str().filter(|filter| !filter.is_empty()) {
             subject.push('.');
-            subject.push_str(&config.filter_subject);
+            subject.push_str(filter);
         }
         let request = json!({ "stream_name": stream, "config": config, "action": "update" });
-        let updated: Result<consumer::Info, ApiError> = self.api(&subject, &request).await;
-        updated
-            .map(drop)
-            .map_err(|error| error.into_error(&format!("remembering what was handed back to consumer `{consumer}`")))
+        let written = self.api::<Value>(&subject, &request).await;
+        written.map(drop).map_err(|error| error.into_error(&format!("writing the metadata of consumer `{consumer}`")))
     }
 
     /// Up to where a consumer has done with its stream, for the day that it is deleted.
@@ -144,7 +190,7 @@ impl Connection {
             .await
             .map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?;
         let created = SystemTime::from(info.created);
-        Ok(Floor { created, sequence: self.consumer_info(source).await?.ack_floor.stream_sequence })
+        Ok(Floor { created, sequence: self.consumer_info::<consumer::Info>(source).await?.ack_floor.stream_sequence })
     }
 
     /// Where a consumer that was deleted has to begin again: behind the floor, if this is still the same stream.
@@ -158,7 +204,7 @@ impl Connection {
         Ok((same && floor.sequence > 0).then_some(floor.sequence + 1))
     }
 
-    async fn consumer_info(&self, source: &Source) -> Result<consumer::Info, Error> {
+    async fn consumer_info<T: DeserializeOwned>(&self, source: &Source) -> Result<T, Error> {
         let Source { stream, consumer, .. } = source;
         let info = self.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await;
         info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))
@@ -180,8 +226,9 @@ fn parse_headers(block: &[u8]) -> HeaderMap {
     headers
 }
 
-fn read(config: &consumer::Config) -> BTreeMap<u64, u64> {
-    let text = config.metadata.get(HANDED_BACK).map(String::as_str).unwrap_or_default();
+/// The counts in one entry of a consumer's metadata.
+fn read(info: &Value, key: &str) -> BTreeMap<u64, u64> {
+    let text = info["config"]["metadata"][key].as_str().unwrap_or_default();
     let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
     pairs.filter_map(|(sequence, count)| Some((sequence.parse().ok()?, count.parse().ok()?))).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
 
@@ -20,20 +20,34 @@ const UNSAID: Duration = Duration::from_secs(60);
 /// How many failures are kept until their dead letters can be stored; beyond it a letter says less.
 const MAX_UNBURIED: usize = 1000;
 
+/// How often a message is tried alone where that cannot be noted for the next process.
+const UNNOTED_TRIES: u64 = 10;
+
 /// What a worker knows of the deliveries that were no attempts.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     /// Until when the server is not asked, for it did not answer: a user without the permission would wait each time.
     unsaid_until: Mutex<Option<Instant>>,
     /// Why messages failed whose dead letters could not be stored; they come again, and are not tried again.
-    unburied: Mutex<BTreeMap<u64, Failure>>,
+    unburied: Mutex<BTreeMap<Key, Failure>>,
+}
+
+/// A message for as long as it is the same one: a stream that was replaced counts from 1 again.
+type Key = (u64, SystemTime);
+
+/// What is done with a delivery.
+pub(super) enum Verdict {
+    Try,
+    /// Its attempts ended without an answer, perhaps only because another message killed the process: try it alone.
+    TryAlone,
+    Bury(Outcome),
 }
 
 impl Attempts {
     /// Keeps the failure of a message for its next delivery.
-    pub(super) fn remember(&self, sequence: u64, failure: Failure) {
+    pub(super) fn remember(&self, info: &Info, failure: Failure) {
         let mut unburied = self.unburied.lock().unwrap_or_else(PoisonError::into_inner);
-        unburied.insert(sequence, failure);
+        unburied.insert((info.stream_sequence(), info.stored_at()), failure);
         if unburied.len() > MAX_UNBURIED {
             unburied.pop_first();
         }
@@ -67,25 +81,41 @@ impl Worker {
         }
     }
 
-    /// A message that shall not be tried again: its attempts are used up, but it is no dead letter yet.
+    /// Whether a message shall be tried once more.
     ///
-    /// Either that could not be stored, or the attempts ended without an answer:
-    /// the handler kills its process, or never comes back.
-    pub(super) async fn unanswered(&self, info: &Info) -> Option<Outcome> {
-        let known =
-            self.attempts.unburied.lock().unwrap_or_else(PoisonError::into_inner).remove(&info.stream_sequence());
+    /// It shall not if its attempts are used up and it is no dead letter yet: that could not be stored,
+    /// or the attempts ended without an answer, because a handler killed its process or never came back.
+    /// Deliveries alone do not tell the killer from the messages that were in hand with it,
+    /// so each of them is tried once more, alone; only one that does not answer then either is buried.
+    pub(super) async fn verdict(&self, info: &Info) -> Verdict {
+        let key = (info.stream_sequence(), info.stored_at());
+        let known = self.attempts.unburied.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if known.is_some() {
-            return Some(Outcome { settle: Settle::Terminate, failure: known });
+            return Verdict::Bury(Outcome { settle: Settle::Terminate, failure: known });
         }
         let max_deliver = u64::from(self.handler.plan.max_deliver());
         if info.delivered() <= max_deliver {
-            return None;
+            return Verdict::Try;
         }
         let before = self.attempt(info).await - 1;
-        (before >= max_deliver).then(|| {
-            let error = format!("{before} attempts ended without an answer; the handler may have killed its process");
-            Outcome::failed(Settle::Terminate, Reason::Killed, error)
-        })
+        if before < max_deliver {
+            return Verdict::Try;
+        }
+        let tried_alone = match self.transport.suspect(&self.source, info.stream_sequence()).await {
+            Ok(tried_alone) => tried_alone,
+            Err(error) => {
+                tracing::warn!(handler = self.handler.name, "cannot note that a message is tried alone: {error}");
+                before >= max_deliver + UNNOTED_TRIES
+            }
+        };
+        match tried_alone {
+            false => Verdict::TryAlone,
+            true => {
+                let error =
+                    format!("{before} attempts ended without an answer; the handler may have killed its process");
+                Verdict::Bury(Outcome::failed(Settle::Terminate, Reason::Killed, error))
+            }
+        }
     }
 
     /// Lets every replica know that these deliveries were no attempts.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use tracing::Instrument as _;
 
 use super::Worker;
+use super::attempts::Verdict;
 use crate::message::Message;
 use crate::settle::{Outcome, Reason, Settle};
 use crate::subscriber::Slot;
@@ -48,9 +49,14 @@ impl Lane {
         self.hand().current = Some((arrived, acker));
     }
 
-    fn free(&self) {
+    /// The message is answered; one that has `ended` may be asked about later, one that waits for its next attempt not,
+    /// because every word about it would begin its `ack_wait` anew.
+    fn free(&self, ended: bool) {
         let mut hand = self.hand();
-        hand.last = hand.current.take().map(|(_, acker)| acker);
+        let current = hand.current.take();
+        if ended {
+            hand.last = current.map(|(_, acker)| acker);
+        }
     }
 
     fn hand(&self) -> MutexGuard<'_, Hand> {
@@ -63,7 +69,7 @@ impl Worker {
     /// Handles messages one after the other until there is nothing more to take.
     pub(super) async fn work(&self, lane: &Lane) {
         let mut slot = Slot::new();
-        while let Some((arrived, delivery)) = self.waiting.pop().await {
+        while let Some((arrived, delivery)) = self.waiting.pop(self.source.ack_wait).await {
             lane.take(arrived, delivery.acker.clone());
             let message = &delivery.message;
             let span = tracing::info_span!(
@@ -73,16 +79,23 @@ impl Worker {
                 sequence = message.info.stream_sequence(),
                 delivered = message.info.delivered(),
             );
-            async {
-                let outcome = match self.unanswered(&message.info).await {
-                    Some(outcome) => outcome,
-                    None => self.call(&mut slot, message).await,
+            let ended = async {
+                let outcome = match self.verdict(&message.info).await {
+                    Verdict::Bury(outcome) => outcome,
+                    Verdict::Try => {
+                        let _with_others = self.alone.read().await;
+                        self.call(&mut slot, message).await
+                    }
+                    Verdict::TryAlone => {
+                        let _alone = self.alone.write().await;
+                        self.call(&mut slot, message).await
+                    }
                 };
-                self.settle(&delivery, outcome).await;
+                self.settle(&delivery, outcome).await
             }
             .instrument(span)
             .await;
-            lane.free();
+            lane.free(ended);
         }
     }
 
@@ -101,12 +114,20 @@ impl Worker {
                 Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
             }
         };
-        slot.clear();
+        // What the call held is dropped here, and may panic in turn.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.clear())) {
+            tracing::error!("the cancelled call panicked while it was dropped: {}", said(&*panic));
+            *slot = Slot::new();
+        }
         outcome
     }
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", said(panic)))
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", message.unwrap_or("(no message)")))
+    message.unwrap_or("(no message)")
 }

@@ -9,13 +9,14 @@ mod lane;
 mod settle;
 mod waiting;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use tokio::sync::{RwLock, mpsc};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +38,12 @@ const DEFAULT_BATCH: usize = 10;
 /// How many messages that the server gave up can wait to be stored as dead letters.
 const MAX_GIVEN_UP: usize = 1024;
 
+/// How long the stop waits for any answer; a user who may not publish to an inbox gets none.
+const ROUND_TRIP: Duration = Duration::from_secs(1);
+
+/// How long handing back may take.
+const HAND_BACK: Duration = Duration::from_secs(5);
+
 /// How long the stop waits for the server's word that it has the last acks.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
@@ -50,6 +57,8 @@ pub(crate) struct Worker {
     batch_size: usize,
     waiting: Waiting,
     attempts: Attempts,
+    /// Held to read by every call, and to write by one that is tried alone.
+    alone: RwLock<()>,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
     lanes: Vec<Lane>,
@@ -69,8 +78,21 @@ impl Worker {
     ) -> Self {
         let lanes = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
         let batch_size = handler.plan.batch_size.or(batch_size).unwrap_or(DEFAULT_BATCH);
-        let (waiting, attempts) = (Waiting::default(), Attempts::default());
-        Self { handler, source, transport, context, beat, delayed, recorder, batch_size, waiting, attempts, lanes }
+        let (waiting, attempts, alone) = (Waiting::default(), Attempts::default(), RwLock::default());
+        Self {
+            handler,
+            source,
+            transport,
+            context,
+            beat,
+            delayed,
+            recorder,
+            batch_size,
+            waiting,
+            attempts,
+            alone,
+            lanes,
+        }
     }
 
     /// Works until `stop`, then hands back what waits and gives what runs `grace` to end.
@@ -93,10 +115,9 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                // These three do not end before the stop; being polled here is what runs them.
-                Some(()) = lanes.next() => {}
+                // The heartbeat, the lanes and the undertaker do not end before the stop; being polled here is what runs them.
                 () = &mut heartbeat => {}
-                () = &mut undertaker => {}
+                // Before the lanes: what has arrived and is not known here gets no heartbeat.
                 event = deliveries.next() => match event {
                     Event::Delivery(delivery) => self.waiting.push(delivery),
                     Event::Recovering(reason) => self.beat.recovering(reason),
@@ -107,9 +128,12 @@ impl Worker {
                         }
                     }
                 },
+                Some(()) = lanes.next() => {}
+                () = &mut undertaker => {}
                 () = self.waiting.taken() => {}
             }
         }
+        self.beat.stopping();
 
         let running = async {
             tokio::select! {
@@ -118,25 +142,34 @@ impl Worker {
             }
         };
         let hand_back = async {
-            let waiting = self.waiting.close();
-            self.hand_back(&waiting).await;
-            let mut late = Vec::new();
+            // First the inbox is given up: what is handed back while it is open would come right back.
+            let mut waiting = self.waiting.close();
             while let Some(delivery) = deliveries.last().await {
-                late.push(delivery);
+                waiting.push(delivery);
             }
-            self.hand_back(&late).await;
-            late.into_iter().chain(waiting).next().map(|delivery| delivery.acker)
+            if timeout(HAND_BACK, self.hand_back(&waiting)).await.is_err() {
+                tracing::warn!(
+                    handler = self.handler.name,
+                    "what could not be handed back comes again after its ack_wait"
+                );
+            }
         };
-        let (finished, handed_back) = futures::join!(timeout(grace, running), hand_back);
-        drop(lanes);
+        let (finished, ()) = futures::join!(timeout(grace, running), hand_back);
+        // What cancelled handlers held is dropped here, and may panic.
+        if catch_unwind(AssertUnwindSafe(|| drop(lanes))).is_err() {
+            tracing::error!(handler = self.handler.name, "a cancelled handler panicked while it was dropped");
+        }
         let abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
         self.abandon(&abandoned).await;
-        // The server takes what one connection sends in order, so its word on any message is its word on all before.
-        if let Some(acker) = self.lanes.iter().filter_map(Lane::last).chain(abandoned).chain(handed_back).next()
-            && let Err(error) = acker.round_trip(LAST_ACKS).await
-        {
+        // The server takes what one connection sends in order, so its word on anything is its word on all before.
+        // A message that has ended can be asked about; one that waits elsewhere by now would begin its `ack_wait` anew.
+        let answered = match self.lanes.iter().find_map(Lane::last) {
+            Some(acker) => acker.round_trip(LAST_ACKS).await,
+            None => self.transport.round_trip(ROUND_TRIP).await,
+        };
+        if let Err(error) = answered {
             let handler = &self.handler.name;
-            tracing::warn!(handler, "the last acks may be lost, and their messages come again: {error}");
+            tracing::warn!(handler, "the last answers may be lost, and their messages come again: {error}");
         }
         self.beat.stopped();
         finished.map_err(|_| {
@@ -162,10 +195,15 @@ impl Worker {
         let young = self.source.ack_wait / 6;
         loop {
             ticks.tick().await;
-            let mut ackers = self.waiting.older_than(young);
-            ackers.extend(self.lanes.iter().filter_map(|lane| lane.older_than(young)));
-            for acker in ackers {
+            let connected = self.transport.is_connected();
+            for acker in self.waiting.keep(young, connected) {
                 self.send(acker.progress()).await;
+            }
+            // One by one: a message that was answered meanwhile must not be touched any more.
+            for lane in &self.lanes {
+                if let Some(acker) = lane.older_than(young) {
+                    self.send(acker.progress()).await;
+                }
             }
         }
     }

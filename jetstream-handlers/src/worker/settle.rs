@@ -1,5 +1,6 @@
 //! The one place that ends a message.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,18 @@ use tokio::time::timeout;
 use super::Worker;
 use crate::backoff::{Doubling, jittered};
 use crate::dead_letter;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
 use crate::testing::Call;
-use crate::transport::{Acker, Delivery, Source};
+use crate::transport::{Acker, Delivery, PublishAck, Source};
+
+/// The longest delay before the next attempt; the server counts it in nanoseconds, and has room for 292 years.
+const LONGEST_DELAY: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The longest delay before a dead letter that could not be stored is tried again.
+const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
 
 /// How long one ack waits for its confirmation.
 const CONFIRMATION: Duration = Duration::from_secs(2);
@@ -24,7 +31,9 @@ const MAX_CONFIRMATIONS: usize = 10;
 
 impl Worker {
     /// Ends a message as its handler said, and says in the log why if it was not with an ack.
-    pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) {
+    ///
+    /// Gives whether the message has ended: it is not one that waits for its next attempt.
+    pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) -> bool {
         let Outcome { settle, failure } = outcome;
         if let Some(recorder) = &self.recorder {
             let message = &delivery.message;
@@ -39,15 +48,16 @@ impl Worker {
         }
         let plan = &self.handler.plan;
         if settle == Settle::Ack {
-            return self.ack(delivery).await;
+            self.ack(delivery).await;
+            return true;
         }
         let attempt = self.attempt(&delivery.message.info).await;
         let failure = failure.unwrap_or(Failure { reason: Reason::Error, error: String::new() });
         let delay = match settle {
             Settle::Ack | Settle::Terminate => None,
             _ if attempt >= u64::from(plan.max_deliver()) => None,
-            Settle::Retry => Some(jittered(plan.delay_after(attempt))),
-            Settle::RetryAfter(delay) => Some(delay),
+            Settle::Retry => Some(jittered(plan.delay_after(attempt).min(LONGEST_DELAY))),
+            Settle::RetryAfter(delay) => Some(delay.min(LONGEST_DELAY)),
         };
         match delay {
             Some(delay) => {
@@ -58,6 +68,7 @@ impl Worker {
                     failure.error
                 );
                 self.delay(delivery, delay).await;
+                false
             }
             None => self.bury(delivery, failure).await,
         }
@@ -100,15 +111,14 @@ impl Worker {
     }
 
     /// Stores a copy among the dead letters, then terminates the message; without a copy it stays alive.
-    async fn bury(&self, delivery: &Delivery, failure: Failure) {
+    async fn bury(&self, delivery: &Delivery, failure: Failure) -> bool {
         let Failure { reason, error } = &failure;
         let Some(subject) = &self.source.dead_letter else {
             tracing::error!(reason = reason.as_str(), "terminated, and no dead letter is wanted: {error}");
             self.send(delivery.acker.term(error)).await;
-            return;
+            return true;
         };
-        let copy = dead_letter::copy(subject, &self.handler.name, &delivery.message, &failure);
-        match self.transport.publish(copy).await {
+        match self.store_letter(subject, &delivery.message, &failure).await {
             Ok(stored) => {
                 tracing::error!(
                     reason = reason.as_str(),
@@ -117,20 +127,41 @@ impl Worker {
                     "dead letter: {error}"
                 );
                 self.send(delivery.acker.term(error)).await;
+                true
             }
             Err(problem) => {
-                let delay = jittered(self.handler.plan.delay_after(delivery.message.info.delivered()));
+                // Not the handler's own backoff, which may be short: the stream of dead letters may be full for hours.
+                let info = &delivery.message.info;
+                let failures = info.delivered().saturating_sub(u64::from(self.handler.plan.max_deliver())).min(10);
+                let delay = jittered(Duration::from_secs(1 << failures).min(LONGEST_BURIAL_DELAY));
                 tracing::error!(
                     "no dead letter could be stored, so the message stays and comes again in {delay:.1?}: {problem:?}; it failed with: {error}"
                 );
-                self.attempts.remember(delivery.message.info.stream_sequence(), failure);
+                self.attempts.remember(info, failure);
                 self.delay(delivery, delay).await;
+                false
             }
+        }
+    }
+
+    /// Publishes the copy of a message; one that is too large for the server goes without its payload,
+    /// where the original stays in its stream for as long as the limits of that say.
+    async fn store_letter(&self, subject: &str, message: &Message, failure: &Failure) -> Result<PublishAck, Error> {
+        let copy = dead_letter::copy(subject, &self.handler.name, message, failure);
+        match self.transport.publish(copy.clone()).await {
+            Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.source.keeps_handled => {
+                self.transport.publish(dead_letter::without_payload(copy)).await
+            }
+            result => result,
         }
     }
 
     /// Gives messages that have not started to the next replica.
     pub(super) async fn hand_back(&self, deliveries: &[Delivery]) {
+        if !self.transport.is_connected() {
+            // They come again after `ack_wait`, without a word.
+            return;
+        }
         self.remember_hand_back(deliveries).await;
         for delivery in deliveries {
             self.send(delivery.acker.nak(Duration::ZERO)).await;
@@ -139,7 +170,7 @@ impl Worker {
 
     /// Gives messages to the next replica whose handlers did not end within the grace period.
     pub(super) async fn abandon(&self, ackers: &[Acker]) {
-        for acker in ackers {
+        for acker in ackers.iter().filter(|_| self.transport.is_connected()) {
             self.send(acker.nak(Duration::ZERO)).await;
         }
     }
@@ -147,19 +178,25 @@ impl Worker {
     /// Stores a dead letter of each message that the server has given up: nobody answered it, however often it came.
     pub(super) async fn undertake(&self, mut given_up: mpsc::Receiver<(u64, u64)>) {
         let mut backoff = Doubling::new(Duration::from_secs(1), Duration::from_secs(60));
-        while let Some((sequence, delivered)) = given_up.recv().await {
-            while let Err(error) = self.exhume(sequence, delivered).await {
-                let handler = &self.handler.name;
-                tracing::error!(
-                    handler,
-                    sequence,
-                    "a message that the server gave up is no dead letter yet: {error:?}"
-                );
-                tokio::time::sleep(backoff.next()).await;
+        let mut again = VecDeque::new();
+        loop {
+            let (sequence, delivered) = tokio::select! {
+                biased;
+                Some(news) = given_up.recv() => news,
+                // One that cannot be stored shall not hold up the others, so it goes to the end.
+                () = tokio::time::sleep(backoff.next()), if !again.is_empty() => {
+                    again.pop_front().expect("it is not empty")
+                }
+            };
+            match self.exhume(sequence, delivered).await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    let handler = &self.handler.name;
+                    tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
+                    again.push_back((sequence, delivered));
+                }
             }
-            backoff.reset();
         }
-        std::future::pending::<()>().await;
     }
 
     async fn exhume(&self, sequence: u64, delivered: u64) -> Result<(), Error> {
@@ -177,7 +214,7 @@ impl Worker {
             headers: Some(Arc::new(stored.headers)),
         };
         let failure = Failure { reason: Reason::Killed, error };
-        self.transport.publish(dead_letter::copy(subject, &self.handler.name, &message, &failure)).await?;
+        self.store_letter(subject, &message, &failure).await?;
         if *work_queue {
             self.transport.delete(stream, sequence).await?;
         }

@@ -29,8 +29,10 @@ impl Waiting {
         self.arrived.notify_one();
     }
 
-    /// The next message with its time of arrival, in order; nothing after the close.
-    pub(super) async fn pop(&self) -> Option<(Instant, Delivery)> {
+    /// The next message with the time at which the server heard of it last, in order; nothing after the close.
+    ///
+    /// One of which the server has heard nothing for `ack_wait` is left out: it was given to somebody else.
+    pub(super) async fn pop(&self, ack_wait: Duration) -> Option<(Instant, Delivery)> {
         loop {
             let arrived = self.arrived.notified();
             {
@@ -38,9 +40,11 @@ impl Waiting {
                 if queue.closed {
                     return None;
                 }
-                if let Some(delivery) = queue.deliveries.pop_front() {
+                while let Some((since, delivery)) = queue.deliveries.pop_front() {
                     self.taken.notify_one();
-                    return Some(delivery);
+                    if since.elapsed() < ack_wait {
+                        return Some((since, delivery));
+                    }
                 }
             }
             arrived.await;
@@ -56,15 +60,18 @@ impl Waiting {
         self.queue().deliveries.len()
     }
 
-    /// What has waited longer than `age`.
-    pub(super) fn older_than(&self, age: Duration) -> Vec<Acker> {
-        let queue = self.queue();
-        queue
-            .deliveries
-            .iter()
-            .filter(|(arrived, _)| arrived.elapsed() >= age)
-            .map(|(_, delivery)| delivery.acker.clone())
-            .collect()
+    /// What has waited longer than `age` since it arrived or was kept last; `kept` says that the server hears of it now.
+    pub(super) fn keep(&self, age: Duration, kept: bool) -> Vec<Acker> {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        let old = queue.deliveries.iter_mut().filter(|(since, _)| now - *since >= age);
+        old.map(|(since, delivery)| {
+            if kept {
+                *since = now;
+            }
+            delivery.acker.clone()
+        })
+        .collect()
     }
 
     /// Ends the lanes that wait, and gives back what no lane has taken.
