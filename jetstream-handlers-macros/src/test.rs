@@ -11,6 +11,7 @@ enum Setting {
     State(Expr),
     Group(LitStr),
     Include(Punctuated<Path, Token![,]>),
+    Live,
 }
 
 impl Parse for Setting {
@@ -21,6 +22,7 @@ impl Parse for Setting {
                 input.parse::<Token![=]>()?;
                 input.parse().map(Self::State)
             }
+            "live" => Ok(Self::Live),
             "group" => {
                 input.parse::<Token![=]>()?;
                 input.parse().map(Self::Group)
@@ -32,7 +34,7 @@ impl Parse for Setting {
             }
             other => {
                 let message = format!(
-                    "unknown key `{other}`; accepted are `state = value`, `group = \"name\"` and `include(handler, ..)`"
+                    "unknown key `{other}`; accepted are `live`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
                 );
                 Err(Error::new(key.span(), message))
             }
@@ -68,6 +70,7 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
         return Err(Error::new_spanned(&signature.ident, message));
     }
     let calls = settings.0.iter().map(|setting| match setting {
+        Setting::Live => quote!(),
         Setting::State(value) => quote!(.state(#value)),
         Setting::Group(group) => quote!(.group(#group)),
         Setting::Include(handlers) => {
@@ -77,12 +80,17 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     });
     let attributes = std::mem::take(&mut function.attrs);
     let (name, output) = (&function.sig.ident, &function.sig.output);
+    let is_live = settings.0.iter().any(|setting| matches!(setting, Setting::Live));
+    let (clock, start) = match is_live {
+        true => (quote!(), quote!(start_on_nats_url)),
+        false => (quote!((start_paused = true)), quote!(start)),
+    };
     Ok(quote! {
-        #[::tokio::test(start_paused = true)]
+        #[::tokio::test #clock]
         #(#attributes)*
         async fn #name() #output {
             #function
-            let broker = ::jetstream_handlers::testing::TestBroker::builder()#(#calls)*.start().await;
+            let broker = ::jetstream_handlers::testing::TestBroker::builder()#(#calls)*.#start().await;
             #name(broker).await
         }
     })

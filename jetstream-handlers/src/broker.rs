@@ -1,6 +1,5 @@
 //! The door: connect, publish, start handlers, stop.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::panic::Location;
 use std::pin::Pin;
@@ -21,8 +20,8 @@ use crate::extract::{Context, Problems, States};
 use crate::health::{Beat, HandlerHealth, Health};
 use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
-use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, clashes};
-use crate::testing::Recorder;
+use crate::record::Recorder;
+use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, chosen, clashes};
 use crate::transport::{Deliveries, Source, Transport};
 use crate::worker::{Delayed, Worker};
 
@@ -247,7 +246,7 @@ impl Broker {
     pub fn include<H: Subscriber>(&self) -> &Self {
         let handler = Handler::registered(H::registration());
         let mut included = self.inner.included.lock().unwrap_or_else(PoisonError::into_inner);
-        if !included.iter().any(|known| known.name == handler.name) {
+        if !included.iter().any(|known| known.is(&handler)) {
             included.push(handler);
         }
         drop(included);
@@ -281,17 +280,12 @@ impl Broker {
     /// # Errors
     ///
     /// Those of `start_all`, and a group without a handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for `start_all`.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
-        let all = Handler::all();
-        let groups: BTreeSet<&str> = groups.into_iter().collect();
-        let members = |group: &str| all.iter().any(|handler| handler.plan.group.as_deref() == Some(group));
-        if let Some(group) = groups.iter().find(|group| !members(group)) {
-            let known: BTreeSet<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
-            let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
-            return Err(Error::new(ErrorKind::NoHandlers, message));
-        }
-        let is_wanted = |handler: &Handler| handler.plan.group.as_deref().is_some_and(|group| groups.contains(group));
-        let handlers = all.iter().filter(|handler| is_wanted(handler)).cloned().collect();
+        let handlers = chosen(Vec::new(), groups)?;
         self.start(handlers).await
     }
 
@@ -302,6 +296,10 @@ impl Broker {
     /// # Errors
     ///
     /// Those of [`start_all`](Self::start_all), and handlers that did not end within the grace period.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the handlers running; [`disconnect`](Self::disconnect) stops them.
     pub async fn run_all(&self) -> Result<(), Error> {
         let running = self.start_all().await?;
         self.run(running).await
@@ -312,6 +310,10 @@ impl Broker {
     /// # Errors
     ///
     /// Those of `run_all`, and a group without a handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for `run_all`.
     pub async fn run_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
         let running = self.start_groups(groups).await?;
         self.run(running).await
@@ -320,6 +322,7 @@ impl Broker {
     /// Begins to handle a subject with a closure; it starts when awaited.
     ///
     /// `queue` is the durable consumer's name: processes that share it share the messages.
+    /// Dropping what it returns before the await has ended starts nothing.
     ///
     /// # Examples
     ///
@@ -365,7 +368,7 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
+    /// Dropping the future leaves the stop of the handlers to go on by itself, without anyone to hear its result, and the connection open.
     pub async fn disconnect(&self) -> Result<(), Error> {
         self.inner.closing.cancel();
         let workers: Vec<_> = self.workers().clone();
@@ -408,7 +411,7 @@ impl Broker {
         let mut problems: Vec<_> = handlers.iter().flat_map(Handler::problems).collect();
         if !problems.is_empty() {
             // Names that cannot be used cannot be asked for either.
-            return Error::all(problems).map(|()| unreachable!("there are problems"));
+            return Err(Error::of(problems));
         }
         problems.extend(clashes(&handlers));
         for (handler, context) in handlers.iter().zip(&contexts) {
@@ -416,7 +419,7 @@ impl Broker {
         }
         let sources = match provision(transport, &handlers, problems).await {
             Ok(sources) => sources,
-            Err(problems) => return Error::all(problems).map(|()| unreachable!("there are problems")),
+            Err(problems) => return Err(Error::of(problems)),
         };
         let mut parts = Vec::new();
         for (((handler, source), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
@@ -635,6 +638,10 @@ impl Subscription {
     /// # Errors
     ///
     /// Those of `Running::shutdown`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
     pub async fn unsubscribe(self) -> Result<(), Error> {
         self.0.shutdown().await
     }

@@ -143,8 +143,19 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The server does not answer, or its answer cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
     pub async fn list(&self) -> Result<Vec<DeadLetter>, Error> {
-        self.collect(MAX_LIST).await
+        let (mut letters, last) = (self.clone(), self.last().await?);
+        let mut found = Vec::new();
+        while found.len() < MAX_LIST
+            && let Some(letter) = letters.next(last).await?
+        {
+            found.push(letter);
+        }
+        Ok(found)
     }
 
     /// One letter, by its sequence in the stream of dead letters.
@@ -152,6 +163,10 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The server does not answer, or its answer cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads.
     pub async fn show(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
         let stored = self.transport.stored(&self.stream, sequence, false).await?;
         Ok(stored.and_then(DeadLetter::read).filter(|letter| self.wants(letter)))
@@ -199,14 +214,16 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The first letter that cannot be replayed ends it; those before it are replayed, the others stay.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves some letters replayed, and at most one of them still there.
     pub async fn replay_all(&self) -> Result<usize, Error> {
+        let (mut letters, last) = (self.clone(), self.last().await?);
         let mut count = 0;
-        for letter in self.collect(usize::MAX).await? {
-            // Somebody else may have replayed or purged it meanwhile.
-            if self.show(letter.sequence).await?.is_some() {
-                self.replay(letter.sequence).await?;
-                count += 1;
-            }
+        while let Some(letter) = letters.next(last).await? {
+            self.replay(letter.sequence).await?;
+            count += 1;
         }
         Ok(count)
     }
@@ -216,12 +233,17 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The server does not answer; some letters may be deleted.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves some letters deleted.
     pub async fn purge(&self) -> Result<usize, Error> {
-        let letters = self.collect(usize::MAX).await?;
-        for letter in &letters {
-            self.transport.delete(&self.stream, letter.sequence).await?;
+        let (mut letters, last) = (self.clone(), self.last().await?);
+        let mut count = 0;
+        while let Some(letter) = letters.next(last).await? {
+            count += usize::from(self.transport.delete(&self.stream, letter.sequence).await?);
         }
-        Ok(letters.len())
+        Ok(count)
     }
 
     /// A stream with interest retention acknowledges a message that nobody wants, and forgets it.
@@ -243,20 +265,28 @@ impl DeadLetters {
         Ok(())
     }
 
-    async fn collect(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {
-        let mut letters = Vec::new();
-        let mut next = self.after + 1;
-        while letters.len() < limit {
-            let stored = match self.transport.stored(&self.stream, next, true).await {
-                Ok(Some(stored)) => stored,
-                Ok(None) => break,
-                Err(error) if error.kind() == ErrorKind::StreamNotFound => break,
-                Err(error) => return Err(error),
-            };
-            next = stored.sequence + 1;
-            letters.extend(DeadLetter::read(stored).filter(|letter| self.wants(letter)));
+    /// The sequence of the last message there is now, so that what comes back meanwhile is left alone.
+    async fn last(&self) -> Result<u64, Error> {
+        match self.transport.last_sequence(&self.stream, ">").await {
+            Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),
+            result => result,
         }
-        Ok(letters)
+    }
+
+    /// The next letter up to `last`, which `after` then names.
+    async fn next(&mut self, last: u64) -> Result<Option<DeadLetter>, Error> {
+        while self.after < last {
+            let stored = match self.transport.stored(&self.stream, self.after + 1, true).await {
+                Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
+                result => result?,
+            };
+            let Some(stored) = stored.filter(|stored| stored.sequence <= last) else { break };
+            self.after = stored.sequence;
+            if let Some(letter) = DeadLetter::read(stored).filter(|letter| self.wants(letter)) {
+                return Ok(Some(letter));
+            }
+        }
+        Ok(None)
     }
 
     /// The original message, on its way again.

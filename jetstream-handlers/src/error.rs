@@ -70,18 +70,26 @@ impl Error {
         self
     }
 
-    /// Several problems as one error; a single one stays itself.
-    pub(crate) fn all(mut problems: Vec<Error>) -> Result<(), Self> {
-        match problems.len() {
-            0 => Ok(()),
-            1 => Err(problems.remove(0)),
-            count => Err(Self(Box::new(Inner {
-                kind: ErrorKind::Startup,
-                message: format!("{count} problems with the handlers"),
-                source: None,
-                problems,
-            }))),
+    /// Nothing, or the problems as one error.
+    pub(crate) fn all(problems: Vec<Error>) -> Result<(), Self> {
+        match problems.is_empty() {
+            true => Ok(()),
+            false => Err(Self::of(problems)),
         }
+    }
+
+    /// Several problems as one error; a single one stays itself, and several stops that took too long stay what they are.
+    pub(crate) fn of(mut problems: Vec<Error>) -> Self {
+        if problems.len() == 1 {
+            return problems.remove(0);
+        }
+        let first = problems.first().map_or(ErrorKind::Startup, Error::kind);
+        let kind = match problems.iter().all(|problem| problem.kind() == first) && first == ErrorKind::GracePeriod {
+            true => ErrorKind::GracePeriod,
+            false => ErrorKind::Startup,
+        };
+        let message = format!("{} problems with the handlers", problems.len());
+        Self(Box::new(Inner { kind, message, source: None, problems }))
     }
 
     /// What went wrong, to act on.
@@ -89,7 +97,7 @@ impl Error {
         self.0.kind
     }
 
-    /// The problems of an error of kind [`ErrorKind::Startup`]; empty for every other kind.
+    /// The problems where there are several, as at a start or at the stop of several handlers; else empty.
     pub fn problems(&self) -> &[Error] {
         &self.0.problems
     }

@@ -47,7 +47,7 @@ pub struct HandlerHealth {
 pub struct Health {
     /// Whether a server is connected.
     pub connected: bool,
-    /// Every handler that was started and not dropped since.
+    /// Every handler that was started, until [`Running::shutdown`](crate::Running::shutdown) has stopped it.
     pub handlers: Vec<HandlerHealth>,
 }
 

@@ -81,6 +81,7 @@ mod nats;
 mod pattern;
 mod provision;
 mod publish;
+mod record;
 mod settle;
 mod subscriber;
 pub mod testing;
@@ -97,14 +98,15 @@ pub use dead_letters::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use health::{HandlerHealth, Health, Status};
-pub use jetstream_handlers_macros::subscriber;
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
+pub use jetstream_handlers_macros::subscriber;
 /// Makes an `async fn` a test on a paused clock, with the handlers started on a broker in memory.
 ///
 /// The function has one parameter, a [`TestBroker`](testing::TestBroker).
 /// In the parentheses may stand `state = value` (several times), `group = "name"` and `include(handler, ..)`;
 /// without the last two every handler is started that the test is linked with.
+/// With `live` in front of them the same test runs on the server at `NATS_URL` (`nats://localhost:4222` unless set), on a clock that runs.
 /// The crate of the test needs `tokio` with the features `macros` and `test-util`.
 ///
 /// # Examples
@@ -127,6 +129,7 @@ pub use jetstream_handlers_macros::subscriber;
 ///     assert_eq!(broker.dead_letters().await.len(), 1);
 /// }
 /// ```
+#[doc(inline)]
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use publish::{PublishMessage, Publisher};

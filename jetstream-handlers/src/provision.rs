@@ -12,7 +12,7 @@ use crate::drift::{self, Difference};
 use crate::error::{Error, ErrorKind};
 use crate::pattern::{covers, overlap};
 use crate::subscriber::{DeadLetter, Handler, clash};
-use crate::transport::{Source, Transport};
+use crate::transport::{ApiError, Source, Transport};
 
 /// How many requests of a start are under way at once.
 const REQUESTS: usize = 16;
@@ -48,10 +48,13 @@ pub(crate) async fn provision(
         planned.iter().map(|(handler, source)| compare(transport, &streams, handler, source)).collect();
     let compared: Vec<_> = futures::stream::iter(comparisons).buffered(REQUESTS).collect().await;
     let mut missing = Vec::new();
-    for (result, (handler, source)) in compared.into_iter().zip(&mut planned) {
+    for (index, (result, (handler, source))) in compared.into_iter().zip(&mut planned).enumerate() {
         match result {
-            Ok(Some(found)) => source.adopt(&found),
-            Ok(None) => missing.push((*handler, source.clone())),
+            Ok(Some(found)) => {
+                source.existed = true;
+                source.take_over(&found);
+            }
+            Ok(None) => missing.push(((*handler, source.clone()), index)),
             Err(problem) => problems.push(problem),
         }
     }
@@ -61,9 +64,14 @@ pub(crate) async fn provision(
 
     streams.create_missing().await.map_err(|problem| vec![problem])?;
     let creations: Vec<_> =
-        missing.iter().map(|(handler, source)| ensure_consumer(transport, handler, source)).collect();
+        missing.iter().map(|((handler, source), _)| ensure_consumer(transport, handler, source)).collect();
     let created: Vec<_> = futures::stream::iter(creations).buffered(REQUESTS).collect().await;
-    let problems: Vec<_> = created.into_iter().filter_map(Result::err).collect();
+    for (result, (_, index)) in created.into_iter().zip(&missing) {
+        match result {
+            Ok(made) => planned[*index].1.take_over(&made),
+            Err(problem) => problems.push(problem),
+        }
+    }
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -132,7 +140,13 @@ async fn make_consumer(
         Err(error) => {
             let doing =
                 format!("`{}`: creating consumer `{}` on stream `{}`", handler.name, source.consumer, source.stream);
-            Err(error.into_error(&doing))
+            let hint = match &error {
+                ApiError::Refused(_) => {
+                    "; if it is a limit of the stream or the account (`consumer_limits`, `max_consumers`), raise that, or make the consumer yourself"
+                }
+                _ => "",
+            };
+            Err(error.into_error(&format!("{doing}{hint}")))
         }
     }
 }
@@ -149,8 +163,7 @@ pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Resul
 
 impl Source {
     /// Takes over what the consumer on the server says.
-    fn adopt(&mut self, found: &consumer::Config) {
-        self.existed = true;
+    fn take_over(&mut self, found: &consumer::Config) {
         self.config = Arc::new(found.clone());
         self.ack_wait = found.ack_wait;
         self.max_ack_pending =

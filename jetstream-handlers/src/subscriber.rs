@@ -299,6 +299,11 @@ impl Handler {
         }
     }
 
+    /// Whether it is the same function; two in different function bodies may have one name.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        self.name == other.name && self.location == other.location
+    }
+
     /// Every handler that the program was linked with, by name.
     pub(crate) fn all() -> Vec<Self> {
         let mut all: Vec<_> = inventory::iter::<Entry>().map(|entry| Self::registered(entry.0)).collect();
@@ -318,8 +323,46 @@ impl Handler {
         check("subject", names::subject_problem(&plan.subject));
         check("queue", names::name_problem(&plan.queue));
         check("stream", plan.stream.as_deref().and_then(names::name_problem));
+        if let Some(DeadLetter::Subject(subject)) = &plan.dead_letter {
+            check("dead_letter", names::publish_subject_problem(subject));
+        }
+        let too_short = |value: Option<Duration>, least: Duration| {
+            let value = value.filter(|value| *value < least)?;
+            Some(format!("{value:?} is too short; it is at least {least:?}"))
+        };
+        check("ack_wait", too_short(plan.ack_wait, SHORTEST_ACK_WAIT));
+        check("timeout", too_short(plan.timeout, Duration::from_nanos(1)));
+        if let Some(Backoff::Steps(steps)) = &plan.backoff {
+            check("backoff", steps.is_empty().then(|| "it has no delay; give at least one".to_owned()));
+            check("backoff", too_short(steps.iter().min().copied(), Duration::from_nanos(1)));
+        }
         found
     }
+}
+
+/// The handlers named one by one and those of groups, each once.
+pub(crate) fn chosen<'a>(
+    named: Vec<Handler>,
+    groups: impl IntoIterator<Item = &'a str>,
+) -> Result<Vec<Handler>, Error> {
+    let all = Handler::all();
+    let mut candidates = named;
+    for group in groups {
+        let before = candidates.len();
+        candidates.extend(all.iter().filter(|handler| handler.plan.group.as_deref() == Some(group)).cloned());
+        if candidates.len() == before {
+            let known: BTreeSet<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
+            let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
+            return Err(Error::new(ErrorKind::NoHandlers, message));
+        }
+    }
+    let mut chosen: Vec<Handler> = Vec::new();
+    for handler in candidates {
+        if !chosen.iter().any(|known| known.is(&handler)) {
+            chosen.push(handler);
+        }
+    }
+    Ok(chosen)
 }
 
 /// What is wrong with handlers as a set: two of them on one durable consumer.

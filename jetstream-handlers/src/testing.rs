@@ -28,7 +28,6 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
@@ -43,8 +42,9 @@ use crate::dead_letters::DeadLetter;
 use crate::error::Error;
 use crate::memory::{Faults, Memory};
 use crate::pattern::covers;
+use crate::record::{Call, Recorder};
 use crate::settle::Settle;
-use crate::subscriber::{Handler, Subscriber};
+use crate::subscriber::{Handler, Subscriber, chosen};
 use crate::transport::Transport;
 
 /// How long a live server may take until everything has settled.
@@ -112,6 +112,16 @@ impl Builder {
         start(builder.in_memory(), handlers, groups).await
     }
 
+    /// Starts the same handlers on the server at `NATS_URL`, or at `nats://localhost:4222` if that is not set.
+    ///
+    /// # Panics
+    ///
+    /// As [`start_live`](Self::start_live) does.
+    pub async fn start_on_nats_url(self) -> TestBroker {
+        let server = std::env::var("NATS_URL").ok().filter(|url| !url.is_empty());
+        self.start_live(server.as_deref().unwrap_or("nats://localhost:4222")).await
+    }
+
     /// Starts the same handlers on a live server, so that the same test shows what that does.
     ///
     /// Give each test a server or an account of its own: what is in its streams already is handled too.
@@ -128,14 +138,10 @@ impl Builder {
 
 async fn start(broker: Broker, handlers: Vec<Handler>, groups: Vec<String>) -> Result<TestBroker, Error> {
     let recorder = Recorder::default();
-    let mut wanted = handlers;
-    let all = Handler::all();
-    let is_wanted = |handler: &&Handler| {
-        let group = handler.plan.group.as_deref();
-        (wanted.is_empty() && groups.is_empty()) || groups.iter().any(|wanted| Some(wanted.as_str()) == group)
+    let wanted = match handlers.is_empty() && groups.is_empty() {
+        true => Handler::all(),
+        false => chosen(handlers, groups.iter().map(String::as_str))?,
     };
-    let of_groups: Vec<_> = all.iter().filter(is_wanted).cloned().collect();
-    wanted.extend(of_groups);
     let running = broker.start_recorded(wanted, recorder.clone()).await?;
     let test_broker = TestBroker { broker, running, recorder };
     test_broker.settled().await;
@@ -394,32 +400,6 @@ where
 
 /// A [`TestBroker`] on its way.
 pub type Starting = std::pin::Pin<Box<dyn Future<Output = TestBroker>>>;
-
-/// One call of a handler.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub(crate) handler: String,
-    pub(crate) subject: String,
-    pub(crate) sequence: u64,
-    pub(crate) payload: Bytes,
-    pub(crate) settle: Settle,
-    pub(crate) error: Option<String>,
-}
-
-/// Where workers note their calls, if someone wants to know.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Recorder(Arc<Mutex<Vec<Call>>>);
-
-impl Recorder {
-    pub(crate) fn add(&self, call: Call) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(call);
-    }
-
-    fn of(&self, handler: &str) -> Vec<Call> {
-        let calls = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.iter().filter(|call| call.handler == handler).cloned().collect()
-    }
-}
 
 /// What a handler did, to assert on; each assertion gives it back for the next one.
 #[derive(Debug, Clone)]

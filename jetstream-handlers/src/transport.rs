@@ -1,6 +1,7 @@
 //! The seam: what a worker and a publisher need from whatever stands behind them.
 //!
-//! Above it nothing names the client library; below it nothing decides how a message ends.
+//! Above it stand the worker and provisioning, which know streams and consumers but not how they are reached;
+//! below it nothing decides how a message ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -205,6 +206,16 @@ impl Transport {
             Self::Nats(connection) => connection.stored(stream, sequence, or_later).await,
             Self::Memory(memory) => memory.stored(stream, sequence, or_later).map_err(|error| {
                 ApiError::Refused(error).into_error(&format!("reading message {sequence} of stream `{stream}`"))
+            }),
+        }
+    }
+
+    /// The sequence of the last message on a subject, which may have wildcards; 0 if there is none.
+    pub(crate) async fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Error> {
+        match self {
+            Self::Nats(connection) => connection.last_sequence(stream, subject).await,
+            Self::Memory(memory) => memory.last_sequence(stream, subject).map_err(|error| {
+                ApiError::Refused(error).into_error(&format!("reading the last message of stream `{stream}`"))
             }),
         }
     }

@@ -171,7 +171,8 @@ impl Consumer {
         if !self.is_pending(sequence) || self.orphans.remove(&(sequence, delivered)) {
             return false;
         }
-        match faults.next_ack(delivered) {
+        let name = self.config.durable_name.clone().unwrap_or_default();
+        match faults.next_ack(&name, sequence) {
             AckFault::None => {
                 self.forget(sequence);
                 true
@@ -181,6 +182,8 @@ impl Consumer {
                 false
             }
             AckFault::Again => {
+                // The server's doing, and no attempt that failed.
+                *self.handed_back.entry(sequence).or_default() += 1;
                 self.nak(sequence, Duration::ZERO);
                 false
             }

@@ -1,5 +1,6 @@
 //! What goes wrong because a test asked for it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::pattern::covers;
@@ -12,6 +13,8 @@ pub(crate) struct Faults {
     pub(crate) redeliver: usize,
     /// Whether every message is delivered again after its first ack.
     pub(crate) redeliver_all: bool,
+    /// The messages that were, by consumer.
+    redelivered: BTreeSet<(String, u64)>,
     /// Whether of two new messages the later one comes first.
     pub(crate) reorder: bool,
     pub(crate) fail_publishes: Vec<(String, usize)>,
@@ -29,7 +32,7 @@ pub(super) enum AckFault {
 }
 
 impl Faults {
-    pub(super) fn next_ack(&mut self, delivered: u64) -> AckFault {
+    pub(super) fn next_ack(&mut self, consumer: &str, sequence: u64) -> AckFault {
         let happens = |count: &mut usize| {
             let happens = *count > 0;
             *count = count.saturating_sub(1);
@@ -39,7 +42,9 @@ impl Faults {
             AckFault::Lost
         } else if happens(&mut self.crash_before_ack) {
             AckFault::Crash
-        } else if happens(&mut self.redeliver) || (self.redeliver_all && delivered == 1) {
+        } else if happens(&mut self.redeliver)
+            || (self.redeliver_all && self.redelivered.insert((consumer.to_owned(), sequence)))
+        {
             AckFault::Again
         } else {
             AckFault::None

@@ -57,9 +57,14 @@ impl Feed {
                 Taken::Message(message, reply) => return self.delivery(*message, reply),
                 Taken::GivenUp { sequence, delivered } => return Event::GivenUp { sequence, delivered },
                 Taken::NoConsumer if self.recovering => {
+                    let made = self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler));
                     // Another worker may have been faster; that is as good.
-                    self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler)).ok();
-                    continue;
+                    if made.is_ok()
+                        || self.memory.consumer(&self.source.stream, &self.source.consumer).is_ok_and(|it| it.is_some())
+                    {
+                        continue;
+                    }
+                    None
                 }
                 Taken::NoConsumer => return self.recover("the consumer was deleted"),
                 Taken::NoStream if !self.recovering => return self.recover("there is no such stream"),

@@ -173,6 +173,11 @@ impl Memory {
         Ok(state.stream(stream)?.stored(sequence, or_later))
     }
 
+    /// The sequence of the last message on a subject; 0 if there is none.
+    pub(crate) fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Refusal> {
+        Ok(self.state().stream(stream)?.last_sequence(subject))
+    }
+
     pub(crate) fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Refusal> {
         self.change(|state| Ok(state.stream(stream)?.remove(sequence)))
     }

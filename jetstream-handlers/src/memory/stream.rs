@@ -199,6 +199,11 @@ impl Stream {
         })
     }
 
+    pub(super) fn last_sequence(&self, subject: &str) -> u64 {
+        let last = self.messages.iter().rev().find(|(_, message)| covers(subject, &message.subject));
+        last.map_or(0, |(sequence, _)| *sequence)
+    }
+
     /// Makes a consumer, under the rules of a work queue (`consumer.go`, `addConsumerWithAssignment`).
     pub(super) fn create_consumer(
         &mut self,

@@ -26,7 +26,7 @@ pub(crate) use connect::{Environment, connect, credentials_file, options};
 pub(crate) use publish::publish;
 pub(crate) use pull::Pull;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 use crate::transport::Settings;
 
 /// How often the connection is looked at for a reconnect.
@@ -151,13 +151,13 @@ impl Connection {
         }
         self.closed.cancel();
         let closing = async {
-            self.client.flush().await.map_err(|error| error.to_string())?;
-            self.client.drain().await.map_err(|error| error.to_string())
+            self.client.flush().await.map_err(|error| Box::new(error) as BoxError)?;
+            self.client.drain().await.map_err(|error| Box::new(error) as BoxError)
         };
         match tokio::time::timeout(self.settings.request_timeout, closing).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(text)) => {
-                Err(Error::new(ErrorKind::Closed, format!("the connection did not close in order: {text}")))
+            Ok(Err(error)) => {
+                Err(Error::new(ErrorKind::Closed, "the connection did not close in order").with_source(error))
             }
             Err(_) => {
                 Err(Error::new(ErrorKind::Timeout, "the connection did not close in order: the server does not answer"))

@@ -351,7 +351,7 @@ impl Pull {
                 self.forget_requests();
                 self.stale = true;
                 self.silent = true;
-                self.fail("the server sends no heartbeats", false);
+                self.fail("the server sends no heartbeats; it is away, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`", false);
             }
             None => self.prune(),
         }

@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// The sequence of the last message on a subject, which may have wildcards; 0 if there is none.
-    async fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Error> {
+    pub(crate) async fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Error> {
         #[derive(Deserialize)]
         struct Answer {
             message: Sequence,

@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use super::Worker;
 use super::attempts::Verdict;
 use crate::message::Message;
+use crate::record::Call;
 use crate::settle::{Outcome, Reason, Settle};
 use crate::subscriber::Slot;
 use crate::transport::Acker;
@@ -72,7 +73,8 @@ impl Worker {
         while let Some((arrived, delivery)) = self.waiting.pop(self.source.ack_wait).await {
             lane.take(arrived, delivery.acker.clone());
             let message = &delivery.message;
-            let span = tracing::info_span!(
+            // At the level of the worst line in it, because a filter for warnings would drop the fields of a lower one.
+            let span = tracing::error_span!(
                 "handle",
                 handler = self.handler.name,
                 subject = message.subject(),
@@ -99,8 +101,24 @@ impl Worker {
         }
     }
 
-    /// Calls the handler under its time limit; a panic ends the call, not the lane.
+    /// Calls the handler, and notes the call if someone wants to know.
     async fn call(&self, slot: &mut Slot, message: &Message) -> Outcome {
+        let outcome = self.call_guarded(slot, message).await;
+        if let Some(recorder) = &self.recorder {
+            recorder.add(Call {
+                handler: self.handler.name.clone(),
+                subject: message.subject().to_owned(),
+                sequence: message.info.stream_sequence(),
+                payload: message.payload.clone(),
+                settle: outcome.settle,
+                error: outcome.failure.as_ref().map(|failure| failure.error.clone()),
+            });
+        }
+        outcome
+    }
+
+    /// Calls the handler under its time limit; a panic ends the call, not the lane.
+    async fn call_guarded(&self, slot: &mut Slot, message: &Message) -> Outcome {
         // A closure runs up to its first await right here.
         let begun = catch_unwind(AssertUnwindSafe(|| (self.handler.call)(slot, message.clone(), self.context.clone())));
         if let Err(panic) = begun {

@@ -14,7 +14,6 @@ use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
-use crate::testing::Call;
 use crate::transport::{Acker, Delivery, PublishAck, Source};
 
 /// The longest delay before the next attempt; the server counts it in nanoseconds, and has room for 292 years.
@@ -35,17 +34,6 @@ impl Worker {
     /// Gives whether the message has ended: it is not one that waits for its next attempt.
     pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) -> bool {
         let Outcome { settle, failure } = outcome;
-        if let Some(recorder) = &self.recorder {
-            let message = &delivery.message;
-            recorder.add(Call {
-                handler: self.handler.name.clone(),
-                subject: message.subject().to_owned(),
-                sequence: message.info.stream_sequence(),
-                payload: message.payload.clone(),
-                settle,
-                error: failure.as_ref().map(|failure| failure.error.clone()),
-            });
-        }
         let plan = &self.handler.plan;
         if settle == Settle::Ack {
             self.ack(delivery).await;
