@@ -301,8 +301,7 @@ impl Broker {
     ///
     /// Dropping the future leaves the handlers running; [`disconnect`](Self::disconnect) stops them.
     pub async fn run_all(&self) -> Result<(), Error> {
-        let running = self.start_all().await?;
-        self.run(running).await
+        self.run(self.start_all()).await
     }
 
     /// Runs the handlers of these groups, as [`run_all`](Self::run_all) does.
@@ -315,8 +314,7 @@ impl Broker {
     ///
     /// As for `run_all`.
     pub async fn run_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
-        let running = self.start_groups(groups).await?;
-        self.run(running).await
+        self.run(self.start_groups(groups)).await
     }
 
     /// Begins to handle a subject with a closure; it starts when awaited.
@@ -468,8 +466,13 @@ impl Broker {
         Ok(workers)
     }
 
-    async fn run(&self, running: Running) -> Result<(), Error> {
+    async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {
+        // A signal counts from the first moment on, also while the start waits for a server.
         let mut signals = Signals::new()?;
+        let running = tokio::select! {
+            running = start => running?,
+            () = signals.next() => return self.disconnect().await,
+        };
         tokio::select! {
             () = signals.next() => tracing::info!("stopping; a second signal ends at once"),
             () = self.inner.closing.cancelled() => {}

@@ -403,7 +403,7 @@ async fn a_missing_stream_is_an_error_without_auto_create(stage: &Stage) {
 
 async fn overlapping_streams_are_an_error(stage: &Stage) {
     let config = stream::Config { name: "EUROPE".into(), subjects: vec!["orders.eu.>".into()], ..Default::default() };
-    let broker = stage.start(TestBroker::builder().stream(config).group("none of these").include::<elsewhere>()).await;
+    let broker = stage.start(TestBroker::builder().stream(config).include::<elsewhere>()).await;
     let error = broker.broker().subscribe("orders.us.created", "us", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamOverlap);
     assert!(error.to_string().contains("EUROPE"), "{error}");

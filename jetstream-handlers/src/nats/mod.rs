@@ -149,7 +149,13 @@ impl Connection {
         if self.is_closed() {
             return Ok(());
         }
+        let connected = self.is_connected();
         self.closed.cancel();
+        if !connected {
+            // Nobody takes what is queued, and waiting for that would only delay the stop.
+            self.client.drain().await.ok();
+            return Ok(());
+        }
         let closing = async {
             self.client.flush().await.map_err(|error| Box::new(error) as BoxError)?;
             self.client.drain().await.map_err(|error| Box::new(error) as BoxError)

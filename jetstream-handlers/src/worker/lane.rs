@@ -17,6 +17,9 @@ use crate::settle::{Outcome, Reason, Settle};
 use crate::subscriber::Slot;
 use crate::transport::Acker;
 
+/// After how long a lane lets the others have their turn.
+const BUSY: Duration = Duration::from_millis(5);
+
 /// What a lane has in hand, for the heartbeat and the stop.
 #[derive(Debug, Default)]
 pub(super) struct Lane(Mutex<Hand>);
@@ -70,6 +73,7 @@ impl Worker {
     /// Handles messages one after the other until there is nothing more to take.
     pub(super) async fn work(&self, lane: &Lane) {
         let mut slot = Slot::new();
+        let mut busy_since = Instant::now();
         while let Some((arrived, delivery)) = self.waiting.pop(self.source.ack_wait).await {
             lane.take(arrived, delivery.acker.clone());
             let message = &delivery.message;
@@ -98,6 +102,11 @@ impl Worker {
             .instrument(span)
             .await;
             lane.free(ended);
+            // A handler that never waits would keep the whole worker from its heartbeats and arrivals.
+            if busy_since.elapsed() >= BUSY {
+                tokio::task::yield_now().await;
+                busy_since = Instant::now();
+            }
         }
     }
 

@@ -163,7 +163,9 @@ impl Worker {
         self.abandon(&abandoned).await;
         // The server takes what one connection sends in order, so its word on anything is its word on all before.
         // A message that has ended can be asked about; one that waits elsewhere by now would begin its `ack_wait` anew.
-        let answered = match self.lanes.iter().find_map(Lane::last) {
+        let last = self.lanes.iter().find_map(Lane::last);
+        let answered = match last {
+            _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
             Some(acker) => acker.round_trip(LAST_ACKS).await,
             None => self.transport.round_trip(ROUND_TRIP).await,
         };
@@ -196,7 +198,7 @@ impl Worker {
         loop {
             ticks.tick().await;
             let connected = self.transport.is_connected();
-            for acker in self.waiting.keep(young, connected) {
+            for acker in self.waiting.keep(young, self.source.ack_wait, connected) {
                 self.send(acker.progress()).await;
             }
             // One by one: a message that was answered meanwhile must not be touched any more.

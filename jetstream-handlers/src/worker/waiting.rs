@@ -61,9 +61,16 @@ impl Waiting {
     }
 
     /// What has waited longer than `age` since it arrived or was kept last; `kept` says that the server hears of it now.
-    pub(super) fn keep(&self, age: Duration, kept: bool) -> Vec<Acker> {
+    ///
+    /// What the server has heard nothing of for `ack_wait` is left out for good: it was given to somebody else.
+    pub(super) fn keep(&self, age: Duration, ack_wait: Duration, kept: bool) -> Vec<Acker> {
         let now = Instant::now();
         let mut queue = self.queue();
+        let before = queue.deliveries.len();
+        queue.deliveries.retain(|(since, _)| now - *since < ack_wait);
+        if queue.deliveries.len() < before {
+            self.taken.notify_one();
+        }
         let old = queue.deliveries.iter_mut().filter(|(since, _)| now - *since >= age);
         old.map(|(since, delivery)| {
             if kept {
