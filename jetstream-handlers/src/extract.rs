@@ -327,6 +327,7 @@ pub struct ViaMessage(());
     message = "`{Self}` is neither a payload nor something to extract from a message",
     label = "not a parameter of a handler",
     note = "derive `serde::Deserialize` for it to receive it as the decoded payload",
+    note = "`State<T>` needs a `T: Clone + Send + Sync + 'static`; wrap it in an `Arc` if it is none",
     note = "or implement `jetstream_handlers::FromMessage` for it; ready ones are `State<T>`, `Subject`, `Headers`, `Info`, `Message`, `Publisher` and `Shutdown`"
 )]
 pub trait Argument<'m, Via>: Sized {
@@ -339,6 +340,9 @@ pub trait Argument<'m, Via>: Sized {
 
 impl<'m, T: Deserialize<'m>> Argument<'m, ViaPayload> for T {
     fn extract(message: &'m Message, _: &Context) -> Result<Self, Rejection> {
+        if message.payload.is_empty() {
+            return Err(Rejection::new(format!("the payload is empty, and no `{}` in JSON", type_name::<T>())));
+        }
         serde_json::from_slice(&message.payload)
             .map_err(|error| Rejection::new(format!("the payload is no `{}` in JSON: {error}", type_name::<T>())))
     }

@@ -428,6 +428,12 @@ impl<'a> Streams<'a> {
             return Ok(name.clone());
         }
         // A stream that has a part of it: a new one would overlap.
+        if names.len() > 1 || (!names.is_empty() && default_name(subject).is_none()) {
+            let message = format!(
+                "{who}: no single stream covers `{subject}`, which overlaps the streams {names:?}; set `stream = \"..\"` or narrow the subject"
+            );
+            return Err(Error::new(ErrorKind::StreamNotFound, message));
+        }
         if let Some(known) = names.first().and_then(|name| self.known.get(name)) {
             return Err(uncovered(who, subject, &known.config));
         }

@@ -352,7 +352,10 @@ pub(crate) fn chosen<'a>(
         candidates.extend(all.iter().filter(|handler| handler.plan.group.as_deref() == Some(group)).cloned());
         if candidates.len() == before {
             let known: BTreeSet<_> = all.iter().filter_map(|handler| handler.plan.group.as_deref()).collect();
-            let message = format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}");
+            let message = match known.is_empty() {
+                true => format!("no handler has `group = \"{group}\"`, and none has any group"),
+                false => format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}"),
+            };
             return Err(Error::new(ErrorKind::NoHandlers, message));
         }
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer::PullConsumer;
 use jetstream_handlers::async_nats::jetstream::consumer::pull::Config;
 use jetstream_handlers::async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
@@ -44,6 +44,10 @@ impl Calls {
 
     fn ids(&self) -> BTreeSet<u64> {
         self.0.lock().unwrap().keys().copied().collect()
+    }
+
+    fn sum(&self) -> usize {
+        self.0.lock().unwrap().values().sum()
     }
 
     async fn until(&self, id: u64, count: usize) {
@@ -140,29 +144,26 @@ async fn fill_letters(server: &Server, max_bytes: i64) {
 async fn many_stops_behind_a_slow_message_lose_none_of_those_that_never_started() {
     let server = Server::start().await;
     let tried = Calls::default();
-    for life in 0..14 {
-        let broker = Broker::builder().servers([server.url()]).shutdown_grace(ms(20)).connect().await.unwrap();
+    // More often than the server once granted beyond the handler's own five deliveries.
+    for life in 0..31 {
+        let broker = Broker::builder().servers([server.url()]).shutdown_grace(ms(10)).connect().await.unwrap();
         let noted = tried.clone();
         let slow = move |id: u64| {
             noted.add(id);
             std::future::pending::<()>()
         };
-        let subscription = broker.subscribe("work.a", "worker", slow).max_deliver(1).await.unwrap();
+        let before = tried.sum();
+        let subscription = broker.subscribe("work.a", "worker", slow).await.unwrap();
         if life == 0 {
             publish(&broker, 1..=9).await;
         }
-        tokio::time::sleep(ms(100)).await;
-        subscription.unsubscribe().await.ok();
-        broker.disconnect().await.ok();
+        eventually("one is in hand", SOON, async || (tried.sum() > before).then_some(())).await;
+        subscription.unsubscribe().await.unwrap_err();
+        broker.disconnect().await.unwrap();
     }
     let broker = connect(server.url()).await;
     let handled = Calls::default();
-    let noted = handled.clone();
-    let quick = move |id: u64| {
-        noted.add(id);
-        std::future::ready(())
-    };
-    let subscription = broker.subscribe("work.a", "worker", quick).max_deliver(1).await.unwrap();
+    let subscription = subscribe(&broker, &handled).await;
     settled(&server).await;
     let buried: BTreeSet<_> = letters(&broker, 0).await.iter().map(id).collect();
     let all: BTreeSet<_> = handled.ids().union(&buried).copied().collect();
@@ -455,13 +456,17 @@ async fn a_deleted_consumer_of_a_work_queue_is_made_again() {
     // On a new connection the worker reads at its first message how far the consumer has come.
     let mut asked = server.client().await.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
     proxy.cut();
-    publish(&publisher, [4]).await;
-    tokio::time::timeout(SOON, asked.next()).await.unwrap().unwrap();
-    publish(&publisher, [5]).await;
-    calls.until(5, 1).await;
+    let mut last = 3;
+    while asked.next().now_or_never().is_none() {
+        last += 1;
+        publish(&publisher, [last]).await;
+        tokio::time::sleep(ms(20)).await;
+    }
+    publish(&publisher, [last + 1]).await;
+    calls.until(last + 1, 1).await;
     stream.delete_consumer("worker").await.unwrap();
-    publish(&publisher, 6..=8).await;
-    for id in 6..=8 {
+    publish(&publisher, last + 2..last + 5).await;
+    for id in last + 2..last + 5 {
         calls.until(id, 1).await;
     }
     subscription.unsubscribe().await.unwrap();
@@ -521,7 +526,7 @@ async fn a_short_limit_for_requests_does_not_make_them_many() {
     let mut requests = server.client().await.subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
     // It takes a second to find the limit, and one to count what is left.
     tokio::time::sleep(ms(1000)).await;
-    while futures::FutureExt::now_or_never(requests.next()).is_some() {}
+    while requests.next().now_or_never().is_some() {}
     let end = Instant::now() + ms(1000);
     let mut count = 0;
     while let Ok(Some(_)) = tokio::time::timeout_at(end.into(), requests.next()).await {

@@ -66,8 +66,9 @@ pub(crate) async fn connect(servers: &[String], options: ConnectOptions, wait: D
             Ok(client) => return Ok(client),
             Err(error) => error,
         };
-        let pause = backoff.next();
-        if !is_transient(&error) || Instant::now() + pause > deadline {
+        // The last attempt is at the deadline, not some time before it.
+        let pause = backoff.next().min(deadline.saturating_duration_since(Instant::now()));
+        if !is_transient(&error) || pause.is_zero() {
             return Err(explained(servers, wait, error));
         }
         tracing::warn!("no server at {}; trying again in {pause:.1?}", shown(servers));

@@ -37,6 +37,7 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
     let deadline = Instant::now() + connection.settings.publish_timeout;
     let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut looked_for_stream = false;
+    let (mut unanswered, mut repetitions) = (false, 0);
     let transport = Transport::Nats(connection.clone());
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
@@ -68,6 +69,7 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
                 }
             },
             Ok(Err(error)) if matches!(error.kind(), RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => {
+                unanswered |= error.kind() == RequestErrorKind::TimedOut;
                 Error::new(ErrorKind::Timeout, "no stream answers").with_source(error)
             }
             Ok(Err(error)) => {
@@ -75,7 +77,10 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
                     Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error)
                 );
             }
-            Err(why) => Error::new(ErrorKind::Timeout, why),
+            Err(why) => {
+                unanswered = true;
+                Error::new(ErrorKind::Timeout, why)
+            }
         };
         // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
         if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
@@ -91,11 +96,20 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
                 Err(_) => {}
             }
         }
+        if repetitions == 0 {
+            tracing::warn!(subject, "a publish is repeated: {failure}");
+        }
+        repetitions += 1;
         let pause = backoff.next();
         if Instant::now() + pause >= deadline {
             let limit = connection.settings.publish_timeout;
+            // Where nothing ever answered, nothing was stored; where an answer was lost, nobody knows.
+            let stored = match unanswered {
+                true => "it may be stored or not",
+                false => "it is not stored",
+            };
             let message =
-                format!("no stream stored the message on `{subject}` within {limit:?}; it may be stored or not");
+                format!("no stream stored the message on `{subject}` within {limit:?}, and {stored}: {failure}");
             return Err(Error::new(ErrorKind::Timeout, message).with_source(failure));
         }
         tokio::time::sleep(pause).await;

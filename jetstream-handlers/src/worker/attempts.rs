@@ -9,7 +9,6 @@ use tokio::time::{Instant, timeout};
 use super::Worker;
 use crate::message::Info;
 use crate::settle::{Failure, Outcome, Reason, Settle};
-use crate::transport::Delivery;
 
 /// How long a stop waits until it is remembered what was handed back; the next replica waits for the messages.
 const REMEMBER: Duration = Duration::from_millis(300);
@@ -119,12 +118,8 @@ impl Worker {
     }
 
     /// Lets every replica know that these deliveries were no attempts.
-    pub(super) async fn remember_hand_back(&self, deliveries: &[Delivery]) {
-        if deliveries.is_empty() {
-            return;
-        }
-        let sequences: Vec<_> = deliveries.iter().map(|delivery| delivery.message.info.stream_sequence()).collect();
-        let problem = match timeout(REMEMBER, self.transport.hand_back(&self.source, &sequences)).await {
+    pub(super) async fn remember_hand_back(&self, sequences: &[u64]) {
+        let problem = match timeout(REMEMBER, self.transport.hand_back(&self.source, sequences)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),

@@ -26,7 +26,7 @@ pub(super) struct Lane(Mutex<Hand>);
 
 #[derive(Debug, Default)]
 struct Hand {
-    current: Option<(Instant, Acker)>,
+    current: Option<(Instant, Acker, u64)>,
     last: Option<Acker>,
 }
 
@@ -35,9 +35,9 @@ impl Lane {
         self.hand().current.is_none()
     }
 
-    /// The message that is being handled.
-    pub(super) fn current(&self) -> Option<Acker> {
-        self.hand().current.as_ref().map(|(_, acker)| acker.clone())
+    /// The message that is being handled, with its sequence in the stream.
+    pub(super) fn current(&self) -> Option<(Acker, u64)> {
+        self.hand().current.as_ref().map(|(_, acker, sequence)| (acker.clone(), *sequence))
     }
 
     /// The message that ended last.
@@ -46,11 +46,11 @@ impl Lane {
     }
 
     pub(super) fn older_than(&self, age: Duration) -> Option<Acker> {
-        self.hand().current.as_ref().filter(|(arrived, _)| arrived.elapsed() >= age).map(|(_, acker)| acker.clone())
+        self.hand().current.as_ref().filter(|(arrived, ..)| arrived.elapsed() >= age).map(|(_, acker, _)| acker.clone())
     }
 
-    fn take(&self, arrived: Instant, acker: Acker) {
-        self.hand().current = Some((arrived, acker));
+    fn take(&self, arrived: Instant, acker: Acker, sequence: u64) {
+        self.hand().current = Some((arrived, acker, sequence));
     }
 
     /// The message is answered; one that has `ended` may be asked about later, one that waits for its next attempt not,
@@ -59,7 +59,7 @@ impl Lane {
         let mut hand = self.hand();
         let current = hand.current.take();
         if ended {
-            hand.last = current.map(|(_, acker)| acker);
+            hand.last = current.map(|(_, acker, _)| acker);
         }
     }
 
@@ -75,8 +75,8 @@ impl Worker {
         let mut slot = Slot::new();
         let mut busy_since = Instant::now();
         while let Some((arrived, delivery)) = self.waiting.pop(self.source.ack_wait).await {
-            lane.take(arrived, delivery.acker.clone());
             let message = &delivery.message;
+            lane.take(arrived, delivery.acker.clone(), message.info.stream_sequence());
             // At the level of the worst line in it, because a filter for warnings would drop the fields of a lower one.
             let span = tracing::error_span!(
                 "handle",

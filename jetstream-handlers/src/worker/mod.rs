@@ -26,7 +26,7 @@ use crate::extract::Context;
 use crate::health::Beat;
 use crate::record::Recorder;
 use crate::subscriber::Handler;
-use crate::transport::{Deliveries, Event, Source, Transport};
+use crate::transport::{Acker, Deliveries, Event, Source, Transport};
 use attempts::Attempts;
 pub(crate) use delayed::Delayed;
 use lane::Lane;
@@ -147,12 +147,9 @@ impl Worker {
             while let Some(delivery) = deliveries.last().await {
                 waiting.push(delivery);
             }
-            if timeout(HAND_BACK, self.hand_back(&waiting)).await.is_err() {
-                tracing::warn!(
-                    handler = self.handler.name,
-                    "what could not be handed back comes again after its ack_wait"
-                );
-            }
+            let waiting: Vec<_> =
+                waiting.into_iter().map(|delivery| (delivery.acker, delivery.message.info.stream_sequence())).collect();
+            self.hand_back_in_time(&waiting).await;
         };
         let (finished, ()) = futures::join!(timeout(grace, running), hand_back);
         // What cancelled handlers held is dropped here, and may panic.
@@ -160,7 +157,7 @@ impl Worker {
             tracing::error!(handler = self.handler.name, "a cancelled handler panicked while it was dropped");
         }
         let abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
-        self.abandon(&abandoned).await;
+        self.hand_back_in_time(&abandoned).await;
         // The server takes what one connection sends in order, so its word on anything is its word on all before.
         // A message that has ended can be asked about; one that waits elsewhere by now would begin its `ack_wait` anew.
         let last = self.lanes.iter().find_map(Lane::last);
@@ -181,6 +178,13 @@ impl Worker {
                 format!("`{name}` was still running when the grace period of {grace:?} ended; it was cancelled, and its message handed back"),
             )
         })
+    }
+
+    async fn hand_back_in_time(&self, messages: &[(Acker, u64)]) {
+        if timeout(HAND_BACK, self.hand_back(messages)).await.is_err() {
+            let handler = &self.handler.name;
+            tracing::warn!(handler, "what could not be handed back comes again after its ack_wait");
+        }
     }
 
     /// How many messages may be on their way: as many as can start at once, and a batch beyond.

@@ -144,21 +144,17 @@ impl Worker {
         }
     }
 
-    /// Gives messages that have not started to the next replica.
-    pub(super) async fn hand_back(&self, deliveries: &[Delivery]) {
-        if !self.transport.is_connected() {
-            // They come again after `ack_wait`, without a word.
+    /// Gives messages to the next replica: those that have not started, and those that did not end within the grace period.
+    ///
+    /// The delivery is no attempt that failed, because it was our stop that ended it.
+    pub(super) async fn hand_back(&self, messages: &[(Acker, u64)]) {
+        // Without a server they come again after `ack_wait`, without a word.
+        if messages.is_empty() || !self.transport.is_connected() {
             return;
         }
-        self.remember_hand_back(deliveries).await;
-        for delivery in deliveries {
-            self.send(delivery.acker.nak(Duration::ZERO)).await;
-        }
-    }
-
-    /// Gives messages to the next replica whose handlers did not end within the grace period.
-    pub(super) async fn abandon(&self, ackers: &[Acker]) {
-        for acker in ackers.iter().filter(|_| self.transport.is_connected()) {
+        let sequences: Vec<_> = messages.iter().map(|(_, sequence)| *sequence).collect();
+        self.remember_hand_back(&sequences).await;
+        for (acker, _) in messages {
             self.send(acker.nak(Duration::ZERO)).await;
         }
     }
