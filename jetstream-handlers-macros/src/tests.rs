@@ -1,5 +1,6 @@
 //! Tests of the whole attribute, on streams as the compiler would hand them over.
 
+mod attribute_of_tests;
 mod names;
 mod refusals;
 mod snapshots;

@@ -250,16 +250,20 @@ async fn a_full_stream_refuses_publishes_and_recovers() {
 
 #[tokio::test]
 async fn revoked_permissions_turn_health_red_until_they_are_back() {
+    // In the file and not in the flags, which a server before 2.11 forgets at the reload.
+    let store = tempfile::tempdir().unwrap();
     let account = |worker: &str| {
         format!(
-            "accounts {{ APP {{ jetstream: enabled, users: [
+            "jetstream {{ store_dir: {:?} }}
+            accounts {{ APP {{ jetstream: enabled, users: [
                 {{ user: admin, password: admin }},
-                {{ user: worker, password: secret, permissions: {{ {worker} }} }} ] }} }}"
+                {{ user: worker, password: secret, permissions: {{ {worker} }} }} ] }} }}",
+            store.path()
         )
     };
     let all = account("publish: [\">\"], subscribe: [\">\"]");
     let no_pulls = account("publish: { deny: [\"$JS.API.CONSUMER.MSG.NEXT.>\"] }, subscribe: [\">\"]");
-    let mut server = Server::builder().config(&all).user("admin", "admin").start().await;
+    let mut server = Server::builder().without_jetstream().config(&all).user("admin", "admin").start().await;
     let broker = Broker::builder()
         .servers([server.url()])
         .connect_options(|options| options.user_and_password("worker".into(), "secret".into()))
@@ -288,6 +292,7 @@ async fn clustered() -> (Cluster, Broker, Handled, Subscription) {
 async fn clustered_with(
     adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static,
 ) -> (Cluster, Broker, Handled, Subscription) {
+    jetstream_handlers_tests::trace();
     let cluster = Cluster::start().await;
     let config =
         stream::Config { name: "WORK".into(), subjects: vec!["work.>".into()], num_replicas: 3, ..Default::default() };

@@ -1,0 +1,41 @@
+//! The attribute of a test: what it becomes, and what it refuses.
+
+use proc_macro2::TokenStream;
+
+fn expand(attribute: &str, item: &str) -> String {
+    let parse = |text: &str| text.parse::<TokenStream>().expect("the test's source has balanced brackets");
+    crate::test::test(parse(attribute), &parse(item)).to_string().replace(' ', "")
+}
+
+const TEST: &str = "async fn works(broker: TestBroker) {}";
+
+#[test]
+fn a_test_has_a_paused_clock_and_a_broker_in_memory() {
+    let expanded = expand("include(a, b::c), group = \"shop\", state = Vec::new(), state = 7", TEST);
+    assert!(expanded.contains("#[::tokio::test(start_paused=true)]"), "{expanded}");
+    let settings = ".include::<a>().include::<b::c>().group(\"shop\").state(Vec::new()).state(7).start().await";
+    assert!(expanded.contains(settings), "{expanded}");
+}
+
+#[test]
+fn the_word_live_takes_a_server_and_a_clock_that_runs() {
+    let expanded = expand("live, include(a)", TEST);
+    assert!(expanded.contains("#[::tokio::test]"), "{expanded}");
+    assert!(expanded.contains(".include::<a>().start_on_nats_url().await"), "{expanded}");
+}
+
+#[test]
+fn what_is_no_test_with_a_broker_is_refused_and_kept() {
+    for (attribute, item, told) in [
+        ("stat = 1", TEST, "unknown key `stat`"),
+        ("", "fn works(broker: TestBroker) {}", "`async fn`; add `async`"),
+        ("", "async fn works() {}", "has one parameter"),
+        ("", "async fn works(a: TestBroker, b: u8) {}", "has one parameter"),
+        ("", "struct Works;", "expected"),
+    ] {
+        let expanded = expand(attribute, item);
+        assert!(expanded.contains("compile_error!"), "{attribute} {item}");
+        assert!(expanded.contains(&told.replace(' ', "")), "{told} in {expanded}");
+        assert!(expanded.ends_with(&item.replace(' ', "")), "the item stays: {expanded}");
+    }
+}
