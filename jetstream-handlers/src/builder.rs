@@ -7,15 +7,13 @@ use std::time::Duration;
 use async_nats::ConnectOptions;
 use async_nats::jetstream::stream;
 
+use crate::backoff::LONGEST;
 use crate::broker::{Broker, Defaults};
 use crate::error::Error;
 use crate::extract::States;
 use crate::memory::Memory;
 use crate::nats;
 use crate::transport::{Settings, Transport};
-
-/// The longest of all durations: with it a point in time can still be computed.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 

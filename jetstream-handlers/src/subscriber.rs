@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use tokio_util::sync::ReusableBoxFuture;
 
+use crate::backoff::LONGEST;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Argument, Context, Problems};
 use crate::message::Message;
@@ -88,9 +89,6 @@ pub enum Ack {
     /// Answered by the server before the message counts as done.
     Confirmed,
 }
-
-/// The longest of all durations: with it a point in time can still be computed, and the server still counts its nanoseconds.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The shortest `ack_wait`, of which a third is still enough for a signal to arrive; the attribute refuses a shorter one.
 const SHORTEST_ACK_WAIT: Duration = Duration::from_millis(100);

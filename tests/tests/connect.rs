@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, async_nats};
-use jetstream_handlers_tests::{Program, Server, eventually};
+use jetstream_handlers::{ErrorKind, async_nats};
+use jetstream_handlers_tests::{Program, Server, assert_says, eventually};
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose};
 use serde_json::{Value, json};
@@ -21,17 +21,6 @@ const SOON: Duration = Duration::from_secs(10);
 
 /// A line of a server's configuration: its monitoring endpoint, on a free port.
 const MONITORED: &str = "http: \"127.0.0.1:-1\"";
-
-#[track_caller]
-fn assert_says<T>(result: Result<T, Error>, kind: ErrorKind, parts: &[&str]) {
-    let Err(error) = result else { panic!("no error, instead of {kind:?} with {parts:?}") };
-    // With its causes, as `main` would show it.
-    let text = format!("{error:?}");
-    assert_eq!(error.kind(), kind, "{text}");
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text:?}");
-    }
-}
 
 /// A round trip through JetStream.
 async fn assert_works(broker: &Broker) {

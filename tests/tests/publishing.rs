@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use jetstream_handlers::async_nats::jetstream::Context as JetStream;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, stream};
-use jetstream_handlers_tests::{Server, binary, eventually};
+use jetstream_handlers::{ErrorKind, stream};
+use jetstream_handlers_tests::{Server, assert_says, binary, eventually};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
@@ -26,16 +26,6 @@ struct OrderCreated {
 
 async fn connect(server: &Server) -> Broker {
     Broker::connect(server.url()).await.unwrap()
-}
-
-#[track_caller]
-fn assert_says<T>(result: Result<T, Error>, kind: ErrorKind, parts: &[&str]) {
-    let Err(error) = result else { panic!("no error, instead of {kind:?} with {parts:?}") };
-    let text = format!("{error:?}");
-    assert_eq!(error.kind(), kind, "{text}");
-    for part in parts {
-        assert!(text.contains(part), "no {part:?} in {text:?}");
-    }
 }
 
 async fn count(jetstream: &JetStream, stream: &str) -> u64 {

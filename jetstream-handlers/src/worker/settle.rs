@@ -8,16 +8,13 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Worker;
-use crate::backoff::{Doubling, jittered};
+use crate::backoff::{Doubling, LONGEST, jittered};
 use crate::dead_letter;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
 use crate::transport::{Acker, Delivery, PublishAck, Source};
-
-/// The longest delay before the next attempt; the server counts it in nanoseconds, and has room for 292 years.
-const LONGEST_DELAY: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The longest delay before a dead letter that could not be stored is tried again.
 const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
@@ -44,8 +41,8 @@ impl Worker {
         let delay = match settle {
             Settle::Ack | Settle::Terminate => None,
             _ if attempt >= u64::from(plan.max_deliver()) => None,
-            Settle::Retry => Some(jittered(plan.delay_after(attempt).min(LONGEST_DELAY))),
-            Settle::RetryAfter(delay) => Some(delay.min(LONGEST_DELAY)),
+            Settle::Retry => Some(jittered(plan.delay_after(attempt).min(LONGEST))),
+            Settle::RetryAfter(delay) => Some(delay.min(LONGEST)),
         };
         match delay {
             Some(delay) => {
