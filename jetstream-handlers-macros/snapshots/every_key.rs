@@ -40,6 +40,8 @@ const _: () = {
             queue: "order-processor",
             stream: ::core::option::Option::Some("ORDERS"),
             concurrency: ::core::option::Option::Some(4usize),
+            blocking: false,
+            threads: ::core::option::Option::None,
             batch_size: ::core::option::Option::Some(100usize),
             ack_wait: ::core::option::Option::Some(
                 ::core::time::Duration::from_millis(30000u64),
@@ -58,6 +60,8 @@ const _: () = {
             ),
             key: ::core::option::Option::None,
             ordered: false,
+            ack_every: ::core::option::Option::None,
+            replicas: ::core::option::Option::None,
             publish: ::core::option::Option::None,
             codec: ::core::option::Option::None,
             ack: ::jetstream_handlers::__private::Ack::Confirmed,

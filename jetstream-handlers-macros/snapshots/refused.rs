@@ -8,7 +8,7 @@ pub fn process_order(order: OrderCreated) {}
     "subject `orders..created` has an empty token; put a token on both sides of every `.`"
 }
 ::core::compile_error! {
-    "handler `process_order` is not async; write `async fn process_order`"
+    "handler `process_order` is not async; write `async fn process_order`, or say `blocking = true` for one that computes or blocks"
 }
 /// Names the handler `process_order` for `Broker::include`.
 pub struct process_order {}

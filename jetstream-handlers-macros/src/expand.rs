@@ -90,7 +90,7 @@ fn marker_name(function: &Function) -> Ident {
     name
 }
 
-/// The closure that extracts every argument from a message and awaits the user's function.
+/// The closure that extracts every argument from a message and calls the user's function, to its end.
 fn call(function: &Function) -> TokenStream {
     let here = Span::mixed_site();
     let name = function.name();
@@ -113,8 +113,9 @@ fn call(function: &Function) -> TokenStream {
         }
     });
     let output = function.output();
+    let awaited = function.is_async().then(|| quote_spanned!(here=> .await));
     let outcome = quote_spanned! {here=>
-        ::jetstream_handlers::__private::outcome::<#output>(#name(#(#arguments),*).await)
+        ::jetstream_handlers::__private::outcome::<#output>(#name(#(#arguments),*) #awaited)
     };
     // The span is where the compiler points when the future is not `Send`.
     let run = quote_spanned! {at_name=>
@@ -163,6 +164,8 @@ fn static_plan(plan: &Plan) -> TokenStream {
     let queue = &plan.queue;
     let stream = option(plan.stream.as_ref());
     let concurrency = option(plan.concurrency.map(|number| number as usize));
+    let blocking = plan.blocking;
+    let threads = option(plan.threads.map(|number| number as usize));
     let batch_size = option(plan.batch_size.map(|number| number as usize));
     let ack_wait = option(plan.ack_wait.map(duration));
     let timeout = option(plan.timeout.map(duration));
@@ -171,6 +174,8 @@ fn static_plan(plan: &Plan) -> TokenStream {
     let dead_letter = option(plan.dead_letter.as_ref().map(dead_letter));
     let key = option(plan.key.as_ref());
     let ordered = plan.ordered;
+    let ack_every = option(plan.ack_every.map(|number| number as usize));
+    let replicas = option(plan.replicas);
     let publish = option(plan.publish.as_ref());
     let codec = option(plan.codec.as_ref());
     let ack = match plan.ack {
@@ -184,6 +189,8 @@ fn static_plan(plan: &Plan) -> TokenStream {
             queue: #queue,
             stream: #stream,
             concurrency: #concurrency,
+            blocking: #blocking,
+            threads: #threads,
             batch_size: #batch_size,
             ack_wait: #ack_wait,
             timeout: #timeout,
@@ -192,6 +199,8 @@ fn static_plan(plan: &Plan) -> TokenStream {
             dead_letter: #dead_letter,
             key: #key,
             ordered: #ordered,
+            ack_every: #ack_every,
+            replicas: #replicas,
             publish: #publish,
             codec: #codec,
             ack: #ack,

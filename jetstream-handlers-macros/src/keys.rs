@@ -1,11 +1,13 @@
 //! The keys of the attribute: which there are, and which one a typing error meant.
 
 /// Every key, with a value to show in messages.
-const KEYS: [(&str, &str); 16] = [
+const KEYS: [(&str, &str); 20] = [
     ("subject", "\"orders.created\""),
     ("queue", "\"order-processor\""),
     ("stream", "\"ORDERS\""),
     ("concurrency", "4"),
+    ("blocking", "true"),
+    ("threads", "4"),
     ("batch_size", "100"),
     ("ack_wait", "\"30s\""),
     ("timeout", "\"5m\""),
@@ -14,6 +16,8 @@ const KEYS: [(&str, &str); 16] = [
     ("dead_letter", "\"dlq.orders\""),
     ("key", "\"customer\""),
     ("ordered", ""),
+    ("ack_every", "100"),
+    ("replicas", "1"),
     ("publish", "\"orders.confirmed\""),
     ("codec", "\"json\""),
     ("ack", "\"confirmed\""),
@@ -24,13 +28,13 @@ const KEYS: [(&str, &str); 16] = [
 ///
 /// They are parsed and checked, and then refused, because a setting must never be ignored in silence.
 /// To deliver one, strike it off here.
-const NOT_YET: [&str; 4] = ["key", "ordered", "publish", "codec"];
+const NOT_YET: [&str; 8] = ["blocking", "threads", "key", "ordered", "ack_every", "replicas", "publish", "codec"];
 
 /// The keys of `backoff = { … }`, with a value to show in messages.
 const BACKOFF_KEYS: [(&str, &str); 3] = [("initial", "\"1s\""), ("factor", "2"), ("max", "\"2m\"")];
 
 /// What users of other systems may type, and the key that does it here.
-const SYNONYMS: [(&str, &str); 14] = [
+const SYNONYMS: [(&str, &str); 28] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -41,10 +45,24 @@ const SYNONYMS: [(&str, &str); 14] = [
     ("stream_name", "stream"),
     ("workers", "concurrency"),
     ("parallelism", "concurrency"),
+    ("spawn_blocking", "blocking"),
+    ("cpu_bound", "blocking"),
+    ("cpu", "blocking"),
+    ("sync", "blocking"),
+    ("num_threads", "threads"),
+    ("thread_pool", "threads"),
     ("batch", "batch_size"),
     ("retries", "max_deliver"),
     ("max_retries", "max_deliver"),
     ("dlq", "dead_letter"),
+    ("strict_order", "ordered"),
+    ("in_order", "ordered"),
+    ("sequential", "ordered"),
+    ("fifo", "ordered"),
+    ("single_active", "ordered"),
+    ("single_active_consumer", "ordered"),
+    ("ack_batch", "ack_every"),
+    ("single_replica", "replicas"),
 ];
 
 /// The farthest that a typing error may be from the key it meant.
@@ -73,6 +91,11 @@ impl Keys {
             Some((_, value)) if !value.is_empty() => format!("{key} = {value}"),
             _ => key.to_owned(),
         }
+    }
+
+    /// Whether a user who typed this meant `key`, spelt right or not.
+    pub(crate) fn mean(self, typed: &str, key: &str) -> bool {
+        typed == key || (!self.contain(typed) && self.nearest(typed) == Some(key))
     }
 
     /// The key that was probably meant.
@@ -143,6 +166,15 @@ mod tests {
             ("back_off", "backoff"),
             ("dead_leter", "dead_letter"),
             ("ordred", "ordered"),
+            ("strict_order", "ordered"),
+            ("fifo", "ordered"),
+            ("single_active", "ordered"),
+            ("ack_evry", "ack_every"),
+            ("replica", "replicas"),
+            ("blockng", "blocking"),
+            ("spawn_blocking", "blocking"),
+            ("cpu_bound", "blocking"),
+            ("thread", "threads"),
             ("ky", "key"),
         ] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), Some(meant), "for `{typed}`");

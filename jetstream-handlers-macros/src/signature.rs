@@ -48,6 +48,15 @@ impl Function {
         self.signature.ident.unraw().to_string()
     }
 
+    pub(crate) fn is_async(&self) -> bool {
+        self.signature.asyncness.is_some()
+    }
+
+    /// The place of the word `fn`.
+    pub(crate) fn keyword(&self) -> Span {
+        self.signature.fn_token.span
+    }
+
     /// The types of the parameters, in their order.
     pub(crate) fn parameters(&self) -> Vec<&Type> {
         self.signature
@@ -92,9 +101,6 @@ impl Function {
         let signature = &self.signature;
         if let Some(constness) = &signature.constness {
             errors.push(constness.span, format!("handler `{name}` is `const`; remove the keyword"));
-        }
-        if signature.asyncness.is_none() {
-            errors.push(signature.fn_token.span, format!("handler `{name}` is not async; write `async fn {name}`"));
         }
         let safety = match &signature.safety {
             Safety::Unsafe(keyword) => Some(keyword.span),

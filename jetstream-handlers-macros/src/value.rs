@@ -110,14 +110,20 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether a flag is given, which stands alone.
-    pub(crate) fn flag(&mut self, entry: &Entry) -> bool {
-        if let Some(value) = &entry.value {
-            let key = entry.key.unraw();
-            let message = format!("`{key}` is a flag; write `{key}` without a value");
-            self.refuse_value::<()>(value, message);
+    /// Whether something is on, as a key says that may stand alone.
+    ///
+    /// After a mistake it counts as on, so that what depends on it is no mistake of its own.
+    pub(crate) fn switch(&mut self, entry: &Entry) -> bool {
+        match &entry.value {
+            Some(Value::Literal(Lit::Bool(on))) => on.value,
+            Some(value) => {
+                let key = entry.key.unraw();
+                let message = format!("`{key}` is on or off; write `{key}` alone, or `{key} = false`");
+                self.refuse_value::<()>(value, message);
+                true
+            }
+            None => true,
         }
-        true
     }
 
     /// The value, where the key may not stand alone.

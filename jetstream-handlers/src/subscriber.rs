@@ -28,6 +28,8 @@ pub struct Plan<S> {
     pub queue: S,
     pub stream: Option<S>,
     pub concurrency: Option<usize>,
+    pub blocking: bool,
+    pub threads: Option<usize>,
     pub batch_size: Option<usize>,
     pub ack_wait: Option<Duration>,
     pub timeout: Option<Duration>,
@@ -36,6 +38,8 @@ pub struct Plan<S> {
     pub dead_letter: Option<DeadLetter<S>>,
     pub key: Option<S>,
     pub ordered: bool,
+    pub ack_every: Option<usize>,
+    pub replicas: Option<u32>,
     pub publish: Option<S>,
     pub codec: Option<S>,
     pub ack: Ack,
@@ -100,9 +104,32 @@ const SHORTEST_ACK_WAIT: Duration = Duration::from_millis(100);
 /// attempts, those handed back by stopping processes and those at which a dead letter could not be stored.
 const SERVER_MAX_DELIVER: u32 = 10_000;
 
+/// How many messages of an ordered handler may be unacked; the attribute refuses an `ack_every` above it.
+///
+/// The one active worker holds them all, so what it may hold is what may be handled again after a crash.
+/// None of them waits for a next attempt beside others, because in strict order what is behind a failed message waits.
+const ORDERED_PENDING: usize = 1000;
+
+/// The most threads of one handler; the attribute refuses more.
+const MAX_THREADS: usize = 512;
+
 impl Plan<String> {
+    /// How many messages this process handles at the same time.
     pub(crate) fn concurrency(&self) -> usize {
-        self.concurrency.unwrap_or(1)
+        match self.ordered {
+            true => 1,
+            false => self.threads.or(self.concurrency).unwrap_or(1),
+        }
+    }
+
+    /// How many messages of an ordered handler one ack is for.
+    pub(crate) fn ack_every(&self) -> usize {
+        self.ack_every.unwrap_or(100)
+    }
+
+    /// Whether each call has a thread of its own, beside those of the runtime.
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking || self.threads.is_some()
     }
 
     pub(crate) fn ack_wait(&self) -> Duration {
@@ -130,7 +157,66 @@ impl Plan<String> {
     pub(crate) fn max_ack_pending(&self) -> i64 {
         const DELAYED: i64 = 10_000;
         const REPLICAS: i64 = 16;
+        if self.ordered {
+            return ORDERED_PENDING as i64;
+        }
         DELAYED.max(self.concurrency() as i64 * REPLICAS)
+    }
+
+    /// Which settings do not go together.
+    fn contradictions(&self) -> Vec<(&'static str, String)> {
+        let mut found = Vec::new();
+        let mut check = |is_wrong: bool, field, problem: &str| {
+            if is_wrong {
+                found.push((field, problem.to_owned()));
+            }
+        };
+        let several = |number: Option<usize>| number.is_some_and(|number| number > 1);
+        if self.ordered {
+            let one = "an ordered handler has one message at a time over all replicas";
+            let drop_one = |other| format!("{one}; drop `{other}`, or `ordered`");
+            check(several(self.concurrency), "concurrency", &drop_one("concurrency"));
+            check(several(self.threads), "threads", &drop_one("threads"));
+            check(
+                self.ack == Ack::Confirmed,
+                "ack",
+                "an ordered handler sends one ack for many messages, so that none of them has its own to confirm; drop `ack`, or `ordered`",
+            );
+            check(
+                self.key.is_some(),
+                "key",
+                "it keeps messages of one key in order and `ordered` keeps all of them; drop one of the two",
+            );
+        } else {
+            let of_ordered = |field| format!("it is for an ordered handler; add `ordered`, or drop `{field}`");
+            check(self.ack_every.is_some(), "ack_every", &of_ordered("ack_every"));
+            check(self.replicas.is_some(), "replicas", &of_ordered("replicas"));
+        }
+        let ack_every = self.ack_every();
+        check(
+            !(1..=ORDERED_PENDING).contains(&ack_every),
+            "ack_every",
+            &format!("it is {ack_every}; accepted are 1 to {ORDERED_PENDING}, as many as a worker may hold unacked"),
+        );
+        check(
+            self.replicas.is_some_and(|replicas| replicas != 1),
+            "replicas",
+            "accepted is 1, which says that there is never more than one process; leave it out where there may be more",
+        );
+        check(
+            self.threads.is_some() && self.concurrency.is_some(),
+            "concurrency",
+            "`threads` is the concurrency of a blocking handler; drop one of the two",
+        );
+        let threads = self.concurrency();
+        check(
+            self.is_blocking() && threads > MAX_THREADS,
+            "concurrency",
+            &format!(
+                "it is {threads}, and a blocking handler has a thread for each call; accepted are 1 to {MAX_THREADS}"
+            ),
+        );
+        found
     }
 
     /// The delay before the next attempt, when `attempt` (from 1) has failed.
@@ -151,6 +237,8 @@ impl Plan<String> {
             queue: queue.to_owned(),
             stream: None,
             concurrency: None,
+            blocking: false,
+            threads: None,
             batch_size: None,
             ack_wait: None,
             timeout: None,
@@ -159,6 +247,8 @@ impl Plan<String> {
             dead_letter: None,
             key: None,
             ordered: false,
+            ack_every: None,
+            replicas: None,
             publish: None,
             codec: None,
             ack: Ack::Sent,
@@ -175,6 +265,8 @@ impl StaticPlan {
             queue: self.queue.to_owned(),
             stream: owned(self.stream),
             concurrency: self.concurrency,
+            blocking: self.blocking,
+            threads: self.threads,
             batch_size: self.batch_size,
             ack_wait: self.ack_wait,
             timeout: self.timeout,
@@ -186,6 +278,8 @@ impl StaticPlan {
             }),
             key: owned(self.key),
             ordered: self.ordered,
+            ack_every: self.ack_every,
+            replicas: self.replicas,
             publish: owned(self.publish),
             codec: owned(self.codec),
             ack: self.ack,
@@ -309,7 +403,7 @@ impl Handler {
         all
     }
 
-    /// What is wrong with the names; the attribute has checked its own, a closure's come here first.
+    /// What is wrong with the settings; the attribute has checked its own, a closure's come here first.
     pub(crate) fn problems(&self) -> Vec<Error> {
         let plan = &self.plan;
         let mut found = Vec::new();
@@ -333,6 +427,9 @@ impl Handler {
         if let Some(Backoff::Steps(steps)) = &plan.backoff {
             check("backoff", steps.is_empty().then(|| "it has no delay; give at least one".to_owned()));
             check("backoff", too_short(steps.iter().min().copied(), Duration::from_nanos(1)));
+        }
+        for (field, problem) in plan.contradictions() {
+            check(field, Some(problem));
         }
         found
     }
@@ -388,7 +485,8 @@ pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
     let queue = &one.plan.queue;
     let differing: BTreeSet<_> = [
         ("subject", one.plan.subject != other.plan.subject),
-        ("concurrency", one.plan.concurrency != other.plan.concurrency),
+        ("concurrency", one.plan.concurrency() != other.plan.concurrency()),
+        ("ordered", one.plan.ordered != other.plan.ordered),
         ("ack_wait", one.plan.ack_wait != other.plan.ack_wait),
         ("max_deliver", one.plan.max_deliver != other.plan.max_deliver),
     ]
@@ -484,6 +582,66 @@ mod tests {
         let plan = Plan::new("a", "b");
         let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
         assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
+    }
+
+    fn problems(change: impl FnOnce(&mut Plan<String>)) -> Vec<String> {
+        let mut plan = Plan::new("orders.created", "billing");
+        change(&mut plan);
+        let handler = Handler::closure(plan, "here".to_owned(), || async {});
+        handler.problems().iter().map(Error::to_string).collect()
+    }
+
+    #[test]
+    fn a_handler_in_order_has_one_message_at_a_time() {
+        let mut plan = Plan::new("a", "b");
+        (plan.ordered, plan.replicas) = (true, Some(1));
+        assert_eq!((plan.concurrency(), plan.ack_every(), plan.max_ack_pending()), (1, 100, 1000));
+        (plan.replicas, plan.ack_every) = (None, Some(7));
+        assert_eq!(plan.ack_every(), 7);
+    }
+
+    #[test]
+    fn threads_are_the_concurrency_of_a_handler_that_blocks() {
+        let mut plan = Plan::new("a", "b");
+        assert!(!plan.is_blocking());
+        plan.threads = Some(8);
+        assert!(plan.is_blocking());
+        assert_eq!(plan.concurrency(), 8);
+        let blocking = Plan { blocking: true, concurrency: Some(3), ..Plan::new("a", "b") };
+        assert!(blocking.is_blocking());
+        assert_eq!(blocking.concurrency(), 3);
+    }
+
+    #[test]
+    fn what_a_closure_cannot_be_is_told_with_the_way_out() {
+        type Change = fn(&mut Plan<String>);
+        let cases: [(Change, &str); 11] = [
+            (|p| (p.ordered, p.concurrency) = (true, Some(4)), "concurrency: an ordered handler has one message"),
+            (|p| (p.ordered, p.threads) = (true, Some(4)), "threads: an ordered handler has one message"),
+            (|p| (p.ordered, p.ack) = (true, Ack::Confirmed), "ack: an ordered handler sends one ack for many"),
+            (|p| (p.ordered, p.key) = (true, Some("id".to_owned())), "key: it keeps messages of one key in order"),
+            (|p| p.ack_every = Some(10), "ack_every: it is for an ordered handler; add `ordered`"),
+            (|p| p.replicas = Some(1), "replicas: it is for an ordered handler; add `ordered`"),
+            (|p| (p.ordered, p.ack_every) = (true, Some(1001)), "ack_every: it is 1001; accepted are 1 to 1000"),
+            (|p| (p.ordered, p.ack_every) = (true, Some(0)), "ack_every: it is 0; accepted are 1 to 1000"),
+            (|p| (p.ordered, p.replicas) = (true, Some(2)), "replicas: accepted is 1"),
+            (|p| (p.threads, p.concurrency) = (Some(2), Some(2)), "concurrency: `threads` is the concurrency"),
+            (|p| (p.blocking, p.concurrency) = (true, Some(513)), "concurrency: it is 513, and a blocking handler"),
+        ];
+        for (change, told) in cases {
+            let found = problems(change);
+            assert_eq!(found.len(), 1, "{found:?}");
+            assert!(found[0].starts_with(&format!("`closure on orders.created`: {told}")), "{found:?}");
+        }
+        let fine: [Change; 4] = [
+            |p| (p.ordered, p.concurrency, p.ack_every, p.replicas) = (true, Some(1), Some(1000), Some(1)),
+            |p| (p.ordered, p.blocking) = (true, true),
+            |p| (p.ordered, p.threads) = (true, Some(1)),
+            |p| (p.blocking, p.concurrency) = (true, Some(512)),
+        ];
+        for change in fine {
+            assert_eq!(problems(change), Vec::<String>::new());
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// What `ALL` stands for in the expected messages.
-const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `key`, `ordered`, `publish`, `codec`, `ack`, `group`";
+const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `key`, `ordered`, `ack_every`, `replicas`, `publish`, `codec`, `ack`, `group`";
 
 /// Each mistake begins with what it points at.
 #[track_caller]
@@ -17,6 +17,15 @@ fn assert_mistakes(source: &str, expected: &[&str]) {
 fn assert_entries(entries: &str, expected: &[&str]) {
     let source = format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] async fn f() {{}}"#);
     assert_mistakes(&source, expected);
+}
+
+/// `entries` stand behind a subject and a queue, and what is said of keys that are still to come does not count.
+#[track_caller]
+fn assert_judged(entries: &str, item: &str, expected: &[&str]) {
+    let source = format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] {item}"#);
+    let mut found = mistakes(&source);
+    found.retain(|mistake| !mistake.ends_with("is not supported yet"));
+    assert_eq!(found, expected, "in {source}");
 }
 
 /// `item` stands under a valid attribute.
@@ -245,10 +254,17 @@ fn keys_that_are_not_supported_yet_are_checked_all_the_same() {
             r#""": the key is no field's name; write the name of a field of the payload, as in `key = "customer"`"#,
         ],
     );
-    assert_entries("ordered", &["ordered: `ordered` is not supported yet"]);
+    for key in ["ordered", "blocking"] {
+        assert_entries(key, &[&format!("{key}: `{key}` is not supported yet")]);
+    }
+    assert_entries("threads = 4", &["threads: `threads` is not supported yet"]);
     assert_entries(
-        "ordered = true",
-        &["ordered: `ordered` is not supported yet", "true: `ordered` is a flag; write `ordered` without a value"],
+        "ordered, ack_every = 10, replicas = 1",
+        &[
+            "ordered: `ordered` is not supported yet",
+            "ack_every: `ack_every` is not supported yet",
+            "replicas: `replicas` is not supported yet",
+        ],
     );
     assert_entries(
         r#"publish = "a.*""#,
@@ -267,9 +283,139 @@ fn keys_that_are_not_supported_yet_are_checked_all_the_same() {
     );
 }
 
+const ASYNC: &str = "async fn f() {}";
+const PLAIN: &str = "fn f() {}";
+
+#[test]
+fn order_over_all_replicas() {
+    for entries in [
+        "ordered",
+        "ordered = true",
+        "ordered = false, concurrency = 4",
+        "ordered, concurrency = 1",
+        "ordered, ack_every = 1",
+        "ordered, ack_every = 1000, replicas = 1",
+        "ordered, blocking",
+        "ordered, threads = 1",
+        r#"ordered, ack = "sent""#,
+    ] {
+        assert_judged(entries, ASYNC, &[]);
+    }
+    assert_judged("ordered = 1", ASYNC, &["1: `ordered` is on or off; write `ordered` alone, or `ordered = false`"]);
+    let one = "an `ordered` handler has one message at a time over all replicas";
+    assert_judged(
+        "concurrency = 4, ordered",
+        ASYNC,
+        &[&format!("concurrency: {one}; drop `concurrency`, or `ordered`")],
+    );
+    assert_judged(
+        "ordered, threads = 2",
+        ASYNC,
+        &[&format!("threads: {one}; write `blocking` in place of `threads`, or drop `ordered`")],
+    );
+    assert_judged(
+        r#"ordered, ack = "confirmed""#,
+        ASYNC,
+        &[
+            "ack: an `ordered` handler sends one ack for many messages, so that none of them has its own to confirm; drop `ack`, or `ordered`",
+        ],
+    );
+    assert_judged(
+        r#"ordered, key = "customer""#,
+        ASYNC,
+        &["key: `key` keeps messages of one key in order and `ordered` keeps all of them; drop one of the two"],
+    );
+}
+
+#[test]
+fn what_is_for_ordered_handlers_alone() {
+    let ack_every = "ack_every: `ack_every` is for an `ordered` handler; add `ordered`, or drop `ack_every`";
+    assert_judged("ack_every = 10", ASYNC, &[ack_every]);
+    assert_judged("ack_every = 10, ordered = false", ASYNC, &[ack_every]);
+    // What is wrong with `ordered` is one mistake.
+    assert_judged(
+        "ack_every = 10, ordered = 3",
+        ASYNC,
+        &["3: `ordered` is on or off; write `ordered` alone, or `ordered = false`"],
+    );
+    let fifo = "fifo: unknown key `fifo`; did you mean `ordered`? accepted are ALL".replace("ALL", ALL);
+    assert_judged("fifo, ack_every = 10, replicas = 1", ASYNC, &[&fifo]);
+    for (number, shown) in [("0", "0"), ("1001", "1001")] {
+        let expected = format!("{shown}: `ack_every` is {shown}; accepted are 1 to 1000");
+        assert_judged(&format!("ordered, ack_every = {number}"), ASYNC, &[&expected]);
+    }
+    assert_judged(
+        "replicas = 1",
+        ASYNC,
+        &[
+            "replicas: `replicas` is for an `ordered` handler, any other shares its messages among replicas; add `ordered`, or drop `replicas`",
+        ],
+    );
+    for number in ["0", "3", "-1", "99999999999999999999"] {
+        let expected = format!(
+            "{number}: `replicas` is {number}; accepted is 1, which says that there is never more than one process, so that a server before 2.11 will do; leave the key out where there may be more"
+        );
+        assert_judged(&format!("ordered, replicas = {number}"), ASYNC, &[&expected]);
+    }
+    for value in ["true", "1u8", "1.0"] {
+        let expected = format!("{value}: `replicas` takes the number 1; write for example `replicas = 1`");
+        assert_judged(&format!("ordered, replicas = {value}"), ASYNC, &[&expected]);
+    }
+    assert_judged("ordered, replicas", ASYNC, &["replicas: `replicas` has no value; write for example `replicas = 1`"]);
+}
+
+#[test]
+fn handlers_that_block() {
+    for entries in
+        ["blocking", "blocking = true", "threads = 1", "blocking, concurrency = 512", "blocking, threads = 2"]
+    {
+        for item in [ASYNC, PLAIN] {
+            assert_judged(entries, item, &[]);
+        }
+    }
+    assert_judged("blocking = false, concurrency = 1000", ASYNC, &[]);
+    let not_async =
+        "fn: handler `f` is not async; write `async fn f`, or say `blocking = true` for one that computes or blocks";
+    assert_judged("concurrency = 2", PLAIN, &[not_async]);
+    assert_judged("blocking = false", PLAIN, &[not_async]);
+    // What is wrong with the key is one mistake.
+    assert_judged(
+        "blocking = 3",
+        PLAIN,
+        &["3: `blocking` is on or off; write `blocking` alone, or `blocking = false`"],
+    );
+    assert_judged("threads = 0", PLAIN, &["0: `threads` is 0; accepted are 1 to 512"]);
+    for (typed, meant) in [("spawn_blocking", "blocking"), ("cpu_bound", "blocking"), ("num_threads", "threads")] {
+        let expected = format!("{typed}: unknown key `{typed}`; did you mean `{meant}`? accepted are {ALL}");
+        assert_judged(typed, PLAIN, &[&expected]);
+    }
+    assert_judged(
+        "threads = 2, concurrency = 2",
+        PLAIN,
+        &[
+            "concurrency: `threads` is the concurrency of a blocking handler; drop `concurrency`, or write `blocking` in place of `threads`",
+        ],
+    );
+    assert_judged(
+        "threads = 2, blocking = false",
+        PLAIN,
+        &[
+            "blocking: `threads` makes a handler blocking, and `blocking = false` says that it is none; drop one of the two",
+        ],
+    );
+    assert_judged(
+        "blocking, concurrency = 513",
+        PLAIN,
+        &["concurrency: a `blocking` handler has a thread for each call; accepted are 1 to 512"],
+    );
+}
+
 #[test]
 fn signatures() {
-    assert_item("fn f() {}", &["fn: handler `f` is not async; write `async fn f`"]);
+    assert_item(
+        "fn f() {}",
+        &["fn: handler `f` is not async; write `async fn f`, or say `blocking = true` for one that computes or blocks"],
+    );
     assert_item("pub const async fn f() {}", &["const: handler `f` is `const`; remove the keyword"]);
     assert_item(
         "async unsafe fn f() {}",
@@ -374,7 +520,7 @@ fn all_mistakes_come_at_once_in_the_order_of_the_source() {
             "timeout: expected `,` before `timeout`",
             r#""5": `5` has no unit; write `"5s"`"#,
             "colour: unknown key `colour`; accepted are ALL",
-            "fn: handler `process_order` is not async; write `async fn process_order`",
+            "fn: handler `process_order` is not async; write `async fn process_order`, or say `blocking = true` for one that computes or blocks",
             "T: handler `process_order` has the type parameter `T`, and nobody could choose it; write a concrete type, and a handler for each",
             "impl: handler `process_order` takes an `impl Trait`; write a concrete type",
         ],
