@@ -52,8 +52,18 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("replay_policy", false, word(&found.replay_policy), word(&wanted.replay_policy));
     compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
-    compare("priority_policy", false, word(&found.priority_policy), word(&wanted.priority_policy));
-    compare("priority_groups", false, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
+    // No server refuses to change these three, whatever ADR-42 says (`consumer.go`, `checkNewConsumerConfig`).
+    compare("priority_policy", true, own_word(&found.priority_policy), own_word(&wanted.priority_policy));
+    compare("priority_groups", true, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
+    let is_pinned = |config: &consumer::Config| config.priority_policy == consumer::PriorityPolicy::PinnedClient;
+    if is_pinned(found) && is_pinned(wanted) {
+        compare(
+            "priority_timeout",
+            true,
+            duration(found.priority_timeout, 120),
+            duration(wanted.priority_timeout, 120),
+        );
+    }
     // Too many deliveries only make the net wider; too few would end messages that are not dead letters yet.
     if (1..wanted.max_deliver).contains(&found.max_deliver) {
         let wanted = format!("unlimited, or at least {}", wanted.max_deliver);
@@ -174,6 +184,11 @@ fn word(value: &impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
+/// A word of several, with the underscores of the server.
+fn own_word(value: &impl serde::Serialize) -> String {
+    json(value).as_str().unwrap_or_default().to_owned()
+}
+
 fn duration(value: Duration, default_secs: u64) -> String {
     match value.is_zero() {
         true => format!("{:?}", Duration::from_secs(default_secs)),
@@ -239,6 +254,30 @@ mod tests {
             fields,
             ["ack_policy", "ack_wait", "backoff", "deliver_policy", "headers_only", "max_deliver", "max_ack_pending"]
         );
+    }
+
+    #[test]
+    fn a_consumer_in_order_differs_in_acks_and_in_who_is_chosen() {
+        let plain = consumer::Config::default();
+        let ordered = consumer::Config {
+            ack_policy: consumer::AckPolicy::All,
+            priority_policy: consumer::PriorityPolicy::PinnedClient,
+            priority_groups: vec!["ordered".into()],
+            priority_timeout: Duration::from_secs(5),
+            ..Default::default()
+        };
+        assert_eq!(consumer(&ordered, &ordered, 1), []);
+        for (found, wanted) in [(&plain, &ordered), (&ordered, &plain)] {
+            let fields: Vec<_> = consumer(found, wanted, 1).iter().map(|it| (it.field, it.mutable)).collect();
+            assert_eq!(fields, [("ack_policy", false), ("priority_policy", true), ("priority_groups", true)]);
+        }
+        let mut found = ordered.clone();
+        found.priority_timeout = Duration::ZERO;
+        let differences = consumer(&found, &ordered, 1);
+        let [Difference { field: "priority_timeout", found, wanted, mutable: true }] = differences.as_slice() else {
+            panic!("{differences:?}");
+        };
+        assert_eq!((found.as_str(), wanted.as_str()), ("120s", "5s"), "the server's own is two minutes");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use futures::StreamExt as _;
@@ -16,6 +17,15 @@ use crate::transport::{ApiError, Source, Transport};
 
 /// How many requests of a start are under way at once.
 const REQUESTS: usize = 16;
+
+/// The priority group of an ordered handler's consumer; each of its pulls names it.
+const GROUP: &str = "ordered";
+
+/// After which silence the server puts another worker in the place of the active one.
+///
+/// Each new pull of the active worker begins it anew, so that it has to be longer than the time between two pulls.
+/// The server knows no least one; its own two minutes would stop the handler for as long as that after a crash.
+const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was wrong on the way to one source of messages.
 type Problem = Error;
@@ -42,6 +52,7 @@ pub(crate) async fn provision(
         }
     }
     problems.extend(work_queue_overlaps(&streams, &planned));
+    problems.extend(out_of_order(transport, &planned));
     problems.extend(streams.overlaps().await);
 
     let comparisons: Vec<_> =
@@ -121,7 +132,11 @@ async fn make_consumer(
                 consumer = source.consumer,
                 "created the durable consumer"
             );
-            Ok(config)
+            match config.priority_policy == wanted.priority_policy {
+                true => Ok(config),
+                // Older servers leave out what they do not know, and not every server is the one that we talk to.
+                false => Err(too_old(handler, &format!("the server that made consumer `{}`", source.consumer))),
+            }
         }
         // Another replica was faster, and may have asked for something else.
         Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
@@ -174,10 +189,20 @@ impl Source {
 /// The configuration of a handler's consumer.
 pub(crate) fn consumer_config(handler: &Handler) -> consumer::Config {
     let plan = &handler.plan;
+    let (priority_policy, priority_groups, priority_timeout) = match plan.is_pinned() {
+        true => (consumer::PriorityPolicy::PinnedClient, vec![GROUP.to_owned()], PIN_TIMEOUT),
+        false => Default::default(),
+    };
     consumer::Config {
         durable_name: Some(plan.queue.clone()),
         filter_subject: plan.subject.clone(),
-        ack_policy: consumer::AckPolicy::Explicit,
+        ack_policy: match plan.ordered {
+            true => consumer::AckPolicy::All,
+            false => consumer::AckPolicy::Explicit,
+        },
+        priority_policy,
+        priority_groups,
+        priority_timeout,
         ack_wait: plan.ack_wait(),
         max_deliver: plan.server_max_deliver(),
         max_ack_pending: plan.max_ack_pending(),
@@ -270,20 +295,59 @@ fn agree(handler: &Handler, source: &Source, found: &consumer::Config) -> Result
             "give the handler another `queue`, or delete the consumer if its progress may be lost (`nats consumer rm {stream} {consumer}`)"
         ),
     };
-    let net = match differences.iter().any(|difference| difference.field == "max_deliver") {
+    let differs = |field: &str| differences.iter().any(|difference| difference.field == field);
+    let net = match differs("max_deliver") {
         true => {
             "; the server's `max_deliver` is the net under the handler's own, and what it ends is never delivered again"
         }
         false => "",
     };
+    let order = match (differs("ack_policy"), handler.plan.ordered, found.ack_policy == consumer::AckPolicy::All) {
+        (true, true, _) => {
+            "; an `ordered` handler acks many messages at once, and how a consumer is acked never changes"
+        }
+        (true, false, true) => {
+            "; the consumer was made for an `ordered` handler, and how a consumer is acked never changes"
+        }
+        _ => "",
+    };
     Err(Error::new(
         ErrorKind::ConsumerMismatch,
         format!(
-            "`{}`: consumer `{consumer}` of stream `{stream}` exists and differs: {}; nothing was changed; {way_out}{net}",
+            "`{}`: consumer `{consumer}` of stream `{stream}` exists and differs: {}; nothing was changed; {way_out}{net}{order}",
             handler.name,
             in_words(&differences)
         ),
     ))
+}
+
+/// What keeps handlers from having their messages in strict order.
+fn out_of_order(transport: &Transport, planned: &[(&Handler, Source)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (handler, source) in planned.iter().filter(|(handler, _)| handler.plan.ordered) {
+        // The server's own refusal (10098) names neither the handler nor the stream.
+        if source.work_queue {
+            let message = format!(
+                "`{}`: ordered: stream `{}` is a work queue (`retention` is workqueue), which takes no ack for several messages; read a stream with limits or interest retention, one that has the other as its source for example, or drop `ordered` and keep `concurrency` at 1",
+                handler.name, source.stream
+            );
+            problems.push(Error::new(ErrorKind::StreamMismatch, message));
+        }
+        if handler.plan.is_pinned()
+            && let Some(version) = transport.too_old_to_pin()
+        {
+            problems.push(too_old(handler, &format!("the server, {version},")));
+        }
+    }
+    problems
+}
+
+fn too_old(handler: &Handler, who: &str) -> Problem {
+    let message = format!(
+        "`{}`: ordered: {who} cannot choose one worker of many, which needs 2.11 (pinned clients); use a newer server, or set `replicas = 1` if there is never more than one process",
+        handler.name
+    );
+    Error::new(ErrorKind::Config, message)
 }
 
 fn in_words(differences: &[Difference]) -> String {

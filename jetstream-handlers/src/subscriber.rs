@@ -132,6 +132,11 @@ impl Plan<String> {
         self.blocking || self.threads.is_some()
     }
 
+    /// Whether the server chooses the one replica that gets the messages.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.ordered && self.replicas != Some(1)
+    }
+
     pub(crate) fn ack_wait(&self) -> Duration {
         self.ack_wait.unwrap_or(Duration::from_secs(30)).clamp(SHORTEST_ACK_WAIT, LONGEST)
     }
@@ -596,7 +601,9 @@ mod tests {
         let mut plan = Plan::new("a", "b");
         (plan.ordered, plan.replicas) = (true, Some(1));
         assert_eq!((plan.concurrency(), plan.ack_every(), plan.max_ack_pending()), (1, 100, 1000));
+        assert!(!plan.is_pinned(), "one process needs nobody to choose it");
         (plan.replicas, plan.ack_every) = (None, Some(7));
+        assert!(plan.is_pinned());
         assert_eq!(plan.ack_every(), 7);
     }
 

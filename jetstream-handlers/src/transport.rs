@@ -80,6 +80,25 @@ pub(crate) struct Source {
     pub(crate) dead_letter: Option<String>,
 }
 
+impl Source {
+    /// Whether the messages come in strict order, and an ack is for all that came before.
+    #[allow(dead_code, reason = "for the worker of an ordered handler")]
+    pub(crate) fn ordered(&self) -> bool {
+        self.config.ack_policy == consumer::AckPolicy::All
+    }
+
+    /// The priority group that each pull has to name, where the server chooses the one worker that gets the messages.
+    #[allow(dead_code, reason = "for the pulls of an ordered handler")]
+    pub(crate) fn group(&self) -> Option<&str> {
+        self.config.priority_groups.first().map(String::as_str).filter(|_| self.pinned())
+    }
+
+    /// Whether the server chooses the one worker that gets the messages.
+    pub(crate) fn pinned(&self) -> bool {
+        self.config.priority_policy == consumer::PriorityPolicy::PinnedClient
+    }
+}
+
 /// A message, and the means to end it.
 #[derive(Debug)]
 pub(crate) struct Delivery {
@@ -159,6 +178,14 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.consumers(stream).await,
             Self::Memory(memory) => memory.consumers(stream).map_err(ApiError::Refused),
+        }
+    }
+
+    /// The version of the server, if that is too old to choose one worker of many (ADR-42, from 2.11).
+    pub(crate) fn too_old_to_pin(&self) -> Option<String> {
+        match self {
+            Self::Nats(connection) => connection.version_before(2, 11),
+            Self::Memory(_) => None,
         }
     }
 

@@ -89,6 +89,12 @@ impl Connection {
         &self.client
     }
 
+    /// The version of the server, if it is below this one.
+    pub(crate) fn version_before(&self, major: i64, minor: i64) -> Option<String> {
+        let is_older = !self.client.is_server_compatible(major, minor, 0);
+        is_older.then(|| self.client.server_info().version)
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
         !self.is_closed() && self.client.connection_state() == State::Connected
     }
