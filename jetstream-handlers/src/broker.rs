@@ -80,12 +80,12 @@ impl fmt::Debug for Broker {
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// What a worker is made of.
-type Parts = (Handler, Source, Context, CancellationToken, Deliveries);
+type Parts = (Arc<Handler>, Arc<Source>, Context, CancellationToken, Deliveries);
 
 /// One handler that was started.
 struct Started {
     name: String,
-    source: Source,
+    source: Arc<Source>,
     delayed: Arc<Delayed>,
     beat: Beat,
     grace: Duration,
@@ -421,6 +421,7 @@ impl Broker {
         };
         let mut parts = Vec::new();
         for (((handler, source), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
+            let (handler, source) = (Arc::new(handler), Arc::new(source));
             let deliveries = transport.deliveries(&handler, &source, defaults.fetch_wait).await?;
             parts.push((handler, source, context, stop, deliveries));
         }

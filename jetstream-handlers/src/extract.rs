@@ -119,6 +119,10 @@ impl Context {
         self.0.states.0.get(&TypeId::of::<T>())?.downcast_ref()
     }
 
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.0.shutdown
+    }
+
     /// Publishes on the connection that the message came from.
     pub fn publisher(&self) -> &Publisher {
         &self.0.publisher

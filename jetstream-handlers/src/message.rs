@@ -142,6 +142,21 @@ impl Info {
             .unwrap_or_default()
     }
 
+    /// Where the answer goes.
+    pub(crate) fn ack_subject(&self) -> &async_nats::Subject {
+        &self.ack_subject
+    }
+
+    /// The ack subject up to its consumer.
+    pub(crate) fn ack_prefix(&self) -> &str {
+        &self.ack_subject[..self.consumer.end]
+    }
+
+    /// Stream and consumer with the dot between them.
+    pub(crate) fn source(&self) -> &str {
+        &self.ack_subject[self.stream.start..self.consumer.end]
+    }
+
     /// The stream that stores the message.
     pub fn stream(&self) -> &str {
         &self.ack_subject[self.stream.clone()]

@@ -146,6 +146,11 @@ impl Outcome {
     pub(crate) fn failed(settle: Settle, reason: Reason, error: impl Into<String>) -> Self {
         Self { settle, failure: Some(Failure { reason, error: error.into() }) }
     }
+
+    /// Why it failed, which an outcome that is no ack has.
+    pub(crate) fn into_failure(self) -> Failure {
+        self.failure.unwrap_or(Failure { reason: Reason::Error, error: String::new() })
+    }
 }
 
 /// What a handler may return: `()`, `Result<(), E>` for any error, or [`Settle`].

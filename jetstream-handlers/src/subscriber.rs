@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -341,9 +342,9 @@ impl Slot {
         self.0.set(std::future::pending());
     }
 
-    /// The call, to be awaited once.
-    pub(crate) fn call(&mut self) -> impl Future<Output = Outcome> + '_ {
-        std::future::poll_fn(|task| self.0.poll(task))
+    /// Polls the call; after its outcome it is over.
+    pub(crate) fn poll(&mut self, task: &mut std::task::Context<'_>) -> Poll<Outcome> {
+        self.0.poll(task)
     }
 }
 

@@ -82,13 +82,11 @@ pub(crate) struct Source {
 
 impl Source {
     /// Whether the messages come in strict order, and an ack is for all that came before.
-    #[allow(dead_code, reason = "for the worker of an ordered handler")]
     pub(crate) fn ordered(&self) -> bool {
         self.config.ack_policy == consumer::AckPolicy::All
     }
 
     /// The priority group that each pull has to name, where the server chooses the one worker that gets the messages.
-    #[allow(dead_code, reason = "for the pulls of an ordered handler")]
     pub(crate) fn group(&self) -> Option<&str> {
         self.config.priority_groups.first().map(String::as_str).filter(|_| self.pinned())
     }
@@ -115,6 +113,8 @@ pub(crate) enum Event {
     Recovering(String),
     /// Messages can come again.
     Running,
+    /// Of an ordered handler: what has arrived and was not begun comes again, to this replica or to another.
+    Regathering,
     /// The server has given a message up after so many deliveries, and will not deliver it again.
     GivenUp {
         sequence: u64,
@@ -204,8 +204,8 @@ impl Transport {
     /// Opens the deliveries of a handler; nothing comes before [`Deliveries::room`] is called.
     pub(crate) async fn deliveries(
         &self,
-        handler: &Handler,
-        source: &Source,
+        handler: &Arc<Handler>,
+        source: &Arc<Source>,
         expires: Duration,
     ) -> Result<Deliveries, Error> {
         match self {
@@ -301,6 +301,11 @@ impl Transport {
         }
     }
 
+    /// Whether there is a server behind it, which has its own clock.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self, Self::Nats(_))
+    }
+
     /// Whether a server is connected at this moment.
     pub(crate) fn is_connected(&self) -> bool {
         match self {
@@ -352,6 +357,14 @@ impl Deliveries {
         }
     }
 
+    /// An event that has arrived already.
+    pub(crate) fn ready(&mut self) -> Option<Event> {
+        match self {
+            Self::Nats(pull) => pull.ready(),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// The next event.
     ///
     /// Cancel safe: a delivery is returned or stays.
@@ -369,6 +382,24 @@ impl Deliveries {
         match self {
             Self::Nats(pull) => pull.last().await,
             Self::Memory(feed) => feed.last().await,
+        }
+    }
+}
+
+impl Deliveries {
+    /// Of an ordered handler: keeps other replicas from becoming active after [`last`](Self::last); never returns.
+    pub(crate) async fn stay_active(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.stay_active().await,
+            Self::Memory(_) => std::future::pending().await,
+        }
+    }
+
+    /// Of an ordered handler: lets another replica become the active one.
+    pub(crate) async fn step_down(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.step_down().await,
+            Self::Memory(feed) => feed.step_down(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, UNIX_EPOCH};
 
-use async_nats::jetstream::consumer::{Config, DeliverPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
 use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
@@ -29,6 +29,8 @@ pub(super) struct Consumer {
     orphans: BTreeSet<(u64, u64)>,
     /// The workers that have room and wait, in the order in which they are served (`consumer.go`, `waitQueue`).
     waiting: VecDeque<u64>,
+    /// The one worker that gets anything, where the replicas have one active among them.
+    active: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -68,6 +70,7 @@ impl Consumer {
             again: VecDeque::new(),
             orphans: BTreeSet::new(),
             waiting: VecDeque::new(),
+            active: None,
         }
     }
 
@@ -80,6 +83,11 @@ impl Consumer {
         self.waiting.retain(|waiting| *waiting != reader);
     }
 
+    /// A worker lets another one become the active one.
+    pub(super) fn step_down(&mut self, reader: u64) {
+        self.active = self.active.filter(|active| *active != reader);
+    }
+
     /// The next message for a worker whose turn it is.
     pub(super) fn take_in_turn(
         &mut self,
@@ -88,6 +96,9 @@ impl Consumer {
         messages: &BTreeMap<u64, Message>,
         faults: &mut Faults,
     ) -> Taken {
+        if !self.config.priority_groups.is_empty() && *self.active.get_or_insert(reader) != reader {
+            return Taken::Nothing(None);
+        }
         if !self.waiting.contains(&reader) {
             self.waiting.push_back(reader);
         }
@@ -127,7 +138,12 @@ impl Consumer {
             return self.deliver(stream, sequence, message, delivered, messages);
         }
         let full = self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize;
-        if !full && let Some(sequence) = self.new_message(self.next, messages) {
+        // An ack that covers all before it must not cover what nobody has in hand.
+        let gap = self.acks_all() && self.pending.iter().any(|(sequence, pending)| self.is_nobodys(*sequence, pending));
+        if !full
+            && !gap
+            && let Some(sequence) = self.new_message(self.next, messages)
+        {
             self.next = sequence + 1;
             let overtaking = faults.reorder.then(|| self.new_message(self.next, messages)).flatten();
             if let Some(later) = overtaking {
@@ -140,6 +156,17 @@ impl Consumer {
             return self.deliver(stream, sequence, &messages[&sequence], 1, messages);
         }
         Taken::Nothing(self.pending.values().map(|pending| pending.due).min())
+    }
+
+    fn acks_all(&self) -> bool {
+        self.config.ack_policy == AckPolicy::All
+    }
+
+    /// Whether no worker has a message in hand that was delivered.
+    fn is_nobodys(&self, sequence: u64, pending: &Pending) -> bool {
+        // What a worker lost without a word is in nobody's hand, though the consumer waits for `ack_wait`.
+        let delivered = self.deliveries.get(&sequence).copied().unwrap_or_default();
+        !pending.in_hand || self.orphans.contains(&(sequence, delivered))
     }
 
     fn new_message(&self, from: u64, messages: &BTreeMap<u64, Message>) -> Option<u64> {
@@ -174,6 +201,10 @@ impl Consumer {
         let name = self.config.durable_name.clone().unwrap_or_default();
         match faults.next_ack(&name, sequence) {
             AckFault::None => {
+                if self.acks_all() {
+                    let before: Vec<_> = self.pending.range(..sequence).map(|(sequence, _)| *sequence).collect();
+                    before.into_iter().for_each(|sequence| self.forget(sequence));
+                }
                 self.forget(sequence);
                 true
             }
@@ -252,12 +283,7 @@ impl Consumer {
         let now = Instant::now();
         let full = self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize;
         let new = messages.range(self.next..).any(|(_, message)| self.matches(&message.subject));
-        // A message that a worker lost without a word is in nobody's hand, though the consumer waits for `ack_wait`.
-        let lost = |sequence: &u64| {
-            let delivered = self.deliveries.get(sequence).copied().unwrap_or_default();
-            self.orphans.contains(&(*sequence, delivered))
-        };
-        let idle = |(sequence, pending): (&u64, &Pending)| pending.due > now && (!pending.in_hand || lost(sequence));
+        let idle = |(sequence, pending): (&u64, &Pending)| pending.due > now && self.is_nobodys(*sequence, pending);
         self.again.is_empty() && self.pending.iter().all(idle) && (full || !new)
     }
 }

@@ -15,8 +15,8 @@ use crate::transport::{self, Delivery, Event, Source};
 /// The deliveries of one handler.
 pub(crate) struct Feed {
     memory: Arc<Memory>,
-    handler: Handler,
-    source: Source,
+    handler: Arc<Handler>,
+    source: Arc<Source>,
     /// By which the consumer knows this worker from others.
     reader: u64,
     room: usize,
@@ -30,7 +30,7 @@ impl std::fmt::Debug for Feed {
 }
 
 impl Feed {
-    pub(crate) fn open(memory: Arc<Memory>, handler: Handler, source: Source) -> Self {
+    pub(crate) fn open(memory: Arc<Memory>, handler: Arc<Handler>, source: Arc<Source>) -> Self {
         memory.begin(&source);
         Self { memory, handler, source, reader: fastrand::u64(..), room: 0, recovering: false }
     }
@@ -91,6 +91,11 @@ impl Feed {
         None
     }
 
+    /// Of an ordered handler: lets another worker become the active one.
+    pub(crate) fn step_down(&mut self) {
+        self.memory.step_down(&self.source, self.reader);
+    }
+
     fn recover(&mut self, reason: &str) -> Event {
         self.recovering = true;
         Event::Recovering(reason.to_owned())
@@ -115,6 +120,7 @@ impl Feed {
 impl Drop for Feed {
     fn drop(&mut self) {
         self.memory.leave(&self.source, self.reader);
+        self.memory.step_down(&self.source, self.reader);
         self.memory.end(&self.source);
     }
 }
@@ -123,7 +129,7 @@ impl Drop for Feed {
 #[derive(Debug, Clone)]
 pub(crate) struct Acker {
     memory: Arc<Memory>,
-    source: Source,
+    source: Arc<Source>,
     sequence: u64,
     delivered: u64,
 }

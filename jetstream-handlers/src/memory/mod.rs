@@ -240,6 +240,15 @@ impl Memory {
         });
     }
 
+    /// A worker of an ordered handler lets another one become active.
+    fn step_down(&self, source: &Source, reader: u64) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(source) {
+                consumer.step_down(reader);
+            }
+        });
+    }
+
     /// A worker begins to read a consumer.
     fn begin(&self, source: &Source) {
         self.change(|state| *state.readers.entry((source.stream.clone(), source.consumer.clone())).or_default() += 1);

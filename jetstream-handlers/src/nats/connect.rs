@@ -14,6 +14,11 @@ use crate::error::{Error, ErrorKind};
 /// How soon a server that has gone silent counts as lost: after two of these without an answer.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How many messages one subscription can hold; beyond it the client library drops them without a word.
+///
+/// Handlers never ask for more than half of it together.
+pub(super) const CAPACITY: usize = 1 << 18;
+
 /// The options that we begin with, before the application adjusts them.
 ///
 /// The client library takes no credentials from an address, so they are taken out here.
@@ -59,6 +64,7 @@ pub(crate) async fn credentials_file(options: ConnectOptions, path: &std::path::
 
 /// Connects; while no server can be reached, tries again until `wait` is over.
 pub(crate) async fn connect(servers: &[String], options: ConnectOptions, wait: Duration) -> Result<Client, Error> {
+    let options = options.subscription_capacity(CAPACITY);
     let deadline = Instant::now() + wait;
     let mut backoff = Doubling::new(Duration::from_millis(100), Duration::from_secs(4));
     loop {

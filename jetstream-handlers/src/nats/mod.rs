@@ -4,8 +4,11 @@ mod ack;
 mod api;
 mod connect;
 mod context_file;
+mod gate;
+mod inbox;
 mod publish;
 mod pull;
+mod requests;
 mod stored;
 
 use std::fmt;
@@ -46,6 +49,7 @@ pub(crate) struct Connection {
     api_prefix: String,
     pub(crate) settings: Settings,
     epoch: watch::Receiver<u64>,
+    routes: Arc<inbox::Routes>,
     closed: CancellationToken,
     /// When a silent server was left last.
     left: Mutex<Option<Instant>>,
@@ -79,6 +83,7 @@ impl Connection {
             api_prefix,
             settings,
             epoch,
+            routes: Arc::default(),
             closed: CancellationToken::new(),
             left: Mutex::new(None),
             _watcher: AbortOnDropHandle::new(watcher),

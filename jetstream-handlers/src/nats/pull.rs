@@ -1,18 +1,24 @@
 //! The pull engine of one handler: asks for what there is room for, and keeps asking whatever happens to the server.
 //!
-//! Sources: ADR-13 and ADR-37, and `consumer.go` of the server (`processNextMsgRequest`, `checkWaitingForInterest`).
+//! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
+//! `checkWaitingForInterest`, `nextWaiting`).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subscriber};
+use async_nats::StatusCode;
+use async_nats::jetstream::consumer;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::connect::CAPACITY;
+use super::gate::{Gate, Verdict};
+use super::inbox::{Advisories, Arrival, Route, Seat};
+use super::requests::Requests;
 use super::stored::Floor;
 use super::{Acker, Connection};
 use crate::backoff::Doubling;
@@ -37,45 +43,39 @@ const SHORTEST_EXPIRES: Duration = Duration::from_millis(10);
 /// How often it is read how far a busy consumer has come.
 const FLOOR_PERIOD: Duration = Duration::from_secs(5);
 
-/// The queue group in which replicas share the advisories.
-const QUEUE_GROUP: &str = "jetstream-handlers";
-
 /// How long a stop waits for messages that are on their way.
 const QUIET: Duration = Duration::from_millis(50);
 
 /// How long a stop waits for the server's word that nothing more can come.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// How long after its end a request is remembered, in case its status is late.
-const LATE: Duration = Duration::from_secs(2);
+/// The header in which the server says that this is the active one of the replicas (ADR-42).
+const PIN_ID: &str = "Nats-Pin-Id";
 
 /// The pulls of one handler.
 pub(crate) struct Pull {
     connection: Arc<Connection>,
-    handler: Handler,
-    source: Source,
+    handler: Arc<Handler>,
+    source: Arc<Source>,
     next_subject: String,
     expires: Duration,
     max_batch: usize,
 
     epoch: watch::Receiver<u64>,
-    inbox: String,
-    subscriber: Subscriber,
+    route: Arc<Route>,
+    seat: Option<Seat>,
     /// The inbox belongs to pulls that may be dead: take a fresh one before the next request.
     stale: bool,
-    /// The server's word on messages that it has given up.
-    advisories: Subscriber,
+    _advisories: Arc<Advisories>,
+    arrived: VecDeque<Arrival>,
 
     room: usize,
-    /// How many messages the live requests may still bring.
-    outstanding: usize,
-    requests: BTreeMap<u64, Request>,
-    next_number: u64,
+    requests: Requests,
     last_heard: Instant,
     /// What the connection had heard in all when the last request was sent.
     heard_at_request: u64,
-    /// The client has ended, and nothing will ever come.
-    dead: bool,
+    /// Nothing will ever come: the inbox is closed.
+    closed: bool,
     /// The server sends no heartbeats: see whether it sends anything.
     silent: bool,
 
@@ -83,6 +83,9 @@ pub(crate) struct Pull {
     floor: Option<Floor>,
     reading_floor: Option<BoxFuture<'static, Result<Floor, Error>>>,
     next_floor: Option<Instant>,
+
+    /// Of an ordered handler.
+    order: Option<Box<Order>>,
 
     events: VecDeque<Event>,
     trouble: Option<Trouble>,
@@ -92,10 +95,18 @@ pub(crate) struct Pull {
     draining: bool,
 }
 
-#[derive(Debug)]
-struct Request {
-    batch: usize,
-    ends: Instant,
+/// What an ordered handler needs besides.
+struct Order {
+    gate: Gate,
+    asking: Option<BoxFuture<'static, Result<consumer::Info, Error>>>,
+    /// The group of replicas of which the server lets one be active; `None` where there is one process only.
+    group: Option<String>,
+    /// How the server knows the active one, while this is it.
+    pin: Option<String>,
+    /// When the server heard of the pin last.
+    pin_kept: Instant,
+    /// How often it has to hear of it.
+    pin_period: Duration,
 }
 
 /// Why nothing is asked for now, and what is done about it.
@@ -110,46 +121,58 @@ impl std::fmt::Debug for Pull {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pull")
             .field("source", &self.source)
-            .field("outstanding", &self.outstanding)
+            .field("outstanding", &self.requests.outstanding())
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Pull {
+    fn drop(&mut self) {
+        self.connection.routes.close(&self.route);
     }
 }
 
 impl Pull {
     pub(crate) async fn open(
         connection: Arc<Connection>,
-        handler: Handler,
-        source: Source,
+        handler: Arc<Handler>,
+        source: Arc<Source>,
         expires: Duration,
     ) -> Result<Self, Error> {
-        let (inbox, subscriber) = subscribe(&connection).await?;
-        let Source { stream, consumer, .. } = &source;
-        let advisories = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{stream}.{consumer}");
-        // One replica is enough; a second would store the same letter under the same id.
-        let advisories = connection.client().queue_subscribe(advisories, QUEUE_GROUP.to_owned()).await;
-        let advisories = advisories.map_err(|error| {
-            Error::new(ErrorKind::Closed, "cannot subscribe to the advisories of a consumer").with_source(error)
-        })?;
-        Ok(Self {
+        let advisories = connection.routes.advisories(connection.client(), &source.stream).await?;
+        let route = connection.routes.open(&source.stream, &source.consumer);
+        let mut epoch = connection.epoch();
+        let now = *epoch.borrow_and_update();
+        let order = source.ordered().then(|| {
+            Box::new(Order {
+                gate: Gate::new(),
+                asking: None,
+                group: source.group().map(str::to_owned),
+                pin: None,
+                pin_kept: Instant::now(),
+                pin_period: source.config.priority_timeout / 3,
+            })
+        });
+        let mut pull = Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
             expires,
             max_batch: MAX_BATCH,
-            epoch: connection.epoch(),
-            inbox,
-            subscriber,
+            epoch,
+            route,
+            seat: None,
             stale: false,
-            advisories,
+            _advisories: advisories,
+            arrived: VecDeque::new(),
             room: 0,
-            outstanding: 0,
-            requests: BTreeMap::new(),
-            next_number: 0,
+            requests: Requests::default(),
             last_heard: Instant::now(),
             heard_at_request: 0,
-            dead: false,
+            closed: false,
             silent: false,
             floor: None,
             reading_floor: source.existed.then(|| read_floor(connection.clone(), source.clone())),
             next_floor: Some(Instant::now()),
+            order,
             events: VecDeque::new(),
             trouble: None,
             reason: None,
@@ -158,11 +181,25 @@ impl Pull {
             connection,
             handler,
             source,
-        })
+        };
+        pull.take_seat(now).await?;
+        Ok(pull)
+    }
+
+    async fn take_seat(&mut self, epoch: u64) -> Result<(), Error> {
+        let left = self.seat.as_ref();
+        let seat = self.connection.routes.seat(self.connection.client(), &self.route, epoch, left).await?;
+        self.seat = Some(seat);
+        Ok(())
     }
 
     pub(crate) fn room(&mut self, room: usize) {
-        self.room = room;
+        self.room = room.min(self.source.max_ack_pending);
+    }
+
+    /// An event that is there already.
+    pub(crate) fn ready(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// Cancel safe: what is awaited either leaves no trace when dropped, or is kept in `self`.
@@ -185,69 +222,101 @@ impl Pull {
                     None => std::future::pending().await,
                 }
             };
+            let asking = async {
+                match self.order.as_mut().and_then(|order| order.asking.as_mut()) {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                message = self.subscriber.next(), if !self.dead => match message {
-                    Some(message) => self.receive(message),
-                    None => {
-                        self.dead = true;
-                        self.fail("the connection was given up for good", false);
-                    }
-                },
+                () = self.route.take(&mut self.arrived), if !self.closed => self.arrive(),
                 result = looking => self.looked(result),
                 result = reading_floor => self.read_floor(result),
-                Some(advisory) = self.advisories.next(), if !self.dead => self.given_up(&advisory),
+                result = asking => self.heard_of_order(result).await,
                 Ok(()) = self.epoch.changed() => {
                     // What was asked of the former connection will not be answered.
-                    self.forget_requests();
+                    self.requests.forget();
                     self.stale = true;
                     self.next_floor = Some(Instant::now());
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();
                     }
                 }
-                () = sleep_until(wake) => self.on_time(),
+                () = sleep_until(wake) => self.on_time().await,
             }
         }
     }
 
-    /// Cancel safe: a message is taken from the subscription only to be returned.
+    /// Cancel safe: a message is taken from the route only to be returned.
     pub(crate) async fn last(&mut self) -> Option<Delivery> {
         self.room = 0;
         if !self.connection.is_connected() {
             return None;
         }
         loop {
-            if let Some(event) = self.events.pop_front() {
-                match event {
-                    Event::Delivery(delivery) => return Some(delivery),
-                    Event::Recovering(_) | Event::Running | Event::GivenUp { .. } => continue,
+            while let Some(event) = self.events.pop_front() {
+                if let Event::Delivery(delivery) = event {
+                    return Some(delivery);
                 }
+            }
+            if self.closed {
+                // What waited at the gate was never begun either.
+                let held = self.order.as_mut().map(|order| order.gate.empty()).unwrap_or_default();
+                if held.is_empty() {
+                    return None;
+                }
+                self.events.extend(held.into_iter().map(Event::Delivery));
+                continue;
             }
             if !self.draining {
                 // Let what is on its way arrive, then have the server forget the inbox, and with it the open requests.
                 let quiet = Instant::now() + QUIET;
-                if self.outstanding > 0
-                    && let Ok(Some(message)) = timeout_at(quiet, self.subscriber.next()).await
+                if self.requests.outstanding() > 0
+                    && timeout_at(quiet, self.route.take(&mut self.arrived)).await.is_ok()
                 {
-                    self.receive(message);
+                    self.arrive();
                     continue;
                 }
-                self.subscriber.drain().await.ok();
-                // What the server gives up from now on is for a replica that stays.
-                self.advisories.unsubscribe().await.ok();
+                if let Some(seat) = &self.seat {
+                    self.connection.routes.give_up(seat, &self.route);
+                }
                 self.draining = true;
             }
-            match timeout_at(Instant::now() + DRAIN, self.subscriber.next()).await {
-                Ok(Some(message)) => self.receive(message),
-                Ok(None) | Err(_) => return None,
+            match timeout(DRAIN, self.route.take(&mut self.arrived)).await {
+                Ok(()) => self.arrive(),
+                Err(_) => self.closed = true,
             }
+        }
+    }
+
+    /// Stays the active one of an ordered handler's replicas while a message is still being handled; never returns.
+    pub(crate) async fn stay_active(&mut self) {
+        loop {
+            let period = self.order.as_ref().filter(|order| order.pin.is_some()).map(|order| order.pin_period);
+            match period {
+                Some(period) => sleep(period).await,
+                None => std::future::pending().await,
+            }
+            self.keep_pin().await;
+        }
+    }
+
+    /// Lets another replica become the active one.
+    pub(crate) async fn step_down(&mut self) {
+        let Some(Order { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
+        let Source { stream, consumer, .. } = &*self.source;
+        let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
+        let request = json!({ "group": group });
+        let unpinned = self.connection.api::<serde_json::Value>(&subject, &request);
+        if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
+            tracing::debug!(handler = self.handler.name, "the next replica takes over when the pin runs out");
         }
     }
 
     /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
     async fn ask(&mut self) {
-        if self.dead {
+        if self.closed {
             return;
         }
         if self.silent {
@@ -262,42 +331,75 @@ impl Pull {
             return self.fail("not connected", false);
         }
         if self.stale {
-            match subscribe(&self.connection).await {
-                Ok((inbox, subscriber)) => {
-                    // What has arrived at the old inbox is kept; what has not, nobody can tell of.
-                    while let Some(Some(message)) = self.subscriber.next().now_or_never() {
-                        self.receive(message);
-                    }
-                    self.forget_requests();
-                    (self.inbox, self.subscriber, self.stale) = (inbox, subscriber, false);
-                }
-                Err(error) => return self.fail(&chain(&error), false),
+            let epoch = *self.epoch.borrow();
+            if let Err(error) = self.take_seat(epoch).await {
+                return self.fail(&chain(&error), false);
             }
+            self.requests.forget();
+            self.stale = false;
         }
-        self.prune();
-        if self.outstanding > self.room / 2 || self.outstanding >= self.room {
+        self.requests.prune();
+        let (room, outstanding) = (self.room_now(), self.requests.outstanding());
+        if outstanding > room / 2 || outstanding >= room {
             return;
         }
-        let batch = (self.room - self.outstanding).min(self.max_batch);
-        let request = format!(
-            r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}}}"#,
+        // All handlers together never ask for more than the client can hold.
+        let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
+        let batch = (room - outstanding).min(self.max_batch).min(share);
+        let mut request = format!(
+            r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}"#,
             self.expires.as_nanos(),
             self.heartbeat().as_nanos()
         );
-        let reply = format!("{}.{}", self.inbox, self.next_number);
+        self.add_pin(&mut request);
+        request.push('}');
+        let Some(seat) = &self.seat else { return };
+        let reply = seat.reply(&self.route, self.requests.next_number());
         let sent =
             self.connection.client().publish_with_reply(self.next_subject.clone(), reply, Bytes::from(request)).await;
         if let Err(error) = sent {
             return self.fail(&chain(&error), false);
         }
-        let now = Instant::now();
-        if self.outstanding == 0 {
-            self.last_heard = now;
+        if outstanding == 0 {
+            self.last_heard = Instant::now();
+        }
+        if let Some(order) = &mut self.order {
+            order.pin_kept = Instant::now();
         }
         self.heard_at_request = self.connection.heard();
-        self.requests.insert(self.next_number, Request { batch, ends: now + self.expires + LATE });
-        self.next_number += 1;
-        self.outstanding += batch;
+        self.requests.sent(batch, self.expires);
+    }
+
+    /// How many messages may be on their way; while the gate is closed, all that the consumer can have delivered.
+    fn room_now(&self) -> usize {
+        match &self.order {
+            Some(order) if order.gate.held() > 0 => self.source.max_ack_pending.saturating_sub(order.gate.held()),
+            _ => self.room,
+        }
+    }
+
+    fn add_pin(&self, request: &mut String) {
+        if let Some(Order { group: Some(group), pin, .. }) = self.order.as_deref() {
+            request.push_str(&format!(r#","group":"{group}""#));
+            if let Some(pin) = pin {
+                request.push_str(&format!(r#","id":"{pin}""#));
+            }
+        }
+    }
+
+    /// Tells the server that the active one is alive, with a request that no message fits into.
+    async fn keep_pin(&mut self) {
+        let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
+        self.add_pin(&mut request);
+        request.push('}');
+        let reply = self.connection.client().new_inbox();
+        if self.connection.is_connected() {
+            let kept = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
+            kept.await.ok();
+        }
+        if let Some(order) = &mut self.order {
+            order.pin_kept = Instant::now();
+        }
     }
 
     /// Half of the time a request lives is the longest that the server accepts.
@@ -307,23 +409,30 @@ impl Pull {
 
     /// When something is to be done even if nothing arrives.
     fn wake(&self) -> Instant {
-        match &self.trouble {
+        let far = Instant::now() + Duration::from_secs(3600);
+        let order = self.order.as_ref().map_or(far, |order| {
+            let ask = order.gate.ask_at().filter(|_| order.asking.is_none()).unwrap_or(far);
+            let keep = order.pin.as_ref().map_or(far, |_| order.pin_kept + order.pin_period);
+            ask.min(keep)
+        });
+        let pull = match &self.trouble {
             // Someone else wakes us when the looking ends.
-            Some(trouble) if trouble.looking.is_some() => Instant::now() + Duration::from_secs(3600),
+            Some(trouble) if trouble.looking.is_some() => far,
             Some(trouble) => trouble.wait_until,
-            None if self.outstanding == 0 => Instant::now() + Duration::from_secs(3600),
+            None if self.requests.outstanding() == 0 => far,
             None => {
                 let silent = self.last_heard + self.heartbeat() * 2;
-                self.requests.values().map(|request| request.ends).min().map_or(silent, |ends| silent.min(ends))
+                self.requests.first_end().map_or(silent, |ends| silent.min(ends))
             }
-        }
+        };
+        pull.min(order)
     }
 
-    fn on_time(&mut self) {
+    async fn on_time(&mut self) {
         let now = Instant::now();
-        let silent = self.outstanding > 0 && self.last_heard + self.heartbeat() * 2 <= now;
+        let silent = self.requests.outstanding() > 0 && self.last_heard + self.heartbeat() * 2 <= now;
         match &mut self.trouble {
-            Some(trouble) if trouble.wait_until <= now => {
+            Some(trouble) if trouble.looking.is_none() && trouble.wait_until <= now => {
                 if trouble.look {
                     let (connection, handler, source) =
                         (self.connection.clone(), self.handler.clone(), self.source.clone());
@@ -348,12 +457,20 @@ impl Pull {
             }
             Some(_) => {}
             None if silent => {
-                self.forget_requests();
+                self.requests.forget();
                 self.stale = true;
                 self.silent = true;
                 self.fail("the server sends no heartbeats; it is away, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`", false);
             }
-            None => self.prune(),
+            None => self.requests.prune(),
+        }
+        let Some(order) = &mut self.order else { return };
+        if order.asking.is_none() && order.gate.ask_at().is_some_and(|ask_at| ask_at <= now) {
+            let (connection, source) = (self.connection.clone(), self.source.clone());
+            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await }));
+        }
+        if order.pin.is_some() && order.pin_kept + order.pin_period <= now {
+            self.keep_pin().await;
         }
     }
 
@@ -370,34 +487,80 @@ impl Pull {
         }
     }
 
-    fn receive(&mut self, message: async_nats::Message) {
+    /// Takes in all that has arrived.
+    fn arrive(&mut self) {
         self.last_heard = Instant::now();
-        match message.status {
-            None => self.deliver(message),
-            Some(status) => self.status(status, &message),
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for arrival in arrived.drain(..) {
+            match arrival {
+                Arrival::Delivery(message, info) => self.deliver(message, info),
+                Arrival::Status(number, status, message) => self.status(number, status, &message),
+                Arrival::Advisory(message) => self.given_up(&message),
+                Arrival::Moving => {
+                    self.requests.forget();
+                    self.stale = true;
+                }
+                Arrival::Closed if self.draining => self.closed = true,
+                Arrival::Closed => {
+                    self.closed = true;
+                    self.fail("the connection was given up for good", false);
+                }
+            }
+        }
+        // Its room is used again.
+        self.arrived = arrived;
+    }
+
+    fn deliver(&mut self, message: async_nats::Message, info: Info) {
+        self.requests.delivered();
+        self.well();
+        self.want_floor();
+        let headers = message.headers.map(Arc::new);
+        let acker = Acker::new(self.connection.clone(), info.ack_subject().clone());
+        let delivery = Delivery {
+            message: Message { subject: message.subject, payload: message.payload, headers, info },
+            acker: transport::Acker::Nats(acker),
+        };
+        let Some(order) = &mut self.order else { return self.events.push_back(Event::Delivery(delivery)) };
+        if let Some(pin) = delivery.message.header(PIN_ID)
+            && order.pin.as_deref() != Some(pin)
+        {
+            order.pin = Some(pin.to_owned());
+            order.pin_kept = Instant::now();
+        }
+        let open = order.gate.held() == 0;
+        match order.gate.pass(delivery) {
+            Some(delivery) => self.events.push_back(Event::Delivery(delivery)),
+            None if open => self.events.push_back(Event::Regathering),
+            None => {}
         }
     }
 
-    fn deliver(&mut self, message: async_nats::Message) {
-        self.outstanding = self.outstanding.saturating_sub(1);
-        if self.outstanding == 0 {
-            self.requests.clear();
-        }
-        let Some((reply, info)) = message.reply.and_then(|reply| Some((reply.clone(), Info::parse(reply)?))) else {
-            tracing::warn!(handler = self.handler.name, subject = %message.subject, "ignored a message that no stream delivered");
-            return;
+    /// The consumer's state, while the gate is closed.
+    async fn heard_of_order(&mut self, result: Result<consumer::Info, Error>) {
+        let Some(order) = &mut self.order else { return };
+        order.asking = None;
+        let info = match result {
+            Ok(info) => info,
+            Err(error) => {
+                order.gate.unheard();
+                return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
+            }
         };
-        self.well();
-        self.want_floor();
-        self.events.push_back(Event::Delivery(Delivery {
-            message: Message {
-                subject: message.subject,
-                payload: message.payload,
-                headers: message.headers.map(Arc::new),
-                info,
-            },
-            acker: transport::Acker::Nats(Acker::new(self.connection.clone(), reply)),
-        }));
+        match order.gate.heard(&info) {
+            Verdict::Open(deliveries) => {
+                self.events.extend(deliveries.into_iter().map(Event::Delivery));
+            }
+            Verdict::AskBack(subjects) => {
+                for subject in subjects {
+                    let nak = self.connection.client().publish(subject, Bytes::from_static(b"-NAK"));
+                    if nak.await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Verdict::Wait => {}
+        }
     }
 
     /// Begins to read how far the consumer has come, if that is due.
@@ -437,78 +600,67 @@ impl Pull {
     }
 
     /// What the server says about a request; the texts are its own (`consumer.go`, `jetstream_api.go`).
-    fn status(&mut self, status: StatusCode, message: &async_nats::Message) {
+    fn status(&mut self, number: u64, status: StatusCode, message: &async_nats::Message) {
         let text = message.description.as_deref().unwrap_or_default();
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-        let Some(request) = number.and_then(|number: u64| self.requests.get(&number)) else {
+        let Some(batch) = self.requests.batch(number) else {
             // It belongs to a request that was given up.
             return;
         };
-        let number = number.expect("it was found among the requests");
         let pending =
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
-        let left = pending.unwrap_or(request.batch);
+        let left = pending.unwrap_or(batch);
         match status.as_u16() {
             100 => self.well(),
             404 | 408 => {
-                self.end(number, left);
+                self.requests.end(number, left);
                 self.well();
             }
-            409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => self.end(number, left),
+            409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => {
+                self.requests.end(number, left)
+            }
             409 if text.contains("Leadership Change") || text.contains("Server Shutdown") => {
                 // All requests are gone with the leader.
-                self.forget_requests();
+                self.requests.forget();
                 self.fail(text, false);
             }
             409 if text.contains("Consumer Deleted") => {
-                self.forget_requests();
+                self.requests.forget();
                 self.fail("the consumer was deleted", true);
             }
             409 if text.contains("Exceeded MaxRequestBatch") => {
-                self.end(number, left);
+                self.requests.end(number, left);
                 self.max_batch =
                     text.rsplit(' ').next().and_then(|limit| limit.parse().ok()).unwrap_or(1).clamp(1, MAX_BATCH);
             }
             409 if text.contains("Exceeded MaxRequestExpires") => {
-                self.end(number, left);
+                self.requests.end(number, left);
                 self.expires = (self.expires / 2).max(SHORTEST_EXPIRES);
                 if self.expires == SHORTEST_EXPIRES {
                     self.fail(text, false);
                 }
             }
+            423 => {
+                // Another replica is the active one by now, or nobody; what is in hand here is its to have.
+                self.requests.forget();
+                if let Some(order) = &mut self.order {
+                    order.pin = None;
+                    order.asking = None;
+                    order.gate.reset();
+                }
+                self.events.push_back(Event::Regathering);
+                self.well();
+            }
             // Nobody takes requests: the consumer is gone, or its leader is away.
             503 => {
-                self.end(number, left);
+                self.requests.end(number, left);
                 let again = self.reason.is_some();
                 self.fail("no consumer answers", again);
             }
             _ => {
-                self.end(number, left);
+                self.requests.end(number, left);
                 self.fail(&format!("{status} {text}"), true);
             }
         }
-    }
-
-    fn end(&mut self, number: u64, left: usize) {
-        self.requests.remove(&number);
-        self.outstanding = match self.requests.is_empty() {
-            true => 0,
-            false => self.outstanding.saturating_sub(left),
-        };
-    }
-
-    fn prune(&mut self) {
-        let now = Instant::now();
-        let before = self.requests.len();
-        self.requests.retain(|_, request| request.ends > now);
-        if before > 0 && self.requests.is_empty() {
-            self.outstanding = 0;
-        }
-    }
-
-    fn forget_requests(&mut self) {
-        self.requests.clear();
-        self.outstanding = 0;
     }
 
     /// Waits before the next request, and says why if that is news.
@@ -536,15 +688,6 @@ impl Pull {
     }
 }
 
-fn read_floor(connection: Arc<Connection>, source: Source) -> BoxFuture<'static, Result<Floor, Error>> {
+fn read_floor(connection: Arc<Connection>, source: Arc<Source>) -> BoxFuture<'static, Result<Floor, Error>> {
     Box::pin(async move { connection.floor(&source).await })
-}
-
-async fn subscribe(connection: &Connection) -> Result<(String, Subscriber), Error> {
-    let inbox = connection.client().new_inbox();
-    let subscriber = connection.client().subscribe(format!("{inbox}.*")).await;
-    let subscriber = subscriber.map_err(|error| {
-        Error::new(ErrorKind::Closed, "cannot subscribe to the inbox of a handler").with_source(error)
-    })?;
-    Ok((inbox, subscriber))
 }

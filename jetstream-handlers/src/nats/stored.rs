@@ -204,7 +204,7 @@ impl Connection {
         Ok((same && floor.sequence > 0).then_some(floor.sequence + 1))
     }
 
-    async fn consumer_info<T: DeserializeOwned>(&self, source: &Source) -> Result<T, Error> {
+    pub(super) async fn consumer_info<T: DeserializeOwned>(&self, source: &Source) -> Result<T, Error> {
         let Source { stream, consumer, .. } = source;
         let info = self.ask(&format!("CONSUMER.INFO.{stream}.{consumer}")).await;
         info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))

@@ -87,15 +87,20 @@ impl Worker {
     /// Deliveries alone do not tell the killer from the messages that were in hand with it,
     /// so each of them is tried once more, alone; only one that does not answer then either is buried.
     pub(super) async fn verdict(&self, info: &Info) -> Verdict {
+        let max_deliver = u64::from(self.handler.plan.max_deliver());
         let key = (info.stream_sequence(), info.stored_at());
         let known = self.attempts.unburied.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
         if known.is_some() {
             return Verdict::Bury(Outcome { settle: Settle::Terminate, failure: known });
         }
-        let max_deliver = u64::from(self.handler.plan.max_deliver());
         if info.delivered() <= max_deliver {
             return Verdict::Try;
         }
+        // The rare way has a large future, which a lane need not hold all the time.
+        Box::pin(self.late_verdict(info, max_deliver)).await
+    }
+
+    async fn late_verdict(&self, info: &Info, max_deliver: u64) -> Verdict {
         let before = self.attempt(info).await - 1;
         if before < max_deliver {
             return Verdict::Try;

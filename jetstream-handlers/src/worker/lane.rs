@@ -1,20 +1,18 @@
 //! One message at a time: decode, extract, call, settle.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::Worker;
 use super::attempts::Verdict;
+use super::call::Caller;
+use super::waiting::Next;
 use crate::message::Message;
 use crate::record::Call;
-use crate::settle::{Outcome, Reason, Settle};
-use crate::subscriber::Slot;
+use crate::settle::Outcome;
 use crate::transport::Acker;
 
 /// After how long a lane lets the others have their turn.
@@ -28,11 +26,14 @@ pub(super) struct Lane(Mutex<Hand>);
 struct Hand {
     current: Option<(Instant, Acker, u64)>,
     last: Option<Acker>,
+    /// A call that was given up goes on.
+    late: bool,
 }
 
 impl Lane {
     pub(super) fn is_idle(&self) -> bool {
-        self.hand().current.is_none()
+        let hand = self.hand();
+        hand.current.is_none() && !hand.late
     }
 
     /// The message that is being handled, with its sequence in the stream.
@@ -49,17 +50,26 @@ impl Lane {
         self.hand().current.as_ref().filter(|(arrived, ..)| arrived.elapsed() >= age).map(|(_, acker, _)| acker.clone())
     }
 
-    fn take(&self, arrived: Instant, acker: Acker, sequence: u64) {
+    pub(super) fn take(&self, arrived: Instant, acker: Acker, sequence: u64) {
         self.hand().current = Some((arrived, acker, sequence));
     }
 
     /// The message is answered; one that has `ended` may be asked about later, one that waits for its next attempt not,
     /// because every word about it would begin its `ack_wait` anew.
-    fn free(&self, ended: bool) {
+    pub(super) fn free(&self, ended: bool) {
         let mut hand = self.hand();
         let current = hand.current.take();
         if ended {
             hand.last = current.map(|(_, acker, _)| acker);
+        }
+    }
+
+    /// A thread that computes on after its time was over has none for another message.
+    pub(super) async fn ready(&self, caller: &mut Caller) {
+        if caller.is_late() {
+            self.hand().late = true;
+            caller.ready().await;
+            self.hand().late = false;
         }
     }
 
@@ -72,47 +82,57 @@ impl Lane {
 impl Worker {
     /// Handles messages one after the other until there is nothing more to take.
     pub(super) async fn work(&self, lane: &Lane) {
-        let mut slot = Slot::new();
-        let mut busy_since = Instant::now();
-        while let Some((arrived, delivery)) = self.waiting.pop(self.source.ack_wait).await {
+        let mut caller = self.caller();
+        let mut now = Instant::now();
+        let mut turn = Turn(now);
+        while let Some(Next { since, delivery, low }) = self.waiting.pop(&mut now, self.patience()).await {
+            let begun = now;
             let message = &delivery.message;
-            lane.take(arrived, delivery.acker.clone(), message.info.stream_sequence());
-            // At the level of the worst line in it, because a filter for warnings would drop the fields of a lower one.
-            let span = tracing::error_span!(
-                "handle",
-                handler = self.handler.name,
-                subject = message.subject(),
-                sequence = message.info.stream_sequence(),
-                delivered = message.info.delivered(),
-            );
+            lane.take(since, delivery.acker.clone(), message.info.stream_sequence());
             let ended = async {
                 let outcome = match self.verdict(&message.info).await {
                     Verdict::Bury(outcome) => outcome,
                     Verdict::Try => {
                         let _with_others = self.alone.read().await;
-                        self.call(&mut slot, message).await
+                        self.call(&mut caller, message, begun).await
                     }
                     Verdict::TryAlone => {
                         let _alone = self.alone.write().await;
-                        self.call(&mut slot, message).await
+                        self.call(&mut caller, message, begun).await
                     }
                 };
                 self.settle(&delivery, outcome).await
             }
-            .instrument(span)
+            .instrument(self.span(message))
             .await;
+            now = Instant::now();
+            self.prefetch.measured(now - begun);
             lane.free(ended);
-            // A handler that never waits would keep the whole worker from its heartbeats and arrivals.
-            if busy_since.elapsed() >= BUSY {
-                tokio::task::yield_now().await;
-                busy_since = Instant::now();
-            }
+            lane.ready(&mut caller).await;
+            turn.end(now, low).await;
         }
     }
 
+    pub(super) fn caller(&self) -> Caller {
+        // In memory a clock that stands still would run away while nothing but a thread is busy.
+        let blocking = self.handler.plan.is_blocking() && self.transport.is_remote();
+        Caller::new(self.handler.clone(), self.context.clone(), blocking)
+    }
+
+    pub(super) fn span(&self, message: &Message) -> tracing::Span {
+        // At the level of the worst line in it, because a filter for warnings would drop the fields of a lower one.
+        tracing::error_span!(
+            "handle",
+            handler = self.handler.name,
+            subject = message.subject(),
+            sequence = message.info.stream_sequence(),
+            delivered = message.info.delivered(),
+        )
+    }
+
     /// Calls the handler, and notes the call if someone wants to know.
-    async fn call(&self, slot: &mut Slot, message: &Message) -> Outcome {
-        let outcome = self.call_guarded(slot, message).await;
+    pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+        let outcome = caller.call(message, begun).await;
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
                 handler: self.handler.name.clone(),
@@ -125,36 +145,18 @@ impl Worker {
         }
         outcome
     }
+}
 
-    /// Calls the handler under its time limit; a panic ends the call, not the lane.
-    async fn call_guarded(&self, slot: &mut Slot, message: &Message) -> Outcome {
-        // A closure runs up to its first await right here.
-        let begun = catch_unwind(AssertUnwindSafe(|| (self.handler.call)(slot, message.clone(), self.context.clone())));
-        if let Err(panic) = begun {
-            return panicked(&*panic);
+/// Since when a lane has not let the others have their turn.
+pub(super) struct Turn(pub(super) Instant);
+
+impl Turn {
+    /// After a message: a handler that never waits would keep the whole worker from its heartbeats and arrivals,
+    /// and from asking for more while it is `low`.
+    pub(super) async fn end(&mut self, now: Instant, low: bool) {
+        if low || now - self.0 >= BUSY {
+            tokio::task::yield_now().await;
+            self.0 = now;
         }
-        let limit = self.handler.plan.timeout();
-        let outcome = match timeout(limit, AssertUnwindSafe(slot.call()).catch_unwind()).await {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(panic)) => panicked(&*panic),
-            Err(_) => {
-                Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
-            }
-        };
-        // What the call held is dropped here, and may panic in turn.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| slot.clear())) {
-            tracing::error!("the cancelled call panicked while it was dropped: {}", said(&*panic));
-            *slot = Slot::new();
-        }
-        outcome
     }
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Outcome {
-    Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", said(panic)))
-}
-
-fn said(panic: &(dyn Any + Send)) -> &str {
-    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    message.unwrap_or("(no message)")
 }

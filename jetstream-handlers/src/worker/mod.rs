@@ -4,20 +4,24 @@
 //! A worker is one task: its lanes are futures inside it, so that a message costs no spawn.
 
 mod attempts;
+mod call;
 mod delayed;
 mod lane;
+mod order;
+mod prefetch;
 mod settle;
 mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{RwLock, mpsc};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::jittered;
@@ -30,10 +34,9 @@ use crate::transport::{Acker, Deliveries, Event, Source, Transport};
 use attempts::Attempts;
 pub(crate) use delayed::Delayed;
 use lane::Lane;
+use order::Order;
+use prefetch::Prefetch;
 use waiting::Waiting;
-
-/// How many messages are asked for beyond the free lanes, unless `batch_size` says.
-const DEFAULT_BATCH: usize = 10;
 
 /// How many messages that the server gave up can wait to be stored as dead letters.
 const MAX_GIVEN_UP: usize = 1024;
@@ -49,12 +52,12 @@ const LAST_ACKS: Duration = Duration::from_secs(5);
 
 /// One handler at work.
 pub(crate) struct Worker {
-    handler: Handler,
-    source: Source,
+    handler: Arc<Handler>,
+    source: Arc<Source>,
     transport: Arc<Transport>,
     context: Context,
     beat: Beat,
-    batch_size: usize,
+    prefetch: Prefetch,
     waiting: Waiting,
     attempts: Attempts,
     /// Held to read by every call, and to write by one that is tried alone.
@@ -62,13 +65,15 @@ pub(crate) struct Worker {
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
     lanes: Vec<Lane>,
+    /// Of an ordered handler.
+    order: Option<Order>,
 }
 
 impl Worker {
     #[allow(clippy::too_many_arguments)] // each of them is one of its parts
     pub(crate) fn new(
-        handler: Handler,
-        source: Source,
+        handler: Arc<Handler>,
+        source: Arc<Source>,
         transport: Arc<Transport>,
         context: Context,
         beat: Beat,
@@ -76,8 +81,12 @@ impl Worker {
         recorder: Option<Recorder>,
         batch_size: Option<usize>,
     ) -> Self {
-        let lanes = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
-        let batch_size = handler.plan.batch_size.or(batch_size).unwrap_or(DEFAULT_BATCH);
+        let lanes: Vec<_> = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
+        let order = handler.plan.ordered.then(|| Order::new(handler.plan.ack_every()));
+        // The active one of several replicas has nobody to leave a message to, and always asks for the next.
+        let least = usize::from(order.is_some());
+        let pinned = handler.plan.batch_size.or(batch_size);
+        let prefetch = Prefetch::new(pinned, source.ack_wait, lanes.len(), least);
         let (waiting, attempts, alone) = (Waiting::default(), Attempts::default(), RwLock::default());
         Self {
             handler,
@@ -87,11 +96,12 @@ impl Worker {
             beat,
             delayed,
             recorder,
-            batch_size,
+            prefetch,
             waiting,
             attempts,
             alone,
             lanes,
+            order,
         }
     }
 
@@ -107,9 +117,11 @@ impl Worker {
         grace: Duration,
     ) -> Result<(), Error> {
         let (given_up, graves) = mpsc::channel(MAX_GIVEN_UP);
-        let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| self.work(lane)).collect();
+        let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| self.run_lane(lane)).collect();
         let mut heartbeat = pin!(self.heartbeat());
-        let mut undertaker = pin!(self.undertake(graves));
+        let mut ack_in_time = pin!(self.ack_in_time());
+        // Each is seldom at work, and large when it is.
+        let mut undertaker = Box::pin(self.undertake(graves));
         loop {
             deliveries.room(self.room());
             tokio::select! {
@@ -118,29 +130,35 @@ impl Worker {
                 // The heartbeat, the lanes and the undertaker do not end before the stop; being polled here is what runs them.
                 () = &mut heartbeat => {}
                 // Before the lanes: what has arrived and is not known here gets no heartbeat.
-                event = deliveries.next() => match event {
-                    Event::Delivery(delivery) => self.waiting.push(delivery),
-                    Event::Recovering(reason) => self.beat.recovering(reason),
-                    Event::Running => self.beat.running(),
-                    Event::GivenUp { sequence, delivered } => {
-                        if given_up.try_send((sequence, delivered)).is_err() {
-                            tracing::error!(handler = self.handler.name, sequence, "the server gave the message up, and too many others too; it stays in its stream");
-                        }
+                event = deliveries.next() => {
+                    let now = Instant::now();
+                    let mut next = Some(event);
+                    while let Some(event) = next {
+                        self.hear(event, now, &given_up);
+                        next = deliveries.ready();
                     }
-                },
+                }
                 Some(()) = lanes.next() => {}
                 () = &mut undertaker => {}
-                () = self.waiting.taken() => {}
+                () = &mut ack_in_time => {}
+                () = self.waiting.low() => self.prefetch.used_up(),
             }
         }
         self.beat.stopping();
 
+        let ended = CancellationToken::new();
         let running = async {
             tokio::select! {
                 () = async { while lanes.next().await.is_some() {} } => {}
                 () = &mut heartbeat => {}
             }
         };
+        let running = async {
+            let finished = timeout(grace, running).await;
+            ended.cancel();
+            finished
+        };
+        let ordered = self.order.is_some();
         let hand_back = async {
             // First the inbox is given up: what is handed back while it is open would come right back.
             let mut waiting = self.waiting.close();
@@ -149,15 +167,30 @@ impl Worker {
             }
             let waiting: Vec<_> =
                 waiting.into_iter().map(|delivery| (delivery.acker, delivery.message.info.stream_sequence())).collect();
-            self.hand_back_in_time(&waiting).await;
+            if !ordered {
+                self.hand_back_in_time(&waiting).await;
+                return (waiting, deliveries);
+            }
+            // The next replica begins when this one has ended.
+            tokio::select! {
+                () = ended.cancelled() => {}
+                () = deliveries.stay_active() => {}
+            }
+            (waiting, deliveries)
         };
-        let (finished, ()) = futures::join!(timeout(grace, running), hand_back);
+        let (finished, (waiting, mut deliveries)) = futures::join!(running, hand_back);
         // What cancelled handlers held is dropped here, and may panic.
         if catch_unwind(AssertUnwindSafe(|| drop(lanes))).is_err() {
             tracing::error!(handler = self.handler.name, "a cancelled handler panicked while it was dropped");
         }
-        let abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
+        let mut abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
+        if let Some(order) = &self.order {
+            self.ack_all(order).await;
+            // In this order they come again.
+            abandoned.extend(waiting);
+        }
         self.hand_back_in_time(&abandoned).await;
+        deliveries.step_down().await;
         // The server takes what one connection sends in order, so its word on anything is its word on all before.
         // A message that has ended can be asked about; one that waits elsewhere by now would begin its `ack_wait` anew.
         let last = self.lanes.iter().find_map(Lane::last);
@@ -187,10 +220,54 @@ impl Worker {
         }
     }
 
-    /// How many messages may be on their way: as many as can start at once, and a batch beyond.
+    async fn run_lane(&self, lane: &Lane) {
+        match &self.order {
+            Some(order) => Box::pin(self.work_in_order(lane, order)).await,
+            None => self.work(lane).await,
+        }
+    }
+
+    fn hear(&self, event: Event, now: Instant, given_up: &mpsc::Sender<(u64, u64)>) {
+        match event {
+            Event::Delivery(delivery) => self.waiting.push(delivery, now),
+            Event::Recovering(reason) => self.beat.recovering(reason),
+            Event::Running => self.beat.running(),
+            Event::Regathering => {
+                self.waiting.clear();
+                if let Some(order) = &self.order {
+                    order.regather();
+                }
+            }
+            Event::GivenUp { sequence, delivered } => {
+                if given_up.try_send((sequence, delivered)).is_err() {
+                    tracing::error!(
+                        handler = self.handler.name,
+                        sequence,
+                        "the server gave the message up, and too many others too; it stays in its stream"
+                    );
+                }
+            }
+        }
+    }
+
+    /// How many messages may be on their way: as many as can start at once and soon, once half of them are used up.
     fn room(&self) -> usize {
         let idle = self.lanes.iter().filter(|lane| lane.is_idle()).count();
-        (idle + self.batch_size).saturating_sub(self.waiting.len())
+        let all = idle + self.prefetch.size();
+        let waiting = self.waiting.mark(all / 2);
+        match waiting <= all / 2 || waiting < idle {
+            true => all.saturating_sub(waiting),
+            false => 0,
+        }
+    }
+
+    /// For how long a message may wait without a word to the server.
+    fn patience(&self) -> Duration {
+        match self.order {
+            // It is this replica's until the server says otherwise, and a gap must not arise.
+            Some(_) => Duration::MAX,
+            None => self.source.ack_wait,
+        }
     }
 
     /// Tells the server again and again that what waits and what runs is in hand.
@@ -202,7 +279,7 @@ impl Worker {
         loop {
             ticks.tick().await;
             let connected = self.transport.is_connected();
-            for acker in self.waiting.keep(young, self.source.ack_wait, connected) {
+            for acker in self.waiting.keep(young, self.patience(), connected) {
                 self.send(acker.progress()).await;
             }
             // One by one: a message that was answered meanwhile must not be touched any more.
@@ -216,7 +293,13 @@ impl Worker {
 
     /// Sends an answer; one that cannot be sent is not worth waiting for beyond `ack_wait`, after which the message comes again.
     async fn send(&self, answer: impl Future<Output = Result<(), Error>>) -> bool {
-        match timeout(self.source.ack_wait, answer).await {
+        let mut answer = pin!(answer);
+        // Most are sent at once, and need no timer.
+        let sent = match futures::poll!(answer.as_mut()) {
+            Poll::Ready(sent) => Ok(sent),
+            Poll::Pending => timeout(self.source.ack_wait, answer).await,
+        };
+        match sent {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::warn!(

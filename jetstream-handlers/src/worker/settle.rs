@@ -30,33 +30,36 @@ impl Worker {
     ///
     /// Gives whether the message has ended: it is not one that waits for its next attempt.
     pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) -> bool {
-        let Outcome { settle, failure } = outcome;
-        let plan = &self.handler.plan;
-        if settle == Settle::Ack {
+        if outcome.settle == Settle::Ack {
             self.ack(delivery).await;
             return true;
         }
-        let attempt = self.attempt(&delivery.message.info).await;
-        let failure = failure.unwrap_or(Failure { reason: Reason::Error, error: String::new() });
-        let delay = match settle {
-            Settle::Ack | Settle::Terminate => None,
-            _ if attempt >= u64::from(plan.max_deliver()) => None,
-            Settle::Retry => Some(jittered(plan.delay_after(attempt).min(LONGEST))),
-            Settle::RetryAfter(delay) => Some(delay.min(LONGEST)),
-        };
-        match delay {
-            Some(delay) => {
-                tracing::warn!(
-                    attempt,
-                    max_deliver = plan.max_deliver(),
-                    "failed, again in {delay:.1?}: {}",
-                    failure.error
-                );
-                self.delay(delivery, delay).await;
-                false
+        // The rare way has a large future, which a lane need not hold all the time.
+        Box::pin(async {
+            let attempt = self.attempt(&delivery.message.info).await;
+            match self.delay_after(attempt, &outcome) {
+                Some(delay) => {
+                    self.delay(delivery, delay).await;
+                    false
+                }
+                None => self.bury(delivery, outcome.into_failure()).await,
             }
-            None => self.bury(delivery, failure).await,
-        }
+        })
+        .await
+    }
+
+    /// How long to wait before the next attempt; `None` if there is none.
+    pub(super) fn delay_after(&self, attempt: u64, outcome: &Outcome) -> Option<Duration> {
+        let plan = &self.handler.plan;
+        let delay = match outcome.settle {
+            Settle::Ack | Settle::Terminate => return None,
+            _ if attempt >= u64::from(plan.max_deliver()) => return None,
+            Settle::Retry => jittered(plan.delay_after(attempt).min(LONGEST)),
+            Settle::RetryAfter(delay) => delay.min(LONGEST),
+        };
+        let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
+        tracing::warn!(attempt, max_deliver = plan.max_deliver(), "failed, again in {delay:.1?}: {error}");
+        Some(delay)
     }
 
     async fn ack(&self, delivery: &Delivery) {
@@ -97,13 +100,36 @@ impl Worker {
 
     /// Stores a copy among the dead letters, then terminates the message; without a copy it stays alive.
     async fn bury(&self, delivery: &Delivery, failure: Failure) -> bool {
-        let Failure { reason, error } = &failure;
+        match self.keep_letter(&delivery.message, &failure).await {
+            Ok(()) => {
+                self.send(delivery.acker.term(&failure.error)).await;
+                true
+            }
+            Err(delay) => {
+                self.attempts.remember(&delivery.message.info, failure);
+                self.delay(delivery, delay).await;
+                false
+            }
+        }
+    }
+
+    /// As [`bury`](Self::bury) for a message that must not leave its place: gives after which delay to come back.
+    ///
+    /// It is not terminated but acked with the messages before it, which ends it all the same.
+    pub(super) async fn bury_in_order(&self, delivery: &Delivery, failure: Failure) -> Option<Duration> {
+        let delay = self.keep_letter(&delivery.message, &failure).await.err()?;
+        self.attempts.remember(&delivery.message.info, failure);
+        Some(delay)
+    }
+
+    /// Stores a dead letter if one is wanted; if that cannot be, gives the delay after which to try again.
+    async fn keep_letter(&self, message: &Message, failure: &Failure) -> Result<(), Duration> {
+        let Failure { reason, error } = failure;
         let Some(subject) = &self.source.dead_letter else {
             tracing::error!(reason = reason.as_str(), "terminated, and no dead letter is wanted: {error}");
-            self.send(delivery.acker.term(error)).await;
-            return true;
+            return Ok(());
         };
-        match self.store_letter(subject, &delivery.message, &failure).await {
+        match self.store_letter(subject, message, failure).await {
             Ok(stored) => {
                 tracing::error!(
                     reason = reason.as_str(),
@@ -111,20 +137,17 @@ impl Worker {
                     sequence = stored.sequence,
                     "dead letter: {error}"
                 );
-                self.send(delivery.acker.term(error)).await;
-                true
+                Ok(())
             }
             Err(problem) => {
                 // Not the handler's own backoff, which may be short: the stream of dead letters may be full for hours.
-                let info = &delivery.message.info;
-                let failures = info.delivered().saturating_sub(u64::from(self.handler.plan.max_deliver())).min(10);
+                let delivered = message.info.delivered();
+                let failures = delivered.saturating_sub(u64::from(self.handler.plan.max_deliver())).min(10);
                 let delay = jittered(Duration::from_secs(1 << failures).min(LONGEST_BURIAL_DELAY));
                 tracing::error!(
                     "no dead letter could be stored, so the message stays and comes again in {delay:.1?}: {problem:?}; it failed with: {error}"
                 );
-                self.attempts.remember(info, failure);
-                self.delay(delivery, delay).await;
-                false
+                Err(delay)
             }
         }
     }
@@ -181,7 +204,7 @@ impl Worker {
     }
 
     async fn exhume(&self, sequence: u64, delivered: u64) -> Result<(), Error> {
-        let Source { stream, consumer, dead_letter, work_queue, .. } = &self.source;
+        let Source { stream, consumer, dead_letter, work_queue, .. } = &*self.source;
         let Some(stored) = self.transport.stored(stream, sequence, false).await? else {
             return Ok(());
         };

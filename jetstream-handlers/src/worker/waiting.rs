@@ -14,25 +14,37 @@ use crate::transport::{Acker, Delivery};
 pub(super) struct Waiting {
     queue: Mutex<Queue>,
     arrived: Notify,
-    taken: Notify,
+    low: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     deliveries: VecDeque<(Instant, Delivery)>,
+    /// With so many left, or none, there is room for more.
+    mark: usize,
     closed: bool,
 }
 
+/// A message whose turn has come.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// When the server heard of it last.
+    pub(super) since: Instant,
+    pub(super) delivery: Delivery,
+    /// Whether there is room for more now.
+    pub(super) low: bool,
+}
+
 impl Waiting {
-    pub(super) fn push(&self, delivery: Delivery) {
-        self.queue().deliveries.push_back((Instant::now(), delivery));
+    pub(super) fn push(&self, delivery: Delivery, now: Instant) {
+        self.queue().deliveries.push_back((now, delivery));
         self.arrived.notify_one();
     }
 
-    /// The next message with the time at which the server heard of it last, in order; nothing after the close.
+    /// The next message, in order; nothing after the close. `now` is brought up to date if it had to be waited for.
     ///
-    /// One of which the server has heard nothing for `ack_wait` is left out: it was given to somebody else.
-    pub(super) async fn pop(&self, ack_wait: Duration) -> Option<(Instant, Delivery)> {
+    /// One of which the server has heard nothing for `patience` is left out: it was given to somebody else.
+    pub(super) async fn pop(&self, now: &mut Instant, patience: Duration) -> Option<Next> {
         loop {
             let arrived = self.arrived.notified();
             {
@@ -41,35 +53,47 @@ impl Waiting {
                     return None;
                 }
                 while let Some((since, delivery)) = queue.deliveries.pop_front() {
-                    self.taken.notify_one();
-                    if since.elapsed() < ack_wait {
-                        return Some((since, delivery));
+                    let left = queue.deliveries.len();
+                    let low = left == queue.mark || left == 0;
+                    if low {
+                        self.low.notify_one();
+                    }
+                    if now.saturating_duration_since(since) < patience {
+                        return Some(Next { since, delivery, low });
                     }
                 }
             }
             arrived.await;
+            *now = Instant::now();
         }
     }
 
-    /// Waits until a message was taken since the last call.
-    pub(super) async fn taken(&self) {
-        self.taken.notified().await;
+    /// Waits until there is room for more.
+    pub(super) async fn low(&self) {
+        self.low.notified().await;
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.queue().deliveries.len()
+    /// Sets how many shall be left when there is room for more; gives how many there are.
+    pub(super) fn mark(&self, mark: usize) -> usize {
+        let mut queue = self.queue();
+        queue.mark = mark;
+        queue.deliveries.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue().deliveries.is_empty()
     }
 
     /// What has waited longer than `age` since it arrived or was kept last; `kept` says that the server hears of it now.
     ///
-    /// What the server has heard nothing of for `ack_wait` is left out for good: it was given to somebody else.
-    pub(super) fn keep(&self, age: Duration, ack_wait: Duration, kept: bool) -> Vec<Acker> {
+    /// What the server has heard nothing of for `patience` is left out for good: it was given to somebody else.
+    pub(super) fn keep(&self, age: Duration, patience: Duration, kept: bool) -> Vec<Acker> {
         let now = Instant::now();
         let mut queue = self.queue();
         let before = queue.deliveries.len();
-        queue.deliveries.retain(|(since, _)| now - *since < ack_wait);
+        queue.deliveries.retain(|(since, _)| now - *since < patience);
         if queue.deliveries.len() < before {
-            self.taken.notify_one();
+            self.low.notify_one();
         }
         let old = queue.deliveries.iter_mut().filter(|(since, _)| now - *since >= age);
         old.map(|(since, delivery)| {
@@ -79,6 +103,12 @@ impl Waiting {
             delivery.acker.clone()
         })
         .collect()
+    }
+
+    /// Forgets what no lane has taken.
+    pub(super) fn clear(&self) {
+        self.queue().deliveries.clear();
+        self.low.notify_one();
     }
 
     /// Ends the lanes that wait, and gives back what no lane has taken.

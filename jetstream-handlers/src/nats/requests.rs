@@ -1,0 +1,89 @@
+//! The open requests of one handler: what they may still bring, and when they end.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long after its end a request is remembered, in case its status is late.
+const LATE: Duration = Duration::from_secs(2);
+
+/// The requests that the server may still answer.
+///
+/// A delivery does not say which request it belongs to, so what is outstanding is counted over all of them;
+/// a status does, and says what its own request will not bring any more.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    live: BTreeMap<u64, Request>,
+    outstanding: usize,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Request {
+    batch: usize,
+    ends: Instant,
+}
+
+impl Requests {
+    /// How many messages the live requests may still bring.
+    pub(super) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// The number that the next request gets.
+    pub(super) fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// A request for `batch` messages was sent, which ends after `expires`.
+    pub(super) fn sent(&mut self, batch: usize, expires: Duration) {
+        self.live.insert(self.next_number, Request { batch, ends: Instant::now() + expires + LATE });
+        self.next_number += 1;
+        self.outstanding += batch;
+    }
+
+    pub(super) fn delivered(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if self.outstanding == 0 {
+            self.live.clear();
+        }
+    }
+
+    /// What a request asked for, if it is a live one.
+    pub(super) fn batch(&self, number: u64) -> Option<usize> {
+        self.live.get(&number).map(|request| request.batch)
+    }
+
+    /// A request has ended, and brings `left` messages less than it asked for.
+    pub(super) fn end(&mut self, number: u64, left: usize) {
+        self.live.remove(&number);
+        self.outstanding = match self.live.is_empty() {
+            true => 0,
+            false => self.outstanding.saturating_sub(left),
+        };
+    }
+
+    /// Nothing that was asked for will come any more.
+    pub(super) fn forget(&mut self) {
+        self.live.clear();
+        self.outstanding = 0;
+    }
+
+    /// Ends the requests whose time is over, should their status be lost.
+    pub(super) fn prune(&mut self) {
+        if self.live.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.live.retain(|_, request| request.ends > now);
+        if self.live.is_empty() {
+            self.outstanding = 0;
+        }
+    }
+
+    /// When the first of them ends.
+    pub(super) fn first_end(&self) -> Option<Instant> {
+        self.live.values().map(|request| request.ends).min()
+    }
+}

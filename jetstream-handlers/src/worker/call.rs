@@ -1,0 +1,210 @@
+//! One call of a handler: under its time limit, guarded against panics, on the runtime or on a thread of its own.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::{Arc, mpsc};
+use std::task::Poll;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use crate::extract::Context;
+use crate::message::Message;
+use crate::settle::{Outcome, Reason, Settle};
+use crate::subscriber::{Handler, Slot};
+
+/// A handler that computes for so long without an await keeps everything else on its thread waiting.
+const BLOCKED: Duration = Duration::from_millis(100);
+
+/// How often that is said of one lane.
+const COMPLAINT_PERIOD: Duration = Duration::from_secs(60);
+
+/// Calls a handler for one lane.
+pub(super) struct Caller {
+    call: Call,
+    /// Where the handler blocks: the lane's own thread, from the first call on.
+    thread: Option<Thread>,
+    blocking: bool,
+}
+
+struct Call {
+    handler: Arc<Handler>,
+    context: Context,
+    slot: Slot,
+    complaint: Complaint,
+}
+
+impl Caller {
+    pub(super) fn new(handler: Arc<Handler>, context: Context, blocking: bool) -> Self {
+        Self { call: Call::new(handler, context, false), thread: None, blocking }
+    }
+
+    pub(super) async fn call(&mut self, message: &Message, begun: Instant) -> Outcome {
+        if !self.blocking {
+            return self.call.call(message, begun).await;
+        }
+        let thread = match &mut self.thread {
+            Some(thread) => thread,
+            none => match Thread::start(self.call.handler.clone(), self.call.context.clone()) {
+                Ok(thread) => none.insert(thread),
+                Err(error) => {
+                    return Outcome::failed(Settle::Retry, Reason::Error, format!("cannot start a thread: {error}"));
+                }
+            },
+        };
+        thread.call(message.clone(), self.call.handler.plan.timeout()).await
+    }
+
+    /// Whether a call goes on after its time was over.
+    pub(super) fn is_late(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| thread.late.is_some())
+    }
+
+    /// Waits until the next call can begin.
+    pub(super) async fn ready(&mut self) {
+        if let Some(late) = self.thread.as_mut().and_then(|thread| thread.late.as_mut()) {
+            late.await.ok();
+        }
+        if let Some(thread) = &mut self.thread {
+            thread.late = None;
+        }
+    }
+}
+
+impl Call {
+    fn new(handler: Arc<Handler>, context: Context, alone: bool) -> Self {
+        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None } }
+    }
+
+    /// Calls the handler under its time limit; a panic ends the call, not the lane.
+    async fn call(&mut self, message: &Message, begun: Instant) -> Outcome {
+        // A closure runs up to its first await right here.
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            (self.handler.call)(&mut self.slot, message.clone(), self.context.clone());
+        }));
+        if let Err(panic) = started {
+            return panicked(&*panic);
+        }
+        let limit = self.handler.plan.timeout();
+        let outcome = {
+            let mut call = pin!(
+                AssertUnwindSafe(timed(&mut self.slot, &self.handler.name, begun, &mut self.complaint)).catch_unwind()
+            );
+            // Most calls need no timer.
+            match futures::poll!(call.as_mut()) {
+                Poll::Ready(outcome) => Ok(outcome),
+                Poll::Pending => timeout(limit, call).await,
+            }
+        };
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => return outcome,
+            Ok(Err(panic)) => panicked(&*panic),
+            Err(_) => {
+                Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
+            }
+        };
+        // What the call held is dropped here, and may panic in turn.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.slot.clear())) {
+            tracing::error!("the cancelled call panicked while it was dropped: {}", said(&*panic));
+            self.slot = Slot::new();
+        }
+        outcome
+    }
+}
+
+/// Runs a call to its end, and says so if it blocks the others.
+async fn timed(slot: &mut Slot, name: &str, begun: Instant, complaint: &mut Complaint) -> Outcome {
+    let mut first = Some(begun);
+    std::future::poll_fn(|task| {
+        let begun = first.take().unwrap_or_else(Instant::now);
+        let poll = slot.poll(task);
+        complaint.after(name, begun);
+        poll
+    })
+    .await
+}
+
+/// What is said of a handler that blocks its thread, now and then.
+struct Complaint {
+    /// The thread has nothing else to do.
+    alone: bool,
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    fn after(&mut self, name: &str, begun: Instant) {
+        if self.alone {
+            return;
+        }
+        let now = Instant::now();
+        let took = now - begun;
+        if took >= BLOCKED && self.last.is_none_or(|last| now - last >= COMPLAINT_PERIOD) {
+            self.last = Some(now);
+            tracing::warn!(
+                handler = name,
+                "computed for {took:.1?} without an await, while everything else on its thread of the runtime waited; `blocking = true` in its attribute gives it threads of its own"
+            );
+        }
+    }
+}
+
+/// The thread of one lane whose handler blocks.
+struct Thread {
+    jobs: mpsc::SyncSender<Job>,
+    /// A call that went on after its time was over.
+    late: Option<oneshot::Receiver<Outcome>>,
+}
+
+struct Job {
+    message: Message,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Thread {
+    fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<Self> {
+        let (jobs, work) = mpsc::sync_channel::<Job>(1);
+        let runtime = Handle::current();
+        let name = handler.plan.queue.clone();
+        // Not one of the runtime's own blocking threads: for those a program waits at its end, however long they compute.
+        std::thread::Builder::new().name(name).spawn(move || {
+            let mut call = Call::new(handler, context, true);
+            while let Ok(Job { message, answer }) = work.recv() {
+                let outcome = runtime.block_on(call.call(&message, Instant::now()));
+                // Nobody waits any more if the worker has stopped meanwhile.
+                answer.send(outcome).ok();
+            }
+        })?;
+        Ok(Self { jobs, late: None })
+    }
+
+    async fn call(&mut self, message: Message, limit: Duration) -> Outcome {
+        let gone = || Outcome::failed(Settle::Retry, Reason::Error, "the thread of the handler is gone".to_owned());
+        let (answer, mut outcome) = oneshot::channel();
+        // There is room: one call at a time.
+        if self.jobs.try_send(Job { message, answer }).is_err() {
+            return gone();
+        }
+        // One that waits is cancelled on its thread when its time is over, and answers right then.
+        match timeout(limit + BLOCKED, &mut outcome).await {
+            Ok(outcome) => outcome.unwrap_or_else(|_| gone()),
+            Err(_) => {
+                self.late = Some(outcome);
+                let said = format!("went on after its timeout of {limit:?}, for it blocks and cannot be cancelled");
+                Outcome::failed(Settle::Retry, Reason::Timeout, said)
+            }
+        }
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+    Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", said(panic)))
+}
+
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    message.unwrap_or("(no message)")
+}
