@@ -580,6 +580,33 @@ impl Subscribe<'_> {
         self
     }
 
+    /// Runs each call on a thread of its own, for a closure that computes or blocks; `concurrency` says on how many.
+    pub fn blocking(mut self) -> Self {
+        self.handler.plan.blocking = true;
+        self
+    }
+
+    /// Handles one message after the other in the order of the stream, over all replicas.
+    ///
+    /// A message that failed holds up those behind it until it has succeeded or is a dead letter.
+    pub fn ordered(mut self) -> Self {
+        self.handler.plan.ordered = true;
+        self
+    }
+
+    /// How many messages of an [`ordered`](Self::ordered) closure one ack is for; 100 unless said.
+    pub fn ack_every(mut self, messages: usize) -> Self {
+        self.handler.plan.ack_every = Some(messages.max(1));
+        self
+    }
+
+    /// Says that never more than one process has this queue, so that an [`ordered`](Self::ordered) closure
+    /// does not need a server from 2.11, which would choose one of several.
+    pub fn single_replica(mut self) -> Self {
+        self.handler.plan.replicas = Some(1);
+        self
+    }
+
     /// How many messages are asked for beyond those that can start at once.
     pub fn batch_size(mut self, messages: usize) -> Self {
         self.handler.plan.batch_size = Some(messages.max(1));
