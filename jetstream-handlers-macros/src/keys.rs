@@ -28,7 +28,7 @@ const KEYS: [(&str, &str); 20] = [
 ///
 /// They are parsed and checked, and then refused, because a setting must never be ignored in silence.
 /// To deliver one, strike it off here.
-const NOT_YET: [&str; 8] = ["blocking", "threads", "key", "ordered", "ack_every", "replicas", "publish", "codec"];
+const NOT_YET: [&str; 3] = ["key", "publish", "codec"];
 
 /// The keys of `backoff = { … }`, with a value to show in messages.
 const BACKOFF_KEYS: [(&str, &str); 3] = [("initial", "\"1s\""), ("factor", "2"), ("max", "\"2m\"")];

@@ -172,11 +172,11 @@ fn contradictions(plan: &Plan, entries: &[Entry], known: &[&Entry], errors: &mut
             "`threads` makes a handler blocking, and `blocking = false` says that it is none; drop one of the two",
         );
     }
-    if plan.blocking && plan.concurrency.is_some_and(|threads| threads > MAX_THREADS) {
-        refuse(
-            "concurrency",
-            &format!("a `blocking` handler has a thread for each call; accepted are 1 to {MAX_THREADS}"),
+    if let Some(threads) = plan.concurrency.filter(|threads| plan.blocking && *threads > MAX_THREADS) {
+        let message = format!(
+            "`concurrency` is {threads}, and a `blocking` handler has a thread for each call; accepted are 1 to {MAX_THREADS}"
         );
+        refuse("concurrency", &message);
     }
 }
 

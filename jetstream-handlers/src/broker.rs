@@ -106,7 +106,7 @@ impl Started {
                 Err(_) => Err(Error::new(
                     ErrorKind::GracePeriod,
                     format!(
-                        "`{}` does not stop: its handler computes without an await; move that to `spawn_blocking`",
+                        "`{}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own",
                         self.name
                     ),
                 )),

@@ -113,6 +113,29 @@ pub mod handlers {
         Ok::<(), std::fmt::Error>(())
     }
 
+    /// With every key of strict order.
+    #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, replicas = 1)]
+    pub async fn ordered(order: Order) {
+        rest().await;
+        println!("{order:?}");
+    }
+
+    /// A plain function.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    #[subscriber(subject = "lints.blocking", queue = "lints-blocking", blocking = true, concurrency = 2)]
+    pub fn blocking(order: Order, view: OrderView<'_>) -> HandlerResult {
+        println!("{order:?} {view:?}");
+        Ok(())
+    }
+
+    #[subscriber(subject = "lints.threads", queue = "lints-threads", threads = 2)]
+    fn threads(order: Order) {
+        println!("{order:?}");
+    }
+
     #[deprecated]
     #[must_use]
     #[subscriber(subject = "lints.old", queue = "lints-old")]

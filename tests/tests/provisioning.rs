@@ -668,6 +668,26 @@ async fn the_consumer_of_an_ordered_handler_acks_up_to_a_message_and_pins_a_clie
     }
 }
 
+#[subscriber(
+    subject = "orders.created",
+    queue = "declared",
+    ordered,
+    ack_every = 10,
+    replicas = 1,
+    threads = 1,
+    group = "in-order"
+)]
+fn declared_in_order(_: u64) {}
+
+#[tokio::test]
+async fn an_attribute_says_order_as_a_closure_does() {
+    let server = Server::start().await;
+    let _running = connect(&server).await.start_groups(["in-order"]).await.unwrap();
+    let config = consumer_info(&server.jetstream().await, "ORDERS", "declared").await.config;
+    assert_eq!((config.ack_policy, config.max_ack_pending), (consumer::AckPolicy::All, 1000));
+    assert_eq!(config.priority_policy, consumer::PriorityPolicy::None);
+}
+
 #[tokio::test]
 async fn a_consumer_that_is_not_in_order_is_no_ordered_handlers() {
     let server = Server::start().await;

@@ -4,7 +4,14 @@
 //! After an intended change, `TRYBUILD=overwrite cargo test --test ui` writes the answers anew.
 //! The files in `ui/pass` are part of this test, because trybuild would build every dependency once more for them.
 
-#![allow(dead_code, unreachable_pub, clippy::drop_non_drop, clippy::let_underscore_future, clippy::too_many_arguments)] // what a user may write
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::drop_non_drop,
+    clippy::let_underscore_future,
+    clippy::needless_pass_by_value,
+    clippy::too_many_arguments
+)] // what a user may write
 
 use std::process::Command;
 

@@ -77,6 +77,28 @@ pub async fn r#loop() {}"#,
 }
 
 #[test]
+fn a_plain_fn_that_blocks() {
+    assert_snapshot(
+        "blocking",
+        r#"#[subscriber(subject = "images.uploaded", queue = "thumbnails", threads = 4)]
+fn thumbnail(image: Image, State(sizes): State<Sizes>) -> HandlerResult {
+    image.resize(&sizes)
+}"#,
+    );
+}
+
+#[test]
+fn an_ordered_handler() {
+    assert_snapshot(
+        "ordered",
+        r#"#[subscriber(subject = "ledger.>", queue = "ledger", ordered, ack_every = 50, replicas = 1)]
+async fn book(entry: Entry) -> HandlerResult {
+    entry.book().await
+}"#,
+    );
+}
+
+#[test]
 fn a_refused_handler() {
     assert_snapshot(
         "refused",

@@ -56,6 +56,36 @@ async fn hidden_error(_: OrderCreated) -> Result<(), impl std::error::Error + Se
     Ok::<(), std::fmt::Error>(())
 }
 
+#[subscriber(subject = "orders.blocking", queue = "blocking", blocking = true, concurrency = 2)]
+fn blocking(view: OrderView<'_>, State(_database): State<Database>, _: Info) -> HandlerResult {
+    println!("{}", view.id);
+    Ok(())
+}
+
+#[subscriber(subject = "orders.plain", queue = "plain", threads = 2)]
+fn plain() {}
+
+#[subscriber(subject = "orders.local", queue = "local", blocking)]
+fn not_send(order: OrderCreated) -> Result<(), impl std::error::Error + Send + Sync + 'static> {
+    // No other task has to take it over, since nothing awaits.
+    let counted = std::rc::Rc::new(order.id);
+    println!("{counted}");
+    Ok::<(), std::fmt::Error>(())
+}
+
+#[subscriber(subject = "orders.async", queue = "async", blocking)]
+async fn blocking_and_async(order: OrderCreated) {
+    rest().await;
+    println!("{order:?}");
+}
+
+#[subscriber(subject = "orders.ordered", queue = "ordered", ordered, ack_every = 50, replicas = 1)]
+async fn ordered(order: OrderCreated) -> HandlerResult {
+    rest().await;
+    println!("{order:?}");
+    Ok(())
+}
+
 /// An alias is as good as the type.
 type Order = OrderCreated;
 type Answer = Result<(), HandlerError>;
@@ -69,4 +99,6 @@ async fn aliases(order: Order) -> Answer {
 fn main() {
     // Each is still the function that it was.
     let _ = (owned, borrowed, nothing, everything, hidden_error, aliases);
+    let _: fn() = plain;
+    let _ = (blocking, not_send, blocking_and_async, ordered);
 }
