@@ -99,6 +99,9 @@ contract![
     long_work_is_not_delivered_again,
     waiting_messages_are_not_delivered_again,
     messages_come_in_the_order_of_the_stream,
+    a_failing_message_holds_up_an_ordered_handler,
+    one_of_two_ordered_workers_is_active_and_the_other_follows,
+    a_blocking_handler_is_called_and_retried_like_any_other,
     two_queues_get_every_message,
     two_workers_of_one_queue_share,
     a_wildcard_gets_what_it_matches,
@@ -272,6 +275,86 @@ async fn messages_come_in_the_order_of_the_stream(stage: &Stage) {
     let (_subscription, seen) = note(&broker, "ordered", "orders.created").await;
     until(&seen, 50).await;
     assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
+}
+
+async fn a_failing_message_holds_up_an_ordered_handler(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+    publish(&broker, 0..6).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let seen = seen.clone();
+        move |order: Order| {
+            seen.lock().unwrap().push(order.id);
+            let times = seen.lock().unwrap().iter().filter(|id| **id == order.id).count();
+            async move {
+                match order.id {
+                    1 if times < 3 => Err("not yet".into()),
+                    3 => Err("never".into()),
+                    _ => Ok(()),
+                }
+            }
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "in-order", handler).ordered().max_deliver(3);
+    let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
+    until(&seen, 10).await;
+    broker.settled().await;
+    assert_eq!(*seen.lock().unwrap(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
+    let letters = broker.broker().dead_letters().list().await.unwrap();
+    assert_eq!(letters.len(), 1);
+}
+
+async fn one_of_two_ordered_workers_is_active_and_the_other_follows(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+    let start = async || {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let noted = seen.clone();
+        let handler = move |order: Order| {
+            noted.lock().unwrap().push(order.id);
+            async {}
+        };
+        let subscription = broker.broker().subscribe("orders.created", "in-order", handler).ordered().await.unwrap();
+        (subscription, seen)
+    };
+    let (one, seen_by_one) = start().await;
+    publish(&broker, 0..5).await;
+    until(&seen_by_one, 5).await;
+    let (_other, seen_by_other) = start().await;
+    publish(&broker, 5..10).await;
+    until(&seen_by_one, 10).await;
+    assert!(seen_by_other.lock().unwrap().is_empty());
+    one.unsubscribe().await.unwrap();
+    publish(&broker, 10..15).await;
+    until(&seen_by_other, 5).await;
+    assert_eq!(*seen_by_other.lock().unwrap(), (10..15).collect::<Vec<_>>());
+}
+
+async fn a_blocking_handler_is_called_and_retried_like_any_other(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+    publish(&broker, 0..4).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let seen = seen.clone();
+        move |order: Order| {
+            let seen = seen.clone();
+            async move {
+                seen.lock().unwrap().push(order.id);
+                let first = seen.lock().unwrap().iter().filter(|id| **id == order.id).count() == 1;
+                match order.id {
+                    1 if first => Err("once".into()),
+                    2 if first => panic!("once"),
+                    _ => Ok(()),
+                }
+            }
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "blocking", handler).blocking().concurrency(2);
+    let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
+    until(&seen, 6).await;
+    broker.settled().await;
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort_unstable();
+    assert_eq!(seen, [0, 1, 1, 2, 2, 3]);
 }
 
 async fn two_queues_get_every_message(stage: &Stage) {

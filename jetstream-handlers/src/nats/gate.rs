@@ -15,53 +15,67 @@ use crate::transport::Delivery;
 /// How long the gate waits before it asks again how much is unanswered.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// The longest range of sequences in which what another replica holds is asked for one by one; beyond it
+/// How long it waits where somebody else is active, or the server did not answer.
+const LONG_PERIOD: Duration = Duration::from_secs(1);
+
+/// The longest range of sequences in which what is missing is asked for one by one; beyond it
 /// the consumer's `ack_wait` brings it.
 const LONGEST_RANGE: u64 = 10_000;
 
 /// Lets deliveries through in order.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// The number of the delivery that was let through last; `None` where it is not known.
-    last: Option<u64>,
+    open: bool,
+    /// The number of the delivery that was let through last.
+    last: u64,
     /// By sequence in the stream.
     held: BTreeMap<u64, Delivery>,
     ask_at: Instant,
-    asked_back: bool,
+    /// When what is missing was asked for; that may be lost as well, and is asked again.
+    asked_back: Option<Instant>,
 }
 
 /// What is to be done after the server has said what is unanswered.
+#[derive(Debug)]
 pub(super) enum Verdict {
     /// All of it is in hand: these are next, in order.
     Open(Vec<Delivery>),
-    /// These are with somebody else or lost: ack subjects at which the server takes a nak for them.
+    /// These are with nobody: ack subjects at which the server takes a nak for them.
     AskBack(Vec<String>),
     Wait,
 }
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { last: None, held: BTreeMap::new(), ask_at: Instant::now(), asked_back: false }
+        Self { open: false, last: 0, held: BTreeMap::new(), ask_at: Instant::now(), asked_back: None }
     }
 
     /// Lets a delivery through if it is the next one, and holds it otherwise.
     pub(super) fn pass(&mut self, delivery: Delivery) -> Option<Delivery> {
         let number = delivery.message.info.consumer_sequence();
-        if self.held.is_empty() && self.last.is_some_and(|last| last + 1 == number) {
-            self.last = Some(number);
+        if self.open && self.last + 1 == number {
+            self.last = number;
             return Some(delivery);
         }
-        if self.held.is_empty() {
-            self.ask_at = Instant::now();
-            self.asked_back = false;
+        if self.open {
+            self.close();
         }
         self.held.insert(delivery.message.info.stream_sequence(), delivery);
         None
     }
 
-    /// Forgets all: somebody else is the active one, or the consumer is another one.
+    /// Something may be missing.
+    pub(super) fn close(&mut self) {
+        (self.open, self.ask_at, self.asked_back) = (false, Instant::now(), None);
+    }
+
+    /// Somebody else is the active one, and has what is held.
     pub(super) fn reset(&mut self) {
         *self = Self::new();
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// How many it holds.
@@ -69,42 +83,53 @@ impl Gate {
         self.held.len()
     }
 
-    /// When the server should be asked what is unanswered.
-    pub(super) fn ask_at(&self) -> Option<Instant> {
-        (!self.held.is_empty()).then_some(self.ask_at)
+    /// When the server should be asked what is unanswered, while the gate is closed.
+    pub(super) fn ask_at(&self) -> Instant {
+        self.ask_at
     }
 
-    /// Hears what the consumer's server says.
-    pub(super) fn heard(&mut self, info: &consumer::Info) -> Verdict {
+    /// Hears what the consumer's server says; `pinned` says that this replica is the active one.
+    pub(super) fn heard(&mut self, info: &consumer::Info, pinned: bool) -> Verdict {
         let floor = info.ack_floor.stream_sequence;
-        let delivered = info.delivered.stream_sequence;
+        let delivered = info.delivered.stream_sequence.max(floor);
+        let other = !pinned && info.priority_groups.iter().any(|group| group.pinned_client_id.is_some());
+        self.ask_at = Instant::now() + if self.open || other { LONG_PERIOD } else { PERIOD };
+        if other || self.open && (pinned || info.num_ack_pending == 0) {
+            return Verdict::Wait;
+        }
+        if self.open {
+            // The active one is gone, and the server would not choose another before there is something to deliver.
+            self.close();
+        }
         // What is below the floor has ended; what is above the last delivery came after these words.
         self.held.retain(|sequence, _| *sequence > floor);
-        let in_hand = self.held.range(floor + 1..=delivered.max(floor)).count();
-        self.ask_at = Instant::now() + PERIOD;
+        let in_hand = self.held.range(floor + 1..delivered + 1).count();
         if in_hand >= info.num_ack_pending {
             let held = std::mem::take(&mut self.held);
-            self.last = held.values().map(|delivery| delivery.message.info.consumer_sequence()).max().or(self.last);
+            let last = held.values().map(|delivery| delivery.message.info.consumer_sequence()).max();
+            self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
+            self.open = true;
             return Verdict::Open(held.into_values().collect());
         }
-        if !self.asked_back && delivered - floor <= LONGEST_RANGE {
-            self.asked_back = true;
-            if let Some(any) = self.held.values().next() {
-                let prefix = any.message.info.ack_prefix();
-                // Of the numbers in it the server looks at the two sequences alone (`processNak`).
-                let number = info.delivered.consumer_sequence;
-                let missing = (floor + 1..=delivered).filter(|sequence| !self.held.contains_key(sequence));
-                return Verdict::AskBack(
-                    missing.map(|sequence| format!("{prefix}.1.{sequence}.{number}.0.0")).collect(),
-                );
-            }
+        let now = Instant::now();
+        let asked = self.asked_back.is_some_and(|asked| now - asked < LONG_PERIOD);
+        if asked || delivered - floor > LONGEST_RANGE {
+            return Verdict::Wait;
         }
-        Verdict::Wait
+        self.asked_back = Some(now);
+        let missing = (floor + 1..=delivered).filter(|sequence| !self.held.contains_key(sequence));
+        let prefix = match self.held.values().next() {
+            Some(any) => any.message.info.ack_prefix().to_owned(),
+            None => format!("$JS.ACK.{}.{}", info.stream_name, info.name),
+        };
+        // Of the numbers in it the server looks at the two sequences alone (`consumer.go`, `processNak`).
+        let number = info.delivered.consumer_sequence;
+        Verdict::AskBack(missing.map(|sequence| format!("{prefix}.1.{sequence}.{number}.0.0")).collect())
     }
 
     /// The server could not be asked.
     pub(super) fn unheard(&mut self) {
-        self.ask_at = Instant::now() + PERIOD * 10;
+        self.ask_at = Instant::now() + LONG_PERIOD;
     }
 
     /// What it holds, for the next replica.

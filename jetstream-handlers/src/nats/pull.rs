@@ -109,6 +109,15 @@ struct Order {
     pin_period: Duration,
 }
 
+impl Order {
+    /// When the server should be asked what is unanswered: while something may be missing,
+    /// and while it is not known whether any replica is active.
+    fn ask_at(&self) -> Option<Instant> {
+        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
+        (needed && self.asking.is_none()).then(|| self.gate.ask_at())
+    }
+}
+
 /// Why nothing is asked for now, and what is done about it.
 struct Trouble {
     wait_until: Instant,
@@ -239,6 +248,7 @@ impl Pull {
                     self.requests.forget();
                     self.stale = true;
                     self.next_floor = Some(Instant::now());
+                    self.regather();
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();
                     }
@@ -373,7 +383,7 @@ impl Pull {
     /// How many messages may be on their way; while the gate is closed, all that the consumer can have delivered.
     fn room_now(&self) -> usize {
         match &self.order {
-            Some(order) if order.gate.held() > 0 => self.source.max_ack_pending.saturating_sub(order.gate.held()),
+            Some(order) if !order.gate.is_open() => self.source.max_ack_pending.saturating_sub(order.gate.held()),
             _ => self.room,
         }
     }
@@ -411,7 +421,7 @@ impl Pull {
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let order = self.order.as_ref().map_or(far, |order| {
-            let ask = order.gate.ask_at().filter(|_| order.asking.is_none()).unwrap_or(far);
+            let ask = order.ask_at().unwrap_or(far);
             let keep = order.pin.as_ref().map_or(far, |_| order.pin_kept + order.pin_period);
             ask.min(keep)
         });
@@ -465,7 +475,7 @@ impl Pull {
             None => self.requests.prune(),
         }
         let Some(order) = &mut self.order else { return };
-        if order.asking.is_none() && order.gate.ask_at().is_some_and(|ask_at| ask_at <= now) {
+        if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
             let (connection, source) = (self.connection.clone(), self.source.clone());
             order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await }));
         }
@@ -528,11 +538,21 @@ impl Pull {
             order.pin = Some(pin.to_owned());
             order.pin_kept = Instant::now();
         }
-        let open = order.gate.held() == 0;
+        let open = order.gate.is_open();
         match order.gate.pass(delivery) {
             Some(delivery) => self.events.push_back(Event::Delivery(delivery)),
             None if open => self.events.push_back(Event::Regathering),
             None => {}
+        }
+    }
+
+    /// What was delivered on the way to an ordered handler may be lost: let it come again before anything new.
+    fn regather(&mut self) {
+        if let Some(order) = &mut self.order
+            && order.gate.is_open()
+        {
+            order.gate.close();
+            self.events.push_back(Event::Regathering);
         }
     }
 
@@ -547,7 +567,13 @@ impl Pull {
                 return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
             }
         };
-        match order.gate.heard(&info) {
+        let pinned = match &order.group {
+            Some(_) => {
+                info.priority_groups.iter().any(|group| group.pinned_client_id == order.pin && order.pin.is_some())
+            }
+            None => true,
+        };
+        match order.gate.heard(&info, pinned) {
             Verdict::Open(deliveries) => {
                 self.events.extend(deliveries.into_iter().map(Event::Delivery));
             }
@@ -616,7 +642,7 @@ impl Pull {
                 self.well();
             }
             409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => {
-                self.requests.end(number, left)
+                self.requests.end(number, left);
             }
             409 if text.contains("Leadership Change") || text.contains("Server Shutdown") => {
                 // All requests are gone with the leader.

@@ -9,6 +9,7 @@ use jetstream_handlers::{Broker, Error};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
+    jetstream_handlers_tests::trace();
     let group = std::env::args().nth(1).unwrap_or_default();
     let broker = Broker::from_env().connect().await?;
     broker.run_groups([group.as_str()]).await
@@ -42,4 +43,10 @@ async fn shared(id: u64) {
 #[subscriber(subject = "work.shared", queue = "audit", group = "audit")]
 async fn audit(id: u64) {
     println!("handled {id}");
+}
+
+#[subscriber(subject = "work.blocked", queue = "blocking", group = "blocking")]
+async fn blocks_the_runtime(id: u64) {
+    std::thread::sleep(Duration::from_millis(200));
+    println!("blocked {id}");
 }

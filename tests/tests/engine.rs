@@ -1,0 +1,247 @@
+//! The pull engine: how much it holds, what many handlers share, and handlers that block.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt as _, StreamExt as _};
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Subscription, async_nats};
+use jetstream_handlers_tests::{Program, Server, eventually};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_secs(30);
+
+const fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+async fn connect(server: &Server) -> Broker {
+    Broker::builder().servers([server.url()]).fetch_wait(Duration::from_secs(1)).connect().await.unwrap()
+}
+
+async fn publish(broker: &Broker, subject: &str, ids: impl IntoIterator<Item = u64>) {
+    for id in ids {
+        broker.publish(subject, &id).await.unwrap();
+    }
+}
+
+/// Counts how often each message was handled.
+#[derive(Debug, Clone, Default)]
+struct Calls(Arc<Mutex<BTreeMap<u64, usize>>>);
+
+impl Calls {
+    fn add(&self, id: u64) {
+        *self.0.lock().unwrap().entry(id).or_default() += 1;
+    }
+
+    fn all(&self) -> BTreeMap<u64, usize> {
+        self.0.lock().unwrap().clone()
+    }
+
+    async fn until(&self, count: usize) {
+        eventually(&format!("{count} messages were handled"), SOON, async || (self.all().len() >= count).then_some(()))
+            .await;
+    }
+}
+
+/// The sizes of the requests that a handler sends.
+async fn batches(server: &Server, consumer: &str) -> (async_nats::Subscriber, async_nats::Client) {
+    let client = server.client().await;
+    let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK.{consumer}");
+    let subscriber = client.subscribe(subject).await.unwrap();
+    client.flush().await.unwrap();
+    (subscriber, client)
+}
+
+async fn sizes(subscriber: &mut async_nats::Subscriber) -> Vec<u64> {
+    let mut sizes = Vec::new();
+    while let Ok(Some(request)) = tokio::time::timeout(ms(300), subscriber.next()).await {
+        let request: Value = serde_json::from_slice(&request.payload).unwrap();
+        sizes.push(request["batch"].as_u64().unwrap());
+    }
+    sizes
+}
+
+async fn note(broker: &Broker, subject: &str, queue: &str, calls: &Calls) -> Subscription {
+    let calls = calls.clone();
+    let handler = move |id: u64| {
+        calls.add(id);
+        async {}
+    };
+    broker.subscribe(subject, queue, handler).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_quick_handler_begins_with_ten_and_gets_hundreds_at_a_time() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let results = broker.publish_all((0..20_000).map(|id| broker.publish_message("work.quick", &id))).await;
+    assert!(results.iter().all(Result::is_ok));
+    let (mut requests, _client) = batches(&server, "quick").await;
+    let calls = Calls::default();
+    let _subscription = note(&broker, "work.quick", "quick", &calls).await;
+    calls.until(20_000).await;
+    let sizes = sizes(&mut requests).await;
+    assert_eq!(sizes[0], 11, "one that can start and ten in advance: {sizes:?}");
+    assert!(sizes.iter().any(|size| *size >= 400), "{sizes:?}");
+    assert!(sizes.len() < 200, "{} requests", sizes.len());
+    assert!(calls.all().values().all(|count| *count == 1));
+}
+
+#[tokio::test]
+async fn a_slow_handler_holds_no_more_than_it_can_start_soon() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.slow", 0..150).await;
+    let (mut requests, _client) = batches(&server, "slow").await;
+    let calls = Calls::default();
+    let handler = {
+        let calls = calls.clone();
+        move |id: u64| {
+            let calls = calls.clone();
+            async move {
+                tokio::time::sleep(ms(100)).await;
+                calls.add(id);
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.slow", "slow", handler).ack_wait(Duration::from_secs(3));
+    let _subscription = subscribe.await.unwrap();
+    calls.until(150).await;
+    // Half a second, a sixth of what the server waits, is time for five of them.
+    let sizes = sizes(&mut requests).await;
+    assert!(sizes.iter().skip(1).all(|size| *size <= 7), "{sizes:?}");
+    assert!(calls.all().values().all(|count| *count == 1), "each once");
+}
+
+#[tokio::test]
+async fn a_batch_size_that_is_given_stays() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.pinned", 0..500).await;
+    let (mut requests, _client) = batches(&server, "pinned").await;
+    let calls = Calls::default();
+    let handler = {
+        let calls = calls.clone();
+        move |id: u64| {
+            calls.add(id);
+            async {}
+        }
+    };
+    let _subscription = broker.subscribe("work.pinned", "pinned", handler).batch_size(20).await.unwrap();
+    calls.until(500).await;
+    assert!(sizes(&mut requests).await.iter().all(|size| *size <= 21));
+}
+
+#[tokio::test]
+async fn a_hundred_handlers_share_two_inboxes_and_stop_one_by_one() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let client = server.client().await;
+    let mut requests = client.subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
+    client.flush().await.unwrap();
+    let calls = Calls::default();
+    let mut subscriptions = Vec::new();
+    for number in 0..100 {
+        subscriptions.push(note(&broker, &format!("work.many.{number}"), &format!("many-{number}"), &calls).await);
+    }
+    let prefix = |subject: &str| subject.split('.').take(2).collect::<Vec<_>>().join(".");
+    let inboxes: BTreeSet<String> =
+        std::iter::from_fn(|| requests.next().now_or_never().flatten()).map(|it| prefix(&it.reply.unwrap())).collect();
+    assert_eq!(inboxes.len(), 2);
+    // While each in turn stops, the others lose nothing.
+    let publisher = connect(&server).await;
+    let publishing = async {
+        for id in 0..400_u64 {
+            publisher.publish(&format!("work.many.{}", 50 + id % 50), &id).await.unwrap();
+        }
+    };
+    let rest = subscriptions.split_off(50);
+    let stopping = async {
+        for subscription in subscriptions {
+            subscription.unsubscribe().await.unwrap();
+        }
+    };
+    let begun = Instant::now();
+    futures::join!(publishing, stopping);
+    calls.until(400).await;
+    assert!(begun.elapsed() < Duration::from_secs(25), "nothing waited for its ack_wait");
+    let counts: BTreeSet<usize> = calls.all().into_values().collect();
+    assert_eq!(counts, BTreeSet::from([1]), "each once");
+    drop(rest);
+}
+
+#[tokio::test]
+async fn blocking_handlers_run_beside_the_runtime_and_side_by_side() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.heavy", 0..8).await;
+    let (calls, busy, most) = (Calls::default(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let (calls, busy, most) = (calls.clone(), busy.clone(), most.clone());
+        move |id: u64| {
+            let (calls, busy, most) = (calls.clone(), busy.clone(), most.clone());
+            async move {
+                most.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                std::thread::sleep(ms(200));
+                busy.fetch_sub(1, Ordering::SeqCst);
+                calls.add(id);
+            }
+        }
+    };
+    // The test's runtime has one thread: that the timer goes on shows that it is free.
+    let subscribe = broker.subscribe("work.heavy", "heavy", handler).blocking().concurrency(4);
+    let subscription = subscribe.await.unwrap();
+    let mut longest = Duration::ZERO;
+    while calls.all().len() < 8 {
+        let tick = Instant::now();
+        tokio::time::sleep(ms(5)).await;
+        longest = longest.max(tick.elapsed());
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 4);
+    assert!(longest < ms(150), "the runtime stood still for {longest:?}");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_blocking_call_over_its_timeout_is_retried_when_its_thread_is_free() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.stuck", 0..2).await;
+    let (calls, first) = (Calls::default(), Arc::new(AtomicUsize::new(0)));
+    let handler = {
+        let calls = calls.clone();
+        move |id: u64| {
+            let (calls, first) = (calls.clone(), first.clone());
+            async move {
+                if first.fetch_add(1, Ordering::SeqCst) == 0 {
+                    std::thread::sleep(ms(900));
+                }
+                calls.add(id);
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.stuck", "stuck", handler).blocking().timeout(ms(200)).backoff(&[ms(50)]);
+    let _subscription = subscribe.await.unwrap();
+    eventually("the first was called again", SOON, async || (calls.all().get(&0) == Some(&2)).then_some(())).await;
+    calls.until(2).await;
+}
+
+#[tokio::test]
+async fn a_handler_that_blocks_the_runtime_is_named() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.blocked", 0..1).await;
+    let variables = [("NATS_URL", server.url()), ("JSH_TRACE", "warn".to_owned())];
+    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let mut program = Program::start(env!("CARGO_BIN_EXE_worker"), &["blocking"], &variables);
+    program.until("blocked 0").await;
+    let said = eventually("it is named", SOON, async || {
+        let output = program.output();
+        output.contains("blocking = true").then_some(output)
+    });
+    assert!(said.await.contains("blocks_the_runtime"));
+}
