@@ -20,6 +20,7 @@ use crate::extract::{Context, Problems, States};
 use crate::health::{Beat, HandlerHealth, Health};
 use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
+use crate::publish_all::PublishAll;
 use crate::record::Recorder;
 use crate::subscriber::{Backoff, Closure, DeadLetter, Handler, Plan, Subscriber, chosen, clashes};
 use crate::transport::{Deliveries, Source, Transport};
@@ -219,6 +220,35 @@ impl Broker {
     /// Awaiting gives the errors of [`Publisher::publish_message`].
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage<'_> {
         self.inner.publisher.publish_message(subject, value)
+    }
+
+    /// Publishes many messages, up to 256 at once, and gives the result of each in order.
+    ///
+    /// [`Publisher::publish_all`] says what holds for order, memory and repetition.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let orders = [7, 8, 9];
+    /// for result in broker.publish_all(orders.iter().map(|order| broker.publish_message("orders.created", order))).await {
+    ///     result?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Each result has the errors of [`Publisher::publish`] for its own message.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it leaves the messages whose result was not taken, 256 at most, stored or not.
+    pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
+    {
+        self.inner.publisher.publish_all(messages)
     }
 
     /// A publisher to hand to other code.

@@ -81,6 +81,7 @@ mod nats;
 mod pattern;
 mod provision;
 mod publish;
+mod publish_all;
 mod record;
 mod settle;
 mod subscriber;
@@ -133,6 +134,7 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use publish::{PublishMessage, Publisher};
+pub use publish_all::PublishAll;
 pub use settle::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
 pub use subscriber::{Closure, Subscriber};
 

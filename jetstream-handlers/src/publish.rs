@@ -34,7 +34,7 @@ use crate::transport::{Outgoing, Transport};
 /// ```
 #[derive(Clone)]
 pub struct Publisher {
-    transport: Arc<Transport>,
+    pub(crate) transport: Arc<Transport>,
 }
 
 impl fmt::Debug for Publisher {
@@ -182,17 +182,18 @@ impl PublishMessage<'_> {
         self
     }
 
-    async fn send(mut self) -> Result<PublishAck, Error> {
+    /// What is sent, without an id unless the caller gave one, or why it cannot be.
+    pub(crate) fn outgoing(self) -> Result<Outgoing, Error> {
         let subject = &self.subject;
         if let Some(problem) = self.problem.or_else(|| names::publish_subject_problem(subject)) {
             return Err(Error::new(ErrorKind::Config, format!("cannot publish to `{subject}`: {problem}")));
         }
-        if self.headers.get(header::NATS_MESSAGE_ID).is_none() {
-            // One id for all repetitions of this publish, so that it is stored once.
-            self.headers.insert(header::NATS_MESSAGE_ID, nuid::next().as_str());
-        }
-        let message = Outgoing { subject: self.subject.into(), payload: self.payload?, headers: self.headers };
-        self.publisher.transport.publish(message).await
+        Ok(Outgoing { subject: self.subject.into(), payload: self.payload?, headers: self.headers })
+    }
+
+    async fn send(self) -> Result<PublishAck, Error> {
+        let transport = &self.publisher.transport;
+        transport.publish(identified(self.outgoing()?)).await
     }
 }
 
@@ -205,18 +206,22 @@ impl<'a> IntoFuture for PublishMessage<'a> {
     }
 }
 
+/// Gives a message an id, unless it has one: one for all repetitions of its publish, so that it is stored once.
+pub(crate) fn identified(mut message: Outgoing) -> Outgoing {
+    if message.headers.get(header::NATS_MESSAGE_ID).is_none() {
+        message.headers.insert(header::NATS_MESSAGE_ID, nuid::next().as_str());
+    }
+    message
+}
+
 /// What a header block needs besides the names and values of its headers.
 const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 
 /// Refuses what the server would refuse, before it is sent.
 pub(crate) fn check_size(message: &Outgoing, limit: usize) -> Result<(), Error> {
-    let headers: usize = message
-        .headers
-        .iter()
-        .map(|(name, values)| {
-            values.iter().map(|value| name.to_string().len() + value.as_str().len() + 4).sum::<usize>()
-        })
-        .sum();
+    let length = |name: &header::HeaderName| AsRef::<str>::as_ref(name).len();
+    let lines = message.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let headers: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + 4).sum();
     let size = message.payload.len() + headers + HEADER_OVERHEAD;
     if size <= limit {
         return Ok(());

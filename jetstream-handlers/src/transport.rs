@@ -11,6 +11,8 @@ use async_nats::HeaderMap;
 pub(crate) use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{consumer, stream};
 use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::{self as results, BoxStream};
 
 pub(crate) use crate::api_error::ApiError;
 use crate::error::{Error, ErrorKind};
@@ -18,7 +20,7 @@ use crate::memory::{self, PublishRefusal};
 use crate::message::Message;
 use crate::nats;
 use crate::provision;
-use crate::publish::{check_size, closed, refused};
+use crate::publish::{check_size, closed, identified, refused};
 use crate::subscriber::Handler;
 
 /// What the application said about streams and publishing.
@@ -224,6 +226,24 @@ impl Transport {
         match self {
             Self::Nats(connection) => nats::publish(connection, message).await,
             Self::Memory(memory) => self.publish_in_memory(memory, &message).await,
+        }
+    }
+
+    /// Publishes messages, many at once, and gives the result of each in order.
+    pub(crate) fn publish_all<'a>(
+        self: &Arc<Self>,
+        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send + 'a,
+    ) -> BoxStream<'a, Result<PublishAck, Error>> {
+        match &**self {
+            Self::Nats(connection) => nats::publish_all(connection.clone(), messages),
+            Self::Memory(_) => {
+                let transport = self.clone();
+                let publish = move |message: Result<Outgoing, Error>| {
+                    let transport = transport.clone();
+                    async move { transport.publish(identified(message?)).await }
+                };
+                results::iter(messages).then(publish).boxed()
+            }
         }
     }
 

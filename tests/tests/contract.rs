@@ -124,6 +124,7 @@ contract![
     a_stop_hands_back_what_waits,
     headers_arrive,
     nothing_is_published_after_a_disconnect,
+    each_of_many_has_its_own_result,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -430,6 +431,31 @@ async fn a_full_stream_refuses(stage: &Stage) {
     assert!(error.to_string().contains("full"), "{error}");
     stage.purge(&broker, "ORDERS").await;
     publish(&broker, 3..4).await;
+}
+
+async fn each_of_many_has_its_own_result(stage: &Stage) {
+    let config = stream::Config { max_messages: 3, discard: stream::DiscardPolicy::New, ..orders() };
+    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let publish = |id| broker.broker().publish_message("orders.created", &order(id));
+    let messages = [
+        publish(1).message_id("one"),
+        broker.broker().publish_message("orders.*", &order(2)),
+        publish(3).expect_last_sequence(7),
+        publish(4).message_id("one"),
+        publish(5),
+        publish(6).message_id("six").header("Tenant", "eu"),
+        publish(7),
+    ];
+    let results = broker.broker().publish_all(messages).await;
+    let told = |result: &Result<_, jetstream_handlers::Error>| {
+        result.as_ref().map_or_else(|error| Some(error.kind()), |_| None)
+    };
+    let expected =
+        [None, Some(ErrorKind::Config), Some(ErrorKind::WrongLastSequence), None, None, None, Some(ErrorKind::Publish)];
+    assert_eq!(results.iter().map(told).collect::<Vec<_>>(), expected);
+    assert!(results[3].as_ref().is_ok_and(|ack| ack.duplicate && ack.sequence == 1));
+    assert_eq!(results[5].as_ref().map(|ack| ack.sequence).unwrap(), 3);
+    assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(5), order(6)]);
 }
 
 async fn a_stream_discards_old_messages(stage: &Stage) {

@@ -10,6 +10,7 @@ mod publish;
 mod pull;
 mod requests;
 mod stored;
+mod window;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
@@ -28,6 +29,7 @@ pub(crate) use ack::Acker;
 pub(crate) use connect::{Environment, connect, credentials_file, options};
 pub(crate) use publish::publish;
 pub(crate) use pull::Pull;
+pub(crate) use window::publish_all;
 
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::transport::Settings;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
 use async_nats::header;
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{self, ErrorCode};
+use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
@@ -18,7 +18,7 @@ use crate::publish::{check_size, closed, refused};
 use crate::transport::{Outgoing, Transport};
 
 /// How long one attempt waits for the stream's answer: short, because the next one goes to the new leader, and is stored once.
-const ATTEMPT: Duration = Duration::from_secs(2);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Publishes a message and waits until a stream has stored it, or the connection is closed.
 pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
@@ -26,18 +26,30 @@ pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> 
     tokio::select! {
         biased;
         () = connection.closed() => Err(closed(&subject)),
-        result = store(connection, message) => result,
+        result = async {
+            check(connection, &message)?;
+            store(connection, message, Instant::now() + connection.settings.publish_timeout, false).await
+        } => result,
     }
 }
 
-async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
-    check_size(&message, connection.client().max_payload())?;
-    check_ttl(connection, &message)?;
+/// Refuses what the server would refuse or misread, before it is sent.
+pub(super) fn check(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
+    check_size(message, connection.client().max_payload())?;
+    check_ttl(connection, message)
+}
+
+/// Sends a message until it is stored; `unanswered` says whether it was sent before, and may have been stored then.
+pub(super) async fn store(
+    connection: &Arc<Connection>,
+    message: Outgoing,
+    deadline: Instant,
+    mut unanswered: bool,
+) -> Result<PublishAck, Error> {
     let subject = message.subject.as_str();
-    let deadline = Instant::now() + connection.settings.publish_timeout;
     let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
     let mut looked_for_stream = false;
-    let (mut unanswered, mut repetitions) = (false, 0);
+    let mut repetitions = 0;
     let transport = Transport::Nats(connection.clone());
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
@@ -55,18 +67,10 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
             Ok(()) = epoch.changed() => Err("the connection was made anew"),
         };
         let mut failure = match sent {
-            Ok(Ok(answer)) => match serde_json::from_slice(&answer.payload) {
-                Ok(Response::Ok(ack)) => return Ok(ack),
-                Ok(Response::Err { error }) if is_transient(error.error_code()) => {
-                    Error::new(ErrorKind::Publish, "the stream cannot store now").with_source(error)
-                }
-                Ok(Response::Err { error }) => return Err(refused(&message, error)),
-                Err(error) => {
-                    let message = format!(
-                        "the answer to the publish on `{subject}` is not a stream's; another subscriber answered it"
-                    );
-                    return Err(Error::new(ErrorKind::Publish, message).with_source(error));
-                }
+            Ok(Ok(answer)) => match read_answer(&message, &answer.payload) {
+                Ok(ack) => return Ok(ack),
+                Err(Failure::Passing(error)) => error,
+                Err(Failure::Lasting(error)) => return Err(error),
             },
             Ok(Err(error)) if matches!(error.kind(), RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => {
                 unanswered |= error.kind() == RequestErrorKind::TimedOut;
@@ -113,6 +117,72 @@ async fn store(connection: &Arc<Connection>, message: Outgoing) -> Result<Publis
             return Err(Error::new(ErrorKind::Timeout, message).with_source(failure));
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// Why a message was not stored.
+pub(super) enum Failure {
+    /// It may be stored when it is sent again.
+    Passing(Error),
+    Lasting(Error),
+}
+
+/// What a stream said to a publish.
+///
+/// One flat structure: telling an ack from a refusal by trying both costs as much as all the rest of an answer.
+#[derive(Deserialize)]
+struct Answer {
+    #[serde(default)]
+    error: Option<jetstream::Error>,
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    #[serde(default)]
+    domain: String,
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default)]
+    val: Option<String>,
+    #[serde(default)]
+    batch: Option<String>,
+    #[serde(default)]
+    count: Option<u64>,
+}
+
+/// Reads the answer to a publish of `message`.
+pub(super) fn read_answer(message: &Outgoing, payload: &[u8]) -> Result<PublishAck, Failure> {
+    match read_ack(payload) {
+        Ok(Ok(ack)) => Ok(ack),
+        Ok(Err(error)) if is_transient(error.error_code()) => {
+            Err(Failure::Passing(Error::new(ErrorKind::Publish, "the stream cannot store now").with_source(error)))
+        }
+        Ok(Err(error)) => Err(Failure::Lasting(refused(message, error))),
+        Err(error) => {
+            let subject = &message.subject;
+            let text =
+                format!("the answer to the publish on `{subject}` is not a stream's; another subscriber answered it");
+            Err(Failure::Lasting(Error::new(ErrorKind::Publish, text).with_source(error)))
+        }
+    }
+}
+
+/// Reads an ack, or the refusal in its place.
+pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::Error>, serde_json::Error> {
+    let answer: Answer = serde_json::from_slice(payload)?;
+    let Answer { error, stream, seq, domain, duplicate, val, batch, count } = answer;
+    match error {
+        Some(error) => Ok(Err(error)),
+        None if stream.is_empty() => Err(serde::de::Error::missing_field("stream")),
+        None => Ok(Ok(PublishAck {
+            stream,
+            sequence: seq,
+            domain,
+            duplicate,
+            value: val,
+            batch_id: batch,
+            batch_size: count,
+        })),
     }
 }
 
