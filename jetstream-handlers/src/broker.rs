@@ -251,6 +251,24 @@ impl Broker {
         self.inner.publisher.publish_all(messages)
     }
 
+    /// Publishes several messages to one stream, all or none.
+    ///
+    /// [`Publisher::publish_atomic`] says what it needs, with an example.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Publisher::publish_atomic`]; with all but a time-out nothing is stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future may leave all of the batch stored or nothing.
+    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>>,
+    {
+        self.inner.publisher.publish_atomic(messages).await
+    }
+
     /// A publisher to hand to other code.
     pub fn publisher(&self) -> Publisher {
         self.inner.publisher.clone()

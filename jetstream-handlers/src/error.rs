@@ -39,6 +39,8 @@ pub enum ErrorKind {
     Publish,
     /// The stream's last sequence was not the expected one.
     WrongLastSequence,
+    /// The stream has a message of an atomic batch already.
+    Duplicate,
     /// The broker is disconnected.
     Closed,
     /// Handlers were still running when the grace period of a stop ended.
@@ -67,6 +69,12 @@ impl Error {
 
     pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same error, with what it is about in front.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        self.0.message = format!("{what}: {}", self.0.message);
         self
     }
 

@@ -82,6 +82,7 @@ mod pattern;
 mod provision;
 mod publish;
 mod publish_all;
+mod publish_batch;
 mod record;
 mod settle;
 mod subscriber;

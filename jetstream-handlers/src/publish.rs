@@ -246,8 +246,15 @@ pub(crate) fn closed(subject: &str) -> Error {
 /// A stream's refusal as an error of ours.
 pub(crate) fn refused(message: &Outgoing, error: async_nats::jetstream::Error) -> Error {
     let subject = &message.subject;
-    let expected = message.headers.get(header::NATS_EXPECTED_STREAM).map_or("", |name| name.as_str());
-    let elsewhere = format!("it belongs to a stream other than the expected `{expected}`");
+    let (kind, why) = why_refused(Some(message), &error);
+    Error::new(kind, format!("the message on `{subject}` was not stored: {why}")).with_source(error)
+}
+
+/// What a stream's refusal means; of a batch it is not always known which message it was said of.
+pub(crate) fn why_refused(message: Option<&Outgoing>, error: &async_nats::jetstream::Error) -> (ErrorKind, String) {
+    let expected = message.and_then(|message| message.headers.get(header::NATS_EXPECTED_STREAM));
+    let elsewhere =
+        format!("it belongs to a stream other than the expected `{}`", expected.map_or("one", |name| name.as_str()));
     let (kind, why) = match error.error_code().0 {
         10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
         10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
@@ -256,5 +263,5 @@ pub(crate) fn refused(message: &Outgoing, error: async_nats::jetstream::Error) -
         10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),
         _ => (ErrorKind::Publish, "the stream refused it"),
     };
-    Error::new(kind, format!("the message on `{subject}` was not stored: {why}")).with_source(error)
+    (kind, why.to_owned())
 }

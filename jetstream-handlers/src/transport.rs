@@ -21,6 +21,7 @@ use crate::message::Message;
 use crate::nats;
 use crate::provision;
 use crate::publish::{check_size, closed, identified, refused};
+use crate::publish_batch::{batch_refused, ensure_batch_stream};
 use crate::subscriber::Handler;
 
 /// What the application said about streams and publishing.
@@ -247,6 +248,14 @@ impl Transport {
         }
     }
 
+    /// Publishes messages, all or none.
+    pub(crate) async fn publish_atomic(&self, messages: Vec<Outgoing>) -> Result<PublishAck, Error> {
+        match self {
+            Self::Nats(connection) => nats::publish_atomic(connection, &messages).await,
+            Self::Memory(memory) => self.publish_atomic_in_memory(memory, &messages).await,
+        }
+    }
+
     /// The message of a stream at this sequence, or with `or_later` the next one there is.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
         match self {
@@ -363,6 +372,30 @@ impl Transport {
                 }
                 Err(PublishRefusal::Refused(error)) => return Err(refused(message, error)),
                 Err(PublishRefusal::Closed) => return Err(closed(subject)),
+            }
+        }
+    }
+}
+
+impl Transport {
+    async fn publish_atomic_in_memory(
+        &self,
+        memory: &memory::Memory,
+        messages: &[Outgoing],
+    ) -> Result<PublishAck, Error> {
+        for (number, message) in (1..).zip(messages) {
+            check_size(message, memory.max_payload())
+                .map_err(|error| error.about(&format!("message {number} of the batch")))?;
+        }
+        let subject = messages.first().map_or("", |message| message.subject.as_str());
+        loop {
+            match memory.publish_atomic(messages) {
+                Ok(ack) => return Ok(ack),
+                Err((_, PublishRefusal::NoStream)) => {
+                    ensure_batch_stream(self, subject, "allow_atomic_publish").await?;
+                }
+                Err((number, PublishRefusal::Refused(error))) => return Err(batch_refused(messages, number, error)),
+                Err((_, PublishRefusal::Closed)) => return Err(closed(subject)),
             }
         }
     }

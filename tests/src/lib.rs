@@ -26,6 +26,7 @@ pub mod says;
 pub mod server;
 mod target;
 pub mod wait;
+mod wire;
 
 pub use cluster::Cluster;
 pub use program::Program;
@@ -33,3 +34,4 @@ pub use proxy::Proxy;
 pub use says::assert_says;
 pub use server::{Builder, Server};
 pub use wait::{eventually, trace};
+pub use wire::breaking_wire;

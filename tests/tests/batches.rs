@@ -1,4 +1,4 @@
-//! Publishing many messages: each with its own result, in bounded memory.
+//! Publishing many messages: each with its own result, all or none, or as one batch.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 use std::collections::BTreeSet;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Proxy, Server, assert_says, eventually};
+use jetstream_handlers_tests::{Proxy, Server, assert_says, binary, breaking_wire, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -170,4 +170,145 @@ async fn after_the_disconnect_every_result_says_so() {
     }
     assert_eq!(stored + failed, 1000);
     assert!(failed >= 1000 - 256, "{failed}");
+}
+
+fn atomic() -> stream::Config {
+    stream::Config { allow_atomic_publish: true, ..shop() }
+}
+
+/// Whether the server is too old for atomic batches, and says so.
+async fn refuses_atomic(server: &Server) -> bool {
+    if binary::version() >= (2, 12, 1) {
+        return false;
+    }
+    let broker = connect(server).await;
+    let result = broker.publish_atomic([broker.publish_message("orders.created", &1)]).await;
+    assert_says(result, ErrorKind::Config, &["does not know atomic batches", "2.12.1", "publish_all"]);
+    true
+}
+
+#[tokio::test]
+async fn an_atomic_batch_is_stored_as_one() {
+    let server = Server::start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    // The stream is made as the application declares it.
+    let broker = Broker::builder().servers([server.url()]).stream(atomic()).connect().await.unwrap();
+    let ack = broker.publish_atomic([broker.publish_message("orders.created", &1)]).await.unwrap();
+    assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 1, Some(1)));
+    let messages = (2..=1001_u64).map(|id| broker.publish_message("orders.created", &id));
+    let ack = broker.publish_atomic(messages).await.unwrap();
+    assert_eq!((ack.sequence, ack.batch_size), (1001, Some(1000)));
+    assert_eq!(stored(&server, "SHOP").await, (1..=1001).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_atomic_batch_with_a_condition_that_fails_stores_nothing() {
+    let server = Server::start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    let config = stream::Config { max_message_size: 200, ..atomic() };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let broker = connect(&server).await;
+    let publish = |subject, id: u64| broker.publish_message(subject, &id);
+    let ack = broker.publish_message("orders.old", &0).message_id("old").await.unwrap();
+    assert_eq!(ack.sequence, 1);
+    let result =
+        broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_subject_sequence(7)]);
+    assert_says(
+        result.await,
+        ErrorKind::WrongLastSequence,
+        &["2 messages", "nothing is stored", "wrong last sequence: 0"],
+    );
+    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).message_id("old")]);
+    assert_says(result.await, ErrorKind::Duplicate, &["nothing is stored", "one of the ids already"]);
+    let large = "a".repeat(200);
+    let result = broker.publish_atomic([
+        publish("orders.a", 1),
+        broker.publish_message("orders.b", &large),
+        publish("orders.c", 3),
+    ]);
+    assert_says(result.await, ErrorKind::PayloadTooLarge, &["message 2", "max_msg_size"]);
+    let result = broker.publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
+    assert_says(result.await, ErrorKind::StreamNotFound, &["message 2", "`bills.b`", "nothing is stored"]);
+    let bills = stream::Config { name: "BILLS".to_owned(), subjects: vec!["bills.>".to_owned()], ..atomic() };
+    server.jetstream().await.create_stream(bills).await.unwrap();
+    let result = broker.publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
+    assert_says(result.await, ErrorKind::Publish, &["message 2", "same stream"]);
+    assert_eq!(stored(&server, "SHOP").await, [0]);
+    let ack =
+        broker.publish_atomic([publish("orders.a", 1).expect_last_sequence(1), publish("orders.b", 2)]).await.unwrap();
+    assert_eq!(ack.sequence, 3);
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_allow_atomic_batches_is_named() {
+    let server = Server::start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    let broker = connect(&server).await;
+    let batch = || broker.publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
+    let told = ["`orders.created`", "Builder::stream", "allow_atomic_publish: true"];
+    assert_says(batch().await, ErrorKind::StreamNotFound, &told);
+    broker.publish("orders.created", &0).await.unwrap();
+    let told = ["`orders.created`", "nothing is stored", "allow_atomic_publish: true", "publish_all"];
+    assert_says(batch().await, ErrorKind::StreamMismatch, &told);
+    assert_eq!(stored(&server, "ORDERS").await, [0]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_an_atomic_batch_is_not_sent() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let publish = |subject, id: u64| broker.publish_message(subject, &id);
+    assert_says(broker.publish_atomic([]).await, ErrorKind::Config, &["no message"]);
+    let result = broker.publish_atomic((0_u64..).map(|id| publish("orders.a", id)));
+    assert_says(result.await, ErrorKind::Config, &["at most 1000"]);
+    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.*", 2)]);
+    assert_says(result.await, ErrorKind::Config, &["message 2 of the batch", "wildcard"]);
+    let result =
+        broker.publish_atomic([publish("orders.a", 1).message_id("x"), publish("orders.b", 2).message_id("x")]);
+    assert_says(result.await, ErrorKind::Config, &["messages 1 and 2", "`x`"]);
+    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_sequence(0)]);
+    assert_says(result.await, ErrorKind::Config, &["message 2", "only the first"]);
+    let result = broker.publish_atomic([publish("orders.a", 1).header("Nats-Batch-Id", "mine")]);
+    assert_says(result.await, ErrorKind::Config, &["message 1", "Nats-Batch-Id"]);
+    assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was asked of the server");
+}
+
+#[tokio::test]
+async fn an_atomic_batch_whose_ack_was_lost_is_stored_once_and_known() {
+    let server = Server::start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    server.jetstream().await.create_stream(atomic()).await.unwrap();
+    let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":3"#).await;
+    let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
+    let broker = Broker::builder().servers([url]).connect_options(options).connect().await.unwrap();
+    let ack = broker.publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id))).await.unwrap();
+    assert_eq!((ack.sequence, ack.batch_size, ack.duplicate), (3, Some(3), true));
+    assert_eq!(stored(&server, "SHOP").await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_atomic_batch_outlives_a_restart() {
+    let mut server = Server::start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    server.jetstream().await.create_stream(atomic()).await.unwrap();
+    let broker = connect(&server).await;
+    server.kill();
+    let publisher = broker.publisher();
+    let publishing = tokio::spawn(async move {
+        publisher.publish_atomic((1..=100_u64).map(|id| publisher.publish_message("orders.created", &id))).await
+    });
+    server.restart().await;
+    let ack = publishing.await.unwrap().unwrap();
+    assert_eq!((ack.sequence, ack.batch_size), (100, Some(100)));
+    assert_eq!(stored(&server, "SHOP").await, (1..=100).collect::<Vec<_>>());
 }

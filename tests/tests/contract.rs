@@ -7,7 +7,7 @@ use std::time::Duration;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};
 use jetstream_handlers::{ErrorKind, Subscription, stream};
-use jetstream_handlers_tests::{Server, eventually};
+use jetstream_handlers_tests::{Server, binary, eventually};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde::{Deserialize, Serialize};
@@ -125,6 +125,7 @@ contract![
     headers_arrive,
     nothing_is_published_after_a_disconnect,
     each_of_many_has_its_own_result,
+    an_atomic_batch_is_all_or_nothing,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -456,6 +457,34 @@ async fn each_of_many_has_its_own_result(stage: &Stage) {
     assert!(results[3].as_ref().is_ok_and(|ack| ack.duplicate && ack.sequence == 1));
     assert_eq!(results[5].as_ref().map(|ack| ack.sequence).unwrap(), 3);
     assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(5), order(6)]);
+}
+
+async fn an_atomic_batch_is_all_or_nothing(stage: &Stage) {
+    if matches!(stage, Stage::Live(_)) && binary::version() < (2, 12, 1) {
+        return;
+    }
+    let config = stream::Config { allow_atomic_publish: true, ..orders() };
+    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let publish = |id| broker.broker().publish_message("orders.created", &order(id));
+    let ack = broker.broker().publish_atomic([publish(1).message_id("one"), publish(2), publish(3)]).await.unwrap();
+    assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("ORDERS", 3, Some(3)));
+    let paid = |id| broker.broker().publish_message("orders.paid", &order(id));
+    for (last, kind) in [
+        (paid(9).expect_last_subject_sequence(7), ErrorKind::WrongLastSequence),
+        (paid(9).message_id("one"), ErrorKind::Duplicate),
+        (paid(9).expect_stream("SHOP"), ErrorKind::StreamMismatch),
+        (broker.broker().publish_message("orders.*", &order(9)), ErrorKind::Config),
+    ] {
+        let error = broker.broker().publish_atomic([publish(4), publish(5), last]).await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error:?}");
+    }
+    assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(2), order(3)]);
+    let lone = |subject| [broker.broker().publish_message(subject, &order(1))];
+    let error = broker.broker().publish_atomic(lone("bills.paid")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamNotFound, "{error:?}");
+    broker.publish("bills.paid", &order(1)).await;
+    let error = broker.broker().publish_atomic(lone("bills.paid")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error:?}");
 }
 
 async fn a_stream_discards_old_messages(stage: &Stage) {

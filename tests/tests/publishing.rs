@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,11 +9,9 @@ use futures::future::join_all;
 use jetstream_handlers::async_nats::jetstream::Context as JetStream;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Server, assert_says, binary, eventually};
+use jetstream_handlers_tests::{Server, assert_says, binary, breaking_wire, eventually};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
-use tokio::net::{TcpListener, TcpStream};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -330,46 +327,12 @@ async fn a_publish_without_a_server_ends_when_its_time_is_over() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
-/// A wire that breaks when the stream says that it has stored something, the first time.
-async fn breaking_wire(server: SocketAddr) -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("nats://{}", listener.local_addr().unwrap());
-    let broken = Arc::new(Mutex::new(false));
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            let broken = broken.clone();
-            tokio::spawn(async move {
-                let server = TcpStream::connect(server).await.unwrap();
-                let (mut from_client, mut to_client) = client.into_split();
-                let (mut from_server, mut to_server) = server.into_split();
-                let back = async {
-                    let mut buffer = vec![0; 64 * 1024];
-                    while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-                        // Some servers put a space between the two.
-                        let text = String::from_utf8_lossy(&buffer[..count]).replace(' ', "");
-                        let acked = text.contains(r#""stream":"SHOP","seq":1"#);
-                        if acked && !std::mem::replace(&mut *broken.lock().unwrap(), true) {
-                            return;
-                        }
-                        to_client.write_all(&buffer[..count]).await.unwrap();
-                    }
-                };
-                tokio::select! {
-                    () = back => {}
-                    _ = copy(&mut from_client, &mut to_server) => {}
-                }
-            });
-        }
-    });
-    url
-}
-
 #[tokio::test]
 async fn a_message_whose_ack_was_lost_is_stored_once() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     jetstream.create_stream(shop()).await.unwrap();
-    let url = breaking_wire(server.address()).await;
+    let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":1"#).await;
     let broker = Broker::builder()
         .servers([url])
         .connect_options(|options| options.ignore_discovered_servers())

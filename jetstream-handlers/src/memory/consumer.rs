@@ -10,7 +10,7 @@ use super::faults::{AckFault, Faults};
 use super::stream::Message;
 use crate::pattern::covers;
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Consumer {
     pub(super) config: Config,
     /// How often messages were handed back without having been tried.

@@ -167,6 +167,24 @@ impl Memory {
         })
     }
 
+    /// Stores messages, all or none; a refusal has the number of the message that it is about, if the server would say it.
+    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, PublishRefusal)> {
+        self.change(|state| {
+            if state.closed {
+                return Err((None, PublishRefusal::Closed));
+            }
+            let fault = messages.iter().any(|message| state.faults.fails_publish(&message.subject));
+            let refused = |code, text| Err((None, PublishRefusal::Refused(refusal(400, code, text))));
+            if fault {
+                return refused(10077, "the publish fails because a test asked for it");
+            }
+            let first = messages.first().map_or("", |message| message.subject.as_str());
+            let stream = state.streams.values_mut().find(|stream| stream.takes(first));
+            let stream = stream.ok_or((None, PublishRefusal::NoStream))?;
+            stream.store_all(messages).map_err(|(number, error)| (number, PublishRefusal::Refused(error)))
+        })
+    }
+
     /// The message at this sequence, or with `or_later` the next one there is; `Err` if there is no such stream.
     pub(crate) fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Refusal> {
         let mut state = self.state();

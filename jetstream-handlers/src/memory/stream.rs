@@ -19,7 +19,7 @@ use crate::transport::{Outgoing, Stored};
 /// The `duplicate_window` of a stream that does not say.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Stream {
     pub(super) config: Config,
     pub(super) consumers: BTreeMap<String, Consumer>,
@@ -119,6 +119,32 @@ impl Stream {
             self.enforce_limits();
         }
         Ok(self.stored_as(sequence, false))
+    }
+
+    /// Stores messages, all or none.
+    pub(super) fn store_all(&mut self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, Refusal)> {
+        if !self.config.allow_atomic_publish {
+            return Err((Some(1), refusal(400, 10174, "atomic publish is disabled")));
+        }
+        for (number, message) in (1..).zip(messages) {
+            if !self.takes(&message.subject) {
+                return Err((Some(number), refusal(400, 10176, "atomic publish batch is incomplete")));
+            }
+            let id = message.headers.get("Nats-Msg-Id").map(|id| id.as_str());
+            if id.is_some_and(|id| self.ids.contains_key(id)) {
+                return Err((None, refusal(400, 10201, "atomic publish batch contains duplicate message id")));
+            }
+        }
+        // Tried on a copy: what the last one fails by takes the first one back.
+        let mut tried = self.clone();
+        let mut ack = PublishAck::default();
+        for (number, message) in (1..).zip(messages) {
+            let number = Some(number).filter(|number| *number < messages.len());
+            ack = tried.store(message).map_err(|error| (number, error))?;
+        }
+        *self = tried;
+        ack.batch_size = Some(messages.len() as u64);
+        Ok(ack)
     }
 
     fn stored_as(&self, sequence: u64, duplicate: bool) -> PublishAck {

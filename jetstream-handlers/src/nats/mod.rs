@@ -2,6 +2,7 @@
 
 mod ack;
 mod api;
+mod atomic;
 mod connect;
 mod context_file;
 mod gate;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use ack::Acker;
+pub(crate) use atomic::publish_atomic;
 pub(crate) use connect::{Environment, connect, credentials_file, options};
 pub(crate) use publish::publish;
 pub(crate) use pull::Pull;

@@ -199,7 +199,7 @@ fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
 }
 
 /// Whether the stream may store the message when asked again.
-fn is_transient(code: ErrorCode) -> bool {
+pub(super) fn is_transient(code: ErrorCode) -> bool {
     // 10158: the same id is being stored at this moment; 10163 and 10167: "retry" in the server's own words;
     // 10008 and 10074 come and go with the members of a cluster.
     matches!(code.0, 10158 | 10163 | 10167 | 10008)

@@ -1,0 +1,259 @@
+//! An atomic batch: staged by the stream, and stored by its last message or not at all (ADR-50).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::{HeaderMap, header, jetstream};
+use tokio::time::{Instant, timeout_at};
+
+use super::Connection;
+use super::publish::{ATTEMPT, check, is_transient, read_ack};
+use crate::backoff::Doubling;
+use crate::error::{BoxError, Error, ErrorKind};
+use crate::publish::closed;
+use crate::publish_batch::{batch_refused, ensure_batch_stream};
+use crate::transport::{Outgoing, Transport};
+
+/// Publishes messages, all or none, or until the connection is closed.
+pub(crate) async fn publish_atomic(connection: &Arc<Connection>, messages: &[Outgoing]) -> Result<PublishAck, Error> {
+    connection.needs((2, 12, 1), "atomic batches", "`publish_all`, which stores message by message")?;
+    for (number, message) in (1..).zip(messages) {
+        check(connection, message).map_err(|error| error.about(&format!("message {number} of the batch")))?;
+    }
+    let subject = messages.first().map_or("", |message| &message.subject);
+    tokio::select! {
+        biased;
+        () = connection.closed() => Err(closed(subject)),
+        result = store(connection, messages, subject) => result,
+    }
+}
+
+impl Connection {
+    /// An error if the server is older than what `feature` needs.
+    pub(super) fn needs(
+        &self,
+        (major, minor, patch): (i64, i64, i64),
+        feature: &str,
+        instead: &str,
+    ) -> Result<(), Error> {
+        if self.client().is_server_compatible(major, minor, patch) {
+            return Ok(());
+        }
+        let version = self.client().server_info().version;
+        let text = format!(
+            "the server {version} does not know {feature}; use a server from {major}.{minor}.{patch}, or {instead}"
+        );
+        Err(Error::new(ErrorKind::Config, text))
+    }
+}
+
+/// Why an attempt did not store the batch.
+enum Failure {
+    /// What the stream said of the message of this number.
+    Refused(usize, jetstream::Error),
+    /// No stream takes the message of this number.
+    NoStream(usize, BoxError),
+    /// What became of the message of this number is not known.
+    Unanswered(usize, BoxError),
+    Other(Error),
+}
+
+async fn store(connection: &Arc<Connection>, messages: &[Outgoing], subject: &str) -> Result<PublishAck, Error> {
+    let limit = connection.settings.publish_timeout;
+    let deadline = Instant::now() + limit;
+    let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
+    let transport = Transport::Nats(connection.clone());
+    let ids = nuid::next().to_string();
+    let (mut looked_for_stream, mut unanswered) = (false, false);
+    // What a stream has against a message in the middle is only said if that one asks for an answer.
+    let mut each = false;
+    let mut missed = None;
+    let mut attempt = 0_u32;
+    loop {
+        attempt += 1;
+        // What is left of the attempt before is abandoned by the stream in ten seconds, under its own id.
+        let failure = match send(connection, messages, &format!("{ids}.{attempt}"), each, deadline).await {
+            Ok(ack) => return Ok(ack),
+            Err(failure) => failure,
+        };
+        let (number, failure) = match failure {
+            Failure::Other(error) => return Err(error),
+            Failure::Refused(_, error) if error.error_code().0 == 10201 && unanswered => {
+                return recall(connection, messages, &ids, error).await;
+            }
+            Failure::Refused(number, error) if is_passing(&error) => {
+                (number, batch_refused(messages, Some(number), error))
+            }
+            Failure::Refused(number, error) => {
+                // The conditions are judged by the last message, whichever they are of.
+                let number = Some(number).filter(|number| *number < messages.len() || messages.len() == 1);
+                return Err(batch_refused(messages, number, error));
+            }
+            Failure::NoStream(1, error) => {
+                if !looked_for_stream && connection.is_connected() {
+                    match timeout_at(deadline, ensure_batch_stream(&transport, subject, "allow_atomic_publish")).await {
+                        Ok(Ok(made)) => {
+                            looked_for_stream = true;
+                            if made {
+                                continue;
+                            }
+                        }
+                        Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {}
+                        Ok(Err(error)) => return Err(error),
+                        Err(_) => {}
+                    }
+                }
+                (1, Error::new(ErrorKind::Timeout, "no stream answers").with_source(error))
+            }
+            Failure::NoStream(number, error) => {
+                let subject = messages.get(number - 1).map_or("", |message| &message.subject);
+                let text =
+                    format!("no stream takes message {number} of the atomic batch, on `{subject}`; nothing is stored");
+                (number, Error::new(ErrorKind::StreamNotFound, text).with_source(error))
+            }
+            Failure::Unanswered(number, error) => {
+                unanswered |= number == messages.len();
+                (number, Error::new(ErrorKind::Timeout, "the stream does not answer").with_source(error))
+            }
+        };
+        if number > 1 && failure.kind() != ErrorKind::Timeout {
+            // Twice at the same message, although each was answered, is no accident: it belongs to another stream, or to none.
+            if each && missed.replace(number) == Some(number) && !unanswered {
+                return Err(failure);
+            }
+            each = true;
+        }
+        if attempt == 1 {
+            tracing::warn!(subject, "an atomic batch is repeated: {failure}");
+        }
+        let pause = backoff.next();
+        if Instant::now() + pause >= deadline {
+            let stored = match unanswered {
+                true => "all of it may be stored, or nothing",
+                false => "nothing is stored",
+            };
+            let text =
+                format!("no stream stored the atomic batch on `{subject}` within {limit:?}, and {stored}: {failure}");
+            return Err(Error::new(ErrorKind::Timeout, text).with_source(failure));
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// Whether the stream may store the batch when asked again.
+fn is_passing(error: &jetstream::Error) -> bool {
+    matches!(error.error_code().0, 10176 | 10210) || is_transient(error.error_code())
+}
+
+/// Sends the batch once: the first message learns whether the stream takes it, the last one stores it.
+async fn send(
+    connection: &Connection,
+    messages: &[Outgoing],
+    id: &str,
+    each: bool,
+    deadline: Instant,
+) -> Result<PublishAck, Failure> {
+    let client = connection.client();
+    let mut epoch = connection.epoch();
+    epoch.mark_unchanged();
+    for (number, message) in (1..).zip(messages) {
+        let last = number == messages.len();
+        let headers = headers(message, id, number, last);
+        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        if !each && number != 1 && !last {
+            match timeout_at(deadline, client.publish_with_headers(subject, headers, payload)).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => return Err(Failure::Other(unsent(number, error))),
+                Err(error) => return Err(Failure::Unanswered(number, error.into())),
+            }
+        }
+        let wait = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
+        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
+        let answer = tokio::select! {
+            answer = timeout_at(deadline, client.send_request(subject, request)) => match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(error)) => return Err(match error.kind() {
+                    RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
+                    RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
+                    _ => Failure::Other(unsent(number, error)),
+                }),
+                Err(error) => return Err(Failure::Unanswered(number, error.into())),
+            },
+            // What was asked on the former connection is not answered on this one.
+            Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, "the connection was made anew".into())),
+        };
+        if !last && answer.payload.is_empty() {
+            continue;
+        }
+        return match read_ack(&answer.payload) {
+            Ok(Ok(ack)) if last && ack.batch_size.is_some() => Ok(ack),
+            Ok(Ok(ack)) => {
+                let text = format!(
+                    "the stream `{}` stored message {number} of the atomic batch by itself: its server does not know atomic batches",
+                    ack.stream
+                );
+                Err(Failure::Other(Error::new(ErrorKind::Server, text)))
+            }
+            Ok(Err(error)) => Err(Failure::Refused(number, error)),
+            Err(error) => {
+                let text = format!(
+                    "the answer to message {number} of the atomic batch is not a stream's; another subscriber answered it"
+                );
+                Err(Failure::Other(Error::new(ErrorKind::Publish, text).with_source(error)))
+            }
+        };
+    }
+    Err(Failure::Other(crate::publish_batch::empty()))
+}
+
+fn headers(message: &Outgoing, id: &str, number: usize, last: bool) -> HeaderMap {
+    let mut headers = message.headers.clone();
+    headers.insert(header::NATS_BATCH_ID, id);
+    headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
+    if last {
+        headers.insert(header::NATS_BATCH_COMMIT, "1");
+    }
+    headers
+}
+
+fn unsent(number: usize, error: impl Into<BoxError>) -> Error {
+    Error::new(ErrorKind::Publish, format!("could not publish message {number} of the atomic batch")).with_source(error)
+}
+
+/// The ack of a batch whose own was lost, if it is this batch that the stream knows the ids of.
+async fn recall(
+    connection: &Connection,
+    messages: &[Outgoing],
+    ids: &str,
+    error: jetstream::Error,
+) -> Result<PublishAck, Error> {
+    let unknown = |error: Error| {
+        let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
+        Error::new(ErrorKind::Duplicate, text).with_source(error)
+    };
+    let Some(last) = messages.last() else { return Err(crate::publish_batch::empty()) };
+    // An id that the stream knows is answered with its sequence; one that it does not know fails the condition,
+    // the only one that a server without a cluster judges after the id.
+    let mut headers = HeaderMap::new();
+    if let Some(id) = last.headers.get(header::NATS_MESSAGE_ID) {
+        headers.insert(header::NATS_MESSAGE_ID, id.clone());
+    }
+    headers.insert(header::NATS_EXPECTED_LAST_MESSAGE_ID, nuid::next().as_str());
+    let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
+    let answer = connection.client().send_request(last.subject.clone(), request).await;
+    let answer = answer.map_err(|error| unknown(unsent(messages.len(), error)))?;
+    let Ok(Ok(mut ack)) = read_ack(&answer.payload) else { return Err(batch_refused(messages, None, error)) };
+    let stored = connection.stored(&ack.stream, ack.sequence, false).await.map_err(unknown)?;
+    let id = stored.as_ref().and_then(|stored| stored.headers.get(header::NATS_BATCH_ID)).map(|id| id.as_str());
+    match id {
+        Some(id) if id.starts_with(ids) => {
+            ack.duplicate = true;
+            ack.batch_id = Some(id.to_owned());
+            ack.batch_size = Some(messages.len() as u64);
+            Ok(ack)
+        }
+        _ => Err(batch_refused(messages, None, error)),
+    }
+}
