@@ -1,0 +1,171 @@
+//! Whole ways of a message, ours and others', side by side against a real `nats-server` with a file store.
+//!
+//! ```sh
+//! cargo bench -p jetstream-handlers --bench engine
+//! cargo bench -p jetstream-handlers --bench engine -- consume publish/ours --rounds 9 --messages 300000
+//! RUSTFLAGS="--cfg rivals" cargo bench -p jetstream-handlers --bench engine -- consume
+//! ```
+//!
+//! Words choose what runs; without any, everything does.
+//! `--cfg rivals` adds frameworks that need a newer Rust than ours.
+//!
+//! The rules are the same for all variants of a group:
+//!
+//! - A round runs each of them once, every second round in the reverse order; a target is judged by the median of the
+//!   rounds' ratios, since neighbours in time share the machine's mood.
+//! - Each run has a process, a runtime of one thread, a connection and a durable of its own, and decodes or encodes the
+//!   same order of about 190 bytes with owned strings.
+//! - Time and CPU are taken from before the connection is made until the server has what was to be done: the ack of the
+//!   last message, or until the publisher has the last acknowledgement.
+//! - CPU is what the kernel counts for the threads of the run's process and of the server's.
+
+mod consume;
+mod idle;
+mod latency;
+mod measure;
+mod order;
+mod publish;
+#[cfg(rivals)]
+mod rivals;
+mod table;
+
+use std::process::{Command, Stdio};
+
+use async_nats::jetstream::{self, stream};
+use jetstream_handlers_tests::Server;
+use measure::{Meter, Sample};
+use table::Claim;
+
+/// Tells this program that it is the process of one run.
+const RUN: &str = "--run";
+
+fn main() {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let (mut words, mut rounds, mut messages) = (Vec::new(), 5, 100_000);
+    while let Some(argument) = arguments.next() {
+        let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number follows");
+        match &*argument {
+            "--rounds" => rounds = number(),
+            "--messages" => messages = number(),
+            RUN => return run(&arguments.collect::<Vec<_>>()),
+            _ => words.push(argument),
+        }
+    }
+    let server = runtime().block_on(Server::start());
+    let mut bench = Bench { url: server.url(), server: server.pid(), messages, durable: "prepared".to_owned() };
+    for group in groups() {
+        group.run(&mut bench, rounds, &words);
+    }
+}
+
+fn groups() -> impl Iterator<Item = Group> {
+    [consume::groups(), publish::groups(), latency::groups(), idle::groups()].into_iter().flatten()
+}
+
+/// Does one run and prints what it cost.
+fn run(arguments: &[String]) {
+    let [group, variant, url, server, messages, durable] = arguments else {
+        panic!("the process of a run is started by this program");
+    };
+    let number = |text: &str| text.parse::<u64>().expect("it is a number");
+    let server = u32::try_from(number(server)).expect("it is a process id");
+    let bench = Bench { url: url.clone(), server, messages: number(messages), durable: durable.clone() };
+    let group = groups().find(|one| one.name == group).expect("the group exists");
+    let variant = group.variants.iter().find(|one| one.name == variant).expect("the variant exists");
+    print!("{}", measure::write(&(variant.run)(&bench)));
+}
+
+/// What a run needs to know.
+struct Bench {
+    url: String,
+    /// The process id of the server.
+    server: u32,
+    messages: u64,
+    /// A name that no other run has.
+    durable: String,
+}
+
+impl Bench {
+    fn block_on<T>(&self, run: impl Future<Output = T>) -> T {
+        runtime().block_on(run)
+    }
+
+    fn meter(&self) -> Meter {
+        Meter::start(self.server)
+    }
+
+    async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(&self.url).await.expect("the server runs"))
+    }
+
+    /// An empty stream, for the subjects below its name.
+    async fn empty_stream(&self, name: &str) -> (jetstream::Context, stream::Stream) {
+        let jetstream = self.jetstream().await;
+        let subjects = vec![format!("{name}.>")];
+        let config = stream::Config { name: name.to_owned(), subjects, ..Default::default() };
+        let stream = jetstream.get_or_create_stream(config).await.expect("the stream can be made");
+        stream.purge().await.expect("the stream can be purged");
+        (jetstream, stream)
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
+}
+
+/// One way to do the work of its group.
+struct Variant {
+    name: &'static str,
+    run: Box<dyn Fn(&Bench) -> Sample>,
+}
+
+impl Variant {
+    fn new(name: &'static str, run: impl Fn(&Bench) -> Sample + 'static) -> Self {
+        Self { name, run: Box::new(run) }
+    }
+}
+
+/// Variants that do the same work, and what is claimed of them.
+struct Group {
+    name: &'static str,
+    prepare: fn(&Bench),
+    variants: Vec<Variant>,
+    claims: Vec<Claim>,
+}
+
+impl Group {
+    fn run(&self, bench: &mut Bench, rounds: u64, words: &[String]) {
+        let chosen = |variant: &&Variant| {
+            let name = format!("{}/{}", self.name, variant.name);
+            words.is_empty() || words.iter().any(|word| name.contains(&**word))
+        };
+        let mut variants: Vec<_> = self.variants.iter().filter(chosen).collect();
+        if variants.is_empty() {
+            return;
+        }
+        (self.prepare)(bench);
+        let mut samples: Vec<(&str, Vec<Sample>)> = self.variants.iter().map(|one| (one.name, Vec::new())).collect();
+        for round in 0..rounds {
+            for variant in &variants {
+                bench.durable = format!("{}-{round}", variant.name.replace(|sign: char| !sign.is_alphanumeric(), "-"));
+                let sample = self.run_process(bench, variant);
+                let (_, samples) = samples.iter_mut().find(|(name, _)| *name == variant.name).expect("it is listed");
+                samples.push(sample);
+            }
+            variants.reverse();
+        }
+        samples.retain(|(_, samples)| !samples.is_empty());
+        table::print(self.name, &samples, &self.claims);
+    }
+
+    /// A process of its own, so that no memory is left of the run before.
+    fn run_process(&self, bench: &Bench, variant: &Variant) -> Sample {
+        let (server, messages) = (bench.server.to_string(), bench.messages.to_string());
+        let arguments = [RUN, self.name, variant.name, &bench.url, &server, &messages, &bench.durable];
+        let program = std::env::current_exe().expect("this program is somewhere");
+        let output =
+            Command::new(program).args(arguments).stderr(Stdio::inherit()).output().expect("it can be started");
+        assert!(output.status.success(), "{}/{} failed", self.name, variant.name);
+        measure::read(&String::from_utf8_lossy(&output.stdout))
+    }
+}

@@ -1,0 +1,109 @@
+//! What a run costs: time, CPU and memory, as the kernel counts them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+/// What can be said about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Figure {
+    Rate,
+    ClientCpu,
+    ServerCpu,
+    PeakMemory,
+    /// The share of what was possible at best.
+    OfIdeal,
+    MedianLatency,
+    LateLatency,
+    MemoryPerHandler,
+    IdleCpu,
+    Threads,
+}
+
+impl Figure {
+    const ALL: [Self; 10] = [
+        Self::Rate,
+        Self::ClientCpu,
+        Self::ServerCpu,
+        Self::PeakMemory,
+        Self::OfIdeal,
+        Self::MedianLatency,
+        Self::LateLatency,
+        Self::MemoryPerHandler,
+        Self::IdleCpu,
+        Self::Threads,
+    ];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Rate => "messages/s",
+            Self::ClientCpu => "client µs",
+            Self::ServerCpu => "server µs",
+            Self::PeakMemory => "peak MiB",
+            Self::OfIdeal => "% of ideal",
+            Self::MedianLatency => "p50 µs",
+            Self::LateLatency => "p99 µs",
+            Self::MemoryPerHandler => "KiB/handler",
+            Self::IdleCpu => "idle CPU %",
+            Self::Threads => "more threads",
+        }
+    }
+}
+
+pub(crate) type Sample = BTreeMap<Figure, f64>;
+
+/// A sample as one process says it to the other.
+pub(crate) fn write(sample: &Sample) -> String {
+    sample.iter().map(|(figure, value)| format!("{}={value}\n", figure.label())).collect()
+}
+
+pub(crate) fn read(text: &str) -> Sample {
+    let figure = |label| Figure::ALL.into_iter().find(|figure| figure.label() == label);
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines.filter_map(|(label, value)| Some((figure(label)?, value.parse().ok()?))).collect()
+}
+
+/// Runs from its start to its stop.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    server: u32,
+    server_cpu: Duration,
+    client_cpu: Duration,
+    started: Instant,
+}
+
+impl Meter {
+    pub(crate) fn start(server: u32) -> Self {
+        Self { server, server_cpu: cpu(server), client_cpu: cpu(std::process::id()), started: Instant::now() }
+    }
+
+    pub(crate) fn stop(self, messages: u64) -> Sample {
+        let took = self.started.elapsed();
+        let per_message = |cpu: Duration| cpu.as_secs_f64() * 1e6 / messages as f64;
+        Sample::from([
+            (Figure::Rate, messages as f64 / took.as_secs_f64()),
+            (Figure::ClientCpu, per_message(cpu(std::process::id()) - self.client_cpu)),
+            (Figure::ServerCpu, per_message(cpu(self.server) - self.server_cpu)),
+            (Figure::PeakMemory, status("VmHWM") / 1024.0),
+        ])
+    }
+}
+
+/// What the threads of a process have used; a thread that ended is not in it, and none does in a run.
+pub(crate) fn cpu(process: u32) -> Duration {
+    // The kernel brings the account of a running thread up to date when it yields.
+    std::thread::yield_now();
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
+    let nanos = tasks.filter_map(|task| {
+        let account = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        account.split(' ').next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
+}
+
+/// A number that the kernel states about this process: KiB where it is memory.
+pub(crate) fn status(key: &str) -> f64 {
+    let status = fs::read_to_string("/proc/self/status").expect("this process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the kernel states it");
+    line.trim().trim_end_matches(" kB").parse().expect("it is a number")
+}

@@ -1,0 +1,98 @@
+//! Messages that are published, each with the server's acknowledgement.
+
+use std::collections::VecDeque;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use jetstream_handlers::prelude::*;
+
+use crate::measure::{Figure, Sample};
+use crate::order::Order;
+use crate::table::Claim;
+use crate::table::Target::{AtLeast, AtMost};
+use crate::{Bench, Group, Variant};
+
+const STREAM: &str = "PUBLISH";
+const SUBJECT: &str = "PUBLISH.orders";
+
+/// How many acknowledgements are awaited at once.
+const WINDOW: usize = 256;
+
+const OURS: &str = "ours";
+const RIVAL: &str = "async-nats";
+
+pub(crate) fn groups() -> Vec<Group> {
+    vec![
+        Group {
+            name: "publish",
+            prepare: |_| {},
+            variants: vec![Variant::new(OURS, sequential), Variant::new(RIVAL, |bench| async_nats(bench, 1))],
+            claims: vec![Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(1.0))],
+        },
+        Group {
+            name: "pipelined",
+            prepare: |_| {},
+            variants: vec![Variant::new(OURS, pipelined), Variant::new(RIVAL, |bench| async_nats(bench, WINDOW))],
+            claims: vec![
+                Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(1.1)),
+                Claim::ratio(Figure::ClientCpu, OURS, RIVAL, AtMost(0.7)),
+            ],
+        },
+    ]
+}
+
+/// One at a time takes so much longer that fewer will do.
+fn messages(bench: &Bench, window: usize) -> u64 {
+    if window == 1 { bench.messages / 20 } else { bench.messages }
+}
+
+fn sequential(bench: &Bench) -> Sample {
+    let messages = messages(bench, 1);
+    bench.block_on(async {
+        bench.empty_stream(STREAM).await;
+        let meter = bench.meter();
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        for id in 0..messages {
+            broker.publish(SUBJECT, &Order::new(id)).await.expect("the stream stores it");
+        }
+        let sample = meter.stop(messages);
+        broker.disconnect().await.expect("the connection ends");
+        sample
+    })
+}
+
+fn pipelined(bench: &Bench) -> Sample {
+    bench.block_on(async {
+        bench.empty_stream(STREAM).await;
+        let meter = bench.meter();
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        let publishes = futures::stream::iter(0..bench.messages).map(|id| {
+            let broker = &broker;
+            async move { broker.publish(SUBJECT, &Order::new(id)).await }
+        });
+        publishes.buffered(WINDOW).try_for_each(async |_| Ok(())).await.expect("the stream stores it");
+        let sample = meter.stop(bench.messages);
+        broker.disconnect().await.expect("the connection ends");
+        sample
+    })
+}
+
+/// With a queue of acknowledgements, which costs less than a set of futures.
+fn async_nats(bench: &Bench, window: usize) -> Sample {
+    let messages = messages(bench, window);
+    bench.block_on(async {
+        bench.empty_stream(STREAM).await;
+        let meter = bench.meter();
+        let jetstream = bench.jetstream().await;
+        let mut acks = VecDeque::with_capacity(window);
+        for id in 0..messages {
+            acks.push_back(jetstream.publish(SUBJECT, Order::new(id).json()).await.expect("the server runs"));
+            if acks.len() == window {
+                acks.pop_front().expect("it is full").await.expect("the stream stores it");
+            }
+        }
+        for ack in acks {
+            ack.await.expect("the stream stores it");
+        }
+        meter.stop(messages)
+    })
+}
