@@ -209,7 +209,8 @@ impl Observer {
 
     /// Waits until the server has the acks of this many messages.
     pub(crate) async fn acked(&self, durable: &str, messages: u64) {
-        while self.0.consumer_info(durable).await.expect("the durable is there").ack_floor.consumer_sequence < messages {
+        while self.0.consumer_info(durable).await.expect("the durable is there").ack_floor.consumer_sequence < messages
+        {
             sleep(Duration::from_millis(1)).await;
         }
     }
