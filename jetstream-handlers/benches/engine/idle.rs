@@ -17,8 +17,8 @@ const STREAM: &str = "IDLE";
 const SUBJECT: &str = "IDLE.orders";
 const HANDLERS: usize = 1000;
 
-/// How long nothing is done; heartbeats of the server come every 5 to 15 s.
-const IDLE: Duration = Duration::from_secs(10);
+/// How long nothing is done: as long as a request lives unless said, so that its heartbeats and its renewal are in it.
+const IDLE: Duration = Duration::from_secs(30);
 
 const OURS: &str = "ours";
 const RIVAL: &str = "async-nats";
