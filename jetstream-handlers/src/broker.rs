@@ -269,6 +269,24 @@ impl Broker {
         self.inner.publisher.publish_atomic(messages).await
     }
 
+    /// Publishes many messages to one stream in order, as fast as it takes them.
+    ///
+    /// [`Publisher::ingest`] says what it needs, with an example.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Publisher::ingest`]; [`Error::stored`] says how many are known to be stored.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves a beginning of the batch stored.
+    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
+    {
+        self.inner.publisher.ingest(messages).await
+    }
+
     /// A publisher to hand to other code.
     pub fn publisher(&self) -> Publisher {
         self.inner.publisher.clone()

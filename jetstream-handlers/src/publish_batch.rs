@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self};
+use async_nats::{header, jetstream};
 
 use crate::error::{Error, ErrorKind};
 use crate::pattern::covers;
@@ -61,6 +60,49 @@ impl Publisher {
         let messages = messages.into_iter().take(MAX_ATOMIC + 1).map(PublishMessage::outgoing);
         let messages = atomic_batch(messages)?;
         self.transport.publish_atomic(messages).await
+    }
+
+    /// Publishes many messages to one stream in order, as fast as it takes them.
+    ///
+    /// The stream answers once for hundreds of messages, and says how far ahead of it this may run; 1000 messages at most.
+    /// The iterator is taken no faster, so even a long one needs little memory.
+    /// The messages are stored in order and without a gap, but those of others may lie between.
+    /// The ack is that of the last one, and its `batch_size` says how many there are.
+    /// It needs a server from 2.14 and a stream with `allow_batch_publish`, which the streams that the broker makes by itself do not have:
+    /// give it to [`Builder::stream`](crate::Builder::stream), or update the stream (ADR-50, "fast ingest").
+    ///
+    /// The batch ends at the first message that is refused or does not arrive, and nothing is repeated;
+    /// [`Error::stored`] says how many are known to be stored.
+    /// A message gets no id of its own; with a [`message_id`](PublishMessage::message_id) for each, the same batch can be published
+    /// again, and what the stream has already counts as stored.
+    /// An iterator that needs ten seconds for one message loses its batch.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let readings = (0..50_000).map(|reading| broker.publish_message("readings.kitchen", &reading));
+    /// match broker.ingest(readings).await {
+    ///     Ok(ack) => println!("all {:?} are stored", ack.batch_size),
+    ///     Err(error) => println!("{:?} are known to be stored: {error}", error.stored()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The server is older; the stream does not allow it ([`StreamMismatch`](ErrorKind::StreamMismatch)); there is no message;
+    /// the first message that cannot be published or is refused, with the errors of [`publish`](Self::publish);
+    /// the server was restarted or does not answer for the publish timeout of the builder.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves a beginning of the batch stored, up to 1000 messages more than were answered.
+    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
+    {
+        self.transport.ingest(messages.into_iter().map(PublishMessage::outgoing)).await
     }
 }
 
@@ -154,4 +196,21 @@ pub(crate) fn batch_refused(messages: &[Outgoing], number: Option<usize>, error:
         format!("the atomic batch of {count} messages on `{subject}` was refused{of}, and nothing is stored: {why}"),
     )
     .with_source(error)
+}
+
+/// A stream's refusal of a message of a fast-ingest batch.
+pub(crate) fn ingest_refused(number: u64, error: jetstream::Error) -> Error {
+    let (kind, why) = match error.error_code().0 {
+        10205 => (
+            ErrorKind::StreamMismatch,
+            "its stream takes no fast-ingest batches; set `allow_batch_publish: true` in its config, or use `publish_all`".to_owned(),
+        ),
+        10208 => (
+            ErrorKind::Publish,
+            "its stream does not know the batch: the server was restarted, or no message came for ten seconds, or it is another stream than that of the first message".to_owned(),
+        ),
+        10211 => (ErrorKind::Publish, "the server has too many fast-ingest batches in hand".to_owned()),
+        _ => why_refused(None, &error),
+    };
+    Error::new(kind, format!("message {number} of the batch was refused: {why}")).with_source(error)
 }

@@ -21,7 +21,7 @@ use crate::message::Message;
 use crate::nats;
 use crate::provision;
 use crate::publish::{check_size, closed, identified, refused};
-use crate::publish_batch::{batch_refused, ensure_batch_stream};
+use crate::publish_batch::{batch_member, batch_refused, empty, ensure_batch_stream, ingest_refused};
 use crate::subscriber::Handler;
 
 /// What the application said about streams and publishing.
@@ -256,6 +256,17 @@ impl Transport {
         }
     }
 
+    /// Publishes messages in order, until one is refused.
+    pub(crate) async fn ingest(
+        &self,
+        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send,
+    ) -> Result<PublishAck, Error> {
+        match self {
+            Self::Nats(connection) => nats::ingest(connection, messages).await,
+            Self::Memory(memory) => self.ingest_in_memory(memory, messages).await,
+        }
+    }
+
     /// The message of a stream at this sequence, or with `or_later` the next one there is.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
         match self {
@@ -398,6 +409,36 @@ impl Transport {
                 Err((_, PublishRefusal::Closed)) => return Err(closed(subject)),
             }
         }
+    }
+}
+
+impl Transport {
+    async fn ingest_in_memory(
+        &self,
+        memory: &memory::Memory,
+        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send,
+    ) -> Result<PublishAck, Error> {
+        let mut last = None;
+        let mut stored = 0;
+        for (index, message) in messages.enumerate() {
+            let stream = last.as_ref().map(|ack: &PublishAck| ack.stream.as_str());
+            let ack = async {
+                let message = batch_member(index + 1, message)?;
+                check_size(&message, memory.max_payload())?;
+                if stream.is_none() && memory.stream_names(&message.subject).is_empty() {
+                    ensure_batch_stream(self, &message.subject, "allow_batch_publish").await?;
+                }
+                memory.ingest(&message, stream).await.map_err(|refusal| match refusal {
+                    PublishRefusal::NoStream => Error::new(ErrorKind::Publish, "no stream answers any more"),
+                    PublishRefusal::Refused(error) => ingest_refused(index as u64 + 1, error),
+                    PublishRefusal::Closed => closed(&message.subject),
+                })
+            };
+            last = Some(ack.await.map_err(|error: Error| error.with_stored(stored))?);
+            stored += 1;
+        }
+        let last = last.ok_or_else(|| empty().with_stored(0))?;
+        Ok(PublishAck { batch_size: Some(stored), ..last })
     }
 }
 

@@ -126,6 +126,7 @@ contract![
     nothing_is_published_after_a_disconnect,
     each_of_many_has_its_own_result,
     an_atomic_batch_is_all_or_nothing,
+    an_ingest_ends_at_what_is_refused,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -485,6 +486,33 @@ async fn an_atomic_batch_is_all_or_nothing(stage: &Stage) {
     broker.publish("bills.paid", &order(1)).await;
     let error = broker.broker().publish_atomic(lone("bills.paid")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error:?}");
+}
+
+async fn an_ingest_ends_at_what_is_refused(stage: &Stage) {
+    if matches!(stage, Stage::Live(_)) && binary::version() < (2, 14, 0) {
+        return;
+    }
+    let config = stream::Config { allow_batch_publish: true, ..orders() };
+    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    broker.publish("bills.paid", &order(1)).await;
+    let publish = |id| broker.broker().publish_message("orders.created", &order(id));
+    let ack = broker.broker().ingest((1..=3).map(publish)).await.unwrap();
+    assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("ORDERS", 3, Some(3)));
+    for (third, kind) in [
+        (publish(9).expect_last_sequence(1), ErrorKind::WrongLastSequence),
+        (publish(9).expect_stream("SHOP"), ErrorKind::StreamMismatch),
+        (broker.broker().publish_message("orders.*", &order(9)), ErrorKind::Config),
+        (broker.broker().publish_message("cars.new", &order(9)), ErrorKind::Publish),
+    ] {
+        let error = broker.broker().ingest([publish(4), publish(5), third, publish(6)]).await.unwrap_err();
+        assert_eq!((error.kind(), error.stored()), (kind, Some(2)), "{error:?}");
+    }
+    assert_eq!(broker.published::<Order>("orders.>").await.len(), 3 + 4 * 2);
+    let lone = |subject| [broker.broker().publish_message(subject, &order(1))];
+    for (subject, kind) in [("cars.new", ErrorKind::StreamNotFound), ("bills.paid", ErrorKind::StreamMismatch)] {
+        let error = broker.broker().ingest(lone(subject)).await.unwrap_err();
+        assert_eq!((error.kind(), error.stored()), (kind, Some(0)), "{error:?}");
+    }
 }
 
 async fn a_stream_discards_old_messages(stage: &Stage) {

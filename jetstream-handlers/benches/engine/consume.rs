@@ -58,6 +58,18 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
         },
         Group {
+            name: "ordered",
+            prepare: fill,
+            variants: vec![
+                Variant::new(OURS, |bench| ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered())),
+                Variant::new(TUNED, |bench| messages(bench, 1000)),
+            ],
+            claims: vec![
+                Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.8)),
+                Claim::ratio(Figure::ServerCpu, OURS, TUNED, AtMost(0.6)),
+            ],
+        },
+        Group {
             name: "concurrency",
             prepare: fill,
             variants: vec![

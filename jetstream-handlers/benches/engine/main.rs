@@ -102,7 +102,8 @@ impl Bench {
     async fn empty_stream(&self, name: &str) -> (jetstream::Context, stream::Stream) {
         let jetstream = self.jetstream().await;
         let subjects = vec![format!("{name}.>")];
-        let config = stream::Config { name: name.to_owned(), subjects, ..Default::default() };
+        let config =
+            stream::Config { name: name.to_owned(), subjects, allow_batch_publish: true, ..Default::default() };
         let stream = jetstream.get_or_create_stream(config).await.expect("the stream can be made");
         stream.purge().await.expect("the stream can be purged");
         (jetstream, stream)

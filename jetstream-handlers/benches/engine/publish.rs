@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::prelude::*;
 
 use crate::measure::{Figure, Sample};
@@ -19,6 +18,7 @@ const WINDOW: usize = 256;
 
 const OURS: &str = "ours";
 const RIVAL: &str = "async-nats";
+const INGEST: &str = "ours, fast ingest";
 
 pub(crate) fn groups() -> Vec<Group> {
     vec![
@@ -31,8 +31,13 @@ pub(crate) fn groups() -> Vec<Group> {
         Group {
             name: "pipelined",
             prepare: |_| {},
-            variants: vec![Variant::new(OURS, pipelined), Variant::new(RIVAL, |bench| async_nats(bench, WINDOW))],
+            variants: vec![
+                Variant::new(OURS, pipelined),
+                Variant::new(RIVAL, |bench| async_nats(bench, WINDOW)),
+                Variant::new(INGEST, ingest),
+            ],
             claims: vec![
+                Claim::ratio(Figure::Rate, INGEST, OURS, AtLeast(2.0)),
                 Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(1.1)),
                 Claim::ratio(Figure::ClientCpu, OURS, RIVAL, AtMost(0.7)),
             ],
@@ -65,13 +70,27 @@ fn pipelined(bench: &Bench) -> Sample {
         bench.empty_stream(STREAM).await;
         let meter = bench.meter();
         let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
-        let publishes = futures::stream::iter(0..bench.messages).map(|id| {
-            let broker = &broker;
-            async move { broker.publish(SUBJECT, &Order::new(id)).await }
-        });
-        publishes.buffered(WINDOW).try_for_each(async |_| Ok(())).await.expect("the stream stores it");
+        let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
+        for stored in broker.publish_all(messages).await {
+            stored.expect("the stream stores it");
+        }
         let sample = meter.stop(bench.messages);
         broker.disconnect().await.expect("the connection ends");
+        sample
+    })
+}
+
+fn ingest(bench: &Bench) -> Sample {
+    bench.block_on(async {
+        let (_, stream) = bench.empty_stream(STREAM).await;
+        let meter = bench.meter();
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
+        broker.ingest(messages).await.expect("the stream stores them");
+        let sample = meter.stop(bench.messages);
+        broker.disconnect().await.expect("the connection ends");
+        let stored = stream.get_info().await.expect("the stream is there").state.messages;
+        assert_eq!(stored, bench.messages, "a batch may have gaps, and this one has none");
         sample
     })
 }

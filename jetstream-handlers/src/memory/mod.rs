@@ -167,6 +167,19 @@ impl Memory {
         })
     }
 
+    /// Stores a message of a fast-ingest batch, which after its first goes to `stream`.
+    pub(crate) async fn ingest(&self, message: &Outgoing, stream: Option<&str>) -> Result<PublishAck, PublishRefusal> {
+        let names = self.stream_names(&message.subject);
+        let name = names.first().ok_or(PublishRefusal::NoStream)?;
+        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
+            return Err(PublishRefusal::Refused(refusal(400, 10205, "batch publish is disabled")));
+        }
+        if stream.is_some_and(|stream| stream != name) {
+            return Err(PublishRefusal::Refused(refusal(400, 10208, "batch publish ID unknown")));
+        }
+        self.publish(message).await
+    }
+
     /// Stores messages, all or none; a refusal has the number of the message that it is about, if the server would say it.
     pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, PublishRefusal)> {
         self.change(|state| {

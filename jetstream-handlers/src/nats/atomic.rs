@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, check, is_transient, read_ack};
+use super::publish::{ATTEMPT, check, is_transient, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -165,7 +165,7 @@ async fn send(
         if !each && number != 1 && !last {
             match timeout_at(deadline, client.publish_with_headers(subject, headers, payload)).await {
                 Ok(Ok(())) => continue,
-                Ok(Err(error)) => return Err(Failure::Other(unsent(number, error))),
+                Ok(Err(error)) => return Err(Failure::Other(unsent(connection, &message.subject, error))),
                 Err(error) => return Err(Failure::Unanswered(number, error.into())),
             }
         }
@@ -177,7 +177,7 @@ async fn send(
                 Ok(Err(error)) => return Err(match error.kind() {
                     RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
                     RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
-                    _ => Failure::Other(unsent(number, error)),
+                    _ => Failure::Other(unsent(connection, &message.subject, error)),
                 }),
                 Err(error) => return Err(Failure::Unanswered(number, error.into())),
             },
@@ -218,10 +218,6 @@ fn headers(message: &Outgoing, id: &str, number: usize, last: bool) -> HeaderMap
     headers
 }
 
-fn unsent(number: usize, error: impl Into<BoxError>) -> Error {
-    Error::new(ErrorKind::Publish, format!("could not publish message {number} of the atomic batch")).with_source(error)
-}
-
 /// The ack of a batch whose own was lost, if it is this batch that the stream knows the ids of.
 async fn recall(
     connection: &Connection,
@@ -243,7 +239,7 @@ async fn recall(
     headers.insert(header::NATS_EXPECTED_LAST_MESSAGE_ID, nuid::next().as_str());
     let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
     let answer = connection.client().send_request(last.subject.clone(), request).await;
-    let answer = answer.map_err(|error| unknown(unsent(messages.len(), error)))?;
+    let answer = answer.map_err(|error| unknown(unsent(connection, &last.subject, error)))?;
     let Ok(Ok(mut ack)) = read_ack(&answer.payload) else { return Err(batch_refused(messages, None, error)) };
     let stored = connection.stored(&ack.stream, ack.sequence, false).await.map_err(unknown)?;
     let id = stored.as_ref().and_then(|stored| stored.headers.get(header::NATS_BATCH_ID)).map(|id| id.as_str());

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
 use crate::backoff::Doubling;
-use crate::error::{Error, ErrorKind};
+use crate::error::{BoxError, Error, ErrorKind};
 use crate::provision::ensure_stream;
 use crate::publish::{check_size, closed, refused};
 use crate::transport::{Outgoing, Transport};
@@ -77,9 +77,7 @@ pub(super) async fn store(
                 Error::new(ErrorKind::Timeout, "no stream answers").with_source(error)
             }
             Ok(Err(error)) => {
-                return Err(
-                    Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error)
-                );
+                return Err(unsent(connection, subject, error));
             }
             Err(why) => {
                 unanswered = true;
@@ -117,6 +115,14 @@ pub(super) async fn store(
             return Err(Error::new(ErrorKind::Timeout, message).with_source(failure));
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// The error of a message that the connection did not take.
+pub(super) fn unsent(connection: &Connection, subject: &str, error: impl Into<BoxError>) -> Error {
+    match connection.is_closed() {
+        true => closed(subject),
+        false => Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error),
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Failure, check, read_answer, store};
-use crate::error::{BoxError, Error, ErrorKind};
+use super::publish::{ATTEMPT, Failure, check, read_answer, store, unsent};
+use crate::error::Error;
 use crate::publish::closed;
 use crate::transport::Outgoing;
 
@@ -144,7 +144,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
                 let inbox = client.new_inbox();
                 match client.subscribe(format!("{inbox}.*")).await {
                     Ok(answers) => none.insert((inbox, answers)),
-                    Err(error) => return self.unsent(&message, error),
+                    Err(error) => return Slot::Done(Err(unsent(&self.connection, &message.subject, error))),
                 }
             }
         };
@@ -154,7 +154,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
             biased;
             sent = client.publish_with_reply_and_headers(subject, reply, headers, payload) => match sent {
                 Ok(()) => Slot::Waiting(Attempt { message, begun, unanswered: true }),
-                Err(error) => self.unsent(&message, error),
+                Err(error) => Slot::Done(Err(unsent(&self.connection, &message.subject, error))),
             },
             // While there is no connection, it waits for room in a queue.
             () = self.connection.closed() => Slot::Done(Err(closed(&message.subject))),
@@ -231,13 +231,5 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
         if let Some(slot) = self.slots.front_mut() {
             *slot = Slot::Done(result);
         }
-    }
-
-    fn unsent(&self, message: &Outgoing, error: impl Into<BoxError>) -> Slot {
-        let subject = &message.subject;
-        Slot::Done(Err(match self.connection.is_closed() {
-            true => closed(subject),
-            false => Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error),
-        }))
     }
 }
