@@ -52,6 +52,7 @@
 //!
 //! [`Broker::publish`] and [`Publisher::publish`] return after the stream has stored the message.
 //! [`PublishMessage`] adds headers, a message id and conditions.
+//! Of many messages, [`Broker::publish_all`] gives the result of each, [`Broker::publish_atomic`] stores all or none, and [`Broker::ingest`] is the fastest.
 //!
 //! # Lifecycle
 //!

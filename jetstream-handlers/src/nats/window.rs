@@ -20,8 +20,8 @@ use crate::transport::Outgoing;
 /// How many messages may be without a result at once.
 const WINDOW: usize = 256;
 
-/// How many are left when the next ones are sent: many at once go to the socket in one piece, and are answered in one.
-const REFILL: usize = WINDOW / 2;
+/// How many are left when the next ones are sent: some at once go to the socket in one piece, and with fewer left the stream would idle.
+const REFILL: usize = WINDOW - 32;
 
 /// Publishes messages, at most [`WINDOW`] at once, and gives the result of each in order.
 pub(crate) fn publish_all<'a>(
