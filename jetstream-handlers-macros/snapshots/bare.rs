@@ -45,6 +45,10 @@ const _: () = {
             group: ::core::option::Option::None,
         },
         call: |slot, message, context| {
+            let (message, context) = (
+                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(context),
+            );
             slot.run(async move {
                 ::jetstream_handlers::__private::outcome::<()>(r#loop().await)
             });

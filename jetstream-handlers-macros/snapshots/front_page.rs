@@ -40,6 +40,10 @@ const _: () = {
             group: ::core::option::Option::None,
         },
         call: |slot, message, context| {
+            let (message, context) = (
+                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(context),
+            );
             slot.run(async move {
                 let argument0 = match ::jetstream_handlers::__private::extract::<
                     OrderCreated,

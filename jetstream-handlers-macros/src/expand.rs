@@ -122,7 +122,10 @@ fn call(function: &Function) -> TokenStream {
         slot.run(async move { #(#extractions)* #outcome });
     };
     quote_spanned! {here=>
-        |slot, message, context| { #run }
+        |slot, message, context| {
+            let (message, context) = (::core::clone::Clone::clone(message), ::core::clone::Clone::clone(context));
+            #run
+        }
     }
 }
 

@@ -1,7 +1,6 @@
 //! The parameters of a handler, made from a delivery.
 
 use std::any::{Any, TypeId, type_name};
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -77,12 +76,14 @@ impl fmt::Display for Rejection {
 }
 
 /// The values given to `Builder::state`, by type.
+// A few at most, which a walk finds sooner than a hash does.
 #[derive(Default, Clone)]
-pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct States(Vec<(TypeId, Arc<dyn Any + Send + Sync>)>);
 
 impl States {
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+        self.0.retain(|(known, _)| *known != TypeId::of::<T>());
+        self.0.push((TypeId::of::<T>(), Arc::new(value)));
     }
 }
 
@@ -116,7 +117,7 @@ impl Context {
 
     /// The state of this type, if one was given to the builder.
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {
-        self.0.states.0.get(&TypeId::of::<T>())?.downcast_ref()
+        self.0.states.0.iter().find(|(known, _)| *known == TypeId::of::<T>())?.1.downcast_ref()
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

@@ -1,6 +1,5 @@
 //! The data of a delivery.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -70,28 +69,24 @@ impl Message {
 /// Where a message comes from and how often it was delivered, read from its ack subject (ADR-15).
 #[derive(Debug, Clone)]
 pub struct Info {
-    // The names are slices of the ack subject, so that a delivery costs no allocation for them.
+    // All else is read from it where it is asked for, so that a delivery costs neither allocations nor moves.
     ack_subject: async_nats::Subject,
-    stream: Range<usize>,
-    consumer: Range<usize>,
+    stream_start: u32,
+    stream_end: u32,
+    consumer_end: u32,
     stream_sequence: u64,
-    consumer_sequence: u64,
     delivered: u64,
-    stored_at_nanos: u64,
-    pending: u64,
 }
 
 impl Default for Info {
     fn default() -> Self {
         Self {
             ack_subject: async_nats::Subject::from_static(""),
-            stream: 0..0,
-            consumer: 0..0,
+            stream_start: 0,
+            stream_end: 0,
+            consumer_end: 0,
             stream_sequence: 0,
-            consumer_sequence: 0,
             delivered: 0,
-            stored_at_nanos: 0,
-            pending: 0,
         }
     }
 }
@@ -101,35 +96,42 @@ impl Info {
     ///
     /// Source: ADR-15, and `consumer.go` of the server.
     pub(crate) fn parse(ack_subject: async_nats::Subject) -> Option<Self> {
-        let text = ack_subject.as_str();
-        let count = text.bytes().filter(|byte| *byte == b'.').count() + 1;
-        let skipped = match count {
-            9 => 2,
-            11.. => 4,
+        const PREFIX: &str = "$JS.ACK.";
+        let text = ack_subject.as_bytes();
+        if !text.starts_with(PREFIX.as_bytes()) {
+            return None;
+        }
+        // Where each token ends, those of the prefix left out.
+        let mut ends = [0; 9];
+        let mut count = 0;
+        for (index, byte) in text.iter().enumerate().skip(PREFIX.len()) {
+            if *byte == b'.' {
+                if let Some(end) = ends.get_mut(count) {
+                    *end = index;
+                }
+                count += 1;
+            }
+        }
+        if let Some(end) = ends.get_mut(count) {
+            *end = text.len();
+        }
+        let first = match count {
+            6 => 0,
+            8.. => 2,
             _ => return None,
         };
-        let mut rest = text.strip_prefix("$JS.ACK.")?;
-        let mut offset = text.len() - rest.len();
-        let mut next = || -> Range<usize> {
-            let length = rest.find('.').unwrap_or(rest.len());
-            let token = offset..offset + length;
-            rest = rest.get(length + 1..).unwrap_or("");
-            offset = token.end + 1;
-            token
-        };
-        for _ in 2..skipped {
-            next();
+        let start = |token: usize| if token == 0 { PREFIX.len() } else { ends[token - 1] + 1 };
+        let numbers = &text[start(first + 2)..ends[first + 6]];
+        if !numbers.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') {
+            return None;
         }
-        let (stream, consumer) = (next(), next());
-        let mut number = || text[next()].parse::<u64>().ok();
+        let number = |token: usize| number(&text[start(token)..ends[token]]);
         Some(Self {
-            delivered: number()?,
-            stream_sequence: number()?,
-            consumer_sequence: number()?,
-            stored_at_nanos: number()?,
-            pending: number()?,
-            stream,
-            consumer,
+            stream_start: u32::try_from(start(first)).ok()?,
+            stream_end: u32::try_from(ends[first]).ok()?,
+            consumer_end: u32::try_from(ends[first + 1]).ok()?,
+            delivered: number(first + 2)?,
+            stream_sequence: number(first + 3)?,
             ack_subject,
         })
     }
@@ -149,22 +151,22 @@ impl Info {
 
     /// The ack subject up to its consumer.
     pub(crate) fn ack_prefix(&self) -> &str {
-        &self.ack_subject[..self.consumer.end]
+        &self.ack_subject[..self.consumer_end as usize]
     }
 
     /// Stream and consumer with the dot between them.
     pub(crate) fn source(&self) -> &str {
-        &self.ack_subject[self.stream.start..self.consumer.end]
+        &self.ack_subject[self.stream_start as usize..self.consumer_end as usize]
     }
 
     /// The stream that stores the message.
     pub fn stream(&self) -> &str {
-        &self.ack_subject[self.stream.clone()]
+        &self.ack_subject[self.stream_start as usize..self.stream_end as usize]
     }
 
     /// The durable consumer that delivered it: the handler's `queue`.
     pub fn consumer(&self) -> &str {
-        &self.ack_subject[self.consumer.clone()]
+        self.ack_subject.get(self.stream_end as usize + 1..self.consumer_end as usize).unwrap_or_default()
     }
 
     /// The message's sequence in its stream.
@@ -174,7 +176,7 @@ impl Info {
 
     /// The sequence of this delivery in its consumer.
     pub fn consumer_sequence(&self) -> u64 {
-        self.consumer_sequence
+        self.number(2)
     }
 
     /// How often the message was delivered, this time included: 1 for the first time.
@@ -186,13 +188,30 @@ impl Info {
 
     /// When the stream stored the message.
     pub fn stored_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.stored_at_nanos)
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.number(3))
     }
 
     /// How many messages the consumer had not yet delivered after this one.
     pub fn pending(&self) -> u64 {
-        self.pending
+        self.number(4)
     }
+
+    /// The number at `index` behind the consumer.
+    fn number(&self, index: usize) -> u64 {
+        let numbers = self.ack_subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
+        numbers.split(|byte| *byte == b'.').nth(index).and_then(number).unwrap_or_default()
+    }
+}
+
+/// A number in decimal digits.
+fn number(digits: &[u8]) -> Option<u64> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_u64, |number, digit| {
+        let digit = digit.checked_sub(b'0').filter(|digit| *digit < 10)?;
+        number.checked_mul(10)?.checked_add(u64::from(digit))
+    })
 }
 
 #[cfg(test)]

@@ -301,7 +301,7 @@ pub struct Registration {
     pub name: &'static str,
     pub location: &'static str,
     pub plan: StaticPlan,
-    pub call: fn(&mut Slot, Message, Context),
+    pub call: fn(&mut Slot, &Message, &Context),
     pub check: fn(&Context, &mut Problems),
 }
 
@@ -354,7 +354,7 @@ impl fmt::Debug for Slot {
     }
 }
 
-type Call = dyn Fn(&mut Slot, Message, Context) + Send + Sync;
+type Call = dyn Fn(&mut Slot, &Message, &Context) + Send + Sync;
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
 /// A handler: what it was declared with, and how to call it.
@@ -525,7 +525,7 @@ pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
 )]
 pub trait Closure<Arguments>: Send + Sync + 'static {
     #[doc(hidden)]
-    fn call(&self, slot: &mut Slot, message: Message, context: Context);
+    fn call(&self, slot: &mut Slot, message: &Message, context: &Context);
 
     #[doc(hidden)]
     fn check(context: &Context, problems: &mut Problems);
@@ -552,9 +552,9 @@ macro_rules! closure {
             Answer: Future<Output: ClosureResult> + Send + 'static,
             $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
         {
-            fn call(&self, slot: &mut Slot, message: Message, context: Context) {
+            fn call(&self, slot: &mut Slot, message: &Message, context: &Context) {
                 $(
-                    let $argument = match $argument::extract(&message, &context) {
+                    let $argument = match $argument::extract(message, context) {
                         Ok(argument) => argument,
                         Err(rejection) => return slot.run(std::future::ready(crate::__private::rejected(rejection))),
                     };

@@ -17,7 +17,7 @@ use futures::stream::{self as results, BoxStream};
 pub(crate) use crate::api_error::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::memory::{self, PublishRefusal};
-use crate::message::Message;
+use crate::message::{Info, Message};
 use crate::nats;
 use crate::provision;
 use crate::publish::{check_size, closed, identified, refused};
@@ -100,18 +100,11 @@ impl Source {
     }
 }
 
-/// A message, and the means to end it.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    pub(crate) message: Message,
-    pub(crate) acker: Acker,
-}
-
 /// What comes from a transport to a worker.
 #[allow(clippy::large_enum_variant)] // a delivery is the usual case, and an allocation for each would cost more
 #[derive(Debug)]
 pub(crate) enum Event {
-    Delivery(Delivery),
+    Delivery(Message),
     /// Nothing can come for the reason given; the transport is working on it.
     Recovering(String),
     /// Messages can come again.
@@ -130,13 +123,6 @@ pub(crate) enum Event {
 pub(crate) enum Deliveries {
     Nats(Box<nats::Pull>),
     Memory(Box<memory::Feed>),
-}
-
-/// Ends one delivery, or keeps it alive.
-#[derive(Debug, Clone)]
-pub(crate) enum Acker {
-    Nats(nats::Acker),
-    Memory(memory::Acker),
 }
 
 impl Transport {
@@ -442,6 +428,73 @@ impl Transport {
     }
 }
 
+/// How a delivery is answered.
+impl Transport {
+    /// Done.
+    pub(crate) async fn ack(&self, source: &Source, delivery: &Info) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.ack(delivery).await,
+            Self::Memory(memory) => {
+                memory.ack(source, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Done, and the server has said that it knows.
+    pub(crate) async fn ack_confirmed(&self, source: &Source, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
+            Self::Memory(memory) => {
+                memory.ack(source, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Deliver it again after `delay`; zero means at once.
+    pub(crate) async fn nak(&self, source: &Source, delivery: &Info, delay: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.nak(delivery, delay).await,
+            Self::Memory(memory) => {
+                memory.nak(source, delivery, delay);
+                Ok(())
+            }
+        }
+    }
+
+    /// Never deliver it again.
+    pub(crate) async fn term(&self, source: &Source, delivery: &Info, reason: &str) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.term(delivery, reason).await,
+            Self::Memory(memory) => {
+                memory.term(source, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Still at work: another `ack_wait` from now.
+    pub(crate) async fn progress(&self, source: &Source, delivery: &Info) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.progress(delivery).await,
+            Self::Memory(memory) => {
+                memory.progress(source, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the server has taken all that was sent before for the consumer of a delivery that has ended.
+    pub(crate) async fn settled(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.settled(delivery, limit).await,
+            // What is done in memory is done when the call returns.
+            Self::Memory(_) => Ok(()),
+        }
+    }
+}
+
 impl Deliveries {
     /// Lets at most `room` messages be on their way.
     pub(crate) fn room(&mut self, room: usize) {
@@ -472,7 +525,7 @@ impl Deliveries {
     /// Asks for nothing more, and returns what still arrives until nothing can.
     ///
     /// Cancel safe: a delivery is returned or stays.
-    pub(crate) async fn last(&mut self) -> Option<Delivery> {
+    pub(crate) async fn last(&mut self) -> Option<Message> {
         match self {
             Self::Nats(pull) => pull.last().await,
             Self::Memory(feed) => feed.last().await,
@@ -494,72 +547,6 @@ impl Deliveries {
         match self {
             Self::Nats(pull) => pull.step_down().await,
             Self::Memory(feed) => feed.step_down(),
-        }
-    }
-}
-
-impl Acker {
-    /// Done.
-    pub(crate) async fn ack(&self) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.ack().await,
-            Self::Memory(acker) => {
-                acker.ack();
-                Ok(())
-            }
-        }
-    }
-
-    /// Done, and the server has said that it knows.
-    pub(crate) async fn ack_confirmed(&self, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.ack_confirmed(limit).await,
-            Self::Memory(acker) => {
-                acker.ack();
-                Ok(())
-            }
-        }
-    }
-
-    /// Deliver it again after `delay`; zero means at once.
-    pub(crate) async fn nak(&self, delay: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.nak(delay).await,
-            Self::Memory(acker) => {
-                acker.nak(delay);
-                Ok(())
-            }
-        }
-    }
-
-    /// Never deliver it again.
-    pub(crate) async fn term(&self, reason: &str) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.term(reason).await,
-            Self::Memory(acker) => {
-                acker.term();
-                Ok(())
-            }
-        }
-    }
-
-    /// Waits until the server has taken all that was sent before for this consumer.
-    pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.round_trip(limit).await,
-            // What is done in memory is done when the call returns.
-            Self::Memory(_) => Ok(()),
-        }
-    }
-
-    /// Still at work: another `ack_wait` from now.
-    pub(crate) async fn progress(&self) -> Result<(), Error> {
-        match self {
-            Self::Nats(acker) => acker.progress().await,
-            Self::Memory(acker) => {
-                acker.progress();
-                Ok(())
-            }
         }
     }
 }

@@ -10,7 +10,7 @@ use super::consumer::Taken;
 use crate::message::{Info, Message};
 use crate::provision::consumer_config;
 use crate::subscriber::Handler;
-use crate::transport::{self, Delivery, Event, Source};
+use crate::transport::{Event, Source};
 
 /// The deliveries of one handler.
 pub(crate) struct Feed {
@@ -86,7 +86,7 @@ impl Feed {
     }
 
     /// Nothing is on its way in memory.
-    pub(crate) async fn last(&mut self) -> Option<Delivery> {
+    pub(crate) async fn last(&mut self) -> Option<Message> {
         self.room(0);
         None
     }
@@ -103,17 +103,8 @@ impl Feed {
 
     fn delivery(&self, message: super::stream::Message, reply: async_nats::Subject) -> Event {
         let info = Info::parse(reply).expect("the subject is made as the server makes it");
-        let acker = Acker {
-            memory: self.memory.clone(),
-            source: self.source.clone(),
-            sequence: info.stream_sequence(),
-            delivered: info.delivered(),
-        };
         let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
-        Event::Delivery(Delivery {
-            message: Message { subject: message.subject, payload: message.payload, headers, info },
-            acker: transport::Acker::Memory(acker),
-        })
+        Event::Delivery(Message { subject: message.subject, payload: message.payload, headers, info })
     }
 }
 
@@ -125,38 +116,30 @@ impl Drop for Feed {
     }
 }
 
-/// Ends one delivery, or keeps it alive.
-#[derive(Debug, Clone)]
-pub(crate) struct Acker {
-    memory: Arc<Memory>,
-    source: Arc<Source>,
-    sequence: u64,
-    delivered: u64,
-}
-
-impl Acker {
-    pub(crate) fn ack(&self) {
-        self.memory.answer(&self.source, |stream, faults| {
-            stream.ack(&self.source.consumer, self.sequence, self.delivered, faults);
+/// How a delivery is answered.
+impl Memory {
+    pub(crate) fn ack(&self, source: &Source, delivery: &Info) {
+        self.answer(source, |stream, faults| {
+            stream.ack(&source.consumer, delivery.stream_sequence(), delivery.delivered(), faults);
         });
     }
 
-    pub(crate) fn nak(&self, delay: Duration) {
-        self.memory.answer(&self.source, |stream, _| {
-            if let Some(consumer) = stream.consumers.get_mut(&self.source.consumer) {
-                consumer.nak(self.sequence, delay);
+    pub(crate) fn nak(&self, source: &Source, delivery: &Info, delay: Duration) {
+        self.answer(source, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
+                consumer.nak(delivery.stream_sequence(), delay);
             }
         });
     }
 
-    pub(crate) fn term(&self) {
-        self.memory.answer(&self.source, |stream, _| stream.term(&self.source.consumer, self.sequence));
+    pub(crate) fn term(&self, source: &Source, delivery: &Info) {
+        self.answer(source, |stream, _| stream.term(&source.consumer, delivery.stream_sequence()));
     }
 
-    pub(crate) fn progress(&self) {
-        self.memory.answer(&self.source, |stream, _| {
-            if let Some(consumer) = stream.consumers.get_mut(&self.source.consumer) {
-                consumer.progress(self.sequence);
+    pub(crate) fn progress(&self, source: &Source, delivery: &Info) {
+        self.answer(source, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
+                consumer.progress(delivery.stream_sequence());
             }
         });
     }

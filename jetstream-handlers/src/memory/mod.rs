@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use faults::Faults;
-pub(crate) use feed::{Acker, Feed};
+pub(crate) use feed::Feed;
 
 use crate::pattern::overlap;
 use crate::transport::{Outgoing, Settings, Source, Stored};

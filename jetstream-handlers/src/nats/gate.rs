@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
-use crate::transport::Delivery;
+use crate::message::Message;
 
 /// How long the gate waits before it asks again how much is unanswered.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -29,7 +29,7 @@ pub(super) struct Gate {
     /// The number of the delivery that was let through last.
     last: u64,
     /// By sequence in the stream.
-    held: BTreeMap<u64, Delivery>,
+    held: BTreeMap<u64, Message>,
     ask_at: Instant,
     /// When what is missing was asked for; that may be lost as well, and is asked again.
     asked_back: Option<Instant>,
@@ -39,7 +39,7 @@ pub(super) struct Gate {
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// All of it is in hand: these are next, in order.
-    Open(Vec<Delivery>),
+    Open(Vec<Message>),
     /// These are with nobody: ack subjects at which the server takes a nak for them.
     AskBack(Vec<String>),
     Wait,
@@ -51,16 +51,16 @@ impl Gate {
     }
 
     /// Lets a delivery through if it is the next one, and holds it otherwise.
-    pub(super) fn pass(&mut self, delivery: Delivery) -> Option<Delivery> {
-        let number = delivery.message.info.consumer_sequence();
+    pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
+        let number = message.info.consumer_sequence();
         if self.open && self.last + 1 == number {
             self.last = number;
-            return Some(delivery);
+            return Some(message);
         }
         if self.open {
             self.close();
         }
-        self.held.insert(delivery.message.info.stream_sequence(), delivery);
+        self.held.insert(message.info.stream_sequence(), message);
         None
     }
 
@@ -106,7 +106,7 @@ impl Gate {
         let in_hand = self.held.range(floor + 1..delivered + 1).count();
         if in_hand >= info.num_ack_pending {
             let held = std::mem::take(&mut self.held);
-            let last = held.values().map(|delivery| delivery.message.info.consumer_sequence()).max();
+            let last = held.values().map(|message| message.info.consumer_sequence()).max();
             self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
             self.open = true;
             return Verdict::Open(held.into_values().collect());
@@ -119,7 +119,7 @@ impl Gate {
         self.asked_back = Some(now);
         let missing = (floor + 1..=delivered).filter(|sequence| !self.held.contains_key(sequence));
         let prefix = match self.held.values().next() {
-            Some(any) => any.message.info.ack_prefix().to_owned(),
+            Some(any) => any.info.ack_prefix().to_owned(),
             None => format!("$JS.ACK.{}.{}", info.stream_name, info.name),
         };
         // Of the numbers in it the server looks at the two sequences alone (`consumer.go`, `processNak`).
@@ -133,7 +133,7 @@ impl Gate {
     }
 
     /// What it holds, for the next replica.
-    pub(super) fn empty(&mut self) -> Vec<Delivery> {
+    pub(super) fn empty(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.held).into_values().collect()
     }
 }

@@ -7,17 +7,17 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::task::AtomicWaker;
-use futures::{FutureExt as _, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind};
-use crate::message::Info;
+use crate::message::{Info, Message as Delivery};
 
 /// How many handlers share one inbox: a subscription costs kilobytes, and when one of them stops the others have to move.
 const SHARED_BY: usize = 64;
@@ -28,11 +28,11 @@ const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.";
 /// Something for one handler.
 #[derive(Debug)]
 pub(super) enum Arrival {
-    Delivery(Message, Info),
+    Delivery(Delivery),
     /// What the server says about the request of this number.
-    Status(u64, StatusCode, Message),
+    Status(u64, StatusCode, Box<Message>),
     /// The server's word on a message that it has given up.
-    Advisory(Message),
+    Advisory(Box<Message>),
     /// The inbox is about to close, for another handler stops: ask elsewhere.
     Moving,
     /// Nothing more can come: the inbox is closed, or the connection was given up for good.
@@ -243,7 +243,7 @@ impl Routes {
                 let consumer = message.subject.strip_prefix(MAX_DELIVERIES).unwrap_or_default();
                 let route = routes.table().by_consumer.get(consumer).and_then(|routes| routes.first()).cloned();
                 if let Some(route) = route {
-                    route.push(Arrival::Advisory(message));
+                    route.push(Arrival::Advisory(Box::new(message)));
                 }
             }
         });
@@ -297,16 +297,58 @@ impl Reader {
         }
     }
 
-    /// Gives out a message and all that have arrived with it, under one lock.
+    /// Gives out a message and all that have arrived with it.
     fn route(&mut self, first: Message, subscriber: &mut Subscriber) {
         let table = self.routes.table();
+        // Most come in runs for one handler, whose queue stays locked for as long as the run goes on.
+        let mut run: Option<Run<'_>> = None;
+        let mut task = Context::from_waker(Waker::noop());
         let mut next = Some(first);
         while let Some(message) = next {
-            if let Some(stray) = table.route(message, self.inbox) {
-                self.strays.push(stray);
+            match message.status {
+                // A stored message can have a status line too; the server's own words have nothing to reply to.
+                Some(status) if message.reply.is_none() => {
+                    run = None;
+                    table.tell(status, message);
+                }
+                _ => match message.reply.clone().and_then(Info::parse) {
+                    None => {
+                        tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
+                    }
+                    Some(info) => {
+                        if run.as_ref().is_none_or(|run| run.route.consumer != info.source()) {
+                            run = table.find(info.source(), self.inbox).map(Run::begin);
+                        }
+                        match &mut run {
+                            Some(run) => run.queue.push_back(Arrival::Delivery(delivery(message, info))),
+                            None => self.strays.extend(message.reply),
+                        }
+                    }
+                },
             }
-            next = subscriber.next().now_or_never().flatten();
+            next = match subscriber.poll_next_unpin(&mut task) {
+                Poll::Ready(message) => message,
+                Poll::Pending => None,
+            };
         }
+    }
+}
+
+/// Deliveries for one handler, one after the other.
+struct Run<'a> {
+    route: &'a Route,
+    queue: MutexGuard<'a, VecDeque<Arrival>>,
+}
+
+impl<'a> Run<'a> {
+    fn begin(route: &'a Arc<Route>) -> Self {
+        Self { route, queue: route.queue() }
+    }
+}
+
+impl Drop for Run<'_> {
+    fn drop(&mut self) {
+        self.route.waker.wake();
     }
 }
 
@@ -317,28 +359,22 @@ impl Table {
         routes.any(|route| route.inbox.load(Ordering::Relaxed) == inbox)
     }
 
-    /// Gives back the ack subject of a delivery that nobody waits for.
-    fn route(&self, message: Message, inbox: u64) -> Option<Subject> {
-        // A stored message can have a status line too; the server's own words have nothing to reply to.
-        if let Some(status) = message.status.filter(|_| message.reply.is_none()) {
-            let mut tokens = message.subject.rsplitn(3, '.');
-            let request = tokens.next()?.parse().ok()?;
-            let route = self.by_number.get(&tokens.next()?.parse().ok()?)?;
-            route.push(Arrival::Status(request, status, message));
-            return None;
-        }
-        let Some(info) = message.reply.clone().and_then(Info::parse) else {
-            tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
-            return None;
-        };
-        let routes = self.by_consumer.get(info.source()).map(Vec::as_slice).unwrap_or_default();
+    /// Whose a delivery of this consumer is that has come to this inbox.
+    fn find(&self, consumer: &str, inbox: u64) -> Option<&Arc<Route>> {
+        let routes = self.by_consumer.get(consumer)?;
         // One that has moved meanwhile still gets what it has asked for here.
         let here = routes.iter().find(|route| route.inbox.load(Ordering::Relaxed) == inbox);
-        match here.or(routes.first()) {
-            Some(route) => route.push(Arrival::Delivery(message, info)),
-            None => return message.reply,
+        here.or(routes.first())
+    }
+
+    /// Tells a handler what the server says about its request.
+    fn tell(&self, status: StatusCode, message: Message) {
+        let mut tokens = message.subject.rsplitn(3, '.').map(str::parse);
+        if let (Some(Ok(request)), Some(Ok(route))) = (tokens.next(), tokens.next())
+            && let Some(route) = self.by_number.get(&route)
+        {
+            route.push(Arrival::Status(request, status, Box::new(message)));
         }
-        None
     }
 }
 
@@ -346,4 +382,9 @@ async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error
     client.subscribe(subject).await.map_err(|error| {
         Error::new(ErrorKind::Closed, "cannot subscribe to what the server sends to handlers").with_source(error)
     })
+}
+
+fn delivery(message: Message, info: Info) -> Delivery {
+    let Message { subject, payload, headers, .. } = message;
+    Delivery { subject, payload, headers: headers.map(Arc::new), info }
 }

@@ -27,7 +27,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use ack::Acker;
 pub(crate) use atomic::publish_atomic;
 pub(crate) use connect::{Environment, connect, credentials_file, options};
 pub(crate) use ingest::ingest;

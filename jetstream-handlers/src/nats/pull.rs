@@ -15,18 +15,18 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
+use super::Connection;
 use super::connect::CAPACITY;
 use super::gate::{Gate, Verdict};
 use super::inbox::{Advisories, Arrival, Route, Seat};
 use super::requests::Requests;
 use super::stored::Floor;
-use super::{Acker, Connection};
 use crate::backoff::Doubling;
 use crate::error::{Error, ErrorKind, chain};
-use crate::message::{Info, Message};
+use crate::message::Message;
 use crate::provision::restore_consumer;
 use crate::subscriber::Handler;
-use crate::transport::{self, Delivery, Event, Source, Transport};
+use crate::transport::{Event, Source, Transport};
 
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
@@ -208,13 +208,28 @@ impl Pull {
 
     /// An event that is there already.
     pub(crate) fn ready(&mut self) -> Option<Event> {
-        self.events.pop_front()
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            match self.arrived.pop_front()? {
+                // The usual one does not go through the queue of all others.
+                Arrival::Delivery(message) if self.order.is_none() => {
+                    self.count_delivery();
+                    if self.events.is_empty() {
+                        return Some(Event::Delivery(message));
+                    }
+                    self.events.push_back(Event::Delivery(message));
+                }
+                arrival => self.arrive(arrival),
+            }
+        }
     }
 
     /// Cancel safe: what is awaited either leaves no trace when dropped, or is kept in `self`.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
-            if let Some(event) = self.events.pop_front() {
+            if let Some(event) = self.ready() {
                 return event;
             }
             self.ask().await;
@@ -239,7 +254,7 @@ impl Pull {
             };
             tokio::select! {
                 biased;
-                () = self.route.take(&mut self.arrived), if !self.closed => self.arrive(),
+                () = self.route.take(&mut self.arrived), if !self.closed => self.last_heard = Instant::now(),
                 result = looking => self.looked(result),
                 result = reading_floor => self.read_floor(result),
                 result = asking => self.heard_of_order(result).await,
@@ -259,15 +274,15 @@ impl Pull {
     }
 
     /// Cancel safe: a message is taken from the route only to be returned.
-    pub(crate) async fn last(&mut self) -> Option<Delivery> {
+    pub(crate) async fn last(&mut self) -> Option<Message> {
         self.room = 0;
         if !self.connection.is_connected() {
             return None;
         }
         loop {
-            while let Some(event) = self.events.pop_front() {
-                if let Event::Delivery(delivery) = event {
-                    return Some(delivery);
+            while let Some(event) = self.ready() {
+                if let Event::Delivery(message) = event {
+                    return Some(message);
                 }
             }
             if self.closed {
@@ -285,7 +300,6 @@ impl Pull {
                 if self.requests.outstanding() > 0
                     && timeout_at(quiet, self.route.take(&mut self.arrived)).await.is_ok()
                 {
-                    self.arrive();
                     continue;
                 }
                 if let Some(seat) = &self.seat {
@@ -293,9 +307,8 @@ impl Pull {
                 }
                 self.draining = true;
             }
-            match timeout(DRAIN, self.route.take(&mut self.arrived)).await {
-                Ok(()) => self.arrive(),
-                Err(_) => self.closed = true,
+            if timeout(DRAIN, self.route.take(&mut self.arrived)).await.is_err() {
+                self.closed = true;
             }
         }
     }
@@ -497,50 +510,41 @@ impl Pull {
         }
     }
 
-    /// Takes in all that has arrived.
-    fn arrive(&mut self) {
-        self.last_heard = Instant::now();
-        let mut arrived = std::mem::take(&mut self.arrived);
-        for arrival in arrived.drain(..) {
-            match arrival {
-                Arrival::Delivery(message, info) => self.deliver(message, info),
-                Arrival::Status(number, status, message) => self.status(number, status, &message),
-                Arrival::Advisory(message) => self.given_up(&message),
-                Arrival::Moving => {
-                    self.requests.forget();
-                    self.stale = true;
-                }
-                Arrival::Closed if self.draining => self.closed = true,
-                Arrival::Closed => {
-                    self.closed = true;
-                    self.fail("the connection was given up for good", false);
-                }
+    fn arrive(&mut self, arrival: Arrival) {
+        match arrival {
+            Arrival::Delivery(message) => self.deliver(message),
+            Arrival::Status(number, status, message) => self.status(number, status, &message),
+            Arrival::Advisory(message) => self.given_up(&message),
+            Arrival::Moving => {
+                self.requests.forget();
+                self.stale = true;
+            }
+            Arrival::Closed if self.draining => self.closed = true,
+            Arrival::Closed => {
+                self.closed = true;
+                self.fail("the connection was given up for good", false);
             }
         }
-        // Its room is used again.
-        self.arrived = arrived;
     }
 
-    fn deliver(&mut self, message: async_nats::Message, info: Info) {
+    fn count_delivery(&mut self) {
         self.requests.delivered();
         self.well();
         self.want_floor();
-        let headers = message.headers.map(Arc::new);
-        let acker = Acker::new(self.connection.clone(), info.ack_subject().clone());
-        let delivery = Delivery {
-            message: Message { subject: message.subject, payload: message.payload, headers, info },
-            acker: transport::Acker::Nats(acker),
-        };
-        let Some(order) = &mut self.order else { return self.events.push_back(Event::Delivery(delivery)) };
-        if let Some(pin) = delivery.message.header(PIN_ID)
+    }
+
+    fn deliver(&mut self, message: Message) {
+        self.count_delivery();
+        let Some(order) = &mut self.order else { return self.events.push_back(Event::Delivery(message)) };
+        if let Some(pin) = message.header(PIN_ID)
             && order.pin.as_deref() != Some(pin)
         {
             order.pin = Some(pin.to_owned());
             order.pin_kept = Instant::now();
         }
         let open = order.gate.is_open();
-        match order.gate.pass(delivery) {
-            Some(delivery) => self.events.push_back(Event::Delivery(delivery)),
+        match order.gate.pass(message) {
+            Some(message) => self.events.push_back(Event::Delivery(message)),
             None if open => self.events.push_back(Event::Regathering),
             None => {}
         }

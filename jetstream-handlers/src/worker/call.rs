@@ -2,12 +2,10 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::{Arc, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -36,6 +34,8 @@ struct Call {
     context: Context,
     slot: Slot,
     complaint: Complaint,
+    /// The last call has waited for something.
+    paused: bool,
 }
 
 impl Caller {
@@ -59,6 +59,13 @@ impl Caller {
         thread.call(message.clone(), self.call.handler.plan.timeout()).await
     }
 
+    /// After a message: says so if the whole call was one that blocks the others.
+    pub(super) fn ended(&mut self, begun: Instant, now: Instant) {
+        if !self.blocking && !std::mem::take(&mut self.call.paused) {
+            self.call.complaint.after(&self.call.handler.name, begun, now);
+        }
+    }
+
     /// Whether a call goes on after its time was over.
     pub(super) fn is_late(&self) -> bool {
         self.thread.as_ref().is_some_and(|thread| thread.late.is_some())
@@ -77,55 +84,59 @@ impl Caller {
 
 impl Call {
     fn new(handler: Arc<Handler>, context: Context, alone: bool) -> Self {
-        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None } }
+        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None }, paused: false }
     }
 
     /// Calls the handler under its time limit; a panic ends the call, not the lane.
     async fn call(&mut self, message: &Message, begun: Instant) -> Outcome {
         // A closure runs up to its first await right here.
-        let started = catch_unwind(AssertUnwindSafe(|| {
-            (self.handler.call)(&mut self.slot, message.clone(), self.context.clone());
-        }));
+        let started = catch_unwind(AssertUnwindSafe(|| (self.handler.call)(&mut self.slot, message, &self.context)));
         if let Err(panic) = started {
             return panicked(&*panic);
         }
+        // Most calls end at once, and need no timer.
+        match std::future::poll_fn(|task| Poll::Ready(self.poll(task))).await {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => self.finish(begun).await,
+        }
+    }
+
+    fn poll(&mut self, task: &mut std::task::Context<'_>) -> Poll<Outcome> {
+        match catch_unwind(AssertUnwindSafe(|| self.slot.poll(task))) {
+            Ok(poll) => poll,
+            Err(panic) => {
+                let outcome = panicked(&*panic);
+                self.clear();
+                Poll::Ready(outcome)
+            }
+        }
+    }
+
+    /// Waits for the end of a call whose first part is over, and says so if a part of it blocks the others.
+    async fn finish(&mut self, begun: Instant) -> Outcome {
+        self.paused = true;
+        self.complaint.after(&self.handler.name, begun, Instant::now());
         let limit = self.handler.plan.timeout();
-        let outcome = {
-            let mut call = pin!(
-                AssertUnwindSafe(timed(&mut self.slot, &self.handler.name, begun, &mut self.complaint)).catch_unwind()
-            );
-            // Most calls need no timer.
-            match futures::poll!(call.as_mut()) {
-                Poll::Ready(outcome) => Ok(outcome),
-                Poll::Pending => timeout(limit, call).await,
-            }
-        };
-        let outcome = match outcome {
-            Ok(Ok(outcome)) => return outcome,
-            Ok(Err(panic)) => panicked(&*panic),
-            Err(_) => {
-                Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
-            }
-        };
-        // What the call held is dropped here, and may panic in turn.
+        let call = std::future::poll_fn(|task| {
+            let begun = Instant::now();
+            let poll = self.poll(task);
+            self.complaint.after(&self.handler.name, begun, Instant::now());
+            poll
+        });
+        let outcome = timeout(limit, call).await;
+        outcome.unwrap_or_else(|_| {
+            self.clear();
+            Outcome::failed(Settle::Retry, Reason::Timeout, format!("cancelled after its timeout of {limit:?}"))
+        })
+    }
+
+    /// Drops what is left of a call; what it held may panic in turn.
+    fn clear(&mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.slot.clear())) {
             tracing::error!("the cancelled call panicked while it was dropped: {}", said(&*panic));
             self.slot = Slot::new();
         }
-        outcome
     }
-}
-
-/// Runs a call to its end, and says so if it blocks the others.
-async fn timed(slot: &mut Slot, name: &str, begun: Instant, complaint: &mut Complaint) -> Outcome {
-    let mut first = Some(begun);
-    std::future::poll_fn(|task| {
-        let begun = first.take().unwrap_or_else(Instant::now);
-        let poll = slot.poll(task);
-        complaint.after(name, begun);
-        poll
-    })
-    .await
 }
 
 /// What is said of a handler that blocks its thread, now and then.
@@ -136,11 +147,10 @@ struct Complaint {
 }
 
 impl Complaint {
-    fn after(&mut self, name: &str, begun: Instant) {
+    fn after(&mut self, name: &str, begun: Instant, now: Instant) {
         if self.alone {
             return;
         }
-        let now = Instant::now();
         let took = now - begun;
         if took >= BLOCKED && self.last.is_none_or(|last| now - last >= COMPLAINT_PERIOD) {
             self.last = Some(now);

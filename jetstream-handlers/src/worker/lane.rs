@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -10,10 +11,10 @@ use super::Worker;
 use super::attempts::Verdict;
 use super::call::Caller;
 use super::waiting::Next;
-use crate::message::Message;
+use crate::message::{Info, Message};
 use crate::record::Call;
-use crate::settle::Outcome;
-use crate::transport::Acker;
+use crate::settle::{Outcome, Settle};
+use crate::subscriber::Ack;
 
 /// After how long a lane lets the others have their turn.
 const BUSY: Duration = Duration::from_millis(5);
@@ -24,8 +25,8 @@ pub(super) struct Lane(Mutex<Hand>);
 
 #[derive(Debug, Default)]
 struct Hand {
-    current: Option<(Instant, Acker, u64)>,
-    last: Option<Acker>,
+    current: Option<(Instant, Info)>,
+    last: Option<Info>,
     /// A call that was given up goes on.
     late: bool,
 }
@@ -36,22 +37,23 @@ impl Lane {
         hand.current.is_none() && !hand.late
     }
 
-    /// The message that is being handled, with its sequence in the stream.
-    pub(super) fn current(&self) -> Option<(Acker, u64)> {
-        self.hand().current.as_ref().map(|(_, acker, sequence)| (acker.clone(), *sequence))
+    /// The message that is being handled.
+    pub(super) fn current(&self) -> Option<Info> {
+        self.hand().current.as_ref().map(|(_, delivery)| delivery.clone())
     }
 
     /// The message that ended last.
-    pub(super) fn last(&self) -> Option<Acker> {
+    pub(super) fn last(&self) -> Option<Info> {
         self.hand().last.clone()
     }
 
-    pub(super) fn older_than(&self, age: Duration) -> Option<Acker> {
-        self.hand().current.as_ref().filter(|(arrived, ..)| arrived.elapsed() >= age).map(|(_, acker, _)| acker.clone())
+    pub(super) fn older_than(&self, age: Duration) -> Option<Info> {
+        let hand = self.hand();
+        hand.current.as_ref().filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery.clone())
     }
 
-    pub(super) fn take(&self, arrived: Instant, acker: Acker, sequence: u64) {
-        self.hand().current = Some((arrived, acker, sequence));
+    pub(super) fn take(&self, since: Instant, delivery: Info) {
+        self.hand().current = Some((since, delivery));
     }
 
     /// The message is answered; one that has `ended` may be asked about later, one that waits for its next attempt not,
@@ -60,7 +62,7 @@ impl Lane {
         let mut hand = self.hand();
         let current = hand.current.take();
         if ended {
-            hand.last = current.map(|(_, acker, _)| acker);
+            hand.last = current.map(|(_, delivery)| delivery);
         }
     }
 
@@ -83,34 +85,60 @@ impl Worker {
     /// Handles messages one after the other until there is nothing more to take.
     pub(super) async fn work(&self, lane: &Lane) {
         let mut caller = self.caller();
-        let mut now = Instant::now();
+        let Some(mut now) = self.waiting.arrived().await else { return };
         let mut turn = Turn(now);
-        while let Some(Next { since, delivery, low }) = self.waiting.pop(&mut now, self.patience()).await {
+        loop {
+            let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
+                match self.waiting.arrived().await {
+                    Some(then) => now = then,
+                    None => return,
+                }
+                continue;
+            };
             let begun = now;
-            let message = &delivery.message;
-            lane.take(since, delivery.acker.clone(), message.info.stream_sequence());
-            let ended = async {
-                let outcome = match self.verdict(&message.info).await {
-                    Verdict::Bury(outcome) => outcome,
-                    Verdict::Try => {
-                        let _with_others = self.alone.read().await;
-                        self.call(&mut caller, message, begun).await
-                    }
-                    Verdict::TryAlone => {
-                        let _alone = self.alone.write().await;
-                        self.call(&mut caller, message, begun).await
-                    }
-                };
-                self.settle(&delivery, outcome).await
-            }
-            .instrument(self.span(message))
-            .await;
+            lane.take(since, message.info.clone());
+            let span = self.span(&message);
+            let handling = self.handle(&mut caller, &message, begun);
+            let ended = match span.is_disabled() {
+                true => handling.await,
+                false => handling.instrument(span).await,
+            };
             now = Instant::now();
             self.prefetch.measured(now - begun);
+            caller.ended(begun, now);
             lane.free(ended);
             lane.ready(&mut caller).await;
             turn.end(now, low).await;
         }
+    }
+
+    async fn handle(&self, caller: &mut Caller, message: &Message, begun: Instant) -> bool {
+        let verdict = match message.info.delivered() {
+            1 => Verdict::Try,
+            _ => self.verdict(&message.info).await,
+        };
+        let outcome = match verdict {
+            Verdict::Bury(outcome) => outcome,
+            Verdict::Try => {
+                let _with_others = match self.lanes.len() {
+                    1 => None,
+                    _ => Some(self.alone.read().await),
+                };
+                self.call(caller, message, begun).await
+            }
+            Verdict::TryAlone => {
+                let _alone = self.alone.write().await;
+                self.call(caller, message, begun).await
+            }
+        };
+        // The usual end, without the detours of all others.
+        if outcome.settle == Settle::Ack
+            && self.handler.plan.ack == Ack::Sent
+            && let Some(Ok(())) = self.transport.ack(&self.source, &message.info).now_or_never()
+        {
+            return true;
+        }
+        self.settle(message, outcome).await
     }
 
     pub(super) fn caller(&self) -> Caller {

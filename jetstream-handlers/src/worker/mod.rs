@@ -28,15 +28,16 @@ use crate::backoff::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::extract::Context;
 use crate::health::Beat;
+use crate::message::Info;
 use crate::record::Recorder;
 use crate::subscriber::Handler;
-use crate::transport::{Acker, Deliveries, Event, Source, Transport};
+use crate::transport::{Deliveries, Event, Source, Transport};
 use attempts::Attempts;
 pub(crate) use delayed::Delayed;
 use lane::Lane;
 use order::Order;
 use prefetch::Prefetch;
-use waiting::Waiting;
+use waiting::{Filling, Waiting};
 
 /// How many messages that the server gave up can wait to be stored as dead letters.
 const MAX_GIVEN_UP: usize = 1024;
@@ -131,10 +132,13 @@ impl Worker {
                 () = &mut heartbeat => {}
                 // Before the lanes: what has arrived and is not known here gets no heartbeat.
                 event = deliveries.next() => {
-                    let now = Instant::now();
+                    let mut waiting = self.waiting.fill(Instant::now());
                     let mut next = Some(event);
                     while let Some(event) = next {
-                        self.hear(event, now, &given_up);
+                        match event {
+                            Event::Delivery(message) => waiting.push(message),
+                            event => self.hear(event, &mut waiting, &given_up),
+                        }
                         next = deliveries.ready();
                     }
                 }
@@ -162,11 +166,10 @@ impl Worker {
         let hand_back = async {
             // First the inbox is given up: what is handed back while it is open would come right back.
             let mut waiting = self.waiting.close();
-            while let Some(delivery) = deliveries.last().await {
-                waiting.push(delivery);
+            while let Some(message) = deliveries.last().await {
+                waiting.push(message);
             }
-            let waiting: Vec<_> =
-                waiting.into_iter().map(|delivery| (delivery.acker, delivery.message.info.stream_sequence())).collect();
+            let waiting: Vec<_> = waiting.into_iter().map(|message| message.info).collect();
             if !ordered {
                 self.hand_back_in_time(&waiting).await;
                 return (waiting, deliveries);
@@ -196,7 +199,7 @@ impl Worker {
         let last = self.lanes.iter().find_map(Lane::last);
         let answered = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
-            Some(acker) => acker.round_trip(LAST_ACKS).await,
+            Some(delivery) => self.transport.settled(&delivery, LAST_ACKS).await,
             None => self.transport.round_trip(ROUND_TRIP).await,
         };
         if let Err(error) = answered {
@@ -213,7 +216,7 @@ impl Worker {
         })
     }
 
-    async fn hand_back_in_time(&self, messages: &[(Acker, u64)]) {
+    async fn hand_back_in_time(&self, messages: &[Info]) {
         if timeout(HAND_BACK, self.hand_back(messages)).await.is_err() {
             let handler = &self.handler.name;
             tracing::warn!(handler, "what could not be handed back comes again after its ack_wait");
@@ -227,13 +230,13 @@ impl Worker {
         }
     }
 
-    fn hear(&self, event: Event, now: Instant, given_up: &mpsc::Sender<(u64, u64)>) {
+    fn hear(&self, event: Event, waiting: &mut Filling<'_>, given_up: &mpsc::Sender<(u64, u64)>) {
         match event {
-            Event::Delivery(delivery) => self.waiting.push(delivery, now),
+            Event::Delivery(message) => waiting.push(message),
             Event::Recovering(reason) => self.beat.recovering(reason),
             Event::Running => self.beat.running(),
             Event::Regathering => {
-                self.waiting.clear();
+                waiting.clear();
                 if let Some(order) = &self.order {
                     order.regather();
                 }
@@ -279,13 +282,13 @@ impl Worker {
         loop {
             ticks.tick().await;
             let connected = self.transport.is_connected();
-            for acker in self.waiting.keep(young, self.patience(), connected) {
-                self.send(acker.progress()).await;
+            for delivery in self.waiting.keep(young, self.patience(), connected) {
+                self.send(self.transport.progress(&self.source, &delivery)).await;
             }
             // One by one: a message that was answered meanwhile must not be touched any more.
             for lane in &self.lanes {
-                if let Some(acker) = lane.older_than(young) {
-                    self.send(acker.progress()).await;
+                if let Some(delivery) = lane.older_than(young) {
+                    self.send(self.transport.progress(&self.source, &delivery)).await;
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -13,9 +13,8 @@ use super::attempts::Verdict;
 use super::call::Caller;
 use super::lane::{Lane, Turn};
 use super::waiting::Next;
-use crate::message::Info;
+use crate::message::{Info, Message};
 use crate::settle::{Outcome, Settle};
-use crate::transport::{Acker, Delivery};
 
 /// How long a message that has ended may wait for the ack that covers it.
 const LONGEST_DELAY: Duration = Duration::from_millis(100);
@@ -37,10 +36,10 @@ pub(super) struct Order {
 #[derive(Debug, Default)]
 struct Acks {
     /// The last message that has ended and is not acked.
-    last: Option<Acker>,
+    last: Option<Info>,
     count: usize,
-    /// The last one that has ended, as its sequence and the time at which it was stored.
-    done: Option<(u64, SystemTime)>,
+    /// The last one that has ended.
+    done: Option<Info>,
 }
 
 /// What is known of a message that comes again.
@@ -70,30 +69,31 @@ impl Order {
     }
 
     fn known(&self, info: &Info) -> Known {
-        let (sequence, stored_at) = (info.stream_sequence(), info.stored_at());
-        match self.acks().done {
+        let sequence = info.stream_sequence();
+        match &self.acks().done {
             // A stream that was made anew counts from 1 again, with later times.
-            Some((done, time)) if sequence <= done && stored_at <= time => match sequence == done {
-                true => Known::Last,
-                false => Known::Done,
-            },
+            Some(done) if sequence <= done.stream_sequence() && info.stored_at() <= done.stored_at() => {
+                match sequence == done.stream_sequence() {
+                    true => Known::Last,
+                    false => Known::Done,
+                }
+            }
             _ => Known::Not,
         }
     }
 
     /// A message has ended; gives whether it is time for an ack.
-    fn done(&self, delivery: &Delivery) -> bool {
-        let info = &delivery.message.info;
+    fn done(&self, info: &Info) -> bool {
         let mut acks = self.acks();
-        if acks.last.replace(delivery.acker.clone()).is_none() {
+        if acks.last.replace(info.clone()).is_none() {
             self.begun.notify_one();
         }
         acks.count += 1;
-        acks.done = Some((info.stream_sequence(), info.stored_at()));
+        acks.done = Some(info.clone());
         acks.count >= self.every
     }
 
-    fn take(&self) -> Option<Acker> {
+    fn take(&self) -> Option<Info> {
         let mut acks = self.acks();
         acks.count = 0;
         acks.last.take()
@@ -109,16 +109,27 @@ impl Worker {
     /// Handles messages one after the other, and each until it has ended, until there is nothing more to take.
     pub(super) async fn work_in_order(&self, lane: &Lane, order: &Order) {
         let mut caller = self.caller();
-        let mut now = Instant::now();
+        let Some(mut now) = self.waiting.arrived().await else { return };
         let mut turn = Turn(now);
-        while let Some(Next { since, delivery, low }) = self.waiting.pop(&mut now, self.patience()).await {
+        loop {
+            let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
+                match self.waiting.arrived().await {
+                    Some(then) => now = then,
+                    None => break,
+                }
+                continue;
+            };
             let begun = now;
-            let info = &delivery.message.info;
+            let info = &message.info;
             let due = match order.known(info) {
                 Known::Not => {
-                    lane.take(since, delivery.acker.clone(), info.stream_sequence());
-                    let work = self.until_it_has_ended(&mut caller, &delivery, begun, order);
-                    let ended = work.instrument(self.span(&delivery.message)).await;
+                    lane.take(since, info.clone());
+                    let span = self.span(&message);
+                    let work = self.until_it_has_ended(&mut caller, &message, begun, order);
+                    let ended = match span.is_disabled() {
+                        true => work.await,
+                        false => work.instrument(span).await,
+                    };
                     if !ended && self.context.shutdown().is_cancelled() {
                         // The stop hands it back.
                         break;
@@ -126,10 +137,11 @@ impl Worker {
                     lane.free(ended);
                     now = Instant::now();
                     self.prefetch.measured(now - begun);
-                    ended && order.done(&delivery)
+                    caller.ended(begun, now);
+                    ended && order.done(info)
                 }
                 Known::Last => {
-                    order.done(&delivery);
+                    order.done(info);
                     true
                 }
                 Known::Done => false,
@@ -144,18 +156,36 @@ impl Worker {
     }
 
     /// Gives whether the message has ended; one that has not comes again, to this replica or to another.
-    async fn until_it_has_ended(
+    async fn until_it_has_ended(&self, caller: &mut Caller, message: &Message, begun: Instant, order: &Order) -> bool {
+        let gathering = order.gathering.load(Ordering::Relaxed);
+        let first = match message.info.delivered() {
+            1 => Some(self.call(caller, message, begun).await),
+            _ => None,
+        };
+        match first {
+            Some(Outcome { settle: Settle::Ack, .. }) => true,
+            // The rare way has a large future, which a lane need not hold all the time.
+            first => Box::pin(self.retry_in_place(caller, message, order, gathering, first)).await,
+        }
+    }
+
+    /// Goes on after the first outcome, if there is one, until the message has ended.
+    async fn retry_in_place(
         &self,
         caller: &mut Caller,
-        delivery: &Delivery,
-        begun: Instant,
+        message: &Message,
         order: &Order,
+        gathering: u64,
+        mut first: Option<Outcome>,
     ) -> bool {
-        let message = &delivery.message;
-        let gathering = order.gathering.load(Ordering::Relaxed);
-        let (mut begun, mut failed) = (begun, 0);
+        let mut failed = 0;
         loop {
-            let outcome = match self.verdict(&message.info).await {
+            let begun = Instant::now();
+            let verdict = match first.take() {
+                Some(outcome) => Verdict::Bury(outcome),
+                None => self.verdict(&message.info).await,
+            };
+            let outcome = match verdict {
                 Verdict::Bury(outcome) => outcome,
                 Verdict::Try => self.call(caller, message, begun).await,
                 Verdict::TryAlone => {
@@ -163,7 +193,7 @@ impl Worker {
                     self.ack_all(order).await;
                     let outcome = self.call(caller, message, begun).await;
                     if outcome.settle == Settle::Ack {
-                        order.done(delivery);
+                        order.done(&message.info);
                         self.ack_all(order).await;
                         return true;
                     }
@@ -173,7 +203,7 @@ impl Worker {
             if outcome.settle == Settle::Ack {
                 return true;
             }
-            let again = Box::pin(self.fail_in_order(delivery, outcome, failed)).await;
+            let again = self.fail_in_order(message, outcome, failed).await;
             let Some(delay) = again else { return true };
             failed += 1;
             self.ack_all(order).await;
@@ -188,23 +218,22 @@ impl Worker {
             if order.gathering.load(Ordering::Relaxed) != gathering {
                 return false;
             }
-            begun = Instant::now();
         }
     }
 
     /// After which delay the message is tried again; `None` if it is a dead letter now.
-    async fn fail_in_order(&self, delivery: &Delivery, outcome: Outcome, failed: u64) -> Option<Duration> {
-        let attempt = self.attempt(&delivery.message.info).await + failed;
+    async fn fail_in_order(&self, message: &Message, outcome: Outcome, failed: u64) -> Option<Duration> {
+        let attempt = self.attempt(&message.info).await + failed;
         if let Some(delay) = self.delay_after(attempt, &outcome) {
             return Some(delay);
         }
-        self.bury_in_order(delivery, outcome.into_failure()).await
+        self.bury_in_order(message, outcome.into_failure()).await
     }
 
     /// Acks everything that has ended.
     pub(super) async fn ack_all(&self, order: &Order) {
-        if let Some(acker) = order.take() {
-            self.send(acker.ack()).await;
+        if let Some(last) = order.take() {
+            self.send(self.transport.ack(&self.source, &last)).await;
         }
     }
 

@@ -114,7 +114,7 @@ mod tests {
             prefetch.measured(Duration::from_micros(5));
             prefetch.used_up();
         }
-        prefetch.measured(Duration::from_secs(16));
+        prefetch.measured(Duration::from_secs(8));
         assert_eq!(prefetch.size(), 1);
     }
 

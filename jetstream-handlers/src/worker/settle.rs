@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::settle::{Failure, Outcome, Reason, Settle};
 use crate::subscriber::Ack;
-use crate::transport::{Acker, Delivery, PublishAck, Source};
+use crate::transport::{PublishAck, Source};
 
 /// The longest delay before a dead letter that could not be stored is tried again.
 const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
@@ -29,20 +29,20 @@ impl Worker {
     /// Ends a message as its handler said, and says in the log why if it was not with an ack.
     ///
     /// Gives whether the message has ended: it is not one that waits for its next attempt.
-    pub(super) async fn settle(&self, delivery: &Delivery, outcome: Outcome) -> bool {
+    pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> bool {
         if outcome.settle == Settle::Ack {
-            self.ack(delivery).await;
+            self.ack(message).await;
             return true;
         }
         // The rare way has a large future, which a lane need not hold all the time.
         Box::pin(async {
-            let attempt = self.attempt(&delivery.message.info).await;
+            let attempt = self.attempt(&message.info).await;
             match self.delay_after(attempt, &outcome) {
                 Some(delay) => {
-                    self.delay(delivery, delay).await;
+                    self.delay(message, delay).await;
                     false
                 }
-                None => self.bury(delivery, outcome.into_failure()).await,
+                None => self.bury(message, outcome.into_failure()).await,
             }
         })
         .await
@@ -62,18 +62,18 @@ impl Worker {
         Some(delay)
     }
 
-    async fn ack(&self, delivery: &Delivery) {
+    async fn ack(&self, message: &Message) {
         match self.handler.plan.ack {
-            Ack::Sent => self.send(delivery.acker.ack()).await,
-            Ack::Confirmed => self.ack_until_confirmed(delivery).await,
+            Ack::Sent => self.send(self.transport.ack(&self.source, &message.info)).await,
+            Ack::Confirmed => self.ack_until_confirmed(message).await,
         };
     }
 
     /// Repeats the ack while the server does not answer it; the heartbeat keeps the message from coming again meanwhile.
-    async fn ack_until_confirmed(&self, delivery: &Delivery) -> bool {
+    async fn ack_until_confirmed(&self, message: &Message) -> bool {
         let mut backoff = Doubling::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..MAX_CONFIRMATIONS {
-            match timeout(CONFIRMATION, delivery.acker.ack_confirmed(CONFIRMATION)).await {
+            match timeout(CONFIRMATION, self.transport.ack_confirmed(&self.source, &message.info, CONFIRMATION)).await {
                 Ok(Ok(())) => return true,
                 Ok(Err(error)) => tracing::warn!("an ack was not confirmed, and is sent again: {error:?}"),
                 Err(_) => tracing::warn!("an ack could not be sent, and is sent again"),
@@ -84,7 +84,7 @@ impl Worker {
         false
     }
 
-    async fn delay(&self, delivery: &Delivery, delay: Duration) {
+    async fn delay(&self, message: &Message, delay: Duration) {
         let bound = self.source.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, bound) {
             let handler = &self.handler.name;
@@ -95,19 +95,19 @@ impl Worker {
                 "so many messages wait for their next attempt that new ones will soon not be delivered"
             );
         }
-        self.send(delivery.acker.nak(delay)).await;
+        self.send(self.transport.nak(&self.source, &message.info, delay)).await;
     }
 
     /// Stores a copy among the dead letters, then terminates the message; without a copy it stays alive.
-    async fn bury(&self, delivery: &Delivery, failure: Failure) -> bool {
-        match self.keep_letter(&delivery.message, &failure).await {
+    async fn bury(&self, message: &Message, failure: Failure) -> bool {
+        match self.keep_letter(message, &failure).await {
             Ok(()) => {
-                self.send(delivery.acker.term(&failure.error)).await;
+                self.send(self.transport.term(&self.source, &message.info, &failure.error)).await;
                 true
             }
             Err(delay) => {
-                self.attempts.remember(&delivery.message.info, failure);
-                self.delay(delivery, delay).await;
+                self.attempts.remember(&message.info, failure);
+                self.delay(message, delay).await;
                 false
             }
         }
@@ -116,9 +116,9 @@ impl Worker {
     /// As [`bury`](Self::bury) for a message that must not leave its place: gives after which delay to come back.
     ///
     /// It is not terminated but acked with the messages before it, which ends it all the same.
-    pub(super) async fn bury_in_order(&self, delivery: &Delivery, failure: Failure) -> Option<Duration> {
-        let delay = self.keep_letter(&delivery.message, &failure).await.err()?;
-        self.attempts.remember(&delivery.message.info, failure);
+    pub(super) async fn bury_in_order(&self, message: &Message, failure: Failure) -> Option<Duration> {
+        let delay = self.keep_letter(message, &failure).await.err()?;
+        self.attempts.remember(&message.info, failure);
         Some(delay)
     }
 
@@ -167,15 +167,15 @@ impl Worker {
     /// Gives messages to the next replica: those that have not started, and those that did not end within the grace period.
     ///
     /// The delivery is no attempt that failed, because it was our stop that ended it.
-    pub(super) async fn hand_back(&self, messages: &[(Acker, u64)]) {
+    pub(super) async fn hand_back(&self, messages: &[Info]) {
         // Without a server they come again after `ack_wait`, without a word.
         if messages.is_empty() || !self.transport.is_connected() {
             return;
         }
-        let sequences: Vec<_> = messages.iter().map(|(_, sequence)| *sequence).collect();
+        let sequences: Vec<_> = messages.iter().map(Info::stream_sequence).collect();
         self.remember_hand_back(&sequences).await;
-        for (acker, _) in messages {
-            self.send(acker.nak(Duration::ZERO)).await;
+        for delivery in messages {
+            self.send(self.transport.nak(&self.source, delivery, Duration::ZERO)).await;
         }
     }
 

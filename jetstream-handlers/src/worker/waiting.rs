@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::transport::{Acker, Delivery};
+use crate::message::{Info, Message};
 
 /// The queue between the pull loop and the lanes; it holds no more than the loop has asked for.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Waiting {
 
 #[derive(Debug, Default)]
 struct Queue {
-    deliveries: VecDeque<(Instant, Delivery)>,
+    messages: VecDeque<(Instant, Message)>,
     /// With so many left, or none, there is room for more.
     mark: usize,
     closed: bool,
@@ -30,41 +30,67 @@ struct Queue {
 pub(super) struct Next {
     /// When the server heard of it last.
     pub(super) since: Instant,
-    pub(super) delivery: Delivery,
+    pub(super) message: Message,
     /// Whether there is room for more now.
     pub(super) low: bool,
 }
 
-impl Waiting {
-    pub(super) fn push(&self, delivery: Delivery, now: Instant) {
-        self.queue().deliveries.push_back((now, delivery));
+/// The queue while it is filled.
+pub(super) struct Filling<'a> {
+    queue: MutexGuard<'a, Queue>,
+    arrived: &'a Notify,
+    now: Instant,
+}
+
+impl Filling<'_> {
+    pub(super) fn push(&mut self, message: Message) {
+        self.queue.messages.push_back((self.now, message));
         self.arrived.notify_one();
     }
 
-    /// The next message, in order; nothing after the close. `now` is brought up to date if it had to be waited for.
+    pub(super) fn clear(&mut self) {
+        self.queue.messages.clear();
+    }
+}
+
+impl Waiting {
+    /// Takes in what has arrived by now.
+    pub(super) fn fill(&self, now: Instant) -> Filling<'_> {
+        Filling { queue: self.queue(), arrived: &self.arrived, now }
+    }
+
+    /// The next message, in order.
     ///
     /// One of which the server has heard nothing for `patience` is left out: it was given to somebody else.
-    pub(super) async fn pop(&self, now: &mut Instant, patience: Duration) -> Option<Next> {
+    pub(super) fn pop(&self, now: Instant, patience: Duration) -> Option<Next> {
+        let mut queue = self.queue();
+        while let Some((since, message)) = queue.messages.pop_front() {
+            let left = queue.messages.len();
+            let low = left == queue.mark || left == 0;
+            if low {
+                self.low.notify_one();
+            }
+            if now.saturating_duration_since(since) < patience {
+                return Some(Next { since, message, low });
+            }
+        }
+        None
+    }
+
+    /// Waits until there is something to take; gives the time then, and nothing after the close.
+    pub(super) async fn arrived(&self) -> Option<Instant> {
         loop {
             let arrived = self.arrived.notified();
             {
-                let mut queue = self.queue();
+                let queue = self.queue();
                 if queue.closed {
                     return None;
                 }
-                while let Some((since, delivery)) = queue.deliveries.pop_front() {
-                    let left = queue.deliveries.len();
-                    let low = left == queue.mark || left == 0;
-                    if low {
-                        self.low.notify_one();
-                    }
-                    if now.saturating_duration_since(since) < patience {
-                        return Some(Next { since, delivery, low });
-                    }
+                if !queue.messages.is_empty() {
+                    return Some(Instant::now());
                 }
             }
             arrived.await;
-            *now = Instant::now();
         }
     }
 
@@ -77,45 +103,39 @@ impl Waiting {
     pub(super) fn mark(&self, mark: usize) -> usize {
         let mut queue = self.queue();
         queue.mark = mark;
-        queue.deliveries.len()
+        queue.messages.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue().deliveries.is_empty()
+        self.queue().messages.is_empty()
     }
 
     /// What has waited longer than `age` since it arrived or was kept last; `kept` says that the server hears of it now.
     ///
     /// What the server has heard nothing of for `patience` is left out for good: it was given to somebody else.
-    pub(super) fn keep(&self, age: Duration, patience: Duration, kept: bool) -> Vec<Acker> {
+    pub(super) fn keep(&self, age: Duration, patience: Duration, kept: bool) -> Vec<Info> {
         let now = Instant::now();
         let mut queue = self.queue();
-        let before = queue.deliveries.len();
-        queue.deliveries.retain(|(since, _)| now - *since < patience);
-        if queue.deliveries.len() < before {
+        let before = queue.messages.len();
+        queue.messages.retain(|(since, _)| now - *since < patience);
+        if queue.messages.len() < before {
             self.low.notify_one();
         }
-        let old = queue.deliveries.iter_mut().filter(|(since, _)| now - *since >= age);
-        old.map(|(since, delivery)| {
+        let old = queue.messages.iter_mut().filter(|(since, _)| now - *since >= age);
+        old.map(|(since, message)| {
             if kept {
                 *since = now;
             }
-            delivery.acker.clone()
+            message.info.clone()
         })
         .collect()
     }
 
-    /// Forgets what no lane has taken.
-    pub(super) fn clear(&self) {
-        self.queue().deliveries.clear();
-        self.low.notify_one();
-    }
-
     /// Ends the lanes that wait, and gives back what no lane has taken.
-    pub(super) fn close(&self) -> Vec<Delivery> {
+    pub(super) fn close(&self) -> Vec<Message> {
         let mut queue = self.queue();
         queue.closed = true;
-        let left = queue.deliveries.drain(..).map(|(_, delivery)| delivery).collect();
+        let left = queue.messages.drain(..).map(|(_, message)| message).collect();
         self.arrived.notify_waiters();
         left
     }
