@@ -293,9 +293,9 @@ impl<'a> Batch<'a> {
                     return Err(self.ended(ErrorKind::Timeout, "the stream does not answer"));
                 }
                 None => {
-                    // An answer was lost, or all that was sent on a former connection; the next one says how much is stored.
-                    // A question with the number 1 would begin a new batch where the stream knows none.
-                    let question = if self.ending && self.sent == 1 { Operation::End } else { Operation::Ping };
+                    // An answer was lost, or all that was sent on a former connection or to a former leader;
+                    // the next one says how much is stored.
+                    let question = if self.ending { Operation::End } else { Operation::Ping };
                     if let Err(error) = self.control(question).await {
                         self.trouble.get_or_insert(error);
                     }
@@ -400,9 +400,12 @@ impl<'a> Batch<'a> {
         let kind = trouble.as_ref().map_or(kind, Error::kind);
         let why = trouble.as_ref().map_or_else(|| why.to_owned(), ToString::to_string);
         let (subject, stored, sent) = (&self.subject, self.stored, self.sent);
-        let text = format!(
-            "the batch on `{subject}` ended early: the first {stored} messages are stored, those after it up to {sent} may be stored or not, and no other is: {why}"
-        );
+        let rest = match stored == sent {
+            true => "which are all that were sent".to_owned(),
+            false => format!("those after it up to {sent} may be stored or not, and no other is"),
+        };
+        let text =
+            format!("the batch on `{subject}` ended early: the first {stored} messages are stored, {rest}: {why}");
         let error = Error::new(kind, text).with_stored(stored);
         match trouble {
             Some(trouble) => error.with_source(trouble),
