@@ -30,7 +30,7 @@ use crate::worker::{Delayed, Worker};
 #[derive(Debug, Clone)]
 pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
-    pub(crate) fetch_wait: Duration,
+    pub(crate) fetch_wait: Option<Duration>,
     pub(crate) shutdown_grace: Duration,
 }
 

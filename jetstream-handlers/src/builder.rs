@@ -69,11 +69,7 @@ impl Builder {
             credentials_file: None,
             wait_for_server: Duration::ZERO,
             states: States::default(),
-            defaults: Defaults {
-                batch_size: None,
-                fetch_wait: Duration::from_secs(5),
-                shutdown_grace: Duration::from_secs(30),
-            },
+            defaults: Defaults { batch_size: None, fetch_wait: None, shutdown_grace: Duration::from_secs(30) },
             settings: Settings {
                 auto_create: true,
                 streams: Vec::new(),
@@ -128,19 +124,24 @@ impl Builder {
         self
     }
 
-    /// How many messages each handler asks for beyond those that can start at once; 10 unless said.
+    /// How many messages each handler asks for beyond those that can start at once.
     ///
+    /// Unless said, a handler begins with 10 and doubles that while it uses them up, to 1000 at most;
+    /// but it never holds more than it can start within a sixth of its `ack_wait`, or within a second.
     /// The `batch_size` of a handler goes before it.
     pub fn batch_size(mut self, messages: usize) -> Self {
         self.defaults.batch_size = Some(messages.max(1));
         self
     }
 
-    /// How long one request for messages stays open on the server; 5 s unless said, at least 200 ms.
+    /// How long one request for messages stays open on the server, at least 200 ms.
     ///
-    /// Messages arrive as soon as they are there; this decides how often an idle handler asks again, and how soon it notices a silent server.
+    /// Unless said it is 5 s, and grows to 30 s while a handler has nothing to do.
+    /// Messages arrive as soon as they are there; this decides how often an idle handler asks again,
+    /// and how soon it notices that nobody serves its consumer: after as long as this, 30 s at most.
+    /// A server that has fallen silent is left after about 4 s in any case.
     pub fn fetch_wait(mut self, wait: Duration) -> Self {
-        self.defaults.fetch_wait = wait.clamp(Duration::from_millis(200), LONGEST);
+        self.defaults.fetch_wait = Some(wait.clamp(Duration::from_millis(200), LONGEST));
         self
     }
 

@@ -31,8 +31,8 @@ pub struct HandlerHealth {
 
 /// The health of a broker: what a readiness probe asks for.
 ///
-/// It is what the server has said last, so it turns red within a few seconds of a failure:
-/// each handler hears a heartbeat every half `fetch_wait` even when there is no message.
+/// It is what the server has said last, so it turns red within a few seconds of a failure;
+/// a handler whose consumer has nobody to serve it, on a server that answers, notices within the `fetch_wait`.
 ///
 /// # Examples
 ///

@@ -136,6 +136,22 @@ impl Info {
         })
     }
 
+    /// Reads the ack subject of another delivery of the same consumer, which differs in its numbers alone.
+    pub(crate) fn like(&self, ack_subject: &async_nats::Subject) -> Option<Self> {
+        let consumer_end = self.consumer_end as usize;
+        let text = ack_subject.as_bytes();
+        if text.get(..=consumer_end)? != self.ack_subject.as_bytes().get(..=consumer_end)? {
+            return None;
+        }
+        let mut numbers = text[consumer_end + 1..].split(|byte| *byte == b'.');
+        Some(Self {
+            delivered: number(numbers.next()?)?,
+            stream_sequence: number(numbers.next()?)?,
+            ack_subject: ack_subject.clone(),
+            ..*self
+        })
+    }
+
     /// What is known of a message that was read from its stream, not delivered.
     pub(crate) fn of_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
         let nanos = stored.time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
@@ -235,6 +251,22 @@ mod tests {
             let info = Info::parse(subject.into()).unwrap();
             assert_eq!((info.stream(), info.consumer()), ("S", "D"));
             assert_eq!((info.delivered(), info.pending()), (1, 5));
+        }
+    }
+
+    #[test]
+    fn reads_the_next_ack_subject_by_the_one_before() {
+        for (first, next) in [
+            ("$JS.ACK.S.D.1.2.3.4.5", "$JS.ACK.S.D.2.70.80.90.100"),
+            ("$JS.ACK.hub.hash.S.D.1.2.3.4.5.tail", "$JS.ACK.hub.hash.S.D.2.70.80.90.100.other"),
+        ] {
+            let info = Info::parse(first.into()).unwrap().like(&next.into()).unwrap();
+            assert_eq!((info.stream(), info.consumer(), info.delivered()), ("S", "D", 2));
+            assert_eq!((info.stream_sequence(), info.consumer_sequence(), info.pending()), (70, 80, 100));
+        }
+        let info = Info::parse("$JS.ACK.S.D.1.2.3.4.5".into()).unwrap();
+        for other in ["$JS.ACK.S.DD.1.2.3.4.5", "$JS.ACK.S.E.1.2.3.4.5", "$JS.ACK.S.D", "$JS.ACK.S.D.x.2.3.4.5"] {
+            assert!(info.like(&other.into()).is_none(), "{other}");
         }
     }
 

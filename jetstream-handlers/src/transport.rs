@@ -195,11 +195,11 @@ impl Transport {
         &self,
         handler: &Arc<Handler>,
         source: &Arc<Source>,
-        expires: Duration,
+        fetch_wait: Option<Duration>,
     ) -> Result<Deliveries, Error> {
         match self {
             Self::Nats(connection) => {
-                let pull = nats::Pull::open(connection.clone(), handler.clone(), source.clone(), expires).await?;
+                let pull = nats::Pull::open(connection.clone(), handler.clone(), source.clone(), fetch_wait).await?;
                 Ok(Deliveries::Nats(Box::new(pull)))
             }
             Self::Memory(memory) => {

@@ -311,20 +311,21 @@ impl Reader {
                     run = None;
                     table.tell(status, message);
                 }
-                _ => match message.reply.clone().and_then(Info::parse) {
-                    None => {
-                        tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
-                    }
-                    Some(info) => {
-                        if run.as_ref().is_none_or(|run| run.route.consumer != info.source()) {
-                            run = table.find(info.source(), self.inbox).map(Run::begin);
-                        }
+                _ => {
+                    if let (Some(run), Some(ack_subject)) = (&mut run, &message.reply)
+                        && let Some(info) = run.like.like(ack_subject)
+                    {
+                        run.queue.push_back(Arrival::Delivery(delivery(message, info)));
+                    } else if let Some(info) = message.reply.clone().and_then(Info::parse) {
+                        run = table.find(info.source(), self.inbox).map(|route| Run::begin(route, info.clone()));
                         match &mut run {
                             Some(run) => run.queue.push_back(Arrival::Delivery(delivery(message, info))),
                             None => self.strays.extend(message.reply),
                         }
+                    } else {
+                        tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
                     }
-                },
+                }
             }
             next = match subscriber.poll_next_unpin(&mut task) {
                 Poll::Ready(message) => message,
@@ -338,11 +339,13 @@ impl Reader {
 struct Run<'a> {
     route: &'a Route,
     queue: MutexGuard<'a, VecDeque<Arrival>>,
+    /// The first of them, by which the others are read.
+    like: Info,
 }
 
 impl<'a> Run<'a> {
-    fn begin(route: &'a Arc<Route>) -> Self {
-        Self { route, queue: route.queue() }
+    fn begin(route: &'a Arc<Route>, like: Info) -> Self {
+        Self { route, queue: route.queue(), like }
     }
 }
 

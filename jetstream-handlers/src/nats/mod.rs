@@ -16,7 +16,7 @@ mod window;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -45,8 +45,8 @@ const WATCH_PERIOD: Duration = Duration::from_millis(100);
 /// How long a server may take to answer before it is left.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// How long a new connection is given before it counts as silent too.
-const LEAVE_PAUSE: Duration = Duration::from_secs(5);
+/// After how long without a word a server is asked whether it is there, and how long a new connection is given.
+const SILENCE: Duration = Duration::from_millis(2500);
 
 /// One connection, shared by all handlers and publishers of a broker.
 pub(crate) struct Connection {
@@ -56,8 +56,6 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     routes: Arc<inbox::Routes>,
     closed: CancellationToken,
-    /// When a silent server was left last.
-    left: Mutex<Option<Instant>>,
     _watcher: AbortOnDropHandle<()>,
 }
 
@@ -75,23 +73,14 @@ impl Connection {
             (None, None) => "$JS.API".to_owned(),
         };
         let (sender, epoch) = watch::channel(connects(&client));
-        let watched = client.clone();
-        let watcher = tokio::spawn(async move {
-            loop {
-                tokio::time::sleep(WATCH_PERIOD).await;
-                let now = connects(&watched);
-                sender.send_if_modified(|epoch| std::mem::replace(epoch, now) != now);
-            }
-        });
-        Arc::new(Self {
+        Arc::new_cyclic(|connection| Self {
             client,
             api_prefix,
             settings,
             epoch,
             routes: Arc::default(),
             closed: CancellationToken::new(),
-            left: Mutex::new(None),
-            _watcher: AbortOnDropHandle::new(watcher),
+            _watcher: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
         })
     }
 
@@ -139,27 +128,6 @@ impl Connection {
         }
     }
 
-    /// Leaves a server that has sent nothing at all since `heard`, for one that does.
-    ///
-    /// The library would notice only after two pings without an answer.
-    async fn leave_if_silent(&self, heard: u64) {
-        if self.heard() != heard || !self.is_connected() {
-            return;
-        }
-        // All handlers of the connection notice at the same time; the first acts for all.
-        // A request that nobody answers is refused at once by a server that is alive, whatever the user may do.
-        self.round_trip(PROBE).await.ok();
-        if self.heard() != heard {
-            return;
-        }
-        let now = Instant::now();
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).replace(now);
-        if left.is_none_or(|left| now - left > LEAVE_PAUSE) {
-            tracing::warn!("the server is silent; connecting anew");
-            self.client.force_reconnect().await.ok();
-        }
-    }
-
     /// Sends what is queued, then ends the connection.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         if self.is_closed() {
@@ -190,4 +158,30 @@ impl Connection {
 
 fn connects(client: &Client) -> u64 {
     client.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// Says when a connection was made anew, and leaves a server that has fallen silent for one that has not.
+///
+/// The library would notice that only after two pings without an answer.
+async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64>) {
+    let (mut heard, mut heard_at) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(WATCH_PERIOD).await;
+        let Some(connection) = connection.upgrade() else { return };
+        let connects = connects(&connection.client);
+        let anew = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
+        if connection.heard() != heard || anew || !connection.is_connected() {
+            (heard, heard_at) = (connection.heard(), Instant::now());
+        }
+        if heard_at.elapsed() < SILENCE {
+            continue;
+        }
+        // A request that nobody answers is refused at once by a server that is alive, whatever the user may do.
+        connection.round_trip(PROBE).await.ok();
+        if connection.heard() == heard && connection.is_connected() {
+            tracing::warn!("the server is silent; connecting anew");
+            connection.client.force_reconnect().await.ok();
+        }
+        heard_at = Instant::now();
+    }
 }

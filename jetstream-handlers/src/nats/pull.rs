@@ -34,8 +34,12 @@ const MAX_BATCH: usize = 1000;
 /// How long it may take to look for a consumer that does not answer.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The longest time between heartbeats, of which two that are missing mean a silent server.
-const LONGEST_HEARTBEAT: Duration = Duration::from_secs(5);
+/// The longest time between heartbeats, of which two that are missing mean that the consumer has nobody to serve it.
+const LONGEST_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a request lives, unless `fetch_wait` says: twice as long each time nothing came, up to the longest.
+const FIRST_EXPIRES: Duration = Duration::from_secs(5);
+const LONGEST_EXPIRES: Duration = Duration::from_secs(30);
 
 /// The shortest time for which a request is made, should the consumer limit it.
 const SHORTEST_EXPIRES: Duration = Duration::from_millis(10);
@@ -58,7 +62,10 @@ pub(crate) struct Pull {
     handler: Arc<Handler>,
     source: Arc<Source>,
     next_subject: String,
+    /// How long the next request lives, and between which bounds.
     expires: Duration,
+    shortest_expires: Duration,
+    longest_expires: Duration,
     max_batch: usize,
 
     epoch: watch::Receiver<u64>,
@@ -72,12 +79,8 @@ pub(crate) struct Pull {
     room: usize,
     requests: Requests,
     last_heard: Instant,
-    /// What the connection had heard in all when the last request was sent.
-    heard_at_request: u64,
     /// Nothing will ever come: the inbox is closed.
     closed: bool,
-    /// The server sends no heartbeats: see whether it sends anything.
-    silent: bool,
 
     /// Up to where the consumer had come, should it be deleted; read now and then while messages come.
     floor: Option<Floor>,
@@ -146,7 +149,7 @@ impl Pull {
         connection: Arc<Connection>,
         handler: Arc<Handler>,
         source: Arc<Source>,
-        expires: Duration,
+        fetch_wait: Option<Duration>,
     ) -> Result<Self, Error> {
         let advisories = connection.routes.advisories(connection.client(), &source.stream).await?;
         let route = connection.routes.open(&source.stream, &source.consumer);
@@ -164,7 +167,9 @@ impl Pull {
         });
         let mut pull = Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
-            expires,
+            expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
+            shortest_expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
+            longest_expires: fetch_wait.unwrap_or(LONGEST_EXPIRES),
             max_batch: MAX_BATCH,
             epoch,
             route,
@@ -175,9 +180,7 @@ impl Pull {
             room: 0,
             requests: Requests::default(),
             last_heard: Instant::now(),
-            heard_at_request: 0,
             closed: false,
-            silent: false,
             floor: None,
             reading_floor: source.existed.then(|| read_floor(connection.clone(), source.clone())),
             next_floor: Some(Instant::now()),
@@ -257,7 +260,7 @@ impl Pull {
                 () = self.route.take(&mut self.arrived), if !self.closed => self.last_heard = Instant::now(),
                 result = looking => self.looked(result),
                 result = reading_floor => self.read_floor(result),
-                result = asking => self.heard_of_order(result).await,
+                result = asking => Box::pin(self.heard_of_order(result)).await,
                 Ok(()) = self.epoch.changed() => {
                     // What was asked of the former connection will not be answered.
                     self.requests.forget();
@@ -342,10 +345,6 @@ impl Pull {
         if self.closed {
             return;
         }
-        if self.silent {
-            self.connection.leave_if_silent(self.heard_at_request).await;
-            self.silent = false;
-        }
         if self.trouble.is_some() {
             return;
         }
@@ -355,7 +354,7 @@ impl Pull {
         }
         if self.stale {
             let epoch = *self.epoch.borrow();
-            if let Err(error) = self.take_seat(epoch).await {
+            if let Err(error) = Box::pin(self.take_seat(epoch)).await {
                 return self.fail(&chain(&error), false);
             }
             self.requests.forget();
@@ -389,7 +388,6 @@ impl Pull {
         if let Some(order) = &mut self.order {
             order.pin_kept = Instant::now();
         }
-        self.heard_at_request = self.connection.heard();
         self.requests.sent(batch, self.expires);
     }
 
@@ -482,7 +480,6 @@ impl Pull {
             None if silent => {
                 self.requests.forget();
                 self.stale = true;
-                self.silent = true;
                 self.fail("the server sends no heartbeats; it is away, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`", false);
             }
             None => self.requests.prune(),
@@ -493,7 +490,7 @@ impl Pull {
             order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await }));
         }
         if order.pin.is_some() && order.pin_kept + order.pin_period <= now {
-            self.keep_pin().await;
+            Box::pin(self.keep_pin()).await;
         }
     }
 
@@ -529,6 +526,7 @@ impl Pull {
 
     fn count_delivery(&mut self) {
         self.requests.delivered();
+        self.expires = self.shortest_expires;
         self.well();
         self.want_floor();
     }
@@ -644,6 +642,10 @@ impl Pull {
             404 | 408 => {
                 self.requests.end(number, left);
                 self.well();
+                if left == batch {
+                    // Nothing came: whoever has little to do shall ask seldom.
+                    self.expires = (self.expires * 2).min(self.longest_expires);
+                }
             }
             409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => {
                 self.requests.end(number, left);
@@ -665,6 +667,8 @@ impl Pull {
             409 if text.contains("Exceeded MaxRequestExpires") => {
                 self.requests.end(number, left);
                 self.expires = (self.expires / 2).max(SHORTEST_EXPIRES);
+                self.longest_expires = self.expires;
+                self.shortest_expires = self.shortest_expires.min(self.expires);
                 if self.expires == SHORTEST_EXPIRES {
                     self.fail(text, false);
                 }

@@ -96,8 +96,7 @@ impl Worker {
         if info.delivered() <= max_deliver {
             return Verdict::Try;
         }
-        // The rare way has a large future, which a lane need not hold all the time.
-        Box::pin(self.late_verdict(info, max_deliver)).await
+        self.late_verdict(info, max_deliver).await
     }
 
     async fn late_verdict(&self, info: &Info, max_deliver: u64) -> Verdict {

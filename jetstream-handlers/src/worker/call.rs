@@ -56,13 +56,13 @@ impl Caller {
                 }
             },
         };
-        thread.call(message.clone(), self.call.handler.plan.timeout()).await
+        Box::pin(thread.call(message.clone(), self.call.handler.plan.timeout())).await
     }
 
     /// After a message: says so if the whole call was one that blocks the others.
-    pub(super) fn ended(&mut self, begun: Instant, now: Instant) {
+    pub(super) fn ended(&mut self, took: Duration, now: Instant) {
         if !self.blocking && !std::mem::take(&mut self.call.paused) {
-            self.call.complaint.after(&self.call.handler.name, begun, now);
+            self.call.complaint.after(&self.call.handler.name, took, now);
         }
     }
 
@@ -115,12 +115,14 @@ impl Call {
     /// Waits for the end of a call whose first part is over, and says so if a part of it blocks the others.
     async fn finish(&mut self, begun: Instant) -> Outcome {
         self.paused = true;
-        self.complaint.after(&self.handler.name, begun, Instant::now());
+        let now = Instant::now();
+        self.complaint.after(&self.handler.name, now - begun, now);
         let limit = self.handler.plan.timeout();
         let call = std::future::poll_fn(|task| {
             let begun = Instant::now();
             let poll = self.poll(task);
-            self.complaint.after(&self.handler.name, begun, Instant::now());
+            let now = Instant::now();
+            self.complaint.after(&self.handler.name, now - begun, now);
             poll
         });
         let outcome = timeout(limit, call).await;
@@ -147,11 +149,11 @@ struct Complaint {
 }
 
 impl Complaint {
-    fn after(&mut self, name: &str, begun: Instant, now: Instant) {
+    /// After the handler was polled once.
+    fn after(&mut self, name: &str, took: Duration, now: Instant) {
         if self.alone {
             return;
         }
-        let took = now - begun;
         if took >= BLOCKED && self.last.is_none_or(|last| now - last >= COMPLAINT_PERIOD) {
             self.last = Some(now);
             tracing::warn!(

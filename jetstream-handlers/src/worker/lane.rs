@@ -86,7 +86,7 @@ impl Worker {
     pub(super) async fn work(&self, lane: &Lane) {
         let mut caller = self.caller();
         let Some(mut now) = self.waiting.arrived().await else { return };
-        let mut turn = Turn(now);
+        let mut turn = Turn::begin(now);
         loop {
             let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
                 match self.waiting.arrived().await {
@@ -104,8 +104,9 @@ impl Worker {
                 false => handling.instrument(span).await,
             };
             now = Instant::now();
-            self.prefetch.measured(now - begun);
-            caller.ended(begun, now);
+            let took = now - begun;
+            self.prefetch.measured(took);
+            caller.ended(took, now);
             lane.free(ended);
             lane.ready(&mut caller).await;
             turn.end(now, low).await;
@@ -115,7 +116,7 @@ impl Worker {
     async fn handle(&self, caller: &mut Caller, message: &Message, begun: Instant) -> bool {
         let verdict = match message.info.delivered() {
             1 => Verdict::Try,
-            _ => self.verdict(&message.info).await,
+            _ => Box::pin(self.verdict(&message.info)).await,
         };
         let outcome = match verdict {
             Verdict::Bury(outcome) => outcome,
@@ -127,8 +128,12 @@ impl Worker {
                 self.call(caller, message, begun).await
             }
             Verdict::TryAlone => {
-                let _alone = self.alone.write().await;
-                self.call(caller, message, begun).await
+                let alone = async {
+                    let _alone = self.alone.write().await;
+                    self.call(caller, message, begun).await
+                };
+                // What is rare has a future of its own, which a lane need not carry all the time.
+                Box::pin(alone).await
             }
         };
         // The usual end, without the detours of all others.
@@ -138,7 +143,7 @@ impl Worker {
         {
             return true;
         }
-        self.settle(message, outcome).await
+        Box::pin(self.settle(message, outcome)).await
     }
 
     pub(super) fn caller(&self) -> Caller {
@@ -175,16 +180,20 @@ impl Worker {
     }
 }
 
-/// Since when a lane has not let the others have their turn.
-pub(super) struct Turn(pub(super) Instant);
+/// Until when a lane goes on without letting the others have their turn.
+pub(super) struct Turn(Instant);
 
 impl Turn {
+    pub(super) fn begin(now: Instant) -> Self {
+        Self(now + BUSY)
+    }
+
     /// After a message: a handler that never waits would keep the whole worker from its heartbeats and arrivals,
     /// and from asking for more while it is `low`.
     pub(super) async fn end(&mut self, now: Instant, low: bool) {
-        if low || now - self.0 >= BUSY {
+        if low || now >= self.0 {
             tokio::task::yield_now().await;
-            self.0 = now;
+            *self = Self::begin(now);
         }
     }
 }

@@ -6,6 +6,7 @@
 mod attempts;
 mod call;
 mod delayed;
+mod graves;
 mod lane;
 mod order;
 mod prefetch;
@@ -13,14 +14,14 @@ mod settle;
 mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use tokio::sync::{RwLock, mpsc};
+use tokio::sync::RwLock;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -34,13 +35,11 @@ use crate::subscriber::Handler;
 use crate::transport::{Deliveries, Event, Source, Transport};
 use attempts::Attempts;
 pub(crate) use delayed::Delayed;
+use graves::Graves;
 use lane::Lane;
 use order::Order;
 use prefetch::Prefetch;
 use waiting::{Filling, Waiting};
-
-/// How many messages that the server gave up can wait to be stored as dead letters.
-const MAX_GIVEN_UP: usize = 1024;
 
 /// How long the stop waits for any answer; a user who may not publish to an inbox gets none.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -68,6 +67,7 @@ pub(crate) struct Worker {
     lanes: Vec<Lane>,
     /// Of an ordered handler.
     order: Option<Order>,
+    graves: Graves,
 }
 
 impl Worker {
@@ -103,6 +103,7 @@ impl Worker {
             alone,
             lanes,
             order,
+            graves: Graves::default(),
         }
     }
 
@@ -117,12 +118,10 @@ impl Worker {
         stop: CancellationToken,
         grace: Duration,
     ) -> Result<(), Error> {
-        let (given_up, graves) = mpsc::channel(MAX_GIVEN_UP);
         let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| self.run_lane(lane)).collect();
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
-        // Each is seldom at work, and large when it is.
-        let mut undertaker = Box::pin(self.undertake(graves));
+        let mut undertaker = pin!(self.undertake());
         loop {
             deliveries.room(self.room());
             tokio::select! {
@@ -137,7 +136,7 @@ impl Worker {
                     while let Some(event) = next {
                         match event {
                             Event::Delivery(message) => waiting.push(message),
-                            event => self.hear(event, &mut waiting, &given_up),
+                            event => self.hear(event, &mut waiting),
                         }
                         next = deliveries.ready();
                     }
@@ -148,6 +147,18 @@ impl Worker {
                 () = self.waiting.low() => self.prefetch.used_up(),
             }
         }
+        // What follows happens once, and is not carried along until then.
+        Box::pin(self.end(lanes, heartbeat, deliveries, grace)).await
+    }
+
+    /// Gives what runs `grace` to end, and hands back the rest.
+    async fn end<'a>(
+        &'a self,
+        mut lanes: FuturesUnordered<impl Future<Output = ()> + 'a>,
+        mut heartbeat: Pin<&mut impl Future<Output = ()>>,
+        mut deliveries: Deliveries,
+        grace: Duration,
+    ) -> Result<(), Error> {
         self.beat.stopping();
 
         let ended = CancellationToken::new();
@@ -230,7 +241,7 @@ impl Worker {
         }
     }
 
-    fn hear(&self, event: Event, waiting: &mut Filling<'_>, given_up: &mpsc::Sender<(u64, u64)>) {
+    fn hear(&self, event: Event, waiting: &mut Filling<'_>) {
         match event {
             Event::Delivery(message) => waiting.push(message),
             Event::Recovering(reason) => self.beat.recovering(reason),
@@ -242,7 +253,7 @@ impl Worker {
                 }
             }
             Event::GivenUp { sequence, delivered } => {
-                if given_up.try_send((sequence, delivered)).is_err() {
+                if !self.graves.add(sequence, delivered) {
                     tracing::error!(
                         handler = self.handler.name,
                         sequence,
@@ -281,15 +292,21 @@ impl Worker {
         let young = self.source.ack_wait / 6;
         loop {
             ticks.tick().await;
-            let connected = self.transport.is_connected();
-            for delivery in self.waiting.keep(young, self.patience(), connected) {
-                self.send(self.transport.progress(&self.source, &delivery)).await;
+            if !self.waiting.is_empty() || self.lanes.iter().any(|lane| lane.older_than(young).is_some()) {
+                Box::pin(self.keep_alive(young)).await;
             }
-            // One by one: a message that was answered meanwhile must not be touched any more.
-            for lane in &self.lanes {
-                if let Some(delivery) = lane.older_than(young) {
-                    self.send(self.transport.progress(&self.source, &delivery)).await;
-                }
+        }
+    }
+
+    async fn keep_alive(&self, young: Duration) {
+        let connected = self.transport.is_connected();
+        for delivery in self.waiting.keep(young, self.patience(), connected) {
+            self.send(self.transport.progress(&self.source, &delivery)).await;
+        }
+        // One by one: a message that was answered meanwhile must not be touched any more.
+        for lane in &self.lanes {
+            if let Some(delivery) = lane.older_than(young) {
+                self.send(self.transport.progress(&self.source, &delivery)).await;
             }
         }
     }

@@ -110,7 +110,7 @@ impl Worker {
     pub(super) async fn work_in_order(&self, lane: &Lane, order: &Order) {
         let mut caller = self.caller();
         let Some(mut now) = self.waiting.arrived().await else { return };
-        let mut turn = Turn(now);
+        let mut turn = Turn::begin(now);
         loop {
             let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
                 match self.waiting.arrived().await {
@@ -136,8 +136,9 @@ impl Worker {
                     }
                     lane.free(ended);
                     now = Instant::now();
-                    self.prefetch.measured(now - begun);
-                    caller.ended(begun, now);
+                    let took = now - begun;
+                    self.prefetch.measured(took);
+                    caller.ended(took, now);
                     ended && order.done(info)
                 }
                 Known::Last => {
@@ -243,7 +244,7 @@ impl Worker {
         loop {
             order.begun.notified().await;
             sleep(LONGEST_DELAY).await;
-            self.ack_all(order).await;
+            Box::pin(self.ack_all(order)).await;
         }
     }
 }

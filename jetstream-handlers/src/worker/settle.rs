@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Worker;
@@ -34,18 +33,14 @@ impl Worker {
             self.ack(message).await;
             return true;
         }
-        // The rare way has a large future, which a lane need not hold all the time.
-        Box::pin(async {
-            let attempt = self.attempt(&message.info).await;
-            match self.delay_after(attempt, &outcome) {
-                Some(delay) => {
-                    self.delay(message, delay).await;
-                    false
-                }
-                None => self.bury(message, outcome.into_failure()).await,
+        let attempt = self.attempt(&message.info).await;
+        match self.delay_after(attempt, &outcome) {
+            Some(delay) => {
+                self.delay(message, delay).await;
+                false
             }
-        })
-        .await
+            None => self.bury(message, outcome.into_failure()).await,
+        }
     }
 
     /// How long to wait before the next attempt; `None` if there is none.
@@ -180,24 +175,27 @@ impl Worker {
     }
 
     /// Stores a dead letter of each message that the server has given up: nobody answered it, however often it came.
-    pub(super) async fn undertake(&self, mut given_up: mpsc::Receiver<(u64, u64)>) {
+    pub(super) async fn undertake(&self) {
         let mut backoff = Doubling::new(Duration::from_secs(1), Duration::from_secs(60));
         let mut again = VecDeque::new();
         loop {
-            let (sequence, delivered) = tokio::select! {
-                biased;
-                Some(news) = given_up.recv() => news,
-                // One that cannot be stored shall not hold up the others, so it goes to the end.
-                () = tokio::time::sleep(backoff.next()), if !again.is_empty() => {
-                    again.pop_front().expect("it is not empty")
+            while let Some((sequence, delivered)) = self.graves.take() {
+                // It is seldom at work, and large when it is.
+                match Box::pin(self.exhume(sequence, delivered)).await {
+                    Ok(()) => backoff.reset(),
+                    Err(error) => {
+                        let handler = &self.handler.name;
+                        tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
+                        again.push_back((sequence, delivered));
+                    }
                 }
-            };
-            match self.exhume(sequence, delivered).await {
-                Ok(()) => backoff.reset(),
-                Err(error) => {
-                    let handler = &self.handler.name;
-                    tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
-                    again.push_back((sequence, delivered));
+            }
+            tokio::select! {
+                () = self.graves.news() => {}
+                () = tokio::time::sleep(backoff.next()), if !again.is_empty() => {
+                    // One that cannot be stored shall not hold up the others, so it goes to the end.
+                    let (sequence, delivered) = again.pop_front().expect("it is not empty");
+                    self.graves.add(sequence, delivered);
                 }
             }
         }
