@@ -342,10 +342,7 @@ impl Pull {
 
     /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
     async fn ask(&mut self) {
-        if self.closed {
-            return;
-        }
-        if self.trouble.is_some() {
+        if self.closed || self.trouble.is_some() {
             return;
         }
         if !self.connection.is_connected() {
@@ -368,6 +365,11 @@ impl Pull {
         // All handlers together never ask for more than the client can hold.
         let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
         let batch = (room - outstanding).min(self.max_batch).min(share);
+        // One for hundreds of messages, and too large to be carried along by an idle handler.
+        Box::pin(self.request(batch)).await;
+    }
+
+    async fn request(&mut self, batch: usize) {
         let mut request = format!(
             r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}"#,
             self.expires.as_nanos(),
@@ -382,7 +384,7 @@ impl Pull {
         if let Err(error) = sent {
             return self.fail(&chain(&error), false);
         }
-        if outstanding == 0 {
+        if self.requests.outstanding() == 0 {
             self.last_heard = Instant::now();
         }
         if let Some(order) = &mut self.order {

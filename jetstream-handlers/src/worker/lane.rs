@@ -101,7 +101,7 @@ impl Worker {
             let handling = self.handle(&mut caller, &message, begun);
             let ended = match span.is_disabled() {
                 true => handling.await,
-                false => handling.instrument(span).await,
+                false => Box::pin(handling).instrument(span).await,
             };
             now = Instant::now();
             let took = now - begun;

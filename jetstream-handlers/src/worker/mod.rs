@@ -81,7 +81,7 @@ impl Worker {
         delayed: Arc<Delayed>,
         recorder: Option<Recorder>,
         batch_size: Option<usize>,
-    ) -> Self {
+    ) -> Box<Self> {
         let lanes: Vec<_> = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
         let order = handler.plan.ordered.then(|| Order::new(handler.plan.ack_every()));
         // The active one of several replicas has nobody to leave a message to, and always asks for the next.
@@ -89,7 +89,8 @@ impl Worker {
         let pinned = handler.plan.batch_size.or(batch_size);
         let prefetch = Prefetch::new(pinned, source.ack_wait, lanes.len(), least);
         let (waiting, attempts, alone) = (Waiting::default(), Attempts::default(), RwLock::default());
-        Self {
+        // In a box, so that it is not carried twice by the task that runs it.
+        Box::new(Self {
             handler,
             source,
             transport,
@@ -104,7 +105,7 @@ impl Worker {
             lanes,
             order,
             graves: Graves::default(),
-        }
+        })
     }
 
     /// Works until `stop`, then hands back what waits and gives what runs `grace` to end.
@@ -113,7 +114,7 @@ impl Worker {
     ///
     /// A handler was still running when the grace period ended; its message was handed back.
     pub(crate) async fn run(
-        self,
+        self: Box<Self>,
         mut deliveries: Deliveries,
         stop: CancellationToken,
         grace: Duration,

@@ -128,7 +128,7 @@ impl Worker {
                     let work = self.until_it_has_ended(&mut caller, &message, begun, order);
                     let ended = match span.is_disabled() {
                         true => work.await,
-                        false => work.instrument(span).await,
+                        false => Box::pin(work).instrument(span).await,
                     };
                     if !ended && self.context.shutdown().is_cancelled() {
                         // The stop hands it back.
