@@ -52,7 +52,7 @@ pub(crate) async fn provision(
         }
     }
     problems.extend(work_queue_overlaps(&streams, &planned));
-    problems.extend(out_of_order(transport, &planned));
+    problems.extend(out_of_order(&streams, &planned));
     problems.extend(streams.overlaps().await);
 
     let comparisons: Vec<_> =
@@ -322,7 +322,7 @@ fn agree(handler: &Handler, source: &Source, found: &consumer::Config) -> Result
 }
 
 /// What keeps handlers from having their messages in strict order.
-fn out_of_order(transport: &Transport, planned: &[(&Handler, Source)]) -> Vec<Problem> {
+fn out_of_order(streams: &Streams<'_>, planned: &[(&Handler, Source)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (handler, source) in planned.iter().filter(|(handler, _)| handler.plan.ordered) {
         // The server's own refusal (10098) names neither the handler nor the stream.
@@ -333,8 +333,27 @@ fn out_of_order(transport: &Transport, planned: &[(&Handler, Source)]) -> Vec<Pr
             );
             problems.push(Error::new(ErrorKind::StreamMismatch, message));
         }
+        // When an unanswered message leaves the stream, the server terminates it, and with it what lies before it
+        // (`consumer.go`, `decStreamPending` and `processTerm`).
+        let config = streams.known.get(&source.stream).map(|known| &known.config);
+        let removes = config.and_then(|config| {
+            [
+                ("max_msgs_per_subject", config.max_messages_per_subject > 0),
+                ("allow_msg_ttl", config.allow_message_ttl || config.subject_delete_marker_ttl.is_some()),
+                ("allow_rollup_hdrs", config.allow_rollup),
+            ]
+            .into_iter()
+            .find_map(|(field, set)| set.then_some(field))
+        });
+        if let Some(field) = removes {
+            let message = format!(
+                "`{}`: ordered: stream `{}` has `{field}`, by which a message can leave it before those in front of it, and then the server counts those as acked too; read a stream without, one that has the other as its source for example, or drop `ordered` and keep `concurrency` at 1",
+                handler.name, source.stream
+            );
+            problems.push(Error::new(ErrorKind::StreamMismatch, message));
+        }
         if handler.plan.is_pinned()
-            && let Some(version) = transport.too_old_to_pin()
+            && let Some(version) = streams.transport.too_old_to_pin()
         {
             problems.push(too_old(handler, &format!("the server, {version},")));
         }

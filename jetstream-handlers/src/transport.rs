@@ -109,8 +109,12 @@ pub(crate) enum Event {
     Recovering(String),
     /// Messages can come again.
     Running,
-    /// Of an ordered handler: what has arrived and was not begun comes again, to this replica or to another.
+    /// Of an ordered handler: what has arrived and was not begun is another replica's by now, or comes again.
     Regathering,
+    /// Of an ordered handler: the last ack may be lost, and nothing more comes before it where all that may be unanswered is.
+    AckAgain,
+    /// Of an ordered handler: the consumer is not the one that it was, and knows nothing of what was delivered before.
+    Replaced,
     /// The server has given a message up after so many deliveries, and will not deliver it again.
     GivenUp {
         sequence: u64,

@@ -227,7 +227,11 @@ impl Memory {
     pub(crate) fn hand_back(&self, source: &Source, sequences: &[u64]) {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(source) {
-                sequences.iter().for_each(|sequence| *consumer.handed_back.entry(*sequence).or_default() += 1);
+                for sequence in sequences {
+                    *consumer.handed_back.entry(*sequence).or_default() += 1;
+                    // It was not tried to its end.
+                    consumer.suspects.remove(sequence);
+                }
             }
         });
     }

@@ -4,7 +4,7 @@
 //! or held by a replica that died — would be acked unseen by the next one behind it.
 //! The consumer numbers its deliveries; a gap in these numbers closes the gate until all that is unanswered is in hand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer;
@@ -28,8 +28,17 @@ pub(super) struct Gate {
     open: bool,
     /// The number of the delivery that was let through last.
     last: u64,
+    /// What was let through last, as many as can be unanswered: it is in hand.
+    passed: VecDeque<u64>,
+    most: usize,
     /// By sequence in the stream.
     held: BTreeMap<u64, Message>,
+    /// Up to where the consumer's acks go, as it was said last.
+    floor: u64,
+    /// What was delivered in spite of that: it is unanswered, because something behind it was removed from the stream.
+    below: BTreeSet<u64>,
+    /// When the consumer was made.
+    created: Option<String>,
     ask_at: Instant,
     /// When what is missing was asked for; that may be lost as well, and is asked again.
     asked_back: Option<Instant>,
@@ -46,8 +55,20 @@ pub(super) enum Verdict {
 }
 
 impl Gate {
-    pub(super) fn new() -> Self {
-        Self { open: false, last: 0, held: BTreeMap::new(), ask_at: Instant::now(), asked_back: None }
+    /// A gate for a consumer that has at most so many messages unanswered.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            open: false,
+            last: 0,
+            passed: VecDeque::new(),
+            most,
+            held: BTreeMap::new(),
+            floor: 0,
+            below: BTreeSet::new(),
+            created: None,
+            ask_at: Instant::now(),
+            asked_back: None,
+        }
     }
 
     /// Lets a delivery through if it is the next one, and holds it otherwise.
@@ -55,13 +76,38 @@ impl Gate {
         let number = message.info.consumer_sequence();
         if self.open && self.last + 1 == number {
             self.last = number;
+            self.let_through(message.info.stream_sequence());
             return Some(message);
         }
         if self.open {
             self.close();
         }
-        self.held.insert(message.info.stream_sequence(), message);
+        let sequence = message.info.stream_sequence();
+        if sequence <= self.floor {
+            self.below.insert(sequence);
+        }
+        self.held.insert(sequence, message);
         None
+    }
+
+    /// Whether the consumer is another one than the last time.
+    pub(super) fn is_another(&mut self, info: &consumer::Info) -> bool {
+        let created = info.created.to_string();
+        let another = self.created.as_ref().is_some_and(|before| *before != created);
+        self.created = Some(created);
+        if another {
+            (self.last, self.floor) = (0, 0);
+            self.passed.clear();
+            self.below.clear();
+        }
+        another
+    }
+
+    fn let_through(&mut self, sequence: u64) {
+        if self.passed.len() == self.most {
+            self.passed.pop_front();
+        }
+        self.passed.push_back(sequence);
     }
 
     /// Something may be missing.
@@ -71,7 +117,7 @@ impl Gate {
 
     /// Somebody else is the active one, and has what is held.
     pub(super) fn reset(&mut self) {
-        *self = Self::new();
+        *self = Self { created: self.created.take(), ..Self::new(self.most) };
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -101,14 +147,19 @@ impl Gate {
             // The active one is gone, and the server would not choose another before there is something to deliver.
             self.close();
         }
-        // What is below the floor has ended; what is above the last delivery came after these words.
-        self.held.retain(|sequence, _| *sequence > floor);
-        let in_hand = self.held.range(floor + 1..delivered + 1).count();
+        self.floor = floor;
+        // What is below the floor has ended, mostly; what is above the last delivery came after these words.
+        let unanswered = floor + 1..delivered + 1;
+        let passed: BTreeSet<u64> = self.passed.iter().copied().filter(|it| unanswered.contains(it)).collect();
+        let held = self.held.range(unanswered).filter(|(sequence, _)| !passed.contains(sequence)).count();
+        let in_hand = passed.len() + held + self.below.len();
         if in_hand >= info.num_ack_pending {
             let held = std::mem::take(&mut self.held);
             let last = held.values().map(|message| message.info.consumer_sequence()).max();
             self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
             self.open = true;
+            self.below.clear();
+            held.keys().for_each(|sequence| self.let_through(*sequence));
             return Verdict::Open(held.into_values().collect());
         }
         let now = Instant::now();
@@ -117,7 +168,7 @@ impl Gate {
             return Verdict::Wait;
         }
         self.asked_back = Some(now);
-        let missing = (floor + 1..=delivered).filter(|sequence| !self.held.contains_key(sequence));
+        let missing = (floor + 1..=delivered).filter(|it| !self.held.contains_key(it) && !passed.contains(it));
         let prefix = match self.held.values().next() {
             Some(any) => any.info.ack_prefix().to_owned(),
             None => format!("$JS.ACK.{}.{}", info.stream_name, info.name),

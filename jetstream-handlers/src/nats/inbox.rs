@@ -35,7 +35,7 @@ pub(super) enum Arrival {
     Advisory(Box<Message>),
     /// The inbox is about to close, for another handler stops: ask elsewhere.
     Moving,
-    /// Nothing more can come: the inbox is closed, or the connection was given up for good.
+    /// Nothing more comes to the inbox.
     Closed,
 }
 
@@ -365,9 +365,11 @@ impl Table {
     /// Whose a delivery of this consumer is that has come to this inbox.
     fn find(&self, consumer: &str, inbox: u64) -> Option<&Arc<Route>> {
         let routes = self.by_consumer.get(consumer)?;
-        // One that has moved meanwhile still gets what it has asked for here.
-        let here = routes.iter().find(|route| route.inbox.load(Ordering::Relaxed) == inbox);
-        here.or(routes.first())
+        match &routes[..] {
+            // It may have moved meanwhile, and still gets what it has asked for here.
+            [only] => Some(only),
+            several => several.iter().find(|route| route.inbox.load(Ordering::Relaxed) == inbox),
+        }
     }
 
     /// Tells a handler what the server says about its request.

@@ -53,6 +53,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// How long a stop waits for the server's word that nothing more can come.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// The number of the requests that keep the pin, of which only the refusal matters.
+const KEEP: u64 = u64::MAX;
+
 /// The header in which the server says that this is the active one of the replicas (ADR-42).
 const PIN_ID: &str = "Nats-Pin-Id";
 
@@ -157,7 +160,7 @@ impl Pull {
         let now = *epoch.borrow_and_update();
         let order = source.ordered().then(|| {
             Box::new(Order {
-                gate: Gate::new(),
+                gate: Gate::new(source.max_ack_pending),
                 asking: None,
                 group: source.group().map(str::to_owned),
                 pin: None,
@@ -266,7 +269,11 @@ impl Pull {
                     self.requests.forget();
                     self.stale = true;
                     self.next_floor = Some(Instant::now());
-                    self.regather();
+                    if let Some(order) = &mut self.order {
+                        // What was on its way may be lost, in both directions.
+                        order.gate.close();
+                        self.events.push_back(Event::AckAgain);
+                    }
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();
                     }
@@ -415,7 +422,8 @@ impl Pull {
         let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
         self.add_pin(&mut request);
         request.push('}');
-        let reply = self.connection.client().new_inbox();
+        let Some(seat) = &self.seat else { return };
+        let reply = seat.reply(&self.route, KEEP);
         if self.connection.is_connected() {
             let kept = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
             kept.await.ok();
@@ -514,14 +522,12 @@ impl Pull {
             Arrival::Delivery(message) => self.deliver(message),
             Arrival::Status(number, status, message) => self.status(number, status, &message),
             Arrival::Advisory(message) => self.given_up(&message),
-            Arrival::Moving => {
+            Arrival::Closed if self.draining => self.closed = true,
+            // A neighbour has stopped, perhaps before there was time to move; or the client has ended,
+            // which the next inbox will tell.
+            Arrival::Moving | Arrival::Closed => {
                 self.requests.forget();
                 self.stale = true;
-            }
-            Arrival::Closed if self.draining => self.closed = true,
-            Arrival::Closed => {
-                self.closed = true;
-                self.fail("the connection was given up for good", false);
             }
         }
     }
@@ -542,21 +548,16 @@ impl Pull {
             order.pin = Some(pin.to_owned());
             order.pin_kept = Instant::now();
         }
-        let open = order.gate.is_open();
-        match order.gate.pass(message) {
-            Some(message) => self.events.push_back(Event::Delivery(message)),
-            None if open => self.events.push_back(Event::Regathering),
-            None => {}
+        if let Some(message) = order.gate.pass(message) {
+            self.events.push_back(Event::Delivery(message));
         }
     }
 
-    /// What was delivered on the way to an ordered handler may be lost: let it come again before anything new.
-    fn regather(&mut self) {
-        if let Some(order) = &mut self.order
-            && order.gate.is_open()
-        {
-            order.gate.close();
-            self.events.push_back(Event::Regathering);
+    /// The consumer of an ordered handler is not the one that it was.
+    fn replaced(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.gate.reset();
+            self.events.extend([Event::Replaced, Event::Regathering]);
         }
     }
 
@@ -571,6 +572,14 @@ impl Pull {
                 return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
             }
         };
+        if order.gate.is_another(&info) {
+            self.events.push_back(Event::Replaced);
+        } else if let Some(floor) = &mut self.floor {
+            floor.rise(info.ack_floor.stream_sequence);
+        }
+        // A replica that stands by has no deliveries at which to read it.
+        self.want_floor();
+        let Some(order) = &mut self.order else { return };
         let pinned = match &order.group {
             Some(_) => {
                 info.priority_groups.iter().any(|group| group.pinned_client_id == order.pin && order.pin.is_some())
@@ -632,7 +641,8 @@ impl Pull {
     /// What the server says about a request; the texts are its own (`consumer.go`, `jetstream_api.go`).
     fn status(&mut self, number: u64, status: StatusCode, message: &async_nats::Message) {
         let text = message.description.as_deref().unwrap_or_default();
-        let Some(batch) = self.requests.batch(number) else {
+        let Some(batch) = self.requests.batch(number).or((number == KEEP && status.as_u16() == 423).then_some(0))
+        else {
             // It belongs to a request that was given up.
             return;
         };
@@ -659,6 +669,7 @@ impl Pull {
             }
             409 if text.contains("Consumer Deleted") => {
                 self.requests.forget();
+                self.replaced();
                 self.fail("the consumer was deleted", true);
             }
             409 if text.contains("Exceeded MaxRequestBatch") => {

@@ -41,6 +41,13 @@ pub(super) struct Floor {
     sequence: u64,
 }
 
+impl Floor {
+    /// The same consumer has come so far by now.
+    pub(super) fn rise(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+}
+
 impl Connection {
     /// The message at this sequence, or with `or_later` the next one there is.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
@@ -143,6 +150,15 @@ impl Connection {
             while counts.len() > MAX_COUNTS {
                 counts.pop_first();
             }
+            if key == HANDED_BACK {
+                // It was not tried to its end.
+                let mut alone = read(&info, TRIED_ALONE);
+                let before = alone.len();
+                alone.retain(|sequence, _| !sequences.contains(sequence));
+                if alone.len() < before {
+                    info["config"]["metadata"][TRIED_ALONE] = Value::from(words(&alone));
+                }
+            }
             self.write(source, &mut info, key, &counts).await?;
             info = self.consumer_info(source).await?;
             let now = read(&info, key);
@@ -163,11 +179,10 @@ impl Connection {
         key: &str,
         counts: &BTreeMap<u64, u64>,
     ) -> Result<(), Error> {
-        let text: Vec<_> = counts.iter().map(|(sequence, count)| format!("{sequence}:{count}")).collect();
         let config = &mut info["config"];
         let mut metadata = config["metadata"].as_object().cloned().unwrap_or_default();
         metadata.retain(|key, _| !key.starts_with("_nats."));
-        metadata.insert(key.to_owned(), Value::from(text.join(",")));
+        metadata.insert(key.to_owned(), Value::from(words(counts)));
         config["metadata"] = Value::from(metadata);
         let Source { stream, consumer, .. } = source;
         let mut subject = format!("CONSUMER.CREATE.{stream}.{consumer}");
@@ -231,4 +246,9 @@ fn read(info: &Value, key: &str) -> BTreeMap<u64, u64> {
     let text = info["config"]["metadata"][key].as_str().unwrap_or_default();
     let pairs = text.split(',').filter_map(|pair| pair.split_once(':'));
     pairs.filter_map(|(sequence, count)| Some((sequence.parse().ok()?, count.parse().ok()?))).collect()
+}
+
+fn words(counts: &BTreeMap<u64, u64>) -> String {
+    let pairs: Vec<_> = counts.iter().map(|(sequence, count)| format!("{sequence}:{count}")).collect();
+    pairs.join(",")
 }

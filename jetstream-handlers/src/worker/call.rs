@@ -47,6 +47,7 @@ impl Caller {
         if !self.blocking {
             return self.call.call(message, begun).await;
         }
+        self.ready().await;
         let thread = match &mut self.thread {
             Some(thread) => thread,
             none => match Thread::start(self.call.handler.clone(), self.call.context.clone()) {

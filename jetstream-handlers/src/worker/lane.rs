@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 use super::Worker;
 use super::attempts::Verdict;
 use super::call::Caller;
-use super::waiting::Next;
+use super::waiting::{Next, Waiting};
 use crate::message::{Info, Message};
 use crate::record::Call;
 use crate::settle::{Outcome, Settle};
@@ -67,11 +67,12 @@ impl Lane {
     }
 
     /// A thread that computes on after its time was over has none for another message.
-    pub(super) async fn ready(&self, caller: &mut Caller) {
+    pub(super) async fn ready(&self, caller: &mut Caller, waiting: &Waiting) {
         if caller.is_late() {
             self.hand().late = true;
             caller.ready().await;
             self.hand().late = false;
+            waiting.make_room();
         }
     }
 
@@ -108,7 +109,7 @@ impl Worker {
             self.prefetch.measured(took);
             caller.ended(took, now);
             lane.free(ended);
-            lane.ready(&mut caller).await;
+            lane.ready(&mut caller, &self.waiting).await;
             turn.end(now, low).await;
         }
     }

@@ -221,9 +221,13 @@ impl Worker {
         self.beat.stopped();
         finished.map_err(|_| {
             let name = &self.handler.name;
+            let what = match self.handler.plan.is_blocking() {
+                true => "it blocks and cannot be cancelled, so it goes on",
+                false => "it was cancelled",
+            };
             Error::new(
                 ErrorKind::GracePeriod,
-                format!("`{name}` was still running when the grace period of {grace:?} ended; it was cancelled, and its message handed back"),
+                format!("`{name}` was still running when the grace period of {grace:?} ended; {what}, and its message handed back"),
             )
         })
     }
@@ -251,6 +255,16 @@ impl Worker {
                 waiting.clear();
                 if let Some(order) = &self.order {
                     order.regather();
+                }
+            }
+            Event::AckAgain => {
+                if let Some(order) = &self.order {
+                    order.again();
+                }
+            }
+            Event::Replaced => {
+                if let Some(order) = &self.order {
+                    order.replaced();
                 }
             }
             Event::GivenUp { sequence, delivered } => {

@@ -30,6 +30,8 @@ pub(super) struct Order {
     begun: Notify,
     /// Counts how often what was delivered was gathered anew; an attempt of before is nobody's any more.
     gathering: AtomicU64,
+    /// Counts how often the consumer was another one; an ack for the one before would end messages of this one unseen.
+    consumer: AtomicU64,
     regathered: Notify,
 }
 
@@ -58,6 +60,7 @@ impl Order {
             acks: Mutex::default(),
             begun: Notify::new(),
             gathering: AtomicU64::new(0),
+            consumer: AtomicU64::new(0),
             regathered: Notify::new(),
         }
     }
@@ -66,6 +69,19 @@ impl Order {
     pub(super) fn regather(&self) {
         self.gathering.fetch_add(1, Ordering::Relaxed);
         self.regathered.notify_waiters();
+    }
+
+    /// The ack of what has ended may be lost.
+    pub(super) fn again(&self) {
+        let mut acks = self.acks();
+        acks.last = acks.done.clone();
+        self.begun.notify_one();
+    }
+
+    /// The consumer is not the one that it was.
+    pub(super) fn replaced(&self) {
+        *self.acks() = Acks::default();
+        self.consumer.fetch_add(1, Ordering::Relaxed);
     }
 
     fn known(&self, info: &Info) -> Known {
@@ -123,6 +139,7 @@ impl Worker {
             let info = &message.info;
             let due = match order.known(info) {
                 Known::Not => {
+                    let consumer = order.consumer.load(Ordering::Relaxed);
                     lane.take(since, info.clone());
                     let span = self.span(&message);
                     let work = self.until_it_has_ended(&mut caller, &message, begun, order);
@@ -139,7 +156,7 @@ impl Worker {
                     let took = now - begun;
                     self.prefetch.measured(took);
                     caller.ended(took, now);
-                    ended && order.done(info)
+                    ended && order.consumer.load(Ordering::Relaxed) == consumer && order.done(info)
                 }
                 Known::Last => {
                     order.done(info);
@@ -150,7 +167,7 @@ impl Worker {
             if due || self.waiting.is_empty() {
                 self.ack_all(order).await;
             }
-            lane.ready(&mut caller).await;
+            lane.ready(&mut caller, &self.waiting).await;
             turn.end(now, low).await;
         }
         self.ack_all(order).await;
@@ -193,10 +210,9 @@ impl Worker {
                     // If it kills the process, nothing else shall be unanswered with it.
                     self.ack_all(order).await;
                     let outcome = self.call(caller, message, begun).await;
-                    if outcome.settle == Settle::Ack {
+                    if outcome.settle == Settle::Ack && order.gathering.load(Ordering::Relaxed) == gathering {
                         order.done(&message.info);
                         self.ack_all(order).await;
-                        return true;
                     }
                     outcome
                 }
@@ -224,8 +240,8 @@ impl Worker {
 
     /// After which delay the message is tried again; `None` if it is a dead letter now.
     async fn fail_in_order(&self, message: &Message, outcome: Outcome, failed: u64) -> Option<Duration> {
-        let attempt = self.attempt(&message.info).await + failed;
-        if let Some(delay) = self.delay_after(attempt, &outcome) {
+        // Not by deliveries: what is gathered anew after a lost connection was delivered and not tried.
+        if let Some(delay) = self.delay_after(failed + 1, &outcome) {
             return Some(delay);
         }
         self.bury_in_order(message, outcome.into_failure()).await

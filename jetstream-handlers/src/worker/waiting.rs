@@ -90,8 +90,15 @@ impl Waiting {
                     return Some(Instant::now());
                 }
             }
+            // A lane that is idle is room for one more.
+            self.low.notify_one();
             arrived.await;
         }
+    }
+
+    /// Says that there is room for more.
+    pub(super) fn make_room(&self) {
+        self.low.notify_one();
     }
 
     /// Waits until there is room for more.
