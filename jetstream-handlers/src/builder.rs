@@ -136,7 +136,7 @@ impl Builder {
 
     /// How long one request for messages stays open on the server, at least 200 ms.
     ///
-    /// Unless said it is 5 s, and grows to 30 s while a handler has nothing to do.
+    /// Unless said it is 5 s, and 30 s while a handler has nothing to do.
     /// Messages arrive as soon as they are there; this decides how often an idle handler asks again,
     /// and how soon it notices that nobody serves its consumer: after as long as this, 30 s at most.
     /// A server that has fallen silent is left after about 4 s in any case.

@@ -28,8 +28,14 @@ pub(crate) const MAX_ACK_PENDING: i64 = 10_000;
 /// How long the slow handler sleeps, and how many of it run at once.
 const SLOW: Duration = Duration::from_millis(5);
 const SLOW_AT_ONCE: usize = 64;
+const SLOW_OURS: &str = "64 at once, 5 ms each";
+
+/// What the runtime's timers alone make of it: they are rounded up to milliseconds.
+const SLOW_BARE: &str = "64 bare timers";
 
 const OURS: &str = "ours";
+/// Without the header by which the server tells the active one of several replicas.
+const SINGLE: &str = "ours, one replica";
 const TUNED: &str = "async-nats, batch 1000";
 const DEFAULTS: &str = "async-nats, defaults";
 const FETCH: &str = "async-nats, fetch of 10";
@@ -62,11 +68,16 @@ pub(crate) fn groups() -> Vec<Group> {
             prepare: fill,
             variants: vec![
                 Variant::new(OURS, |bench| ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered())),
+                Variant::new(SINGLE, |bench| {
+                    ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered().single_replica())
+                }),
                 Variant::new(TUNED, |bench| messages(bench, 1000)),
             ],
             claims: vec![
                 Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.8)),
                 Claim::ratio(Figure::ServerCpu, OURS, TUNED, AtMost(0.6)),
+                Claim::ratio(Figure::Rate, SINGLE, TUNED, AtLeast(1.8)),
+                Claim::ratio(Figure::ServerCpu, SINGLE, TUNED, AtMost(0.6)),
             ],
         },
         Group {
@@ -83,15 +94,34 @@ pub(crate) fn groups() -> Vec<Group> {
         Group {
             name: "slow",
             prepare: fill,
-            variants: vec![Variant::new("64 at once, 5 ms each", |bench| {
-                let mut sample = ours(bench, bench.messages / 5, SLOW, |handler| handler.concurrency(SLOW_AT_ONCE));
-                let ideal = SLOW_AT_ONCE as f64 / SLOW.as_secs_f64();
-                sample.insert(Figure::OfIdeal, 100.0 * sample[&Figure::Rate] / ideal);
-                sample
-            })],
-            claims: vec![Claim::figure(Figure::OfIdeal, "64 at once, 5 ms each", AtLeast(90.0))],
+            variants: vec![
+                Variant::new(SLOW_OURS, |bench| {
+                    let run = ours(bench, bench.messages / 5, SLOW, |handler| handler.concurrency(SLOW_AT_ONCE));
+                    of_ideal(run)
+                }),
+                Variant::new(SLOW_BARE, |bench| of_ideal(bare_sleeps(bench))),
+            ],
+            claims: vec![
+                Claim::figure(Figure::OfIdeal, SLOW_OURS, AtLeast(90.0)),
+                Claim::ratio(Figure::Rate, SLOW_OURS, SLOW_BARE, AtLeast(0.9)),
+            ],
         },
     ]
+}
+
+fn of_ideal(mut sample: Sample) -> Sample {
+    let ideal = SLOW_AT_ONCE as f64 / SLOW.as_secs_f64();
+    sample.insert(Figure::OfIdeal, 100.0 * sample[&Figure::Rate] / ideal);
+    sample
+}
+
+fn bare_sleeps(bench: &Bench) -> Sample {
+    let messages = bench.messages / 5;
+    bench.block_on(async {
+        let meter = bench.meter();
+        futures::stream::iter(0..messages).for_each_concurrent(SLOW_AT_ONCE, |_| sleep(SLOW)).await;
+        meter.stop(messages)
+    })
 }
 
 /// Puts into the stream what all runs read.

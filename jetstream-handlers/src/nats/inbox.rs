@@ -53,6 +53,10 @@ pub(super) struct Route {
 impl Route {
     fn push(&self, arrival: Arrival) {
         let mut queue = self.queue();
+        if queue.capacity() == 0 {
+            // An idle handler gets a heartbeat now and then, and has no use for the room that comes with a first entry.
+            queue.reserve_exact(1);
+        }
         queue.push_back(arrival);
         let first = queue.len() == 1;
         drop(queue);
@@ -75,6 +79,11 @@ impl Route {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Gives back the memory of a handler that has nothing to do.
+    pub(super) fn shrink(&self) {
+        self.queue().shrink_to_fit();
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Arrival>> {

@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The longest time between heartbeats, of which two that are missing mean that the consumer has nobody to serve it.
 const LONGEST_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long a request lives, unless `fetch_wait` says: twice as long each time nothing came, up to the longest.
+/// How long a request lives, unless `fetch_wait` says: the longest time after one that brought nothing.
 const FIRST_EXPIRES: Duration = Duration::from_secs(5);
 const LONGEST_EXPIRES: Duration = Duration::from_secs(30);
 
@@ -104,7 +104,7 @@ pub(crate) struct Pull {
 /// What an ordered handler needs besides.
 struct Order {
     gate: Gate,
-    asking: Option<BoxFuture<'static, Result<consumer::Info, Error>>>,
+    asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The group of replicas of which the server lets one be active; `None` where there is one process only.
     group: Option<String>,
     /// How the server knows the active one, while this is it.
@@ -497,7 +497,7 @@ impl Pull {
         let Some(order) = &mut self.order else { return };
         if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
             let (connection, source) = (self.connection.clone(), self.source.clone());
-            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await }));
+            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await.map(Box::new) }));
         }
         if order.pin.is_some() && order.pin_kept + order.pin_period <= now {
             Box::pin(self.keep_pin()).await;
@@ -562,7 +562,7 @@ impl Pull {
     }
 
     /// The consumer's state, while the gate is closed.
-    async fn heard_of_order(&mut self, result: Result<consumer::Info, Error>) {
+    async fn heard_of_order(&mut self, result: Result<Box<consumer::Info>, Error>) {
         let Some(order) = &mut self.order else { return };
         order.asking = None;
         let info = match result {
@@ -655,8 +655,11 @@ impl Pull {
                 self.requests.end(number, left);
                 self.well();
                 if left == batch {
-                    // Nothing came: whoever has little to do shall ask seldom.
-                    self.expires = (self.expires * 2).min(self.longest_expires);
+                    // Nothing came: whoever has nothing to do shall ask seldom, and hold no memory.
+                    self.expires = self.longest_expires;
+                    self.arrived.shrink_to_fit();
+                    self.events.shrink_to_fit();
+                    self.route.shrink();
                 }
             }
             409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => {

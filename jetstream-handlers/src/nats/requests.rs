@@ -1,6 +1,5 @@
 //! The open requests of one handler: what they may still bring, and when they end.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,13 +13,15 @@ const LATE: Duration = Duration::from_secs(2);
 /// a status does, and says what its own request will not bring any more.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    live: BTreeMap<u64, Request>,
+    /// Two or three at most.
+    live: Vec<Request>,
     outstanding: usize,
     next_number: u64,
 }
 
 #[derive(Debug)]
 struct Request {
+    number: u64,
     batch: usize,
     ends: Instant,
 }
@@ -38,7 +39,7 @@ impl Requests {
 
     /// A request for `batch` messages was sent, which ends after `expires`.
     pub(super) fn sent(&mut self, batch: usize, expires: Duration) {
-        self.live.insert(self.next_number, Request { batch, ends: Instant::now() + expires + LATE });
+        self.live.push(Request { number: self.next_number, batch, ends: Instant::now() + expires + LATE });
         self.next_number += 1;
         self.outstanding += batch;
     }
@@ -52,12 +53,12 @@ impl Requests {
 
     /// What a request asked for, if it is a live one.
     pub(super) fn batch(&self, number: u64) -> Option<usize> {
-        self.live.get(&number).map(|request| request.batch)
+        self.live.iter().find(|request| request.number == number).map(|request| request.batch)
     }
 
     /// A request has ended, and brings `left` messages less than it asked for.
     pub(super) fn end(&mut self, number: u64, left: usize) {
-        self.live.remove(&number);
+        self.live.retain(|request| request.number != number);
         self.outstanding = match self.live.is_empty() {
             true => 0,
             false => self.outstanding.saturating_sub(left),
@@ -76,7 +77,7 @@ impl Requests {
             return;
         }
         let now = Instant::now();
-        self.live.retain(|_, request| request.ends > now);
+        self.live.retain(|request| request.ends > now);
         if self.live.is_empty() {
             self.outstanding = 0;
         }
@@ -84,6 +85,6 @@ impl Requests {
 
     /// When the first of them ends.
     pub(super) fn first_end(&self) -> Option<Instant> {
-        self.live.values().map(|request| request.ends).min()
+        self.live.iter().map(|request| request.ends).min()
     }
 }
