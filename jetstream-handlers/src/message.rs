@@ -74,8 +74,33 @@ pub struct Info {
     stream_start: u32,
     stream_end: u32,
     consumer_end: u32,
-    stream_sequence: u64,
+    numbers: Numbers,
+}
+
+/// What tells one delivery of a consumer from another.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Numbers {
     delivered: u64,
+    stream_sequence: u64,
+    consumer_sequence: u64,
+}
+
+impl Numbers {
+    /// Reads them as they stand behind the consumer.
+    fn read<'a>(mut numbers: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        Some(Self {
+            delivered: number(numbers.next()?)?,
+            stream_sequence: number(numbers.next()?)?,
+            consumer_sequence: number(numbers.next()?)?,
+        })
+    }
+
+    /// The delivery again, of which nothing else was kept; the server looks at no more than this.
+    pub(crate) fn delivery(self, prefix: &str) -> Info {
+        let Self { delivered, stream_sequence, consumer_sequence } = self;
+        Info::parse(format!("{prefix}.{delivered}.{stream_sequence}.{consumer_sequence}.0.0").into())
+            .unwrap_or_default()
+    }
 }
 
 impl Default for Info {
@@ -85,8 +110,7 @@ impl Default for Info {
             stream_start: 0,
             stream_end: 0,
             consumer_end: 0,
-            stream_sequence: 0,
-            delivered: 0,
+            numbers: Numbers::default(),
         }
     }
 }
@@ -125,31 +149,26 @@ impl Info {
         if !numbers.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.') {
             return None;
         }
-        let number = |token: usize| number(&text[start(token)..ends[token]]);
         Some(Self {
             stream_start: u32::try_from(start(first)).ok()?,
             stream_end: u32::try_from(ends[first]).ok()?,
             consumer_end: u32::try_from(ends[first + 1]).ok()?,
-            delivered: number(first + 2)?,
-            stream_sequence: number(first + 3)?,
+            numbers: Numbers::read(numbers.split(|byte| *byte == b'.'))?,
             ack_subject,
         })
     }
 
     /// Reads the ack subject of another delivery of the same consumer, which differs in its numbers alone.
-    pub(crate) fn like(&self, ack_subject: &async_nats::Subject) -> Option<Self> {
-        let consumer_end = self.consumer_end as usize;
-        let text = ack_subject.as_bytes();
-        if text.get(..=consumer_end)? != self.ack_subject.as_bytes().get(..=consumer_end)? {
-            return None;
+    pub(crate) fn like(&self, ack_subject: async_nats::Subject) -> Result<Self, async_nats::Subject> {
+        let before_numbers = ..=self.consumer_end as usize;
+        let rest = match self.ack_subject.as_bytes().get(before_numbers) {
+            Some(prefix) => ack_subject.as_bytes().strip_prefix(prefix),
+            None => None,
+        };
+        match rest.and_then(|numbers| Numbers::read(numbers.split(|byte| *byte == b'.'))) {
+            Some(numbers) => Ok(Self { numbers, ack_subject, ..*self }),
+            None => Err(ack_subject),
         }
-        let mut numbers = text[consumer_end + 1..].split(|byte| *byte == b'.');
-        Some(Self {
-            delivered: number(numbers.next()?)?,
-            stream_sequence: number(numbers.next()?)?,
-            ack_subject: ack_subject.clone(),
-            ..*self
-        })
     }
 
     /// What is known of a message that was read from its stream, not delivered.
@@ -163,6 +182,15 @@ impl Info {
     /// Where the answer goes.
     pub(crate) fn ack_subject(&self) -> &async_nats::Subject {
         &self.ack_subject
+    }
+
+    /// Where the answer goes, of a delivery that is not needed any more.
+    pub(crate) fn into_ack_subject(self) -> async_nats::Subject {
+        self.ack_subject
+    }
+
+    pub(crate) fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     /// The ack subject up to its consumer.
@@ -187,19 +215,19 @@ impl Info {
 
     /// The message's sequence in its stream.
     pub fn stream_sequence(&self) -> u64 {
-        self.stream_sequence
+        self.numbers.stream_sequence
     }
 
     /// The sequence of this delivery in its consumer.
     pub fn consumer_sequence(&self) -> u64 {
-        self.number(2)
+        self.numbers.consumer_sequence
     }
 
     /// How often the message was delivered, this time included: 1 for the first time.
     ///
     /// It counts every delivery of the server, also one that was handed back by a stopping process.
     pub fn delivered(&self) -> u64 {
-        self.delivered
+        self.numbers.delivered
     }
 
     /// When the stream stored the message.
@@ -260,13 +288,13 @@ mod tests {
             ("$JS.ACK.S.D.1.2.3.4.5", "$JS.ACK.S.D.2.70.80.90.100"),
             ("$JS.ACK.hub.hash.S.D.1.2.3.4.5.tail", "$JS.ACK.hub.hash.S.D.2.70.80.90.100.other"),
         ] {
-            let info = Info::parse(first.into()).unwrap().like(&next.into()).unwrap();
+            let info = Info::parse(first.into()).unwrap().like(next.into()).unwrap();
             assert_eq!((info.stream(), info.consumer(), info.delivered()), ("S", "D", 2));
             assert_eq!((info.stream_sequence(), info.consumer_sequence(), info.pending()), (70, 80, 100));
         }
         let info = Info::parse("$JS.ACK.S.D.1.2.3.4.5".into()).unwrap();
         for other in ["$JS.ACK.S.DD.1.2.3.4.5", "$JS.ACK.S.E.1.2.3.4.5", "$JS.ACK.S.D", "$JS.ACK.S.D.x.2.3.4.5"] {
-            assert!(info.like(&other.into()).is_none(), "{other}");
+            assert!(info.like(other.into()).is_err(), "{other}");
         }
     }
 

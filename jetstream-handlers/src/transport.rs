@@ -435,11 +435,11 @@ impl Transport {
 /// How a delivery is answered.
 impl Transport {
     /// Done.
-    pub(crate) async fn ack(&self, source: &Source, delivery: &Info) -> Result<(), Error> {
+    pub(crate) async fn ack(&self, source: &Source, delivery: Info) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.ack(delivery).await,
             Self::Memory(memory) => {
-                memory.ack(source, delivery);
+                memory.ack(source, &delivery);
                 Ok(())
             }
         }

@@ -12,8 +12,12 @@ use crate::message::Info;
 const MAX_REASON: usize = 512;
 
 impl Connection {
-    pub(crate) async fn ack(&self, delivery: &Info) -> Result<(), Error> {
-        self.answer(delivery, Bytes::from_static(b"+ACK")).await
+    pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
+        let subject = delivery.into_ack_subject();
+        self.client()
+            .publish(subject, Bytes::from_static(b"+ACK"))
+            .await
+            .map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
     }
 
     pub(crate) async fn ack_confirmed(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {

@@ -313,28 +313,34 @@ impl Reader {
         let mut run: Option<Run<'_>> = None;
         let mut task = Context::from_waker(Waker::noop());
         let mut next = Some(first);
-        while let Some(message) = next {
+        while let Some(mut message) = next {
             match message.status {
                 // A stored message can have a status line too; the server's own words have nothing to reply to.
                 Some(status) if message.reply.is_none() => {
                     run = None;
                     table.tell(status, message);
                 }
-                _ => {
-                    if let (Some(run), Some(ack_subject)) = (&mut run, &message.reply)
-                        && let Some(info) = run.like.like(ack_subject)
-                    {
-                        run.queue.push_back(Arrival::Delivery(delivery(message, info)));
-                    } else if let Some(info) = message.reply.clone().and_then(Info::parse) {
-                        run = table.find(info.source(), self.inbox).map(|route| Run::begin(route, info.clone()));
-                        match &mut run {
-                            Some(run) => run.queue.push_back(Arrival::Delivery(delivery(message, info))),
-                            None => self.strays.extend(message.reply),
-                        }
-                    } else {
-                        tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
+                // The ack subject is moved and not cloned, which would cost an allocation.
+                _ => match message.reply.take().map(|ack_subject| match &run {
+                    Some(run) => run.like.like(ack_subject),
+                    None => Err(ack_subject),
+                }) {
+                    Some(Ok(info)) => {
+                        let queue = run.as_mut().map(|run| &mut run.queue);
+                        queue.expect("it has told how to read the ack subject").push_back(arrival(message, info));
                     }
-                }
+                    Some(Err(ack_subject)) => match Info::parse(ack_subject) {
+                        Some(info) => {
+                            run = table.find(info.source(), self.inbox).map(|route| Run::begin(route, info.clone()));
+                            match &mut run {
+                                Some(run) => run.queue.push_back(arrival(message, info)),
+                                None => self.strays.push(info.into_ack_subject()),
+                            }
+                        }
+                        None => ignored(&message),
+                    },
+                    None => ignored(&message),
+                },
             }
             next = match subscriber.poll_next_unpin(&mut task) {
                 Poll::Ready(message) => message,
@@ -398,7 +404,11 @@ async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error
     })
 }
 
-fn delivery(message: Message, info: Info) -> Delivery {
+fn arrival(message: Message, info: Info) -> Arrival {
     let Message { subject, payload, headers, .. } = message;
-    Delivery { subject, payload, headers: headers.map(Arc::new), info }
+    Arrival::Delivery(Delivery { subject, payload, headers: headers.map(Arc::new), info })
+}
+
+fn ignored(message: &Message) {
+    tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
 }

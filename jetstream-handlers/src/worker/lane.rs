@@ -11,7 +11,7 @@ use super::Worker;
 use super::attempts::Verdict;
 use super::call::Caller;
 use super::waiting::{Next, Waiting};
-use crate::message::{Info, Message};
+use crate::message::{Info, Message, Numbers};
 use crate::record::Call;
 use crate::settle::{Outcome, Settle};
 use crate::subscriber::Ack;
@@ -25,8 +25,8 @@ pub(super) struct Lane(Mutex<Hand>);
 
 #[derive(Debug, Default)]
 struct Hand {
-    current: Option<(Instant, Info)>,
-    last: Option<Info>,
+    current: Option<(Instant, Numbers)>,
+    last: Option<Numbers>,
     /// A call that was given up goes on.
     late: bool,
 }
@@ -38,21 +38,20 @@ impl Lane {
     }
 
     /// The message that is being handled.
-    pub(super) fn current(&self) -> Option<Info> {
-        self.hand().current.as_ref().map(|(_, delivery)| delivery.clone())
+    pub(super) fn current(&self) -> Option<Numbers> {
+        self.hand().current.map(|(_, delivery)| delivery)
     }
 
     /// The message that ended last.
-    pub(super) fn last(&self) -> Option<Info> {
-        self.hand().last.clone()
+    pub(super) fn last(&self) -> Option<Numbers> {
+        self.hand().last
     }
 
-    pub(super) fn older_than(&self, age: Duration) -> Option<Info> {
-        let hand = self.hand();
-        hand.current.as_ref().filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery.clone())
+    pub(super) fn older_than(&self, age: Duration) -> Option<Numbers> {
+        self.hand().current.filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery)
     }
 
-    pub(super) fn take(&self, since: Instant, delivery: Info) {
+    pub(super) fn take(&self, since: Instant, delivery: Numbers) {
         self.hand().current = Some((since, delivery));
     }
 
@@ -89,7 +88,7 @@ impl Worker {
         let Some(mut now) = self.waiting.arrived().await else { return };
         let mut turn = Turn::begin(now);
         loop {
-            let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
+            let Some(Next { since, mut message, low }) = self.waiting.pop(now, self.patience()) else {
                 match self.waiting.arrived().await {
                     Some(then) => now = then,
                     None => return,
@@ -97,9 +96,9 @@ impl Worker {
                 continue;
             };
             let begun = now;
-            lane.take(since, message.info.clone());
+            lane.take(since, self.numbers(&message.info));
             let span = self.span(&message);
-            let handling = self.handle(&mut caller, &message, begun);
+            let handling = self.handle(&mut caller, &mut message, begun);
             let ended = match span.is_disabled() {
                 true => handling.await,
                 false => Box::pin(handling).instrument(span).await,
@@ -114,7 +113,7 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, caller: &mut Caller, message: &Message, begun: Instant) -> bool {
+    async fn handle(&self, caller: &mut Caller, message: &mut Message, begun: Instant) -> bool {
         let verdict = match message.info.delivered() {
             1 => Verdict::Try,
             _ => Box::pin(self.verdict(&message.info)).await,
@@ -138,13 +137,30 @@ impl Worker {
             }
         };
         // The usual end, without the detours of all others.
-        if outcome.settle == Settle::Ack
-            && self.handler.plan.ack == Ack::Sent
-            && let Some(Ok(())) = self.transport.ack(&self.source, &message.info).now_or_never()
-        {
-            return true;
+        if outcome.settle == Settle::Ack && self.handler.plan.ack == Ack::Sent {
+            // It is moved and not cloned, which would cost an allocation.
+            let delivery = std::mem::take(&mut message.info);
+            let numbers = delivery.numbers();
+            if let Some(Ok(())) = self.transport.ack(&self.source, delivery).now_or_never() {
+                return true;
+            }
+            message.info = self.delivery(numbers);
         }
         Box::pin(self.settle(message, outcome)).await
+    }
+
+    /// What a lane keeps of a delivery.
+    pub(super) fn numbers(&self, delivery: &Info) -> Numbers {
+        if self.ack_prefix.get().is_none() {
+            // Whoever was first has said the same.
+            self.ack_prefix.set(delivery.ack_prefix().to_owned()).ok();
+        }
+        delivery.numbers()
+    }
+
+    /// The delivery of which a lane has kept the numbers.
+    pub(super) fn delivery(&self, numbers: Numbers) -> Info {
+        numbers.delivery(self.ack_prefix.get().map_or("", String::as_str))
     }
 
     pub(super) fn caller(&self) -> Caller {

@@ -15,7 +15,7 @@ mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -68,6 +68,8 @@ pub(crate) struct Worker {
     /// Of an ordered handler.
     order: Option<Order>,
     graves: Graves,
+    /// What the ack subjects of the consumer begin with; the first message says it.
+    ack_prefix: OnceLock<String>,
 }
 
 impl Worker {
@@ -105,6 +107,7 @@ impl Worker {
             lanes,
             order,
             graves: Graves::default(),
+            ack_prefix: OnceLock::new(),
         })
     }
 
@@ -146,6 +149,7 @@ impl Worker {
                 () = &mut undertaker => {}
                 () = &mut ack_in_time => {}
                 () = self.waiting.low() => self.prefetch.used_up(),
+                () = self.waiting.room() => {}
             }
         }
         // What follows happens once, and is not carried along until then.
@@ -198,7 +202,8 @@ impl Worker {
         if catch_unwind(AssertUnwindSafe(|| drop(lanes))).is_err() {
             tracing::error!(handler = self.handler.name, "a cancelled handler panicked while it was dropped");
         }
-        let mut abandoned = self.lanes.iter().filter_map(Lane::current).collect::<Vec<_>>();
+        let abandoned = self.lanes.iter().filter_map(Lane::current);
+        let mut abandoned = abandoned.map(|numbers| self.delivery(numbers)).collect::<Vec<_>>();
         if let Some(order) = &self.order {
             self.ack_all(order).await;
             // In this order they come again.
@@ -211,7 +216,7 @@ impl Worker {
         let last = self.lanes.iter().find_map(Lane::last);
         let answered = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
-            Some(delivery) => self.transport.settled(&delivery, LAST_ACKS).await,
+            Some(numbers) => self.transport.settled(&self.delivery(numbers), LAST_ACKS).await,
             None => self.transport.round_trip(ROUND_TRIP).await,
         };
         if let Err(error) = answered {
@@ -320,7 +325,8 @@ impl Worker {
         }
         // One by one: a message that was answered meanwhile must not be touched any more.
         for lane in &self.lanes {
-            if let Some(delivery) = lane.older_than(young) {
+            if let Some(numbers) = lane.older_than(young) {
+                let delivery = self.delivery(numbers);
                 self.send(self.transport.progress(&self.source, &delivery)).await;
             }
         }

@@ -37,11 +37,12 @@ pub(super) struct Order {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// The last message that has ended and is not acked.
-    last: Option<Info>,
-    count: usize,
-    /// The last one that has ended.
+    /// The last message that has ended.
     done: Option<Info>,
+    /// Whether it is to be acked.
+    due: bool,
+    /// How many have ended since the last ack.
+    count: usize,
 }
 
 /// What is known of a message that comes again.
@@ -74,7 +75,7 @@ impl Order {
     /// The ack of what has ended may be lost.
     pub(super) fn again(&self) {
         let mut acks = self.acks();
-        acks.last = acks.done.clone();
+        acks.due = acks.done.is_some();
         self.begun.notify_one();
     }
 
@@ -99,20 +100,20 @@ impl Order {
     }
 
     /// A message has ended; gives whether it is time for an ack.
-    fn done(&self, info: &Info) -> bool {
+    fn done(&self, delivery: Info) -> bool {
         let mut acks = self.acks();
-        if acks.last.replace(info.clone()).is_none() {
+        if !std::mem::replace(&mut acks.due, true) {
             self.begun.notify_one();
         }
         acks.count += 1;
-        acks.done = Some(info.clone());
+        acks.done = Some(delivery);
         acks.count >= self.every
     }
 
     fn take(&self) -> Option<Info> {
         let mut acks = self.acks();
         acks.count = 0;
-        acks.last.take()
+        std::mem::take(&mut acks.due).then(|| acks.done.clone()).flatten()
     }
 
     fn acks(&self) -> MutexGuard<'_, Acks> {
@@ -128,7 +129,7 @@ impl Worker {
         let Some(mut now) = self.waiting.arrived().await else { return };
         let mut turn = Turn::begin(now);
         loop {
-            let Some(Next { since, message, low }) = self.waiting.pop(now, self.patience()) else {
+            let Some(Next { since, mut message, low }) = self.waiting.pop(now, self.patience()) else {
                 match self.waiting.arrived().await {
                     Some(then) => now = then,
                     None => break,
@@ -136,11 +137,10 @@ impl Worker {
                 continue;
             };
             let begun = now;
-            let info = &message.info;
-            let due = match order.known(info) {
+            let due = match order.known(&message.info) {
                 Known::Not => {
                     let consumer = order.consumer.load(Ordering::Relaxed);
-                    lane.take(since, info.clone());
+                    lane.take(since, self.numbers(&message.info));
                     let span = self.span(&message);
                     let work = self.until_it_has_ended(&mut caller, &message, begun, order);
                     let ended = match span.is_disabled() {
@@ -156,10 +156,12 @@ impl Worker {
                     let took = now - begun;
                     self.prefetch.measured(took);
                     caller.ended(took, now);
-                    ended && order.consumer.load(Ordering::Relaxed) == consumer && order.done(info)
+                    ended
+                        && order.consumer.load(Ordering::Relaxed) == consumer
+                        && order.done(std::mem::take(&mut message.info))
                 }
                 Known::Last => {
-                    order.done(info);
+                    order.done(std::mem::take(&mut message.info));
                     true
                 }
                 Known::Done => false,
@@ -211,7 +213,7 @@ impl Worker {
                     self.ack_all(order).await;
                     let outcome = self.call(caller, message, begun).await;
                     if outcome.settle == Settle::Ack && order.gathering.load(Ordering::Relaxed) == gathering {
-                        order.done(&message.info);
+                        order.done(message.info.clone());
                         self.ack_all(order).await;
                     }
                     outcome
@@ -250,7 +252,7 @@ impl Worker {
     /// Acks everything that has ended.
     pub(super) async fn ack_all(&self, order: &Order) {
         if let Some(last) = order.take() {
-            self.send(self.transport.ack(&self.source, &last)).await;
+            self.send(self.transport.ack(&self.source, last)).await;
         }
     }
 

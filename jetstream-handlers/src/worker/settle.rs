@@ -59,7 +59,7 @@ impl Worker {
 
     async fn ack(&self, message: &Message) {
         match self.handler.plan.ack {
-            Ack::Sent => self.send(self.transport.ack(&self.source, &message.info)).await,
+            Ack::Sent => self.send(self.transport.ack(&self.source, message.info.clone())).await,
             Ack::Confirmed => self.ack_until_confirmed(message).await,
         };
     }

@@ -15,6 +15,7 @@ pub(super) struct Waiting {
     queue: Mutex<Queue>,
     arrived: Notify,
     low: Notify,
+    room: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -91,17 +92,22 @@ impl Waiting {
                 }
             }
             // A lane that is idle is room for one more.
-            self.low.notify_one();
+            self.make_room();
             arrived.await;
         }
     }
 
-    /// Says that there is room for more.
+    /// Says that there is room for more, though nothing was taken.
     pub(super) fn make_room(&self) {
-        self.low.notify_one();
+        self.room.notify_one();
     }
 
-    /// Waits until there is room for more.
+    /// Waits until there is room for more though nothing was taken.
+    pub(super) async fn room(&self) {
+        self.room.notified().await;
+    }
+
+    /// Waits until so many were taken that there is room for more.
     pub(super) async fn low(&self) {
         self.low.notified().await;
     }
@@ -126,7 +132,7 @@ impl Waiting {
         let before = queue.messages.len();
         queue.messages.retain(|(since, _)| now - *since < patience);
         if queue.messages.len() < before {
-            self.low.notify_one();
+            self.make_room();
         }
         let old = queue.messages.iter_mut().filter(|(since, _)| now - *since >= age);
         old.map(|(since, message)| {
