@@ -98,6 +98,7 @@ contract![
     a_timeout_is_a_retry,
     long_work_is_not_delivered_again,
     waiting_messages_are_not_delivered_again,
+    a_handler_too_slow_to_hold_anything_in_advance_handles_everything,
     messages_come_in_the_order_of_the_stream,
     a_failing_message_holds_up_an_ordered_handler,
     one_of_two_ordered_workers_is_active_and_the_other_follows,
@@ -270,6 +271,25 @@ async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
 
 async fn until(seen: &Mutex<Vec<u64>>, count: usize) {
     eventually("so many messages", SOON, async || (seen.lock().unwrap().len() >= count).then_some(())).await;
+}
+
+async fn a_handler_too_slow_to_hold_anything_in_advance_handles_everything(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder()).await;
+    publish(&broker, 1..=20).await;
+    let seen = Arc::<Mutex<Vec<u64>>>::default();
+    let noted = seen.clone();
+    let handler = move |order: Order| {
+        let noted = noted.clone();
+        async move {
+            // Longer than what waits may wait, which is a sixth of the time for an ack.
+            tokio::time::sleep(Duration::from_millis(75)).await;
+            noted.lock().unwrap().push(order.id);
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "slow", handler);
+    let _subscription = subscribe.ack_wait(Duration::from_millis(300)).await.unwrap();
+    until(&seen, 20).await;
+    assert_eq!(*seen.lock().unwrap(), (1..=20).collect::<Vec<_>>());
 }
 
 async fn messages_come_in_the_order_of_the_stream(stage: &Stage) {

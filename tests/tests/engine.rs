@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Subscription, async_nats};
-use jetstream_handlers_tests::{Program, Server, eventually};
+use jetstream_handlers_tests::{Program, Proxy, Server, eventually};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -118,6 +118,37 @@ async fn a_slow_handler_holds_no_more_than_it_can_start_soon() {
 }
 
 #[tokio::test]
+async fn handlers_too_slow_to_hold_anything_in_advance_handle_everything() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.slow", 0..30).await;
+    let mut running = Vec::new();
+    for lanes in [1, 4] {
+        let calls = Calls::default();
+        let noted = calls.clone();
+        let handler = move |id: u64| {
+            let noted = noted.clone();
+            async move {
+                // Longer than what waits may wait, which is a sixth of the time for an ack in each of the lanes.
+                tokio::time::sleep(ms(75 * lanes)).await;
+                noted.add(id);
+            }
+        };
+        let subscribe = broker.subscribe("work.slow", &format!("slow-{lanes}"), handler).ack_wait(ms(300));
+        running.push((subscribe.concurrency(lanes.try_into().unwrap()).await.unwrap(), calls));
+    }
+    for (_, calls) in &running {
+        calls.until(30).await;
+    }
+    // They ask as well when there was nothing to do for a while.
+    tokio::time::sleep(ms(300)).await;
+    publish(&broker, "work.slow", [99]).await;
+    for (_, calls) in &running {
+        calls.until(31).await;
+    }
+}
+
+#[tokio::test]
 async fn a_batch_size_that_is_given_stays() {
     let server = Server::start().await;
     let broker = connect(&server).await;
@@ -174,6 +205,65 @@ async fn a_hundred_handlers_share_two_inboxes_and_stop_one_by_one() {
     drop(rest);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_handler_goes_on_whose_neighbour_stops_while_it_computes() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let (calls, begun, go_on) = (Calls::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let handler = {
+        let (calls, begun, go_on) = (calls.clone(), begun.clone(), go_on.clone());
+        move |id: u64| {
+            let since = Instant::now();
+            begun.store(true, Ordering::SeqCst);
+            // Its task cannot hear of anything meanwhile.
+            while !go_on.load(Ordering::SeqCst) && since.elapsed() < Duration::from_secs(5) {
+                std::thread::sleep(ms(5));
+            }
+            calls.add(id);
+            async {}
+        }
+    };
+    let _computing = broker.subscribe("work.computing", "computing", handler).await.unwrap();
+    let neighbour = broker.subscribe("work.other", "other", async |_: u64| {}).await.unwrap();
+    publish(&broker, "work.computing", [0]).await;
+    eventually("it computes", SOON, async || begun.load(Ordering::SeqCst).then_some(())).await;
+    neighbour.unsubscribe().await.unwrap();
+    // Time for the inbox to close.
+    tokio::time::sleep(ms(300)).await;
+    go_on.store(true, Ordering::SeqCst);
+    publish(&broker, "work.computing", 1..10).await;
+    calls.until(10).await;
+    assert!(broker.health().is_healthy(), "{:?}", broker.health());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn handlers_go_on_whose_neighbour_stops_after_a_reconnect() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let broker = Broker::builder().servers([proxy.url()]).fetch_wait(Duration::from_secs(1));
+    let broker = broker.connect_options(|options| options.ignore_discovered_servers()).connect().await.unwrap();
+    let publisher = connect(&server).await;
+    let calls = Calls::default();
+    let mut running = Vec::new();
+    for number in 0..5 {
+        running.push(note(&broker, &format!("work.stays.{number}"), &format!("stays-{number}"), &calls).await);
+    }
+    let mut neighbours = Vec::new();
+    for number in 0..10 {
+        neighbours.push(broker.subscribe("work.goes", &format!("goes-{number}"), async |_: u64| {}).await.unwrap());
+    }
+    // Some before, some while and some after the others have taken new inboxes.
+    for (round, neighbour) in (0_u64..).zip(neighbours) {
+        proxy.cut();
+        tokio::time::sleep(ms(round * 30)).await;
+        neighbour.unsubscribe().await.unwrap();
+        for number in 0..5 {
+            publish(&publisher, &format!("work.stays.{number}"), [round * 5 + number]).await;
+        }
+        calls.until(usize::try_from(round + 1).unwrap() * 5).await;
+    }
+}
+
 #[tokio::test]
 async fn blocking_handlers_run_beside_the_runtime_and_side_by_side() {
     let server = Server::start().await;
@@ -228,6 +318,32 @@ async fn a_blocking_call_over_its_timeout_is_retried_when_its_thread_is_free() {
     let _subscription = subscribe.await.unwrap();
     eventually("the first was called again", SOON, async || (calls.all().get(&0) == Some(&2)).then_some(())).await;
     calls.until(2).await;
+}
+
+#[tokio::test]
+async fn a_thread_that_was_late_asks_for_more_when_it_is_free() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.late", [0]).await;
+    let calls = Calls::default();
+    let handler = {
+        let calls = calls.clone();
+        move |id: u64| {
+            let calls = calls.clone();
+            async move {
+                calls.add(id);
+                if id == 0 && calls.all()[&0] == 1 {
+                    std::thread::sleep(ms(1500));
+                }
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.late", "late", handler).blocking().batch_size(1);
+    let _subscription = subscribe.timeout(ms(200)).backoff(&[ms(50)]).await.unwrap();
+    calls.until(1).await;
+    publish(&broker, "work.late", 1..8).await;
+    calls.until(8).await;
+    eventually("the first was called again", SOON, async || (calls.all()[&0] == 2).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,13 +1,17 @@
 //! Strict order: one message after the other, over failures, lost connections and replicas that die.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, Subscription, stream};
 use jetstream_handlers_tests::{Program, Proxy, Server, eventually};
+use tokio::sync::Semaphore;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -57,16 +61,24 @@ async fn publish(broker: &Broker, ids: impl IntoIterator<Item = u64>) {
     }
 }
 
-async fn subscribe(broker: &Broker, seen: &Seen, each: Duration) -> Subscription {
+/// A handler that notes each message after so much time.
+fn noting(seen: &Seen, each: Duration) -> impl Fn(u64) -> BoxFuture<'static, ()> + use<> {
     let seen = seen.clone();
-    let handler = move |id: u64| {
+    move |id| {
         let seen = seen.clone();
-        async move {
+        Box::pin(async move {
             tokio::time::sleep(each).await;
             seen.add(id);
-        }
-    };
-    broker.subscribe("work.ordered", "ordered", handler).ordered().await.unwrap()
+        })
+    }
+}
+
+async fn subscribe(broker: &Broker, seen: &Seen, each: Duration) -> Subscription {
+    broker.subscribe("work.ordered", "ordered", noting(seen, each)).ordered().await.unwrap()
+}
+
+async fn consumer_info(server: &Server) -> consumer::Info {
+    server.jetstream().await.get_stream("WORK").await.unwrap().consumer_info("ordered").await.unwrap()
 }
 
 /// Waits until the server says that everything is acked.
@@ -300,4 +312,282 @@ async fn a_frozen_active_replica_does_not_hold_up_the_work() -> Result<(), Error
     assert_eq!(seen.all(), (seen.all()[0]..=2100).collect::<Vec<_>>());
     all_acked(&server, 2100).await;
     Ok(())
+}
+
+/// What was handled, and what was not, while `remove` takes the message 25 of 30 from the stream, and one more comes.
+async fn without_25(remove: impl AsyncFnOnce(&Proxy, &stream::Stream)) {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    for id in 1..=30_u64 {
+        publisher.publish(&format!("work.ordered.{id}"), &id).await.unwrap();
+    }
+    let seen = Seen::default();
+    let subscribe = broker.subscribe("work.ordered.*", "ordered", noting(&seen, ms(50)));
+    let _subscription = subscribe.ordered().await.unwrap();
+    seen.until(2).await;
+    remove(&proxy, &server.jetstream().await.get_stream("WORK").await.unwrap()).await;
+    publisher.publish("work.ordered.31", &31).await.unwrap();
+    seen.until(31).await;
+    // It may have been in hand already.
+    let firsts: Vec<_> = firsts(&seen.all()).into_iter().filter(|id| *id != 25).collect();
+    assert_eq!(firsts, (1..=31).filter(|id| *id != 25).collect::<Vec<_>>());
+    all_acked(&server, 31).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_deleted_while_the_connection_is_cut_takes_no_other_with_it() {
+    without_25(async |proxy, stream| {
+        proxy.cut();
+        stream.delete_message(25).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_subject_that_is_purged_before_the_connection_is_cut_takes_no_other_with_it() {
+    without_25(async |proxy, stream| {
+        stream.purge().filter("work.ordered.25").await.unwrap();
+        proxy.cut();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn after_a_purge_of_one_subject_and_a_stop_the_next_replica_goes_on() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    for id in 1..=9_u64 {
+        broker.publish(&format!("work.ordered.{id}"), &id).await.unwrap();
+    }
+    let (before, after) = (Seen::default(), Seen::default());
+    // The server takes neither an ack nor a nak for what lies before the purged one; that has to wait for its time.
+    let subscribe = async |seen: &Seen, each| {
+        let subscribe = broker.subscribe("work.ordered.*", "ordered", noting(seen, each)).ordered();
+        subscribe.ack_wait(Duration::from_secs(3)).await.unwrap()
+    };
+    let first = subscribe(&before, ms(200)).await;
+    before.until(1).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.purge().filter("work.ordered.7").await.unwrap();
+    first.unsubscribe().await.unwrap();
+    let _second = subscribe(&after, Duration::ZERO).await;
+    broker.publish("work.ordered.10", &10).await.unwrap();
+    after.until(10).await;
+    let all: Vec<_> = before.all().into_iter().chain(after.all()).collect();
+    assert_eq!(firsts(&all), (1..=10).filter(|id| *id != 7).collect::<Vec<_>>());
+    all_acked(&server, 10).await;
+}
+
+#[tokio::test]
+async fn a_call_that_outlives_the_stream_ends_nothing_of_the_new_one() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=20).await;
+    let (seen, begun) = (Seen::default(), Seen::default());
+    let go_on = Arc::new(Semaphore::new(0));
+    let handler = {
+        let (seen, begun, go_on) = (seen.clone(), begun.clone(), go_on.clone());
+        move |id: u64| {
+            let (seen, begun, go_on) = (seen.clone(), begun.clone(), go_on.clone());
+            async move {
+                begun.add(id);
+                match id {
+                    20 => drop(go_on.acquire().await.unwrap()),
+                    // Longer than an ack waits for others.
+                    101 => tokio::time::sleep(ms(500)).await,
+                    _ => {}
+                }
+                seen.add(id);
+            }
+        }
+    };
+    let first = broker.subscribe("work.ordered", "ordered", handler).ordered().await.unwrap();
+    begun.until(20).await;
+    let jetstream = server.jetstream().await;
+    jetstream.delete_stream("WORK").await.unwrap();
+    let config = stream::Config { name: "WORK".into(), subjects: vec!["work.>".into()], ..Default::default() };
+    jetstream.create_stream(config).await.unwrap();
+    publish(&broker, 101..=130).await;
+    eventually("all of the new stream is delivered", SOON, async || {
+        let info = jetstream.get_stream("WORK").await.ok()?.consumer_info("ordered").await.ok()?;
+        (info.num_ack_pending == 30).then_some(())
+    })
+    .await;
+    go_on.add_permits(1);
+    begun.until(101).await;
+    first.unsubscribe().await.unwrap();
+    let after = Seen::default();
+    let _second = subscribe(&broker, &after, Duration::ZERO).await;
+    publish(&broker, [131]).await;
+    after.until(131).await;
+    let all: Vec<_> = seen.all().into_iter().chain(after.all()).collect();
+    assert_eq!(firsts(&all), (1..=20).chain(101..=131).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_replica_that_was_cut_off_for_longer_than_its_pin_stops_its_old_work() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (one, other) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&other, 1..=400).await;
+    let (seen_by_one, seen_by_other) = (Seen::default(), Seen::default());
+    let _first = subscribe(&one, &seen_by_one, ms(100)).await;
+    seen_by_one.until(2).await;
+    let _second = subscribe(&other, &seen_by_other, ms(1)).await;
+    let in_hand = consumer_info(&server).await.num_ack_pending;
+    proxy.pause();
+    eventually("the other one begins", SOON, async || (!seen_by_other.all().is_empty()).then_some(())).await;
+    proxy.resume();
+    seen_by_other.until(400).await;
+    eventually("the first one is idle", SOON, async || {
+        let before = seen_by_one.all().len();
+        tokio::time::sleep(ms(500)).await;
+        (seen_by_one.all().len() == before).then_some(())
+    })
+    .await;
+    assert!(seen_by_one.all().len() < in_hand, "it has handled all that it had in hand");
+    all_acked(&server, 400).await;
+}
+
+#[tokio::test]
+async fn two_workers_of_a_process_never_run_at_once_while_their_neighbours_come_and_go() {
+    let server = Server::start().await;
+    let (broker, publisher) = (connect(server.url()).await, connect(server.url()).await);
+    publish(&publisher, [0]).await;
+    let (running, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let handled = Arc::<Mutex<Vec<(usize, u64)>>>::default();
+    let mut workers = Vec::new();
+    for worker in 0..2 {
+        let (running, most, handled) = (running.clone(), most.clone(), handled.clone());
+        let handler = move |id: u64| {
+            let (running, most, handled) = (running.clone(), most.clone(), handled.clone());
+            async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(ms(1)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                handled.lock().unwrap().push((worker, id));
+            }
+        };
+        workers.push(broker.subscribe("work.ordered", "ordered", handler).ordered().await.unwrap());
+    }
+    let by_whom = async |id: u64| {
+        let find = || handled.lock().unwrap().iter().find(|(_, handled)| *handled == id).map(|(worker, _)| *worker);
+        eventually(&format!("message {id} was handled"), SOON, async || find()).await
+    };
+    // The second one shall be the active one.
+    let client = server.client().await;
+    let mut next = 0;
+    while by_whom(next).await == 0 {
+        let unpin = client.request("$JS.API.CONSUMER.UNPIN.WORK.ordered", r#"{"group":"ordered"}"#.into());
+        unpin.await.unwrap();
+        next += 1;
+        publish(&publisher, [next]).await;
+    }
+    let last = next + 1500;
+    let publishing = publish(&publisher, next + 1..=last);
+    let coming_and_going = async {
+        for number in 0..25 {
+            let come = async || broker.subscribe("work.other", &format!("{number}"), async |_: u64| {}).await.unwrap();
+            let (one, other) = (come().await, come().await);
+            one.unsubscribe().await.unwrap();
+            other.unsubscribe().await.unwrap();
+        }
+    };
+    futures::join!(publishing, coming_and_going);
+    by_whom(last).await;
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+    let ids: Vec<_> = handled.lock().unwrap().iter().map(|(_, id)| *id).collect();
+    assert_eq!(firsts(&ids), (0..=last).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_blocking_call_over_its_timeout_is_tried_again_when_its_thread_is_free() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=3).await;
+    let (begun, seen) = (Seen::default(), Seen::default());
+    let handler = {
+        let (begun, seen) = (begun.clone(), seen.clone());
+        move |id: u64| {
+            let (begun, seen) = (begun.clone(), seen.clone());
+            async move {
+                if begun.add(id) == 1 && id == 1 {
+                    std::thread::sleep(ms(1500));
+                }
+                seen.add(id);
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.ordered", "ordered", handler).ordered().blocking();
+    let _subscription = subscribe.timeout(ms(200)).max_deliver(3).backoff(&[ms(50)]).await.unwrap();
+    seen.until(3).await;
+    assert_eq!(seen.all(), [1, 1, 2, 3]);
+    assert_eq!(broker.dead_letters().list().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_lost_again_and_again_uses_up_no_attempts() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=4).await;
+    let (seen, go_on) = (Seen::default(), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (seen, go_on) = (seen.clone(), go_on.clone());
+        move |id: u64| {
+            let (seen, go_on) = (seen.clone(), go_on.clone());
+            async move {
+                if id == 1 {
+                    drop(go_on.acquire().await.unwrap());
+                }
+                let failed = seen.add(id) == 1 && id == 3;
+                if failed { Err(HandlerError::retry("once")) } else { Ok(()) }
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.ordered", "ordered", handler).ordered();
+    let client = server.client().await;
+    let mut asked = client.subscribe("$JS.API.CONSUMER.INFO.WORK.ordered").await.unwrap();
+    client.flush().await.unwrap();
+    let _subscription = subscribe.max_deliver(3).backoff(&[ms(100)]).await.unwrap();
+    eventually("all are delivered", SOON, async || (consumer_info(&server).await.num_ack_pending == 4).then_some(()))
+        .await;
+    for _ in 0..5 {
+        while asked.next().now_or_never().is_some() {}
+        proxy.cut();
+        asked.next().await.unwrap();
+        // Time for what it would ask back.
+        tokio::time::sleep(ms(200)).await;
+    }
+    go_on.add_permits(1);
+    seen.until(4).await;
+    assert_eq!(seen.all(), [1, 2, 3, 3, 4]);
+    assert_eq!(publisher.dead_letters().list().await.unwrap().len(), 0);
+}
+
+#[tokio::test]
+async fn an_operator_may_let_few_messages_be_unanswered() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=1).await;
+    let seen = Seen::default();
+    let first = subscribe(&broker, &seen, Duration::ZERO).await;
+    seen.until(1).await;
+    first.unsubscribe().await.unwrap();
+    let config = consumer::Config { max_ack_pending: 3, ..consumer_info(&server).await.config };
+    server.jetstream().await.get_stream("WORK").await.unwrap().update_consumer(config).await.unwrap();
+    let _second = subscribe(&broker, &seen, ms(1)).await;
+    const LAST: u64 = 300;
+    let cutting = async {
+        for part in 1..=4 {
+            seen.until(part * 50).await;
+            proxy.cut();
+        }
+    };
+    futures::join!(publish(&publisher, 2..=LAST), cutting);
+    seen.until(LAST).await;
+    assert_eq!(firsts(&seen.all()), (1..=LAST).collect::<Vec<_>>());
+    all_acked(&server, LAST).await;
 }
