@@ -805,6 +805,64 @@ async fn a_work_queue_keeps_no_order() {
 }
 
 #[tokio::test]
+async fn a_stream_that_a_message_can_leave_before_older_ones_keeps_no_order() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    type Change = fn(&mut stream::Config);
+    let changes: [(&str, Change); 4] = [
+        ("max_msgs_per_subject", |config| config.max_messages_per_subject = 1),
+        ("allow_msg_ttl", |config| config.allow_message_ttl = true),
+        ("allow_rollup_hdrs", |config| config.allow_rollup = true),
+        ("allow_msg_ttl", |config| {
+            (config.allow_message_ttl, config.allow_rollup) = (true, true);
+            config.subject_delete_marker_ttl = Some(Duration::from_secs(60));
+        }),
+    ];
+    let broker = connect(&server).await;
+    for (field, change) in changes {
+        // A server of before leaves out what it does not know.
+        if field == "allow_msg_ttl" && !pins() {
+            continue;
+        }
+        let mut config = on("SHOP", &["orders.>"]);
+        change(&mut config);
+        let shop = jetstream.create_stream(config).await.unwrap();
+        let ordered = || {
+            let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {});
+            subscribe.ordered().single_replica()
+        };
+        let field = format!("`{field}`");
+        let told = ["`closure on orders.created`: ordered", "stream `SHOP`", &field, "source", "`concurrency` at 1"];
+        assert_says(ordered().await, ErrorKind::StreamMismatch, &told);
+        let consumers: Vec<_> = shop.consumer_names().try_collect().await.unwrap();
+        assert_eq!(consumers, Vec::<String>::new());
+        // Both ways out lead out.
+        let _unordered = start(&broker, "orders.created", "unordered").await.unwrap();
+        let transform = stream::SubjectTransform { source: "orders.>".into(), destination: "history.>".into() };
+        let source = stream::Source { name: "SHOP".into(), subject_transforms: vec![transform], ..Default::default() };
+        let history = stream::Config { sources: Some(vec![source]), ..on("HISTORY", &["history.>"]) };
+        jetstream.create_stream(history).await.unwrap();
+        let subscribe = broker.subscribe("history.created", "in-order", async |_: Message| {});
+        let _ordered = subscribe.ordered().single_replica().await.unwrap();
+        for stream in ["HISTORY", "SHOP"] {
+            jetstream.delete_stream(stream).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_own_stream_that_keeps_no_order_is_told_before_it_is_made() {
+    let shop = stream::Config { max_messages_per_subject: 1, ..on("SHOP", &["orders.>"]) };
+    let server = Server::start().await;
+    let live = Broker::builder().servers([server.url()]).stream(shop.clone()).connect().await.unwrap();
+    for broker in [live, Broker::builder().stream(shop).in_memory()] {
+        let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
+        assert_says(subscribe.await, ErrorKind::StreamMismatch, &["stream `SHOP`", "`max_msgs_per_subject`"]);
+    }
+    assert_eq!(names(&server.jetstream().await).await, set(&[]));
+}
+
+#[tokio::test]
 async fn a_stream_with_interest_retention_keeps_order_and_what_another_queue_needs() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
