@@ -37,6 +37,10 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
 
 /// What is wrong with `subject` as something to publish to.
 pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
+    // It is asked for every message, and most subjects need no closer look.
+    if is_plain(subject) {
+        return None;
+    }
     spelling_problem(subject).or_else(|| {
         if let Some(placeholder) = subject.split('.').find(|token| is_placeholder(token)) {
             return Some(format!(
@@ -48,6 +52,20 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
             "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write every token out"
         ))
     })
+}
+
+/// Whether a subject has nothing but letters, digits, `-` and `_` between single dots.
+fn is_plain(subject: &str) -> bool {
+    let mut before = b'.';
+    for byte in subject.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'.' if before != b'.' => {}
+            _ => return false,
+        }
+        before = byte;
+    }
+    before != b'.' && subject.len() <= MAX_LENGTH
 }
 
 /// What is wrong with `name` as the name of a consumer, a stream or a group.
