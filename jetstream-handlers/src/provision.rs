@@ -328,7 +328,7 @@ fn out_of_order(streams: &Streams<'_>, planned: &[(&Handler, Source)]) -> Vec<Pr
         // The server's own refusal (10098) names neither the handler nor the stream.
         if source.work_queue {
             let message = format!(
-                "`{}`: ordered: stream `{}` is a work queue (`retention` is workqueue), which takes no ack for several messages; read a stream with limits or interest retention, one that has the other as its source for example, or drop `ordered` and keep `concurrency` at 1",
+                "`{}`: ordered: stream `{}` is a work queue (`retention` is workqueue), which takes no ack for several messages; read a stream with limits or interest retention, one that takes the other as its source under subjects of its own for example, or drop `ordered` and keep `concurrency` at 1",
                 handler.name, source.stream
             );
             problems.push(Error::new(ErrorKind::StreamMismatch, message));
@@ -347,7 +347,7 @@ fn out_of_order(streams: &Streams<'_>, planned: &[(&Handler, Source)]) -> Vec<Pr
         });
         if let Some(field) = removes {
             let message = format!(
-                "`{}`: ordered: stream `{}` has `{field}`, by which a message can leave it before those in front of it, and then the server counts those as acked too; read a stream without, one that has the other as its source for example, or drop `ordered` and keep `concurrency` at 1",
+                "`{}`: ordered: stream `{}` has `{field}`, by which a message can leave it before those in front of it, and then the server counts those as acked too; read a stream without, one that takes the other as its source under subjects of its own for example, or drop `ordered` and keep `concurrency` at 1",
                 handler.name, source.stream
             );
             problems.push(Error::new(ErrorKind::StreamMismatch, message));
