@@ -436,3 +436,29 @@ async fn a_running_handler_needs_no_more_than_to_ask_and_to_answer() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_lone_message_after_a_quiet_time_leaves_the_health_green() {
+    let server = Server::start().await;
+    // With the defaults: after five quiet seconds a request lives longer, and has a heartbeat less often.
+    let broker = Broker::connect(server.url()).await.unwrap();
+    broker.publish("work.quiet", &0).await.unwrap();
+    let client = server.client().await;
+    let mut requests = client.subscribe("$JS.API.CONSUMER.MSG.NEXT.WORK.quiet").await.unwrap();
+    client.flush().await.unwrap();
+    let calls = Calls::default();
+    let _subscription = note(&broker, "work.quiet", "quiet", &calls).await;
+    loop {
+        let request: Value = serde_json::from_slice(&requests.next().await.unwrap().payload).unwrap();
+        if request["expires"].as_u64().unwrap() > 20_000_000_000 {
+            break;
+        }
+    }
+    broker.publish("work.quiet", &1).await.unwrap();
+    calls.until(2).await;
+    let quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_secs(8) {
+        assert!(broker.health().is_healthy(), "{} after {:?}", broker.health(), quiet.elapsed());
+        tokio::time::sleep(ms(50)).await;
+    }
+}

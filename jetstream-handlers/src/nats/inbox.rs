@@ -331,6 +331,8 @@ impl Reader {
                     }
                     Some(Err(ack_subject)) => match Info::parse(ack_subject) {
                         Some(info) => {
+                            // Its queue may be the same one, where the form of the ack subjects has changed.
+                            drop(run.take());
                             run = table.find(info.source(), self.inbox).map(|route| Run::begin(route, info.clone()));
                             match &mut run {
                                 Some(run) => run.queue.push_back(arrival(message, info)),

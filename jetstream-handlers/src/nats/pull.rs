@@ -397,7 +397,7 @@ impl Pull {
         if let Some(order) = &mut self.order {
             order.pin_kept = Instant::now();
         }
-        self.requests.sent(batch, self.expires);
+        self.requests.sent(batch, self.expires, self.heartbeat());
     }
 
     /// How many messages may be on their way; while the gate is closed, all that the consumer can have delivered.
@@ -438,6 +438,12 @@ impl Pull {
         (self.expires / 2).min(LONGEST_HEARTBEAT)
     }
 
+    /// When the server has been silent for too long.
+    fn silent_at(&self) -> Instant {
+        // By the requests that are open: the next one may be to hear of it more often.
+        self.last_heard + self.requests.heartbeat().unwrap_or(self.heartbeat()) * 2
+    }
+
     /// When something is to be done even if nothing arrives.
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
@@ -452,7 +458,7 @@ impl Pull {
             Some(trouble) => trouble.wait_until,
             None if self.requests.outstanding() == 0 => far,
             None => {
-                let silent = self.last_heard + self.heartbeat() * 2;
+                let silent = self.silent_at();
                 self.requests.first_end().map_or(silent, |ends| silent.min(ends))
             }
         };
@@ -461,7 +467,7 @@ impl Pull {
 
     async fn on_time(&mut self) {
         let now = Instant::now();
-        let silent = self.requests.outstanding() > 0 && self.last_heard + self.heartbeat() * 2 <= now;
+        let silent = self.requests.outstanding() > 0 && self.silent_at() <= now;
         match &mut self.trouble {
             Some(trouble) if trouble.looking.is_none() && trouble.wait_until <= now => {
                 if trouble.look {

@@ -1,5 +1,6 @@
 //! The open requests of one handler: what they may still bring, and when they end.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,14 +8,17 @@ use tokio::time::Instant;
 /// How long after its end a request is remembered, in case its status is late.
 const LATE: Duration = Duration::from_secs(2);
 
+/// How many requests are remembered.
+const MOST: usize = 64;
+
 /// The requests that the server may still answer.
 ///
 /// A delivery does not say which request it belongs to, so what is outstanding is counted over all of them;
 /// a status does, and says what its own request will not bring any more.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    /// Two or three at most.
-    live: Vec<Request>,
+    /// A request that was served in full gets no word about it, and stays until its time is over or there are too many.
+    live: VecDeque<Request>,
     outstanding: usize,
     next_number: u64,
 }
@@ -23,6 +27,7 @@ pub(super) struct Requests {
 struct Request {
     number: u64,
     batch: usize,
+    heartbeat: Duration,
     ends: Instant,
 }
 
@@ -37,9 +42,14 @@ impl Requests {
         self.next_number
     }
 
-    /// A request for `batch` messages was sent, which ends after `expires`.
-    pub(super) fn sent(&mut self, batch: usize, expires: Duration) {
-        self.live.push(Request { number: self.next_number, batch, ends: Instant::now() + expires + LATE });
+    /// A request for `batch` messages was sent, which ends after `expires` and is owed a sign of life every `heartbeat`.
+    pub(super) fn sent(&mut self, batch: usize, expires: Duration, heartbeat: Duration) {
+        if self.live.len() == MOST {
+            // Long since served, or its late status is not missed.
+            self.live.pop_front();
+        }
+        let ends = Instant::now() + expires + LATE;
+        self.live.push_back(Request { number: self.next_number, batch, heartbeat, ends });
         self.next_number += 1;
         self.outstanding += batch;
     }
@@ -81,6 +91,11 @@ impl Requests {
         if self.live.is_empty() {
             self.outstanding = 0;
         }
+    }
+
+    /// How long the server may be silent about all of them.
+    pub(super) fn heartbeat(&self) -> Option<Duration> {
+        self.live.iter().map(|request| request.heartbeat).max()
     }
 
     /// When the first of them ends.

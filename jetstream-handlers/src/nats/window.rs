@@ -129,7 +129,12 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
                 Ok(message) => self.send(message, begun).await,
                 Err(error) => Slot::Done(Err(error)),
             };
+            // While there is no room in the connection's queue, the others would wait here one by one.
+            let stuck = matches!(slot, Slot::Again(_));
             self.slots.push_back(slot);
+            if stuck {
+                return;
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 
 /// How many messages can wait to be stored as dead letters.
-const MOST: usize = 1024;
+pub(super) const MOST: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Graves {
@@ -24,6 +24,12 @@ impl Graves {
             self.news.notify_one();
         }
         room
+    }
+
+    /// Puts back one that was taken, whatever else has come.
+    pub(super) fn add_again(&self, sequence: u64, delivered: u64) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((sequence, delivered));
+        self.news.notify_one();
     }
 
     pub(super) fn take(&self) -> Option<(u64, u64)> {

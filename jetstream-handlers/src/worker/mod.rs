@@ -320,7 +320,12 @@ impl Worker {
 
     async fn keep_alive(&self, young: Duration) {
         let connected = self.transport.is_connected();
-        for delivery in self.waiting.keep(young, self.patience(), connected) {
+        let waiting = self.waiting.keep(young, self.patience(), connected);
+        if !connected {
+            // It would arrive late, perhaps for what is somebody else's by then.
+            return;
+        }
+        for delivery in waiting {
             self.send(self.transport.progress(&self.source, &delivery)).await;
         }
         // One by one: a message that was answered meanwhile must not be touched any more.

@@ -140,6 +140,7 @@ impl Worker {
             let due = match order.known(&message.info) {
                 Known::Not => {
                     let consumer = order.consumer.load(Ordering::Relaxed);
+                    let gathering = order.gathering.load(Ordering::Relaxed);
                     lane.take(since, self.numbers(&message.info));
                     let span = self.span(&message);
                     let work = self.until_it_has_ended(&mut caller, &message, begun, order);
@@ -147,8 +148,9 @@ impl Worker {
                         true => work.await,
                         false => Box::pin(work).instrument(span).await,
                     };
-                    if !ended && self.context.shutdown().is_cancelled() {
-                        // The stop hands it back.
+                    let ours = order.gathering.load(Ordering::Relaxed) == gathering;
+                    if !ended && ours && self.context.shutdown().is_cancelled() {
+                        // The stop hands it back, unless it is another replica's by now.
                         break;
                     }
                     lane.free(ended);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Worker;
+use super::{Worker, graves};
 use crate::backoff::{Doubling, LONGEST, jittered};
 use crate::dead_letter;
 use crate::error::{Error, ErrorKind};
@@ -186,7 +186,11 @@ impl Worker {
                     Err(error) => {
                         let handler = &self.handler.name;
                         tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
-                        again.push_back((sequence, delivered));
+                        if again.len() < graves::MOST {
+                            again.push_back((sequence, delivered));
+                        } else {
+                            tracing::error!(handler, sequence, "and too many others are none; it stays in its stream");
+                        }
                     }
                 }
             }
@@ -195,7 +199,7 @@ impl Worker {
                 () = tokio::time::sleep(backoff.next()), if !again.is_empty() => {
                     // One that cannot be stored shall not hold up the others, so it goes to the end.
                     let (sequence, delivered) = again.pop_front().expect("it is not empty");
-                    self.graves.add(sequence, delivered);
+                    self.graves.add_again(sequence, delivered);
                 }
             }
         }
