@@ -66,8 +66,10 @@ impl Prefetch {
     }
 
     /// What waited is being used up.
+    ///
+    /// Before the first message has ended that says nothing: it may have arrived alone, ahead of what was asked for with it.
     pub(super) fn used_up(&self) {
-        if self.pinned.is_none() {
+        if self.pinned.is_none() && self.nanos.load(Ordering::Relaxed) > 0 {
             self.size.store((self.size() * 2).clamp(SEED, LARGEST), Ordering::Relaxed);
         }
     }
@@ -91,6 +93,9 @@ mod tests {
     #[test]
     fn it_begins_with_ten_and_doubles() {
         let prefetch = Prefetch::new(None, ACK_WAIT, 1, 0);
+        assert_eq!(prefetch.size(), 10);
+        // Not before it is known how long a message takes.
+        prefetch.used_up();
         assert_eq!(prefetch.size(), 10);
         prefetch.measured(Duration::from_micros(5));
         prefetch.used_up();
