@@ -177,7 +177,7 @@ impl Transport {
     /// The version of the server, if that is too old to choose one worker of many (ADR-42, from 2.11).
     pub(crate) fn too_old_to_pin(&self) -> Option<String> {
         match self {
-            Self::Nats(connection) => connection.version_before(2, 11),
+            Self::Nats(connection) => connection.version_before((2, 11, 0)),
             Self::Memory(_) => None,
         }
     }

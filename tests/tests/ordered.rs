@@ -81,6 +81,16 @@ async fn consumer_info(server: &Server) -> consumer::Info {
     server.jetstream().await.get_stream("WORK").await.unwrap().consumer_info("ordered").await.unwrap()
 }
 
+/// A process that has handled message 1, and a handler here that stands by.
+async fn active_and_standby(server: &Server, broker: &Broker) -> (Program, Seen, Subscription) {
+    publish(broker, 1..=1).await;
+    let mut active = Program::start(env!("CARGO_BIN_EXE_ordered_worker"), &[], &[("NATS_URL", &server.url())]);
+    active.until("handled 1").await;
+    let seen = Seen::default();
+    let standby = subscribe(broker, &seen, Duration::ZERO).await;
+    (active, seen, standby)
+}
+
 /// Waits until the server says that everything is acked.
 async fn all_acked(server: &Server, last: u64) {
     let jetstream = server.jetstream().await;
@@ -183,11 +193,7 @@ async fn one_replica_is_active_and_the_next_takes_over_when_it_stops() {
 async fn a_replica_takes_over_when_the_active_one_is_killed() {
     let server = Server::start().await;
     let broker = connect(server.url()).await;
-    publish(&broker, 1..=1).await;
-    let mut active = Program::start(env!("CARGO_BIN_EXE_ordered_worker"), &[], &[("NATS_URL", &server.url())]);
-    active.until("handled 1").await;
-    let seen = Seen::default();
-    let _standby = subscribe(&broker, &seen, Duration::ZERO).await;
+    let (mut active, seen, _standby) = active_and_standby(&server, &broker).await;
     publish(&broker, 2..=400).await;
     active.until("handled 100").await;
     assert!(seen.all().is_empty());
@@ -295,11 +301,7 @@ async fn a_message_that_fails_is_left_to_the_next_replica_by_a_stop() {
 async fn a_frozen_active_replica_does_not_hold_up_the_work() -> Result<(), Error> {
     let server = Server::start().await;
     let broker = connect(server.url()).await;
-    publish(&broker, 1..=1).await;
-    let mut active = Program::start(env!("CARGO_BIN_EXE_ordered_worker"), &[], &[("NATS_URL", &server.url())]);
-    active.until("handled 1").await;
-    let seen = Seen::default();
-    let _standby = subscribe(&broker, &seen, Duration::ZERO).await;
+    let (mut active, seen, _standby) = active_and_standby(&server, &broker).await;
     publish(&broker, 2..=2000).await;
     active.until("handled 50").await;
     active.signal("STOP");

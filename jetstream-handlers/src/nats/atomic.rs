@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, check, is_transient, read_ack, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, look, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -27,25 +27,6 @@ pub(crate) async fn publish_atomic(connection: &Arc<Connection>, messages: &[Out
         biased;
         () = connection.closed() => Err(closed(subject)),
         result = store(connection, messages, subject) => result,
-    }
-}
-
-impl Connection {
-    /// An error if the server is older than what `feature` needs.
-    pub(super) fn needs(
-        &self,
-        (major, minor, patch): (i64, i64, i64),
-        feature: &str,
-        instead: &str,
-    ) -> Result<(), Error> {
-        if self.client().is_server_compatible(major, minor, patch) {
-            return Ok(());
-        }
-        let version = self.client().server_info().version;
-        let text = format!(
-            "the server {version} does not know {feature}; use a server from {major}.{minor}.{patch}, or {instead}"
-        );
-        Err(Error::new(ErrorKind::Config, text))
     }
 }
 
@@ -93,16 +74,14 @@ async fn store(connection: &Arc<Connection>, messages: &[Outgoing], subject: &st
             }
             Failure::NoStream(1, error) => {
                 if !looked_for_stream && connection.is_connected() {
-                    match timeout_at(deadline, ensure_batch_stream(&transport, subject, "allow_atomic_publish")).await {
-                        Ok(Ok(made)) => {
+                    let ensuring = ensure_batch_stream(&transport, subject, "allow_atomic_publish");
+                    match look(deadline, ensuring).await? {
+                        Looked::Made => {
                             looked_for_stream = true;
-                            if made {
-                                continue;
-                            }
+                            continue;
                         }
-                        Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {}
-                        Ok(Err(error)) => return Err(error),
-                        Err(_) => {}
+                        Looked::There => looked_for_stream = true,
+                        Looked::Unanswered(_) => {}
                     }
                 }
                 (1, Error::new(ErrorKind::Timeout, "no stream answers").with_source(error))

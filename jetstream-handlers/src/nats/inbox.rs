@@ -51,6 +51,10 @@ pub(super) struct Route {
 }
 
 impl Route {
+    fn is_at(&self, inbox: u64) -> bool {
+        self.inbox.load(Ordering::Relaxed) == inbox
+    }
+
     fn push(&self, arrival: Arrival) {
         let mut queue = self.queue();
         if queue.capacity() == 0 {
@@ -264,7 +268,7 @@ impl Routes {
     /// The handlers at an inbox.
     fn at(&self, inbox: u64) -> Vec<Arc<Route>> {
         let table = self.table();
-        table.by_number.values().filter(|route| route.inbox.load(Ordering::Relaxed) == inbox).cloned().collect()
+        table.by_number.values().filter(|route| route.is_at(inbox)).cloned().collect()
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -376,7 +380,7 @@ impl Table {
     /// Whether a handler of this consumer is at this inbox.
     fn serves(&self, inbox: u64, consumer: &str) -> bool {
         let mut routes = self.by_consumer.get(consumer).into_iter().flatten();
-        routes.any(|route| route.inbox.load(Ordering::Relaxed) == inbox)
+        routes.any(|route| route.is_at(inbox))
     }
 
     /// Whose a delivery of this consumer is that has come to this inbox.
@@ -385,7 +389,7 @@ impl Table {
         match &routes[..] {
             // It may have moved meanwhile, and still gets what it has asked for here.
             [only] => Some(only),
-            several => several.iter().find(|route| route.inbox.load(Ordering::Relaxed) == inbox),
+            several => several.iter().find(|route| route.is_at(inbox)),
         }
     }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, check, is_transient, read_ack, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, look, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -155,16 +155,14 @@ impl<'a> Batch<'a> {
                 }
             };
             if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
-                match timeout_at(deadline, ensure_batch_stream(&transport, &subject, "allow_batch_publish")).await {
-                    Ok(Ok(made)) => {
+                let ensuring = ensure_batch_stream(&transport, &subject, "allow_batch_publish");
+                match look(deadline, ensuring).await.map_err(|error| error.with_stored(0))? {
+                    Looked::Made => {
                         looked_for_stream = true;
-                        if made {
-                            continue;
-                        }
+                        continue;
                     }
-                    Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {}
-                    Ok(Err(error)) => return Err(error.with_stored(0)),
-                    Err(_) => {}
+                    Looked::There => looked_for_stream = true,
+                    Looked::Unanswered(_) => {}
                 }
             }
             let pause = backoff.next();

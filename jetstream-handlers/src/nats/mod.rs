@@ -89,9 +89,19 @@ impl Connection {
     }
 
     /// The version of the server, if it is below this one.
-    pub(crate) fn version_before(&self, major: i64, minor: i64) -> Option<String> {
-        let is_older = !self.client.is_server_compatible(major, minor, 0);
+    pub(crate) fn version_before(&self, (major, minor, patch): (i64, i64, i64)) -> Option<String> {
+        let is_older = !self.client.is_server_compatible(major, minor, patch);
         is_older.then(|| self.client.server_info().version)
+    }
+
+    /// An error if the server is older than what `feature` needs.
+    fn needs(&self, since: (i64, i64, i64), feature: &str, instead: &str) -> Result<(), Error> {
+        let Some(version) = self.version_before(since) else { return Ok(()) };
+        let (major, minor, patch) = since;
+        let text = format!(
+            "the server {version} does not know {feature}; use a server from {major}.{minor}.{patch}, or {instead}"
+        );
+        Err(Error::new(ErrorKind::Config, text))
     }
 
     pub(crate) fn is_connected(&self) -> bool {

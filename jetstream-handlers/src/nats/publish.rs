@@ -86,16 +86,13 @@ pub(super) async fn store(
         };
         // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
         if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
-            match timeout_at(deadline, ensure_stream(&transport, subject)).await {
-                Ok(Ok(made)) => {
+            match look(deadline, ensure_stream(&transport, subject)).await? {
+                Looked::Made => {
                     looked_for_stream = true;
-                    if made {
-                        continue;
-                    }
+                    continue;
                 }
-                Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => failure = error,
-                Ok(Err(error)) => return Err(error),
-                Err(_) => {}
+                Looked::There => looked_for_stream = true,
+                Looked::Unanswered(error) => failure = error.unwrap_or(failure),
             }
         }
         if repetitions == 0 {
@@ -115,6 +112,31 @@ pub(super) async fn store(
             return Err(Error::new(ErrorKind::Timeout, message).with_source(failure));
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+/// What came of looking for a stream, because none had answered.
+pub(super) enum Looked {
+    /// There was none, and there is one now.
+    Made,
+    There,
+    /// Nobody could say, perhaps with this error.
+    Unanswered(Option<Error>),
+}
+
+/// Looks for a stream, or makes it, until the deadline; an error is one that does not pass.
+pub(super) async fn look(
+    deadline: Instant,
+    ensuring: impl Future<Output = Result<bool, Error>>,
+) -> Result<Looked, Error> {
+    match timeout_at(deadline, ensuring).await {
+        Ok(Ok(true)) => Ok(Looked::Made),
+        Ok(Ok(false)) => Ok(Looked::There),
+        Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {
+            Ok(Looked::Unanswered(Some(error)))
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(Looked::Unanswered(None)),
     }
 }
 
@@ -194,10 +216,11 @@ pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::E
 
 /// A server before 2.11 would ignore the header, and keep the message for ever (ADR-43).
 fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
-    if message.headers.get(header::NATS_MESSAGE_TTL).is_none() || connection.client().is_server_compatible(2, 11, 0) {
+    if message.headers.get(header::NATS_MESSAGE_TTL).is_none() {
         return Ok(());
     }
-    let (subject, version) = (&message.subject, connection.client().server_info().version);
+    let Some(version) = connection.version_before((2, 11, 0)) else { return Ok(()) };
+    let subject = &message.subject;
     let message = format!(
         "the message for `{subject}` has a time to live, which the server {version} does not know; publish it without, or use a server from 2.11"
     );
@@ -207,6 +230,6 @@ fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
 /// Whether the stream may store the message when asked again.
 pub(super) fn is_transient(code: ErrorCode) -> bool {
     // 10158: the same id is being stored at this moment; 10163 and 10167: "retry" in the server's own words;
-    // 10008 and 10074 come and go with the members of a cluster.
+    // 10008 comes and goes with the members of a cluster.
     matches!(code.0, 10158 | 10163 | 10167 | 10008)
 }

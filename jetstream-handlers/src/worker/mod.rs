@@ -138,10 +138,7 @@ impl Worker {
                     let mut waiting = self.waiting.fill(Instant::now());
                     let mut next = Some(event);
                     while let Some(event) = next {
-                        match event {
-                            Event::Delivery(message) => waiting.push(message),
-                            event => self.hear(event, &mut waiting),
-                        }
+                        self.hear(event, &mut waiting);
                         next = deliveries.ready();
                     }
                 }

@@ -143,7 +143,7 @@ impl Worker {
                     let gathering = order.gathering.load(Ordering::Relaxed);
                     lane.take(since, self.numbers(&message.info));
                     let span = self.span(&message);
-                    let work = self.until_it_has_ended(&mut caller, &message, begun, order);
+                    let work = self.until_it_has_ended(&mut caller, &message, begun, order, gathering);
                     let ended = match span.is_disabled() {
                         true => work.await,
                         false => Box::pin(work).instrument(span).await,
@@ -178,8 +178,14 @@ impl Worker {
     }
 
     /// Gives whether the message has ended; one that has not comes again, to this replica or to another.
-    async fn until_it_has_ended(&self, caller: &mut Caller, message: &Message, begun: Instant, order: &Order) -> bool {
-        let gathering = order.gathering.load(Ordering::Relaxed);
+    async fn until_it_has_ended(
+        &self,
+        caller: &mut Caller,
+        message: &Message,
+        begun: Instant,
+        order: &Order,
+        gathering: u64,
+    ) -> bool {
         let first = match message.info.delivered() {
             1 => Some(self.call(caller, message, begun).await),
             _ => None,
@@ -202,24 +208,9 @@ impl Worker {
     ) -> bool {
         let mut failed = 0;
         loop {
-            let begun = Instant::now();
-            let verdict = match first.take() {
-                Some(outcome) => Verdict::Bury(outcome),
-                None => self.verdict(&message.info).await,
-            };
-            let outcome = match verdict {
-                Verdict::Bury(outcome) => outcome,
-                Verdict::Try => self.call(caller, message, begun).await,
-                Verdict::TryAlone => {
-                    // If it kills the process, nothing else shall be unanswered with it.
-                    self.ack_all(order).await;
-                    let outcome = self.call(caller, message, begun).await;
-                    if outcome.settle == Settle::Ack && order.gathering.load(Ordering::Relaxed) == gathering {
-                        order.done(message.info.clone());
-                        self.ack_all(order).await;
-                    }
-                    outcome
-                }
+            let outcome = match first.take() {
+                Some(outcome) => outcome,
+                None => self.try_in_order(caller, message, order, gathering).await,
             };
             if outcome.settle == Settle::Ack {
                 return true;
@@ -238,6 +229,24 @@ impl Worker {
             }
             if order.gathering.load(Ordering::Relaxed) != gathering {
                 return false;
+            }
+        }
+    }
+
+    async fn try_in_order(&self, caller: &mut Caller, message: &Message, order: &Order, gathering: u64) -> Outcome {
+        let begun = Instant::now();
+        match self.verdict(&message.info).await {
+            Verdict::Bury(outcome) => outcome,
+            Verdict::Try => self.call(caller, message, begun).await,
+            Verdict::TryAlone => {
+                // If it kills the process, nothing else shall be unanswered with it.
+                self.ack_all(order).await;
+                let outcome = self.call(caller, message, begun).await;
+                if outcome.settle == Settle::Ack && order.gathering.load(Ordering::Relaxed) == gathering {
+                    order.done(message.info.clone());
+                    self.ack_all(order).await;
+                }
+                outcome
             }
         }
     }
