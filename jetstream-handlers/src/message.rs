@@ -184,6 +184,15 @@ impl Info {
         &self.ack_subject
     }
 
+    /// Has the answer name another number of the consumer's deliveries.
+    pub(crate) fn answer_as(&mut self, consumer_sequence: u64) {
+        let Numbers { delivered, stream_sequence, .. } = self.numbers;
+        let rest = self.ack_subject.get(self.consumer_end as usize + 1..).unwrap_or_default();
+        let rest = rest.splitn(4, '.').nth(3).unwrap_or_default();
+        let prefix = self.ack_prefix();
+        self.ack_subject = format!("{prefix}.{delivered}.{stream_sequence}.{consumer_sequence}.{rest}").into();
+    }
+
     /// Where the answer goes, of a delivery that is not needed any more.
     pub(crate) fn into_ack_subject(self) -> async_nats::Subject {
         self.ack_subject
@@ -295,6 +304,19 @@ mod tests {
         let info = Info::parse("$JS.ACK.S.D.1.2.3.4.5".into()).unwrap();
         for other in ["$JS.ACK.S.DD.1.2.3.4.5", "$JS.ACK.S.E.1.2.3.4.5", "$JS.ACK.S.D", "$JS.ACK.S.D.x.2.3.4.5"] {
             assert!(info.like(other.into()).is_err(), "{other}");
+        }
+    }
+
+    #[test]
+    fn answers_under_another_number() {
+        for (delivery, answer) in [
+            ("$JS.ACK.S.D.2.7.9.4.5", "$JS.ACK.S.D.2.7.3.4.5"),
+            ("$JS.ACK.hub.hash.S.D.2.7.9.4.5.tail", "$JS.ACK.hub.hash.S.D.2.7.3.4.5.tail"),
+        ] {
+            let mut info = Info::parse(delivery.into()).unwrap();
+            info.answer_as(3);
+            assert_eq!(info.ack_subject().as_str(), answer);
+            assert_eq!((info.consumer_sequence(), info.pending()), (9, 5));
         }
     }
 

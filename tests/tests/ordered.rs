@@ -274,6 +274,50 @@ async fn a_stream_that_is_made_anew_is_handled_from_its_start() {
 }
 
 #[tokio::test]
+async fn what_came_again_does_not_keep_what_is_behind_it_from_being_acked() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=1).await;
+    let seen = Seen::default();
+    let subscribe = async || {
+        let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
+        subscribing.single_replica().ack_every(10).await.unwrap()
+    };
+    let first = subscribe().await;
+    all_acked(&server, 1).await;
+    first.unsubscribe().await.unwrap();
+    publish(&broker, 2..=31).await;
+    // Somebody takes the next ten with him, so that these come again with numbers above those of the ten behind them.
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    let consumer: consumer::PullConsumer = stream.get_consumer("ordered").await.unwrap();
+    let taken = consumer.fetch().max_messages(10).messages().await.unwrap().count().await;
+    assert_eq!(taken, 10);
+    let second = subscribe().await;
+    seen.until(31).await;
+    second.unsubscribe().await.unwrap();
+    assert_eq!(seen.all(), (1..=31).collect::<Vec<_>>());
+    let info = consumer_info(&server).await;
+    assert_eq!((info.num_ack_pending, info.ack_floor.stream_sequence), (0, 31));
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_is_not_asked_back() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=900).await;
+    let mut answers = server.client().await.subscribe("$JS.ACK.WORK.ordered.>").await.unwrap();
+    let seen = Seen::default();
+    let subscription = subscribe(&broker, &seen, Duration::ZERO).await;
+    seen.until(900).await;
+    subscription.unsubscribe().await.unwrap();
+    let mut refused = 0;
+    while let Ok(Some(answer)) = tokio::time::timeout(ms(200), answers.next()).await {
+        refused += usize::from(answer.payload.starts_with(b"-NAK"));
+    }
+    assert_eq!(refused, 0);
+}
+
+#[tokio::test]
 async fn a_message_that_fails_is_left_to_the_next_replica_by_a_stop() {
     let server = Server::start().await;
     let broker = connect(server.url()).await;

@@ -29,7 +29,7 @@ pub(super) struct Gate {
     /// The number of the delivery that was let through last.
     last: u64,
     /// What was let through last, as many as can be unanswered: it is in hand.
-    passed: VecDeque<u64>,
+    passed: VecDeque<Passed>,
     most: usize,
     /// By sequence in the stream.
     held: BTreeMap<u64, Message>,
@@ -40,8 +40,18 @@ pub(super) struct Gate {
     /// When the consumer was made.
     created: Option<String>,
     ask_at: Instant,
+    /// When it closed, or the last message came to it since.
+    quiet_since: Instant,
     /// When what is missing was asked for; that may be lost as well, and is asked again.
     asked_back: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Passed {
+    /// In the stream.
+    sequence: u64,
+    /// The number of the delivery, as its ack says it.
+    number: u64,
 }
 
 /// What is to be done after the server has said what is unanswered.
@@ -67,6 +77,7 @@ impl Gate {
             below: BTreeSet::new(),
             created: None,
             ask_at: Instant::now(),
+            quiet_since: Instant::now(),
             asked_back: None,
         }
     }
@@ -74,15 +85,17 @@ impl Gate {
     /// Lets a delivery through if it is the next one, and holds it otherwise.
     pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
         let number = message.info.consumer_sequence();
-        if self.open && self.last + 1 == number {
+        let sequence = message.info.stream_sequence();
+        // One that comes again has a number which its ack must not say.
+        if self.open && self.last + 1 == number && message.info.delivered() == 1 {
             self.last = number;
-            self.let_through(message.info.stream_sequence());
+            self.let_through(sequence, number);
             return Some(message);
         }
         if self.open {
             self.close();
         }
-        let sequence = message.info.stream_sequence();
+        self.quiet_since = Instant::now();
         if sequence <= self.floor {
             self.below.insert(sequence);
         }
@@ -103,16 +116,17 @@ impl Gate {
         another
     }
 
-    fn let_through(&mut self, sequence: u64) {
+    fn let_through(&mut self, sequence: u64, number: u64) {
         if self.passed.len() == self.most {
             self.passed.pop_front();
         }
-        self.passed.push_back(sequence);
+        self.passed.push_back(Passed { sequence, number });
     }
 
     /// Something may be missing.
     pub(super) fn close(&mut self) {
-        (self.open, self.ask_at, self.asked_back) = (false, Instant::now(), None);
+        let now = Instant::now();
+        (self.open, self.ask_at, self.quiet_since, self.asked_back) = (false, now, now, None);
     }
 
     /// Somebody else is the active one, and has what is held.
@@ -150,21 +164,18 @@ impl Gate {
         self.floor = floor;
         // What is below the floor has ended, mostly; what is above the last delivery came after these words.
         let unanswered = floor + 1..delivered + 1;
-        let passed: BTreeSet<u64> = self.passed.iter().copied().filter(|it| unanswered.contains(it)).collect();
+        let passed = self.passed.iter().map(|passed| passed.sequence);
+        let passed: BTreeSet<u64> = passed.filter(|it| unanswered.contains(it)).collect();
         let held = self.held.range(unanswered).filter(|(sequence, _)| !passed.contains(sequence)).count();
         let in_hand = passed.len() + held + self.below.len();
         if in_hand >= info.num_ack_pending {
-            let held = std::mem::take(&mut self.held);
-            let last = held.values().map(|message| message.info.consumer_sequence()).max();
-            self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
-            self.open = true;
-            self.below.clear();
-            held.keys().for_each(|sequence| self.let_through(*sequence));
-            return Verdict::Open(held.into_values().collect());
+            return Verdict::Open(self.open(info));
         }
         let now = Instant::now();
+        // What the server has delivered may be on its way: its word can come sooner, and the client reads in turns.
+        let arriving = now - self.quiet_since < PERIOD;
         let asked = self.asked_back.is_some_and(|asked| now - asked < LONG_PERIOD);
-        if asked || delivered - floor > LONGEST_RANGE {
+        if arriving || asked || delivered - floor > LONGEST_RANGE {
             return Verdict::Wait;
         }
         self.asked_back = Some(now);
@@ -176,6 +187,39 @@ impl Gate {
         // Of the numbers in it the server looks at the two sequences alone (`consumer.go`, `processNak`).
         let number = info.delivered.consumer_sequence;
         Verdict::AskBack(missing.map(|sequence| format!("{prefix}.1.{sequence}.{number}.0.0")).collect())
+    }
+
+    /// Lets through all that it holds.
+    ///
+    /// The server ignores an ack whose number is not above that of the last one, though its sequence is
+    /// (`consumer.go`, `processAckMsg`). What came again has a number above those of messages behind it, which would
+    /// then never be acked. Its ack says a number that is surely not above that of its first delivery.
+    fn open(&mut self, info: &consumer::Info) -> Vec<Message> {
+        let mut held = std::mem::take(&mut self.held);
+        let last = held.values().map(|message| message.info.consumer_sequence()).max();
+        self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
+        self.open = true;
+        self.below.clear();
+        let floor = &info.ack_floor;
+        let passed = self.passed.drain(..).filter(|passed| passed.sequence > floor.stream_sequence);
+        let mut in_hand: BTreeMap<u64, u64> = passed.map(|Passed { sequence, number }| (sequence, number)).collect();
+        for sequence in held.keys() {
+            in_hand.entry(*sequence).or_default();
+        }
+        let mut last = floor.consumer_sequence;
+        for (sequence, mut number) in in_hand {
+            if let Some(message) = held.get_mut(&sequence) {
+                if message.info.delivered() == 1 {
+                    number = message.info.consumer_sequence();
+                } else if sequence > floor.stream_sequence {
+                    number = number.max(last + 1);
+                    message.info.answer_as(number);
+                }
+            }
+            last = last.max(number);
+            self.let_through(sequence, number);
+        }
+        held.into_values().collect()
     }
 
     /// The server could not be asked.
