@@ -86,12 +86,12 @@ pub(crate) struct Numbers {
 }
 
 impl Numbers {
-    /// Reads them as they stand behind the consumer.
-    fn read<'a>(mut numbers: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+    /// Reads them as they stand behind the consumer, with the time and more behind them.
+    fn read(mut text: &[u8]) -> Option<Self> {
         Some(Self {
-            delivered: number(numbers.next()?)?,
-            stream_sequence: number(numbers.next()?)?,
-            consumer_sequence: number(numbers.next()?)?,
+            delivered: number_before_dot(&mut text)?,
+            stream_sequence: number_before_dot(&mut text)?,
+            consumer_sequence: number_before_dot(&mut text)?,
         })
     }
 
@@ -153,7 +153,7 @@ impl Info {
             stream_start: u32::try_from(start(first)).ok()?,
             stream_end: u32::try_from(ends[first]).ok()?,
             consumer_end: u32::try_from(ends[first + 1]).ok()?,
-            numbers: Numbers::read(numbers.split(|byte| *byte == b'.'))?,
+            numbers: Numbers::read(numbers)?,
             ack_subject,
         })
     }
@@ -165,7 +165,7 @@ impl Info {
             Some(prefix) => ack_subject.as_bytes().strip_prefix(prefix),
             None => None,
         };
-        match rest.and_then(|numbers| Numbers::read(numbers.split(|byte| *byte == b'.'))) {
+        match rest.and_then(Numbers::read) {
             Some(numbers) => Ok(Self { numbers, ack_subject, ..*self }),
             None => Err(ack_subject),
         }
@@ -254,6 +254,24 @@ impl Info {
         let numbers = self.ack_subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
         numbers.split(|byte| *byte == b'.').nth(index).and_then(number).unwrap_or_default()
     }
+}
+
+/// Reads a number and the dot behind it, and leaves what follows; for every message, and thus in one go.
+fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
+    /// So many digits are never too large.
+    const DIGITS: usize = 19;
+    let mut number = 0;
+    for (index, byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' if index < DIGITS => number = number * 10 + u64::from(byte - b'0'),
+            b'.' if index > 0 => {
+                *text = &text[index + 1..];
+                return Some(number);
+            }
+            _ => return None,
+        }
+    }
+    None
 }
 
 /// A number in decimal digits.

@@ -434,6 +434,17 @@ impl Transport {
 
 /// How a delivery is answered.
 impl Transport {
+    /// Done; `false` if that could not be said at once.
+    pub(crate) fn try_ack(&self, source: &Source, delivery: Info) -> bool {
+        match self {
+            Self::Nats(connection) => connection.try_ack(delivery),
+            Self::Memory(memory) => {
+                memory.ack(source, &delivery);
+                true
+            }
+        }
+    }
+
     /// Done.
     pub(crate) async fn ack(&self, source: &Source, delivery: Info) -> Result<(), Error> {
         match self {

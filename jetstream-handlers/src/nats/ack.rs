@@ -1,5 +1,7 @@
 //! Ending a delivery: a message to its ack subject (ADR-15; `consumer.go`, `processAck`).
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +14,14 @@ use crate::message::Info;
 const MAX_REASON: usize = 512;
 
 impl Connection {
+    /// Acks if the connection has room at this moment.
+    ///
+    /// It is asked for every message: a future that is passed on would be copied at each step.
+    pub(crate) fn try_ack(&self, delivery: Info) -> bool {
+        let ack = pin!(self.client().publish(delivery.into_ack_subject(), Bytes::from_static(b"+ACK")));
+        matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+    }
+
     pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
         let subject = delivery.into_ack_subject();
         self.client()

@@ -316,8 +316,8 @@ impl Reader {
         // Most come in runs for one handler, whose queue stays locked for as long as the run goes on.
         let mut run: Option<Run<'_>> = None;
         let mut task = Context::from_waker(Waker::noop());
-        let mut next = Some(first);
-        while let Some(mut message) = next {
+        let mut next = Poll::Ready(Some(first));
+        while let Poll::Ready(Some(mut message)) = next {
             match message.status {
                 // A stored message can have a status line too; the server's own words have nothing to reply to.
                 Some(status) if message.reply.is_none() => {
@@ -348,10 +348,7 @@ impl Reader {
                     None => ignored(&message),
                 },
             }
-            next = match subscriber.poll_next_unpin(&mut task) {
-                Poll::Ready(message) => message,
-                Poll::Pending => None,
-            };
+            next = subscriber.poll_next_unpin(&mut task);
         }
     }
 }

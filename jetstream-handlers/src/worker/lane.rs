@@ -3,7 +3,6 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt as _;
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
@@ -141,7 +140,7 @@ impl Worker {
             // It is moved and not cloned, which would cost an allocation.
             let delivery = std::mem::take(&mut message.info);
             let numbers = delivery.numbers();
-            if let Some(Ok(())) = self.transport.ack(&self.source, delivery).now_or_never() {
+            if self.transport.try_ack(&self.source, delivery) {
                 return true;
             }
             message.info = self.delivery(numbers);

@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::RwLock;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::jittered;
@@ -122,7 +122,8 @@ impl Worker {
         stop: CancellationToken,
         grace: Duration,
     ) -> Result<(), Error> {
-        let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| self.run_lane(lane)).collect();
+        // In boxes, because the set keeps the room of one more future than it has.
+        let mut lanes: FuturesUnordered<_> = self.lanes.iter().map(|lane| Box::pin(self.run_lane(lane))).collect();
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut undertaker = pin!(self.undertake());
@@ -304,12 +305,13 @@ impl Worker {
     /// Tells the server again and again that what waits and what runs is in hand.
     async fn heartbeat(&self) {
         // A third of the time that the server gives: one signal may be lost, and the next still comes in time.
-        let mut ticks = interval(jittered(self.source.ack_wait / 3).max(Duration::from_millis(1)));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let period = jittered(self.source.ack_wait / 3).max(Duration::from_millis(1));
         let young = self.source.ack_wait / 6;
         loop {
-            ticks.tick().await;
-            if !self.waiting.is_empty() || self.lanes.iter().any(|lane| lane.older_than(young).is_some()) {
+            // A handler with nothing in hand is left alone.
+            self.waiting.filled().await;
+            while !self.waiting.is_empty() || self.lanes.iter().any(|lane| lane.current().is_some()) {
+                sleep(period).await;
                 Box::pin(self.keep_alive(young)).await;
             }
         }

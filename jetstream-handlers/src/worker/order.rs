@@ -269,11 +269,17 @@ impl Worker {
 
     /// Acks in time what has ended while the next message takes long; never returns.
     pub(super) async fn ack_in_time(&self) {
-        let Some(order) = &self.order else { return std::future::pending().await };
+        match &self.order {
+            Some(order) => Box::pin(self.ack_order_in_time(order)).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn ack_order_in_time(&self, order: &Order) {
         loop {
             order.begun.notified().await;
             sleep(LONGEST_DELAY).await;
-            Box::pin(self.ack_all(order)).await;
+            self.ack_all(order).await;
         }
     }
 }

@@ -196,7 +196,8 @@ impl Worker {
             }
             tokio::select! {
                 () = self.graves.news() => {}
-                () = tokio::time::sleep(backoff.next()), if !again.is_empty() => {
+                // A timer of its own, for which a handler need not keep the room.
+                () = async { Box::pin(tokio::time::sleep(backoff.next())).await }, if !again.is_empty() => {
                     // One that cannot be stored shall not hold up the others, so it goes to the end.
                     let (sequence, delivered) = again.pop_front().expect("it is not empty");
                     self.graves.add_again(sequence, delivered);

@@ -14,6 +14,7 @@ use crate::message::{Info, Message};
 pub(super) struct Waiting {
     queue: Mutex<Queue>,
     arrived: Notify,
+    filled: Notify,
     low: Notify,
     room: Notify,
 }
@@ -57,6 +58,7 @@ impl Filling<'_> {
 impl Waiting {
     /// Takes in what has arrived by now.
     pub(super) fn fill(&self, now: Instant) -> Filling<'_> {
+        self.filled.notify_one();
         Filling { queue: self.queue(), arrived: &self.arrived, now }
     }
 
@@ -95,6 +97,11 @@ impl Waiting {
             self.make_room();
             arrived.await;
         }
+    }
+
+    /// Waits until something may have arrived since the last time.
+    pub(super) async fn filled(&self) {
+        self.filled.notified().await;
     }
 
     /// Says that there is room for more, though nothing was taken.
