@@ -1,9 +1,9 @@
 //! Whole ways of a message, ours and others', side by side against a real `nats-server` with a file store.
 //!
 //! ```sh
-//! cargo bench -p jetstream-handlers --bench engine
-//! cargo bench -p jetstream-handlers --bench engine -- consume publish/ours --rounds 9 --messages 300000
-//! RUSTFLAGS="--cfg rivals" cargo bench -p jetstream-handlers --bench engine -- consume
+//! cargo run --release -p jetstream-handlers-benches
+//! cargo run --release -p jetstream-handlers-benches -- consume publish/ours --rounds 9 --messages 300000
+//! RUSTFLAGS="--cfg rivals" cargo run --release -p jetstream-handlers-benches -- consume
 //! ```
 //!
 //! Words choose what runs; without any, everything does.
@@ -40,7 +40,7 @@ use table::Claim;
 const RUN: &str = "--run";
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let mut arguments = std::env::args().skip(1);
     let (mut words, mut rounds, mut messages) = (Vec::new(), 5, 100_000);
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number follows");

@@ -3,21 +3,20 @@
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
 
+mod order;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::StatusCode;
-use async_nats::jetstream::consumer;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use serde_json::json;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
-use super::gate::{Gate, Verdict};
 use super::inbox::{Advisories, Arrival, Route, Seat};
 use super::requests::Requests;
 use super::stored::Floor;
@@ -27,6 +26,7 @@ use crate::message::Message;
 use crate::provision::restore_consumer;
 use crate::subscriber::Handler;
 use crate::transport::{Event, Source, Transport};
+use order::{KEEP, Order};
 
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
@@ -52,12 +52,6 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// How long a stop waits for the server's word that nothing more can come.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// The number of the requests that keep the pin, of which only the refusal matters.
-const KEEP: u64 = u64::MAX;
-
-/// The header in which the server says that this is the active one of the replicas (ADR-42).
-const PIN_ID: &str = "Nats-Pin-Id";
 
 /// The pulls of one handler.
 pub(crate) struct Pull {
@@ -101,29 +95,6 @@ pub(crate) struct Pull {
     draining: bool,
 }
 
-/// What an ordered handler needs besides.
-struct Order {
-    gate: Gate,
-    asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
-    /// The group of replicas of which the server lets one be active; `None` where there is one process only.
-    group: Option<String>,
-    /// How the server knows the active one, while this is it.
-    pin: Option<String>,
-    /// When the server heard of the pin last.
-    pin_kept: Instant,
-    /// How often it has to hear of it.
-    pin_period: Duration,
-}
-
-impl Order {
-    /// When the server should be asked what is unanswered: while something may be missing,
-    /// and while it is not known whether any replica is active.
-    fn ask_at(&self) -> Option<Instant> {
-        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
-        (needed && self.asking.is_none()).then(|| self.gate.ask_at())
-    }
-}
-
 /// Why nothing is asked for now, and what is done about it.
 struct Trouble {
     wait_until: Instant,
@@ -158,16 +129,7 @@ impl Pull {
         let route = connection.routes.open(&source.stream, &source.consumer);
         let mut epoch = connection.epoch();
         let now = *epoch.borrow_and_update();
-        let order = source.ordered().then(|| {
-            Box::new(Order {
-                gate: Gate::new(source.max_ack_pending),
-                asking: None,
-                group: source.group().map(str::to_owned),
-                pin: None,
-                pin_kept: Instant::now(),
-                pin_period: source.config.priority_timeout / 3,
-            })
-        });
+        let order = source.ordered().then(|| Order::new(&source));
         let mut pull = Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
             expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
@@ -219,15 +181,23 @@ impl Pull {
                 return Some(event);
             }
             match self.arrived.pop_front()? {
-                // The usual one does not go through the queue of all others.
-                Arrival::Delivery(message) if self.order.is_none() => {
-                    self.count_delivery();
+                Arrival::Delivery(message) => {
+                    let Some(message) = self.deliver(message) else { continue };
+                    // The usual one does not go through the queue of all others.
                     if self.events.is_empty() {
                         return Some(Event::Delivery(message));
                     }
                     self.events.push_back(Event::Delivery(message));
                 }
-                arrival => self.arrive(arrival),
+                Arrival::Status(number, status, message) => self.status(number, status, &message),
+                Arrival::Advisory(message) => self.given_up(&message),
+                Arrival::Closed if self.draining => self.closed = true,
+                // A neighbour has stopped, perhaps before there was time to move; or the client has ended,
+                // which the next inbox will tell.
+                Arrival::Moving | Arrival::Closed => {
+                    self.requests.forget();
+                    self.stale = true;
+                }
             }
         }
     }
@@ -323,30 +293,6 @@ impl Pull {
         }
     }
 
-    /// Stays the active one of an ordered handler's replicas while a message is still being handled; never returns.
-    pub(crate) async fn stay_active(&mut self) {
-        loop {
-            let period = self.order.as_ref().filter(|order| order.pin.is_some()).map(|order| order.pin_period);
-            match period {
-                Some(period) => sleep(period).await,
-                None => std::future::pending().await,
-            }
-            self.keep_pin().await;
-        }
-    }
-
-    /// Lets another replica become the active one.
-    pub(crate) async fn step_down(&mut self) {
-        let Some(Order { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
-        let Source { stream, consumer, .. } = &*self.source;
-        let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
-        let request = json!({ "group": group });
-        let unpinned = self.connection.api::<serde_json::Value>(&subject, &request);
-        if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
-            tracing::debug!(handler = self.handler.name, "the next replica takes over when the pin runs out");
-        }
-    }
-
     /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
     async fn ask(&mut self) {
         if self.closed || self.trouble.is_some() {
@@ -395,7 +341,7 @@ impl Pull {
             self.last_heard = Instant::now();
         }
         if let Some(order) = &mut self.order {
-            order.pin_kept = Instant::now();
+            order.kept();
         }
         self.requests.sent(batch, self.expires, self.heartbeat());
     }
@@ -405,31 +351,6 @@ impl Pull {
         match &self.order {
             Some(order) if !order.gate.is_open() => self.source.max_ack_pending.saturating_sub(order.gate.held()),
             _ => self.room,
-        }
-    }
-
-    fn add_pin(&self, request: &mut String) {
-        if let Some(Order { group: Some(group), pin, .. }) = self.order.as_deref() {
-            request.push_str(&format!(r#","group":"{group}""#));
-            if let Some(pin) = pin {
-                request.push_str(&format!(r#","id":"{pin}""#));
-            }
-        }
-    }
-
-    /// Tells the server that the active one is alive, with a request that no message fits into.
-    async fn keep_pin(&mut self) {
-        let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
-        self.add_pin(&mut request);
-        request.push('}');
-        let Some(seat) = &self.seat else { return };
-        let reply = seat.reply(&self.route, KEEP);
-        if self.connection.is_connected() {
-            let kept = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
-            kept.await.ok();
-        }
-        if let Some(order) = &mut self.order {
-            order.pin_kept = Instant::now();
         }
     }
 
@@ -447,11 +368,7 @@ impl Pull {
     /// When something is to be done even if nothing arrives.
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
-        let order = self.order.as_ref().map_or(far, |order| {
-            let ask = order.ask_at().unwrap_or(far);
-            let keep = order.pin.as_ref().map_or(far, |_| order.pin_kept + order.pin_period);
-            ask.min(keep)
-        });
+        let order = self.order.as_ref().and_then(|order| order.wake()).unwrap_or(far);
         let pull = match &self.trouble {
             // Someone else wakes us when the looking ends.
             Some(trouble) if trouble.looking.is_some() => far,
@@ -500,14 +417,7 @@ impl Pull {
             }
             None => self.requests.prune(),
         }
-        let Some(order) = &mut self.order else { return };
-        if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
-            let (connection, source) = (self.connection.clone(), self.source.clone());
-            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await.map(Box::new) }));
-        }
-        if order.pin.is_some() && order.pin_kept + order.pin_period <= now {
-            Box::pin(self.keep_pin()).await;
-        }
+        self.keep_order(now).await;
     }
 
     /// The consumer was looked for: go on, or say why not.
@@ -523,88 +433,15 @@ impl Pull {
         }
     }
 
-    fn arrive(&mut self, arrival: Arrival) {
-        match arrival {
-            Arrival::Delivery(message) => self.deliver(message),
-            Arrival::Status(number, status, message) => self.status(number, status, &message),
-            Arrival::Advisory(message) => self.given_up(&message),
-            Arrival::Closed if self.draining => self.closed = true,
-            // A neighbour has stopped, perhaps before there was time to move; or the client has ended,
-            // which the next inbox will tell.
-            Arrival::Moving | Arrival::Closed => {
-                self.requests.forget();
-                self.stale = true;
-            }
-        }
-    }
-
-    fn count_delivery(&mut self) {
+    /// Counts a delivery, and gives it back if it may be handled now.
+    fn deliver(&mut self, message: Message) -> Option<Message> {
         self.requests.delivered();
         self.expires = self.shortest_expires;
         self.well();
         self.want_floor();
-    }
-
-    fn deliver(&mut self, message: Message) {
-        self.count_delivery();
-        let Some(order) = &mut self.order else { return self.events.push_back(Event::Delivery(message)) };
-        if let Some(pin) = message.header(PIN_ID)
-            && order.pin.as_deref() != Some(pin)
-        {
-            order.pin = Some(pin.to_owned());
-            order.pin_kept = Instant::now();
-        }
-        if let Some(message) = order.gate.pass(message) {
-            self.events.push_back(Event::Delivery(message));
-        }
-    }
-
-    /// The consumer of an ordered handler is not the one that it was.
-    fn replaced(&mut self) {
-        if let Some(order) = &mut self.order {
-            order.gate.reset();
-            self.events.extend([Event::Replaced, Event::Regathering]);
-        }
-    }
-
-    /// The consumer's state, while the gate is closed.
-    async fn heard_of_order(&mut self, result: Result<Box<consumer::Info>, Error>) {
-        let Some(order) = &mut self.order else { return };
-        order.asking = None;
-        let info = match result {
-            Ok(info) => info,
-            Err(error) => {
-                order.gate.unheard();
-                return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
-            }
-        };
-        if order.gate.is_another(&info) {
-            self.events.push_back(Event::Replaced);
-        } else if let Some(floor) = &mut self.floor {
-            floor.rise(info.ack_floor.stream_sequence);
-        }
-        // A replica that stands by has no deliveries at which to read it.
-        self.want_floor();
-        let Some(order) = &mut self.order else { return };
-        let pinned = match &order.group {
-            Some(_) => {
-                info.priority_groups.iter().any(|group| group.pinned_client_id == order.pin && order.pin.is_some())
-            }
-            None => true,
-        };
-        match order.gate.heard(&info, pinned) {
-            Verdict::Open(deliveries) => {
-                self.events.extend(deliveries.into_iter().map(Event::Delivery));
-            }
-            Verdict::AskBack(subjects) => {
-                for subject in subjects {
-                    let nak = self.connection.client().publish(subject, Bytes::from_static(b"-NAK"));
-                    if nak.await.is_err() {
-                        return;
-                    }
-                }
-            }
-            Verdict::Wait => {}
+        match &mut self.order {
+            Some(order) => order.pass(message),
+            None => Some(message),
         }
     }
 
@@ -699,9 +536,7 @@ impl Pull {
                 // Another replica is the active one by now, or nobody; what is in hand here is its to have.
                 self.requests.forget();
                 if let Some(order) = &mut self.order {
-                    order.pin = None;
-                    order.asking = None;
-                    order.gate.reset();
+                    order.unpinned();
                 }
                 self.events.push_back(Event::Regathering);
                 self.well();

@@ -1,6 +1,7 @@
 //! Many publishes under way at once, with their results in order.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::iter::Fuse;
 use std::sync::Arc;
 
@@ -153,7 +154,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
                 }
             }
         };
-        let reply = Subject::from(format!("{inbox}.{number}"));
+        let reply = Subject::from(numbered(inbox, number));
         let (subject, payload) = (message.subject.clone(), message.payload.clone());
         tokio::select! {
             biased;
@@ -171,7 +172,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
     fn headers(&self, message: &Outgoing, number: u64) -> HeaderMap {
         let mut headers = message.headers.clone();
         if headers.get(header::NATS_MESSAGE_ID).is_none() {
-            headers.insert(header::NATS_MESSAGE_ID, format!("{}.{number}", self.ids));
+            headers.insert(header::NATS_MESSAGE_ID, numbered(&self.ids, number));
         }
         headers
     }
@@ -237,4 +238,14 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Window<I> {
             *slot = Slot::Done(result);
         }
     }
+}
+
+/// The text and the number with a dot between them, and no room to spare: that would be moved again for each message.
+fn numbered(text: &str, number: u64) -> String {
+    let digits = number.checked_ilog10().unwrap_or_default() as usize + 1;
+    let mut numbered = String::with_capacity(text.len() + 1 + digits);
+    numbered.push_str(text);
+    // A `String` takes everything.
+    write!(numbered, ".{number}").ok();
+    numbered
 }

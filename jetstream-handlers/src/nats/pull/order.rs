@@ -1,0 +1,205 @@
+//! What the pulls of an ordered handler need besides: a gate for what arrives, and a pin where there are replicas.
+//!
+//! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use serde_json::json;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::super::gate::{Gate, Verdict};
+use super::{LOOK, Pull};
+use crate::error::{Error, chain};
+use crate::message::Message;
+use crate::transport::{Event, Source};
+
+/// The number of the requests that keep the pin, of which only the refusal matters.
+pub(super) const KEEP: u64 = u64::MAX;
+
+/// The header in which the server says that this is the active one of the replicas (ADR-42).
+const PIN_ID: &str = "Nats-Pin-Id";
+
+/// The state of an ordered handler's pulls.
+pub(super) struct Order {
+    pub(super) gate: Gate,
+    pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
+    /// The group of replicas of which the server lets one be active; `None` where there is one process only.
+    group: Option<String>,
+    /// How the server knows the active one, while this is it.
+    pin: Option<String>,
+    /// When the server heard of the pin last.
+    pin_kept: Instant,
+    /// How often it has to hear of it.
+    pin_period: Duration,
+}
+
+impl Order {
+    pub(super) fn new(source: &Source) -> Box<Self> {
+        Box::new(Self {
+            gate: Gate::new(source.max_ack_pending),
+            asking: None,
+            group: source.group().map(str::to_owned),
+            pin: None,
+            pin_kept: Instant::now(),
+            pin_period: source.config.priority_timeout / 3,
+        })
+    }
+
+    /// Gives a delivery back if it is the next one in order.
+    pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
+        if let Some(pin) = message.header(PIN_ID)
+            && self.pin.as_deref() != Some(pin)
+        {
+            self.pin = Some(pin.to_owned());
+            self.pin_kept = Instant::now();
+        }
+        self.gate.pass(message)
+    }
+
+    /// Another replica is the active one, or nobody.
+    pub(super) fn unpinned(&mut self) {
+        self.pin = None;
+        self.asking = None;
+        self.gate.reset();
+    }
+
+    /// The server has heard of the pin.
+    pub(super) fn kept(&mut self) {
+        self.pin_kept = Instant::now();
+    }
+
+    /// When something is to be done.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        let ask = self.ask_at();
+        let keep = self.keep_at();
+        ask.into_iter().chain(keep).min()
+    }
+
+    /// When the server should hear of the pin again.
+    fn keep_at(&self) -> Option<Instant> {
+        self.pin.as_ref().map(|_| self.pin_kept + self.pin_period)
+    }
+
+    /// When the server should be asked what is unanswered: while something may be missing,
+    /// and while it is not known whether any replica is active.
+    fn ask_at(&self) -> Option<Instant> {
+        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
+        (needed && self.asking.is_none()).then(|| self.gate.ask_at())
+    }
+}
+
+impl Pull {
+    /// Stays the active one of an ordered handler's replicas while a message is still being handled; never returns.
+    pub(crate) async fn stay_active(&mut self) {
+        loop {
+            let period = self.order.as_ref().filter(|order| order.pin.is_some()).map(|order| order.pin_period);
+            match period {
+                Some(period) => sleep(period).await,
+                None => std::future::pending().await,
+            }
+            self.keep_pin().await;
+        }
+    }
+
+    /// Lets another replica become the active one.
+    pub(crate) async fn step_down(&mut self) {
+        let Some(Order { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
+        let Source { stream, consumer, .. } = &*self.source;
+        let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
+        let request = json!({ "group": group });
+        let unpinned = self.connection.api::<serde_json::Value>(&subject, &request);
+        if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
+            tracing::debug!(handler = self.handler.name, "the next replica takes over when the pin runs out");
+        }
+    }
+
+    /// Adds to a request what tells the server whose it is.
+    pub(super) fn add_pin(&self, request: &mut String) {
+        if let Some(Order { group: Some(group), pin, .. }) = self.order.as_deref() {
+            request.push_str(&format!(r#","group":"{group}""#));
+            if let Some(pin) = pin {
+                request.push_str(&format!(r#","id":"{pin}""#));
+            }
+        }
+    }
+
+    /// Tells the server that the active one is alive, with a request that no message fits into.
+    async fn keep_pin(&mut self) {
+        let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
+        self.add_pin(&mut request);
+        request.push('}');
+        let Some(seat) = &self.seat else { return };
+        let reply = seat.reply(&self.route, KEEP);
+        if self.connection.is_connected() {
+            let kept = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
+            kept.await.ok();
+        }
+        if let Some(order) = &mut self.order {
+            order.kept();
+        }
+    }
+
+    /// Does what is due.
+    pub(super) async fn keep_order(&mut self, now: Instant) {
+        let Some(order) = &mut self.order else { return };
+        if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
+            let (connection, source) = (self.connection.clone(), self.source.clone());
+            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await.map(Box::new) }));
+        }
+        if order.keep_at().is_some_and(|keep_at| keep_at <= now) {
+            Box::pin(self.keep_pin()).await;
+        }
+    }
+
+    /// The consumer of an ordered handler is not the one that it was.
+    pub(super) fn replaced(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.gate.reset();
+            self.events.extend([Event::Replaced, Event::Regathering]);
+        }
+    }
+
+    /// The consumer's state, while the gate is closed.
+    pub(super) async fn heard_of_order(&mut self, result: Result<Box<consumer::Info>, Error>) {
+        let Some(order) = &mut self.order else { return };
+        order.asking = None;
+        let info = match result {
+            Ok(info) => info,
+            Err(error) => {
+                order.gate.unheard();
+                return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
+            }
+        };
+        if order.gate.is_another(&info) {
+            self.events.push_back(Event::Replaced);
+        } else if let Some(floor) = &mut self.floor {
+            floor.rise(info.ack_floor.stream_sequence);
+        }
+        // A replica that stands by has no deliveries at which to read it.
+        self.want_floor();
+        let Some(order) = &mut self.order else { return };
+        let pinned = match &order.group {
+            Some(_) => {
+                info.priority_groups.iter().any(|group| group.pinned_client_id == order.pin && order.pin.is_some())
+            }
+            None => true,
+        };
+        match order.gate.heard(&info, pinned) {
+            Verdict::Open(deliveries) => {
+                self.events.extend(deliveries.into_iter().map(Event::Delivery));
+            }
+            Verdict::AskBack(subjects) => {
+                for subject in subjects {
+                    let nak = self.connection.client().publish(subject, Bytes::from_static(b"-NAK"));
+                    if nak.await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Verdict::Wait => {}
+        }
+    }
+}
