@@ -184,6 +184,11 @@ impl Info {
         &self.ack_subject
     }
 
+    /// Counts an attempt that needed no delivery: the message was tried again in its place.
+    pub(crate) fn again(&mut self) {
+        self.numbers.delivered += 1;
+    }
+
     /// Has the answer name another number of the consumer's deliveries.
     pub(crate) fn answer_as(&mut self, consumer_sequence: u64) {
         let Numbers { delivered, stream_sequence, .. } = self.numbers;
@@ -234,7 +239,8 @@ impl Info {
 
     /// How often the message was delivered, this time included: 1 for the first time.
     ///
-    /// It counts every delivery of the server, also one that was handed back by a stopping process.
+    /// It counts every delivery of the server, also one that was handed back by a stopping process;
+    /// for an `ordered` handler, which tries a message again without another delivery, these attempts as well.
     pub fn delivered(&self) -> u64 {
         self.numbers.delivered
     }

@@ -346,14 +346,29 @@ async fn a_thread_that_was_late_asks_for_more_when_it_is_free() {
     eventually("the first was called again", SOON, async || (calls.all()[&0] == 2).then_some(())).await;
 }
 
+/// A process that runs the handlers of a group, and prints the warnings of the library.
+fn warning_worker(server: &Server, group: &str) -> Program {
+    let url = server.url();
+    Program::start(env!("CARGO_BIN_EXE_worker"), &[group], &[("NATS_URL", &url), ("JSH_TRACE", "warn")])
+}
+
+#[tokio::test]
+async fn the_delay_between_attempts_is_no_time_of_computing() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.failing", 0..2).await;
+    let mut program = warning_worker(&server, "failing");
+    program.until("tried 1").await;
+    let output = program.output();
+    assert!(output.contains("failed, again") && !output.contains("computed for"), "{output}");
+}
+
 #[tokio::test]
 async fn a_handler_that_blocks_the_runtime_is_named() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.blocked", 0..1).await;
-    let variables = [("NATS_URL", server.url()), ("JSH_TRACE", "warn".to_owned())];
-    let variables: Vec<_> = variables.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let mut program = Program::start(env!("CARGO_BIN_EXE_worker"), &["blocking"], &variables);
+    let mut program = warning_worker(&server, "blocking");
     program.until("blocked 0").await;
     let said = eventually("it is named", SOON, async || {
         let output = program.output();

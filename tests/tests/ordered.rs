@@ -146,8 +146,9 @@ async fn a_failing_message_holds_up_the_others_until_it_succeeds_or_is_a_dead_le
     let seen = Seen::default();
     let handler = {
         let seen = seen.clone();
-        move |id: u64| {
+        move |id: u64, info: Info| {
             let times = seen.add(id);
+            assert_eq!(info.delivered(), times as u64, "an attempt counts as a delivery");
             async move {
                 match id {
                     2 if times < 3 => Err("not yet".into()),
@@ -165,6 +166,7 @@ async fn a_failing_message_holds_up_the_others_until_it_succeeds_or_is_a_dead_le
     assert_eq!(seen.all(), [1, 2, 2, 2, 3, 4, 4, 4, 5, 5, 6]);
     let letters = broker.dead_letters().list().await.unwrap();
     assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].delivered, 3);
 }
 
 #[tokio::test]

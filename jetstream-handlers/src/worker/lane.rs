@@ -112,24 +112,35 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, caller: &mut Caller, message: &mut Message, begun: Instant) -> bool {
+    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> bool {
         let verdict = match message.info.delivered() {
             1 => Verdict::Try,
-            _ => Box::pin(self.verdict(&message.info)).await,
+            _ => {
+                let verdict = Box::pin(self.verdict(&message.info)).await;
+                begun = Instant::now();
+                verdict
+            }
         };
         let outcome = match verdict {
             Verdict::Bury(outcome) => outcome,
             Verdict::Try => {
                 let _with_others = match self.lanes.len() {
                     1 => None,
-                    _ => Some(self.alone.read().await),
+                    _ => match self.alone.try_read() {
+                        Ok(with_others) => Some(with_others),
+                        Err(_) => {
+                            let with_others = self.alone.read().await;
+                            begun = Instant::now();
+                            Some(with_others)
+                        }
+                    },
                 };
                 self.call(caller, message, begun).await
             }
             Verdict::TryAlone => {
                 let alone = async {
                     let _alone = self.alone.write().await;
-                    self.call(caller, message, begun).await
+                    self.call(caller, message, Instant::now()).await
                 };
                 // What is rare has a future of its own, which a lane need not carry all the time.
                 Box::pin(alone).await
@@ -145,6 +156,8 @@ impl Worker {
             }
             message.info = self.delivery(numbers);
         }
+        let now = Instant::now();
+        caller.ended(now - begun, now);
         Box::pin(self.settle(message, outcome)).await
     }
 

@@ -192,8 +192,12 @@ impl Worker {
         };
         match first {
             Some(Outcome { settle: Settle::Ack, .. }) => true,
-            // The rare way has a large future, which a lane need not hold all the time.
-            first => Box::pin(self.retry_in_place(caller, message, order, gathering, first)).await,
+            first => {
+                let now = Instant::now();
+                caller.ended(now - begun, now);
+                // The rare way has a large future, which a lane need not hold all the time.
+                Box::pin(self.retry_in_place(caller, message, order, gathering, first)).await
+            }
         }
     }
 
@@ -207,17 +211,21 @@ impl Worker {
         mut first: Option<Outcome>,
     ) -> bool {
         let mut failed = 0;
+        // As its handler and its dead letter see it: tried again is as good as delivered again.
+        let mut message = message.clone();
+        let delivery = message.info.clone();
         loop {
             let outcome = match first.take() {
                 Some(outcome) => outcome,
-                None => self.try_in_order(caller, message, order, gathering).await,
+                None => self.try_in_order(caller, &message, &delivery, order, gathering).await,
             };
             if outcome.settle == Settle::Ack {
                 return true;
             }
-            let again = self.fail_in_order(message, outcome, failed).await;
+            let again = self.fail_in_order(&message, outcome, failed).await;
             let Some(delay) = again else { return true };
             failed += 1;
+            message.info.again();
             self.ack_all(order).await;
             let regathered = order.regathered.notified();
             if order.gathering.load(Ordering::Relaxed) == gathering {
@@ -233,22 +241,36 @@ impl Worker {
         }
     }
 
-    async fn try_in_order(&self, caller: &mut Caller, message: &Message, order: &Order, gathering: u64) -> Outcome {
-        let begun = Instant::now();
-        match self.verdict(&message.info).await {
+    async fn try_in_order(
+        &self,
+        caller: &mut Caller,
+        message: &Message,
+        delivery: &Info,
+        order: &Order,
+        gathering: u64,
+    ) -> Outcome {
+        match self.verdict(delivery).await {
             Verdict::Bury(outcome) => outcome,
-            Verdict::Try => self.call(caller, message, begun).await,
+            Verdict::Try => self.call_again(caller, message).await,
             Verdict::TryAlone => {
                 // If it kills the process, nothing else shall be unanswered with it.
                 self.ack_all(order).await;
-                let outcome = self.call(caller, message, begun).await;
+                let outcome = self.call_again(caller, message).await;
                 if outcome.settle == Settle::Ack && order.gathering.load(Ordering::Relaxed) == gathering {
-                    order.done(message.info.clone());
+                    order.done(delivery.clone());
                     self.ack_all(order).await;
                 }
                 outcome
             }
         }
+    }
+
+    async fn call_again(&self, caller: &mut Caller, message: &Message) -> Outcome {
+        let begun = Instant::now();
+        let outcome = self.call(caller, message, begun).await;
+        let now = Instant::now();
+        caller.ended(now - begun, now);
+        outcome
     }
 
     /// After which delay the message is tried again; `None` if it is a dead letter now.

@@ -17,6 +17,7 @@ use crate::transport::{PublishAck, Source};
 
 /// The longest delay before a dead letter that could not be stored is tried again.
 const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
+const LONGEST_BURIAL_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
 
 /// How long one ack waits for its confirmation.
 const CONFIRMATION: Duration = Duration::from_secs(2);
@@ -114,7 +115,8 @@ impl Worker {
     pub(super) async fn bury_in_order(&self, message: &Message, failure: Failure) -> Option<Duration> {
         let delay = self.keep_letter(message, &failure).await.err()?;
         self.attempts.remember(&message.info, failure);
-        Some(delay)
+        // All that comes after it waits too.
+        Some(delay.min(LONGEST_BURIAL_DELAY_IN_ORDER))
     }
 
     /// Stores a dead letter if one is wanted; if that cannot be, gives the delay after which to try again.

@@ -45,6 +45,20 @@ async fn audit(id: u64) {
     println!("handled {id}");
 }
 
+#[subscriber(
+    subject = "work.failing",
+    queue = "failing",
+    ordered,
+    replicas = 1,
+    backoff = ["300ms"],
+    max_deliver = 3,
+    group = "failing"
+)]
+async fn fails_at_once(id: u64) -> HandlerResult {
+    println!("tried {id}");
+    Err("it never succeeds".into())
+}
+
 #[subscriber(subject = "work.blocked", queue = "blocking", group = "blocking")]
 async fn blocks_the_runtime(id: u64) {
     std::thread::sleep(Duration::from_millis(200));
