@@ -50,6 +50,25 @@ async fn the_ack_of_the_stream_is_returned() {
 }
 
 #[tokio::test]
+async fn a_condition_that_the_message_itself_has_ended_is_no_refusal() {
+    for of_subject in [false, true] {
+        let server = Server::start().await;
+        server.jetstream().await.create_stream(shop()).await.unwrap();
+        let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":1"#).await;
+        let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
+        let broker = Broker::builder().servers([url]).connect_options(options).connect().await.unwrap();
+        let publish = || match of_subject {
+            true => broker.publish_message("orders.created", &1).expect_last_subject_sequence(0).into_future(),
+            false => broker.publish_message("orders.created", &1).expect_last_sequence(0).into_future(),
+        };
+        let ack = publish().await.unwrap();
+        assert_eq!((ack.sequence, ack.duplicate), (1, true), "the answer was lost, and it was repeated");
+        assert_says(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
+        assert_eq!(count(&server.jetstream().await, "SHOP").await, 1);
+    }
+}
+
+#[tokio::test]
 async fn one_message_id_is_stored_once() {
     let server = Server::start().await;
     let broker = connect(&server).await;

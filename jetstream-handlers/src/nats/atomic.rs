@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Looked, check, is_transient, look, read_ack, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, known, look, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -208,18 +208,10 @@ async fn recall(
         let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
         Error::new(ErrorKind::Duplicate, text).with_source(error)
     };
-    let Some(last) = messages.last() else { return Err(crate::publish_batch::empty()) };
-    // An id that the stream knows is answered with its sequence; one that it does not know fails the condition,
-    // the only one that a server without a cluster judges after the id.
-    let mut headers = HeaderMap::new();
-    if let Some(id) = last.headers.get(header::NATS_MESSAGE_ID) {
-        headers.insert(header::NATS_MESSAGE_ID, id.clone());
-    }
-    headers.insert(header::NATS_EXPECTED_LAST_MESSAGE_ID, nuid::next().as_str());
-    let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
-    let answer = connection.client().send_request(last.subject.clone(), request).await;
-    let answer = answer.map_err(|error| unknown(unsent(connection, &last.subject, error)))?;
-    let Ok(Ok(mut ack)) = read_ack(&answer.payload) else { return Err(batch_refused(messages, None, error)) };
+    let id = messages.last().and_then(|last| Some((&last.subject, last.headers.get(header::NATS_MESSAGE_ID)?)));
+    let Some((subject, id)) = id else { return Err(batch_refused(messages, None, error)) };
+    let ack = known(connection, subject, id).await.map_err(unknown)?;
+    let Some(mut ack) = ack else { return Err(batch_refused(messages, None, error)) };
     let stored = connection.stored(&ack.stream, ack.sequence, false).await.map_err(unknown)?;
     let id = stored.as_ref().and_then(|stored| stored.headers.get(header::NATS_BATCH_ID)).map(|id| id.as_str());
     match id {

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::client::RequestErrorKind;
-use async_nats::header;
+use async_nats::header::{self, HeaderMap, HeaderValue};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use serde::Deserialize;
@@ -70,6 +71,9 @@ pub(super) async fn store(
             Ok(Ok(answer)) => match read_answer(&message, &answer.payload) {
                 Ok(ack) => return Ok(ack),
                 Err(Failure::Passing(error)) => error,
+                Err(Failure::Lasting(error)) if unanswered && error.kind() == ErrorKind::WrongLastSequence => {
+                    return own(connection, &message, error).await;
+                }
                 Err(Failure::Lasting(error)) => return Err(error),
             },
             Ok(Err(error)) if matches!(error.kind(), RequestErrorKind::NoResponders | RequestErrorKind::TimedOut) => {
@@ -113,6 +117,42 @@ pub(super) async fn store(
         }
         tokio::time::sleep(pause).await;
     }
+}
+
+/// The ack of a message whose own was lost, if it is this message itself by which its condition does not hold any more.
+///
+/// A single server judges the condition before the id (`stream.go`, `processJetStreamMsg`), so the repetition was refused.
+async fn own(connection: &Connection, message: &Outgoing, refusal: Error) -> Result<PublishAck, Error> {
+    let subject = &message.subject;
+    let Some(id) = message.headers.get(header::NATS_MESSAGE_ID) else { return Err(refusal) };
+    match known(connection, subject, id).await {
+        Ok(Some(ack)) => Ok(PublishAck { duplicate: true, ..ack }),
+        Ok(None) => Err(refusal),
+        Err(error) => {
+            let text = format!(
+                "the answer to the publish on `{subject}` was lost, and its condition does not hold any more: either it is stored, or another was faster"
+            );
+            Err(Error::new(ErrorKind::Timeout, text).with_source(error))
+        }
+    }
+}
+
+/// Asks a stream what it has stored under an id.
+///
+/// An id that it knows is answered with its sequence; one that it does not know fails the condition, the only one that a
+/// server without a cluster judges after the id.
+pub(super) async fn known(
+    connection: &Connection,
+    subject: &Subject,
+    id: &HeaderValue,
+) -> Result<Option<PublishAck>, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::NATS_MESSAGE_ID, id.clone());
+    headers.insert(header::NATS_EXPECTED_LAST_MESSAGE_ID, nuid::next().as_str());
+    let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
+    let answer = connection.client().send_request(subject.clone(), request).await;
+    let answer = answer.map_err(|error| unsent(connection, subject, error))?;
+    Ok(read_ack(&answer.payload).ok().and_then(Result::ok))
 }
 
 /// What came of looking for a stream, because none had answered.
