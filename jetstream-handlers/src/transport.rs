@@ -111,8 +111,10 @@ pub(crate) enum Event {
     Running,
     /// Of an ordered handler: what has arrived and was not begun is another replica's by now, or comes again.
     Regathering,
-    /// Of an ordered handler: the last ack may be lost, and nothing more comes before it where all that may be unanswered is.
-    AckAgain,
+    /// Of an ordered handler: the consumer is still the one that it was, on the connection of this number.
+    ///
+    /// The last ack before may be lost, and nothing more comes before it where all that may be unanswered is.
+    Verified(u64),
     /// Of an ordered handler: the consumer is not the one that it was, and knows nothing of what was delivered before.
     Replaced,
     /// The server has given a message up after so many deliveries, and will not deliver it again.
@@ -341,6 +343,14 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.is_connected(),
             Self::Memory(memory) => memory.is_open(),
+        }
+    }
+
+    /// The number of the connection, which is another one after each reconnect; `None` while there is none.
+    pub(crate) fn epoch(&self) -> Option<u64> {
+        match self {
+            Self::Nats(connection) => connection.epoch_now(),
+            Self::Memory(memory) => memory.is_open().then_some(0),
         }
     }
 

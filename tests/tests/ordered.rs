@@ -1,6 +1,7 @@
 //! Strict order: one message after the other, over failures, lost connections and replicas that die.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, Subscription, stream};
-use jetstream_handlers_tests::{Program, Proxy, Server, eventually};
+use jetstream_handlers_tests::{Program, Proxy, Server, binary, eventually};
 use tokio::sync::Semaphore;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -289,17 +290,198 @@ async fn what_came_again_does_not_keep_what_is_behind_it_from_being_acked() {
     all_acked(&server, 1).await;
     first.unsubscribe().await.unwrap();
     publish(&broker, 2..=31).await;
-    // Somebody takes the next ten with him, so that these come again with numbers above those of the ten behind them.
-    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
-    let consumer: consumer::PullConsumer = stream.get_consumer("ordered").await.unwrap();
-    let taken = consumer.fetch().max_messages(10).messages().await.unwrap().count().await;
-    assert_eq!(taken, 10);
+    // These ten come again with numbers above those of the ten behind them.
+    take(&server, 10).await;
     let second = subscribe().await;
     seen.until(31).await;
     second.unsubscribe().await.unwrap();
     assert_eq!(seen.all(), (1..=31).collect::<Vec<_>>());
     let info = consumer_info(&server).await;
     assert_eq!((info.num_ack_pending, info.ack_floor.stream_sequence), (0, 31));
+}
+
+/// Takes messages from the consumer as a process does that dies with them.
+async fn take(server: &Server, count: usize) {
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    let consumer: consumer::PullConsumer = stream.get_consumer("ordered").await.unwrap();
+    assert_eq!(consumer.fetch().max_messages(count).messages().await.unwrap().count().await, count);
+}
+
+/// A handler that is slow with some of the messages.
+fn slow_with(seen: &Seen, slow: RangeInclusive<u64>) -> impl Fn(u64) -> BoxFuture<'static, ()> + use<> {
+    let seen = seen.clone();
+    move |id| {
+        let each = if slow.contains(&id) { ms(200) } else { Duration::ZERO };
+        noting(&seen, each)(id)
+    }
+}
+
+#[tokio::test]
+async fn messages_of_a_former_stream_end_none_of_the_new_one() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=10).await;
+    let (seen, after) = (Seen::default(), Seen::default());
+    let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, ms(300))).ordered();
+    let first = subscribing.single_replica().await.unwrap();
+    seen.until(1).await;
+    proxy.refuse();
+    proxy.cut();
+    let jetstream = server.jetstream().await;
+    jetstream.delete_stream("WORK").await.unwrap();
+    let config = stream::Config { name: "WORK".into(), subjects: vec!["work.>".into()], ..Default::default() };
+    jetstream.create_stream(config).await.unwrap();
+    publish(&publisher, 101..=110).await;
+    proxy.accept();
+    eventually("something is acked", SOON, async || {
+        let info = jetstream.get_stream("WORK").await.ok()?.consumer_info("ordered").await.ok()?;
+        (info.ack_floor.stream_sequence > 0).then_some(())
+    })
+    .await;
+    first.unsubscribe().await.unwrap();
+    let subscribing = publisher.subscribe("work.ordered", "ordered", noting(&after, Duration::ZERO)).ordered();
+    let _second = subscribing.single_replica().await.unwrap();
+    publish(&publisher, [111]).await;
+    after.until(111).await;
+    let all = seen.all().into_iter().chain(after.all()).filter(|id| *id > 100).collect::<Vec<_>>();
+    assert_eq!(firsts(&all), (101..=111).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_while_the_connection_is_away_stalls_nothing() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=2000).await;
+    let seen = Seen::default();
+    let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&seen, 2002..=2010)).ordered();
+    let _first = subscribing.single_replica().ack_wait(ms(1000)).await.unwrap();
+    seen.until(2000).await;
+    // Then it is read again how far the consumer has come.
+    tokio::time::sleep(ms(5200)).await;
+    publish(&publisher, 2001..=2001).await;
+    all_acked(&server, 2001).await;
+    publish(&publisher, 2002..=2010).await;
+    seen.until(2002).await;
+    proxy.refuse();
+    proxy.cut();
+    server.jetstream().await.get_stream("WORK").await.unwrap().delete_consumer("ordered").await.unwrap();
+    proxy.accept();
+    seen.until(2010).await;
+    publish(&publisher, 2011..=2020).await;
+    all_acked(&server, 2020).await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_reset_while_its_handler_stops_stalls_nothing() {
+    let server = Server::start().await;
+    if binary::version() < (2, 14, 0) {
+        // It has no such request.
+        return;
+    }
+    let broker = connect(server.url()).await;
+    let seen = Seen::default();
+    publish(&broker, 1..=1000).await;
+    let subscribe = async || {
+        let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&seen, 1001..=1010)).ordered();
+        subscribing.single_replica().ack_wait(ms(2000)).await.unwrap()
+    };
+    let first = subscribe().await;
+    all_acked(&server, 1000).await;
+    publish(&broker, 1001..=1010).await;
+    seen.until(1001).await;
+    let client = server.client().await;
+    client.request("$JS.API.CONSUMER.RESET.WORK.ordered", "{}".into()).await.unwrap();
+    first.unsubscribe().await.unwrap();
+    let _second = subscribe().await;
+    seen.until(1010).await;
+    publish(&broker, 1011..=1030).await;
+    seen.until(1030).await;
+    assert_eq!(firsts(&seen.all()), (1..=1030).collect::<Vec<_>>());
+    eventually("nothing is unanswered", SOON, async || {
+        (consumer_info(&server).await.num_ack_pending == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_came_again_is_acked_after_an_idle_time() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=1).await;
+    let seen = Seen::default();
+    let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
+    let _first = subscribing.ack_wait(ms(1000)).await.unwrap();
+    all_acked(&server, 1).await;
+    for (ids, last) in [(2..=6, 6), (7..=7, 7)] {
+        // These are delivered, and lost on their way.
+        proxy.pause();
+        publish(&publisher, ids).await;
+        tokio::time::sleep(ms(100)).await;
+        proxy.cut();
+        tokio::time::sleep(ms(20)).await;
+        proxy.resume();
+        all_acked(&server, last).await;
+        // The server looks at what is unanswered when `ack_wait` is over, and finds nothing.
+        tokio::time::sleep(ms(2500)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_came_again_is_acked_where_one_message_may_be_unanswered() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=1).await;
+    let seen = Seen::default();
+    let subscribe = async || {
+        let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
+        subscribing.single_replica().ack_wait(ms(1000)).await.unwrap()
+    };
+    let first = subscribe().await;
+    all_acked(&server, 1).await;
+    first.unsubscribe().await.unwrap();
+    publish(&broker, 2..=11).await;
+    take(&server, 10).await;
+    let second = subscribe().await;
+    all_acked(&server, 11).await;
+    // As above.
+    tokio::time::sleep(ms(2500)).await;
+    second.unsubscribe().await.unwrap();
+    let config = consumer::Config { max_ack_pending: 1, ..consumer_info(&server).await.config };
+    server.jetstream().await.get_stream("WORK").await.unwrap().update_consumer(config).await.unwrap();
+    publish(&broker, 12..=13).await;
+    take(&server, 1).await;
+    let _third = subscribe().await;
+    seen.until(13).await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_asked_back_while_others_publish() {
+    let server = Server::start().await;
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=1).await;
+    let seen = Seen::default();
+    let subscribe = async || {
+        let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
+        subscribing.single_replica().await.unwrap()
+    };
+    let first = subscribe().await;
+    all_acked(&server, 1).await;
+    first.unsubscribe().await.unwrap();
+    publish(&broker, 2..=2).await;
+    take(&server, 1).await;
+    let _second = subscribe().await;
+    let begun = Instant::now();
+    for id in 3.. {
+        publish(&broker, [id]).await;
+        tokio::time::sleep(ms(20)).await;
+        if seen.all().contains(&2) {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "nothing is handled: {:?}", seen.all());
+    }
 }
 
 #[tokio::test]

@@ -31,8 +31,13 @@ pub(super) struct Gate {
     /// What was let through last, as many as can be unanswered: it is in hand.
     passed: VecDeque<Passed>,
     most: usize,
+    /// No ack may say a number below this one.
+    least: u64,
     /// By sequence in the stream.
     held: BTreeMap<u64, Message>,
+    /// The highest number that has come, and the one that had come when the server was asked last.
+    received: u64,
+    asked: u64,
     /// Up to where the consumer's acks go, as it was said last.
     floor: u64,
     /// What was delivered in spite of that: it is unanswered, because something behind it was removed from the stream.
@@ -40,7 +45,9 @@ pub(super) struct Gate {
     /// When the consumer was made.
     created: Option<String>,
     ask_at: Instant,
-    /// When it closed, or the last message came to it since.
+    /// Up to which number messages may be on their way that the server has delivered, by its first word since the gate closed.
+    awaited: Option<u64>,
+    /// When it gave that word, or the last one of them came.
     quiet_since: Instant,
     /// When what is missing was asked for; that may be lost as well, and is asked again.
     asked_back: Option<Instant>,
@@ -72,30 +79,44 @@ impl Gate {
             last: 0,
             passed: VecDeque::new(),
             most,
+            least: 0,
             held: BTreeMap::new(),
+            received: 0,
+            asked: 0,
             floor: 0,
             below: BTreeSet::new(),
             created: None,
             ask_at: Instant::now(),
+            awaited: None,
             quiet_since: Instant::now(),
             asked_back: None,
         }
     }
 
     /// Lets a delivery through if it is the next one, and holds it otherwise.
-    pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
+    pub(super) fn pass(&mut self, mut message: Message) -> Option<Message> {
         let number = message.info.consumer_sequence();
         let sequence = message.info.stream_sequence();
-        // One that comes again has a number which its ack must not say.
-        if self.open && self.last + 1 == number && message.info.delivered() == 1 {
+        self.received = self.received.max(number);
+        if self.open && self.last + 1 == number {
             self.last = number;
-            self.let_through(sequence, number);
+            if message.info.delivered() > 1 && self.is_back(&mut message) {
+                return Some(message);
+            }
+            let answer = number.max(self.least);
+            if answer != number {
+                message.info.answer_as(answer);
+            }
+            self.least = answer + 1;
+            self.let_through(sequence, answer);
             return Some(message);
         }
         if self.open {
             self.close();
         }
-        self.quiet_since = Instant::now();
+        if self.awaited.is_none_or(|awaited| number <= awaited) {
+            self.quiet_since = Instant::now();
+        }
         if sequence <= self.floor {
             self.below.insert(sequence);
         }
@@ -103,17 +124,35 @@ impl Gate {
         None
     }
 
-    /// Whether the consumer is another one than the last time.
+    /// Whether a message was let through before. Its ack says the number of that time, or the one of this time if the server
+    /// did not take that.
+    fn is_back(&mut self, message: &mut Message) -> bool {
+        let sequence = message.info.stream_sequence();
+        let Some(passed) = self.passed.iter_mut().find(|passed| passed.sequence == sequence) else { return false };
+        let before = std::mem::replace(&mut passed.number, message.info.consumer_sequence());
+        message.info.answer_as(before);
+        true
+    }
+
+    /// The server is asked now what is unanswered.
+    pub(super) fn asks(&mut self) {
+        self.asked = self.received;
+    }
+
+    /// Whether the consumer is not the one of the last time, or counts its deliveries anew.
+    ///
+    /// It does after `CONSUMER.RESET`, and where a server was killed before it had written them down.
+    /// What was delivered by it before must not be answered: the server would take the old number for a new one,
+    /// and no ack below it ever again. Where that has happened, it is not known what of it is unanswered.
     pub(super) fn is_another(&mut self, info: &consumer::Info) -> bool {
         let created = info.created.to_string();
         let another = self.created.as_ref().is_some_and(|before| *before != created);
         self.created = Some(created);
-        if another {
-            (self.last, self.floor) = (0, 0);
-            self.passed.clear();
-            self.below.clear();
-        }
         another
+            || match is_damaged(info) {
+                true => !self.open && !self.passed.is_empty(),
+                false => info.delivered.consumer_sequence < self.asked,
+            }
     }
 
     fn let_through(&mut self, sequence: u64, number: u64) {
@@ -125,8 +164,7 @@ impl Gate {
 
     /// Something may be missing.
     pub(super) fn close(&mut self) {
-        let now = Instant::now();
-        (self.open, self.ask_at, self.quiet_since, self.asked_back) = (false, now, now, None);
+        (self.open, self.ask_at, self.awaited, self.asked_back) = (false, Instant::now(), None, None);
     }
 
     /// Somebody else is the active one, and has what is held.
@@ -161,13 +199,24 @@ impl Gate {
             // The active one is gone, and the server would not choose another before there is something to deliver.
             self.close();
         }
+        if self.awaited.is_none() {
+            self.awaited = Some(info.delivered.consumer_sequence);
+            self.quiet_since = Instant::now();
+        }
         self.floor = floor;
+        self.held.retain(|sequence, _| *sequence > floor || self.below.contains(sequence));
         // What is below the floor has ended, mostly; what is above the last delivery came after these words.
         let unanswered = floor + 1..delivered + 1;
         let passed = self.passed.iter().map(|passed| passed.sequence);
         let passed: BTreeSet<u64> = passed.filter(|it| unanswered.contains(it)).collect();
-        let held = self.held.range(unanswered).filter(|(sequence, _)| !passed.contains(sequence)).count();
-        let in_hand = passed.len() + held + self.below.len();
+        let in_hand = match is_damaged(info) {
+            false => {
+                let held = self.held.range(unanswered).filter(|(sequence, _)| !passed.contains(sequence)).count();
+                passed.len() + held + self.below.len()
+            }
+            // It does not say any more what it has delivered; what had come when it was asked, it has.
+            true => self.held.values().filter(|message| message.info.consumer_sequence() <= self.asked).count(),
+        };
         if in_hand >= info.num_ack_pending {
             return Verdict::Open(self.open(info));
         }
@@ -193,30 +242,41 @@ impl Gate {
     ///
     /// The server ignores an ack whose number is not above that of the last one, though its sequence is
     /// (`consumer.go`, `processAckMsg`). What came again has a number above those of messages behind it, which would
-    /// then never be acked. Its ack says a number that is surely not above that of its first delivery.
+    /// then not be acked. So each ack says a number below that of the next one; it is not below that of its first
+    /// delivery, and the number of the last ack was below that.
     fn open(&mut self, info: &consumer::Info) -> Vec<Message> {
         let mut held = std::mem::take(&mut self.held);
         let last = held.values().map(|message| message.info.consumer_sequence()).max();
         self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
         self.open = true;
         self.below.clear();
-        let floor = &info.ack_floor;
-        let passed = self.passed.drain(..).filter(|passed| passed.sequence > floor.stream_sequence);
-        let mut in_hand: BTreeMap<u64, u64> = passed.map(|Passed { sequence, number }| (sequence, number)).collect();
-        for sequence in held.keys() {
-            in_hand.entry(*sequence).or_default();
+        let passed = self.passed.drain(..).filter(|passed| passed.sequence > self.floor);
+        let mut numbers: BTreeMap<u64, u64> = passed.map(|Passed { sequence, number }| (sequence, number)).collect();
+        // What is below the floor counts as acked, whatever its ack says.
+        let above = held.range(self.floor + 1..);
+        numbers.extend(above.map(|(sequence, message)| (*sequence, message.info.consumer_sequence())));
+        let mut next = self.last + 1;
+        for number in numbers.values_mut().rev() {
+            *number = (*number).min(next.saturating_sub(1));
+            next = *number;
         }
-        let mut last = floor.consumer_sequence;
-        for (sequence, mut number) in in_hand {
-            if let Some(message) = held.get_mut(&sequence) {
-                if message.info.delivered() == 1 {
-                    number = message.info.consumer_sequence();
-                } else if sequence > floor.stream_sequence {
-                    number = number.max(last + 1);
-                    message.info.answer_as(number);
-                }
+        if is_damaged(info) {
+            tracing::error!(
+                consumer = info.name,
+                "the consumer's ack floor has the number {}, and its last delivery {}: it was reset while a handler was at work, and keeps no record of what is done now; delete it while the handler runs, which makes it again",
+                info.ack_floor.consumer_sequence,
+                info.delivered.consumer_sequence,
+            );
+        }
+        self.least = info.ack_floor.consumer_sequence + 1;
+        for (sequence, number) in numbers {
+            let number = number.max(self.least);
+            self.least = number + 1;
+            if let Some(message) = held.get_mut(&sequence)
+                && message.info.consumer_sequence() != number
+            {
+                message.info.answer_as(number);
             }
-            last = last.max(number);
             self.let_through(sequence, number);
         }
         held.into_values().collect()
@@ -231,4 +291,10 @@ impl Gate {
     pub(super) fn empty(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.held).into_values().collect()
     }
+}
+
+/// Whether an ack said a number that the consumer has not reached: it takes none below that (`consumer.go`,
+/// `processAckMsg`), and its store notes no delivery below it (`filestore.go`, `UpdateDelivered`).
+fn is_damaged(info: &consumer::Info) -> bool {
+    info.ack_floor.consumer_sequence > info.delivered.consumer_sequence
 }

@@ -123,6 +123,11 @@ impl Connection {
         self.epoch.clone()
     }
 
+    /// The count at this moment; `None` while no server is connected.
+    pub(crate) fn epoch_now(&self) -> Option<u64> {
+        self.is_connected().then(|| connects(&self.client))
+    }
+
     /// How much the server has sent so far.
     fn heard(&self) -> u64 {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)

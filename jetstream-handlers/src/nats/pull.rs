@@ -240,9 +240,7 @@ impl Pull {
                     self.stale = true;
                     self.next_floor = Some(Instant::now());
                     if let Some(order) = &mut self.order {
-                        // What was on its way may be lost, in both directions.
-                        order.gate.close();
-                        self.events.push_back(Event::AckAgain);
+                        order.reconnected();
                     }
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();

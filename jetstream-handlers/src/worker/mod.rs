@@ -260,9 +260,9 @@ impl Worker {
                     order.regather();
                 }
             }
-            Event::AckAgain => {
+            Event::Verified(epoch) => {
                 if let Some(order) = &self.order {
-                    order.again();
+                    order.verified(epoch);
                 }
             }
             Event::Replaced => {

@@ -32,6 +32,8 @@ pub(super) struct Order {
     gathering: AtomicU64,
     /// Counts how often the consumer was another one; an ack for the one before would end messages of this one unseen.
     consumer: AtomicU64,
+    /// The connection on which the consumer is known to be the same; on another one nothing is acked yet.
+    epoch: AtomicU64,
     regathered: Notify,
 }
 
@@ -62,6 +64,7 @@ impl Order {
             begun: Notify::new(),
             gathering: AtomicU64::new(0),
             consumer: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
             regathered: Notify::new(),
         }
     }
@@ -72,8 +75,9 @@ impl Order {
         self.regathered.notify_waiters();
     }
 
-    /// The ack of what has ended may be lost.
-    pub(super) fn again(&self) {
+    /// The consumer is still the same on this connection; the ack of what has ended may be lost with the one before.
+    pub(super) fn verified(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Relaxed);
         let mut acks = self.acks();
         acks.due = acks.done.is_some();
         self.begun.notify_one();
@@ -283,7 +287,12 @@ impl Worker {
     }
 
     /// Acks everything that has ended.
+    ///
+    /// Not while it is unknown whose it would be: after a reconnect the consumer may be another one of the same name.
     pub(super) async fn ack_all(&self, order: &Order) {
+        if self.transport.epoch() != Some(order.epoch.load(Ordering::Relaxed)) {
+            return;
+        }
         if let Some(last) = order.take() {
             self.send(self.transport.ack(&self.source, last)).await;
         }

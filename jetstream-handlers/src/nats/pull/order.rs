@@ -28,6 +28,10 @@ pub(super) struct Order {
     pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The group of replicas of which the server lets one be active; `None` where there is one process only.
     group: Option<String>,
+    /// The connection on which the server was asked last.
+    asked_on: Option<u64>,
+    /// On the present one it has said that the consumer is the same.
+    verified: bool,
     /// How the server knows the active one, while this is it.
     pin: Option<String>,
     /// When the server heard of the pin last.
@@ -42,6 +46,8 @@ impl Order {
             gate: Gate::new(source.max_ack_pending),
             asking: None,
             group: source.group().map(str::to_owned),
+            asked_on: None,
+            verified: false,
             pin: None,
             pin_kept: Instant::now(),
             pin_period: source.config.priority_timeout / 3,
@@ -57,6 +63,12 @@ impl Order {
             self.pin_kept = Instant::now();
         }
         self.gate.pass(message)
+    }
+
+    /// The connection was made anew: what was on its way may be lost, in both directions.
+    pub(super) fn reconnected(&mut self) {
+        self.verified = false;
+        self.gate.close();
     }
 
     /// Another replica is the active one, or nobody.
@@ -86,7 +98,7 @@ impl Order {
     /// When the server should be asked what is unanswered: while something may be missing,
     /// and while it is not known whether any replica is active.
     fn ask_at(&self) -> Option<Instant> {
-        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
+        let needed = !self.gate.is_open() || !self.verified || self.group.is_some() && self.pin.is_none();
         (needed && self.asking.is_none()).then(|| self.gate.ask_at())
     }
 }
@@ -147,6 +159,8 @@ impl Pull {
         let Some(order) = &mut self.order else { return };
         if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
             let (connection, source) = (self.connection.clone(), self.source.clone());
+            order.asked_on = connection.epoch_now();
+            order.gate.asks();
             order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await.map(Box::new) }));
         }
         if order.keep_at().is_some_and(|keep_at| keep_at <= now) {
@@ -173,9 +187,22 @@ impl Pull {
                 return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
             }
         };
-        if order.gate.is_another(&info) {
-            self.events.push_back(Event::Replaced);
-        } else if let Some(floor) = &mut self.floor {
+        let Some(epoch) = order.asked_on.filter(|epoch| self.connection.epoch_now() == Some(*epoch)) else {
+            // It was said on a former connection, and may have been said before that was lost.
+            return order.gate.close();
+        };
+        let another = order.gate.is_another(&info);
+        let verified = std::mem::replace(&mut order.verified, true);
+        if another {
+            self.replaced();
+        }
+        if !verified {
+            self.events.push_back(Event::Verified(epoch));
+        }
+        if another {
+            return;
+        }
+        if let Some(floor) = &mut self.floor {
             floor.rise(info.ack_floor.stream_sequence);
         }
         // A replica that stands by has no deliveries at which to read it.
