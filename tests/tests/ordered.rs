@@ -449,12 +449,24 @@ async fn what_came_again_is_acked_where_one_message_may_be_unanswered() {
     // As above.
     tokio::time::sleep(ms(2500)).await;
     second.unsubscribe().await.unwrap();
-    let config = consumer::Config { max_ack_pending: 1, ..consumer_info(&server).await.config };
-    server.jetstream().await.get_stream("WORK").await.unwrap().update_consumer(config).await.unwrap();
+    let bound = async |bound| {
+        let config = consumer::Config { max_ack_pending: bound, ..consumer_info(&server).await.config };
+        server.jetstream().await.get_stream("WORK").await.unwrap().update_consumer(config).await.unwrap();
+    };
+    bound(1).await;
     publish(&broker, 12..=13).await;
     take(&server, 1).await;
-    let _third = subscribe().await;
-    seen.until(13).await;
+    let third = subscribe().await;
+    all_acked(&server, 13).await;
+    third.unsubscribe().await.unwrap();
+    // More are unanswered than may be by now.
+    bound(10).await;
+    publish(&broker, 14..=23).await;
+    take(&server, 10).await;
+    bound(1).await;
+    let _fourth = subscribe().await;
+    all_acked(&server, 23).await;
+    assert_eq!(seen.all(), (1..=23).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ pub(super) struct Gate {
     most: usize,
     /// No ack may say a number below this one.
     least: u64,
+    /// How many were unanswered when the server was asked last; more than it delivers at once, if an operator has lowered that.
+    unanswered: usize,
     /// By sequence in the stream.
     held: BTreeMap<u64, Message>,
     /// The highest number that has come, and the one that had come when the server was asked last.
@@ -80,6 +82,7 @@ impl Gate {
             passed: VecDeque::new(),
             most,
             least: 0,
+            unanswered: 0,
             held: BTreeMap::new(),
             received: 0,
             asked: 0,
@@ -176,9 +179,9 @@ impl Gate {
         self.open
     }
 
-    /// How many it holds.
-    pub(super) fn held(&self) -> usize {
-        self.held.len()
+    /// How many may come while it is closed: all that the consumer can have delivered, but for what it holds.
+    pub(super) fn room(&self) -> usize {
+        self.most.max(self.unanswered).saturating_sub(self.held.len())
     }
 
     /// When the server should be asked what is unanswered, while the gate is closed.
@@ -203,7 +206,7 @@ impl Gate {
             self.awaited = Some(info.delivered.consumer_sequence);
             self.quiet_since = Instant::now();
         }
-        self.floor = floor;
+        (self.floor, self.unanswered) = (floor, info.num_ack_pending);
         self.held.retain(|sequence, _| *sequence > floor || self.below.contains(sequence));
         // What is below the floor has ended, mostly; what is above the last delivery came after these words.
         let unanswered = floor + 1..delivered + 1;
@@ -269,6 +272,7 @@ impl Gate {
             );
         }
         self.least = info.ack_floor.consumer_sequence + 1;
+        self.most = self.most.max(numbers.len());
         for (sequence, number) in numbers {
             let number = number.max(self.least);
             self.least = number + 1;

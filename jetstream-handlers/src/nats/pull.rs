@@ -344,10 +344,10 @@ impl Pull {
         self.requests.sent(batch, self.expires, self.heartbeat());
     }
 
-    /// How many messages may be on their way; while the gate is closed, all that the consumer can have delivered.
+    /// How many messages may be on their way.
     fn room_now(&self) -> usize {
         match &self.order {
-            Some(order) if !order.gate.is_open() => self.source.max_ack_pending.saturating_sub(order.gate.held()),
+            Some(order) if !order.gate.is_open() => order.gate.room(),
             _ => self.room,
         }
     }
