@@ -116,7 +116,8 @@ impl Keys {
 
     /// The message for a key that does not exist.
     pub(crate) fn unknown(self, typed: &str) -> String {
-        let names: Vec<String> = self.all.iter().map(|(key, _)| format!("`{key}`")).collect();
+        let names = self.all.iter().map(|(key, _)| *key).filter(|key| !is_not_supported_yet(key));
+        let names: Vec<String> = names.map(|key| format!("`{key}`")).collect();
         let accepted = format!("accepted are {}", names.join(", "));
         match self.nearest(typed) {
             Some(key) => format!("unknown key `{typed}`; did you mean `{key}`? {accepted}"),

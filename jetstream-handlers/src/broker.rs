@@ -17,7 +17,7 @@ use crate::builder::Builder;
 use crate::dead_letters::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems, States};
-use crate::health::{Beat, HandlerHealth, Health};
+use crate::health::{Beat, HandlerHealth, Health, Status};
 use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
 use crate::publish_all::PublishAll;
@@ -85,7 +85,7 @@ type Parts = (Arc<Handler>, Arc<Source>, Context, CancellationToken, Deliveries)
 
 /// One handler that was started.
 struct Started {
-    name: String,
+    handler: Arc<Handler>,
     source: Arc<Source>,
     delayed: Arc<Delayed>,
     beat: Beat,
@@ -108,12 +108,12 @@ impl Started {
                     ErrorKind::GracePeriod,
                     format!(
                         "`{}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own",
-                        self.name
+                        self.handler.name
                     ),
                 )),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
-                    format!("the worker of `{}` ended with a defect of ours", self.name),
+                    format!("the worker of `{}` ended with a defect of ours", self.handler.name),
                 )
                 .with_source(error)),
             },
@@ -411,10 +411,16 @@ impl Broker {
 
     /// What is true of the connection and the handlers at this moment.
     pub fn health(&self) -> Health {
-        let handlers = self
-            .workers()
-            .iter()
-            .map(|worker| HandlerHealth { handler: worker.name.clone(), status: worker.beat.status() })
+        let lost = self.inner.transport.lost_since();
+        let status = |worker: &Started| match (worker.beat.status(), lost) {
+            // One that has nothing to do has not noticed yet.
+            (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
+            (status, _) => status,
+        };
+        let handlers = self.workers();
+        let handlers = handlers.iter();
+        let handlers = handlers
+            .map(|worker| HandlerHealth { handler: worker.handler.name.clone(), status: status(worker) })
             .collect();
         Health { connected: self.inner.transport.is_connected(), handlers }
     }
@@ -504,13 +510,25 @@ impl Broker {
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
         }
+        // Two closures at one place are two handlers that somebody wants; a function is one.
+        let runs = |handler: &Handler| {
+            let same = |worker: &&Arc<Started>| !worker.ended.is_cancelled() && worker.handler.is(handler);
+            !handler.is_closure() && all.iter().any(|worker| same(&worker))
+        };
+        let again = parts.iter().map(|(handler, ..)| handler).filter(|handler| runs(handler)).map(|handler| {
+            let text = format!(
+                "`{}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again",
+                handler.name
+            );
+            Error::new(ErrorKind::Config, text)
+        });
+        Error::all(again.collect())?;
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
         for (handler, source, context, stop, deliveries) in parts {
             let (beat, ended, delayed) = (Beat::new(), CancellationToken::new(), Arc::new(Delayed::default()));
-            let name = handler.name.clone();
             let worker = Worker::new(
-                handler,
+                handler.clone(),
                 source.clone(),
                 transport.clone(),
                 context,
@@ -527,7 +545,7 @@ impl Broker {
                 worker.run(deliveries, stopping, grace).await
             });
             let task = Mutex::new(Some(task));
-            workers.push(Arc::new(Started { name, source, delayed, beat, grace, stop, ended, task }));
+            workers.push(Arc::new(Started { handler, source, delayed, beat, grace, stop, ended, task }));
         }
         all.extend(workers.iter().cloned());
         Ok(workers)
@@ -580,7 +598,7 @@ pub struct Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.workers.iter().map(|worker| &worker.name)).finish()
+        f.debug_list().entries(self.workers.iter().map(|worker| &worker.handler.name)).finish()
     }
 }
 
@@ -588,6 +606,8 @@ impl Running {
     /// Stops these handlers gracefully: nothing more is asked for, what has not started is handed back,
     /// what runs is awaited up to the grace period, and the server has every ack when this returns.
     ///
+    /// While no server is connected nobody can say that, and it returns without: the log warns, and what the server
+    /// has no ack of comes again.
     /// The connection stays, and can publish; [`Broker::disconnect`] closes it.
     ///
     /// # Errors

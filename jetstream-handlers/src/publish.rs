@@ -255,13 +255,18 @@ pub(crate) fn why_refused(message: Option<&Outgoing>, error: &async_nats::jetstr
     let expected = message.and_then(|message| message.headers.get(header::NATS_EXPECTED_STREAM));
     let elsewhere =
         format!("it belongs to a stream other than the expected `{}`", expected.map_or("one", |name| name.as_str()));
-    let (kind, why) = match error.error_code().0 {
+    let code = error.error_code().0;
+    let (kind, why) = match code {
         10071 | 10164 | 10070 => (ErrorKind::WrongLastSequence, "the last sequence is not the expected one"),
         10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
         10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
         10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
-        10166 => (ErrorKind::Publish, "the stream has no `allow_msg_ttl`"),
+        10166 => (ErrorKind::Publish, "the stream takes no time to live; set `allow_message_ttl: true` in its config"),
         _ => (ErrorKind::Publish, "the stream refused it"),
     };
-    (kind, why.to_owned())
+    match kind {
+        // The server's words have the number that it found.
+        ErrorKind::WrongLastSequence => (kind, format!("{why}: {error}")),
+        _ => (kind, why.to_owned()),
+    }
 }

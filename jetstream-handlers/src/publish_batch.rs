@@ -174,7 +174,7 @@ pub(crate) fn batch_refused(messages: &[Outgoing], number: Option<usize>, error:
     let (kind, why) = match error.error_code().0 {
         10174 => (
             ErrorKind::StreamMismatch,
-            "the stream takes no atomic batches; set `allow_atomic_publish: true` in its config, or use `publish_all`, which stores message by message".to_owned(),
+            "its stream takes no atomic batches; set `allow_atomic_publish: true` in its config, publish to one stream only, or use `publish_all`, which stores message by message".to_owned(),
         ),
         10201 => (
             ErrorKind::Duplicate,

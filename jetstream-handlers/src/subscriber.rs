@@ -177,6 +177,10 @@ impl Plan<String> {
                 found.push((field, problem.to_owned()));
             }
         };
+        let numbers = [("concurrency", self.concurrency), ("threads", self.threads), ("batch_size", self.batch_size)];
+        for (field, number) in numbers {
+            check(number == Some(0), field, "it is 0; accepted are numbers from 1");
+        }
         let several = |number: Option<usize>| number.is_some_and(|number| number > 1);
         if self.ordered {
             let one = "an ordered handler has one message at a time over all replicas";
@@ -354,6 +358,9 @@ impl fmt::Debug for Slot {
     }
 }
 
+/// What the name of a closure begins with; a path never does.
+const CLOSURE: &str = "closure on ";
+
 type Call = dyn Fn(&mut Slot, &Message, &Context) + Send + Sync;
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
@@ -389,12 +396,17 @@ impl Handler {
         H: Closure<Arguments>,
     {
         Self {
-            name: format!("closure on {}", plan.subject),
+            name: format!("{CLOSURE}{}", plan.subject),
             location,
             plan,
             call: Arc::new(move |slot, message, context| handler.call(slot, message, context)),
             check: Arc::new(H::check),
         }
+    }
+
+    /// Whether it is a closure, which has no name of its own.
+    pub(crate) fn is_closure(&self) -> bool {
+        self.name.starts_with(CLOSURE)
     }
 
     /// Whether it is the same function; two in different function bodies may have one name.

@@ -338,6 +338,14 @@ impl Transport {
         matches!(self, Self::Nats(_))
     }
 
+    /// Since when no server is connected, if none is.
+    pub(crate) fn lost_since(&self) -> Option<std::time::Instant> {
+        match self {
+            Self::Nats(connection) => connection.lost_since(),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Whether a server is connected at this moment.
     pub(crate) fn is_connected(&self) -> bool {
         match self {

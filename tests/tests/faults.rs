@@ -67,7 +67,8 @@ async fn a_killed_and_restarted_server_loses_nothing() {
     let subscription = subscribe(&broker, &handled).await;
     publish(&broker, 0..50).await;
     server.kill();
-    health(&broker, "not connected", |health| !health.connected && !health.is_healthy()).await;
+    let text = health(&broker, "not connected", |health| !health.connected && !health.is_healthy()).await;
+    assert!(text.contains("recovering for") && text.ends_with("not connected"), "nothing was in hand: {text}");
     // A publish that begins without a server ends when there is one.
     let publishing = tokio::spawn({
         let broker = broker.clone();

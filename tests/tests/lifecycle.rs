@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, ErrorKind, Status};
-use jetstream_handlers_tests::{Program, Server, eventually};
+use jetstream_handlers_tests::{Program, Server, assert_says, eventually};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
@@ -412,6 +412,9 @@ async fn health_follows_the_handlers() {
     assert_eq!((&*health.handlers[0].handler, &health.handlers[0].status), ("lifecycle::note", &Status::Running));
     assert!(health.is_healthy());
     assert_eq!(health.to_string(), "connected\nlifecycle::note: running");
+    // A function is one handler, however often it is started.
+    let again = broker.start_groups(["noting"]).await;
+    assert_says(again, ErrorKind::Config, &["lifecycle::note", "runs on this broker already", "Running::shutdown"]);
     running.shutdown().await.unwrap();
     assert!(broker.health().handlers.is_empty(), "{}", broker.health());
     let _running = broker.start_groups(["noting"]).await.unwrap();

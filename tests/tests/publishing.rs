@@ -151,7 +151,7 @@ async fn a_message_with_a_time_to_live_goes_when_it_is_over() {
     jetstream.delete_stream("SHOP").await.unwrap();
     config.allow_message_ttl = false;
     jetstream.create_stream(config).await.unwrap();
-    assert_says(publish().await, ErrorKind::Publish, &["`orders.created`", "allow_msg_ttl"]);
+    assert_says(publish().await, ErrorKind::Publish, &["`orders.created`", "allow_message_ttl"]);
     assert_eq!(count(&jetstream, "SHOP").await, 0);
 }
 

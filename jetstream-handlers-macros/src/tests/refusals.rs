@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// What `ALL` stands for in the expected messages.
-const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `key`, `ordered`, `ack_every`, `replicas`, `publish`, `codec`, `ack`, `group`";
+const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `replicas`, `ack`, `group`";
 
 /// Each mistake begins with what it points at.
 #[track_caller]

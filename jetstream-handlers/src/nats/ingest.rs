@@ -379,7 +379,10 @@ impl<'a> Batch<'a> {
         let trouble = self.trouble.take();
         let (kind, why) = match &trouble {
             Some(error) => (error.kind(), error.to_string()),
-            None => (ErrorKind::Publish, "the stream ended it early".to_owned()),
+            None => (
+                ErrorKind::Publish,
+                "the stream ended it early, as it does when a message does not reach it; all of a batch have to belong to one stream".to_owned(),
+            ),
         };
         let text = format!(
             "the batch on `{}` ended early, and of its messages the first {count} are stored and no other: {why}",
@@ -398,12 +401,16 @@ impl<'a> Batch<'a> {
         let kind = trouble.as_ref().map_or(kind, Error::kind);
         let why = trouble.as_ref().map_or_else(|| why.to_owned(), ToString::to_string);
         let (subject, stored, sent) = (&self.subject, self.stored, self.sent);
-        let rest = match stored == sent {
-            true => "which are all that were sent".to_owned(),
-            false => format!("those after it up to {sent} may be stored or not, and no other is"),
+        let known = match stored {
+            0 => "no message is known to be stored".to_owned(),
+            stored => format!("the first {stored} messages are stored"),
         };
-        let text =
-            format!("the batch on `{subject}` ended early: the first {stored} messages are stored, {rest}: {why}");
+        let rest = match sent - stored.min(sent) {
+            0 => "and no other".to_owned(),
+            1 => format!("message {sent} may be stored or not, and no other is"),
+            _ => format!("those up to {sent} may be stored or not, and no other is"),
+        };
+        let text = format!("the batch on `{subject}` ended early: {known}, {rest}: {why}");
         let error = Error::new(kind, text).with_stored(stored);
         match trouble {
             Some(trouble) => error.with_source(trouble),

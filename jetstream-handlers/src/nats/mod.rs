@@ -16,7 +16,7 @@ mod window;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -56,6 +56,8 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     routes: Arc<inbox::Routes>,
     closed: CancellationToken,
+    /// Since when no server is connected.
+    lost: Mutex<Option<std::time::Instant>>,
     _watcher: AbortOnDropHandle<()>,
 }
 
@@ -80,6 +82,7 @@ impl Connection {
             epoch,
             routes: Arc::default(),
             closed: CancellationToken::new(),
+            lost: Mutex::default(),
             _watcher: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
         })
     }
@@ -106,6 +109,29 @@ impl Connection {
 
     pub(crate) fn is_connected(&self) -> bool {
         !self.is_closed() && self.client.connection_state() == State::Connected
+    }
+
+    /// Since when no server is connected, if none is.
+    pub(crate) fn lost_since(&self) -> Option<std::time::Instant> {
+        let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        (!self.is_connected()).then(|| lost.unwrap_or_else(std::time::Instant::now))
+    }
+
+    /// Notes and says whether a server is connected, when that has changed.
+    fn note_state(&self, anew: bool) {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.is_connected(), *lost) {
+            (false, None) if !self.is_closed() => {
+                *lost = Some(std::time::Instant::now());
+                tracing::warn!("the connection to the server is lost; handlers and publishes wait for another one");
+            }
+            (true, Some(since)) => {
+                *lost = None;
+                tracing::info!("connected again after {:.1?}", since.elapsed());
+            }
+            (true, None) if anew => tracing::info!("connected anew"),
+            _ => {}
+        }
     }
 
     /// Whether it was closed by [`close`](Self::close); the library's own state does not tell.
@@ -185,6 +211,7 @@ async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64>) {
         let Some(connection) = connection.upgrade() else { return };
         let connects = connects(&connection.client);
         let anew = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
+        connection.note_state(anew);
         if connection.heard() != heard || anew || !connection.is_connected() {
             (heard, heard_at) = (connection.heard(), Instant::now());
         }

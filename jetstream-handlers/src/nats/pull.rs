@@ -129,7 +129,7 @@ impl Pull {
         let route = connection.routes.open(&source.stream, &source.consumer);
         let mut epoch = connection.epoch();
         let now = *epoch.borrow_and_update();
-        let order = source.ordered().then(|| Order::new(&source));
+        let order = source.ordered().then(|| Order::new(handler.clone(), &source));
         let mut pull = Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
             expires: fetch_wait.unwrap_or(FIRST_EXPIRES),

@@ -2,6 +2,7 @@
 //!
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer;
@@ -14,6 +15,7 @@ use super::super::gate::{Gate, Verdict};
 use super::{LOOK, Pull};
 use crate::error::{Error, chain};
 use crate::message::Message;
+use crate::subscriber::Handler;
 use crate::transport::{Event, Source};
 
 /// The number of the requests that keep the pin, of which only the refusal matters.
@@ -24,6 +26,7 @@ const PIN_ID: &str = "Nats-Pin-Id";
 
 /// The state of an ordered handler's pulls.
 pub(super) struct Order {
+    handler: Arc<Handler>,
     pub(super) gate: Gate,
     pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The group of replicas of which the server lets one be active; `None` where there is one process only.
@@ -34,6 +37,8 @@ pub(super) struct Order {
     verified: bool,
     /// How the server knows the active one, while this is it.
     pin: Option<String>,
+    /// It was said that another replica is the active one.
+    stands_by: bool,
     /// When the server heard of the pin last.
     pin_kept: Instant,
     /// How often it has to hear of it.
@@ -41,14 +46,16 @@ pub(super) struct Order {
 }
 
 impl Order {
-    pub(super) fn new(source: &Source) -> Box<Self> {
+    pub(super) fn new(handler: Arc<Handler>, source: &Source) -> Box<Self> {
         Box::new(Self {
+            handler,
             gate: Gate::new(source.max_ack_pending),
             asking: None,
             group: source.group().map(str::to_owned),
             asked_on: None,
             verified: false,
             pin: None,
+            stands_by: false,
             pin_kept: Instant::now(),
             pin_period: source.config.priority_timeout / 3,
         })
@@ -61,6 +68,8 @@ impl Order {
         {
             self.pin = Some(pin.to_owned());
             self.pin_kept = Instant::now();
+            self.stands_by = false;
+            tracing::info!(handler = self.handler.name, "this process is the active one");
         }
         self.gate.pass(message)
     }
@@ -76,6 +85,13 @@ impl Order {
         self.pin = None;
         self.asking = None;
         self.gate.reset();
+    }
+
+    /// Says once that another replica is the active one.
+    fn stand_by(&mut self) {
+        if !std::mem::replace(&mut self.stands_by, true) {
+            tracing::info!(handler = self.handler.name, "another process is the active one; this one stands by");
+        }
     }
 
     /// The server has heard of the pin.
@@ -214,6 +230,9 @@ impl Pull {
             }
             None => true,
         };
+        if !pinned && info.priority_groups.iter().any(|group| group.pinned_client_id.is_some()) {
+            order.stand_by();
+        }
         match order.gate.heard(&info, pinned) {
             Verdict::Open(deliveries) => {
                 self.events.extend(deliveries.into_iter().map(Event::Delivery));
