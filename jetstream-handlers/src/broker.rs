@@ -96,6 +96,11 @@ struct Started {
 }
 
 impl Started {
+    /// Whether it runs this function; two closures at one place are two handlers that somebody wants.
+    fn runs(&self, handler: &Handler) -> bool {
+        !handler.closure && !self.ended.is_cancelled() && self.handler.is(handler)
+    }
+
     /// Stops the handler, and gives its result to the first who asks.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
@@ -327,7 +332,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the handlers, together; then none is started.
+    /// Everything that is wrong with the handlers, together, and each that runs on this broker already; then none is started.
     ///
     /// # Cancel safety
     ///
@@ -422,7 +427,7 @@ impl Broker {
         let handlers = handlers
             .map(|worker| HandlerHealth { handler: worker.handler.name.clone(), status: status(worker) })
             .collect();
-        Health { connected: self.inner.transport.is_connected(), handlers }
+        Health { connected: lost.is_none(), handlers }
     }
 
     /// What could not be handled: to list, show, replay and purge.
@@ -510,12 +515,8 @@ impl Broker {
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
         }
-        // Two closures at one place are two handlers that somebody wants; a function is one.
-        let runs = |handler: &Handler| {
-            let same = |worker: &&Arc<Started>| !worker.ended.is_cancelled() && worker.handler.is(handler);
-            !handler.is_closure() && all.iter().any(|worker| same(&worker))
-        };
-        let again = parts.iter().map(|(handler, ..)| handler).filter(|handler| runs(handler)).map(|handler| {
+        let handlers = parts.iter().map(|(handler, ..)| handler);
+        let again = handlers.filter(|handler| all.iter().any(|worker| worker.runs(handler))).map(|handler| {
             let text = format!(
                 "`{}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again",
                 handler.name

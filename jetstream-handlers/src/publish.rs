@@ -261,7 +261,10 @@ pub(crate) fn why_refused(message: Option<&Outgoing>, error: &async_nats::jetstr
         10060 => (ErrorKind::StreamMismatch, elsewhere.as_str()),
         10054 => (ErrorKind::PayloadTooLarge, "it is larger than the stream takes (`max_msg_size`)"),
         10077 => (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages"),
-        10166 => (ErrorKind::Publish, "the stream takes no time to live; set `allow_message_ttl: true` in its config"),
+        10166 => (
+            ErrorKind::Publish,
+            "the stream takes no time to live; turn `allow_msg_ttl` on in its configuration on the server (`allow_message_ttl` in `stream::Config`)",
+        ),
         _ => (ErrorKind::Publish, "the stream refused it"),
     };
     match kind {

@@ -174,7 +174,7 @@ pub(crate) fn batch_refused(messages: &[Outgoing], number: Option<usize>, error:
     let (kind, why) = match error.error_code().0 {
         10174 => (
             ErrorKind::StreamMismatch,
-            "its stream takes no atomic batches; set `allow_atomic_publish: true` in its config, publish to one stream only, or use `publish_all`, which stores message by message".to_owned(),
+            "its stream takes no atomic batches; turn `allow_atomic` on in its configuration on the server (`allow_atomic_publish` in `stream::Config`); if the messages belong to several streams, make a batch for each; or use `publish_all`, which stores message by message".to_owned(),
         ),
         10201 => (
             ErrorKind::Duplicate,
@@ -203,7 +203,7 @@ pub(crate) fn ingest_refused(number: u64, error: jetstream::Error) -> Error {
     let (kind, why) = match error.error_code().0 {
         10205 => (
             ErrorKind::StreamMismatch,
-            "its stream takes no fast-ingest batches; set `allow_batch_publish: true` in its config, or use `publish_all`".to_owned(),
+            "its stream takes no fast-ingest batches; turn `allow_batched` on in its configuration on the server (`allow_batch_publish` in `stream::Config`), or use `publish_all`".to_owned(),
         ),
         10208 => (
             ErrorKind::Publish,

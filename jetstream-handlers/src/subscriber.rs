@@ -358,9 +358,6 @@ impl fmt::Debug for Slot {
     }
 }
 
-/// What the name of a closure begins with; a path never does.
-const CLOSURE: &str = "closure on ";
-
 type Call = dyn Fn(&mut Slot, &Message, &Context) + Send + Sync;
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
@@ -368,6 +365,7 @@ type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Handler {
     pub(crate) name: String,
+    pub(crate) closure: bool,
     pub(crate) location: String,
     pub(crate) plan: Plan<String>,
     pub(crate) call: Arc<Call>,
@@ -384,6 +382,7 @@ impl Handler {
     pub(crate) fn registered(registration: &'static Registration) -> Self {
         Self {
             name: registration.name.to_owned(),
+            closure: false,
             location: registration.location.to_owned(),
             plan: registration.plan.to_owned(),
             call: Arc::new(registration.call),
@@ -396,17 +395,13 @@ impl Handler {
         H: Closure<Arguments>,
     {
         Self {
-            name: format!("{CLOSURE}{}", plan.subject),
+            name: format!("closure on {}", plan.subject),
+            closure: true,
             location,
             plan,
             call: Arc::new(move |slot, message, context| handler.call(slot, message, context)),
             check: Arc::new(H::check),
         }
-    }
-
-    /// Whether it is a closure, which has no name of its own.
-    pub(crate) fn is_closure(&self) -> bool {
-        self.name.starts_with(CLOSURE)
     }
 
     /// Whether it is the same function; two in different function bodies may have one name.

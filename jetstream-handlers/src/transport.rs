@@ -111,9 +111,10 @@ pub(crate) enum Event {
     Running,
     /// Of an ordered handler: what has arrived and was not begun is another replica's by now, or comes again.
     Regathering,
-    /// Of an ordered handler: the consumer is still the one that it was, on the connection of this number.
+    /// Of an ordered handler: on the connection of this number the server has said which consumer it is; if that is
+    /// another one than before, [`Replaced`](Self::Replaced) came before this.
     ///
-    /// The last ack before may be lost, and nothing more comes before it where all that may be unanswered is.
+    /// Acks may be sent on it from now on. One of the connection before may be lost, so the last one is due again.
     Verified(u64),
     /// Of an ordered handler: the consumer is not the one that it was, and knows nothing of what was delivered before.
     Replaced,
@@ -342,7 +343,7 @@ impl Transport {
     pub(crate) fn lost_since(&self) -> Option<std::time::Instant> {
         match self {
             Self::Nats(connection) => connection.lost_since(),
-            Self::Memory(_) => None,
+            Self::Memory(memory) => (!memory.is_open()).then(std::time::Instant::now),
         }
     }
 

@@ -78,6 +78,12 @@ async fn subscribe(broker: &Broker, seen: &Seen, each: Duration) -> Subscription
     broker.subscribe("work.ordered", "ordered", noting(seen, each)).ordered().await.unwrap()
 }
 
+/// A handler that is said to be the only one.
+async fn single(broker: &Broker, seen: &Seen, ack_wait: Duration) -> Subscription {
+    let subscribing = broker.subscribe("work.ordered", "ordered", noting(seen, Duration::ZERO)).ordered();
+    subscribing.single_replica().ack_wait(ack_wait).await.unwrap()
+}
+
 async fn consumer_info(server: &Server) -> consumer::Info {
     server.jetstream().await.get_stream("WORK").await.unwrap().consumer_info("ordered").await.unwrap()
 }
@@ -424,9 +430,12 @@ async fn what_came_again_is_acked_after_an_idle_time() {
         tokio::time::sleep(ms(20)).await;
         proxy.resume();
         all_acked(&server, last).await;
+        let delivered = consumer_info(&server).await.delivered.consumer_sequence;
         // The server looks at what is unanswered when `ack_wait` is over, and finds nothing.
         tokio::time::sleep(ms(2500)).await;
+        assert_eq!(consumer_info(&server).await.delivered.consumer_sequence, delivered, "nothing came again");
     }
+    assert_eq!(seen.all(), (1..=7).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -435,18 +444,14 @@ async fn what_came_again_is_acked_where_one_message_may_be_unanswered() {
     let broker = connect(server.url()).await;
     publish(&broker, 1..=1).await;
     let seen = Seen::default();
-    let subscribe = async || {
-        let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
-        subscribing.single_replica().ack_wait(ms(1000)).await.unwrap()
-    };
-    let first = subscribe().await;
+    let first = single(&broker, &seen, ms(1000)).await;
     all_acked(&server, 1).await;
     first.unsubscribe().await.unwrap();
     publish(&broker, 2..=11).await;
     take(&server, 10).await;
-    let second = subscribe().await;
+    let second = single(&broker, &seen, ms(1000)).await;
     all_acked(&server, 11).await;
-    // As above.
+    // The server looks at what is unanswered when `ack_wait` is over, and finds nothing.
     tokio::time::sleep(ms(2500)).await;
     second.unsubscribe().await.unwrap();
     let bound = async |bound| {
@@ -456,7 +461,7 @@ async fn what_came_again_is_acked_where_one_message_may_be_unanswered() {
     bound(1).await;
     publish(&broker, 12..=13).await;
     take(&server, 1).await;
-    let third = subscribe().await;
+    let third = single(&broker, &seen, ms(1000)).await;
     all_acked(&server, 13).await;
     third.unsubscribe().await.unwrap();
     // More are unanswered than may be by now.
@@ -464,7 +469,7 @@ async fn what_came_again_is_acked_where_one_message_may_be_unanswered() {
     publish(&broker, 14..=23).await;
     take(&server, 10).await;
     bound(1).await;
-    let _fourth = subscribe().await;
+    let _fourth = single(&broker, &seen, ms(1000)).await;
     all_acked(&server, 23).await;
     assert_eq!(seen.all(), (1..=23).collect::<Vec<_>>());
 }
@@ -475,16 +480,12 @@ async fn what_is_missing_is_asked_back_while_others_publish() {
     let broker = connect(server.url()).await;
     publish(&broker, 1..=1).await;
     let seen = Seen::default();
-    let subscribe = async || {
-        let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
-        subscribing.single_replica().await.unwrap()
-    };
-    let first = subscribe().await;
+    let first = single(&broker, &seen, SOON).await;
     all_acked(&server, 1).await;
     first.unsubscribe().await.unwrap();
     publish(&broker, 2..=2).await;
     take(&server, 1).await;
-    let _second = subscribe().await;
+    let _second = single(&broker, &seen, SOON).await;
     let begun = Instant::now();
     for id in 3.. {
         publish(&broker, [id]).await;

@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Looked, check, is_transient, known, look, read_ack, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, look_for_stream, read_ack, stored_under_id, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -75,7 +75,7 @@ async fn store(connection: &Arc<Connection>, messages: &[Outgoing], subject: &st
             Failure::NoStream(1, error) => {
                 if !looked_for_stream && connection.is_connected() {
                     let ensuring = ensure_batch_stream(&transport, subject, "allow_atomic_publish");
-                    match look(deadline, ensuring).await? {
+                    match look_for_stream(deadline, ensuring).await? {
                         Looked::Made => {
                             looked_for_stream = true;
                             continue;
@@ -210,7 +210,7 @@ async fn recall(
     };
     let id = messages.last().and_then(|last| Some((&last.subject, last.headers.get(header::NATS_MESSAGE_ID)?)));
     let Some((subject, id)) = id else { return Err(batch_refused(messages, None, error)) };
-    let ack = known(connection, subject, id).await.map_err(unknown)?;
+    let ack = stored_under_id(connection, subject, id).await.map_err(unknown)?;
     let Some(mut ack) = ack else { return Err(batch_refused(messages, None, error)) };
     let stored = connection.stored(&ack.stream, ack.sequence, false).await.map_err(unknown)?;
     let id = stored.as_ref().and_then(|stored| stored.headers.get(header::NATS_BATCH_ID)).map(|id| id.as_str());

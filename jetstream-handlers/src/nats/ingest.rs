@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Looked, check, is_transient, look, read_ack, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, look_for_stream, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -156,7 +156,7 @@ impl<'a> Batch<'a> {
             };
             if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
                 let ensuring = ensure_batch_stream(&transport, &subject, "allow_batch_publish");
-                match look(deadline, ensuring).await.map_err(|error| error.with_stored(0))? {
+                match look_for_stream(deadline, ensuring).await.map_err(|error| error.with_stored(0))? {
                     Looked::Made => {
                         looked_for_stream = true;
                         continue;

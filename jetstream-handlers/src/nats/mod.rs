@@ -5,7 +5,6 @@ mod api;
 mod atomic;
 mod connect;
 mod context_file;
-mod gate;
 mod inbox;
 mod ingest;
 mod publish;
@@ -117,7 +116,7 @@ impl Connection {
         (!self.is_connected()).then(|| lost.unwrap_or_else(std::time::Instant::now))
     }
 
-    /// Notes and says whether a server is connected, when that has changed.
+    /// Notes since when no server is connected, and logs each change.
     fn note_state(&self, anew: bool) {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         match (self.is_connected(), *lost) {

@@ -21,6 +21,9 @@ use crate::transport::{Outgoing, Transport};
 /// How long one attempt waits for the stream's answer: short, because the next one goes to the new leader, and is stored once.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(2);
 
+/// What a stream says where another message is the last one than the one expected by its id.
+const WRONG_LAST_MESSAGE_ID: u64 = 10070;
+
 /// Publishes a message and waits until a stream has stored it, or the connection is closed.
 pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
     let subject = message.subject.clone();
@@ -72,7 +75,7 @@ pub(super) async fn store(
                 Ok(ack) => return Ok(ack),
                 Err(Failure::Passing(error)) => error,
                 Err(Failure::Lasting(error)) if unanswered && error.kind() == ErrorKind::WrongLastSequence => {
-                    return own(connection, &message, error).await;
+                    return ack_of_first_send(connection, &message, deadline, error).await;
                 }
                 Err(Failure::Lasting(error)) => return Err(error),
             },
@@ -90,7 +93,7 @@ pub(super) async fn store(
         };
         // No answer has two causes: there is no stream, which is mended once, or it is away for a moment.
         if !looked_for_stream && failure.kind() == ErrorKind::Timeout && connection.is_connected() {
-            match look(deadline, ensure_stream(&transport, subject)).await? {
+            match look_for_stream(deadline, ensure_stream(&transport, subject)).await? {
                 Looked::Made => {
                     looked_for_stream = true;
                     continue;
@@ -119,21 +122,30 @@ pub(super) async fn store(
     }
 }
 
-/// The ack of a message whose own was lost, if it is this message itself by which its condition does not hold any more.
+/// The ack of a message that was sent before without an answer and whose condition fails now: perhaps because it was
+/// stored the first time.
 ///
-/// A single server judges the condition before the id (`stream.go`, `processJetStreamMsg`), so the repetition was refused.
-async fn own(connection: &Connection, message: &Outgoing, refusal: Error) -> Result<PublishAck, Error> {
+/// A server without a cluster judges the condition before the id (`stream.go`, `processJetStreamMsg`), so it does not
+/// say that the message is a duplicate.
+async fn ack_of_first_send(
+    connection: &Connection,
+    message: &Outgoing,
+    deadline: Instant,
+    refusal: Error,
+) -> Result<PublishAck, Error> {
     let subject = &message.subject;
     let Some(id) = message.headers.get(header::NATS_MESSAGE_ID) else { return Err(refusal) };
-    match known(connection, subject, id).await {
-        Ok(Some(ack)) => Ok(PublishAck { duplicate: true, ..ack }),
-        Ok(None) => Err(refusal),
-        Err(error) => {
-            let text = format!(
-                "the answer to the publish on `{subject}` was lost, and its condition does not hold any more: either it is stored, or another was faster"
-            );
-            Err(Error::new(ErrorKind::Timeout, text).with_source(error))
-        }
+    let unknown = |error: BoxError| {
+        let text = format!(
+            "the answer to the publish on `{subject}` was lost, and its condition does not hold any more: either it is stored, or another was faster; read the last message of the subject before it is published again"
+        );
+        Error::new(ErrorKind::Timeout, text).with_source(error)
+    };
+    match timeout_at(deadline, stored_under_id(connection, subject, id)).await {
+        Ok(Ok(Some(ack))) => Ok(PublishAck { duplicate: true, ..ack }),
+        Ok(Ok(None)) => Err(refusal),
+        Ok(Err(error)) => Err(unknown(error.into())),
+        Err(error) => Err(unknown(error.into())),
     }
 }
 
@@ -141,7 +153,7 @@ async fn own(connection: &Connection, message: &Outgoing, refusal: Error) -> Res
 ///
 /// An id that it knows is answered with its sequence; one that it does not know fails the condition, the only one that a
 /// server without a cluster judges after the id.
-pub(super) async fn known(
+pub(super) async fn stored_under_id(
     connection: &Connection,
     subject: &Subject,
     id: &HeaderValue,
@@ -152,7 +164,18 @@ pub(super) async fn known(
     let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
     let answer = connection.client().send_request(subject.clone(), request).await;
     let answer = answer.map_err(|error| unsent(connection, subject, error))?;
-    Ok(read_ack(&answer.payload).ok().and_then(Result::ok))
+    match read_ack(&answer.payload) {
+        Ok(Ok(ack)) => Ok(Some(ack)),
+        Ok(Err(error)) if error.error_code().0 == WRONG_LAST_MESSAGE_ID => Ok(None),
+        Ok(Err(error)) => {
+            let text = "the stream does not say what it has stored under the id";
+            Err(Error::new(ErrorKind::Server, text).with_source(error))
+        }
+        Err(error) => {
+            let text = "the answer is not a stream's; another subscriber answered it";
+            Err(Error::new(ErrorKind::Publish, text).with_source(error))
+        }
+    }
 }
 
 /// What came of looking for a stream, because none had answered.
@@ -165,7 +188,7 @@ pub(super) enum Looked {
 }
 
 /// Looks for a stream, or makes it, until the deadline; an error is one that does not pass.
-pub(super) async fn look(
+pub(super) async fn look_for_stream(
     deadline: Instant,
     ensuring: impl Future<Output = Result<bool, Error>>,
 ) -> Result<Looked, Error> {

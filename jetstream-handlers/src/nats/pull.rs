@@ -3,7 +3,8 @@
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
 
-mod order;
+mod gate;
+mod ordered;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use crate::message::Message;
 use crate::provision::restore_consumer;
 use crate::subscriber::Handler;
 use crate::transport::{Event, Source, Transport};
-use order::{KEEP, Order};
+use ordered::{KEEP, Ordered};
 
 /// The most that one request asks for.
 const MAX_BATCH: usize = 1000;
@@ -85,7 +86,7 @@ pub(crate) struct Pull {
     next_floor: Option<Instant>,
 
     /// Of an ordered handler.
-    order: Option<Box<Order>>,
+    order: Option<Box<Ordered>>,
 
     events: VecDeque<Event>,
     trouble: Option<Trouble>,
@@ -129,7 +130,7 @@ impl Pull {
         let route = connection.routes.open(&source.stream, &source.consumer);
         let mut epoch = connection.epoch();
         let now = *epoch.borrow_and_update();
-        let order = source.ordered().then(|| Order::new(handler.clone(), &source));
+        let order = source.ordered().then(|| Ordered::new(handler.clone(), &source));
         let mut pull = Self {
             next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
             expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
@@ -240,7 +241,8 @@ impl Pull {
                     self.stale = true;
                     self.next_floor = Some(Instant::now());
                     if let Some(order) = &mut self.order {
-                        order.reconnected();
+                        // What was on its way may be lost, in both directions.
+                        order.gate.close();
                     }
                     if let Some(trouble) = &mut self.trouble {
                         trouble.wait_until = Instant::now();

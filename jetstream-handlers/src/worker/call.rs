@@ -34,8 +34,8 @@ struct Call {
     context: Context,
     slot: Slot,
     complaint: Complaint,
-    /// What is to be said of the last call is said.
-    judged: bool,
+    /// When the last call began, until it is judged.
+    begun: Option<Instant>,
 }
 
 impl Caller {
@@ -60,10 +60,12 @@ impl Caller {
         Box::pin(thread.call(message.clone(), self.call.handler.plan.timeout())).await
     }
 
-    /// After a call from which nothing was waited for: says so if it was one that blocks the others.
-    pub(super) fn ended(&mut self, took: Duration, now: Instant) {
-        if !self.blocking && !std::mem::replace(&mut self.call.judged, true) {
-            self.call.complaint.after(&self.call.handler.name, took, now);
+    /// After a call, and before anything else is waited for: says so if it was one that blocks the others.
+    pub(super) fn ended(&mut self, now: Instant) {
+        if !self.blocking
+            && let Some(begun) = self.call.begun.take()
+        {
+            self.call.complaint.after(&self.call.handler.name, now - begun, now);
         }
     }
 
@@ -85,12 +87,12 @@ impl Caller {
 
 impl Call {
     fn new(handler: Arc<Handler>, context: Context, alone: bool) -> Self {
-        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None }, judged: true }
+        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None }, begun: None }
     }
 
     /// Calls the handler under its time limit; a panic ends the call, not the lane.
     async fn call(&mut self, message: &Message, begun: Instant) -> Outcome {
-        self.judged = false;
+        self.begun = Some(begun);
         // A closure runs up to its first await right here.
         let started = catch_unwind(AssertUnwindSafe(|| (self.handler.call)(&mut self.slot, message, &self.context)));
         if let Err(panic) = started {
@@ -116,7 +118,7 @@ impl Call {
 
     /// Waits for the end of a call whose first part is over, and says so if a part of it blocks the others.
     async fn finish(&mut self, begun: Instant) -> Outcome {
-        self.judged = true;
+        self.begun = None;
         let now = Instant::now();
         self.complaint.after(&self.handler.name, now - begun, now);
         let limit = self.handler.plan.timeout();

@@ -105,7 +105,7 @@ impl Worker {
             now = Instant::now();
             let took = now - begun;
             self.prefetch.measured(took);
-            caller.ended(took, now);
+            caller.ended(now);
             lane.free(ended);
             lane.ready(&mut caller, &self.waiting).await;
             turn.end(now, low).await;
@@ -156,8 +156,7 @@ impl Worker {
             }
             message.info = self.delivery(numbers);
         }
-        let now = Instant::now();
-        caller.ended(now - begun, now);
+        caller.ended(Instant::now());
         Box::pin(self.settle(message, outcome)).await
     }
 

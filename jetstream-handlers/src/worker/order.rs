@@ -32,7 +32,8 @@ pub(super) struct Order {
     gathering: AtomicU64,
     /// Counts how often the consumer was another one; an ack for the one before would end messages of this one unseen.
     consumer: AtomicU64,
-    /// The connection on which the consumer is known to be the same; on another one nothing is acked yet.
+    /// The connection on which it is known which consumer it is; on another one nothing is acked yet.
+    /// 0 is the one in memory, which needs no word of a server; those of NATS count from 1.
     epoch: AtomicU64,
     regathered: Notify,
 }
@@ -75,7 +76,7 @@ impl Order {
         self.regathered.notify_waiters();
     }
 
-    /// The consumer is still the same on this connection; the ack of what has ended may be lost with the one before.
+    /// On this connection it is known which consumer it is; the ack of what has ended may be lost with the one before.
     pub(super) fn verified(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Relaxed);
         let mut acks = self.acks();
@@ -161,7 +162,7 @@ impl Worker {
                     now = Instant::now();
                     let took = now - begun;
                     self.prefetch.measured(took);
-                    caller.ended(took, now);
+                    caller.ended(now);
                     ended
                         && order.consumer.load(Ordering::Relaxed) == consumer
                         && order.done(std::mem::take(&mut message.info))
@@ -197,8 +198,7 @@ impl Worker {
         match first {
             Some(Outcome { settle: Settle::Ack, .. }) => true,
             first => {
-                let now = Instant::now();
-                caller.ended(now - begun, now);
+                caller.ended(Instant::now());
                 // The rare way has a large future, which a lane need not hold all the time.
                 Box::pin(self.retry_in_place(caller, message, order, gathering, first)).await
             }
@@ -245,6 +245,8 @@ impl Worker {
         }
     }
 
+    /// One attempt of those after the first. Whether it shall be is judged by the `delivery` as it came;
+    /// the handler gets the `message`, whose count has the attempts in it.
     async fn try_in_order(
         &self,
         caller: &mut Caller,
@@ -270,10 +272,8 @@ impl Worker {
     }
 
     async fn call_again(&self, caller: &mut Caller, message: &Message) -> Outcome {
-        let begun = Instant::now();
-        let outcome = self.call(caller, message, begun).await;
-        let now = Instant::now();
-        caller.ended(now - begun, now);
+        let outcome = self.call(caller, message, Instant::now()).await;
+        caller.ended(Instant::now());
         outcome
     }
 

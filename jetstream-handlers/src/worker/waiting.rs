@@ -13,7 +13,9 @@ use crate::message::{Info, Message};
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     queue: Mutex<Queue>,
+    /// For the lanes.
     arrived: Notify,
+    /// For the heartbeat, which sleeps while nothing is in hand.
     filled: Notify,
     low: Notify,
     room: Notify,

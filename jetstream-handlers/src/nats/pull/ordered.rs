@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::gate::{Gate, Verdict};
+use super::gate::{Active, Gate, Verdict, is_damaged};
 use super::{LOOK, Pull};
 use crate::error::{Error, chain};
 use crate::message::Message;
@@ -25,7 +25,7 @@ pub(super) const KEEP: u64 = u64::MAX;
 const PIN_ID: &str = "Nats-Pin-Id";
 
 /// The state of an ordered handler's pulls.
-pub(super) struct Order {
+pub(super) struct Ordered {
     handler: Arc<Handler>,
     pub(super) gate: Gate,
     pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
@@ -33,8 +33,8 @@ pub(super) struct Order {
     group: Option<String>,
     /// The connection on which the server was asked last.
     asked_on: Option<u64>,
-    /// On the present one it has said that the consumer is the same.
-    verified: bool,
+    /// The one on which it has said which consumer it is.
+    verified_on: Option<u64>,
     /// How the server knows the active one, while this is it.
     pin: Option<String>,
     /// It was said that another replica is the active one.
@@ -45,7 +45,7 @@ pub(super) struct Order {
     pin_period: Duration,
 }
 
-impl Order {
+impl Ordered {
     pub(super) fn new(handler: Arc<Handler>, source: &Source) -> Box<Self> {
         Box::new(Self {
             handler,
@@ -53,7 +53,7 @@ impl Order {
             asking: None,
             group: source.group().map(str::to_owned),
             asked_on: None,
-            verified: false,
+            verified_on: None,
             pin: None,
             stands_by: false,
             pin_kept: Instant::now(),
@@ -74,10 +74,17 @@ impl Order {
         self.gate.pass(message)
     }
 
-    /// The connection was made anew: what was on its way may be lost, in both directions.
-    pub(super) fn reconnected(&mut self) {
-        self.verified = false;
-        self.gate.close();
+    /// Who gets the messages, as the server says it.
+    fn active(&self, info: &consumer::Info) -> Active {
+        if self.group.is_none() {
+            return Active::This;
+        }
+        let pin = info.priority_groups.iter().find_map(|group| group.pinned_client_id.as_ref());
+        match pin {
+            None => Active::Nobody,
+            Some(_) if pin == self.pin.as_ref() => Active::This,
+            Some(_) => Active::Other,
+        }
     }
 
     /// Another replica is the active one, or nobody.
@@ -114,7 +121,7 @@ impl Order {
     /// When the server should be asked what is unanswered: while something may be missing,
     /// and while it is not known whether any replica is active.
     fn ask_at(&self) -> Option<Instant> {
-        let needed = !self.gate.is_open() || !self.verified || self.group.is_some() && self.pin.is_none();
+        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
         (needed && self.asking.is_none()).then(|| self.gate.ask_at())
     }
 }
@@ -134,7 +141,7 @@ impl Pull {
 
     /// Lets another replica become the active one.
     pub(crate) async fn step_down(&mut self) {
-        let Some(Order { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
+        let Some(Ordered { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
         let Source { stream, consumer, .. } = &*self.source;
         let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
         let request = json!({ "group": group });
@@ -146,7 +153,7 @@ impl Pull {
 
     /// Adds to a request what tells the server whose it is.
     pub(super) fn add_pin(&self, request: &mut String) {
-        if let Some(Order { group: Some(group), pin, .. }) = self.order.as_deref() {
+        if let Some(Ordered { group: Some(group), pin, .. }) = self.order.as_deref() {
             request.push_str(&format!(r#","group":"{group}""#));
             if let Some(pin) = pin {
                 request.push_str(&format!(r#","id":"{pin}""#));
@@ -192,7 +199,7 @@ impl Pull {
         }
     }
 
-    /// The consumer's state, while the gate is closed.
+    /// What the consumer's server says when it is asked ([`Ordered::ask_at`]).
     pub(super) async fn heard_of_order(&mut self, result: Result<Box<consumer::Info>, Error>) {
         let Some(order) = &mut self.order else { return };
         order.asking = None;
@@ -207,34 +214,42 @@ impl Pull {
             // It was said on a former connection, and may have been said before that was lost.
             return order.gate.close();
         };
-        let another = order.gate.is_another(&info);
-        let verified = std::mem::replace(&mut order.verified, true);
-        if another {
+        let same = order.gate.recognises(&info);
+        let verified = order.verified_on.replace(epoch) == Some(epoch);
+        if !same {
             self.replaced();
         }
         if !verified {
             self.events.push_back(Event::Verified(epoch));
         }
-        if another {
-            return;
+        if same {
+            self.gather(&info).await;
         }
+    }
+
+    /// Lets messages through when all that is unanswered is in hand, and asks for what is missing.
+    async fn gather(&mut self, info: &consumer::Info) {
         if let Some(floor) = &mut self.floor {
             floor.rise(info.ack_floor.stream_sequence);
         }
         // A replica that stands by has no deliveries at which to read it.
         self.want_floor();
         let Some(order) = &mut self.order else { return };
-        let pinned = match &order.group {
-            Some(_) => {
-                info.priority_groups.iter().any(|group| group.pinned_client_id == order.pin && order.pin.is_some())
-            }
-            None => true,
-        };
-        if !pinned && info.priority_groups.iter().any(|group| group.pinned_client_id.is_some()) {
+        let active = order.active(info);
+        if active == Active::Other {
             order.stand_by();
         }
-        match order.gate.heard(&info, pinned) {
+        match order.gate.heard(info, active) {
             Verdict::Open(deliveries) => {
+                if is_damaged(info) {
+                    tracing::error!(
+                        handler = self.handler.name,
+                        "the ack floor of the consumer `{}` has the number {}, above its last delivery {}: it was reset while a handler was at work, and its server records no delivery any more; delete the consumer while the handler runs, and the handler makes it anew where it had come to",
+                        info.name,
+                        info.ack_floor.consumer_sequence,
+                        info.delivered.consumer_sequence,
+                    );
+                }
                 self.events.extend(deliveries.into_iter().map(Event::Delivery));
             }
             Verdict::AskBack(subjects) => {
