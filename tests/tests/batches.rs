@@ -257,7 +257,7 @@ async fn a_stream_that_does_not_allow_atomic_batches_is_named() {
     let told = ["`orders.created`", "Builder::stream", "allow_atomic_publish: true"];
     assert_says(batch().await, ErrorKind::StreamNotFound, &told);
     broker.publish("orders.created", &0).await.unwrap();
-    let told = ["`orders.created`", "nothing is stored", "allow_atomic_publish: true", "publish_all"];
+    let told = ["`orders.created`", "nothing is stored", "`allow_atomic`", "`allow_atomic_publish`", "publish_all"];
     assert_says(batch().await, ErrorKind::StreamMismatch, &told);
     assert_eq!(stored(&server, "ORDERS").await, [0]);
 }
@@ -403,7 +403,12 @@ async fn a_stream_that_does_not_allow_fast_ingest_is_named() {
     broker.publish("orders.created", &0).await.unwrap();
     let error = batch().await.unwrap_err();
     assert_eq!(error.stored(), Some(0));
-    let told = ["nothing of the batch on `orders.created` is stored", "allow_batch_publish: true", "publish_all"];
+    let told = [
+        "nothing of the batch on `orders.created` is stored",
+        "`allow_batched`",
+        "`allow_batch_publish`",
+        "publish_all",
+    ];
     assert_says::<()>(Err(error), ErrorKind::StreamMismatch, &told);
     assert_eq!(stored(&server, "ORDERS").await, [0]);
 }
