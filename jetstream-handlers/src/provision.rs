@@ -235,6 +235,7 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Source, Pr
     Ok(Source {
         config: Arc::new(consumer_config(handler)),
         existed: false,
+        acked: Arc::default(),
         keeps_handled: retention == stream::RetentionPolicy::Limits,
         work_queue: retention == stream::RetentionPolicy::WorkQueue,
         stream,

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
@@ -75,6 +76,8 @@ pub(crate) struct Source {
     pub(crate) config: Arc<consumer::Config>,
     /// Whether the consumer was there before this start.
     pub(crate) existed: bool,
+    /// Of an ordered handler: up to where in the stream this process has sent an ack.
+    pub(crate) acked: Arc<AtomicU64>,
     /// Whether the stream keeps messages that all consumers have done with.
     pub(crate) keeps_handled: bool,
     /// Whether a message leaves the stream when its consumer has done with it, and stays for ever if that gives up.
@@ -573,6 +576,15 @@ impl Deliveries {
         match self {
             Self::Nats(pull) => pull.stay_active().await,
             Self::Memory(_) => std::future::pending().await,
+        }
+    }
+
+    /// Of an ordered handler, after a reconnect: asks whether the consumer is still the same, and gives the number of the
+    /// connection if it is.
+    pub(crate) async fn verify(&mut self) -> Option<u64> {
+        match self {
+            Self::Nats(pull) => pull.verify().await,
+            Self::Memory(_) => None,
         }
     }
 

@@ -11,7 +11,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, Subscription, stream};
-use jetstream_handlers_tests::{Program, Proxy, Server, binary, eventually};
+use jetstream_handlers_tests::{Cluster, Program, Proxy, Server, binary, eventually};
 use tokio::sync::Semaphore;
 
 const SOON: Duration = Duration::from_secs(30);
@@ -409,6 +409,116 @@ async fn a_consumer_that_is_reset_while_its_handler_stops_stalls_nothing() {
         (consumer_info(&server).await.num_ack_pending == 0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_is_acked_and_not_yet_replicated_stands_for_nothing_that_is_missing() {
+    let mut cluster = Cluster::start().await;
+    let jetstream = cluster.jetstream().await;
+    let subjects = vec!["work.>".into()];
+    let config = stream::Config { name: "WORK".into(), subjects, num_replicas: 3, ..Default::default() };
+    jetstream.create_stream(config).await.unwrap();
+    let publisher = connect(cluster.urls()[0].clone()).await;
+    let (seen, go_on) = (Seen::default(), Arc::new(Semaphore::new(0)));
+    let subscribe = async |broker: &Broker| {
+        let (seen, go_on) = (seen.clone(), go_on.clone());
+        let handler = move |id: u64| {
+            let (seen, go_on) = (seen.clone(), go_on.clone());
+            async move {
+                if id == 1 {
+                    drop(go_on.acquire().await.unwrap());
+                }
+                tokio::time::sleep(ms(5)).await;
+                seen.add(id);
+            }
+        };
+        let subscribing = broker.subscribe("work.ordered", "ordered", handler).ordered().single_replica();
+        subscribing.ack_every(1).batch_size(100).await.unwrap()
+    };
+    // It makes the consumer, of which the leader has to be known.
+    subscribe(&publisher).await.unsubscribe().await.unwrap();
+    let leader = cluster.leader_of_consumer("WORK", "ordered").await;
+    let proxy = Proxy::start(cluster.node(leader).address()).await;
+    let broker = connect(proxy.url()).await;
+    let client = cluster.node(leader).client().await;
+    let mut asked = client.subscribe("$JS.API.CONSUMER.INFO.WORK.ordered").await.unwrap();
+    client.flush().await.unwrap();
+    let unanswered = async |count| {
+        eventually("they are delivered", SOON, async || {
+            let info = jetstream.get_stream("WORK").await.ok()?.consumer_info("ordered").await.ok()?;
+            (info.num_ack_pending == count).then_some(())
+        })
+        .await;
+    };
+    publish(&publisher, 1..=20).await;
+    let _subscription = subscribe(&broker).await;
+    unanswered(20).await;
+    // The gate is open when the first message has begun, and it is asked no more.
+    tokio::time::sleep(ms(500)).await;
+    // These are delivered, and lost on their way.
+    proxy.pause();
+    publish(&publisher, 21..=23).await;
+    unanswered(23).await;
+    tokio::time::sleep(ms(100)).await;
+    proxy.refuse();
+    proxy.cut();
+    tokio::time::sleep(ms(20)).await;
+    proxy.resume();
+    while asked.next().now_or_never().is_some() {}
+    // Now the leader hears acks that are not committed.
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.node(node).freeze();
+    }
+    proxy.accept();
+    asked.next().await.unwrap();
+    go_on.add_permits(1);
+    tokio::time::sleep(ms(600)).await;
+    for node in (0..3).filter(|node| *node != leader) {
+        cluster.node(node).thaw();
+    }
+    publish(&publisher, 24..=30).await;
+    seen.until(30).await;
+    assert_eq!(firsts(&seen.all()), (1..=30).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_stop_acks_what_ends_after_a_reconnect() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(proxy.url()).await, connect(server.url()).await);
+    publish(&publisher, 1..=3).await;
+    let seen = Seen::default();
+    let first = subscribe(&broker, &seen, ms(1500)).await;
+    seen.until(1).await;
+    tokio::time::sleep(ms(200)).await;
+    let cutting = async {
+        tokio::time::sleep(ms(200)).await;
+        proxy.cut();
+    };
+    let (stopped, ()) = futures::join!(first.unsubscribe(), cutting);
+    stopped.unwrap();
+    assert_eq!(seen.all(), [1, 2]);
+    let _second = subscribe(&publisher, &seen, Duration::ZERO).await;
+    seen.until(3).await;
+    assert_eq!(seen.all(), [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_reset_to_its_start_is_handled_again() {
+    let server = Server::start().await;
+    if binary::version() < (2, 14, 0) {
+        // It has no such request.
+        return;
+    }
+    let broker = connect(server.url()).await;
+    publish(&broker, 1..=20).await;
+    let seen = Seen::default();
+    let _subscription = subscribe(&broker, &seen, Duration::ZERO).await;
+    all_acked(&server, 20).await;
+    let client = server.client().await;
+    client.request("$JS.API.CONSUMER.RESET.WORK.ordered", r#"{"seq":1}"#.into()).await.unwrap();
+    eventually("all are handled again", SOON, async || (seen.all().len() == 40).then_some(())).await;
+    all_acked(&server, 20).await;
 }
 
 #[tokio::test]

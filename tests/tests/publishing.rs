@@ -9,7 +9,7 @@ use futures::future::join_all;
 use jetstream_handlers::async_nats::jetstream::Context as JetStream;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Server, assert_says, binary, breaking_wire, eventually};
+use jetstream_handlers_tests::{Cluster, Proxy, Server, assert_says, binary, breaking_wire, eventually};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
@@ -51,9 +51,11 @@ async fn the_ack_of_the_stream_is_returned() {
 
 #[tokio::test]
 async fn a_condition_that_the_message_itself_has_ended_is_no_refusal() {
-    for of_subject in [false, true] {
+    // The stream may have forgotten the id by the time of the repetition.
+    for (of_subject, window) in [(false, 120_000), (true, 120_000), (false, 100), (true, 100)] {
         let server = Server::start().await;
-        server.jetstream().await.create_stream(shop()).await.unwrap();
+        let config = stream::Config { duplicate_window: Duration::from_millis(window), ..shop() };
+        server.jetstream().await.create_stream(config).await.unwrap();
         let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":1"#).await;
         let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
         let broker = Broker::builder().servers([url]).connect_options(options).connect().await.unwrap();
@@ -66,6 +68,33 @@ async fn a_condition_that_the_message_itself_has_ended_is_no_refusal() {
         assert_says(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
         assert_eq!(count(&server.jetstream().await, "SHOP").await, 1);
     }
+}
+
+#[tokio::test]
+async fn a_condition_that_another_has_ended_leaves_a_stream_of_three_copies_alone() {
+    let mut cluster = Cluster::start().await;
+    let jetstream = cluster.jetstream().await;
+    jetstream.create_stream(stream::Config { num_replicas: 3, ..shop() }).await.unwrap();
+    let leader = cluster.leader_of_stream("SHOP").await;
+    let proxy = Proxy::start(cluster.node(leader).address()).await;
+    let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
+    let connect = |url: String| Broker::builder().servers([url]).connect_options(options).connect().into_future();
+    let broker = connect(proxy.url()).await.unwrap();
+    let other = connect(cluster.urls()[leader].clone()).await.unwrap();
+    proxy.pause();
+    let publishing = broker.publish_message("orders.created", &1).expect_last_subject_sequence(0).into_future();
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        proxy.refuse();
+        proxy.cut();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        proxy.resume();
+        other.publish("orders.created", &2).await.unwrap();
+        proxy.accept();
+    };
+    let (refused, ()) = futures::join!(publishing, meanwhile);
+    assert_says(refused, ErrorKind::WrongLastSequence, &["wrong last sequence: 1"]);
+    other.publish("orders.created", &3).await.unwrap();
 }
 
 #[tokio::test]

@@ -9,12 +9,15 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Looked, check, is_transient, look_for_stream, read_ack, stored_under_id, unsent};
+use super::publish::{ATTEMPT, Looked, check, is_transient, look_for_stream, read_ack, unsent};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
 use crate::publish_batch::{batch_refused, ensure_batch_stream};
 use crate::transport::{Outgoing, Transport};
+
+/// Among how many messages before the last one of its subject a batch is looked for whose ack was lost.
+const RECALL: u64 = 64;
 
 /// Publishes messages, all or none, or until the connection is closed.
 pub(crate) async fn publish_atomic(connection: &Arc<Connection>, messages: &[Outgoing]) -> Result<PublishAck, Error> {
@@ -198,29 +201,46 @@ fn headers(message: &Outgoing, id: &str, number: usize, last: bool) -> HeaderMap
 }
 
 /// The ack of a batch whose own was lost, if it is this batch that the stream knows the ids of.
+///
+/// What is stored is read, and nothing is published to find out (see `publish.rs`).
 async fn recall(
     connection: &Connection,
     messages: &[Outgoing],
     ids: &str,
     error: jetstream::Error,
 ) -> Result<PublishAck, Error> {
-    let unknown = |error: Error| {
-        let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
-        Error::new(ErrorKind::Duplicate, text).with_source(error)
-    };
-    let id = messages.last().and_then(|last| Some((&last.subject, last.headers.get(header::NATS_MESSAGE_ID)?)));
-    let Some((subject, id)) = id else { return Err(batch_refused(messages, None, error)) };
-    let ack = stored_under_id(connection, subject, id).await.map_err(unknown)?;
-    let Some(mut ack) = ack else { return Err(batch_refused(messages, None, error)) };
-    let stored = connection.stored(&ack.stream, ack.sequence, false).await.map_err(unknown)?;
-    let id = stored.as_ref().and_then(|stored| stored.headers.get(header::NATS_BATCH_ID)).map(|id| id.as_str());
-    match id {
-        Some(id) if id.starts_with(ids) => {
-            ack.duplicate = true;
-            ack.batch_id = Some(id.to_owned());
-            ack.batch_size = Some(messages.len() as u64);
-            Ok(ack)
-        }
-        _ => Err(batch_refused(messages, None, error)),
+    let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
+    match stored_batch(connection, messages, ids).await {
+        Ok(Some(ack)) => Ok(ack),
+        Ok(None) => Err(Error::new(ErrorKind::Duplicate, text).with_source(error)),
+        Err(error) => Err(Error::new(ErrorKind::Duplicate, text).with_source(error)),
     }
+}
+
+/// Looks for the last message of a batch among those that were stored last.
+async fn stored_batch(connection: &Connection, messages: &[Outgoing], ids: &str) -> Result<Option<PublishAck>, Error> {
+    let Some(message) = messages.last() else { return Ok(None) };
+    let names = connection.stream_names(&message.subject).await;
+    let names = names.map_err(|error| error.into_error("looking for the stream of an atomic batch"))?;
+    let Some(stream) = names.into_iter().next() else { return Ok(None) };
+    let last = connection.last_sequence(&stream, &message.subject).await?;
+    for sequence in (last.saturating_sub(RECALL) + 1..=last).rev() {
+        let Some(stored) = connection.stored(&stream, sequence, false).await? else { continue };
+        let header = |name: header::HeaderName| stored.headers.get(name).map(header::HeaderValue::as_str);
+        let id = header(header::NATS_BATCH_ID).filter(|id| id.starts_with(ids));
+        if let Some(id) = id
+            && header(header::NATS_BATCH_SEQUENCE) == Some(&messages.len().to_string())
+        {
+            return Ok(Some(PublishAck {
+                batch_id: Some(id.to_owned()),
+                batch_size: Some(messages.len() as u64),
+                domain: connection.settings.domain.clone().unwrap_or_default(),
+                duplicate: true,
+                sequence,
+                stream,
+                value: None,
+            }));
+        }
+    }
+    Ok(None)
 }

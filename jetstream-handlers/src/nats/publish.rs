@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Subject;
 use async_nats::client::RequestErrorKind;
-use async_nats::header::{self, HeaderMap, HeaderValue};
+use async_nats::header::{self, HeaderValue};
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::{self, ErrorCode, stream};
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -20,9 +19,6 @@ use crate::transport::{Outgoing, Transport};
 
 /// How long one attempt waits for the stream's answer: short, because the next one goes to the new leader, and is stored once.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(2);
-
-/// What a stream says where another message is the last one than the one expected by its id.
-const WRONG_LAST_MESSAGE_ID: u64 = 10070;
 
 /// Publishes a message and waits until a stream has stored it, or the connection is closed.
 pub(crate) async fn publish(connection: &Arc<Connection>, message: Outgoing) -> Result<PublishAck, Error> {
@@ -126,56 +122,78 @@ pub(super) async fn store(
 /// stored the first time.
 ///
 /// A server without a cluster judges the condition before the id (`stream.go`, `processJetStreamMsg`), so it does not
-/// say that the message is a duplicate.
+/// say that the message is a duplicate. What is stored is read, and nothing is published to find out: a cluster judges
+/// some conditions only when it applies them, and a stream of several copies that fails there is broken for good.
 async fn ack_of_first_send(
-    connection: &Connection,
+    connection: &Arc<Connection>,
     message: &Outgoing,
     deadline: Instant,
     refusal: Error,
 ) -> Result<PublishAck, Error> {
-    let subject = &message.subject;
-    let Some(id) = message.headers.get(header::NATS_MESSAGE_ID) else { return Err(refusal) };
-    let unknown = |error: BoxError| {
-        let text = format!(
-            "the answer to the publish on `{subject}` was lost, and its condition does not hold any more: either it is stored, or another was faster; read the last message of the subject before it is published again"
-        );
-        Error::new(ErrorKind::Timeout, text).with_source(error)
+    let mut backoff = Doubling::new(Duration::from_millis(50), Duration::from_secs(1));
+    let why = loop {
+        let why = match timeout_at(deadline, first_send(connection, message)).await {
+            Ok(Ok(FirstSend::Stored(ack))) => return Ok(ack),
+            Ok(Ok(FirstSend::NotStored)) => return Err(refusal),
+            Ok(Ok(FirstSend::Gone)) => break refusal,
+            Ok(Err(error)) => error,
+            Err(_) => break refusal,
+        };
+        let pause = backoff.next();
+        if Instant::now() + pause >= deadline {
+            break why;
+        }
+        tokio::time::sleep(pause).await;
     };
-    match timeout_at(deadline, stored_under_id(connection, subject, id)).await {
-        Ok(Ok(Some(ack))) => Ok(PublishAck { duplicate: true, ..ack }),
-        Ok(Ok(None)) => Err(refusal),
-        Ok(Err(error)) => Err(unknown(error.into())),
-        Err(error) => Err(unknown(error.into())),
-    }
+    let subject = &message.subject;
+    let text = format!(
+        "the answer to the publish on `{subject}` was lost, and its condition does not hold any more: either it is stored, or another was faster; read the last message of the subject before it is published again"
+    );
+    Err(Error::new(ErrorKind::Timeout, text).with_source(why))
 }
 
-/// Asks a stream what it has stored under an id.
-///
-/// An id that it knows is answered with its sequence; one that it does not know fails the condition, the only one that a
-/// server without a cluster judges after the id.
-pub(super) async fn stored_under_id(
-    connection: &Connection,
-    subject: &Subject,
-    id: &HeaderValue,
-) -> Result<Option<PublishAck>, Error> {
-    let mut headers = HeaderMap::new();
-    headers.insert(header::NATS_MESSAGE_ID, id.clone());
-    headers.insert(header::NATS_EXPECTED_LAST_MESSAGE_ID, nuid::next().as_str());
-    let request = async_nats::Request::new().headers(headers).timeout(Some(ATTEMPT));
-    let answer = connection.client().send_request(subject.clone(), request).await;
-    let answer = answer.map_err(|error| unsent(connection, subject, error))?;
-    match read_ack(&answer.payload) {
-        Ok(Ok(ack)) => Ok(Some(ack)),
-        Ok(Err(error)) if error.error_code().0 == WRONG_LAST_MESSAGE_ID => Ok(None),
-        Ok(Err(error)) => {
-            let text = "the stream does not say what it has stored under the id";
-            Err(Error::new(ErrorKind::Server, text).with_source(error))
+/// What became of a message that was sent before.
+enum FirstSend {
+    Stored(PublishAck),
+    NotStored,
+    /// Where it would be, nothing is stored any more that could tell.
+    Gone,
+}
+
+/// Looks at the message behind the one that was expected to be the last: it is the one that was sent, or another.
+async fn first_send(connection: &Arc<Connection>, message: &Outgoing) -> Result<FirstSend, Error> {
+    let header = |name: header::HeaderName| message.headers.get(name).map(HeaderValue::as_str);
+    let expected = |name| header(name).and_then(|value| value.parse::<u64>().ok());
+    let of_stream = expected(header::NATS_EXPECTED_LAST_SEQUENCE);
+    let of_subject = expected(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE);
+    let stream = match header(header::NATS_EXPECTED_STREAM) {
+        Some(stream) => Some(stream.to_owned()),
+        None => {
+            let names = connection.stream_names(&message.subject).await;
+            let names = names.map_err(|error| error.into_error("looking for the stream of a message"))?;
+            names.into_iter().next()
         }
-        Err(error) => {
-            let text = "the answer is not a stream's; another subscriber answered it";
-            Err(Error::new(ErrorKind::Publish, text).with_source(error))
-        }
+    };
+    let (Some(stream), Some(last)) = (stream, of_stream.max(of_subject)) else { return Ok(FirstSend::Gone) };
+    let config = connection.stream(&stream).await;
+    let config = config.map_err(|error| error.into_error(&format!("looking at stream `{stream}`")))?;
+    // Of a stream that drops a message for another reason than its age, what is there now tells nothing of what was.
+    let keeps = config.is_some_and(|config| {
+        config.retention == stream::RetentionPolicy::Limits && config.max_messages_per_subject <= 0
+    });
+    let stored = match of_stream {
+        Some(_) => connection.stored(&stream, last + 1, false).await?,
+        None => connection.stored_on(&stream, last + 1, &message.subject).await?,
+    };
+    let Some(stored) = stored else { return Ok(FirstSend::Gone) };
+    let id = stored.headers.get(header::NATS_MESSAGE_ID);
+    if id.is_some() && id == message.headers.get(header::NATS_MESSAGE_ID) {
+        let domain = connection.settings.domain.clone().unwrap_or_default();
+        let (sequence, duplicate) = (stored.sequence, true);
+        let ack = PublishAck { stream, sequence, domain, duplicate, value: None, batch_id: None, batch_size: None };
+        return Ok(FirstSend::Stored(ack));
     }
+    Ok(if of_stream.is_some() || keeps { FirstSend::NotStored } else { FirstSend::Gone })
 }
 
 /// What came of looking for a stream, because none had answered.

@@ -439,10 +439,11 @@ impl Pull {
         self.expires = self.shortest_expires;
         self.well();
         self.want_floor();
-        match &mut self.order {
-            Some(order) => order.pass(message),
-            None => Some(message),
+        let Some(order) = &mut self.order else { return Some(message) };
+        if order.gate.counts_anew(&message) {
+            self.replaced();
         }
+        self.order.as_mut().and_then(|order| order.pass(message))
     }
 
     /// Begins to read how far the consumer has come, if that is due.

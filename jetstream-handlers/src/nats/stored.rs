@@ -51,15 +51,23 @@ impl Floor {
 impl Connection {
     /// The message at this sequence, or with `or_later` the next one there is.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
+        match or_later {
+            true => self.stored_on(stream, sequence, ">").await,
+            false => self.read_stored(stream, sequence, &json!({ "seq": sequence })).await,
+        }
+    }
+
+    /// The first message at or behind this sequence on a subject, which may have wildcards.
+    pub(super) async fn stored_on(&self, stream: &str, sequence: u64, subject: &str) -> Result<Option<Stored>, Error> {
+        self.read_stored(stream, sequence, &json!({ "seq": sequence, "next_by_subj": subject })).await
+    }
+
+    async fn read_stored(&self, stream: &str, sequence: u64, request: &Value) -> Result<Option<Stored>, Error> {
         #[derive(Deserialize)]
         struct Answer {
             message: RawMessage,
         }
-        let request = match or_later {
-            true => json!({ "seq": sequence, "next_by_subj": ">" }),
-            false => json!({ "seq": sequence }),
-        };
-        let answer: Answer = match self.api(&format!("STREAM.MSG.GET.{stream}"), &request).await {
+        let answer: Answer = match self.api(&format!("STREAM.MSG.GET.{stream}"), request).await {
             Ok(answer) => answer,
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
             Err(error) => return Err(error.into_error(&format!("reading message {sequence} of stream `{stream}`"))),

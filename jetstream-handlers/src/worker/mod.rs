@@ -15,6 +15,7 @@ mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
@@ -203,6 +204,12 @@ impl Worker {
         let abandoned = self.lanes.iter().filter_map(Lane::current);
         let mut abandoned = abandoned.map(|numbers| self.delivery(numbers)).collect::<Vec<_>>();
         if let Some(order) = &self.order {
+            // After a reconnect nobody has asked for the consumer any more.
+            if !self.is_verified(order)
+                && let Ok(Some(epoch)) = timeout(LAST_ACKS, deliveries.verify()).await
+            {
+                order.verified(epoch);
+            }
             self.ack_all(order).await;
             // In this order they come again.
             abandoned.extend(waiting);
@@ -267,6 +274,7 @@ impl Worker {
             }
             Event::Replaced => {
                 if let Some(order) = &self.order {
+                    self.source.acked.store(0, Ordering::Relaxed);
                     order.replaced();
                 }
             }

@@ -286,14 +286,20 @@ impl Worker {
         self.bury_in_order(message, outcome.into_failure()).await
     }
 
+    /// Whether it is known whose an ack would be that is sent now.
+    pub(super) fn is_verified(&self, order: &Order) -> bool {
+        self.transport.epoch() == Some(order.epoch.load(Ordering::Relaxed))
+    }
+
     /// Acks everything that has ended.
     ///
     /// Not while it is unknown whose it would be: after a reconnect the consumer may be another one of the same name.
     pub(super) async fn ack_all(&self, order: &Order) {
-        if self.transport.epoch() != Some(order.epoch.load(Ordering::Relaxed)) {
+        if !self.is_verified(order) {
             return;
         }
         if let Some(last) = order.take() {
+            self.source.acked.store(last.stream_sequence(), Ordering::Relaxed);
             self.send(self.transport.ack(&self.source, last)).await;
         }
     }

@@ -156,6 +156,11 @@ impl Gate {
         true
     }
 
+    /// Whether a delivery says that the consumer counts anew: it has made its first one before.
+    pub(super) fn counts_anew(&self, delivery: &Message) -> bool {
+        delivery.info.consumer_sequence() == 1 && self.received > 0
+    }
+
     /// The server is asked now what is unanswered.
     pub(super) fn asks(&mut self) {
         self.asked = self.received;
@@ -210,8 +215,8 @@ impl Gate {
         self.ask_at
     }
 
-    /// Hears what the consumer's server says.
-    pub(super) fn heard(&mut self, info: &consumer::Info, active: Active) -> Verdict {
+    /// Hears what the consumer's server says; up to `acked` this process has sent an ack.
+    pub(super) fn heard(&mut self, info: &consumer::Info, active: Active, acked: u64) -> Verdict {
         let floor = info.ack_floor.stream_sequence;
         let delivered = info.delivered.stream_sequence.max(floor);
         let now = Instant::now();
@@ -228,7 +233,9 @@ impl Gate {
         self.held.retain(|sequence, _| *sequence > floor || self.below.contains(sequence));
         // What is below the floor has ended, mostly; what is above the last delivery came after these words.
         let unanswered = floor + 1..delivered + 1;
-        let passed = self.passed.iter().map(|passed| passed.sequence);
+        // What is acked counts as unanswered as long as the server says so, and not by the floor: where a consumer has
+        // several copies that rises later, and what is acked would stand for as many messages that are missing.
+        let passed = self.passed.iter().map(|passed| passed.sequence).filter(|it| *it > acked);
         let passed: BTreeSet<u64> = passed.filter(|it| unanswered.contains(it)).collect();
         let in_hand = match is_damaged(info) {
             false => {
@@ -375,7 +382,7 @@ mod tests {
     fn opened(last: u64) -> Gate {
         let mut gate = Gate::new(1000);
         assert!(gate.recognises(&info((0, 0), (0, 0), 0)));
-        assert!(matches!(gate.heard(&info((0, 0), (0, 0), 0), Active::This), Verdict::Open(_)));
+        assert!(matches!(gate.heard(&info((0, 0), (0, 0), 0), Active::This, 0), Verdict::Open(_)));
         for number in 1..=last {
             assert!(gate.pass(delivery(number, number, 1)).is_some());
         }
@@ -384,7 +391,7 @@ mod tests {
     }
 
     fn gathered(gate: &mut Gate, info: &consumer::Info) -> Vec<Message> {
-        match gate.heard(info, Active::This) {
+        match gate.heard(info, Active::This, 0) {
             Verdict::Open(messages) => messages,
             verdict => panic!("{verdict:?}"),
         }
@@ -396,9 +403,9 @@ mod tests {
         // 3 is lost.
         assert!(gate.pass(delivery(4, 4, 1)).is_none());
         let words = info((4, 4), (1, 1), 3);
-        assert!(matches!(gate.heard(&words, Active::This), Verdict::Wait), "it may be on its way");
+        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait), "it may be on its way");
         tokio::time::advance(PERIOD).await;
-        let Verdict::AskBack(subjects) = gate.heard(&words, Active::This) else { panic!("it is asked for") };
+        let Verdict::AskBack(subjects) = gate.heard(&words, Active::This, 0) else { panic!("it is asked for") };
         assert_eq!(subjects, ["$JS.ACK.S.D.1.3.4.0.0"]);
         assert!(gate.pass(delivery(3, 5, 2)).is_none());
         assert_eq!(acks(&gathered(&mut gate, &info((4, 5), (1, 1), 3))), [(3, 3), (4, 4)]);
@@ -410,12 +417,12 @@ mod tests {
         let mut gate = opened(0);
         gate.close();
         let words = info((1, 1), (0, 0), 1);
-        assert!(matches!(gate.heard(&words, Active::This), Verdict::Wait));
+        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait));
         for number in 2..=6 {
             tokio::time::advance(PERIOD / 4).await;
             assert!(gate.pass(delivery(number, number, 1)).is_none());
         }
-        let Verdict::AskBack(subjects) = gate.heard(&info((6, 6), (0, 0), 6), Active::This) else {
+        let Verdict::AskBack(subjects) = gate.heard(&info((6, 6), (0, 0), 6), Active::This, 0) else {
             panic!("not asked")
         };
         assert_eq!(subjects, ["$JS.ACK.S.D.1.1.6.0.0"]);
@@ -460,22 +467,48 @@ mod tests {
         assert!(gate.pass(delivery(1, 3, 2)).is_none());
         gate.asks();
         tokio::time::advance(LONG_PERIOD).await;
-        assert!(matches!(gate.heard(&words, Active::This), Verdict::Wait), "it would not take a nak");
+        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait), "it would not take a nak");
         tokio::time::advance(LONG_PERIOD).await;
-        assert!(matches!(gate.heard(&words, Active::This), Verdict::Wait));
+        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait));
         assert!(gate.pass(delivery(2, 4, 2)).is_none());
         gate.asks();
         assert_eq!(acks(&gathered(&mut gate, &words)), [(1, 501), (2, 502)]);
         assert_eq!(acks(&gate.pass(delivery(3, 5, 1))), [(3, 503)]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_acked_stands_for_nothing_that_is_missing() {
+        let mut gate = opened(4);
+        gate.close();
+        // 1 to 3 are acked, which the floor does not say yet; 5 to 7 are lost.
+        let words = info((7, 7), (0, 0), 4);
+        assert!(matches!(gate.heard(&words, Active::This, 3), Verdict::Wait));
+        tokio::time::advance(PERIOD).await;
+        let Verdict::AskBack(subjects) = gate.heard(&words, Active::This, 3) else { panic!("they are missing") };
+        assert_eq!(subjects.len(), 6, "it may also be the acks that are lost");
+        for (sequence, number) in [(5, 8), (6, 9), (7, 10)] {
+            assert!(gate.pass(delivery(sequence, number, 2)).is_none());
+        }
+        let Verdict::Open(messages) = gate.heard(&info((7, 10), (3, 3), 4), Active::This, 3) else {
+            panic!("all are here")
+        };
+        assert_eq!(acks(&messages), [(5, 8), (6, 9), (7, 10)]);
+    }
+
+    #[test]
+    fn a_first_delivery_after_others_is_one_of_a_consumer_that_counts_anew() {
+        assert!(opened(3).counts_anew(&delivery(1, 1, 1)));
+        assert!(!opened(3).counts_anew(&delivery(1, 4, 2)));
+        assert!(!opened(0).counts_anew(&delivery(1, 1, 1)));
+    }
+
     #[test]
     fn a_replica_that_stands_by_waits() {
         let mut gate = opened(0);
-        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Other), Verdict::Wait));
+        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Other, 0), Verdict::Wait));
         assert!(gate.is_open());
         // When the active one is gone, it gathers.
-        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Nobody), Verdict::Wait));
+        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Nobody, 0), Verdict::Wait));
         assert!(!gate.is_open());
     }
 }

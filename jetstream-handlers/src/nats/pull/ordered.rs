@@ -3,6 +3,7 @@
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer;
@@ -139,6 +140,15 @@ impl Pull {
         }
     }
 
+    /// Asks once more which consumer it is; gives the number of the connection on which it is the same.
+    pub(crate) async fn verify(&mut self) -> Option<u64> {
+        let epoch = self.connection.epoch_now()?;
+        let order = self.order.as_mut()?;
+        order.gate.asks();
+        let info = self.connection.consumer_info(&self.source).await.ok()?;
+        (order.gate.recognises(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
+    }
+
     /// Lets another replica become the active one.
     pub(crate) async fn step_down(&mut self) {
         let Some(Ordered { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
@@ -195,6 +205,7 @@ impl Pull {
     pub(super) fn replaced(&mut self) {
         if let Some(order) = &mut self.order {
             order.gate.reset();
+            self.source.acked.store(0, Relaxed);
             self.events.extend([Event::Replaced, Event::Regathering]);
         }
     }
@@ -239,7 +250,7 @@ impl Pull {
         if active == Active::Other {
             order.stand_by();
         }
-        match order.gate.heard(info, active) {
+        match order.gate.heard(info, active, self.source.acked.load(Relaxed)) {
             Verdict::Open(deliveries) => {
                 if is_damaged(info) {
                     tracing::error!(
