@@ -92,6 +92,8 @@ impl Publisher {
     ///
     /// Awaiting gives the errors of [`publish`](Self::publish), and
     /// [`WrongLastSequence`](crate::ErrorKind::WrongLastSequence) when a condition does not hold.
+    /// After a lost answer the stream is read, to tell this message from another's (`$JS.API.STREAM.NAMES`, `STREAM.INFO`
+    /// and `STREAM.MSG.GET`); where that cannot be told, it is a [`Timeout`](crate::ErrorKind::Timeout).
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage<'_> {
         let payload = serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
             let name = std::any::type_name::<T>();
