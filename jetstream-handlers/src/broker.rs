@@ -422,9 +422,9 @@ impl Broker {
             (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
             (status, _) => status,
         };
-        let handlers = self.workers();
-        let handlers = handlers.iter();
-        let handlers = handlers
+        let handlers = self
+            .workers()
+            .iter()
             .map(|worker| HandlerHealth { handler: worker.handler.name.clone(), status: status(worker) })
             .collect();
         Health { connected: lost.is_none(), handlers }

@@ -9,7 +9,9 @@ use async_nats::{HeaderMap, header, jetstream};
 use tokio::time::{Instant, timeout_at};
 
 use super::Connection;
-use super::publish::{ATTEMPT, Looked, check, is_transient, look_for_stream, read_ack, unsent};
+use super::publish::{
+    ATTEMPT, Looked, ack_of_stored, check, is_transient, look_for_stream, read_ack, stream_of, unsent,
+};
 use crate::backoff::Doubling;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::publish::closed;
@@ -220,9 +222,7 @@ async fn recall(
 /// Looks for the last message of a batch among those that were stored last.
 async fn stored_batch(connection: &Connection, messages: &[Outgoing], ids: &str) -> Result<Option<PublishAck>, Error> {
     let Some(message) = messages.last() else { return Ok(None) };
-    let names = connection.stream_names(&message.subject).await;
-    let names = names.map_err(|error| error.into_error("looking for the stream of an atomic batch"))?;
-    let Some(stream) = names.into_iter().next() else { return Ok(None) };
+    let Some(stream) = stream_of(connection, message).await? else { return Ok(None) };
     let last = connection.last_sequence(&stream, &message.subject).await?;
     for sequence in (last.saturating_sub(RECALL) + 1..=last).rev() {
         let Some(stored) = connection.stored(&stream, sequence, false).await? else { continue };
@@ -234,11 +234,7 @@ async fn stored_batch(connection: &Connection, messages: &[Outgoing], ids: &str)
             return Ok(Some(PublishAck {
                 batch_id: Some(id.to_owned()),
                 batch_size: Some(messages.len() as u64),
-                domain: connection.settings.domain.clone().unwrap_or_default(),
-                duplicate: true,
-                sequence,
-                stream,
-                value: None,
+                ..ack_of_stored(connection, stream, sequence)
             }));
         }
     }

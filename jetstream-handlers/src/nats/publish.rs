@@ -166,21 +166,8 @@ async fn first_send(connection: &Arc<Connection>, message: &Outgoing) -> Result<
     let expected = |name| header(name).and_then(|value| value.parse::<u64>().ok());
     let of_stream = expected(header::NATS_EXPECTED_LAST_SEQUENCE);
     let of_subject = expected(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE);
-    let stream = match header(header::NATS_EXPECTED_STREAM) {
-        Some(stream) => Some(stream.to_owned()),
-        None => {
-            let names = connection.stream_names(&message.subject).await;
-            let names = names.map_err(|error| error.into_error("looking for the stream of a message"))?;
-            names.into_iter().next()
-        }
-    };
+    let stream = stream_of(connection, message).await?;
     let (Some(stream), Some(last)) = (stream, of_stream.max(of_subject)) else { return Ok(FirstSend::Gone) };
-    let config = connection.stream(&stream).await;
-    let config = config.map_err(|error| error.into_error(&format!("looking at stream `{stream}`")))?;
-    // Of a stream that drops a message for another reason than its age, what is there now tells nothing of what was.
-    let keeps = config.is_some_and(|config| {
-        config.retention == stream::RetentionPolicy::Limits && config.max_messages_per_subject <= 0
-    });
     let stored = match of_stream {
         Some(_) => connection.stored(&stream, last + 1, false).await?,
         None => connection.stored_on(&stream, last + 1, &message.subject).await?,
@@ -188,12 +175,34 @@ async fn first_send(connection: &Arc<Connection>, message: &Outgoing) -> Result<
     let Some(stored) = stored else { return Ok(FirstSend::Gone) };
     let id = stored.headers.get(header::NATS_MESSAGE_ID);
     if id.is_some() && id == message.headers.get(header::NATS_MESSAGE_ID) {
-        let domain = connection.settings.domain.clone().unwrap_or_default();
-        let (sequence, duplicate) = (stored.sequence, true);
-        let ack = PublishAck { stream, sequence, domain, duplicate, value: None, batch_id: None, batch_size: None };
-        return Ok(FirstSend::Stored(ack));
+        return Ok(FirstSend::Stored(ack_of_stored(connection, stream, stored.sequence)));
     }
-    Ok(if of_stream.is_some() || keeps { FirstSend::NotStored } else { FirstSend::Gone })
+    if of_stream.is_some() {
+        return Ok(FirstSend::NotStored);
+    }
+    // Of a stream that drops a message for another reason than its age, what is there now tells nothing of what was.
+    let config = connection.stream(&stream).await;
+    let config = config.map_err(|error| error.into_error(&format!("looking at stream `{stream}`")))?;
+    let keeps = config.is_some_and(|config| {
+        config.retention == stream::RetentionPolicy::Limits && config.max_messages_per_subject <= 0
+    });
+    Ok(if keeps { FirstSend::NotStored } else { FirstSend::Gone })
+}
+
+/// The stream that a message goes to.
+pub(super) async fn stream_of(connection: &Connection, message: &Outgoing) -> Result<Option<String>, Error> {
+    if let Some(stream) = message.headers.get(header::NATS_EXPECTED_STREAM) {
+        return Ok(Some(stream.as_str().to_owned()));
+    }
+    let names = connection.stream_names(&message.subject).await;
+    let names = names.map_err(|error| error.into_error(&format!("looking for the stream of `{}`", message.subject)))?;
+    Ok(names.into_iter().next())
+}
+
+/// What the stream would say to another publish of a message that it has stored.
+pub(super) fn ack_of_stored(connection: &Connection, stream: String, sequence: u64) -> PublishAck {
+    let domain = connection.settings.domain.clone().unwrap_or_default();
+    PublishAck { stream, sequence, domain, duplicate: true, value: None, batch_id: None, batch_size: None }
 }
 
 /// What came of looking for a stream, because none had answered.

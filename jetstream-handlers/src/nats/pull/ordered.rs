@@ -68,7 +68,7 @@ impl Ordered {
             && self.pin.as_deref() != Some(pin)
         {
             self.pin = Some(pin.to_owned());
-            self.pin_kept = Instant::now();
+            self.kept();
             self.stands_by = false;
             tracing::info!(handler = self.handler.name, "this process is the active one");
         }
