@@ -5,7 +5,7 @@ mod duration;
 mod errors;
 mod expand;
 mod keys;
-mod names;
+mod rules;
 mod signature;
 mod test;
 #[cfg(test)]

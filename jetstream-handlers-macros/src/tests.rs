@@ -1,8 +1,8 @@
 //! Tests of the whole attribute, on streams as the compiler would hand them over.
 
 mod attribute_of_tests;
-mod names;
 mod refusals;
+mod rules;
 mod snapshots;
 
 use proc_macro2::{Span, TokenStream, TokenTree};

@@ -10,7 +10,7 @@ use syn::ext::IdentExt;
 use crate::attribute::{Entry, Value};
 use crate::errors::Errors;
 use crate::keys::{self, Keys};
-use crate::names::{name_problem, publish_subject_problem, subject_problem};
+use crate::rules::{name_problem, publish_subject_problem, subject_problem};
 use crate::signature::Function;
 use crate::value::Reader;
 

@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 /// The longest of all durations: with it a point in time can still be computed, and the server can still count its nanoseconds.
-pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A delay that doubles from `first` up to `longest`, with jitter.
 #[derive(Debug, Clone)]
-pub(crate) struct Doubling {
+pub(crate) struct ExponentialBackoff {
     first: Duration,
     longest: Duration,
     failures: u32,
 }
 
-impl Doubling {
+impl ExponentialBackoff {
     pub(crate) fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, failures: 0 }
     }

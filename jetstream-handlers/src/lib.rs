@@ -65,28 +65,25 @@
 //! Everything fallible returns [`Error`], whose [`kind`](Error::kind) is for a caller that acts on it.
 //! What happens while handlers run goes to the log through `tracing`.
 
-mod api_error;
 mod backoff;
 mod broker;
-mod builder;
 mod dead_letter;
-mod dead_letters;
-mod drift;
+mod delivery;
 mod error;
 mod extract;
-mod health;
+mod handler;
 mod memory;
 mod message;
-mod names;
 mod nats;
-mod pattern;
+mod observe;
+mod outcome;
+mod plan;
 mod provision;
 mod publish;
-mod publish_all;
-mod publish_batch;
-mod record;
-mod settle;
-mod subscriber;
+mod rules;
+mod settings;
+mod subject;
+mod sync;
 pub mod testing;
 mod transport;
 mod worker;
@@ -95,12 +92,12 @@ pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 pub use async_nats::jetstream::stream;
 
+pub use broker::builder::Builder;
 pub use broker::{Broker, Running, Subscribe, Subscription};
-pub use builder::Builder;
-pub use dead_letters::{DeadLetter, DeadLetters};
+pub use dead_letter::store::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
-pub use health::{HandlerHealth, Health, Status};
+pub use handler::{Closure, Subscriber};
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
 pub use jetstream_handlers_macros::subscriber;
@@ -135,10 +132,10 @@ pub use jetstream_handlers_macros::subscriber;
 #[doc(inline)]
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
+pub use observe::health::{HandlerHealth, Health, Status};
+pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
+pub use publish::all::PublishAll;
 pub use publish::{PublishMessage, Publisher};
-pub use publish_all::PublishAll;
-pub use settle::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
-pub use subscriber::{Closure, Subscriber};
 
 /// What a service needs in scope: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
@@ -161,11 +158,12 @@ pub mod __private {
     pub use inventory;
 
     pub use crate::extract::{Argument, Context, Problems, Rejection};
+    pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
-    pub use crate::settle::{IntoSettle, Outcome};
-    pub use crate::subscriber::{Ack, Backoff, DeadLetter, Entry, Registration, Slot, StaticPlan, Subscriber};
+    pub use crate::outcome::{IntoSettle, Outcome};
+    pub use crate::plan::{Ack, Backoff, DeadLetter, StaticPlan};
 
-    use crate::settle::{Reason, Settle};
+    use crate::outcome::{Reason, Settle};
 
     /// Makes one parameter.
     pub fn extract<'m, T: Argument<'m, Via>, Via>(message: &'m Message, context: &Context) -> Result<T, Rejection> {

@@ -158,10 +158,10 @@ fn the_readmes_have_the_same_sections_and_the_same_code() {
     assert_eq!(blocks(&english), blocks(&chinese));
 }
 
-/// `names.rs` judges a text when it is compiled and when it is run.
+/// `rules.rs` judges a text when it is compiled and when it is run.
 #[test]
 fn both_crates_judge_names_alike() {
-    assert_eq!(read("jetstream-handlers/src/names.rs"), read("jetstream-handlers-macros/src/names.rs"));
+    assert_eq!(read("jetstream-handlers/src/rules.rs"), read("jetstream-handlers-macros/src/rules.rs"));
 }
 
 /// The fenced blocks of a page, with their fences.

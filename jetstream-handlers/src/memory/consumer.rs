@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::stream::Message;
-use crate::pattern::covers;
+use crate::subject::covers;
 
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::pattern::covers;
+use crate::subject::covers;
 
 /// The faults that are still to happen.
 #[derive(Debug, Default)]

@@ -4,13 +4,13 @@
 //! What a nats-server does is the truth: the contract suite runs the same tests on both.
 
 mod consumer;
+mod deliveries;
 mod faults;
-mod feed;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream;
 use async_nats::jetstream::publish::PublishAck;
@@ -19,11 +19,14 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+pub(crate) use deliveries::Deliveries;
 pub(crate) use faults::Faults;
-pub(crate) use feed::Feed;
 
-use crate::pattern::overlap;
-use crate::transport::{Outgoing, Settings, Source, Stored};
+use crate::delivery::Binding;
+use crate::message::{Outgoing, Stored};
+use crate::settings::Settings;
+use crate::subject::overlap;
+use crate::sync::lock;
 use consumer::{Consumer, Taken};
 use stream::Stream;
 
@@ -214,17 +217,17 @@ impl Memory {
     }
 
     /// How many messages of a consumer are not delivered yet, or not answered.
-    pub(crate) fn unanswered(&self, source: &Source) -> u64 {
+    pub(crate) fn unanswered(&self, source: &Binding) -> u64 {
         let state = self.state();
         state.streams.get(&source.stream).map_or(0, |stream| stream.unanswered(&source.consumer))
     }
 
-    pub(crate) fn handed_back(&self, source: &Source) -> BTreeMap<u64, u64> {
+    pub(crate) fn handed_back(&self, source: &Binding) -> BTreeMap<u64, u64> {
         let state = self.state();
         state.consumer(source).map(|consumer| consumer.handed_back.clone()).unwrap_or_default()
     }
 
-    pub(crate) fn hand_back(&self, source: &Source, sequences: &[u64]) {
+    pub(crate) fn hand_back(&self, source: &Binding, sequences: &[u64]) {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(source) {
                 for sequence in sequences {
@@ -237,7 +240,7 @@ impl Memory {
     }
 
     /// Notes that a message is about to be tried alone; `true` if that was noted before.
-    pub(crate) fn suspect(&self, source: &Source, sequence: u64) -> bool {
+    pub(crate) fn suspect(&self, source: &Binding, sequence: u64) -> bool {
         self.change(|state| state.consumer_mut(source).is_some_and(|consumer| !consumer.suspects.insert(sequence)))
     }
 
@@ -267,7 +270,7 @@ impl Memory {
     }
 
     /// A worker has no room for more.
-    fn leave(&self, source: &Source, reader: u64) {
+    fn leave(&self, source: &Binding, reader: u64) {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(source) {
                 consumer.leave(reader);
@@ -276,7 +279,7 @@ impl Memory {
     }
 
     /// A worker of an ordered handler lets another one become active.
-    fn step_down(&self, source: &Source, reader: u64) {
+    fn step_down(&self, source: &Binding, reader: u64) {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(source) {
                 consumer.step_down(reader);
@@ -285,12 +288,12 @@ impl Memory {
     }
 
     /// A worker begins to read a consumer.
-    fn begin(&self, source: &Source) {
+    fn begin(&self, source: &Binding) {
         self.change(|state| *state.readers.entry((source.stream.clone(), source.consumer.clone())).or_default() += 1);
     }
 
     /// A worker reads a consumer no more.
-    fn end(&self, source: &Source) {
+    fn end(&self, source: &Binding) {
         self.change(|state| {
             let key = (source.stream.clone(), source.consumer.clone());
             if let Some(readers) = state.readers.get_mut(&key) {
@@ -303,7 +306,7 @@ impl Memory {
     }
 
     /// What a worker says about a delivery.
-    fn answer(&self, source: &Source, answer: impl FnOnce(&mut Stream, &mut Faults)) {
+    fn answer(&self, source: &Binding, answer: impl FnOnce(&mut Stream, &mut Faults)) {
         self.change(|state| {
             let State { streams, faults, .. } = state;
             if let Some(stream) = streams.get_mut(&source.stream) {
@@ -313,7 +316,7 @@ impl Memory {
     }
 
     /// The next message of a consumer, or when there may be one.
-    fn take(&self, source: &Source, reader: u64) -> Taken {
+    fn take(&self, source: &Binding, reader: u64) -> Taken {
         self.change_if(|state| {
             let State { streams, faults, .. } = state;
             let Some(stream) = streams.get_mut(&source.stream) else { return (false, Taken::NoStream) };
@@ -336,7 +339,7 @@ impl Memory {
 
     fn state(&self) -> MutexGuard<'_, State> {
         // No code of a user runs under the lock.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let now = Instant::now();
         state.streams.values_mut().for_each(|stream| stream.expire(now));
         state
@@ -354,11 +357,11 @@ impl State {
         read.all(|(stream, consumer)| stream.is_settled(consumer))
     }
 
-    fn consumer(&self, source: &Source) -> Option<&Consumer> {
+    fn consumer(&self, source: &Binding) -> Option<&Consumer> {
         self.streams.get(&source.stream)?.consumers.get(&source.consumer)
     }
 
-    fn consumer_mut(&mut self, source: &Source) -> Option<&mut Consumer> {
+    fn consumer_mut(&mut self, source: &Binding) -> Option<&mut Consumer> {
         self.streams.get_mut(&source.stream)?.consumers.get_mut(&source.consumer)
     }
 }

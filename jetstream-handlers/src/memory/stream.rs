@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use super::consumer::{Consumer, Taken};
 use super::faults::Faults;
 use super::{Refusal, refusal};
-use crate::pattern::{covers, overlap};
-use crate::transport::{Outgoing, Stored};
+use crate::message::{Outgoing, Stored};
+use crate::subject::{covers, overlap};
 
 /// The `duplicate_window` of a stream that does not say.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Connection;
-use crate::api_error::ApiError;
+use crate::error::api::ApiError;
 
 impl Connection {
     /// Asks for something that needs no words but the subject; some requests are refused with any (error 10038).

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery};
+use crate::sync::lock;
 
 /// How many handlers share one inbox: a subscription costs kilobytes, and when one of them stops the others have to move.
 const SHARED_BY: usize = 64;
@@ -91,7 +92,7 @@ impl Route {
     }
 
     fn queue(&self) -> MutexGuard<'_, VecDeque<Arrival>> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.queue)
     }
 }
 
@@ -136,9 +137,9 @@ pub(super) struct Advisories {
 
 /// A handler's seat at an inbox.
 #[derive(Debug)]
-pub(super) struct Seat(Arc<Inbox>);
+pub(super) struct InboxLease(Arc<Inbox>);
 
-impl Seat {
+impl InboxLease {
     fn take(inbox: Arc<Inbox>, route: &Route) -> Self {
         inbox.users.fetch_add(1, Ordering::Relaxed);
         route.inbox.store(inbox.number, Ordering::Relaxed);
@@ -151,7 +152,7 @@ impl Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for InboxLease {
     fn drop(&mut self) {
         self.0.users.fetch_sub(1, Ordering::Relaxed);
     }
@@ -196,8 +197,8 @@ impl Routes {
         client: &Client,
         route: &Route,
         epoch: u64,
-        left: Option<&Seat>,
-    ) -> Result<Seat, Error> {
+        left: Option<&InboxLease>,
+    ) -> Result<InboxLease, Error> {
         let mut inboxes = self.inboxes.lock().await;
         inboxes.retain(|inbox| inbox.strong_count() > 0);
         let free = inboxes.iter().filter_map(Weak::upgrade).find(|inbox| {
@@ -208,7 +209,7 @@ impl Routes {
                 && !self.table().serves(inbox.number, &route.consumer)
         });
         if let Some(inbox) = free {
-            return Ok(Seat::take(inbox, route));
+            return Ok(InboxLease::take(inbox, route));
         }
         let subject = client.new_inbox();
         let subscriber = subscribe(client, format!("{subject}.*.*")).await?;
@@ -224,13 +225,13 @@ impl Routes {
             _reader: AbortOnDropHandle::new(reader),
         });
         inboxes.push(Arc::downgrade(&inbox));
-        Ok(Seat::take(inbox, route))
+        Ok(InboxLease::take(inbox, route))
     }
 
     /// Has the server forget an inbox, and with it the open requests; the other handlers at it move elsewhere.
     ///
     /// There is no other way to take a request back. Nobody takes a seat there any more.
-    pub(super) fn give_up(&self, seat: &Seat, route: &Route) {
+    pub(super) fn give_up(&self, seat: &InboxLease, route: &Route) {
         if seat.0.closing.is_cancelled() {
             return;
         }
@@ -272,7 +273,7 @@ impl Routes {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.table)
     }
 }
 

@@ -2,20 +2,15 @@
 
 mod ack;
 mod api;
-mod atomic;
 mod connect;
-mod context_file;
 mod inbox;
-mod ingest;
+mod messages;
 mod publish;
 mod pull;
-mod requests;
-mod stored;
-mod window;
 
 use std::fmt;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use async_nats::Client;
@@ -26,15 +21,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-pub(crate) use atomic::publish_atomic;
 pub(crate) use connect::{Environment, connect, credentials_file, options};
-pub(crate) use ingest::ingest;
-pub(crate) use publish::publish;
+pub(crate) use publish::{ingest, publish, publish_all, publish_atomic};
 pub(crate) use pull::Pull;
-pub(crate) use window::publish_all;
 
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::transport::Settings;
+use crate::settings::Settings;
+use crate::sync::lock;
 
 /// How often the connection is looked at for a reconnect.
 ///
@@ -112,13 +105,13 @@ impl Connection {
 
     /// Since when no server is connected, if none is.
     pub(crate) fn lost_since(&self) -> Option<std::time::Instant> {
-        let lost = *self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = *lock(&self.lost);
         (!self.is_connected()).then(|| lost.unwrap_or_else(std::time::Instant::now))
     }
 
     /// Notes since when no server is connected, and logs each change.
     fn note_state(&self, anew: bool) {
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = lock(&self.lost);
         match (self.is_connected(), *lost) {
             (false, None) if !self.is_closed() => {
                 *lost = Some(std::time::Instant::now());

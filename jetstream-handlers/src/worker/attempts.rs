@@ -1,14 +1,15 @@
 //! How often a message was tried, which is not how often it was delivered.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, timeout};
 
 use super::Worker;
 use crate::message::Info;
-use crate::settle::{Failure, Outcome, Reason, Settle};
+use crate::outcome::{Failure, Outcome, Reason, Settle};
+use crate::sync::lock;
 
 /// How long a stop waits until it is remembered what was handed back; the next replica waits for the messages.
 const REMEMBER: Duration = Duration::from_millis(300);
@@ -45,7 +46,7 @@ pub(super) enum Verdict {
 impl Attempts {
     /// Keeps the failure of a message for its next delivery.
     pub(super) fn remember(&self, info: &Info, failure: Failure) {
-        let mut unburied = self.unburied.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unburied = lock(&self.unburied);
         unburied.insert((info.stream_sequence(), info.stored_at()), failure);
         if unburied.len() > MAX_UNBURIED {
             unburied.pop_first();
@@ -59,10 +60,10 @@ impl Worker {
     /// The server is asked only when the answer decides: when the deliveries alone would make it the last.
     pub(super) async fn attempt(&self, info: &Info) -> u64 {
         let delivered = info.delivered();
-        if delivered < u64::from(self.handler.plan.max_deliver()) || delivered == 1 {
+        if delivered < u64::from(self.handler.declaration.plan.max_deliver()) || delivered == 1 {
             return delivered;
         }
-        let unsaid_until = *self.attempts.unsaid_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsaid_until = *lock(&self.attempts.unsaid_until);
         if unsaid_until.is_some_and(|until| Instant::now() < until) {
             return delivered;
         }
@@ -72,9 +73,11 @@ impl Worker {
                 delivered.saturating_sub(handed_back).max(1)
             }
             Err(error) => {
-                tracing::warn!(handler = self.handler.name, "cannot tell attempts from deliveries: {error}");
-                *self.attempts.unsaid_until.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some(Instant::now() + UNSAID);
+                tracing::warn!(
+                    handler = self.handler.declaration.name,
+                    "cannot tell attempts from deliveries: {error}"
+                );
+                *lock(&self.attempts.unsaid_until) = Some(Instant::now() + UNSAID);
                 delivered
             }
         }
@@ -87,9 +90,9 @@ impl Worker {
     /// Deliveries alone do not tell the killer from the messages that were in hand with it,
     /// so each of them is tried once more, alone; only one that does not answer then either is buried.
     pub(super) async fn verdict(&self, info: &Info) -> Verdict {
-        let max_deliver = u64::from(self.handler.plan.max_deliver());
+        let max_deliver = u64::from(self.handler.declaration.plan.max_deliver());
         let key = (info.stream_sequence(), info.stored_at());
-        let known = self.attempts.unburied.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        let known = lock(&self.attempts.unburied).remove(&key);
         if known.is_some() {
             return Verdict::Bury(Outcome { settle: Settle::Terminate, failure: known });
         }
@@ -107,7 +110,10 @@ impl Worker {
         let tried_alone = match self.transport.suspect(&self.source, info.stream_sequence()).await {
             Ok(tried_alone) => tried_alone,
             Err(error) => {
-                tracing::warn!(handler = self.handler.name, "cannot note that a message is tried alone: {error}");
+                tracing::warn!(
+                    handler = self.handler.declaration.name,
+                    "cannot note that a message is tried alone: {error}"
+                );
                 before >= max_deliver + UNNOTED_TRIES
             }
         };
@@ -128,6 +134,9 @@ impl Worker {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
-        tracing::warn!(handler = self.handler.name, "what is handed back now counts as an attempt: {problem}");
+        tracing::warn!(
+            handler = self.handler.declaration.name,
+            "what is handed back now counts as an attempt: {problem}"
+        );
     }
 }

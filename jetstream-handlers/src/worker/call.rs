@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use crate::extract::Context;
+use crate::handler::{CallFuture, Handler};
 use crate::message::Message;
-use crate::settle::{Outcome, Reason, Settle};
-use crate::subscriber::{Handler, Slot};
+use crate::outcome::{Outcome, Reason, Settle};
 
 /// A handler that computes for so long without an await keeps everything else on its thread waiting.
 const BLOCKED: Duration = Duration::from_millis(100);
@@ -32,8 +32,8 @@ pub(super) struct Caller {
 struct Call {
     handler: Arc<Handler>,
     context: Context,
-    slot: Slot,
-    complaint: Complaint,
+    slot: CallFuture,
+    complaint: BlockingWarning,
     /// When the last call began, until it is judged.
     begun: Option<Instant>,
 }
@@ -57,7 +57,7 @@ impl Caller {
                 }
             },
         };
-        Box::pin(thread.call(message.clone(), self.call.handler.plan.timeout())).await
+        Box::pin(thread.call(message.clone(), self.call.handler.declaration.plan.timeout())).await
     }
 
     /// After a call, and before anything else is waited for: says so if it was one that blocks the others.
@@ -65,7 +65,7 @@ impl Caller {
         if !self.blocking
             && let Some(begun) = self.call.begun.take()
         {
-            self.call.complaint.after(&self.call.handler.name, now - begun, now);
+            self.call.complaint.after(&self.call.handler.declaration.name, now - begun, now);
         }
     }
 
@@ -87,7 +87,13 @@ impl Caller {
 
 impl Call {
     fn new(handler: Arc<Handler>, context: Context, alone: bool) -> Self {
-        Self { handler, context, slot: Slot::new(), complaint: Complaint { alone, last: None }, begun: None }
+        Self {
+            handler,
+            context,
+            slot: CallFuture::new(),
+            complaint: BlockingWarning { alone, last: None },
+            begun: None,
+        }
     }
 
     /// Calls the handler under its time limit; a panic ends the call, not the lane.
@@ -120,13 +126,13 @@ impl Call {
     async fn finish(&mut self, begun: Instant) -> Outcome {
         self.begun = None;
         let now = Instant::now();
-        self.complaint.after(&self.handler.name, now - begun, now);
-        let limit = self.handler.plan.timeout();
+        self.complaint.after(&self.handler.declaration.name, now - begun, now);
+        let limit = self.handler.declaration.plan.timeout();
         let call = std::future::poll_fn(|task| {
             let begun = Instant::now();
             let poll = self.poll(task);
             let now = Instant::now();
-            self.complaint.after(&self.handler.name, now - begun, now);
+            self.complaint.after(&self.handler.declaration.name, now - begun, now);
             poll
         });
         let outcome = timeout(limit, call).await;
@@ -140,19 +146,19 @@ impl Call {
     fn clear(&mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.slot.clear())) {
             tracing::error!("the cancelled call panicked while it was dropped: {}", said(&*panic));
-            self.slot = Slot::new();
+            self.slot = CallFuture::new();
         }
     }
 }
 
 /// What is said of a handler that blocks its thread, now and then.
-struct Complaint {
+struct BlockingWarning {
     /// The thread has nothing else to do.
     alone: bool,
     last: Option<Instant>,
 }
 
-impl Complaint {
+impl BlockingWarning {
     /// After the handler was polled once.
     fn after(&mut self, name: &str, took: Duration, now: Instant) {
         if self.alone {
@@ -184,7 +190,7 @@ impl Thread {
     fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<Self> {
         let (jobs, work) = mpsc::sync_channel::<Job>(1);
         let runtime = Handle::current();
-        let name = handler.plan.queue.clone();
+        let name = handler.declaration.plan.queue.clone();
         // Not one of the runtime's own blocking threads: for those a program waits at its end, however long they compute.
         std::thread::Builder::new().name(name).spawn(move || {
             let mut call = Call::new(handler, context, true);

@@ -2,10 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::sync::lock;
 
 /// The messages that this worker has sent back with a delay.
 ///
@@ -31,14 +33,14 @@ impl Heap {
 impl Delayed {
     /// How many wait now.
     pub(crate) fn count(&self) -> usize {
-        let mut heap = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heap = lock(&self.0);
         heap.prune();
         heap.due.len()
     }
 
     /// Adds one; gives the number of all when it passes three quarters of `bound`, once each time it does.
     pub(super) fn add(&self, delay: Duration, bound: usize) -> Option<usize> {
-        let mut heap = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heap = lock(&self.0);
         heap.prune();
         heap.due.push(Reverse(Instant::now() + delay));
         let count = heap.due.len();

@@ -3,15 +3,15 @@
 //! It knows the seam (`transport.rs`) and nothing of what is behind it.
 //! A worker is one task: its lanes are futures inside it, so that a message costs no spawn.
 
+mod ack_all;
 mod attempts;
+mod buffer;
 mod call;
 mod delayed;
-mod graves;
-mod lane;
-mod order;
+mod max_deliveries;
 mod prefetch;
 mod settle;
-mod waiting;
+mod slot;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -27,20 +27,21 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::jittered;
+use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind};
 use crate::extract::Context;
-use crate::health::Beat;
+use crate::handler::Handler;
 use crate::message::Info;
-use crate::record::Recorder;
-use crate::subscriber::Handler;
-use crate::transport::{Deliveries, Event, Source, Transport};
+use crate::observe::health::StatusCell;
+use crate::observe::recorder::Recorder;
+use crate::transport::{Deliveries, Transport};
+use ack_all::AckAll;
 use attempts::Attempts;
+use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
-use graves::Graves;
-use lane::Lane;
-use order::Order;
+use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
-use waiting::{Filling, Waiting};
+use slot::Slot;
 
 /// How long the stop waits for any answer; a user who may not publish to an inbox gets none.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
@@ -54,21 +55,21 @@ const LAST_ACKS: Duration = Duration::from_secs(5);
 /// One handler at work.
 pub(crate) struct Worker {
     handler: Arc<Handler>,
-    source: Arc<Source>,
+    source: Arc<Binding>,
     transport: Arc<Transport>,
     context: Context,
-    beat: Beat,
+    beat: StatusCell,
     prefetch: Prefetch,
-    waiting: Waiting,
+    waiting: Buffer,
     attempts: Attempts,
     /// Held to read by every call, and to write by one that is tried alone.
     alone: RwLock<()>,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
-    lanes: Vec<Lane>,
+    lanes: Vec<Slot>,
     /// Of an ordered handler.
-    order: Option<Order>,
-    graves: Graves,
+    order: Option<AckAll>,
+    graves: ExhaustedMessages,
     /// What the ack subjects of the consumer begin with; the first message says it.
     ack_prefix: OnceLock<String>,
 }
@@ -77,21 +78,21 @@ impl Worker {
     #[allow(clippy::too_many_arguments)] // each of them is one of its parts
     pub(crate) fn new(
         handler: Arc<Handler>,
-        source: Arc<Source>,
+        source: Arc<Binding>,
         transport: Arc<Transport>,
         context: Context,
-        beat: Beat,
+        beat: StatusCell,
         delayed: Arc<Delayed>,
         recorder: Option<Recorder>,
         batch_size: Option<usize>,
     ) -> Box<Self> {
-        let lanes: Vec<_> = (0..handler.plan.concurrency()).map(|_| Lane::default()).collect();
-        let order = handler.plan.ordered.then(|| Order::new(handler.plan.ack_every()));
+        let lanes: Vec<_> = (0..handler.declaration.plan.concurrency()).map(|_| Slot::default()).collect();
+        let order = handler.declaration.plan.ordered.then(|| AckAll::new(handler.declaration.plan.ack_every()));
         // The active one of several replicas has nobody to leave a message to, and always asks for the next.
         let least = usize::from(order.is_some());
-        let pinned = handler.plan.batch_size.or(batch_size);
+        let pinned = handler.declaration.plan.batch_size.or(batch_size);
         let prefetch = Prefetch::new(pinned, source.ack_wait, lanes.len(), least);
-        let (waiting, attempts, alone) = (Waiting::default(), Attempts::default(), RwLock::default());
+        let (waiting, attempts, alone) = (Buffer::default(), Attempts::default(), RwLock::default());
         // In a box, so that it is not carried twice by the task that runs it.
         Box::new(Self {
             handler,
@@ -107,7 +108,7 @@ impl Worker {
             alone,
             lanes,
             order,
-            graves: Graves::default(),
+            graves: ExhaustedMessages::default(),
             ack_prefix: OnceLock::new(),
         })
     }
@@ -199,9 +200,12 @@ impl Worker {
         let (finished, (waiting, mut deliveries)) = futures::join!(running, hand_back);
         // What cancelled handlers held is dropped here, and may panic.
         if catch_unwind(AssertUnwindSafe(|| drop(lanes))).is_err() {
-            tracing::error!(handler = self.handler.name, "a cancelled handler panicked while it was dropped");
+            tracing::error!(
+                handler = self.handler.declaration.name,
+                "a cancelled handler panicked while it was dropped"
+            );
         }
-        let abandoned = self.lanes.iter().filter_map(Lane::current);
+        let abandoned = self.lanes.iter().filter_map(Slot::current);
         let mut abandoned = abandoned.map(|numbers| self.delivery(numbers)).collect::<Vec<_>>();
         if let Some(order) = &self.order {
             // After a reconnect nobody has asked for the consumer any more.
@@ -218,20 +222,20 @@ impl Worker {
         deliveries.step_down().await;
         // The server takes what one connection sends in order, so its word on anything is its word on all before.
         // A message that has ended can be asked about; one that waits elsewhere by now would begin its `ack_wait` anew.
-        let last = self.lanes.iter().find_map(Lane::last);
+        let last = self.lanes.iter().find_map(Slot::last);
         let answered = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
             Some(numbers) => self.transport.settled(&self.delivery(numbers), LAST_ACKS).await,
             None => self.transport.round_trip(ROUND_TRIP).await,
         };
         if let Err(error) = answered {
-            let handler = &self.handler.name;
+            let handler = &self.handler.declaration.name;
             tracing::warn!(handler, "the last answers may be lost, and their messages come again: {error}");
         }
         self.beat.stopped();
         finished.map_err(|_| {
-            let name = &self.handler.name;
-            let what = match self.handler.plan.is_blocking() {
+            let name = &self.handler.declaration.name;
+            let what = match self.handler.declaration.plan.is_blocking() {
                 true => "it blocks and cannot be cancelled, so it goes on",
                 false => "it was cancelled",
             };
@@ -244,44 +248,44 @@ impl Worker {
 
     async fn hand_back_in_time(&self, messages: &[Info]) {
         if timeout(HAND_BACK, self.hand_back(messages)).await.is_err() {
-            let handler = &self.handler.name;
+            let handler = &self.handler.declaration.name;
             tracing::warn!(handler, "what could not be handed back comes again after its ack_wait");
         }
     }
 
-    async fn run_lane(&self, lane: &Lane) {
+    async fn run_lane(&self, lane: &Slot) {
         match &self.order {
             Some(order) => Box::pin(self.work_in_order(lane, order)).await,
             None => self.work(lane).await,
         }
     }
 
-    fn hear(&self, event: Event, waiting: &mut Filling<'_>) {
+    fn hear(&self, event: DeliveryEvent, waiting: &mut BufferGuard<'_>) {
         match event {
-            Event::Delivery(message) => waiting.push(message),
-            Event::Recovering(reason) => self.beat.recovering(reason),
-            Event::Running => self.beat.running(),
-            Event::Regathering => {
+            DeliveryEvent::Delivery(message) => waiting.push(message),
+            DeliveryEvent::Recovering(reason) => self.beat.recovering(reason),
+            DeliveryEvent::Running => self.beat.running(),
+            DeliveryEvent::Regathering => {
                 waiting.clear();
                 if let Some(order) = &self.order {
                     order.regather();
                 }
             }
-            Event::Verified(epoch) => {
+            DeliveryEvent::Verified(epoch) => {
                 if let Some(order) = &self.order {
                     order.verified(epoch);
                 }
             }
-            Event::Replaced => {
+            DeliveryEvent::Replaced => {
                 if let Some(order) = &self.order {
                     self.source.acked.store(0, Ordering::Relaxed);
                     order.replaced();
                 }
             }
-            Event::GivenUp { sequence, delivered } => {
+            DeliveryEvent::GivenUp { sequence, delivered } => {
                 if !self.graves.add(sequence, delivered) {
                     tracing::error!(
-                        handler = self.handler.name,
+                        handler = self.handler.declaration.name,
                         sequence,
                         "the server gave the message up, and too many others too; it stays in its stream"
                     );
@@ -356,14 +360,14 @@ impl Worker {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::warn!(
-                    handler = self.handler.name,
+                    handler = self.handler.declaration.name,
                     "an answer was not sent, and its message comes again: {error:?}"
                 );
                 false
             }
             Err(_) => {
                 tracing::warn!(
-                    handler = self.handler.name,
+                    handler = self.handler.declaration.name,
                     "an answer could not be sent in time, and its message comes again"
                 );
                 false

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Worker, graves};
-use crate::backoff::{Doubling, LONGEST, jittered};
+use super::{Worker, max_deliveries};
+use crate::backoff::{ExponentialBackoff, MAX_DURATION, jittered};
 use crate::dead_letter;
+use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
-use crate::settle::{Failure, Outcome, Reason, Settle};
-use crate::subscriber::Ack;
-use crate::transport::{PublishAck, Source};
+use crate::outcome::{Failure, Outcome, Reason, Settle};
+use crate::plan::Ack;
+use async_nats::jetstream::publish::PublishAck;
 
 /// The longest delay before a dead letter that could not be stored is tried again.
 const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
@@ -46,12 +47,12 @@ impl Worker {
 
     /// How long to wait before the next attempt; `None` if there is none.
     pub(super) fn delay_after(&self, attempt: u64, outcome: &Outcome) -> Option<Duration> {
-        let plan = &self.handler.plan;
+        let plan = &self.handler.declaration.plan;
         let delay = match outcome.settle {
             Settle::Ack | Settle::Terminate => return None,
             _ if attempt >= u64::from(plan.max_deliver()) => return None,
-            Settle::Retry => jittered(plan.delay_after(attempt).min(LONGEST)),
-            Settle::RetryAfter(delay) => delay.min(LONGEST),
+            Settle::Retry => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
+            Settle::RetryAfter(delay) => delay.min(MAX_DURATION),
         };
         let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
         tracing::warn!(attempt, max_deliver = plan.max_deliver(), "failed, again in {delay:.1?}: {error}");
@@ -59,7 +60,7 @@ impl Worker {
     }
 
     async fn ack(&self, message: &Message) {
-        match self.handler.plan.ack {
+        match self.handler.declaration.plan.ack {
             Ack::Sent => self.send(self.transport.ack(&self.source, message.info.clone())).await,
             Ack::Confirmed => self.ack_until_confirmed(message).await,
         };
@@ -67,7 +68,7 @@ impl Worker {
 
     /// Repeats the ack while the server does not answer it; the heartbeat keeps the message from coming again meanwhile.
     async fn ack_until_confirmed(&self, message: &Message) -> bool {
-        let mut backoff = Doubling::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..MAX_CONFIRMATIONS {
             match timeout(CONFIRMATION, self.transport.ack_confirmed(&self.source, &message.info, CONFIRMATION)).await {
                 Ok(Ok(())) => return true,
@@ -83,7 +84,7 @@ impl Worker {
     async fn delay(&self, message: &Message, delay: Duration) {
         let bound = self.source.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, bound) {
-            let handler = &self.handler.name;
+            let handler = &self.handler.declaration.name;
             tracing::warn!(
                 handler,
                 count,
@@ -139,7 +140,7 @@ impl Worker {
             Err(problem) => {
                 // Not the handler's own backoff, which may be short: the stream of dead letters may be full for hours.
                 let delivered = message.info.delivered();
-                let failures = delivered.saturating_sub(u64::from(self.handler.plan.max_deliver())).min(10);
+                let failures = delivered.saturating_sub(u64::from(self.handler.declaration.plan.max_deliver())).min(10);
                 let delay = jittered(Duration::from_secs(1 << failures).min(LONGEST_BURIAL_DELAY));
                 tracing::error!(
                     "no dead letter could be stored, so the message stays and comes again in {delay:.1?}: {problem:?}; it failed with: {error}"
@@ -152,7 +153,7 @@ impl Worker {
     /// Publishes the copy of a message; one that is too large for the server goes without its payload,
     /// where the original stays in its stream for as long as the limits of that say.
     async fn store_letter(&self, subject: &str, message: &Message, failure: &Failure) -> Result<PublishAck, Error> {
-        let copy = dead_letter::copy(subject, &self.handler.name, message, failure);
+        let copy = dead_letter::copy(subject, &self.handler.declaration.name, message, failure);
         match self.transport.publish(copy.clone()).await {
             Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.source.keeps_handled => {
                 self.transport.publish(dead_letter::without_payload(copy)).await
@@ -178,7 +179,7 @@ impl Worker {
 
     /// Stores a dead letter of each message that the server has given up: nobody answered it, however often it came.
     pub(super) async fn undertake(&self) {
-        let mut backoff = Doubling::new(Duration::from_secs(1), Duration::from_secs(60));
+        let mut backoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(60));
         let mut again = VecDeque::new();
         loop {
             while let Some((sequence, delivered)) = self.graves.take() {
@@ -186,9 +187,9 @@ impl Worker {
                 match Box::pin(self.exhume(sequence, delivered)).await {
                     Ok(()) => backoff.reset(),
                     Err(error) => {
-                        let handler = &self.handler.name;
+                        let handler = &self.handler.declaration.name;
                         tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
-                        if again.len() < graves::MOST {
+                        if again.len() < max_deliveries::MOST {
                             again.push_back((sequence, delivered));
                         } else {
                             tracing::error!(handler, sequence, "and too many others are none; it stays in its stream");
@@ -209,12 +210,12 @@ impl Worker {
     }
 
     async fn exhume(&self, sequence: u64, delivered: u64) -> Result<(), Error> {
-        let Source { stream, consumer, dead_letter, work_queue, .. } = &*self.source;
+        let Binding { stream, consumer, dead_letter, work_queue, .. } = &*self.source;
         let Some(stored) = self.transport.stored(stream, sequence, false).await? else {
             return Ok(());
         };
         let error = format!("the server gave it up after {delivered} deliveries without an answer");
-        tracing::error!(handler = self.handler.name, sequence, "{error}");
+        tracing::error!(handler = self.handler.declaration.name, sequence, "{error}");
         let Some(subject) = dead_letter else { return Ok(()) };
         let message = Message {
             info: Info::of_stored(stream, consumer, delivered, &stored),

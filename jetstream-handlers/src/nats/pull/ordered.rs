@@ -12,12 +12,12 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::gate::{Active, Gate, Verdict, is_damaged};
+use super::resequencer::{Active, Resequencer, Verdict, is_damaged};
 use super::{LOOK, Pull};
+use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, chain};
+use crate::handler::Handler;
 use crate::message::Message;
-use crate::subscriber::Handler;
-use crate::transport::{Event, Source};
 
 /// The number of the requests that keep the pin, of which only the refusal matters.
 pub(super) const KEEP: u64 = u64::MAX;
@@ -28,7 +28,7 @@ const PIN_ID: &str = "Nats-Pin-Id";
 /// The state of an ordered handler's pulls.
 pub(super) struct Ordered {
     handler: Arc<Handler>,
-    pub(super) gate: Gate,
+    pub(super) gate: Resequencer,
     pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The group of replicas of which the server lets one be active; `None` where there is one process only.
     group: Option<String>,
@@ -47,10 +47,10 @@ pub(super) struct Ordered {
 }
 
 impl Ordered {
-    pub(super) fn new(handler: Arc<Handler>, source: &Source) -> Box<Self> {
+    pub(super) fn new(handler: Arc<Handler>, source: &Binding) -> Box<Self> {
         Box::new(Self {
             handler,
-            gate: Gate::new(source.max_ack_pending),
+            gate: Resequencer::new(source.max_ack_pending),
             asking: None,
             group: source.group().map(str::to_owned),
             asked_on: None,
@@ -70,7 +70,7 @@ impl Ordered {
             self.pin = Some(pin.to_owned());
             self.kept();
             self.stands_by = false;
-            tracing::info!(handler = self.handler.name, "this process is the active one");
+            tracing::info!(handler = self.handler.declaration.name, "this process is the active one");
         }
         self.gate.pass(message)
     }
@@ -98,7 +98,10 @@ impl Ordered {
     /// Says once that another replica is the active one.
     fn stand_by(&mut self) {
         if !std::mem::replace(&mut self.stands_by, true) {
-            tracing::info!(handler = self.handler.name, "another process is the active one; this one stands by");
+            tracing::info!(
+                handler = self.handler.declaration.name,
+                "another process is the active one; this one stands by"
+            );
         }
     }
 
@@ -152,12 +155,15 @@ impl Pull {
     /// Lets another replica become the active one.
     pub(crate) async fn step_down(&mut self) {
         let Some(Ordered { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
-        let Source { stream, consumer, .. } = &*self.source;
+        let Binding { stream, consumer, .. } = &*self.source;
         let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
         let request = json!({ "group": group });
         let unpinned = self.connection.api::<serde_json::Value>(&subject, &request);
         if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
-            tracing::debug!(handler = self.handler.name, "the next replica takes over when the pin runs out");
+            tracing::debug!(
+                handler = self.handler.declaration.name,
+                "the next replica takes over when the pin runs out"
+            );
         }
     }
 
@@ -206,7 +212,7 @@ impl Pull {
         if let Some(order) = &mut self.order {
             order.gate.reset();
             self.source.acked.store(0, Relaxed);
-            self.events.extend([Event::Replaced, Event::Regathering]);
+            self.events.extend([DeliveryEvent::Replaced, DeliveryEvent::Regathering]);
         }
     }
 
@@ -231,7 +237,7 @@ impl Pull {
             self.replaced();
         }
         if !verified {
-            self.events.push_back(Event::Verified(epoch));
+            self.events.push_back(DeliveryEvent::Verified(epoch));
         }
         if same {
             self.gather(&info).await;
@@ -254,14 +260,14 @@ impl Pull {
             Verdict::Open(deliveries) => {
                 if is_damaged(info) {
                     tracing::error!(
-                        handler = self.handler.name,
+                        handler = self.handler.declaration.name,
                         "the ack floor of the consumer `{}` has the number {}, above its last delivery {}: it was reset while a handler was at work, and its server records no delivery any more; delete the consumer while the handler runs, and the handler makes it anew where it had come to",
                         info.name,
                         info.ack_floor.consumer_sequence,
                         info.delivered.consumer_sequence,
                     );
                 }
-                self.events.extend(deliveries.into_iter().map(Event::Delivery));
+                self.events.extend(deliveries.into_iter().map(DeliveryEvent::Delivery));
             }
             Verdict::AskBack(subjects) => {
                 for subject in subjects {
