@@ -92,8 +92,7 @@ pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 pub use async_nats::jetstream::stream;
 
-pub use broker::builder::Builder;
-pub use broker::{Broker, Running, Subscribe, Subscription};
+pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::store::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_nats::ConnectOptions;
 use async_nats::jetstream::stream;
 
+use super::{Broker, Defaults};
 use crate::backoff::MAX_DURATION;
-use crate::broker::{Broker, Defaults};
 use crate::error::Error;
 use crate::extract::States;
 use crate::memory::Memory;

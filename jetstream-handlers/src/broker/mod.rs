@@ -1,21 +1,25 @@
 //! The door: connect, publish, start handlers, stop.
 
-pub(crate) mod builder;
+mod builder;
+mod running;
+mod signals;
+mod subscribe;
 
 use std::fmt;
 use std::panic::Location;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
-use futures::future::{join_all, select_all};
 use serde::Serialize;
-use tokio::task::JoinHandle;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::broker::builder::Builder;
+pub use builder::Builder;
+pub use running::Running;
+use running::{WorkerHandle, stop_all};
+use signals::Signals;
+pub use subscribe::{Subscribe, Subscription};
+
 use crate::dead_letter::store::DeadLetters;
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
@@ -23,7 +27,7 @@ use crate::extract::{Context, Problems, States};
 use crate::handler::{Closure, Handler, Subscriber, chosen, clashes};
 use crate::observe::health::{HandlerHealth, Health, Status, StatusCell};
 use crate::observe::recorder::Recorder;
-use crate::plan::{Backoff, DeadLetter, Plan};
+use crate::plan::Plan;
 use crate::provision::provision;
 use crate::publish::all::PublishAll;
 use crate::publish::{PublishMessage, Publisher};
@@ -82,58 +86,8 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// What a worker may take beyond the grace period: handing back, and the server's word on the last acks.
-const STOP_MARGIN: Duration = Duration::from_secs(15);
-
 /// What a worker is made of.
 type Parts = (Arc<Handler>, Arc<Binding>, Context, CancellationToken, Deliveries);
-
-/// One handler that was started.
-struct WorkerHandle {
-    handler: Arc<Handler>,
-    source: Arc<Binding>,
-    delayed: Arc<Delayed>,
-    beat: StatusCell,
-    grace: Duration,
-    stop: CancellationToken,
-    ended: CancellationToken,
-    task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
-}
-
-impl WorkerHandle {
-    /// Whether it runs this function; two closures at one place are two handlers that somebody wants.
-    fn runs(&self, handler: &Handler) -> bool {
-        !handler.declaration.is_closure && !self.ended.is_cancelled() && self.handler.is(handler)
-    }
-
-    /// Stops the handler, and gives its result to the first who asks.
-    async fn stop(&self) -> Result<(), Error> {
-        self.stop.cancel();
-        let task = lock(&self.task).take();
-        match task {
-            // A worker ends by itself soon after the grace period; one whose handler never yields cannot.
-            Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
-                Ok(Ok(result)) => result,
-                Err(_) => Err(Error::new(
-                    ErrorKind::GracePeriod,
-                    format!(
-                        "`{}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own",
-                        self.handler.declaration.name
-                    ),
-                )),
-                Ok(Err(error)) => Err(Error::new(
-                    ErrorKind::Server,
-                    format!("the worker of `{}` ended with a defect of ours", self.handler.declaration.name),
-                )
-                .with_source(error)),
-            },
-            None => {
-                self.ended.cancelled().await;
-                Ok(())
-            }
-        }
-    }
-}
 
 impl Broker {
     /// Connects to one server with all defaults.
@@ -583,231 +537,5 @@ impl Broker {
 
     fn forget(&self, gone: &[Arc<WorkerHandle>]) {
         self.workers().retain(|worker| !gone.iter().any(|gone| Arc::ptr_eq(gone, worker)));
-    }
-}
-
-/// Stops all at once, so that they share the grace period.
-async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error> {
-    for worker in workers {
-        worker.stop.cancel();
-    }
-    let results = join_all(workers.iter().map(|worker| worker.stop())).await;
-    Error::all(results.into_iter().filter_map(Result::err).collect())
-}
-
-/// Handlers that were started together.
-///
-/// Dropping it leaves them running; [`shutdown`](Running::shutdown) or [`Broker::disconnect`] stops them.
-#[must_use = "the handlers run on without it; call `shutdown` to stop them"]
-pub struct Running {
-    broker: Broker,
-    workers: Vec<Arc<WorkerHandle>>,
-}
-
-impl fmt::Debug for Running {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.workers.iter().map(|worker| &worker.handler.declaration.name)).finish()
-    }
-}
-
-impl Running {
-    /// Stops these handlers gracefully: nothing more is asked for, what has not started is handed back,
-    /// what runs is awaited up to the grace period, and the server has every ack when this returns.
-    ///
-    /// While no server is connected nobody can say that, and it returns without: the log warns, and what the server
-    /// has no ack of comes again.
-    /// The connection stays, and can publish; [`Broker::disconnect`] closes it.
-    ///
-    /// # Errors
-    ///
-    /// Handlers that did not end within the grace period; they were cancelled and their messages handed back.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
-    pub async fn shutdown(self) -> Result<(), Error> {
-        let result = stop_all(&self.workers).await;
-        self.broker.forget(&self.workers);
-        result
-    }
-
-    /// Whether every message of these handlers is answered, but for those that wait for their next attempt.
-    pub(crate) async fn is_settled(&self) -> bool {
-        for worker in &self.workers {
-            let unanswered = self.broker.transport().unanswered(&worker.source).await;
-            if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Returns when any of the handlers has ended.
-    async fn ended(&self) {
-        select_all(self.workers.iter().map(|worker| Box::pin(worker.ended.cancelled()))).await;
-    }
-}
-
-/// A closure that is about to handle a subject: settings, then await it.
-#[must_use = "nothing is started until it is awaited"]
-pub struct Subscribe<'a> {
-    broker: &'a Broker,
-    handler: Handler,
-}
-
-impl fmt::Debug for Subscribe<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.handler.fmt(f)
-    }
-}
-
-impl Subscribe<'_> {
-    /// The stream to read, where the subject alone does not tell.
-    pub fn stream(mut self, stream: &str) -> Self {
-        self.handler.declaration.plan.stream = Some(stream.to_owned());
-        self
-    }
-
-    /// How many messages are handled at the same time; 1 unless said.
-    pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.handler.declaration.plan.concurrency = Some(concurrency.max(1));
-        self
-    }
-
-    /// Runs each call on a thread of its own, for a closure that computes or blocks; `concurrency` says on how many.
-    pub fn blocking(mut self) -> Self {
-        self.handler.declaration.plan.blocking = true;
-        self
-    }
-
-    /// Handles one message after the other in the order of the stream, over all replicas.
-    ///
-    /// A message that failed holds up those behind it until it has succeeded or is a dead letter.
-    pub fn ordered(mut self) -> Self {
-        self.handler.declaration.plan.ordered = true;
-        self
-    }
-
-    /// How many messages of an [`ordered`](Self::ordered) closure one ack is for; 100 unless said.
-    pub fn ack_every(mut self, messages: usize) -> Self {
-        self.handler.declaration.plan.ack_every = Some(messages.max(1));
-        self
-    }
-
-    /// Says that never more than one process has this queue, so that an [`ordered`](Self::ordered) closure
-    /// does not need a server from 2.11, which would choose one of several.
-    pub fn single_replica(mut self) -> Self {
-        self.handler.declaration.plan.replicas = Some(1);
-        self
-    }
-
-    /// How many messages are asked for beyond those that can start at once.
-    pub fn batch_size(mut self, messages: usize) -> Self {
-        self.handler.declaration.plan.batch_size = Some(messages.max(1));
-        self
-    }
-
-    /// After which silence of ours the server delivers a message again; 30 s unless said.
-    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
-        self.handler.declaration.plan.ack_wait = Some(ack_wait);
-        self
-    }
-
-    /// How long one call may take; 30 minutes unless said.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.handler.declaration.plan.timeout = Some(timeout);
-        self
-    }
-
-    /// How often a message is tried before it is a dead letter; 5 unless said.
-    pub fn max_deliver(mut self, attempts: u32) -> Self {
-        self.handler.declaration.plan.max_deliver = Some(attempts.max(1));
-        self
-    }
-
-    /// The delays between attempts, of which the last repeats; 1 s, 5 s, 30 s, 2 m unless said.
-    pub fn backoff(mut self, delays: &[Duration]) -> Self {
-        self.handler.declaration.plan.backoff = Some(Backoff::Steps(delays.to_vec().into()));
-        self
-    }
-
-    /// Where dead letters go; `dlq.<stream>.<queue>` unless said, and `None` for nowhere.
-    pub fn dead_letter(mut self, subject: Option<&str>) -> Self {
-        self.handler.declaration.plan.dead_letter =
-            Some(subject.map_or(DeadLetter::Off, |subject| DeadLetter::Subject(subject.to_owned())));
-        self
-    }
-}
-
-impl<'a> IntoFuture for Subscribe<'a> {
-    type Output = Result<Subscription, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { Ok(Subscription(self.broker.start(vec![self.handler]).await?)) })
-    }
-}
-
-/// A closure at work, from [`Broker::subscribe`].
-///
-/// Dropping it leaves the closure running.
-#[derive(Debug)]
-#[must_use = "the closure runs on without it; call `unsubscribe` to stop it"]
-pub struct Subscription(Running);
-
-impl Subscription {
-    /// Stops the closure gracefully, as [`Running::shutdown`] does.
-    ///
-    /// The durable consumer stays on the server and remembers how far it came.
-    ///
-    /// # Errors
-    ///
-    /// Those of `Running::shutdown`.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
-    pub async fn unsubscribe(self) -> Result<(), Error> {
-        self.0.shutdown().await
-    }
-}
-
-/// The signals that ask a process to stop.
-struct Signals {
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> Result<Self, Error> {
-        use tokio::signal::unix::{SignalKind, signal};
-        let listen = |kind| {
-            signal(kind).map_err(|error| Error::new(ErrorKind::Config, "cannot listen for signals").with_source(error))
-        };
-        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> Result<Self, Error> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) {
-        // Where Ctrl-C cannot be heard, only `disconnect` ends the run.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
     }
 }
