@@ -1,0 +1,571 @@
+// The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
+
+// jetstream_handlers::testing::Builder
+#[derive(Debug)]
+#[must_use = "nothing happens before `start`"]
+pub struct Builder {}
+impl Builder {
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn stream(mut self, config: stream::Config) -> Self {}
+    pub fn auto_create(mut self, create: bool) -> Self {}
+    pub fn include<H: Subscriber>(mut self) -> Self {}
+    pub fn group(mut self, group: &str) -> Self {}
+    pub async fn start(self) -> TestBroker {}
+    pub async fn try_start(self) -> Result<TestBroker, Error> {}
+    pub async fn start_on_nats_url(self) -> TestBroker {}
+    pub async fn start_live(self, server: &str) -> TestBroker {}
+}
+
+// jetstream_handlers::testing::TestBroker
+#[derive(Debug)]
+pub struct TestBroker {}
+impl TestBroker {
+    pub async fn start() -> Self {}
+    pub fn builder() -> Builder {}
+    pub fn broker(&self) -> &Broker {}
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> PublishAck {}
+    pub async fn publish_bytes(
+        &self,
+        subject: &str,
+        payload: impl Into<Bytes>,
+    ) -> PublishAck {}
+    pub async fn advance(&self, duration: Duration) {}
+    pub async fn settled(&self) {}
+    #[must_use = "it asserts nothing by itself"]
+    pub fn handled<H: Subscriber>(&self) -> Handled {}
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {}
+    pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {}
+    pub fn lose_acks(&self, count: usize) -> &Self {}
+    pub fn crash_before_ack(&self) -> &Self {}
+    pub fn redeliver(&self, count: usize) -> &Self {}
+    pub fn reorder(&self) -> &Self {}
+    pub fn fail_next_publish(&self, subject: &str) -> &Self {}
+    pub fn slow_server(&self, delay: Duration) -> &Self {}
+    pub fn delete_consumer(&self, stream: &str, consumer: &str) -> bool {}
+    pub fn delete_stream(&self, stream: &str) -> bool {}
+    pub fn delete_message(&self, stream: &str, sequence: u64) -> bool {}
+    pub fn purge(&self, stream: &str) -> usize {}
+}
+
+// jetstream_handlers::testing::assert_idempotent
+pub async fn assert_idempotent<E, S>(scenario: S)
+where
+    E: PartialEq + fmt::Debug,
+    S: AsyncFn(fn(Builder) -> Starting) -> E,
+{}
+
+// jetstream_handlers::testing::Starting
+pub type Starting = std::pin::Pin<Box<dyn Future<Output = TestBroker>>>;
+
+// jetstream_handlers::testing::Handled
+#[derive(Debug, Clone)]
+pub struct Handled {}
+impl Handled {
+    pub fn once(self) -> Self {}
+    pub fn never(self) -> Self {}
+    pub fn times(self, count: usize) -> Self {}
+    pub fn with<T: Serialize + ?Sized>(self, payload: &T) -> Self {}
+    pub fn settled(self, settle: Settle) -> Self {}
+    pub fn retried(self, count: usize) -> Self {}
+}
+
+// jetstream_handlers::async_nats
+pub use async_nats;
+
+// jetstream_handlers::PublishAck
+pub use async_nats::jetstream::publish::PublishAck;
+
+// jetstream_handlers::stream
+pub use async_nats::jetstream::stream;
+
+// jetstream_handlers::Broker
+#[derive(Clone)]
+pub struct Broker {}
+impl Broker {
+    pub async fn connect(server: impl Into<String>) -> Result<Self, Error> {}
+    pub fn in_memory() -> Self {}
+    pub fn builder() -> Builder {}
+    pub fn from_env() -> Builder {}
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> Result<PublishAck, Error> {}
+    pub fn publish_message<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> PublishMessage<'_> {}
+    pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
+    {}
+    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>>,
+    {}
+    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
+    {}
+    pub fn publisher(&self) -> Publisher {}
+    pub fn include<H: Subscriber>(&self) -> &Self {}
+    pub async fn start_all(&self) -> Result<Running, Error> {}
+    pub async fn start_groups<'a>(
+        &self,
+        groups: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Running, Error> {}
+    pub async fn run_all(&self) -> Result<(), Error> {}
+    pub async fn run_groups<'a>(
+        &self,
+        groups: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), Error> {}
+    pub fn subscribe<A: 'static, C: Closure<A>>(
+        &self,
+        subject: &str,
+        queue: &str,
+        closure: C,
+    ) -> Subscribe<'_> {}
+    pub fn health(&self) -> Health {}
+    pub fn dead_letters(&self) -> DeadLetters {}
+    pub async fn disconnect(&self) -> Result<(), Error> {}
+}
+impl fmt::Debug for Broker {}
+
+// jetstream_handlers::Builder
+#[must_use = "nothing happens before `connect`"]
+pub struct Builder {}
+impl Builder {
+    pub fn servers<S: Into<String>>(
+        mut self,
+        servers: impl IntoIterator<Item = S>,
+    ) -> Self {}
+    pub fn client_name(mut self, name: impl Into<String>) -> Self {}
+    pub fn connect_options(
+        mut self,
+        adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static,
+    ) -> Self {}
+    pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
+    pub fn wait_for_server(mut self, wait: Duration) -> Self {}
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn batch_size(mut self, messages: usize) -> Self {}
+    pub fn fetch_wait(mut self, wait: Duration) -> Self {}
+    pub fn shutdown_grace(mut self, grace: Duration) -> Self {}
+    pub fn publish_timeout(mut self, timeout: Duration) -> Self {}
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {}
+    pub fn auto_create(mut self, create: bool) -> Self {}
+    pub fn stream(mut self, config: stream::Config) -> Self {}
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {}
+    pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
+    pub fn in_memory(self) -> Broker {}
+    pub async fn connect(self) -> Result<Broker, Error> {}
+}
+impl fmt::Debug for Builder {}
+
+// jetstream_handlers::Running
+#[must_use = "the handlers run on without it; call `shutdown` to stop them"]
+pub struct Running {}
+impl Running {
+    pub async fn shutdown(self) -> Result<(), Error> {}
+}
+impl fmt::Debug for Running {}
+
+// jetstream_handlers::Subscribe
+#[must_use = "nothing is started until it is awaited"]
+pub struct Subscribe<'a> {}
+impl<'a> IntoFuture for Subscribe<'a> {
+    type Output = Result<Subscription, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+}
+impl Subscribe<'_> {
+    pub fn stream(mut self, stream: &str) -> Self {}
+    pub fn concurrency(mut self, concurrency: usize) -> Self {}
+    pub fn blocking(mut self) -> Self {}
+    pub fn ordered(mut self) -> Self {}
+    pub fn ack_every(mut self, messages: usize) -> Self {}
+    pub fn single_replica(mut self) -> Self {}
+    pub fn batch_size(mut self, messages: usize) -> Self {}
+    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {}
+    pub fn timeout(mut self, timeout: Duration) -> Self {}
+    pub fn max_deliver(mut self, attempts: u32) -> Self {}
+    pub fn backoff(mut self, delays: &[Duration]) -> Self {}
+    pub fn dead_letter(mut self, subject: Option<&str>) -> Self {}
+}
+impl fmt::Debug for Subscribe<'_> {}
+
+// jetstream_handlers::Subscription
+#[derive(Debug)]
+#[must_use = "the closure runs on without it; call `unsubscribe` to stop it"]
+pub struct Subscription();
+impl Subscription {
+    pub async fn unsubscribe(self) -> Result<(), Error> {}
+}
+
+// jetstream_handlers::DeadLetter
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct DeadLetter {
+    pub sequence: u64,
+    pub stored_at: SystemTime,
+    pub reason: String,
+    pub error: String,
+    pub handler: String,
+    pub stream: String,
+    pub stream_sequence: u64,
+    pub subject: String,
+    pub consumer: String,
+    pub delivered: u64,
+    pub payload: Bytes,
+}
+impl DeadLetter {
+    pub fn header(&self, name: &str) -> Option<&str> {}
+}
+impl fmt::Display for DeadLetter {}
+
+// jetstream_handlers::DeadLetters
+#[derive(Debug, Clone)]
+pub struct DeadLetters {}
+impl DeadLetters {
+    pub fn stream(mut self, stream: &str) -> Self {}
+    pub fn of(mut self, handler: &str) -> Self {}
+    pub fn after(mut self, sequence: u64) -> Self {}
+    pub async fn list(&self) -> Result<Vec<DeadLetter>, Error> {}
+    pub async fn show(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {}
+    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {}
+    pub async fn replay_all(&self) -> Result<usize, Error> {}
+    pub async fn purge(&self) -> Result<usize, Error> {}
+}
+
+// jetstream_handlers::Error
+pub struct Error();
+impl Error {
+    pub fn kind(&self) -> ErrorKind {}
+    pub fn stored(&self) -> Option<u64> {}
+    pub fn problems(&self) -> &[Error] {}
+}
+impl StdError for Error {}
+impl fmt::Debug for Error {}
+impl fmt::Display for Error {}
+
+// jetstream_handlers::ErrorKind
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    Config,
+    Connect,
+    Authorization,
+    Timeout,
+    Startup,
+    NoHandlers,
+    StreamNotFound,
+    StreamMismatch,
+    StreamOverlap,
+    ConsumerMismatch,
+    MissingState,
+    Encode,
+    PayloadTooLarge,
+    Publish,
+    WrongLastSequence,
+    Duplicate,
+    Closed,
+    GracePeriod,
+    Server,
+}
+
+// jetstream_handlers::Argument
+pub trait Argument<'m, Via>: Sized {
+    fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection>;
+    fn check(context: &Context) -> Result<(), Rejection>;
+}
+
+// jetstream_handlers::Context
+#[derive(Debug, Clone)]
+pub struct Context();
+impl Context {
+    pub fn handler(&self) -> &str {}
+    pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
+    pub fn publisher(&self) -> &Publisher {}
+}
+
+// jetstream_handlers::FromMessage
+pub trait FromMessage: Sized {
+    fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
+    fn check(context: &Context) -> Result<(), Rejection> {}
+}
+
+// jetstream_handlers::Headers
+#[derive(Debug, Clone, Default)]
+pub struct Headers();
+impl FromMessage for Headers {}
+impl Headers {
+    pub fn get(&self, name: &str) -> Option<&str> {}
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {}
+}
+
+// jetstream_handlers::Rejection
+#[derive(Debug)]
+pub struct Rejection();
+impl Rejection {
+    pub fn new(reason: impl Into<BoxError>) -> Self {}
+}
+impl fmt::Display for Rejection {}
+
+// jetstream_handlers::Shutdown
+#[derive(Debug, Clone)]
+pub struct Shutdown();
+impl FromMessage for Shutdown {}
+impl Shutdown {
+    pub fn is_requested(&self) -> bool {}
+    pub async fn requested(&self) {}
+    pub fn token(&self) -> CancellationToken {}
+}
+
+// jetstream_handlers::State
+#[derive(Debug, Clone, Copy)]
+pub struct State<T>(pub T);
+impl<T: Clone + Send + Sync + 'static> FromMessage for State<T> {}
+impl<T> Deref for State<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::Subject
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject();
+impl Deref for Subject {
+    type Target = str;
+}
+impl FromMessage for Subject {}
+impl Subject {
+    pub fn as_str(&self) -> &str {}
+    pub fn token(&self, index: usize) -> Option<&str> {}
+}
+impl fmt::Display for Subject {}
+
+// jetstream_handlers::Closure
+pub trait Closure<Arguments>: Send + Sync + 'static {
+    fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context);
+    fn check(context: &Context, problems: &mut Problems);
+}
+
+// jetstream_handlers::Subscriber
+pub trait Subscriber {
+    fn registration() -> &'static Registration;
+}
+
+// jetstream_handlers::subscriber
+pub use jetstream_handlers_macros::subscriber;
+
+// jetstream_handlers::test
+pub use jetstream_handlers_macros::test;
+
+// jetstream_handlers::Info
+#[derive(Debug, Clone)]
+pub struct Info {}
+impl Default for Info {}
+impl FromMessage for Info {}
+impl Info {
+    pub fn stream(&self) -> &str {}
+    pub fn consumer(&self) -> &str {}
+    pub fn stream_sequence(&self) -> u64 {}
+    pub fn consumer_sequence(&self) -> u64 {}
+    pub fn delivered(&self) -> u64 {}
+    pub fn stored_at(&self) -> SystemTime {}
+    pub fn pending(&self) -> u64 {}
+}
+
+// jetstream_handlers::Message
+#[derive(Debug, Clone)]
+pub struct Message {}
+impl FromMessage for Message {}
+impl Message {
+    pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {}
+    pub fn subject(&self) -> &str {}
+    pub fn payload(&self) -> &Bytes {}
+    pub fn header(&self, name: &str) -> Option<&str> {}
+    pub fn info(&self) -> &Info {}
+}
+
+// jetstream_handlers::HandlerHealth
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct HandlerHealth {
+    pub handler: String,
+    pub status: Status,
+}
+
+// jetstream_handlers::Health
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Health {
+    pub connected: bool,
+    pub handlers: Vec<HandlerHealth>,
+}
+impl Health {
+    pub fn is_healthy(&self) -> bool {}
+}
+impl fmt::Display for Health {}
+
+// jetstream_handlers::Status
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Status {
+    Running,
+    Recovering { reason: String, since: Instant },
+    Stopping,
+    Stopped,
+}
+
+// jetstream_handlers::HandlerError
+pub struct HandlerError {}
+impl<E: Into<BoxError>> From<E> for HandlerError {}
+impl HandlerError {
+    pub fn retry(error: impl Into<BoxError>) -> Self {}
+    pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {}
+    pub fn terminate(error: impl Into<BoxError>) -> Self {}
+    pub fn settle(&self) -> Settle {}
+    pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {}
+}
+impl fmt::Debug for HandlerError {}
+impl fmt::Display for HandlerError {}
+
+// jetstream_handlers::HandlerResult
+pub type HandlerResult<T = ()> = Result<T, HandlerError>;
+impl ClosureResult for HandlerResult {}
+
+// jetstream_handlers::IntoSettle
+pub trait IntoSettle {
+    fn into_outcome(self) -> Outcome;
+}
+
+// jetstream_handlers::Outcome
+#[derive(Debug)]
+pub struct Outcome {}
+
+// jetstream_handlers::Settle
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settle {
+    Ack,
+    Retry,
+    RetryAfter(Duration),
+    Terminate,
+}
+impl ClosureResult for Settle {}
+impl IntoSettle for Settle {}
+
+// jetstream_handlers::PublishAll
+#[must_use = "nothing is published until it is awaited or its results are taken"]
+pub struct PublishAll<'a> {}
+impl<'a> IntoFuture for PublishAll<'a> {
+    type Output = Vec<Result<PublishAck, Error>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+}
+impl PublishAll<'_> {
+    pub async fn next(&mut self) -> Option<Result<PublishAck, Error>> {}
+}
+impl Stream for PublishAll<'_> {
+    type Item = Result<PublishAck, Error>;
+}
+impl fmt::Debug for PublishAll<'_> {}
+
+// jetstream_handlers::PublishMessage
+#[must_use = "nothing is published until it is awaited"]
+pub struct PublishMessage<'a> {}
+impl<'a> IntoFuture for PublishMessage<'a> {
+    type Output = Result<PublishAck, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+}
+impl PublishMessage<'_> {
+    pub fn header(mut self, name: &str, value: &str) -> Self {}
+    pub fn message_id(self, id: &str) -> Self {}
+    pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {}
+    pub fn expect_last_sequence(self, sequence: u64) -> Self {}
+    pub fn expect_stream(self, stream: &str) -> Self {}
+    pub fn ttl(self, ttl: Duration) -> Self {}
+}
+impl fmt::Debug for PublishMessage<'_> {}
+
+// jetstream_handlers::Publisher
+#[derive(Clone)]
+pub struct Publisher {}
+impl FromMessage for Publisher {}
+impl Publisher {
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> Result<PublishAck, Error> {}
+    pub fn publish_message<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> PublishMessage<'_> {}
+}
+impl Publisher {
+    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>>,
+    {}
+    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
+    {}
+}
+impl Publisher {
+    pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
+    where
+        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
+    {}
+}
+impl fmt::Debug for Publisher {}
+
+// jetstream_handlers::prelude::Broker
+pub use crate::Broker;
+
+// jetstream_handlers::prelude::Context
+pub use crate::Context;
+
+// jetstream_handlers::prelude::FromMessage
+pub use crate::FromMessage;
+
+// jetstream_handlers::prelude::HandlerError
+pub use crate::HandlerError;
+
+// jetstream_handlers::prelude::HandlerResult
+pub use crate::HandlerResult;
+
+// jetstream_handlers::prelude::Headers
+pub use crate::Headers;
+
+// jetstream_handlers::prelude::Info
+pub use crate::Info;
+
+// jetstream_handlers::prelude::Message
+pub use crate::Message;
+
+// jetstream_handlers::prelude::Publisher
+pub use crate::Publisher;
+
+// jetstream_handlers::prelude::Rejection
+pub use crate::Rejection;
+
+// jetstream_handlers::prelude::Settle
+pub use crate::Settle;
+
+// jetstream_handlers::prelude::Shutdown
+pub use crate::Shutdown;
+
+// jetstream_handlers::prelude::State
+pub use crate::State;
+
+// jetstream_handlers::prelude::Subject
+pub use crate::Subject;
+
+// jetstream_handlers::prelude::subscriber
+pub use crate::subscriber;
+
+// jetstream_handlers::prelude::secs
+pub const fn secs(seconds: u64) -> std::time::Duration {}
