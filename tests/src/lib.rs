@@ -16,22 +16,28 @@
 //! # }
 //! ```
 
+pub mod assert_error;
 pub mod binary;
+pub mod broker;
 pub mod cluster;
+mod cut_connection;
 mod port;
 mod process;
 pub mod program;
 pub mod proxy;
-pub mod says;
+pub mod recorder;
 pub mod server;
 mod target;
 pub mod wait;
-mod wire;
 
+pub use assert_error::assert_error;
+pub use broker::{
+    builder, connect, connect_with, dead_letters, dead_letters_of, payload_of, publish, stream_config, until_health,
+};
 pub use cluster::Cluster;
+pub use cut_connection::cut_connection_at;
 pub use program::Program;
 pub use proxy::Proxy;
-pub use says::assert_says;
+pub use recorder::{Recorder, once_each, without_repetitions};
 pub use server::{Builder, Server};
-pub use wait::{eventually, trace};
-pub use wire::breaking_wire;
+pub use wait::{SOON, eventually, ms, trace};

@@ -1,7 +1,8 @@
 //! A single server, of which a test may do as it likes.
 
 use crate::process::Process;
-use crate::{binary, port, target};
+use crate::{SOON, binary, eventually, port, target};
+use async_nats::jetstream::consumer::{Config, Info};
 use async_nats::{Client, ConnectOptions, jetstream};
 use serde_json::Value;
 use std::fs;
@@ -171,6 +172,49 @@ impl Server {
     /// JetStream over a new connection.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client().await)
+    }
+
+    /// Returns what the server reports about a consumer.
+    ///
+    /// # Panics
+    ///
+    /// When the stream or the consumer does not exist.
+    pub async fn consumer_info(&self, stream: &str, consumer: &str) -> Info {
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        stream.consumer_info(consumer).await.expect("the consumer exists")
+    }
+
+    /// Waits until this many messages of a consumer are delivered and not acknowledged.
+    pub async fn ack_pending(&self, stream: &str, consumer: &str, count: usize) {
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        eventually(&format!("{count} unacknowledged messages of {consumer}"), SOON, async || {
+            let info = stream.consumer_info(consumer).await.ok()?;
+            (info.num_ack_pending == count).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until a consumer has delivered all messages, and all of them have ended.
+    pub async fn all_acked(&self, stream: &str, consumer: &str) {
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        eventually(&format!("all messages of {consumer} are acknowledged"), SOON, async || {
+            let info = stream.consumer_info(consumer).await.ok()?;
+            let delivered = info.delivered.stream_sequence > 0;
+            (delivered && info.num_ack_pending == 0 && info.num_pending == 0).then_some(())
+        })
+        .await;
+    }
+
+    /// Changes the configuration of a consumer, as an operator does.
+    ///
+    /// # Panics
+    ///
+    /// When the consumer does not exist, and when the server refuses the change.
+    pub async fn change_consumer(&self, stream: &str, consumer: &str, change: impl FnOnce(&mut Config)) {
+        let mut config = self.consumer_info(stream, consumer).await.config;
+        change(&mut config);
+        let stream = self.jetstream().await.get_stream(stream).await.expect("the stream exists");
+        stream.update_consumer(config).await.expect("the server accepts the change");
     }
 
     /// The process id of the server itself.

@@ -4,7 +4,15 @@ use std::panic::Location;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
+/// How long a test waits for what should happen soon; it fails when this is over.
+pub const SOON: Duration = Duration::from_secs(30);
+
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// Returns this many milliseconds.
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
 
 /// Asks `poll` again and again until it returns `Some`, and returns what is in it.
 ///

@@ -1,19 +1,16 @@
 //! What a message allocates: nothing of ours, once a worker has found its pace.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::async_nats::Client;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers_tests::{Server, eventually};
+use jetstream_handlers_tests::{SOON, Server, eventually};
 
 #[global_allocator]
 static ALLOCATOR: dhat::Alloc = dhat::Alloc;
-
-const SOON: Duration = Duration::from_secs(60);
 
 /// Between these two messages it is counted.
 const FROM: u64 = 8_000;
@@ -84,7 +81,7 @@ async fn with_the_client_alone(client: &Client, consumer: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_message_allocates_no_more_than_the_client_library_does() {
+async fn message_allocates_no_more_than_the_client_library() {
     let server = Server::start().await;
     let broker = Broker::connect(server.url()).await.unwrap();
     broker.publish("work.counted", &0).await.unwrap();

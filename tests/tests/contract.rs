@@ -1,18 +1,15 @@
 //! The contract: one list of tests, each run in memory and on a real nats-server, whose word is the truth.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};
 use jetstream_handlers::{ErrorKind, Subscription, stream};
-use jetstream_handlers_tests::{Server, binary, eventually};
+use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, ms, stream_config};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde::{Deserialize, Serialize};
-
-const SOON: Duration = Duration::from_secs(20);
 
 /// Where a test runs.
 enum Stage {
@@ -89,45 +86,45 @@ macro_rules! contract {
 }
 
 contract![
-    a_handled_message_is_acked_once,
-    an_error_is_retried_after_its_backoff,
-    exhausted_attempts_are_a_dead_letter,
-    a_terminated_message_does_not_come_again,
-    an_undecodable_payload_is_a_dead_letter,
-    a_panic_is_a_retry,
-    a_timeout_is_a_retry,
-    long_work_is_not_delivered_again,
-    waiting_messages_are_not_delivered_again,
-    a_handler_too_slow_to_hold_anything_in_advance_handles_everything,
-    messages_come_in_the_order_of_the_stream,
-    a_failing_message_holds_up_an_ordered_handler,
-    one_of_two_ordered_workers_is_active_and_the_other_follows,
-    a_blocking_handler_is_called_and_retried_like_any_other,
-    two_queues_get_every_message,
-    two_workers_of_one_queue_share,
-    a_wildcard_gets_what_it_matches,
-    a_duplicate_is_not_stored,
-    a_wrong_last_sequence_is_refused,
-    a_message_over_the_limit_of_the_stream_is_refused,
-    a_full_stream_refuses,
-    a_stream_discards_old_messages,
-    one_subject_keeps_its_last_messages,
-    a_work_queue_forgets_what_is_handled,
-    a_work_queue_refuses_overlapping_consumers,
-    a_missing_stream_is_an_error_without_auto_create,
-    overlapping_streams_are_an_error,
-    a_subject_outside_the_named_stream_is_an_error,
-    a_differing_consumer_is_an_error,
-    max_ack_pending_stops_new_messages,
-    a_deleted_consumer_is_made_again,
-    a_purged_message_does_not_come_again,
-    a_deleted_stream_turns_health_red,
-    a_stop_hands_back_what_waits,
-    headers_arrive,
-    nothing_is_published_after_a_disconnect,
-    each_of_many_has_its_own_result,
-    an_atomic_batch_is_all_or_nothing,
-    an_ingest_ends_at_what_is_refused,
+    handled_message_is_acked,
+    error_is_retried_after_its_backoff,
+    exhausted_message_becomes_a_dead_letter,
+    terminated_message_is_not_redelivered,
+    undecodable_payload_becomes_a_dead_letter,
+    panic_is_retried,
+    timeout_is_retried,
+    long_call_is_not_redelivered,
+    waiting_messages_are_not_redelivered,
+    handler_too_slow_to_prefetch_handles_everything,
+    messages_arrive_in_stream_order,
+    failing_message_blocks_an_ordered_handler,
+    standby_ordered_worker_takes_over,
+    blocking_handler_is_retried,
+    each_queue_receives_every_message,
+    workers_of_one_queue_share_the_messages,
+    wildcard_receives_matching_subjects,
+    duplicate_is_not_stored,
+    wrong_last_sequence_is_refused,
+    too_large_message_is_refused,
+    full_stream_refuses_messages,
+    full_stream_discards_old_messages,
+    max_messages_per_subject_keeps_the_latest,
+    work_queue_removes_handled_messages,
+    work_queue_refuses_overlapping_consumers,
+    missing_stream_is_an_error_without_auto_create,
+    overlapping_stream_is_refused,
+    subject_outside_the_named_stream_is_refused,
+    differing_consumer_is_refused,
+    max_ack_pending_stops_delivery,
+    deleted_consumer_is_recreated,
+    purged_message_is_not_redelivered,
+    deleted_stream_is_unhealthy,
+    stop_returns_waiting_messages,
+    headers_reach_the_handler,
+    disconnected_broker_refuses_publishes,
+    publish_all_returns_each_result,
+    atomic_batch_is_all_or_nothing,
+    ingest_ends_at_the_first_refused_message,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -172,10 +169,10 @@ async fn hang(_order: Order, info: Info) {
 
 #[subscriber(subject = "orders.created", queue = "long", ack_wait = "300ms")]
 async fn long(_order: Order) {
-    tokio::time::sleep(Duration::from_millis(900)).await;
+    tokio::time::sleep(ms(900)).await;
 }
 
-async fn a_handled_message_is_acked_once(stage: &Stage) {
+async fn handled_message_is_acked(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let ack = broker.publish("orders.created", &order(1)).await;
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.duplicate), ("ORDERS", 1, false));
@@ -183,37 +180,37 @@ async fn a_handled_message_is_acked_once(stage: &Stage) {
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn an_error_is_retried_after_its_backoff(stage: &Stage) {
+async fn error_is_retried_after_its_backoff(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.handled::<fail>().once().retried(0).settled(Settle::Retry);
-    broker.advance(Duration::from_millis(125)).await;
+    broker.advance(ms(125)).await;
     broker.handled::<fail>().once().retried(1);
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn exhausted_attempts_are_a_dead_letter(stage: &Stage) {
+async fn exhausted_message_becomes_a_dead_letter(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
-    broker.advance(Duration::from_millis(500)).await;
+    broker.advance(ms(500)).await;
     broker.handled::<fail>().once().retried(2);
     let letters = broker.dead_letters().await;
     assert_eq!(letters.len(), 1);
     assert_eq!((letters[0].reason.as_str(), letters[0].error.as_str(), letters[0].delivered), ("error", "fails", 3));
     assert_eq!((letters[0].stream.as_str(), letters[0].stream_sequence), ("ORDERS", 1));
-    broker.advance(Duration::from_millis(500)).await;
+    broker.advance(ms(500)).await;
     broker.handled::<fail>().retried(2);
 }
 
-async fn a_terminated_message_does_not_come_again(stage: &Stage) {
+async fn terminated_message_is_not_redelivered(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<refuse>()).await;
     broker.publish("orders.created", &order(1)).await;
-    broker.advance(Duration::from_millis(300)).await;
+    broker.advance(ms(300)).await;
     broker.handled::<refuse>().once().retried(0).settled(Settle::Terminate);
     assert_eq!(broker.dead_letters().await.len(), 1);
 }
 
-async fn an_undecodable_payload_is_a_dead_letter(stage: &Stage) {
+async fn undecodable_payload_becomes_a_dead_letter(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     broker.publish_bytes("orders.created", "{ oops").await;
     let letters = broker.dead_letters().await;
@@ -223,27 +220,27 @@ async fn an_undecodable_payload_is_a_dead_letter(stage: &Stage) {
     );
 }
 
-async fn a_panic_is_a_retry(stage: &Stage) {
+async fn panic_is_retried(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<panic>()).await;
     broker.publish("orders.created", &order(1)).await;
-    broker.advance(Duration::from_millis(100)).await;
+    broker.advance(ms(100)).await;
     broker.handled::<panic>().once().retried(1).settled(Settle::Ack);
 }
 
-async fn a_timeout_is_a_retry(stage: &Stage) {
+async fn timeout_is_retried(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<hang>()).await;
     broker.publish("orders.created", &order(1)).await;
-    broker.advance(Duration::from_millis(100)).await;
+    broker.advance(ms(100)).await;
     broker.handled::<hang>().once().retried(1).settled(Settle::Ack);
 }
 
-async fn long_work_is_not_delivered_again(stage: &Stage) {
+async fn long_call_is_not_redelivered(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<long>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.handled::<long>().once().retried(0).settled(Settle::Ack);
 }
 
-async fn waiting_messages_are_not_delivered_again(stage: &Stage) {
+async fn waiting_messages_are_not_redelivered(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<long>()).await;
     for id in 1..=3 {
         broker.broker().publish("orders.created", &order(id)).await.unwrap();
@@ -253,11 +250,11 @@ async fn waiting_messages_are_not_delivered_again(stage: &Stage) {
 }
 
 /// A closure that notes what it gets.
-async fn note(broker: &TestBroker, queue: &str, subject: &str) -> (Subscription, Arc<Mutex<Vec<u64>>>) {
-    let seen = Arc::<Mutex<Vec<u64>>>::default();
+async fn note(broker: &TestBroker, queue: &str, subject: &str) -> (Subscription, Recorder) {
+    let seen = Recorder::new();
     let noted = seen.clone();
     let noting = move |order: Order| {
-        noted.lock().unwrap().push(order.id);
+        noted.add(order.id);
         std::future::ready(())
     };
     (broker.broker().subscribe(subject, queue, noting).await.unwrap(), seen)
@@ -269,46 +266,41 @@ async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
     }
 }
 
-async fn until(seen: &Mutex<Vec<u64>>, count: usize) {
-    eventually("so many messages", SOON, async || (seen.lock().unwrap().len() >= count).then_some(())).await;
-}
-
-async fn a_handler_too_slow_to_hold_anything_in_advance_handles_everything(stage: &Stage) {
+async fn handler_too_slow_to_prefetch_handles_everything(stage: &Stage) {
     let broker = stage.start(TestBroker::builder()).await;
     publish(&broker, 1..=20).await;
-    let seen = Arc::<Mutex<Vec<u64>>>::default();
+    let seen = Recorder::new();
     let noted = seen.clone();
     let handler = move |order: Order| {
         let noted = noted.clone();
         async move {
             // Longer than what waits may wait, which is a sixth of the time for an ack.
-            tokio::time::sleep(Duration::from_millis(75)).await;
-            noted.lock().unwrap().push(order.id);
+            tokio::time::sleep(ms(75)).await;
+            noted.add(order.id);
         }
     };
     let subscribe = broker.broker().subscribe("orders.created", "slow", handler);
-    let _subscription = subscribe.ack_wait(Duration::from_millis(300)).await.unwrap();
-    until(&seen, 20).await;
-    assert_eq!(*seen.lock().unwrap(), (1..=20).collect::<Vec<_>>());
+    let _subscription = subscribe.ack_wait(ms(300)).await.unwrap();
+    seen.until_len(20).await;
+    assert_eq!(seen.items(), (1..=20).collect::<Vec<_>>());
 }
 
-async fn messages_come_in_the_order_of_the_stream(stage: &Stage) {
+async fn messages_arrive_in_stream_order(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..50).await;
     let (_subscription, seen) = note(&broker, "ordered", "orders.created").await;
-    until(&seen, 50).await;
-    assert_eq!(*seen.lock().unwrap(), (0..50).collect::<Vec<_>>());
+    seen.until_len(50).await;
+    assert_eq!(seen.items(), (0..50).collect::<Vec<_>>());
 }
 
-async fn a_failing_message_holds_up_an_ordered_handler(stage: &Stage) {
+async fn failing_message_blocks_an_ordered_handler(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..6).await;
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Recorder::new();
     let handler = {
         let seen = seen.clone();
         move |order: Order| {
-            seen.lock().unwrap().push(order.id);
-            let times = seen.lock().unwrap().iter().filter(|id| **id == order.id).count();
+            let times = seen.attempt(order.id);
             async move {
                 match order.id {
                     1 if times < 3 => Err("not yet".into()),
@@ -319,21 +311,21 @@ async fn a_failing_message_holds_up_an_ordered_handler(stage: &Stage) {
         }
     };
     let subscribe = broker.broker().subscribe("orders.created", "in-order", handler).ordered().max_deliver(3);
-    let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
-    until(&seen, 10).await;
+    let _subscription = subscribe.backoff(&[ms(50)]).await.unwrap();
+    seen.until_len(10).await;
     broker.settled().await;
-    assert_eq!(*seen.lock().unwrap(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
+    assert_eq!(seen.items(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
     let letters = broker.broker().dead_letters().list().await.unwrap();
     assert_eq!(letters.len(), 1);
 }
 
-async fn one_of_two_ordered_workers_is_active_and_the_other_follows(stage: &Stage) {
+async fn standby_ordered_worker_takes_over(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let start = async || {
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let seen = Recorder::new();
         let noted = seen.clone();
         let handler = move |order: Order| {
-            noted.lock().unwrap().push(order.id);
+            noted.add(order.id);
             async {}
         };
         let subscription = broker.broker().subscribe("orders.created", "in-order", handler).ordered().await.unwrap();
@@ -341,28 +333,27 @@ async fn one_of_two_ordered_workers_is_active_and_the_other_follows(stage: &Stag
     };
     let (one, seen_by_one) = start().await;
     publish(&broker, 0..5).await;
-    until(&seen_by_one, 5).await;
+    seen_by_one.until_len(5).await;
     let (_other, seen_by_other) = start().await;
     publish(&broker, 5..10).await;
-    until(&seen_by_one, 10).await;
-    assert!(seen_by_other.lock().unwrap().is_empty());
+    seen_by_one.until_len(10).await;
+    assert!(seen_by_other.is_empty());
     one.unsubscribe().await.unwrap();
     publish(&broker, 10..15).await;
-    until(&seen_by_other, 5).await;
-    assert_eq!(*seen_by_other.lock().unwrap(), (10..15).collect::<Vec<_>>());
+    seen_by_other.until_len(5).await;
+    assert_eq!(seen_by_other.items(), (10..15).collect::<Vec<_>>());
 }
 
-async fn a_blocking_handler_is_called_and_retried_like_any_other(stage: &Stage) {
+async fn blocking_handler_is_retried(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..4).await;
-    let seen = Arc::new(Mutex::new(Vec::new()));
+    let seen = Recorder::new();
     let handler = {
         let seen = seen.clone();
         move |order: Order| {
             let seen = seen.clone();
             async move {
-                seen.lock().unwrap().push(order.id);
-                let first = seen.lock().unwrap().iter().filter(|id| **id == order.id).count() == 1;
+                let first = seen.attempt(order.id) == 1;
                 match order.id {
                     1 if first => Err("once".into()),
                     2 if first => panic!("once"),
@@ -372,15 +363,15 @@ async fn a_blocking_handler_is_called_and_retried_like_any_other(stage: &Stage) 
         }
     };
     let subscribe = broker.broker().subscribe("orders.created", "blocking", handler).blocking().concurrency(2);
-    let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
-    until(&seen, 6).await;
+    let _subscription = subscribe.backoff(&[ms(50)]).await.unwrap();
+    seen.until_len(6).await;
     broker.settled().await;
-    let mut seen = seen.lock().unwrap().clone();
+    let mut seen = seen.items();
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 1, 2, 2, 3]);
 }
 
-async fn two_queues_get_every_message(stage: &Stage) {
+async fn each_queue_receives_every_message(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>().include::<also>()).await;
     for id in 0..5 {
         broker.publish("orders.created", &order(id)).await;
@@ -389,19 +380,19 @@ async fn two_queues_get_every_message(stage: &Stage) {
     broker.handled::<also>().times(5).settled(Settle::Ack);
 }
 
-async fn two_workers_of_one_queue_share(stage: &Stage) {
+async fn workers_of_one_queue_share_the_messages(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let (_one, seen_by_one) = note(&broker, "shared", "orders.created").await;
     let (_other, seen_by_other) = note(&broker, "shared", "orders.created").await;
     publish(&broker, 0..40).await;
-    let total = || seen_by_one.lock().unwrap().len() + seen_by_other.lock().unwrap().len();
+    let total = || seen_by_one.len() + seen_by_other.len();
     eventually("all forty", SOON, async || (total() >= 40).then_some(())).await;
     broker.settled().await;
     assert_eq!(total(), 40, "each message once");
-    assert!(!seen_by_one.lock().unwrap().is_empty() && !seen_by_other.lock().unwrap().is_empty());
+    assert!(!seen_by_one.is_empty() && !seen_by_other.is_empty());
 }
 
-async fn a_wildcard_gets_what_it_matches(stage: &Stage) {
+async fn wildcard_receives_matching_subjects(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<all>().include::<accept>()).await;
     for subject in ["orders.created", "orders.paid", "orders.eu.created"] {
         broker.publish(subject, &order(1)).await;
@@ -410,7 +401,7 @@ async fn a_wildcard_gets_what_it_matches(stage: &Stage) {
     broker.handled::<accept>().once();
 }
 
-async fn a_duplicate_is_not_stored(stage: &Stage) {
+async fn duplicate_is_not_stored(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let send = async || broker.broker().publish_message("orders.created", &order(1)).message_id("one").await.unwrap();
     let (first, second) = (send().await, send().await);
@@ -419,7 +410,7 @@ async fn a_duplicate_is_not_stored(stage: &Stage) {
     broker.handled::<accept>().once();
 }
 
-async fn a_wrong_last_sequence_is_refused(stage: &Stage) {
+async fn wrong_last_sequence_is_refused(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let publish =
         |sequence| broker.broker().publish_message("orders.created", &order(1)).expect_last_subject_sequence(sequence);
@@ -432,10 +423,10 @@ async fn a_wrong_last_sequence_is_refused(stage: &Stage) {
 }
 
 fn orders() -> stream::Config {
-    stream::Config { name: "ORDERS".into(), subjects: vec!["orders.>".into()], ..Default::default() }
+    stream_config("ORDERS", &["orders.>"])
 }
 
-async fn a_message_over_the_limit_of_the_stream_is_refused(stage: &Stage) {
+async fn too_large_message_is_refused(stage: &Stage) {
     let config = stream::Config { max_message_size: 200, ..orders() };
     let broker = stage.start(TestBroker::builder().stream(config).include::<all>()).await;
     let error = broker.broker().publish("orders.created", &"x".repeat(300)).await.unwrap_err();
@@ -444,18 +435,21 @@ async fn a_message_over_the_limit_of_the_stream_is_refused(stage: &Stage) {
     assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "the server's own limit");
 }
 
-async fn a_full_stream_refuses(stage: &Stage) {
+async fn full_stream_refuses_messages(stage: &Stage) {
     let config = stream::Config { max_messages: 2, discard: stream::DiscardPolicy::New, ..orders() };
     let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..2).await;
     let error = broker.broker().publish("orders.created", &order(3)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Publish);
     assert!(error.to_string().contains("full"), "{error}");
+    broker.settled().await;
+    broker.handled::<accept>().times(2);
+    assert!(broker.broker().health().is_healthy(), "a full stream still delivers");
     stage.purge(&broker, "ORDERS").await;
     publish(&broker, 3..4).await;
 }
 
-async fn each_of_many_has_its_own_result(stage: &Stage) {
+async fn publish_all_returns_each_result(stage: &Stage) {
     let config = stream::Config { max_messages: 3, discard: stream::DiscardPolicy::New, ..orders() };
     let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
     let publish = |id| broker.broker().publish_message("orders.created", &order(id));
@@ -480,7 +474,7 @@ async fn each_of_many_has_its_own_result(stage: &Stage) {
     assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(5), order(6)]);
 }
 
-async fn an_atomic_batch_is_all_or_nothing(stage: &Stage) {
+async fn atomic_batch_is_all_or_nothing(stage: &Stage) {
     if matches!(stage, Stage::Live(_)) && binary::version() < (2, 12, 1) {
         return;
     }
@@ -508,7 +502,7 @@ async fn an_atomic_batch_is_all_or_nothing(stage: &Stage) {
     assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error:?}");
 }
 
-async fn an_ingest_ends_at_what_is_refused(stage: &Stage) {
+async fn ingest_ends_at_the_first_refused_message(stage: &Stage) {
     if matches!(stage, Stage::Live(_)) && binary::version() < (2, 14, 0) {
         return;
     }
@@ -535,14 +529,14 @@ async fn an_ingest_ends_at_what_is_refused(stage: &Stage) {
     }
 }
 
-async fn a_stream_discards_old_messages(stage: &Stage) {
+async fn full_stream_discards_old_messages(stage: &Stage) {
     let config = stream::Config { max_messages: 2, ..orders() };
     let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..5).await;
     assert_eq!(broker.published::<Order>("orders.>").await, [order(3), order(4)]);
 }
 
-async fn one_subject_keeps_its_last_messages(stage: &Stage) {
+async fn max_messages_per_subject_keeps_the_latest(stage: &Stage) {
     let config = stream::Config { max_messages_per_subject: 1, ..orders() };
     let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..3).await;
@@ -554,24 +548,24 @@ fn work_queue() -> stream::Config {
     stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..orders() }
 }
 
-async fn a_work_queue_forgets_what_is_handled(stage: &Stage) {
+async fn work_queue_removes_handled_messages(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().stream(work_queue()).include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
     assert_eq!(broker.published::<Order>("orders.>").await, [order(1)], "it waits for its next attempt");
-    broker.advance(Duration::from_millis(500)).await;
+    broker.advance(ms(500)).await;
     assert_eq!(broker.dead_letters().await.len(), 1);
     assert!(broker.published::<Order>("orders.>").await.is_empty(), "a terminated message leaves the queue");
 }
 
-async fn a_work_queue_refuses_overlapping_consumers(stage: &Stage) {
+async fn work_queue_refuses_overlapping_consumers(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().stream(work_queue()).include::<all>()).await;
     let error = broker.broker().subscribe("orders.created", "other", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamOverlap);
     assert!(error.to_string().contains("work queue") && error.to_string().contains("`all`"), "{error}");
 }
 
-async fn a_missing_stream_is_an_error_without_auto_create(stage: &Stage) {
-    let letters = stream::Config { name: "DLQ".into(), subjects: vec!["dlq.>".into()], ..Default::default() };
+async fn missing_stream_is_an_error_without_auto_create(stage: &Stage) {
+    let letters = stream_config("DLQ", &["dlq.>"]);
     let broker = stage.start(TestBroker::builder().stream(orders()).stream(letters).include::<accept>()).await;
     drop(broker);
     // What is missing here is missing on both.
@@ -587,8 +581,8 @@ async fn a_missing_stream_is_an_error_without_auto_create(stage: &Stage) {
     assert!(error.to_string().contains("auto_create"), "{error}");
 }
 
-async fn overlapping_streams_are_an_error(stage: &Stage) {
-    let config = stream::Config { name: "EUROPE".into(), subjects: vec!["orders.eu.>".into()], ..Default::default() };
+async fn overlapping_stream_is_refused(stage: &Stage) {
+    let config = stream_config("EUROPE", &["orders.eu.>"]);
     let broker = stage.start(TestBroker::builder().stream(config).include::<elsewhere>()).await;
     let error = broker.broker().subscribe("orders.us.created", "us", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamOverlap);
@@ -598,7 +592,7 @@ async fn overlapping_streams_are_an_error(stage: &Stage) {
 #[subscriber(subject = "elsewhere.>", queue = "elsewhere")]
 async fn elsewhere(_subject: Subject) {}
 
-async fn a_subject_outside_the_named_stream_is_an_error(stage: &Stage) {
+async fn subject_outside_the_named_stream_is_refused(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let subscribe = broker.broker().subscribe("payments.made", "payer", |_: Order| async {}).stream("ORDERS");
     let error = subscribe.await.unwrap_err();
@@ -606,25 +600,25 @@ async fn a_subject_outside_the_named_stream_is_an_error(stage: &Stage) {
     assert!(error.to_string().contains("ORDERS") && error.to_string().contains("payments.made"), "{error}");
 }
 
-async fn a_differing_consumer_is_an_error(stage: &Stage) {
+async fn differing_consumer_is_refused(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let subscribe = broker.broker().subscribe("orders.created", "accept", |_: Order| async {});
-    let error = subscribe.ack_wait(Duration::from_secs(7)).await.unwrap_err();
+    let error = subscribe.ack_wait(secs(7)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConsumerMismatch);
     assert!(error.to_string().contains("ack_wait is 30s on the server, 7s here"), "{error}");
 }
 
-#[subscriber(subject = "orders.created", queue = "greedy", concurrency = 700)]
-async fn greedy(_order: Order) {}
+#[subscriber(subject = "orders.created", queue = "many_in_flight", concurrency = 700)]
+async fn many_in_flight(_order: Order) {}
 
-async fn max_ack_pending_stops_new_messages(stage: &Stage) {
+async fn max_ack_pending_stops_delivery(stage: &Stage) {
     // 700 at once ask for 11,200; a delayed message counts as unanswered, as on the server.
-    let broker = stage.start(TestBroker::builder().include::<greedy>()).await;
-    let attempts = Arc::<Mutex<Vec<u64>>>::default();
+    let broker = stage.start(TestBroker::builder().include::<many_in_flight>()).await;
+    let attempts = Recorder::new();
     let noted = attempts.clone();
     let later = move |order: Order| {
-        noted.lock().unwrap().push(order.id);
-        std::future::ready(Settle::RetryAfter(Duration::from_secs(3600)))
+        noted.add(order.id);
+        std::future::ready(Settle::RetryAfter(secs(3600)))
     };
     let _subscription = broker.broker().subscribe("orders.created", "later", later).batch_size(1000).await.unwrap();
     let bound = 10_000;
@@ -638,32 +632,32 @@ async fn max_ack_pending_stops_new_messages(stage: &Stage) {
     })
     .await;
     let wanted = usize::try_from(bound).unwrap();
-    until(&attempts, wanted).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(attempts.lock().unwrap().len(), wanted, "nothing new while so many wait");
+    attempts.until_len(wanted).await;
+    tokio::time::sleep(ms(300)).await;
+    assert_eq!(attempts.len(), wanted, "nothing new while so many wait");
 }
 
-async fn a_deleted_consumer_is_made_again(stage: &Stage) {
+async fn deleted_consumer_is_recreated(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let (_subscription, seen) = note(&broker, "deleted", "orders.created").await;
     publish(&broker, 1..2).await;
-    until(&seen, 1).await;
+    seen.until_len(1).await;
     stage.delete_consumer(&broker, "ORDERS", "deleted").await;
     publish(&broker, 2..3).await;
-    eventually("the consumer is made again", SOON, async || seen.lock().unwrap().contains(&2).then_some(())).await;
+    seen.until(2).await;
     eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
 }
 
-async fn a_purged_message_does_not_come_again(stage: &Stage) {
+async fn purged_message_is_not_redelivered(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
     stage.purge(&broker, "ORDERS").await;
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(ms(400)).await;
     broker.handled::<fail>().once().retried(0);
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn a_deleted_stream_turns_health_red(stage: &Stage) {
+async fn deleted_stream_is_unhealthy(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     assert!(broker.broker().health().is_healthy());
     stage.delete_stream(&broker, "ORDERS").await;
@@ -675,21 +669,21 @@ async fn a_deleted_stream_turns_health_red(stage: &Stage) {
     broker.handled::<accept>().once().with(&order(1));
 }
 
-async fn a_stop_hands_back_what_waits(stage: &Stage) {
+async fn stop_returns_waiting_messages(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
-    let slow = |_: Order| async { tokio::time::sleep(Duration::from_millis(300)).await };
+    let slow = |_: Order| async { tokio::time::sleep(ms(300)).await };
     let subscription = broker.broker().subscribe("orders.created", "handed", slow).await.unwrap();
     publish(&broker, 0..4).await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(ms(100)).await;
     let (stopped, (_successor, seen)) =
         futures::join!(subscription.unsubscribe(), note(&broker, "handed", "orders.created"));
     stopped.unwrap();
-    until(&seen, 3).await;
+    seen.until_len(3).await;
     broker.settled().await;
-    assert_eq!(*seen.lock().unwrap(), [1, 2, 3], "the first was finished, the others handed back");
+    assert_eq!(seen.items(), [1, 2, 3], "the first was finished, the others handed back");
 }
 
-async fn headers_arrive(stage: &Stage) {
+async fn headers_reach_the_handler(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     let seen = Arc::<Mutex<Vec<(String, String)>>>::default();
     let noted = seen.clone();
@@ -707,7 +701,7 @@ async fn headers_arrive(stage: &Stage) {
     assert_eq!(seen, [pair("Nats-Msg-Id", "x"), pair("Tenant", "eu"), pair("Tenant", "us")]);
 }
 
-async fn nothing_is_published_after_a_disconnect(stage: &Stage) {
+async fn disconnected_broker_refuses_publishes(stage: &Stage) {
     let broker = stage.start(TestBroker::builder().include::<accept>()).await;
     broker.broker().disconnect().await.unwrap();
     assert!(broker.broker().publish("orders.created", &order(1)).await.is_err());
@@ -767,14 +761,14 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
             match answer {
                 Answer::Ack => Ok(()),
                 Answer::Nak => Err(HandlerError::retry("nak")),
-                Answer::NakLater => Err(HandlerError::retry_after(Duration::from_millis(300), "later")),
+                Answer::NakLater => Err(HandlerError::retry_after(ms(300), "later")),
                 Answer::Term => Err(HandlerError::terminate("term")),
                 Answer::Panic => panic!("on purpose"),
             }
         }
     };
     let subscribe = broker.broker().subscribe("orders.played", "player", handler).max_deliver(3);
-    let _subscription = subscribe.backoff(&[Duration::from_millis(200)]).concurrency(2).await.unwrap();
+    let _subscription = subscribe.backoff(&[ms(200)]).concurrency(2).await.unwrap();
     let mut sequences = Vec::new();
     for step in script {
         match step {
@@ -788,7 +782,7 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
                 .await;
             }
             // Long enough for every delay that may be running, so that both stages are at the same point.
-            Step::Wait => tokio::time::sleep(Duration::from_millis(600)).await,
+            Step::Wait => tokio::time::sleep(ms(600)).await,
             Step::Delete(index) => {
                 if let Some(sequence) = sequences.get(*index) {
                     stage.delete_message(&broker, "ORDERS", *sequence).await;
@@ -797,7 +791,7 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
             Step::Purge => stage.purge(&broker, "ORDERS").await,
         }
     }
-    tokio::time::sleep(Duration::from_millis(1000)).await;
+    tokio::time::sleep(ms(1000)).await;
     let letters = broker.dead_letters().await;
     let played = played.lock().unwrap();
     let of = |id: usize| played.iter().filter(|(other, _)| *other == id as u64).map(|(_, answer)| *answer).collect();
@@ -811,7 +805,7 @@ proptest! {
     #![proptest_config(Config { cases: 10, max_shrink_iters: 20, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn a_random_script_ends_alike_on_both(script in script()) {
+    fn random_script_has_equal_results_on_both(script in script()) {
         let runtime = |paused| {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_all().start_paused(paused).build().unwrap()

@@ -1,20 +1,20 @@
 //! The examples run, and what is written twice is the same twice: the READMEs, and a file of both crates.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use jetstream_handlers::Broker;
+use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::Server;
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
 
 /// Far more than an example needs.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = secs(60);
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -91,14 +91,14 @@ const ORDERS: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn orders_ends_well_in_memory() {
+async fn orders_runs_in_memory() {
     let printed = run("orders", None).await;
     assert_lines(&printed, &ORDERS);
     assert_lines(&printed, &["In memory, where nothing is stored; set NATS_URL"]);
 }
 
 #[tokio::test]
-async fn orders_runs_again_and_again_on_the_server_of_the_variable() {
+async fn orders_runs_repeatedly_on_a_server() {
     let server = Server::start().await;
     // What others have left in the stream is handled too, and disturbs nothing.
     let broker = Broker::connect(server.url()).await.unwrap();
@@ -152,7 +152,7 @@ fn quickstart_is_the_front_page() {
 }
 
 #[test]
-fn the_readmes_have_the_same_sections_and_the_same_code() {
+fn readmes_have_the_same_sections_and_code() {
     let (english, chinese) = (read("README.md"), read("README.zh-TW.md"));
     assert_eq!(levels(&english), levels(&chinese), "the levels of the headings");
     assert_eq!(blocks(&english), blocks(&chinese));
@@ -160,7 +160,7 @@ fn the_readmes_have_the_same_sections_and_the_same_code() {
 
 /// `rules.rs` judges a text when it is compiled and when it is run.
 #[test]
-fn both_crates_judge_names_alike() {
+fn rules_rs_is_the_same_in_both_crates() {
     assert_eq!(read("jetstream-handlers/src/rules.rs"), read("jetstream-handlers-macros/src/rules.rs"));
 }
 

@@ -1,10 +1,11 @@
 //! The harness keeps its promises: servers start, break as asked, come back, and leave nothing.
 
-#![allow(clippy::unwrap_used, reason = "a test is where to panic, in its helpers too")]
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use async_nats::jetstream::{self, stream};
-use futures::StreamExt;
-use jetstream_handlers_tests::{Cluster, Proxy, Server, binary, eventually};
+use futures::StreamExt as _;
+use jetstream_handlers::prelude::secs;
+use jetstream_handlers_tests::{Cluster, Proxy, SOON, Server, binary, eventually, ms};
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -12,19 +13,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(10);
 /// A cluster that has lost a leader may take some seconds to elect another.
-const ELECTION: Duration = Duration::from_secs(30);
+const ELECTION: Duration = secs(30);
 /// Set in the process that the last test kills.
 const OWNER: &str = "HARNESS_OWNER";
 
 #[tokio::test]
-async fn a_server_starts_quickly_and_answers() {
+async fn server_starts_quickly_and_answers() {
     binary::path();
     let start = Instant::now();
     let server = Server::start().await;
     let took = start.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(took < secs(5), "{took:?}");
 
     let client = server.client().await;
     let (major, minor, patch) = binary::version();
@@ -34,14 +34,14 @@ async fn a_server_starts_quickly_and_answers() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_pid_is_that_of_the_server() {
+async fn pid_belongs_to_the_server() {
     let server = Server::start().await;
     let program = fs::read_link(format!("/proc/{}/exe", server.pid())).unwrap();
     assert_eq!(program, binary::path());
 }
 
 #[tokio::test]
-async fn a_restart_keeps_the_port_and_the_store() {
+async fn restart_keeps_port_and_store() {
     let mut server = Server::start().await;
     let client = server.client().await;
     let jetstream = jetstream::new(client.clone());
@@ -62,11 +62,11 @@ async fn a_restart_keeps_the_port_and_the_store() {
 }
 
 #[tokio::test]
-async fn a_frozen_server_is_silent_until_it_is_thawed() {
+async fn frozen_server_is_silent_until_thawed() {
     let mut server = Server::start().await;
     let client = server.client().await;
     server.freeze();
-    let silence = tokio::time::timeout(Duration::from_millis(200), round_trip(&client)).await;
+    let silence = tokio::time::timeout(ms(200), round_trip(&client)).await;
     assert!(silence.is_err());
     server.thaw();
     tokio::time::timeout(SOON, round_trip(&client)).await.unwrap();
@@ -81,7 +81,7 @@ async fn lame_duck_without_clients_ends_the_server() {
 }
 
 #[tokio::test]
-async fn credentials_are_in_the_url_and_a_reload_is_read() {
+async fn url_has_credentials_and_reload_applies_new_ones() {
     let config = |password: &str| {
         format!(
             "max_payload: 1000\n\
@@ -102,19 +102,19 @@ async fn credentials_are_in_the_url_and_a_reload_is_read() {
 }
 
 #[tokio::test]
-async fn a_mistake_in_the_configuration_is_told() {
+async fn invalid_configuration_is_reported() {
     let told = Server::builder().config("max_payload: often").try_start().await.unwrap_err();
     assert!(told.contains("server.conf"), "{told}");
 }
 
 #[tokio::test]
-async fn without_jetstream_there_is_no_jetstream() {
+async fn server_can_start_without_jetstream() {
     let server = Server::builder().without_jetstream().start().await;
     assert!(server.jetstream().await.query_account().await.is_err());
 }
 
 #[tokio::test]
-async fn dropping_leaves_no_process_and_no_folder() {
+async fn drop_leaves_no_process_and_no_folder() {
     let mut frozen = Server::start().await;
     frozen.freeze();
     for server in [Server::start().await, frozen] {
@@ -126,7 +126,7 @@ async fn dropping_leaves_no_process_and_no_folder() {
 }
 
 #[test]
-fn killing_the_owner_leaves_no_process_and_no_folder() {
+fn killed_owner_leaves_no_process_and_no_folder() {
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "owner", "--nocapture"])
         .env(OWNER, "")
@@ -146,7 +146,7 @@ fn killing_the_owner_leaves_no_process_and_no_folder() {
     let end = Instant::now() + SOON;
     while !traces.iter().all(Traces::are_gone) {
         assert!(Instant::now() < end, "something is left of {traces:?}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(ms(5));
     }
 }
 
@@ -166,7 +166,7 @@ async fn owner() {
 }
 
 #[tokio::test]
-async fn a_cluster_elects_and_survives_the_loss_of_a_leader() {
+async fn cluster_elects_a_new_leader() {
     let mut cluster = Cluster::start().await;
     assert_eq!(cluster.urls().len(), 3);
     let jetstream = cluster.jetstream().await;
@@ -194,7 +194,7 @@ async fn a_cluster_elects_and_survives_the_loss_of_a_leader() {
 }
 
 #[tokio::test]
-async fn a_proxy_is_cut_paused_and_closed() {
+async fn proxy_can_be_cut_paused_and_closed() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
@@ -215,7 +215,7 @@ async fn a_proxy_is_cut_paused_and_closed() {
     proxy.pause();
     publisher.publish("events", "".into()).await.unwrap();
     publisher.flush().await.unwrap();
-    let paused = tokio::time::timeout(Duration::from_millis(100), subscriber.next()).await;
+    let paused = tokio::time::timeout(ms(100), subscriber.next()).await;
     assert!(paused.is_err());
     proxy.resume();
     assert!(tokio::time::timeout(SOON, subscriber.next()).await.unwrap().is_some());
@@ -223,7 +223,7 @@ async fn a_proxy_is_cut_paused_and_closed() {
     proxy.refuse();
     proxy.cut();
     while heard.recv().await.unwrap() != async_nats::Event::Disconnected {}
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    tokio::time::sleep(ms(50)).await;
     assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
     proxy.accept();
     while heard.recv().await.unwrap() != async_nats::Event::Connected {}
@@ -235,8 +235,8 @@ async fn a_proxy_is_cut_paused_and_closed() {
 
 #[tokio::test]
 #[should_panic(expected = "the end of the world")]
-async fn waiting_ends_also_when_the_poll_does_not() {
-    eventually("the end of the world", Duration::from_millis(20), std::future::pending::<Option<()>>).await;
+async fn eventually_times_out_a_pending_poll() {
+    eventually("the end of the world", ms(20), std::future::pending::<Option<()>>).await;
 }
 
 /// Comes back when the server has seen all that the client sent before.

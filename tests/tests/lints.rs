@@ -207,4 +207,4 @@ pub mod shadowed {
 }
 
 #[test]
-fn the_expansion_compiles() {}
+fn expansion_compiles() {}

@@ -1,51 +1,18 @@
-//! The pull engine: how much it holds, what many handlers share, and handlers that block.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+//! Pull requests: their sizes, the inboxes that handlers share, ack subjects and permissions.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use futures::{FutureExt as _, StreamExt as _};
+use jetstream_handlers::async_nats;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Subscription, async_nats};
-use jetstream_handlers_tests::{Program, Proxy, Server, binary, eventually};
+use jetstream_handlers_tests::{
+    Proxy, Recorder, SOON, Server, binary, connect, eventually, ms, once_each, publish, stream_config,
+};
 use serde_json::Value;
-
-const SOON: Duration = Duration::from_secs(30);
-
-const fn ms(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
-
-async fn connect(server: &Server) -> Broker {
-    Broker::builder().servers([server.url()]).fetch_wait(Duration::from_secs(1)).connect().await.unwrap()
-}
-
-async fn publish(broker: &Broker, subject: &str, ids: impl IntoIterator<Item = u64>) {
-    for id in ids {
-        broker.publish(subject, &id).await.unwrap();
-    }
-}
-
-/// Counts how often each message was handled.
-#[derive(Debug, Clone, Default)]
-struct Calls(Arc<Mutex<BTreeMap<u64, usize>>>);
-
-impl Calls {
-    fn add(&self, id: u64) {
-        *self.0.lock().unwrap().entry(id).or_default() += 1;
-    }
-
-    fn all(&self) -> BTreeMap<u64, usize> {
-        self.0.lock().unwrap().clone()
-    }
-
-    async fn until(&self, count: usize) {
-        eventually(&format!("{count} messages were handled"), SOON, async || (self.all().len() >= count).then_some(()))
-            .await;
-    }
-}
 
 /// The sizes of the requests that a handler sends.
 async fn batches(server: &Server, consumer: &str) -> (async_nats::Subscriber, async_nats::Client) {
@@ -65,39 +32,30 @@ async fn sizes(subscriber: &mut async_nats::Subscriber) -> Vec<u64> {
     sizes
 }
 
-async fn note(broker: &Broker, subject: &str, queue: &str, calls: &Calls) -> Subscription {
-    let calls = calls.clone();
-    let handler = move |id: u64| {
-        calls.add(id);
-        async {}
-    };
-    broker.subscribe(subject, queue, handler).await.unwrap()
-}
-
 #[tokio::test]
-async fn a_quick_handler_begins_with_ten_and_gets_hundreds_at_a_time() {
+async fn requests_of_a_fast_handler_grow_from_ten_to_hundreds() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let results = broker.publish_all((0..20_000).map(|id| broker.publish_message("work.quick", &id))).await;
     assert!(results.iter().all(Result::is_ok));
     let (mut requests, _client) = batches(&server, "quick").await;
-    let calls = Calls::default();
-    let _subscription = note(&broker, "work.quick", "quick", &calls).await;
-    calls.until(20_000).await;
+    let calls = Recorder::new();
+    let _subscription = broker.subscribe("work.quick", "quick", calls.handler()).await.unwrap();
+    calls.until_len(20_000).await;
     let sizes = sizes(&mut requests).await;
     assert_eq!(sizes[0], 11, "one that can start and ten in advance: {sizes:?}");
     assert!(sizes.iter().any(|size| *size >= 400), "{sizes:?}");
     assert!(sizes.len() < 200, "{} requests", sizes.len());
-    assert!(calls.all().values().all(|count| *count == 1));
+    assert!(calls.counts().values().all(|count| *count == 1));
 }
 
 #[tokio::test]
-async fn a_slow_handler_holds_no_more_than_it_can_start_soon() {
+async fn slow_handler_requests_only_what_it_can_start_soon() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.slow", 0..150).await;
     let (mut requests, _client) = batches(&server, "slow").await;
-    let calls = Calls::default();
+    let calls = Recorder::new();
     let handler = {
         let calls = calls.clone();
         move |id: u64| {
@@ -108,23 +66,23 @@ async fn a_slow_handler_holds_no_more_than_it_can_start_soon() {
             }
         }
     };
-    let subscribe = broker.subscribe("work.slow", "slow", handler).ack_wait(Duration::from_secs(3));
+    let subscribe = broker.subscribe("work.slow", "slow", handler).ack_wait(secs(3));
     let _subscription = subscribe.await.unwrap();
-    calls.until(150).await;
+    calls.until_distinct(150).await;
     // Half a second, a sixth of what the server waits, is time for five of them.
     let sizes = sizes(&mut requests).await;
     assert!(sizes.iter().skip(1).all(|size| *size <= 7), "{sizes:?}");
-    assert!(calls.all().values().all(|count| *count == 1), "each once");
+    assert!(calls.counts().values().all(|count| *count == 1), "each once");
 }
 
 #[tokio::test]
-async fn handlers_too_slow_to_hold_anything_in_advance_handle_everything() {
+async fn handlers_too_slow_to_prefetch_handle_everything() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.slow", 0..30).await;
     let mut running = Vec::new();
     for lanes in [1, 4] {
-        let calls = Calls::default();
+        let calls = Recorder::new();
         let noted = calls.clone();
         let handler = move |id: u64| {
             let noted = noted.clone();
@@ -138,23 +96,23 @@ async fn handlers_too_slow_to_hold_anything_in_advance_handle_everything() {
         running.push((subscribe.concurrency(lanes.try_into().unwrap()).await.unwrap(), calls));
     }
     for (_, calls) in &running {
-        calls.until(30).await;
+        calls.until_distinct(30).await;
     }
     // They ask as well when there was nothing to do for a while.
     tokio::time::sleep(ms(300)).await;
     publish(&broker, "work.slow", [99]).await;
     for (_, calls) in &running {
-        calls.until(31).await;
+        calls.until_distinct(31).await;
     }
 }
 
 #[tokio::test]
-async fn a_batch_size_that_is_given_stays() {
+async fn configured_batch_size_is_kept() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.pinned", 0..500).await;
     let (mut requests, _client) = batches(&server, "pinned").await;
-    let calls = Calls::default();
+    let calls = Recorder::new();
     let handler = {
         let calls = calls.clone();
         move |id: u64| {
@@ -163,21 +121,23 @@ async fn a_batch_size_that_is_given_stays() {
         }
     };
     let _subscription = broker.subscribe("work.pinned", "pinned", handler).batch_size(20).await.unwrap();
-    calls.until(500).await;
+    calls.until_distinct(500).await;
     assert!(sizes(&mut requests).await.iter().all(|size| *size <= 21));
 }
 
 #[tokio::test]
-async fn a_hundred_handlers_share_two_inboxes_and_stop_one_by_one() {
+async fn hundred_handlers_share_two_inboxes() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let client = server.client().await;
     let mut requests = client.subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
     client.flush().await.unwrap();
-    let calls = Calls::default();
+    let calls = Recorder::new();
     let mut subscriptions = Vec::new();
     for number in 0..100 {
-        subscriptions.push(note(&broker, &format!("work.many.{number}"), &format!("many-{number}"), &calls).await);
+        subscriptions.push(
+            broker.subscribe(&format!("work.many.{number}"), &format!("many-{number}"), calls.handler()).await.unwrap(),
+        );
     }
     let prefix = |subject: &str| subject.split('.').take(2).collect::<Vec<_>>().join(".");
     let inboxes: BTreeSet<String> =
@@ -198,25 +158,25 @@ async fn a_hundred_handlers_share_two_inboxes_and_stop_one_by_one() {
     };
     let begun = Instant::now();
     futures::join!(publishing, stopping);
-    calls.until(400).await;
-    assert!(begun.elapsed() < Duration::from_secs(25), "nothing waited for its ack_wait");
-    let counts: BTreeSet<usize> = calls.all().into_values().collect();
+    calls.until_distinct(400).await;
+    assert!(begun.elapsed() < secs(25), "nothing waited for its ack_wait");
+    let counts: BTreeSet<usize> = calls.counts().into_values().collect();
     assert_eq!(counts, BTreeSet::from([1]), "each once");
     drop(rest);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_handler_goes_on_whose_neighbour_stops_while_it_computes() {
+async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let (calls, begun, go_on) = (Calls::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (calls, begun, go_on) = (Recorder::new(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let handler = {
         let (calls, begun, go_on) = (calls.clone(), begun.clone(), go_on.clone());
         move |id: u64| {
             let since = Instant::now();
             begun.store(true, Ordering::SeqCst);
             // Its task cannot hear of anything meanwhile.
-            while !go_on.load(Ordering::SeqCst) && since.elapsed() < Duration::from_secs(5) {
+            while !go_on.load(Ordering::SeqCst) && since.elapsed() < secs(5) {
                 std::thread::sleep(ms(5));
             }
             calls.add(id);
@@ -232,21 +192,26 @@ async fn a_handler_goes_on_whose_neighbour_stops_while_it_computes() {
     tokio::time::sleep(ms(300)).await;
     go_on.store(true, Ordering::SeqCst);
     publish(&broker, "work.computing", 1..10).await;
-    calls.until(10).await;
+    calls.until_distinct(10).await;
     assert!(broker.health().is_healthy(), "{:?}", broker.health());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn handlers_go_on_whose_neighbour_stops_after_a_reconnect() {
+async fn handlers_continue_when_neighbours_stop_after_a_reconnect() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let broker = Broker::builder().servers([proxy.url()]).fetch_wait(Duration::from_secs(1));
+    let broker = Broker::builder().servers([proxy.url()]).fetch_wait(secs(1));
     let broker = broker.connect_options(|options| options.ignore_discovered_servers()).connect().await.unwrap();
     let publisher = connect(&server).await;
-    let calls = Calls::default();
+    let calls = Recorder::new();
     let mut running = Vec::new();
     for number in 0..5 {
-        running.push(note(&broker, &format!("work.stays.{number}"), &format!("stays-{number}"), &calls).await);
+        running.push(
+            broker
+                .subscribe(&format!("work.stays.{number}"), &format!("stays-{number}"), calls.handler())
+                .await
+                .unwrap(),
+        );
     }
     let mut neighbours = Vec::new();
     for number in 0..10 {
@@ -260,125 +225,12 @@ async fn handlers_go_on_whose_neighbour_stops_after_a_reconnect() {
         for number in 0..5 {
             publish(&publisher, &format!("work.stays.{number}"), [round * 5 + number]).await;
         }
-        calls.until(usize::try_from(round + 1).unwrap() * 5).await;
+        calls.until_distinct(usize::try_from(round + 1).unwrap() * 5).await;
     }
 }
 
 #[tokio::test]
-async fn blocking_handlers_run_beside_the_runtime_and_side_by_side() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
-    publish(&broker, "work.heavy", 0..8).await;
-    let (calls, busy, most) = (Calls::default(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let handler = {
-        let (calls, busy, most) = (calls.clone(), busy.clone(), most.clone());
-        move |id: u64| {
-            let (calls, busy, most) = (calls.clone(), busy.clone(), most.clone());
-            async move {
-                most.fetch_max(busy.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                std::thread::sleep(ms(200));
-                busy.fetch_sub(1, Ordering::SeqCst);
-                calls.add(id);
-            }
-        }
-    };
-    // The test's runtime has one thread: that the timer goes on shows that it is free.
-    let subscribe = broker.subscribe("work.heavy", "heavy", handler).blocking().concurrency(4);
-    let subscription = subscribe.await.unwrap();
-    let mut longest = Duration::ZERO;
-    while calls.all().len() < 8 {
-        let tick = Instant::now();
-        tokio::time::sleep(ms(5)).await;
-        longest = longest.max(tick.elapsed());
-    }
-    assert_eq!(most.load(Ordering::SeqCst), 4);
-    assert!(longest < ms(150), "the runtime stood still for {longest:?}");
-    subscription.unsubscribe().await.unwrap();
-}
-
-#[tokio::test]
-async fn a_blocking_call_over_its_timeout_is_retried_when_its_thread_is_free() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
-    publish(&broker, "work.stuck", 0..2).await;
-    let (calls, first) = (Calls::default(), Arc::new(AtomicUsize::new(0)));
-    let handler = {
-        let calls = calls.clone();
-        move |id: u64| {
-            let (calls, first) = (calls.clone(), first.clone());
-            async move {
-                if first.fetch_add(1, Ordering::SeqCst) == 0 {
-                    std::thread::sleep(ms(900));
-                }
-                calls.add(id);
-            }
-        }
-    };
-    let subscribe = broker.subscribe("work.stuck", "stuck", handler).blocking().timeout(ms(200)).backoff(&[ms(50)]);
-    let _subscription = subscribe.await.unwrap();
-    eventually("the first was called again", SOON, async || (calls.all().get(&0) == Some(&2)).then_some(())).await;
-    calls.until(2).await;
-}
-
-#[tokio::test]
-async fn a_thread_that_was_late_asks_for_more_when_it_is_free() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
-    publish(&broker, "work.late", [0]).await;
-    let calls = Calls::default();
-    let handler = {
-        let calls = calls.clone();
-        move |id: u64| {
-            let calls = calls.clone();
-            async move {
-                calls.add(id);
-                if id == 0 && calls.all()[&0] == 1 {
-                    std::thread::sleep(ms(1500));
-                }
-            }
-        }
-    };
-    let subscribe = broker.subscribe("work.late", "late", handler).blocking().batch_size(1);
-    let _subscription = subscribe.timeout(ms(200)).backoff(&[ms(50)]).await.unwrap();
-    calls.until(1).await;
-    publish(&broker, "work.late", 1..8).await;
-    calls.until(8).await;
-    eventually("the first was called again", SOON, async || (calls.all()[&0] == 2).then_some(())).await;
-}
-
-/// A process that runs the handlers of a group, and prints the warnings of the library.
-fn warning_worker(server: &Server, group: &str) -> Program {
-    let url = server.url();
-    Program::start(env!("CARGO_BIN_EXE_worker"), &[group], &[("NATS_URL", &url), ("JSH_TRACE", "warn")])
-}
-
-#[tokio::test]
-async fn the_delay_between_attempts_is_no_time_of_computing() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
-    publish(&broker, "work.failing", 0..2).await;
-    let mut program = warning_worker(&server, "failing");
-    program.until("tried 1").await;
-    let output = program.output();
-    assert!(output.contains("failed, again") && !output.contains("computed for"), "{output}");
-}
-
-#[tokio::test]
-async fn a_handler_that_blocks_the_runtime_is_named() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
-    publish(&broker, "work.blocked", 0..1).await;
-    let mut program = warning_worker(&server, "blocking");
-    program.until("blocked 0").await;
-    let said = eventually("it is named", SOON, async || {
-        let output = program.output();
-        output.contains("blocking = true").then_some(output)
-    });
-    assert!(said.await.contains("blocks_the_runtime"));
-}
-
-#[tokio::test]
-async fn ack_subjects_of_the_second_version_are_read_and_answered() {
+async fn version_2_ack_subjects_are_supported() {
     if binary::version() < (2, 14, 0) {
         // It knows the first version only.
         return;
@@ -387,9 +239,9 @@ async fn ack_subjects_of_the_second_version_are_read_and_answered() {
     let broker = connect(&server).await;
     publish(&broker, "work.second", 0..300).await;
     let mut acks = server.client().await.subscribe("$JS.ACK.>").await.unwrap();
-    let (plain, ordered) = (Calls::default(), Calls::default());
-    let first = note(&broker, "work.second", "plain", &plain).await;
-    plain.until(300).await;
+    let (plain, ordered) = (Recorder::new(), Recorder::new());
+    let first = broker.subscribe("work.second", "plain", plain.handler()).await.unwrap();
+    plain.until_distinct(300).await;
     let ack = acks.next().await.unwrap();
     assert!(ack.subject.split('.').count() >= 11, "{}", ack.subject);
     let handler = {
@@ -400,7 +252,7 @@ async fn ack_subjects_of_the_second_version_are_read_and_answered() {
         }
     };
     let second = broker.subscribe("work.second", "ordered", handler).ordered().await.unwrap();
-    ordered.until(300).await;
+    ordered.until_distinct(300).await;
     first.unsubscribe().await.unwrap();
     second.unsubscribe().await.unwrap();
     let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
@@ -411,7 +263,7 @@ async fn ack_subjects_of_the_second_version_are_read_and_answered() {
 }
 
 #[tokio::test]
-async fn a_running_handler_needs_no_more_than_to_ask_and_to_answer() {
+async fn running_handler_needs_only_pull_and_ack_permissions() {
     // In the file and not in the flags, which a server before 2.11 forgets at the reload.
     let store = tempfile::tempdir().unwrap();
     let config = |worker: &str| {
@@ -438,16 +290,16 @@ async fn a_running_handler_needs_no_more_than_to_ask_and_to_answer() {
         .await
         .unwrap();
     publish(&publisher, "work.least", 0..10).await;
-    let calls = Calls::default();
-    let _subscription = note(&worker, "work.least", "least", &calls).await;
-    calls.until(10).await;
+    let calls = Recorder::new();
+    let _subscription = worker.subscribe("work.least", "least", calls.handler()).await.unwrap();
+    calls.until_distinct(10).await;
     server.reload(&config(
         r#"publish: ["$JS.API.CONSUMER.MSG.NEXT.WORK.least", "$JS.ACK.WORK.least.>"], subscribe: "_INBOX.>""#,
     ));
     eventually("the permissions are gone", SOON, async || server.log().contains("Reloaded").then_some(())).await;
     publish(&publisher, "work.least", 10..2000).await;
-    calls.until(2000).await;
-    assert!(calls.all().values().all(|count| *count == 1), "each once");
+    calls.until_distinct(2000).await;
+    assert!(calls.counts().values().all(|count| *count == 1), "each once");
     let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
     eventually("all are acked", SOON, async || {
         let info = stream.consumer_info("least").await.ok()?;
@@ -457,7 +309,7 @@ async fn a_running_handler_needs_no_more_than_to_ask_and_to_answer() {
 }
 
 #[tokio::test]
-async fn a_lone_message_after_a_quiet_time_leaves_the_health_green() {
+async fn single_message_after_idle_time_stays_healthy() {
     let server = Server::start().await;
     // With the defaults: after five quiet seconds a request lives longer, and has a heartbeat less often.
     let broker = Broker::connect(server.url()).await.unwrap();
@@ -465,8 +317,8 @@ async fn a_lone_message_after_a_quiet_time_leaves_the_health_green() {
     let client = server.client().await;
     let mut requests = client.subscribe("$JS.API.CONSUMER.MSG.NEXT.WORK.quiet").await.unwrap();
     client.flush().await.unwrap();
-    let calls = Calls::default();
-    let _subscription = note(&broker, "work.quiet", "quiet", &calls).await;
+    let calls = Recorder::new();
+    let _subscription = broker.subscribe("work.quiet", "quiet", calls.handler()).await.unwrap();
     loop {
         let request: Value = serde_json::from_slice(&requests.next().await.unwrap().payload).unwrap();
         if request["expires"].as_u64().unwrap() > 20_000_000_000 {
@@ -474,10 +326,65 @@ async fn a_lone_message_after_a_quiet_time_leaves_the_health_green() {
         }
     }
     broker.publish("work.quiet", &1).await.unwrap();
-    calls.until(2).await;
+    calls.until_distinct(2).await;
     let quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_secs(8) {
+    while quiet.elapsed() < secs(8) {
         assert!(broker.health().is_healthy(), "{} after {:?}", broker.health(), quiet.elapsed());
         tokio::time::sleep(ms(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn short_max_expires_causes_few_requests() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::new();
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    server.change_consumer("WORK", "worker", |config| config.max_expires = ms(100)).await;
+    publish(&broker, "work.a", [1]).await;
+    calls.until(1).await;
+    let mut requests = server.client().await.subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
+    // It takes a second to find the limit, and one to count what is left.
+    tokio::time::sleep(ms(1000)).await;
+    while requests.next().now_or_never().is_some() {}
+    let end = Instant::now() + ms(1000);
+    let mut count = 0;
+    while let Ok(Some(_)) = tokio::time::timeout_at(end.into(), requests.next()).await {
+        count += 1;
+    }
+    assert!((1..60).contains(&count), "{count} requests in a second");
+    publish(&broker, "work.a", [2]).await;
+    calls.until(2).await;
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_batches_of_a_blocking_handler_are_handled_once() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let stream = jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    for (batch, busy, count) in [(1000, 3, 500), (10, 60, 30)] {
+        let consumer = format!("batch{batch}");
+        let subject = format!("work.{consumer}");
+        for id in 0..count {
+            jetstream.publish(subject.clone(), id.to_string().into()).await.unwrap().await.unwrap();
+        }
+        let broker = connect(&server).await;
+        let calls = Recorder::new();
+        let noted = calls.clone();
+        let blocking = move |id: u64| {
+            noted.add(id);
+            std::thread::sleep(ms(busy));
+            std::future::ready(())
+        };
+        let subscribe = broker.subscribe(&subject, &consumer, blocking);
+        let subscription = subscribe.batch_size(batch).ack_wait(ms(500)).await.unwrap();
+        eventually("all have ended", SOON, async || {
+            let info = stream.consumer_info(&consumer).await.unwrap();
+            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
+        })
+        .await;
+        assert_eq!(calls.counts(), once_each(0..count), "batches of {batch}");
+        subscription.unsubscribe().await.unwrap();
     }
 }

@@ -1,19 +1,18 @@
-//! Publishing: stored once, told what became of it, refused with a reason.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on shall say where")]
+//! One message: stored once, or refused with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use futures::future::join_all;
-use jetstream_handlers::async_nats::jetstream::Context as JetStream;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Cluster, Proxy, Server, assert_says, binary, breaking_wire, eventually};
+use jetstream_handlers_tests::{
+    Recorder, SOON, Server, assert_error, binary, connect, connect_with, cut_connection_at, eventually, ms,
+};
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
-const SOON: Duration = Duration::from_secs(10);
+use crate::{count, shop};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct OrderCreated {
@@ -21,20 +20,8 @@ struct OrderCreated {
     customer: String,
 }
 
-async fn connect(server: &Server) -> Broker {
-    Broker::connect(server.url()).await.unwrap()
-}
-
-async fn count(jetstream: &JetStream, stream: &str) -> u64 {
-    jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
-}
-
-fn shop() -> stream::Config {
-    stream::Config { name: "SHOP".to_owned(), subjects: vec!["orders.>".to_owned()], ..Default::default() }
-}
-
 #[tokio::test]
-async fn the_ack_of_the_stream_is_returned() {
+async fn returns_the_ack_of_the_stream() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     for sequence in 1..=3 {
@@ -50,13 +37,13 @@ async fn the_ack_of_the_stream_is_returned() {
 }
 
 #[tokio::test]
-async fn a_condition_that_the_message_itself_has_ended_is_no_refusal() {
+async fn condition_that_the_message_itself_broke_is_met() {
     // The stream may have forgotten the id by the time of the repetition.
     for (of_subject, window) in [(false, 120_000), (true, 120_000), (false, 100), (true, 100)] {
         let server = Server::start().await;
-        let config = stream::Config { duplicate_window: Duration::from_millis(window), ..shop() };
+        let config = stream::Config { duplicate_window: ms(window), ..shop() };
         server.jetstream().await.create_stream(config).await.unwrap();
-        let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":1"#).await;
+        let url = cut_connection_at(server.address(), r#""stream":"SHOP","seq":1"#).await;
         let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
         let broker = Broker::builder().servers([url]).connect_options(options).connect().await.unwrap();
         let publish = || match of_subject {
@@ -65,40 +52,13 @@ async fn a_condition_that_the_message_itself_has_ended_is_no_refusal() {
         };
         let ack = publish().await.unwrap();
         assert_eq!((ack.sequence, ack.duplicate), (1, true), "the answer was lost, and it was repeated");
-        assert_says(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
+        assert_error(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
         assert_eq!(count(&server.jetstream().await, "SHOP").await, 1);
     }
 }
 
 #[tokio::test]
-async fn a_condition_that_another_has_ended_leaves_a_stream_of_three_copies_alone() {
-    let mut cluster = Cluster::start().await;
-    let jetstream = cluster.jetstream().await;
-    jetstream.create_stream(stream::Config { num_replicas: 3, ..shop() }).await.unwrap();
-    let leader = cluster.leader_of_stream("SHOP").await;
-    let proxy = Proxy::start(cluster.node(leader).address()).await;
-    let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
-    let connect = |url: String| Broker::builder().servers([url]).connect_options(options).connect().into_future();
-    let broker = connect(proxy.url()).await.unwrap();
-    let other = connect(cluster.urls()[leader].clone()).await.unwrap();
-    proxy.pause();
-    let publishing = broker.publish_message("orders.created", &1).expect_last_subject_sequence(0).into_future();
-    let meanwhile = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        proxy.refuse();
-        proxy.cut();
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        proxy.resume();
-        other.publish("orders.created", &2).await.unwrap();
-        proxy.accept();
-    };
-    let (refused, ()) = futures::join!(publishing, meanwhile);
-    assert_says(refused, ErrorKind::WrongLastSequence, &["wrong last sequence: 1"]);
-    other.publish("orders.created", &3).await.unwrap();
-}
-
-#[tokio::test]
-async fn one_message_id_is_stored_once() {
+async fn message_id_is_stored_once() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let publish = |id: &'static str| broker.publish_message("orders.created", &1).message_id(id).into_future();
@@ -112,7 +72,7 @@ async fn one_message_id_is_stored_once() {
 }
 
 #[tokio::test]
-async fn equal_messages_without_an_id_are_each_stored() {
+async fn equal_messages_without_id_are_all_stored() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let acks = join_all((0..100).map(|_| broker.publish("orders.created", &1))).await;
@@ -121,7 +81,7 @@ async fn equal_messages_without_an_id_are_each_stored() {
 }
 
 #[tokio::test]
-async fn a_subject_whose_last_sequence_is_another_is_not_written() {
+async fn wrong_last_subject_sequence_is_refused() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let publish = |subject, last| broker.publish_message(subject, &1).expect_last_subject_sequence(last).into_future();
@@ -130,41 +90,41 @@ async fn a_subject_whose_last_sequence_is_another_is_not_written() {
     assert_eq!(publish("orders.a", 1).await.unwrap().sequence, 3);
     for wrong in [0, 1, 2, 7] {
         let told = ["`orders.a`", "not stored", "wrong last sequence: 3"];
-        assert_says(publish("orders.a", wrong).await, ErrorKind::WrongLastSequence, &told);
+        assert_error(publish("orders.a", wrong).await, ErrorKind::WrongLastSequence, &told);
     }
     assert_eq!(count(&server.jetstream().await, "ORDERS").await, 3);
 }
 
 #[tokio::test]
-async fn a_stream_whose_last_sequence_is_another_is_not_written() {
+async fn wrong_last_sequence_is_refused() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     broker.publish("orders.a", &1).await.unwrap();
     let publish = |last| broker.publish_message("orders.b", &1).expect_last_sequence(last).into_future();
-    assert_says(publish(4).await, ErrorKind::WrongLastSequence, &["`orders.b`", "wrong last sequence: 1"]);
+    assert_error(publish(4).await, ErrorKind::WrongLastSequence, &["`orders.b`", "wrong last sequence: 1"]);
     assert_eq!(publish(1).await.unwrap().sequence, 2);
     assert_eq!(count(&server.jetstream().await, "ORDERS").await, 2);
 }
 
 #[tokio::test]
-async fn a_stream_other_than_the_expected_one_is_not_written() {
+async fn unexpected_stream_is_refused() {
     let server = Server::start().await;
     server.jetstream().await.create_stream(shop()).await.unwrap();
     let broker = connect(&server).await;
     let publish = |stream| broker.publish_message("orders.created", &1).expect_stream(stream).into_future();
-    assert_says(publish("ORDERS").await, ErrorKind::StreamMismatch, &["`orders.created`", "not stored", "ORDERS"]);
+    assert_error(publish("ORDERS").await, ErrorKind::StreamMismatch, &["`orders.created`", "not stored", "ORDERS"]);
     assert_eq!(publish("SHOP").await.unwrap().sequence, 1);
 }
 
 #[tokio::test]
-async fn a_message_with_a_time_to_live_goes_when_it_is_over() {
+async fn message_expires_after_its_ttl() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     let broker = connect(&server).await;
-    let publish = || broker.publish_message("orders.created", &1).ttl(Duration::from_millis(300)).into_future();
+    let publish = || broker.publish_message("orders.created", &1).ttl(ms(300)).into_future();
     if binary::version() < (2, 11, 0) {
         // Such a server would store it for ever, and say nothing.
-        assert_says(publish().await, ErrorKind::Config, &["`orders.created`", "2.10", "2.11"]);
+        assert_error(publish().await, ErrorKind::Config, &["`orders.created`", "2.10", "2.11"]);
         return;
     }
     let mut config = stream::Config { allow_message_ttl: true, ..shop() };
@@ -180,41 +140,37 @@ async fn a_message_with_a_time_to_live_goes_when_it_is_over() {
     jetstream.delete_stream("SHOP").await.unwrap();
     config.allow_message_ttl = false;
     jetstream.create_stream(config).await.unwrap();
-    assert_says(publish().await, ErrorKind::Publish, &["`orders.created`", "allow_message_ttl"]);
+    assert_error(publish().await, ErrorKind::Publish, &["`orders.created`", "allow_message_ttl"]);
     assert_eq!(count(&jetstream, "SHOP").await, 0);
 }
-
-/// What the handler found in the headers.
-#[derive(Clone, Debug, Default)]
-struct Found(Arc<Mutex<Vec<Values>>>);
 
 /// The values of each header.
 type Values = BTreeMap<String, Vec<String>>;
 
 #[subscriber(subject = "orders.*", queue = "header-reader", group = "headers")]
-async fn read_headers(headers: Headers, message: Message, State(found): State<Found>) {
+async fn read_headers(headers: Headers, message: Message, State(found): State<Recorder<Values>>) {
     assert_eq!(headers.get("Tenant"), message.header("Tenant"));
     let mut all = BTreeMap::<_, Vec<_>>::new();
     for (name, value) in headers.iter() {
         all.entry(name.to_owned()).or_default().push(value.to_owned());
     }
-    found.0.lock().unwrap().push(all);
+    found.add(all);
 }
 
 #[tokio::test]
-async fn headers_arrive_at_the_handler() {
+async fn headers_reach_the_handler() {
     let server = Server::start().await;
-    let found = Found::default();
-    let broker = Broker::builder().servers([server.url()]).state(found.clone()).connect().await.unwrap();
+    let found = Recorder::<Values>::default();
+    let broker = connect_with(&server, &found).await;
     let running = broker.start_groups(["headers"]).await.unwrap();
     let message = broker.publish_message("orders.created", &1).header("Tenant", "eu").message_id("order-1");
     message.header("Trace", "one").header("Trace", "zwei \u{fc}").await.unwrap();
     // One that has none at all.
     let client = server.client().await;
     client.publish("orders.plain", "1".into()).await.unwrap();
-    eventually("both were handled", SOON, async || (found.0.lock().unwrap().len() == 2).then_some(())).await;
+    found.until_len(2).await;
     running.shutdown().await.unwrap();
-    let found = found.0.lock().unwrap();
+    let found = found.items();
     assert_eq!(found[0]["Tenant"], ["eu"]);
     assert_eq!(found[0]["Trace"], ["one", "zwei \u{fc}"]);
     assert_eq!(found[0]["Nats-Msg-Id"], ["order-1"]);
@@ -222,7 +178,7 @@ async fn headers_arrive_at_the_handler() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_subject_or_a_header_is_not_sent() {
+async fn invalid_subjects_and_headers_are_not_sent() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     for (subject, told) in [
@@ -234,14 +190,14 @@ async fn what_cannot_be_a_subject_or_a_header_is_not_sent() {
         ("orders.created\r\nPUB x 0\r\n", "a line break"),
         ("$JS.API.STREAM.DELETE.ORDERS", "reserved"),
     ] {
-        assert_says(broker.publish(subject, &1).await, ErrorKind::Config, &["cannot publish to", told]);
+        assert_error(broker.publish(subject, &1).await, ErrorKind::Config, &["cannot publish to", told]);
     }
     for (name, value) in [("Te nant", "eu"), ("Tenant", "e\r\nu"), ("", "eu"), ("Ten:ant", "eu")] {
         let result = broker.publish_message("orders.created", &1).header(name, value).await;
-        assert_says(result, ErrorKind::Config, &["cannot publish to `orders.created`", "header"]);
+        assert_error(result, ErrorKind::Config, &["cannot publish to `orders.created`", "header"]);
     }
     let result = broker.publish_message("orders.created", &1).message_id("a\nb").await;
-    assert_says(result, ErrorKind::Config, &["Nats-Msg-Id", "line break"]);
+    assert_error(result, ErrorKind::Config, &["Nats-Msg-Id", "line break"]);
     assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was asked of the server");
 }
 
@@ -255,17 +211,17 @@ impl Serialize for Secret {
 }
 
 #[tokio::test]
-async fn a_value_that_does_not_encode_is_named() {
+async fn encoding_error_names_the_type() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let told = ["publishing::Secret", "`orders.created`", "a secret stays one"];
-    assert_says(broker.publish("orders.created", &Secret).await, ErrorKind::Encode, &told);
+    let told = ["publishing::publish::Secret", "`orders.created`", "a secret stays one"];
+    assert_error(broker.publish("orders.created", &Secret).await, ErrorKind::Encode, &told);
     let by_pair = BTreeMap::from([((1, 2), 3)]);
-    assert_says(broker.publish("orders.created", &by_pair).await, ErrorKind::Encode, &["key must be a string"]);
+    assert_error(broker.publish("orders.created", &by_pair).await, ErrorKind::Encode, &["key must be a string"]);
 }
 
 #[tokio::test]
-async fn a_message_may_be_as_large_as_the_server_takes_and_not_larger() {
+async fn max_payload_of_the_server_is_enforced() {
     let server = Server::builder().config("max_payload: 1000").start().await;
     let broker = connect(&server).await;
     // 12 bytes of every header block, `Nats-Msg-Id: x` with its line end, and the quotes around the text.
@@ -276,24 +232,24 @@ async fn a_message_may_be_as_large_as_the_server_takes_and_not_larger() {
     };
     assert_eq!(publish(1000).await.unwrap().sequence, 1);
     let told = ["`orders.created`", "1001 bytes", "1000", "max_payload"];
-    assert_says(publish(1001).await, ErrorKind::PayloadTooLarge, &told);
+    assert_error(publish(1001).await, ErrorKind::PayloadTooLarge, &told);
     let result = broker.publish_message("orders.created", "").header("Long", &"h".repeat(1000)).await;
-    assert_says(result, ErrorKind::PayloadTooLarge, &["`orders.created`", "1000"]);
+    assert_error(result, ErrorKind::PayloadTooLarge, &["`orders.created`", "1000"]);
     assert_eq!(broker.publish("orders.created", &1).await.unwrap().sequence, 2, "the connection is still there");
 }
 
 #[tokio::test]
-async fn a_message_larger_than_the_stream_takes_is_refused() {
+async fn max_message_size_of_the_stream_is_enforced() {
     let server = Server::start().await;
     let config = stream::Config { max_message_size: 100, ..shop() };
     server.jetstream().await.create_stream(config).await.unwrap();
     let told = ["`orders.created`", "max_msg_size"];
     let value = "a".repeat(100);
-    assert_says(connect(&server).await.publish("orders.created", &value).await, ErrorKind::PayloadTooLarge, &told);
+    assert_error(connect(&server).await.publish("orders.created", &value).await, ErrorKind::PayloadTooLarge, &told);
 }
 
 #[tokio::test]
-async fn a_full_stream_is_told_of_at_once() {
+async fn full_stream_is_reported_at_once() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     let config = stream::Config { max_messages: 2, discard: stream::DiscardPolicy::New, ..shop() };
@@ -304,13 +260,13 @@ async fn a_full_stream_is_told_of_at_once() {
     }
     let begun = Instant::now();
     let told = ["`orders.created`", "the stream is full", "maximum messages exceeded"];
-    assert_says(broker.publish("orders.created", &1).await, ErrorKind::Publish, &told);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Publish, &told);
+    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
     assert_eq!(count(&jetstream, "SHOP").await, 2);
 }
 
 #[tokio::test]
-async fn an_answer_of_somebody_else_is_no_ack() {
+async fn reply_of_another_subscriber_is_no_ack() {
     let server = Server::start().await;
     let client = server.client().await;
     let mut requests = client.subscribe("orders.created").await.unwrap();
@@ -323,11 +279,11 @@ async fn an_answer_of_somebody_else_is_no_ack() {
         }
     });
     let told = ["`orders.created`", "another subscriber answered"];
-    assert_says(connect(&server).await.publish("orders.created", &1).await, ErrorKind::Publish, &told);
+    assert_error(connect(&server).await.publish("orders.created", &1).await, ErrorKind::Publish, &told);
 }
 
 #[tokio::test]
-async fn after_the_disconnect_nothing_is_published_and_nobody_waits() {
+async fn publish_after_a_disconnect_fails_at_once() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let publisher = broker.publisher();
@@ -335,14 +291,14 @@ async fn after_the_disconnect_nothing_is_published_and_nobody_waits() {
     broker.disconnect().await.unwrap();
     for publisher in [broker.publisher(), publisher] {
         let publish = publisher.publish("orders.created", &2);
-        let result = tokio::time::timeout(Duration::from_secs(5), publish).await.unwrap();
-        assert_says(result, ErrorKind::Closed, &["`orders.created`", "disconnected"]);
+        let result = tokio::time::timeout(secs(5), publish).await.unwrap();
+        assert_error(result, ErrorKind::Closed, &["`orders.created`", "disconnected"]);
     }
     assert_eq!(count(&server.jetstream().await, "ORDERS").await, 1);
 }
 
 #[tokio::test]
-async fn a_publish_outlives_a_restart_of_the_server() {
+async fn publish_survives_a_server_restart() {
     let mut server = Server::start().await;
     let broker = connect(&server).await;
     broker.publish("orders.created", &0).await.unwrap();
@@ -363,24 +319,24 @@ async fn a_publish_outlives_a_restart_of_the_server() {
 }
 
 #[tokio::test]
-async fn a_publish_without_a_server_ends_when_its_time_is_over() {
+async fn publish_without_a_server_times_out() {
     let mut server = Server::start().await;
-    let limit = Duration::from_millis(500);
+    let limit = ms(500);
     let broker = Broker::builder().servers([server.url()]).publish_timeout(limit).connect().await.unwrap();
     broker.publish("orders.created", &0).await.unwrap();
     server.kill();
     let begun = Instant::now();
     let told = ["`orders.created`", "within 500ms", "may be stored or not"];
-    assert_says(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &told);
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &told);
+    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_message_whose_ack_was_lost_is_stored_once() {
+async fn message_with_a_lost_ack_is_stored_once() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     jetstream.create_stream(shop()).await.unwrap();
-    let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":1"#).await;
+    let url = cut_connection_at(server.address(), r#""stream":"SHOP","seq":1"#).await;
     let broker = Broker::builder()
         .servers([url])
         .connect_options(|options| options.ignore_discovered_servers())
@@ -400,7 +356,7 @@ async fn confirm(order: OrderCreated, publisher: Publisher) -> HandlerResult {
 }
 
 #[tokio::test]
-async fn a_handler_publishes_through_its_publisher() {
+async fn handler_publishes_through_its_publisher() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let running = broker.start_groups(["confirming"]).await.unwrap();

@@ -1,11 +1,11 @@
-//! A worker one of whose messages kills the process, for the test that finds the others handled.
+//! A worker whose handler aborts the process at message 1.
 
 use jetstream_handlers::prelude::*;
 
-#[subscriber(subject = "work.mixed", queue = "mixed", max_deliver = 2, ack_wait = "300ms")]
-async fn mixed(id: u64) {
+#[subscriber(subject = "work.poisoned", queue = "poisoned", max_deliver = 2, ack_wait = "300ms")]
+async fn poisoned(id: u64) {
     if id == 1 {
-        eprintln!("message {id} kills the process");
+        eprintln!("message {id} aborts the process");
         std::process::abort();
     }
     println!("handled {id}");

@@ -1,0 +1,123 @@
+//! A cluster of three nodes loses its leaders.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::time::Instant;
+
+use jetstream_handlers::async_nats::ConnectOptions;
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Health, Subscription, stream};
+use jetstream_handlers_tests::{Cluster, Recorder, publish, stream_config, until_health};
+
+async fn subscribe(broker: &Broker, handled: &Recorder) -> Subscription {
+    broker.subscribe("work.>", "worker", handled.handler()).concurrency(4).ack_wait(secs(2)).await.unwrap()
+}
+
+/// A cluster with a replicated stream `WORK`, a worker on it, and a broker that publishes.
+async fn clustered() -> (Cluster, Broker, Recorder, Subscription) {
+    clustered_with(|options| options).await
+}
+
+async fn clustered_with(
+    adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static,
+) -> (Cluster, Broker, Recorder, Subscription) {
+    jetstream_handlers_tests::trace();
+    let cluster = Cluster::start().await;
+    let config = stream::Config { num_replicas: 3, ..stream_config("WORK", &["work.>"]) };
+    let letters = stream::Config { num_replicas: 3, ..stream_config("DLQ", &["dlq.>"]) };
+    let broker = Broker::builder()
+        .servers(cluster.urls())
+        .stream(config)
+        .stream(letters)
+        .connect_options(adjust)
+        .fetch_wait(secs(1))
+        .connect()
+        .await
+        .unwrap();
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    (cluster, broker, handled, subscription)
+}
+
+/// Publishes while something happens to the cluster, and shows that nothing was lost or stored twice.
+async fn survives(fault: &str, happen: impl AsyncFnOnce(&mut Cluster)) {
+    let (mut cluster, broker, handled, subscription) = clustered().await;
+    publish(&broker, "work.done", 0..50).await;
+    let publishing = tokio::spawn({
+        let broker = broker.clone();
+        async move { publish(&broker, "work.done", 50..150).await }
+    });
+    let begun = Instant::now();
+    happen(&mut cluster).await;
+    publishing.await.unwrap();
+    handled.until_distinct(150).await;
+    println!(
+        "{fault}: all handled after {:.1?}, {} more than once",
+        begun.elapsed(),
+        handled.counts().values().filter(|count| **count > 1).count()
+    );
+    until_health(&broker, "healthy again", Health::is_healthy).await;
+    let mut stream = cluster.jetstream().await.get_stream("WORK").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 150, "stored once each");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_leader_loses_nothing_and_stores_nothing_twice() {
+    survives("leader killed", async |cluster| {
+        let leader = cluster.leader_of_stream("WORK").await;
+        cluster.node(leader).kill();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lame_duck_leader_loses_nothing() {
+    survives("leader in lame duck mode", async |cluster| {
+        let leader = cluster.leader_of_consumer("WORK", "worker").await;
+        cluster.node(leader).lame_duck();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn consumer_survives_leader_step_down() {
+    survives("consumer leader steps down", async |cluster| {
+        let client = cluster.client().await;
+        for _ in 0..3 {
+            let subject = "$JS.API.CONSUMER.LEADER.STEPDOWN.WORK.worker";
+            client.request(subject, "".into()).await.unwrap();
+            cluster.leader_of_consumer("WORK", "worker").await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn frozen_node_is_left_within_seconds() {
+    let in_order = |options: ConnectOptions| options.retain_servers_order();
+    let (mut cluster, broker, handled, subscription) = clustered_with(in_order).await;
+    publish(&broker, "work.done", 0..10).await;
+    handled.until_distinct(10).await;
+    // The first node is the one that the broker is connected to.
+    let name = 0;
+    cluster.node(name).freeze();
+    let begun = Instant::now();
+    publish(&broker, "work.done", 10..20).await;
+    handled.until_distinct(20).await;
+    println!("frozen node: all handled after {:.1?}", begun.elapsed());
+    assert!(begun.elapsed() < secs(20), "pings alone would take longer: {:?}", begun.elapsed());
+    cluster.node(name).thaw();
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letter_stream_has_the_replicas_of_its_source() {
+    let mut cluster = Cluster::start().await;
+    let jetstream = cluster.jetstream().await;
+    let replicated = stream::Config { num_replicas: 3, ..stream_config("WORK", &["work.>"]) };
+    jetstream.create_stream(replicated).await.unwrap();
+    let broker = Broker::builder().servers(cluster.urls()).connect().await.unwrap();
+    let subscription = broker.subscribe("work.a", "worker", |_: u64| std::future::ready(())).await.unwrap();
+    assert_eq!(jetstream.get_stream("DLQ").await.unwrap().cached_info().config.num_replicas, 3);
+    subscription.unsubscribe().await.unwrap();
+}

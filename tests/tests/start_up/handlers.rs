@@ -1,0 +1,407 @@
+//! Handlers that cannot work are refused.
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use jetstream_handlers::async_nats::jetstream::consumer;
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Error, ErrorKind, stream};
+use jetstream_handlers_tests::{Program, SOON, Server, assert_error, connect, stream_config};
+use linked_handlers as _;
+
+use crate::{durable, names, set, start};
+
+/// Nothing was made, and nothing runs.
+async fn assert_untouched(server: &Server, broker: &Broker) {
+    let names: Vec<String> = server.jetstream().await.stream_names().try_collect().await.unwrap();
+    assert_eq!(names, Vec::<String>::new());
+    assert!(broker.health().handlers.is_empty(), "{}", broker.health());
+}
+
+#[subscriber(subject = "orders.created", queue = "twins", ack_wait = "10s", group = "different-settings")]
+async fn waits_10_seconds(_: u64) {}
+
+#[subscriber(subject = "orders.created", queue = "twins", ack_wait = "20s", group = "different-settings")]
+async fn waits_20_seconds(_: u64) {}
+
+#[tokio::test]
+async fn handlers_of_one_consumer_with_different_settings_are_refused() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let error = broker.start_groups(["different-settings"]).await.unwrap_err();
+    let told = [
+        "`start_up::handlers::waits_10_seconds`",
+        "`start_up::handlers::waits_20_seconds`",
+        "start_up/handlers.rs",
+        "`twins`",
+        "ack_wait",
+        "`queue` of its own",
+    ];
+    assert_error(&error, ErrorKind::Config, &told);
+    assert_untouched(&server, &broker).await;
+}
+
+#[subscriber(subject = "orders.created", queue = "identical", group = "equal-settings")]
+async fn equal_one(_: u64) {}
+
+#[subscriber(subject = "orders.created", queue = "identical", group = "equal-settings")]
+async fn equal_two(_: u64) {}
+
+#[tokio::test]
+async fn handlers_of_one_consumer_with_equal_settings_are_refused() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let error = broker.start_groups(["equal-settings"]).await.unwrap_err();
+    let told = [
+        "`start_up::handlers::equal_one`",
+        "`start_up::handlers::equal_two`",
+        "`identical`",
+        "each message would reach only one of them",
+    ];
+    assert_error(&error, ErrorKind::Config, &told);
+    assert_untouched(&server, &broker).await;
+}
+
+#[subscriber(subject = "orders.created", queue = "distant", group = "two-streams")]
+async fn of_orders(_: u64) {}
+
+#[subscriber(subject = "payments.received", queue = "distant", group = "two-streams")]
+async fn of_payments(_: u64) {}
+
+#[tokio::test]
+async fn consumer_name_may_repeat_on_another_stream() {
+    let server = Server::start().await;
+    let running = connect(&server).await.start_groups(["two-streams"]).await.unwrap();
+    running.shutdown().await.unwrap();
+    // On one stream they are one.
+    let other = Server::start().await;
+    let jetstream = other.jetstream().await;
+    let both = jetstream_handlers::stream::Config {
+        name: "BOTH".to_owned(),
+        subjects: vec!["orders.>".to_owned(), "payments.>".to_owned()],
+        ..Default::default()
+    };
+    jetstream.create_stream(both).await.unwrap();
+    let error = connect(&other).await.start_groups(["two-streams"]).await.unwrap_err();
+    assert_error(
+        &error,
+        ErrorKind::Config,
+        &["`start_up::handlers::of_orders`", "`start_up::handlers::of_payments`", "`distant`", "different subject"],
+    );
+}
+
+#[subscriber(subject = "orders.eu", queue = "regional", group = "similar-subjects")]
+async fn in_europe(_: u64) {}
+
+#[subscriber(subject = "orders.us", queue = "regional", group = "similar-subjects")]
+async fn in_america(_: u64) {}
+
+#[tokio::test]
+async fn consumer_name_may_repeat_on_streams_with_similar_subjects() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    for (name, subject) in [("EU", "orders.eu"), ("US", "orders.us")] {
+        let (name, subjects) = (name.to_owned(), vec![subject.to_owned()]);
+        let config = jetstream_handlers::stream::Config { name, subjects, ..Default::default() };
+        jetstream.create_stream(config).await.unwrap();
+    }
+    let running = connect(&server).await.start_groups(["similar-subjects"]).await.unwrap();
+    running.shutdown().await.unwrap();
+    // Without these streams there would be one for both.
+    let empty = Server::start().await;
+    let error = connect(&empty).await.start_groups(["similar-subjects"]).await.unwrap_err();
+    assert_error(
+        &error,
+        ErrorKind::Config,
+        &["`start_up::handlers::in_america`", "`start_up::handlers::in_europe`", "different subject"],
+    );
+}
+
+#[derive(Clone)]
+struct Database;
+
+#[derive(Clone)]
+struct Mailer;
+
+#[subscriber(subject = "orders.created", queue = "stateful", group = "stateful")]
+async fn stateful(_: State<Database>, _: u64, _: State<Mailer>) {}
+
+#[tokio::test]
+async fn missing_state_is_reported_with_its_handler() {
+    let server = Server::start().await;
+    let broker = Broker::builder().servers([server.url()]).state(Database).connect().await.unwrap();
+    let error = broker.start_groups(["stateful"]).await.unwrap_err();
+    let told = ["`start_up::handlers::stateful`", "`State<start_up::handlers::Mailer>`", ".state(..)"];
+    assert_error(&error, ErrorKind::MissingState, &told);
+    assert!(!error.to_string().contains("Database"), "it was given: {error}");
+    assert_untouched(&server, &broker).await;
+    let neither = connect(&server).await.start_groups(["stateful"]).await.unwrap_err();
+    assert_error(&neither, ErrorKind::Startup, &["start_up::handlers::Database", "start_up::handlers::Mailer"]);
+    let both = Broker::builder().servers([server.url()]).state(Database).state(Mailer).connect().await.unwrap();
+    let _running = both.start_groups(["stateful"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn missing_state_is_reported_with_its_closure() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let closure = async |_: u64, _: State<Mailer>| {};
+    let error = broker.subscribe("orders.created", "mailer", closure).await.unwrap_err();
+    assert_error(
+        &error,
+        ErrorKind::MissingState,
+        &["`closure on orders.created`", "`State<start_up::handlers::Mailer>`"],
+    );
+    assert_untouched(&server, &broker).await;
+}
+
+/// A parameter that asks for more than the message has.
+struct Tariff;
+
+impl FromMessage for Tariff {
+    fn from_message(_: &Message, _: &Context) -> Result<Self, Rejection> {
+        Ok(Tariff)
+    }
+
+    fn check(context: &Context) -> Result<(), Rejection> {
+        context.state::<Database>().map(drop).ok_or(Rejection::new("needs a `Database` to look up tariffs"))
+    }
+}
+
+#[subscriber(subject = "orders.created", queue = "tariff", group = "tariff")]
+async fn with_tariff(_: Tariff) {}
+
+#[tokio::test]
+async fn custom_parameter_is_checked() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let error = broker.start_groups(["tariff"]).await.unwrap_err();
+    assert!(
+        error.to_string().contains("`start_up::handlers::with_tariff` needs a `Database` to look up tariffs"),
+        "{error}"
+    );
+    assert_untouched(&server, &broker).await;
+    let broker = Broker::builder().servers([server.url()]).state(Database).connect().await.unwrap();
+    let _running = broker.start_groups(["tariff"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn unknown_group_is_refused_with_the_known_groups() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let told = ["`group = \"biling\"`", "\"stateful\"", "\"linked\""];
+    let error = broker.start_groups(["stateful", "biling"]).await.unwrap_err();
+    assert_error(&error, ErrorKind::NoHandlers, &told);
+    let error = broker.run_groups(["biling"]).await.unwrap_err();
+    assert_error(&error, ErrorKind::NoHandlers, &told);
+    assert_untouched(&server, &broker).await;
+}
+
+#[tokio::test]
+async fn empty_list_of_groups_is_refused() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let error = broker.start_groups([]).await.unwrap_err();
+    assert_error(&error, ErrorKind::NoHandlers, &["no handlers to start"]);
+    let error = broker.run_groups([]).await.unwrap_err();
+    assert_error(&error, ErrorKind::NoHandlers, &["no handlers to start"]);
+}
+
+#[tokio::test]
+async fn repeated_group_starts_once() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let running = broker.start_groups(["two-streams", "two-streams"]).await.unwrap();
+    assert_eq!(broker.health().handlers.len(), 2, "{}", broker.health());
+    running.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_handlers_is_an_error_with_advice() {
+    let server = Server::start().await;
+    let mut service = Program::start(env!("CARGO_BIN_EXE_no_handlers"), &[], &[("NATS_URL", &server.url())]);
+    assert!(!service.ended().await.success());
+    let output = service.output();
+    let (start_all, run_all) = output.split_once('\n').unwrap();
+    for told in [start_all, run_all] {
+        for part in ["NoHandlers", "no handlers to start", "#[subscriber(subject = ", "use the_crate as _;"] {
+            assert!(told.contains(part), "no {part:?} in {told:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn subject_and_names_of_a_closure_are_validated() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    for (subject, queue, told) in [
+        ("orders..created", "fine", &["subject", "`orders..created`", "an empty token"][..]),
+        ("", "fine", &["subject", "empty"]),
+        ("orders.created ", "fine", &["subject", "a space"]),
+        ("orders.>.created", "fine", &["subject", "`>` before its end"]),
+        ("$JS.API.>", "fine", &["subject", "reserved"]),
+        ("orders.created", "order.processor", &["queue", "`order.processor`", "`.`"]),
+        ("orders.created", "order processor", &["queue", "a space"]),
+        ("orders.created", "", &["queue", "the name is empty"]),
+    ] {
+        let error = broker.subscribe(subject, queue, async |_: u64| {}).await.unwrap_err();
+        assert_error(&error, ErrorKind::Config, &[&[&*format!("`closure on {subject}`")], told].concat());
+    }
+    let error = broker.subscribe("orders.created", "fine", async |_: u64| {}).stream("MY.STREAM").await.unwrap_err();
+    assert_error(&error, ErrorKind::Config, &["stream", "`MY.STREAM`"]);
+    let error = broker.subscribe("orders..created", "order.processor", async |_: u64| {}).await.unwrap_err();
+    assert_error(&error, ErrorKind::Startup, &["2 problems", "`orders..created`", "`order.processor`"]);
+    assert_untouched(&server, &broker).await;
+}
+
+#[tokio::test]
+async fn linked_crate_registers_its_handlers() {
+    let server = Server::start().await;
+    let client = server.client().await;
+    let mut answers = client.subscribe("linked.*").await.unwrap();
+    let broker = connect(&server).await;
+    let running = broker.start_groups(["linked"]).await.unwrap();
+    let mut names: Vec<_> = broker.health().handlers.into_iter().map(|handler| handler.handler).collect();
+    names.sort();
+    assert_eq!(names, ["linked_handlers::answer", "linked_handlers::private::echo"]);
+    broker.publish("linked.asked", &serde_json::json!({ "question": "who goes there" })).await.unwrap();
+    let hear = answers
+        .by_ref()
+        .take(3)
+        .map(|message| (message.subject.to_string(), String::from_utf8(message.payload.to_vec()).unwrap()));
+    let mut heard: Vec<_> = tokio::time::timeout(SOON, hear.collect()).await.unwrap();
+    heard.sort();
+    let question = r#"{"question":"who goes there"}"#;
+    let expected =
+        [("linked.answered", r#""WHO GOES THERE""#), ("linked.asked", question), ("linked.repeated", question)];
+    assert_eq!(heard, expected.map(|(subject, payload)| (subject.to_owned(), payload.to_owned())));
+    running.shutdown().await.unwrap();
+}
+
+#[subscriber(subject = "many.created", queue = "many", group = "everything-wrong")]
+async fn first_of_two(_: u64) {}
+
+#[subscriber(subject = "many.created", queue = "many", group = "everything-wrong")]
+async fn second_of_two(_: u64, _: State<Database>) {}
+
+#[subscriber(subject = "*.created", queue = "anything", group = "everything-wrong")]
+async fn anything(_: u64) {}
+
+#[tokio::test]
+async fn all_problems_of_handlers_are_reported_together() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let error = broker.start_groups(["everything-wrong", "stateful"]).await.unwrap_err();
+    assert_error(&error, ErrorKind::Startup, &[]);
+    for (kind, parts) in [
+        (ErrorKind::Config, ["`start_up::handlers::first_of_two`", "`start_up::handlers::second_of_two`"]),
+        (ErrorKind::MissingState, ["`start_up::handlers::second_of_two`", "start_up::handlers::Database"]),
+        (ErrorKind::MissingState, ["`start_up::handlers::stateful`", "start_up::handlers::Database"]),
+        (ErrorKind::MissingState, ["`start_up::handlers::stateful`", "start_up::handlers::Mailer"]),
+        (ErrorKind::StreamNotFound, ["`start_up::handlers::anything`", "`*.created`"]),
+    ] {
+        let problems = error.problems().iter().map(|problem| (problem.kind(), problem.to_string()));
+        let count = problems.filter(|(k, text)| *k == kind && parts.iter().all(|part| text.contains(part))).count();
+        assert_eq!(count, 1, "{kind:?} with {parts:?} in {error}");
+        assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
+    }
+    assert_eq!(error.problems().len(), 5, "{error}");
+    assert_untouched(&server, &broker).await;
+}
+
+#[tokio::test]
+async fn only_included_handlers_start() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    broker.include::<of_orders>().include::<equal_one>().include::<of_orders>();
+    let running = broker.start_all().await.unwrap();
+    let mut names: Vec<_> = broker.health().handlers.into_iter().map(|handler| handler.handler).collect();
+    names.sort();
+    assert_eq!(names, ["start_up::handlers::equal_one", "start_up::handlers::of_orders"]);
+    running.shutdown().await.unwrap();
+}
+
+#[tokio::test]
+async fn contradicting_settings_of_a_closure_are_refused() {
+    let broker = Broker::in_memory();
+    let subscribe = || broker.subscribe("orders.created", "in-order", async |_: Message| {});
+    let told = ["`closure on orders.created`: concurrency", "one message at a time over all replicas"];
+    assert_error(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &told);
+    let told = ["`closure on orders.created`: ack_every", "add `ordered`"];
+    assert_error(subscribe().ack_every(10).await, ErrorKind::Config, &told);
+    assert_error(subscribe().single_replica().await, ErrorKind::Config, &["replicas", "add `ordered`"]);
+    let told = ["`closure on orders.created`: concurrency: it is 513", "1 to 512"];
+    assert_error(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &told);
+}
+
+#[tokio::test]
+async fn dead_letter_subject_must_not_match_the_handler() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let told = ["`closure on dlq.>`", "`dlq.DLQ.undertaker`", "set `dead_letter`"];
+    assert_error(start(&broker, "dlq.>", "undertaker").await, ErrorKind::Config, &told);
+    let subscribe = || broker.subscribe("orders.*", "circle", async |_: Message| {});
+    let told = ["`orders.failed`", "`orders.*`"];
+    assert_error(subscribe().dead_letter(Some("orders.failed")).await, ErrorKind::Config, &told);
+    assert_eq!(names(&server.jetstream().await).await, set(&[]));
+    let _apart = subscribe().dead_letter(Some("failed.orders")).await.unwrap();
+    let undertaker = broker.subscribe("dlq.>", "undertaker", async |_: Message| {});
+    let _without = undertaker.dead_letter(None).await.unwrap();
+    assert_eq!(names(&server.jetstream().await).await, set(&["DLQ", "FAILED", "ORDERS"]));
+}
+
+#[derive(Clone, Debug)]
+struct MissingState;
+
+#[subscriber(subject = "many.drifted", queue = "many-drifted", group = "many")]
+async fn many_drifted(_: u64) {}
+
+#[subscriber(subject = "many.stateless", queue = "many-stateless", group = "many")]
+async fn many_stateless(_: u64, _: State<MissingState>) {}
+
+#[subscriber(subject = "many.outside", queue = "many-outside", stream = "SHOP", group = "many")]
+async fn many_outside(_: u64) {}
+
+#[subscriber(subject = "*.many", queue = "many-wild", group = "many")]
+async fn many_wild(_: u64) {}
+
+#[subscriber(subject = "taken.by.nobody", queue = "many-taken", group = "many")]
+async fn many_taken(_: u64) {}
+
+#[subscriber(subject = "fine.thing", queue = "many-fine", group = "many")]
+async fn many_fine(_: u64) {}
+
+#[tokio::test]
+async fn all_problems_are_reported_and_nothing_is_created() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let many = jetstream.create_stream(stream_config("MANY", &["many.drifted", "many.stateless"])).await.unwrap();
+    jetstream.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("PART", &["taken.by.somebody"])).await.unwrap();
+    let config = consumer::Config { ack_wait: secs(60), ..durable("many-drifted", "many.drifted") };
+    many.create_consumer(config).await.unwrap();
+    let broker = Broker::builder()
+        .servers([server.url()])
+        .stream(stream::Config { max_messages: 5, ..stream_config("SHOP", &["shop.>"]) })
+        .connect()
+        .await
+        .unwrap();
+    let error = broker.start_groups(["many"]).await.unwrap_err();
+    assert_error(&error, ErrorKind::Startup, &["6 problems with the handlers"]);
+    for (kind, told) in [
+        (ErrorKind::StreamMismatch, ["stream `SHOP`", "max_msgs"]),
+        (ErrorKind::ConsumerMismatch, ["`start_up::handlers::many_drifted`", "ack_wait"]),
+        (ErrorKind::MissingState, ["`start_up::handlers::many_stateless`", "MissingState"]),
+        (ErrorKind::StreamNotFound, ["`start_up::handlers::many_outside`", "`many.outside`"]),
+        (ErrorKind::StreamNotFound, ["`start_up::handlers::many_wild`", "`*.many`"]),
+        (ErrorKind::StreamOverlap, ["`start_up::handlers::many_taken`", "stream `PART`"]),
+    ] {
+        let of_kind = |problem: &&Error| problem.kind() == kind && told.iter().all(|t| problem.to_string().contains(t));
+        let count = error.problems().iter().filter(of_kind).count();
+        assert_eq!(count, 1, "{kind:?} with {told:?} in {error}");
+        assert!(told.iter().all(|part| error.to_string().contains(part)), "{error}");
+    }
+    assert_eq!(error.problems().len(), 6);
+    assert_eq!(names(&jetstream).await, set(&["MANY", "PART", "SHOP"]));
+    let consumers: Vec<_> = many.consumer_names().try_collect().await.unwrap();
+    assert_eq!(consumers, ["many-drifted"]);
+    assert!(broker.health().handlers.is_empty());
+}

@@ -1,0 +1,234 @@
+//! Streams are found by their subjects, or created with defaults.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{ErrorKind, stream};
+use jetstream_handlers_tests::{Server, assert_error, connect, stream_config};
+
+use crate::{consumer_info, found_stream, names, set, start};
+
+#[tokio::test]
+async fn stream_is_found_by_its_subjects() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("SHOP", &["payments", "orders.*"])).await.unwrap();
+    let broker = connect(&server).await;
+    let ack = broker.publish("orders.created", &1).await.unwrap();
+    assert_eq!(ack.stream, "SHOP");
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let subscription = broker
+        .subscribe("orders.created", "order-processor", move |_: u64, info: Info| {
+            let sent = sender.send(info.stream().to_owned());
+            async move { Ok(sent?) }
+        })
+        .await
+        .unwrap();
+    assert_eq!(receiver.recv().await.unwrap(), "SHOP");
+    subscription.unsubscribe().await.unwrap();
+    assert_eq!(names(&jetstream).await, set(&["DLQ", "SHOP"]));
+}
+
+fn assert_default(config: &stream::Config) {
+    assert_eq!(config.name, "ORDERS");
+    assert_eq!(config.subjects, ["orders.>"]);
+    assert_eq!(config.storage, stream::StorageType::File);
+    assert_eq!(config.retention, stream::RetentionPolicy::Limits);
+    assert_eq!(config.discard, stream::DiscardPolicy::Old);
+    assert_eq!(config.duplicate_window, secs(120));
+    assert_eq!((config.max_age, config.max_messages, config.max_bytes), (Duration::ZERO, -1, -1));
+    assert_eq!(config.num_replicas, 1);
+}
+
+#[tokio::test]
+async fn first_publish_creates_the_stream_with_defaults() {
+    let server = Server::start().await;
+    let ack = connect(&server).await.publish("orders.created", &1).await.unwrap();
+    assert_eq!((ack.stream.as_str(), ack.sequence, ack.duplicate), ("ORDERS", 1, false));
+    let jetstream = server.jetstream().await;
+    assert_default(&found_stream(&jetstream, "ORDERS").await);
+    assert_eq!(names(&jetstream).await, set(&["ORDERS"]), "nothing else was asked for");
+}
+
+#[tokio::test]
+async fn start_creates_the_streams_with_defaults() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let _subscription = start(&broker, "orders.created", "order-processor").await.unwrap();
+    let jetstream = server.jetstream().await;
+    assert_default(&found_stream(&jetstream, "ORDERS").await);
+    let dead_letters = found_stream(&jetstream, "DLQ").await;
+    assert_eq!(dead_letters.subjects, ["dlq.>"]);
+    assert_eq!(dead_letters.retention, stream::RetentionPolicy::Limits);
+    assert_eq!(names(&jetstream).await, set(&["DLQ", "ORDERS"]));
+}
+
+#[tokio::test]
+async fn subjects_with_the_same_first_token_share_a_stream() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let _created = start(&broker, "orders.created", "created").await.unwrap();
+    let _by_region = start(&broker, "orders.*.shipped", "shipped").await.unwrap();
+    broker.publish("orders.eu.shipped", &1).await.unwrap();
+    assert_eq!(names(&server.jetstream().await).await, set(&["DLQ", "ORDERS"]));
+}
+
+#[tokio::test]
+async fn subject_of_one_token_gets_a_stream() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let _subscription = start(&broker, "orders", "order-processor").await.unwrap();
+    assert_eq!(found_stream(&server.jetstream().await, "ORDERS").await.subjects, ["orders"]);
+    assert_eq!(broker.publish("orders", &1).await.unwrap().stream, "ORDERS");
+    // The name is taken, and what is there is left alone.
+    let told = ["`orders.created`", "stream `ORDERS`", "[\"orders\"]", "nats stream edit ORDERS"];
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &told);
+    assert_error(start(&broker, "orders.created", "created").await, ErrorKind::StreamNotFound, &told);
+}
+
+#[subscriber(subject = "orders", queue = "whole", group = "whole-and-parts")]
+async fn whole(_: u64) {}
+
+#[subscriber(subject = "orders.*", queue = "parts", group = "whole-and-parts")]
+async fn parts(_: u64) {}
+
+#[tokio::test]
+async fn created_stream_covers_all_handlers() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let _running = broker.start_groups(["whole-and-parts"]).await.unwrap();
+    let subjects = found_stream(&server.jetstream().await, "ORDERS").await.subjects;
+    assert_eq!(subjects.into_iter().collect::<BTreeSet<_>>(), set(&["orders", "orders.>"]));
+}
+
+#[tokio::test]
+async fn stream_name_has_only_valid_characters() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    for (subject, name) in
+        [("eu-orders.created", "EU-ORDERS"), ("my_orders.x", "MY_ORDERS"), ("caf\u{e9}/1.x", "CAF__1")]
+    {
+        assert_eq!(broker.publish(subject, &1).await.unwrap().stream, name, "{subject}");
+    }
+}
+
+#[subscriber(subject = "orders.created", queue = "not-created", group = "not-created")]
+async fn creates_nothing(_: u64) {}
+
+#[subscriber(subject = "orders.created", stream = "SHOP", queue = "not-created-named", group = "not-created-named")]
+async fn creates_nothing_named(_: u64) {}
+
+#[tokio::test]
+async fn missing_stream_is_an_error_without_auto_create() {
+    let server = Server::start().await;
+    let broker = Broker::builder().servers([server.url()]).auto_create(false).connect().await.unwrap();
+    let told =
+        ["`start_up::streams::creates_nothing`", "`orders.created`", "auto_create(false)", "nats stream add ORDERS"];
+    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &told);
+    let told = ["`start_up::streams::creates_nothing_named`", "stream `SHOP` does not exist", "nats stream add SHOP"];
+    assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamNotFound, &told);
+    let told = ["publish to `orders.created`", "auto_create(false)", "nats stream add ORDERS"];
+    let begun = Instant::now();
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &told);
+    assert!(begun.elapsed() < secs(5), "trying again would not help");
+    assert_eq!(names(&server.jetstream().await).await, set(&[]));
+}
+
+#[tokio::test]
+async fn consumers_are_created_without_auto_create() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let broker = Broker::builder().servers([server.url()]).auto_create(false).connect().await.unwrap();
+    let told =
+        ["the dead letters of `start_up::streams::creates_nothing`", "`dlq.SHOP.not-created`", "nats stream add DLQ"];
+    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &told);
+    jetstream.create_stream(stream_config("LETTERS", &["dlq.>"])).await.unwrap();
+    let _running = broker.start_groups(["not-created"]).await.unwrap();
+    consumer_info(&jetstream, "SHOP", "not-created").await;
+    assert_eq!(names(&jetstream).await, set(&["LETTERS", "SHOP"]));
+}
+
+#[tokio::test]
+async fn overlapping_stream_is_named() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("ABROAD", &["orders.abroad"])).await.unwrap();
+    let broker = connect(&server).await;
+    let told =
+        ["created`", "stream `ORDERS`", "`orders.>` overlaps `orders.abroad` of stream `ABROAD`", "Builder::stream"];
+    assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &told);
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamOverlap, &told);
+    // The stream has only a part of what this handler wants.
+    let told = ["stream `ABROAD`", "[\"orders.abroad\"]", "do not cover `orders.*`"];
+    assert_error(start(&broker, "orders.*", "order-processor").await, ErrorKind::StreamNotFound, &told);
+    assert_eq!(names(&jetstream).await, set(&["ABROAD"]), "nothing was made on the way");
+}
+
+#[subscriber(subject = "orders.created", stream = "SHOP", queue = "named", group = "named")]
+async fn named(_: u64) {}
+
+#[tokio::test]
+async fn stream_has_the_name_that_the_handler_sets() {
+    let server = Server::start().await;
+    let _running = connect(&server).await.start_groups(["named"]).await.unwrap();
+    let jetstream = server.jetstream().await;
+    assert_eq!(found_stream(&jetstream, "SHOP").await.subjects, ["orders.>"]);
+    assert_eq!(names(&jetstream).await, set(&["DLQ", "SHOP"]));
+}
+
+#[tokio::test]
+async fn subject_of_another_stream_is_refused() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("OTHER", &["orders.*"])).await.unwrap();
+    let broker = connect(&server).await;
+    let told =
+        ["`start_up::streams::named`", "stream `SHOP`", "`orders.created` belongs to stream `OTHER`", "\"OTHER\""];
+    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &told);
+    // It does not help that there is one of that name.
+    jetstream.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &told);
+    assert_eq!(names(&jetstream).await, set(&["OTHER", "SHOP"]));
+}
+
+#[tokio::test]
+async fn subject_outside_the_named_stream_is_refused() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    let told = [
+        "`start_up::streams::named`",
+        "stream `SHOP` has the subjects [\"shop.>\"]",
+        "do not cover `orders.created`",
+        "nats stream edit SHOP",
+    ];
+    assert_error(connect(&server).await.start_groups(["named"]).await, ErrorKind::StreamNotFound, &told);
+    assert_eq!(found_stream(&jetstream, "SHOP").await.subjects, ["shop.>"]);
+}
+
+#[subscriber(subject = "*.created", queue = "wild", group = "wild")]
+async fn wild(_: u64) {}
+
+#[tokio::test]
+async fn wildcard_subject_needs_an_existing_stream() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let told = ["`start_up::streams::wild`", "no stream covers `*.created`", "`orders.*`"];
+    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamNotFound, &told);
+    // A name does not help: the server takes such a stream only where nobody is told that it stored a message.
+    let named = broker.subscribe("*.created", "wild", async |_: Message| {}).stream("CREATIONS");
+    assert_error(named.await, ErrorKind::StreamNotFound, &["no stream covers `*.created`"]);
+    let jetstream = server.jetstream().await;
+    assert_eq!(names(&jetstream).await, set(&[]));
+    jetstream
+        .create_stream(stream::Config { no_ack: true, ..stream_config("CREATIONS", &["*.created"]) })
+        .await
+        .unwrap();
+    // `dlq.created` is among its subjects, so that there can be no stream of dead letters.
+    let told = ["the dead letters of `start_up::streams::wild`", "`dlq.>` overlaps `*.created` of stream `CREATIONS`"];
+    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamOverlap, &told);
+    let subscribe = broker.subscribe("*.created", "wild", async |_: Message| {});
+    let _subscription = subscribe.dead_letter(None).await.unwrap();
+}
