@@ -11,7 +11,7 @@ pub async fn broker(settings: impl FnOnce(Builder) -> Builder) -> Result<Broker,
         }
         None => {
             println!("In memory, where nothing is stored; set NATS_URL=nats://localhost:4222 to use a server.\n");
-            Ok(settings(Broker::builder()).in_memory())
+            Ok(settings(Broker::builder()).connect_in_memory())
         }
     }
 }

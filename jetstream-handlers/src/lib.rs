@@ -1,6 +1,6 @@
 //! An attribute-macro handler framework for NATS JetStream.
 //!
-//! Annotate async functions, start them with one call, publish typed structs.
+//! Annotate async functions, start them with one call, and publish typed structs.
 //!
 //! ```no_run
 //! use jetstream_handlers::prelude::*;
@@ -28,42 +28,42 @@
 //!
 //! # Handlers
 //!
-//! [`subscriber`](macro@subscriber) makes an `async fn` a handler; its documentation has every key with its default.
-//! [`Broker::subscribe`] takes a closure in its place.
-//! Every handler has a durable consumer, named by `queue`: processes with one queue share the messages, and each queue on a subject gets every message.
+//! [`subscriber`](macro@subscriber) turns an `async fn` into a handler; its documentation lists every key with its default.
+//! [`Broker::subscribe`] takes a closure instead.
+//! Every handler has a durable consumer, named by `queue`: instances with the same queue share the messages, and every queue on a subject receives every message.
 //!
 //! # Parameters
 //!
-//! A handler takes the decoded payload, any type that implements `serde::Deserialize`, and whatever implements [`FromMessage`]:
-//! [`State`], [`Subject`], [`Headers`], [`Info`], [`Message`], [`Publisher`], [`Shutdown`], and types of your own.
+//! A handler takes the decoded payload, of any type that implements `serde::Deserialize`, and types that implement [`FromMessage`]:
+//! [`State`], [`Subject`], [`Headers`], [`Info`], [`Message`], [`Publisher`], [`Shutdown`], and your own.
 //!
 //! # Results
 //!
-//! A message is acked after its handler returned `Ok`.
-//! An error, a panic and a time-out lead to another attempt after the handler's `backoff`, and after `max_deliver` attempts to a dead letter.
-//! [`HandlerError`] and [`Settle`] say more than "try again".
-//! Delivery is at least once: a handler may see a message twice.
+//! A message is acknowledged after its handler returned `Ok`.
+//! After an error, a panic or a timeout, the message is retried with the handler's `backoff`; after `max_deliver` attempts it becomes a dead letter.
+//! [`HandlerError`] and [`Settle`] choose another delay, or end the attempts at once.
+//! Delivery is at least once: a handler may receive a message twice.
 //!
 //! # Dead letters
 //!
-//! What cannot be handled is copied to the stream `DLQ` before it is terminated; [`DeadLetters`] lists, shows, replays and purges.
+//! A message that cannot be handled is copied to the stream `DLQ` before it is terminated; [`DeadLetters`] lists, reads, replays and purges these copies.
 //!
 //! # Publishing
 //!
 //! [`Broker::publish`] and [`Publisher::publish`] return after the stream has stored the message.
 //! [`PublishMessage`] adds headers, a message id and conditions.
-//! Of many messages, [`Broker::publish_all`] gives the result of each, [`Broker::publish_atomic`] stores all or none, and [`Broker::ingest`] is the fastest.
+//! For many messages, [`Publisher::publish_all`] returns the result of each, [`Publisher::publish_atomic`] stores all or none, and [`Publisher::ingest`] is the fastest.
 //!
 //! # Lifecycle
 //!
-//! [`Builder`] has the settings, and nothing happens before [`Builder::connect`].
-//! [`Broker::start_all`] proves the wiring and starts the handlers, [`Running::shutdown`] stops them gracefully, [`Broker::disconnect`] ends the connection; [`Broker::run_all`] is all of it.
-//! [`Broker::health`] says how they are meanwhile.
+//! [`Builder`] holds the settings; [`Builder::connect`] connects.
+//! [`Broker::start_all`] validates the configuration and starts the handlers, [`Running::shutdown`] stops them gracefully, and [`Broker::disconnect`] closes the connection; [`Broker::run_all`] does all of this.
+//! [`Broker::health`] returns the state of the connection and of every handler.
 //!
 //! # Errors
 //!
-//! Everything fallible returns [`Error`], whose [`kind`](Error::kind) is for a caller that acts on it.
-//! What happens while handlers run goes to the log through `tracing`.
+//! Every fallible function returns an [`Error`]: [`kind`](Error::kind) is for a caller that acts on it, and [`problems`](Error::problems) has the details of a failed start as values.
+//! Events of running handlers are logged through `tracing`.
 
 mod backoff;
 mod broker;
@@ -90,7 +90,6 @@ mod worker;
 
 pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
-pub use async_nats::jetstream::stream;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::store::{DeadLetter, DeadLetters};
@@ -100,12 +99,12 @@ pub use handler::{Closure, Subscriber};
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
 pub use jetstream_handlers_macros::subscriber;
-/// Makes an `async fn` a test on a paused clock, with the handlers started on a broker in memory.
+/// Turns an `async fn` into a test with a paused clock, and starts the handlers on an in-memory broker.
 ///
 /// The function has one parameter, a [`TestBroker`](testing::TestBroker).
-/// In the parentheses may stand `state = value` (several times), `group = "name"` and `include(handler, ..)`;
-/// without the last two every handler is started that the test is linked with.
-/// With `live` in front of them the same test runs on the server at `NATS_URL` (`nats://localhost:4222` unless set), on a clock that runs.
+/// The attribute accepts `state = value` (repeatable), `group = "name"` and `include(handler, ..)`;
+/// without the last two, every handler that is linked into the test is started.
+/// With `live` as its first argument, the test runs on the server at `NATS_URL` (defaults to `nats://localhost:4222`) with a running clock.
 /// The crate of the test needs `tokio` with the features `macros` and `test-util`.
 ///
 /// # Examples
@@ -121,7 +120,7 @@ pub use jetstream_handlers_macros::subscriber;
 /// }
 ///
 /// #[jetstream_handlers::test(include(greet), state = String::from("hello"))]
-/// async fn a_greeting_is_tried_five_times(broker: TestBroker) {
+/// async fn tries_a_greeting_five_times(broker: TestBroker) {
 ///     broker.publish("orders.created", &7).await;
 ///     broker.advance(secs(600)).await;
 ///     broker.handled::<greet>().once().retried(4);
@@ -136,20 +135,28 @@ pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
 pub use publish::all::PublishAll;
 pub use publish::{PublishMessage, Publisher};
 
-/// What a service needs in scope: `use jetstream_handlers::prelude::*;`.
+/// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
+pub mod stream {
+    pub use async_nats::jetstream::stream::{
+        Compression, Config, ConsumerLimits, DiscardPolicy, External, PersistenceMode, Placement, Republish,
+        RetentionPolicy, Source, StorageType, SubjectTransform,
+    };
+}
+
+/// The items that a service usually imports: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, Context, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection,
-        Settle, Shutdown, State, Subject, subscriber,
+        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection, Settle,
+        Shutdown, State, Subject, subscriber,
     };
 
-    /// So many seconds, for `fetch_wait(secs(5))` and the like.
+    /// Returns a duration of this many seconds, as in `fetch_wait(secs(5))`.
     pub const fn secs(seconds: u64) -> std::time::Duration {
         std::time::Duration::from_secs(seconds)
     }
 }
 
-/// What the attribute's expansion names; not for use by hand, and free to change.
+/// Names used by the expansion of the attribute. They are not public API and may change at any time.
 #[doc(hidden)]
 pub mod __private {
     pub use std::borrow::Cow;

@@ -571,7 +571,7 @@ async fn missing_stream_is_an_error_without_auto_create(stage: &Stage) {
     // What is missing here is missing on both.
     let builder = Broker::builder().auto_create(false);
     let broker = match stage {
-        Stage::Memory => builder.in_memory(),
+        Stage::Memory => builder.connect_in_memory(),
         Stage::Live(server) => builder.servers([server.url()]).connect().await.unwrap(),
     };
     let error = broker.subscribe("nothing.here", "worker", |_: Order| async {}).await.unwrap_err();

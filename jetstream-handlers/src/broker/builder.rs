@@ -1,4 +1,4 @@
-//! How a broker comes to be: settings first, then the one act of connecting.
+//! The configuration of a broker, and connecting.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,9 @@ use crate::transport::Transport;
 
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 
-/// The settings of a [`Broker`]; nothing happens before [`connect`](Builder::connect).
+/// Configuration of a [`Broker`].
+///
+/// Building does no I/O; [`connect`](Builder::connect) connects.
 ///
 /// # Examples
 ///
@@ -31,12 +33,12 @@ type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 ///     .client_name("my-service")
 ///     .fetch_wait(secs(5))
 ///     .connect_options(|options| options.user_and_password("ada".into(), "secret".into()))
-///     .state(String::from("what handlers share"))
+///     .state(String::from("shared by all handlers"))
 ///     .connect()
 ///     .await?;
 /// # Ok(()) }
 /// ```
-#[must_use = "nothing happens before `connect`"]
+#[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {
     servers: Option<Vec<String>>,
     client_name: Option<String>,
@@ -82,137 +84,148 @@ impl Builder {
         }
     }
 
-    /// The servers of the cluster to connect to; `nats://localhost:4222` unless said.
+    /// Sets the servers of the cluster to connect to; defaults to `nats://localhost:4222`.
     ///
-    /// Credentials may stand in an address, as in `nats://user:password@host:4222` or `nats://token@host:4222`.
+    /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`.
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = Some(servers.into_iter().map(Into::into).collect());
         self
     }
 
-    /// The name that the server shows for the connection; `<program>-<hostname>` unless said.
+    /// Sets the name that the server shows for the connection; defaults to `<program>-<hostname>`.
     pub fn client_name(mut self, name: impl Into<String>) -> Self {
         self.client_name = Some(name.into());
         self
     }
 
-    /// Adjusts the client library's own options: TLS, user and password, nkey, token, inbox prefix and all the rest.
+    /// Adjusts the options of the client library: TLS, user and password, nkey, token, inbox prefix, and all others.
     ///
-    /// It comes after everything that this builder sets itself.
-    /// Keep `subscription_capacity` at its default or above: what arrives beyond it is dropped by the library and comes again only after `ack_wait`.
+    /// The function is called after this builder has applied its own settings.
+    /// Keep `subscription_capacity` at its default or above: the client library drops messages beyond it, and they are
+    /// redelivered only after `ack_wait`.
     pub fn connect_options(mut self, adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static) -> Self {
         self.adjust.push(Box::new(adjust));
         self
     }
 
-    /// Authenticates with a `.creds` file, read when connecting.
+    /// Authenticates with a `.creds` file, which is read by [`connect`](Self::connect).
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {
         self.credentials_file = Some(path.into());
         self
     }
 
-    /// Keeps trying for this long when no server can be reached at first, with a growing pause; not at all unless said.
+    /// Sets for how long [`connect`](Self::connect) retries, with exponential backoff, while no server can be reached;
+    /// defaults to zero, which does not retry.
     ///
-    /// Once connected, a lost connection is always made again.
+    /// After the first connection, the client always reconnects.
     pub fn wait_for_server(mut self, wait: Duration) -> Self {
         self.wait_for_server = wait.min(MAX_DURATION);
         self
     }
 
-    /// A value that handlers take as [`State<T>`](crate::State); one for each type.
+    /// Adds a value that handlers take as [`State<T>`](crate::State).
+    ///
+    /// There is one value per type; a second value of the same type replaces the first.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.states.insert(value);
         self
     }
 
-    /// How many messages each handler asks for beyond those that can start at once.
+    /// Sets how many messages each handler requests beyond those that can start immediately.
     ///
-    /// Unless said, a handler begins with 10 and doubles that while it uses them up, to 1000 at most;
-    /// but it never holds more than it can start within a sixth of its `ack_wait`, or within a second.
-    /// The `batch_size` of a handler goes before it.
+    /// By default the number adapts: it starts at 10 and doubles up to 1000 while the handler uses the messages up, but
+    /// a handler never holds more than it can start within a sixth of its `ack_wait`, and within one second.
+    /// The `batch_size` of a handler takes precedence.
+    /// Zero is refused when handlers are started.
     pub fn batch_size(mut self, messages: usize) -> Self {
-        self.defaults.batch_size = Some(messages.max(1));
+        self.defaults.batch_size = Some(messages);
         self
     }
 
-    /// How long one request for messages stays open on the server, at least 200 ms.
+    /// Sets how long one pull request stays open on the server; at least 200 ms.
     ///
-    /// Unless said it is 5 s, and 30 s while a handler has nothing to do.
-    /// Messages arrive as soon as they are there; this decides how often an idle handler asks again,
-    /// and how soon it notices that nobody serves its consumer: after as long as this, 30 s at most.
-    /// A server that has fallen silent is left after about 4 s in any case.
+    /// Defaults to 5 s, and to 30 s while a handler is idle.
+    /// Messages arrive as soon as they are available; this setting determines how often an idle handler polls, and how
+    /// soon it notices that its consumer is not served: after this time, and at most 30 s.
+    /// The client always reconnects from a server that has been silent for about 4 s.
+    /// A shorter time is refused when handlers are started.
     pub fn fetch_wait(mut self, wait: Duration) -> Self {
-        self.defaults.fetch_wait = Some(wait.clamp(Duration::from_millis(200), MAX_DURATION));
+        self.defaults.fetch_wait = Some(wait);
         self
     }
 
-    /// How long running handlers may take when the broker stops; 30 s unless said.
+    /// Sets how long running calls may take to finish when the broker stops; defaults to 30 s.
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {
         self.defaults.shutdown_grace = grace.min(MAX_DURATION);
         self
     }
 
-    /// How long one publish may take with all its repetitions; 20 s unless said.
+    /// Sets how long one publish may take, including its retries; defaults to 20 s.
     ///
-    /// Keep it below the stream's `duplicate_window` (2 minutes unless changed), within which repetitions are recognised.
+    /// Keep it below the stream's `duplicate_window` (2 minutes by default), within which the stream recognizes retries
+    /// as duplicates.
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
         self.settings.publish_timeout = timeout.min(MAX_DURATION);
         self
     }
 
-    /// How long one request to the JetStream API may take, for streams and consumers; 5 s unless said.
+    /// Sets how long one request to the JetStream API may take, for streams and consumers; defaults to 5 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.settings.request_timeout = timeout.min(MAX_DURATION);
         self
     }
 
-    /// Whether streams that no server has are made, for handlers and for publishing; yes unless said.
+    /// Sets whether missing streams are created, for handlers and for publishing; defaults to `true`.
     ///
-    /// Consumers are the handlers' own and made in any case.
+    /// Consumers belong to the handlers and are always created.
     pub fn auto_create(mut self, create: bool) -> Self {
         self.settings.auto_create = create;
         self
     }
 
-    /// A stream as it shall be: made where missing, and compared at start where it exists.
+    /// Declares a stream: it is created if it is missing, and compared at the start if it exists.
     ///
-    /// A difference is an error, and nothing is changed on the server.
+    /// A difference is an error, and nothing on the server is changed.
     pub fn stream(mut self, config: stream::Config) -> Self {
         self.settings.streams.push(config);
         self
     }
 
-    /// The JetStream domain, as of a leaf node; the API is then below `$JS.<domain>.API`.
+    /// Sets the JetStream domain, such as that of a leaf node; requests then go to `$JS.<domain>.API`.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.settings.domain = Some(domain.into());
         self
     }
 
-    /// The prefix of the JetStream API where an account imports it under another one than `$JS.API`.
+    /// Sets the prefix of the JetStream API, for an account that imports it under a prefix other than `$JS.API`.
+    ///
+    /// It takes precedence over [`domain`](Self::domain).
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.settings.api_prefix = Some(prefix.into());
         self
     }
 
-    /// A broker without a server: streams and consumers in this process, as a server would keep them.
+    /// Creates a broker without a server, whose streams and consumers are kept in this process.
     ///
     /// It is for tests and demos: it stores nothing, and no other process sees its messages.
-    /// All its time is tokio's, so that `tokio::time::pause` and `advance` move retries and `ack_wait`.
-    /// Everything about servers, credentials and the environment is ignored.
-    pub fn in_memory(self) -> Broker {
+    /// All its timers are tokio's, so `tokio::time::pause` and `advance` control retries and `ack_wait`.
+    /// Settings for servers, credentials and the environment are ignored.
+    pub fn connect_in_memory(self) -> Broker {
         let memory = Memory::new(self.settings);
         Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 
-    /// Connects.
+    /// Connects to the server.
     ///
     /// # Errors
     ///
-    /// No server could be reached, it refused the credentials, or the environment has something that cannot be used.
+    /// - [`Config`](crate::ErrorKind::Config): a setting or an environment variable is invalid.
+    /// - [`Connect`](crate::ErrorKind::Connect): no server could be reached.
+    /// - [`Authorization`](crate::ErrorKind::Authorization): the server refused the credentials.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future ends the attempt; nothing was done on a server.
+    /// Dropping the future ends the attempt. Nothing was changed on the server.
     pub async fn connect(self) -> Result<Broker, Error> {
         let Self {
             servers,

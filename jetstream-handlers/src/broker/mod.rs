@@ -1,4 +1,4 @@
-//! The door: connect, publish, start handlers, stop.
+//! The broker: connecting, publishing, starting and stopping handlers.
 
 mod builder;
 mod running;
@@ -35,7 +35,7 @@ use crate::sync::lock;
 use crate::transport::{Deliveries, Transport};
 use crate::worker::{Delayed, Worker};
 
-/// What holds for every handler that does not say otherwise.
+/// Settings of handlers that do not have their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
@@ -45,7 +45,7 @@ pub(crate) struct Defaults {
 
 /// A connection to NATS JetStream, and the handlers that run on it.
 ///
-/// Cloning is cheap, and every clone is the same broker.
+/// Cloning is cheap; all clones share one connection and its handlers.
 ///
 /// # Examples
 ///
@@ -86,20 +86,28 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// What a worker is made of.
+/// Everything that one worker is built from.
 type Parts = (Arc<Handler>, Arc<Binding>, Context, CancellationToken, Deliveries);
 
 impl Broker {
-    /// Connects to one server with all defaults.
+    /// Connects to one server with the default settings.
+    ///
+    /// Several servers of a cluster are passed to [`Builder::servers`].
     ///
     /// # Errors
     ///
     /// Those of [`Builder::connect`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the attempt. Nothing was changed on the server.
     pub async fn connect(server: impl Into<String>) -> Result<Self, Error> {
         Self::builder().servers([server]).connect().await
     }
 
-    /// A broker without a server, for tests and demos; [`Builder::in_memory`] takes settings and state.
+    /// Creates a broker without a server, for tests and demos.
+    ///
+    /// [`Builder::connect_in_memory`] does the same with settings and state.
     ///
     /// # Examples
     ///
@@ -116,17 +124,17 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn in_memory() -> Self {
-        Self::builder().in_memory()
+        Self::builder().connect_in_memory()
     }
 
-    /// Begins with the settings; nothing happens before [`Builder::connect`].
+    /// Returns a builder with the default settings; [`Builder::connect`] connects.
     pub fn builder() -> Builder {
         Builder::new(false)
     }
 
-    /// Begins with what the environment says, read by [`Builder::connect`].
+    /// Returns a builder that takes servers and credentials from the environment, which [`Builder::connect`] reads.
     ///
-    /// | variable | meaning |
+    /// | variable | value |
     /// |---|---|
     /// | `NATS_URL` | servers, separated by commas |
     /// | `NATS_CREDS` | path of a credentials file |
@@ -135,9 +143,9 @@ impl Broker {
     /// | `NATS_TOKEN` | token |
     /// | `NATS_CA` | path of the certificate authority's PEM file |
     /// | `NATS_CERT`, `NATS_KEY` | paths of the client certificate's PEM files |
-    /// | `NATS_CONTEXT` | name of a context of the `nats` command-line tool; the variables above go before what it says |
+    /// | `NATS_CONTEXT` | name of a context of the `nats` command-line tool; the variables above take precedence over it |
     ///
-    /// Of several ways to authenticate the first in this order is used.
+    /// If several ways to authenticate are set, the first listed wins.
     ///
     /// # Examples
     ///
@@ -256,9 +264,8 @@ impl Broker {
         self.inner.publisher.clone()
     }
 
-    /// Starts this handler with [`start_all`](Self::start_all) and [`run_all`](Self::run_all), and no longer every one.
-    ///
-    /// It may be called for several.
+    /// Restricts [`start_all`](Self::start_all) and [`run_all`](Self::run_all) to this handler, and to others that are
+    /// included.
     ///
     /// # Examples
     ///
@@ -283,19 +290,22 @@ impl Broker {
         self
     }
 
-    /// Starts every handler that the program was linked with, or those [included](Self::include).
+    /// Starts every handler that is linked into the program, or only the [included](Self::include) ones.
     ///
-    /// First the wiring is proved: streams found or made, consumers compared, state present.
-    /// It returns when every handler takes messages.
-    /// The handlers go on when the returned value is dropped; [`Running::shutdown`] or [`disconnect`](Self::disconnect) stops them.
+    /// First the configuration is validated: streams and consumers are found, compared or created, and the state that
+    /// handlers require is checked.
+    /// Returns when every handler accepts messages.
+    /// Dropping the returned value does not stop the handlers; [`Running::shutdown`] and
+    /// [`disconnect`](Self::disconnect) do.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with the handlers, together, and each that runs on this broker already; then none is started.
+    /// Every problem of the handlers, together, as [`Error::problems`]; then no handler is started.
+    /// A handler that already runs on this broker is a problem too.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave streams and consumers made, but no handler started.
+    /// If the future is dropped, streams and consumers may have been created, but no handler is started.
     pub async fn start_all(&self) -> Result<Running, Error> {
         let included = lock(&self.inner.included).clone();
         let handlers = match included.is_empty() {
@@ -309,7 +319,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of `start_all`, and a group without a handler.
+    /// Those of `start_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
     ///
     /// # Cancel safety
     ///
@@ -319,13 +329,14 @@ impl Broker {
         self.start(handlers).await
     }
 
-    /// Starts every handler, works until SIGINT or SIGTERM, then stops gracefully and disconnects.
+    /// Starts every handler, runs until SIGINT or SIGTERM, then stops gracefully and disconnects.
     ///
-    /// A second signal ends at once, without waiting for running handlers.
+    /// A second signal returns immediately, without waiting for running calls.
     ///
     /// # Errors
     ///
-    /// Those of [`start_all`](Self::start_all), and handlers that did not end within the grace period.
+    /// Those of [`start_all`](Self::start_all), and [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not
+    /// finish within the grace period.
     ///
     /// # Cancel safety
     ///
@@ -338,7 +349,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of `run_all`, and a group without a handler.
+    /// Those of `run_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
     ///
     /// # Cancel safety
     ///
@@ -347,10 +358,9 @@ impl Broker {
         self.run(self.start_groups(groups)).await
     }
 
-    /// Begins to handle a subject with a closure; it starts when awaited.
+    /// Returns a builder that handles a subject with a closure; awaiting it starts the closure.
     ///
-    /// `queue` is the durable consumer's name: processes that share it share the messages.
-    /// Dropping what it returns before the await has ended starts nothing.
+    /// `queue` is the name of the durable consumer: instances with the same queue share the messages.
     ///
     /// # Examples
     ///
@@ -373,11 +383,11 @@ impl Broker {
         Subscribe { broker: self, handler: Handler::closure(plan, location, closure) }
     }
 
-    /// What is true of the connection and the handlers at this moment.
+    /// Returns the current state of the connection and of every handler.
     pub fn health(&self) -> Health {
         let lost = self.inner.transport.lost_since();
         let status = |worker: &WorkerHandle| match (worker.beat.status(), lost) {
-            // One that has nothing to do has not noticed yet.
+            // An idle handler notices a lost connection late.
             (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
             (status, _) => status,
         };
@@ -389,7 +399,41 @@ impl Broker {
         Health { connected: lost.is_none(), handlers }
     }
 
-    /// What could not be handled: to list, show, replay and purge.
+    /// Returns the client of the connection, for what this crate does not cover; `None` in memory.
+    ///
+    /// It is the client that the handlers use: draining it, or forcing it to reconnect, affects them.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start(broker: jetstream_handlers::Broker) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(client) = broker.client() {
+    ///     client.publish("metrics.started", "1".into()).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn client(&self) -> Option<async_nats::Client> {
+        self.inner.transport.client().cloned()
+    }
+
+    /// Returns a JetStream context with the domain or the API prefix of this broker, for what this crate does not
+    /// cover; `None` in memory.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start(broker: jetstream_handlers::Broker) -> Result<(), Box<dyn std::error::Error>> {
+    /// if let Some(jetstream) = broker.jetstream() {
+    ///     let bucket = jetstream.get_key_value("settings").await?;
+    ///     bucket.put("color", "blue".into()).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn jetstream(&self) -> Option<async_nats::jetstream::Context> {
+        self.inner.transport.jetstream()
+    }
+
+    /// Returns the dead letters of the account, to list, read, replay and purge them.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(self.inner.transport.clone())
     }
@@ -398,11 +442,13 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Handlers that did not end within the grace period, or a server that did not answer the last word.
+    /// [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period, and an error if
+    /// the server did not confirm the close.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the stop of the handlers to go on by itself, without anyone to hear its result, and the connection open.
+    /// If the future is dropped, the stop of the handlers continues detached, its result is lost, and the connection
+    /// stays open.
     pub async fn disconnect(&self) -> Result<(), Error> {
         self.inner.closing.cancel();
         let workers: Vec<_> = self.workers().clone();
@@ -411,7 +457,7 @@ impl Broker {
         stopped.and(closed)
     }
 
-    /// Starts handlers whose calls are noted.
+    /// Starts handlers whose calls are recorded.
     pub(crate) async fn start_recorded(&self, handlers: Vec<Handler>, recorder: Recorder) -> Result<Running, Error> {
         self.start_with(handlers, Some(recorder)).await
     }
@@ -424,7 +470,7 @@ impl Broker {
         self.start_with(handlers, None).await
     }
 
-    /// Checks everything, makes what is missing, starts the workers.
+    /// Validates everything, creates what is missing, and starts the workers.
     async fn start_with(&self, handlers: Vec<Handler>, recorder: Option<Recorder>) -> Result<Running, Error> {
         let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
         if closing.is_cancelled() {
@@ -446,7 +492,7 @@ impl Broker {
             .collect();
         let mut problems: Vec<_> = handlers.iter().flat_map(Handler::problems).collect();
         if !problems.is_empty() {
-            // Names that cannot be used cannot be asked for either.
+            // The server cannot be asked about invalid names.
             return Err(Error::of(problems));
         }
         problems.extend(clashes(&handlers));
@@ -464,12 +510,13 @@ impl Broker {
             parts.push((handler, source, context, stop, deliveries));
         }
         let workers = self.spawn(parts, recorder.as_ref())?;
-        // Let each worker ask for its first messages before anybody publishes.
+        // Lets each worker send its first request before the caller publishes.
         tokio::task::yield_now().await;
         Ok(Running { broker: self.clone(), workers })
     }
 
-    /// Starts the workers, under the lock of all workers: a `disconnect` stops all of these or none is started.
+    /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of
+    /// them or prevents the start.
     fn spawn(&self, parts: Vec<Parts>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
         let Inner { transport, defaults, closing, .. } = &*self.inner;
         let mut all = self.workers();
@@ -499,7 +546,7 @@ impl Broker {
                 recorder.cloned(),
                 defaults.batch_size,
             );
-            // Also when the worker panics, so that health does not speak of a handler that is gone.
+            // Also run when the worker panics, so that health does not report a handler that no longer runs.
             let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
             let stopping = stop.clone();
             let task = tokio::spawn(async move {
@@ -514,20 +561,20 @@ impl Broker {
     }
 
     async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {
-        // A signal counts from the first moment on, also while the start waits for a server.
+        // A signal also ends a start that waits for a server.
         let mut signals = Signals::new()?;
         let running = tokio::select! {
             running = start => running?,
             () = signals.next() => return self.disconnect().await,
         };
         tokio::select! {
-            () = signals.next() => tracing::info!("stopping; a second signal ends at once"),
+            () = signals.next() => tracing::info!("shutting down; a second signal exits immediately"),
             () = self.inner.closing.cancelled() => {}
             () = running.ended() => {}
         }
         tokio::select! {
             result = async { running.shutdown().await.and(self.disconnect().await) } => result,
-            () = signals.next() => Err(Error::new(ErrorKind::GracePeriod, "ended by a second signal while handlers were running; their messages come again")),
+            () = signals.next() => Err(Error::new(ErrorKind::GracePeriod, "stopped by a second signal while calls were running; their messages are redelivered")),
         }
     }
 

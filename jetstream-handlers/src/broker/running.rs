@@ -1,4 +1,4 @@
-//! Handlers that were started together, and their stop.
+//! Handlers that were started together, and their graceful stop.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,10 @@ use crate::observe::health::StatusCell;
 use crate::sync::lock;
 use crate::worker::Delayed;
 
-/// What a worker may take beyond the grace period: handing back, and the server's word on the last acks.
+/// How long a worker may take beyond the grace period, to hand messages back and to have the last acks confirmed.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
-/// One handler that was started.
+/// The worker of one handler that was started.
 pub(super) struct WorkerHandle {
     pub(super) handler: Arc<Handler>,
     pub(super) source: Arc<Binding>,
@@ -33,29 +33,31 @@ pub(super) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Whether it runs this function; two closures at one place are two handlers that somebody wants.
+    /// Whether this worker runs the same function.
+    ///
+    /// Two closures created at one place in the source are different handlers.
     pub(super) fn runs(&self, handler: &Handler) -> bool {
         !handler.declaration.is_closure && !self.ended.is_cancelled() && self.handler.is(handler)
     }
 
-    /// Stops the handler, and gives its result to the first who asks.
+    /// Stops the handler; the first caller receives its result.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
         let task = lock(&self.task).take();
         match task {
-            // A worker ends by itself soon after the grace period; one whose handler never yields cannot.
+            // A worker ends soon after the grace period, unless its handler never yields.
             Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
                 Ok(Ok(result)) => result,
                 Err(_) => Err(Error::new(
                     ErrorKind::GracePeriod,
                     format!(
-                        "`{}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own",
+                        "`{}` does not stop: it blocks a thread of the runtime; set `blocking = true`, which runs its calls on threads outside the runtime",
                         self.handler.declaration.name
                     ),
                 )),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
-                    format!("the worker of `{}` ended with a defect of ours", self.handler.declaration.name),
+                    format!("the worker of `{}` panicked (a bug in this crate)", self.handler.declaration.name),
                 )
                 .with_source(error)),
             },
@@ -67,7 +69,7 @@ impl WorkerHandle {
     }
 }
 
-/// Stops all at once, so that they share the grace period.
+/// Stops all workers at the same time, so that they share the grace period.
 pub(super) async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error> {
     for worker in workers {
         worker.stop.cancel();
@@ -78,8 +80,8 @@ pub(super) async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error>
 
 /// Handlers that were started together.
 ///
-/// Dropping it leaves them running; [`shutdown`](Running::shutdown) or [`Broker::disconnect`] stops them.
-#[must_use = "the handlers run on without it; call `shutdown` to stop them"]
+/// Dropping it does not stop them; [`shutdown`](Running::shutdown) and [`Broker::disconnect`] do.
+#[must_use = "dropping it does not stop the handlers; call `shutdown`"]
 pub struct Running {
     pub(super) broker: Broker,
     pub(super) workers: Vec<Arc<WorkerHandle>>,
@@ -92,27 +94,30 @@ impl fmt::Debug for Running {
 }
 
 impl Running {
-    /// Stops these handlers gracefully: nothing more is asked for, what has not started is handed back,
-    /// what runs is awaited up to the grace period, and the server has every ack when this returns.
+    /// Stops these handlers gracefully.
     ///
-    /// While no server is connected nobody can say that, and it returns without: the log warns, and what the server
-    /// has no ack of comes again.
-    /// The connection stays, and can publish; [`Broker::disconnect`] closes it.
+    /// No more messages are requested, messages that have not started are handed back for immediate redelivery, running
+    /// calls may finish within the grace period, and the server has received every ack when this returns.
+    /// While no server is connected, the acks cannot be confirmed: a warning is logged, and messages without an ack are
+    /// redelivered.
+    ///
+    /// The connection stays open and can publish; [`Broker::disconnect`] closes it.
     ///
     /// # Errors
     ///
-    /// Handlers that did not end within the grace period; they were cancelled and their messages handed back.
+    /// [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period. They were
+    /// cancelled, and their messages handed back.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
+    /// If the future is dropped, the stop continues detached, and its result is lost.
     pub async fn shutdown(self) -> Result<(), Error> {
         let result = stop_all(&self.workers).await;
         self.broker.forget(&self.workers);
         result
     }
 
-    /// Whether every message of these handlers is answered, but for those that wait for their next attempt.
+    /// Whether no message of these handlers is unacknowledged, except those that wait for their next attempt.
     pub(crate) async fn is_settled(&self) -> bool {
         for worker in &self.workers {
             let unanswered = self.broker.transport().unanswered(&worker.source).await;
@@ -123,7 +128,7 @@ impl Running {
         true
     }
 
-    /// Returns when any of the handlers has ended.
+    /// Waits until any of the handlers has ended.
     pub(super) async fn ended(&self) {
         select_all(self.workers.iter().map(|worker| Box::pin(worker.ended.cancelled()))).await;
     }

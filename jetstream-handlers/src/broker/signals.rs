@@ -1,8 +1,8 @@
-//! The signals that ask a process to stop.
+//! Shutdown signals of the process.
 
 use crate::error::{Error, ErrorKind};
 
-/// The signals that ask a process to stop.
+/// The shutdown signals: SIGINT and SIGTERM, or Ctrl-C where there are none.
 pub(super) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
@@ -35,7 +35,7 @@ impl Signals {
 
     #[cfg(not(unix))]
     pub(super) async fn next(&mut self) {
-        // Where Ctrl-C cannot be heard, only `disconnect` ends the run.
+        // Without a handler for Ctrl-C, only `disconnect` ends the run.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

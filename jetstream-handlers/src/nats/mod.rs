@@ -83,6 +83,11 @@ impl Connection {
         &self.client
     }
 
+    /// A JetStream context of the client library with the same API prefix.
+    pub(crate) fn jetstream(&self) -> async_nats::jetstream::Context {
+        async_nats::jetstream::with_prefix(self.client.clone(), &self.api_prefix)
+    }
+
     /// The version of the server, if it is below this one.
     pub(crate) fn version_before(&self, (major, minor, patch): (i64, i64, i64)) -> Option<String> {
         let is_older = !self.client.is_server_compatible(major, minor, patch);

@@ -109,7 +109,7 @@ impl Builder {
     /// Those of [`Broker::start_all`].
     pub async fn try_start(self) -> Result<TestBroker, Error> {
         let Self { builder, handlers, groups } = self;
-        start(builder.in_memory(), handlers, groups).await
+        start(builder.connect_in_memory(), handlers, groups).await
     }
 
     /// Starts the same handlers on the server at `NATS_URL`, or at `nats://localhost:4222` if that is not set.

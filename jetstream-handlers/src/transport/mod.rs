@@ -53,6 +53,22 @@ impl Transport {
         }
     }
 
+    /// The client of the connection, where there is one.
+    pub(crate) fn client(&self) -> Option<&async_nats::Client> {
+        match self {
+            Self::Nats(connection) => Some(connection.client()),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// A JetStream context of the client library with the prefix of this connection, where there is one.
+    pub(crate) fn jetstream(&self) -> Option<async_nats::jetstream::Context> {
+        match self {
+            Self::Nats(connection) => Some(connection.jetstream()),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// The names of the streams that have a part of `subject`.
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         match self {

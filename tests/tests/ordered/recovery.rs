@@ -338,7 +338,7 @@ async fn acked_messages_do_not_hide_missing_ones() {
 }
 
 /// What was handled, and what was not, while `remove` takes the message 25 of 30 from the stream, and one more comes.
-async fn without_25(remove: impl AsyncFnOnce(&Proxy, &stream::Stream)) {
+async fn without_25(remove: impl AsyncFnOnce(&Proxy, &async_nats::jetstream::stream::Stream)) {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let (broker, publisher) = (connect(&proxy).await, connect(&server).await);

@@ -157,11 +157,11 @@ async fn missing_state_is_reported_with_its_closure() {
 struct Tariff;
 
 impl FromMessage for Tariff {
-    fn from_message(_: &Message, _: &Context) -> Result<Self, Rejection> {
+    fn from_message(_: &Message, _: &jetstream_handlers::Context) -> Result<Self, Rejection> {
         Ok(Tariff)
     }
 
-    fn check(context: &Context) -> Result<(), Rejection> {
+    fn check(context: &jetstream_handlers::Context) -> Result<(), Rejection> {
         context.state::<Database>().map(drop).ok_or(Rejection::new("needs a `Database` to look up tariffs"))
     }
 }

@@ -56,7 +56,7 @@ fn pins() -> bool {
     binary::version() >= (2, 11, 0)
 }
 
-async fn work_queue(jetstream: &JetStream) -> stream::Stream {
+async fn work_queue(jetstream: &JetStream) -> async_nats::jetstream::stream::Stream {
     let config = stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..stream_config("WORK", &["work.>"]) };
     jetstream.create_stream(config).await.unwrap()
 }

@@ -238,7 +238,7 @@ async fn declared_stream_is_refused_before_it_is_created() {
     let shop = stream::Config { max_messages_per_subject: 1, ..stream_config("SHOP", &["orders.>"]) };
     let server = Server::start().await;
     let live = Broker::builder().servers([server.url()]).stream(shop.clone()).connect().await.unwrap();
-    for broker in [live, Broker::builder().stream(shop).in_memory()] {
+    for broker in [live, Broker::builder().stream(shop).connect_in_memory()] {
         let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
         assert_error(subscribe.await, ErrorKind::StreamMismatch, &["stream `SHOP`", "`max_msgs_per_subject`"]);
     }
