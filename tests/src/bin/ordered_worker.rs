@@ -1,4 +1,4 @@
-//! A service for the tests of strict order: handles `work.ordered` in order, and prints what it does, one line each.
+//! A service with an ordered handler on `work.ordered`, which prints each step on a line.
 
 use std::time::Duration;
 
