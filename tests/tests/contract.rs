@@ -463,12 +463,12 @@ async fn publish_all_returns_each_result(transport: &Transport) {
         publish(7),
     ];
     let results = broker.broker().publish_all(messages).await;
-    let told = |result: &Result<_, jetstream_handlers::Error>| {
+    let parts = |result: &Result<_, jetstream_handlers::Error>| {
         result.as_ref().map_or_else(|error| Some(error.kind()), |_| None)
     };
     let expected =
         [None, Some(ErrorKind::Config), Some(ErrorKind::WrongLastSequence), None, None, None, Some(ErrorKind::Publish)];
-    assert_eq!(results.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(results.iter().map(parts).collect::<Vec<_>>(), expected);
     assert!(results[3].as_ref().is_ok_and(|ack| ack.duplicate && ack.sequence == 1));
     assert_eq!(results[5].as_ref().map(|ack| ack.sequence).unwrap(), 3);
     assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(5), order(6)]);

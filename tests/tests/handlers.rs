@@ -300,7 +300,7 @@ async fn closure_takes_the_same_parameters() {
     subscription.unsubscribe().await.unwrap();
 }
 
-#[subscriber(subject = "notes.taken", queue = "noting", group = "noting")]
+#[subscriber(subject = "notes.taken", queue = "recording", group = "recording")]
 async fn note(id: u64, State(log): State<Recorder<String>>) {
     log.add(format!("handled {id}"));
 }

@@ -84,13 +84,13 @@ async fn handlers_too_slow_to_prefetch_handle_everything() {
     let mut running = Vec::new();
     for concurrency in [1, 4] {
         let calls = Recorder::new();
-        let noted = calls.clone();
+        let recorder = calls.clone();
         let handler = move |id: u64| {
-            let noted = noted.clone();
+            let recorder = recorder.clone();
             async move {
                 // Longer than the sixth of `ack_wait` that a message may wait, for each parallel call.
                 tokio::time::sleep(ms(75 * concurrency)).await;
-                noted.add(id);
+                recorder.add(id);
             }
         };
         let subscribe = broker.subscribe("work.slow", &format!("slow-{concurrency}"), handler).ack_wait(ms(300));
@@ -157,10 +157,10 @@ async fn hundred_handlers_share_two_inboxes() {
             subscription.unsubscribe().await.unwrap();
         }
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     futures::join!(publishing, stopping);
     calls.until_distinct(400).await;
-    assert!(begun.elapsed() < secs(25), "no message waited for `ack_wait`");
+    assert!(started.elapsed() < secs(25), "no message waited for `ack_wait`");
     let counts: BTreeSet<usize> = calls.counts().into_values().collect();
     assert_eq!(counts, BTreeSet::from([1]), "each once");
     drop(rest);
@@ -170,12 +170,12 @@ async fn hundred_handlers_share_two_inboxes() {
 async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let (calls, begun, may_end) = (Recorder::new(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (calls, started, may_end) = (Recorder::new(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let handler = {
-        let (calls, begun, may_end) = (calls.clone(), begun.clone(), may_end.clone());
+        let (calls, started, may_end) = (calls.clone(), started.clone(), may_end.clone());
         move |id: u64| {
             let since = Instant::now();
-            begun.store(true, Ordering::SeqCst);
+            started.store(true, Ordering::SeqCst);
             // The task of this handler cannot react to anything meanwhile.
             while !may_end.load(Ordering::SeqCst) && since.elapsed() < secs(5) {
                 std::thread::sleep(ms(5));
@@ -187,7 +187,7 @@ async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let _computing = broker.subscribe("work.computing", "computing", handler).await.unwrap();
     let neighbour = broker.subscribe("work.other", "other", async |_: u64| {}).await.unwrap();
     publish(&broker, "work.computing", [0]).await;
-    eventually("the call runs", SOON, async || begun.load(Ordering::SeqCst).then_some(())).await;
+    eventually("the call runs", SOON, async || started.load(Ordering::SeqCst).then_some(())).await;
     neighbour.unsubscribe().await.unwrap();
     // Time for the shared inbox to be replaced.
     tokio::time::sleep(ms(300)).await;
@@ -367,9 +367,9 @@ async fn large_batches_of_a_blocking_handler_are_handled_once() {
         }
         let broker = connect(&server).await;
         let calls = Recorder::new();
-        let noted = calls.clone();
+        let recorder = calls.clone();
         let blocking = move |id: u64| {
-            noted.add(id);
+            recorder.add(id);
             std::thread::sleep(ms(busy));
             std::future::ready(())
         };

@@ -86,9 +86,9 @@ async fn second_signal_ends_the_process_at_once() {
     assert!(worker.output().contains("ended by a second signal"), "{}", worker.output());
 }
 
-#[subscriber(subject = "notes.taken", queue = "noting", group = "noting")]
+#[subscriber(subject = "notes.taken", queue = "recording", group = "recording")]
 async fn note(id: u64, State(log): State<Recorder<String>>) {
-    log.add(format!("noted {id}"));
+    log.add(format!("handled {id}"));
 }
 
 #[tokio::test]
@@ -98,10 +98,10 @@ async fn disconnect_ends_run_groups() {
     let broker = connect_with(&server, &log).await;
     let run = tokio::spawn({
         let broker = broker.clone();
-        async move { broker.run_groups(["noting"]).await }
+        async move { broker.run_groups(["recording"]).await }
     });
     publish(&broker, "notes.taken", [1]).await;
-    log.until("noted 1").await;
+    log.until("handled 1").await;
     broker.disconnect().await.unwrap();
     tokio::time::timeout(SOON, run).await.unwrap().unwrap().unwrap();
 }
@@ -285,12 +285,12 @@ async fn stopped_handler_can_be_started_again() {
     let log = Recorder::<String>::default();
     let broker = connect_with(&server, &log).await;
     for id in 1..=3 {
-        let running = broker.start_groups(["noting"]).await.unwrap();
+        let running = broker.start_groups(["recording"]).await.unwrap();
         publish(&broker, "notes.taken", [id]).await;
-        log.until(format!("noted {id}")).await;
+        log.until(format!("handled {id}")).await;
         running.shutdown().await.unwrap();
     }
-    assert_eq!(log.items(), ["noted 1", "noted 2", "noted 3"]);
+    assert_eq!(log.items(), ["handled 1", "handled 2", "handled 3"]);
 }
 
 #[tokio::test]
@@ -300,17 +300,17 @@ async fn unsubscribe_keeps_the_consumer_and_its_progress() {
     let log = Recorder::<String>::default();
     let recorder = log.clone();
     let closure = move |id: u64| {
-        recorder.add(format!("noted {id}"));
+        recorder.add(format!("handled {id}"));
         async {}
     };
     let subscription = broker.subscribe("notes.taken", "closure", closure).await.unwrap();
     publish(&broker, "notes.taken", [1, 2]).await;
-    log.until("noted 2").await;
+    log.until("handled 2").await;
     subscription.unsubscribe().await.unwrap();
     publish(&broker, "notes.taken", [3]).await;
     let info = server.consumer_info("NOTES", "closure").await;
     assert_eq!((info.ack_floor.stream_sequence, info.num_pending, info.num_waiting), (2, 1, 0));
-    assert_eq!(log.items(), ["noted 1", "noted 2"]);
+    assert_eq!(log.items(), ["handled 1", "handled 2"]);
 }
 
 #[tokio::test]
@@ -319,18 +319,18 @@ async fn health_follows_start_and_stop() {
     let log = Recorder::<String>::default();
     let broker = connect_with(&server, &log).await;
     assert!(broker.health().is_healthy() && broker.health().handlers.is_empty());
-    let running = broker.start_groups(["noting"]).await.unwrap();
+    let running = broker.start_groups(["recording"]).await.unwrap();
     let health = broker.health();
     assert_eq!((health.connected, health.handlers.len()), (true, 1));
     assert_eq!((&*health.handlers[0].handler, &health.handlers[0].status), ("stop::note", &Status::Running));
     assert!(health.is_healthy());
     assert_eq!(health.to_string(), "connected\nstop::note: running");
     // A handler can run only once on a broker.
-    let again = broker.start_groups(["noting"]).await;
+    let again = broker.start_groups(["recording"]).await;
     assert_error(again, ErrorKind::Config, &["stop::note", "runs on this broker already", "Running::shutdown"]);
     running.shutdown().await.unwrap();
     assert!(broker.health().handlers.is_empty(), "{}", broker.health());
-    let _running = broker.start_groups(["noting"]).await.unwrap();
+    let _running = broker.start_groups(["recording"]).await.unwrap();
     broker.disconnect().await.unwrap();
     assert_eq!(broker.health().handlers[0].status, Status::Stopped);
     assert!(broker.health().to_string().contains("stop::note: stopped"), "{}", broker.health());

@@ -9,7 +9,7 @@ async fn main() -> Result<(), Error> {
     let broker = Broker::from_env().connect().await?;
     let subscription = broker
         .subscribe("work.ordered", "ordered", |id: u64| async move {
-            println!("begun {id}");
+            println!("started {id}");
             tokio::time::sleep(Duration::from_millis(2)).await;
             println!("handled {id}");
         })
