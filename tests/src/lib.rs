@@ -1,9 +1,12 @@
-//! The harness of the tests that need a `nats-server`: it finds the server, starts it on a free
-//! port of the loopback, breaks it on request and leaves nothing behind.
+//! Support for tests that need a `nats-server`.
 //!
-//! A [`Server`] is one node, a [`Cluster`] is three, a [`Proxy`] stands between a client and
-//! either, a [`Program`] is a process of ours beside the test, and [`eventually`] waits for what
-//! they do to show.
+//! It finds or installs the server, starts it on a free port of the loopback interface, makes it
+//! fail on request, and removes every process and file at the end.
+//!
+//! A [`Server`] is one node, and a [`Cluster`] is three.
+//! A [`Proxy`] between a client and a server can interrupt their connection.
+//! A [`Program`] is another process, [`connect`] makes a broker, a [`Recorder`] notes what handlers
+//! are called with, and [`eventually`] waits for a condition.
 //!
 //! # Examples
 //!

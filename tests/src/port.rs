@@ -1,21 +1,21 @@
-//! Free ports of the loopback.
+//! Free ports of the loopback interface.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The ports we choose from.
+/// The first port of the range.
 ///
-/// They lie below the range from which the kernel takes the ports of outgoing connections:
-/// otherwise any connection could take the port of a server that is down for a restart, and a
-/// client that tries to reconnect to it could even connect to itself.
+/// The range is below the ephemeral ports of the kernel: otherwise an outgoing connection could
+/// take the port of a server that is down for a restart, and a client that reconnects to this
+/// server could even connect to itself.
 const FIRST: usize = 12_000;
 const COUNT: usize = 20_000;
 
-/// A port that nothing listens on now, and that this process has not been given before.
+/// Returns a port on which nothing listens, and which it has not returned before in this process.
 pub(crate) fn free() -> u16 {
-    // Test processes run side by side, so each begins somewhere else.
+    // Test processes run in parallel, so each starts at a random port.
     static START: OnceLock<usize> = OnceLock::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let start = *START.get_or_init(|| RandomState::new().hash_one(()) as usize % COUNT);

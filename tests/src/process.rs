@@ -1,4 +1,4 @@
-//! A child process that does not outlive us.
+//! A child process that does not outlive its parent.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -6,14 +6,15 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 
-/// Starts the program in the place of the shell, so that its pid is the one we know.
+/// The script that starts a program and its watcher.
 ///
-/// Beside it stays a watcher whose standard input is a pipe from us.
-/// A line in it says that all is well; its end without a line says that we died, in whichever
-/// way, and then the watcher kills the program and removes its folder.
-/// It ignores the signals that a terminal or the end of our process group may bring.
-/// The second `rm` is for what the program wrote while it was dying.
-const LEASH: &str = r#"
+/// The program replaces the shell, so that its process id is that of the shell.
+/// The watcher reads a pipe from the parent process.
+/// A line in the pipe means that the program has ended as intended; the end of the pipe without a
+/// line means that the parent has died, and the watcher kills the program and removes its folder.
+/// It ignores the signals of a terminal and of the end of the process group of the parent.
+/// The second `rm` removes what the program wrote while it was killed.
+const WATCHED: &str = r#"
 exec 3<&0 </dev/null
 (
     trap '' HUP INT TERM
@@ -28,44 +29,43 @@ exec "$@" 3<&-
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    leash: Option<ChildStdin>,
+    watcher: Option<ChildStdin>,
 }
 
 impl Process {
-    /// Starts `program`; `folder` is removed if we die before it, and `output` takes what it
-    /// prints.
+    /// Starts `program`, which prints into `output`; `folder` is removed if the parent dies first.
     pub(crate) fn start(program: &Path, arguments: &[String], folder: &Path, output: File) -> io::Result<Self> {
         let mut child = Command::new("sh")
-            .args(["-c", LEASH, "leash"])
+            .args(["-c", WATCHED, "watched"])
             .arg(folder)
             .arg(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(output.try_clone()?)
             .stderr(output)
-            // Whoever signals our whole group leaves the end of the server to the watcher.
+            // A signal to the process group of the parent must not reach the watcher.
             .process_group(0)
             .spawn()?;
-        let leash = child.stdin.take();
-        Ok(Self { child, leash })
+        let watcher = child.stdin.take();
+        Ok(Self { child, watcher })
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// How the process ended, or `None` while it runs.
+    /// Returns the exit status, or `None` while the process runs.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
-        let ended = self.child.try_wait().expect("the process is our child, which can be waited for");
+        let ended = self.child.try_wait().expect("a child process can be waited for");
         if ended.is_some() {
             self.release();
         }
         ended
     }
 
-    /// Sends a signal, named as `kill -s` names it.
+    /// Sends a signal, named as for `kill -s`.
     pub(crate) fn signal(&self, name: &str) {
-        // The pid cannot belong to another process: nobody but us waits for our child.
+        // The process id cannot belong to another process before the child has been waited for.
         let pid = self.pid().to_string();
         let done = Command::new("sh")
             .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid])
@@ -74,21 +74,21 @@ impl Process {
         assert!(done.status.success(), "cannot send {name} to {pid}: {}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// Kills the process, also a stopped one, and waits for its end.
+    /// Kills the process, even if it is stopped, and waits for its end.
     pub(crate) fn kill(&mut self) {
-        // Both fail only when the process is gone, which is what we want.
+        // Both fail only when the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.release();
     }
 
-    /// Tells the watcher that there is nothing left to do.
+    /// Ends the watcher.
     ///
-    /// It comes after the end of the process, so that at no time an unwatched one runs.
+    /// This is called after the end of the process, so that the process is watched while it runs.
     fn release(&mut self) {
-        if let Some(mut leash) = self.leash.take() {
-            // A watcher that cannot be told is gone already.
-            let _ = leash.write_all(b"done\n");
+        if let Some(mut watcher) = self.watcher.take() {
+            // The write fails only when the watcher has ended already.
+            let _ = watcher.write_all(b"done\n");
         }
     }
 }

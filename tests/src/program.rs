@@ -1,7 +1,7 @@
-//! A program of our own beside the test, for what one process cannot show.
+//! Another process with one of the programs in `src/bin`.
 
 use crate::process::Process;
-use crate::server::PATIENCE;
+use crate::server::TIMEOUT;
 use crate::{eventually, target};
 use std::fs;
 use std::future::ready;
@@ -9,25 +9,28 @@ use std::path::Path;
 use std::process::ExitStatus;
 use tempfile::TempDir;
 
-/// A running program, which ends with this value and also when the test process is killed.
+/// A running program.
+///
+/// It is killed when this value is dropped and when the test process is killed.
 #[derive(Debug)]
 pub struct Program {
-    // Before the folder, so that the process is gone when the folder is removed.
+    // Dropped before the folder, so that the process has ended when the folder is removed.
     process: Process,
     folder: TempDir,
 }
 
 impl Program {
-    /// Starts the program at `path`, as `env!("CARGO_BIN_EXE_name")` gives it, with these variables
-    /// and no others in its environment.
+    /// Starts the program at `path`, which is `env!("CARGO_BIN_EXE_name")`.
+    ///
+    /// Its environment has these variables and no others.
     ///
     /// # Panics
     ///
-    /// When it cannot be started.
+    /// When the program cannot be started.
     pub fn start(path: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let folder = target::temporary("program-");
         let output = fs::File::create(folder.path().join("output")).expect("the program's folder can be written");
-        // `env` becomes the program, so that the pid is the program's.
+        // `env` is replaced by the program, so that the process id is that of the program.
         let mut all = vec!["-i".to_owned()];
         all.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
         all.push(path.to_owned());
@@ -37,28 +40,28 @@ impl Program {
         Self { process, folder }
     }
 
-    /// What it has printed so far, the standard error included.
+    /// Returns what the program has printed so far, including the standard error.
     pub fn output(&self) -> String {
         fs::read_to_string(self.folder.path().join("output")).unwrap_or_default()
     }
 
-    /// The lines that begin with `start`, without it.
+    /// Returns the rest of each line that begins with `start`.
     pub fn lines(&self, start: &str) -> Vec<String> {
         let output = self.output();
-        // The last line may still be on its way.
+        // The last line may be incomplete.
         let whole = output.rfind('\n').map_or("", |end| &output[..end]);
         whole.lines().filter_map(|line| line.strip_prefix(start)).map(str::to_owned).collect()
     }
 
-    /// Waits until it has printed a line that begins with `start`, and gives the rest of it.
+    /// Waits for a line that begins with `start`, and returns the rest of the line.
     ///
     /// # Panics
     ///
-    /// When it ends without, or does not in time; the message has all that it printed.
+    /// When the program ends first, and after the timeout; the message contains its output.
     pub async fn until(&mut self, start: &str) -> String {
         let what = format!("a line `{start}..`");
         let poll = || {
-            // In this order, since the line may be its last.
+            // The status is read first, because the line may be the last one.
             let ended = self.process.ended();
             let line = self.lines(start).into_iter().next();
             if let (None, Some(status)) = (&line, ended) {
@@ -66,16 +69,16 @@ impl Program {
             }
             ready(line)
         };
-        eventually(&what, PATIENCE, poll).await
+        eventually(&what, TIMEOUT, poll).await
     }
 
-    /// Sends a signal, named as `kill -s` names it.
+    /// Sends a signal, named as for `kill -s`.
     pub fn signal(&self, name: &str) {
         self.process.signal(name);
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the program.
     pub async fn ended(&mut self) -> ExitStatus {
-        eventually("the program ends", PATIENCE, || ready(self.process.ended())).await
+        eventually("the program ends", TIMEOUT, || ready(self.process.ended())).await
     }
 }

@@ -1,4 +1,4 @@
-//! A wire that can be cut.
+//! A TCP proxy that can interrupt connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,13 +8,14 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 const MAX_CONNECTIONS: usize = 64;
-/// Bytes on their way in one direction of one connection.
+/// The size of the buffer for one direction of one connection.
 const BUFFER: usize = 16 * 1024;
 
-/// A TCP proxy in front of a server; it ends, with its connections, when dropped.
+/// A TCP proxy in front of a server.
 ///
-/// A client of a cluster has to connect with `ignore_discovered_servers`, since it would learn
-/// from the server how to go round the proxy.
+/// It ends, with its connections, when dropped.
+/// A client must connect with `ignore_discovered_servers`: otherwise it learns other addresses
+/// from the server and connects without the proxy.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -24,53 +25,54 @@ pub struct Proxy {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct State {
-    /// How often the connections have been cut; one that is older than this ends.
+    /// The number of cuts; a connection that is older than the last one ends.
     cuts: u64,
     paused: bool,
     refusing: bool,
 }
 
 impl Proxy {
-    /// Starts a proxy on a free port, which opens a connection to `target` for each of its own.
+    /// Starts a proxy on a free port, which connects each client to `target`.
     pub async fn start(target: SocketAddr) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("the loopback has a free port");
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("the loopback interface has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let state = watch::Sender::new(State::default());
         let task = tokio::spawn(accept(listener, target, state.clone())).abort_handle();
         Self { address, state, task }
     }
 
-    /// Where it listens, such as `nats://127.0.0.1:4222`, without credentials.
+    /// Returns the address of the proxy, such as `nats://127.0.0.1:4222`, without credentials.
     pub fn url(&self) -> String {
         format!("nats://{}", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes all connections there are; the bytes on their way are lost.
+    /// Closes all connections; the bytes in transit are lost.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Stops the bytes in both directions, while the connections stay open.
+    /// Holds back the bytes in both directions, while the connections stay open.
     pub fn pause(&self) {
         self.state.send_modify(|state| state.paused = true);
     }
 
-    /// Lets the bytes go on, also those that came during the pause.
+    /// Ends a pause; the bytes that arrived meanwhile are forwarded.
     pub fn resume(&self) {
         self.state.send_modify(|state| state.paused = false);
     }
 
-    /// Closes each new connection at once, until [`Proxy::accept`].
+    /// Closes each new connection at once, until [`Proxy::accept`] is called.
     pub fn refuse(&self) {
         self.state.send_modify(|state| state.refusing = true);
     }
 
-    /// Takes new connections again.
+    /// Accepts new connections again.
     pub fn accept(&self) {
         self.state.send_modify(|state| state.refusing = false);
     }
@@ -82,7 +84,7 @@ impl Drop for Proxy {
     }
 }
 
-/// Owns the tasks of all connections, so that they end with it.
+/// Accepts connections, and owns their tasks, so that they end with it.
 async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Sender<State>) {
     let mut connections = JoinSet::new();
     loop {
@@ -98,12 +100,12 @@ async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Sender<
     }
 }
 
-/// Carries bytes between the client and the target until one of them closes or we are cut.
+/// Forwards bytes between the client and the target until one of them closes or the connection is cut.
 async fn connect(mut client: TcpStream, target: SocketAddr, state: watch::Receiver<State>, born: u64) {
     let mut cut = state.clone();
     let carry = async {
         let mut server = TcpStream::connect(target).await.ok()?;
-        // Acks are small, and nobody should wait for the next one.
+        // Acks are small and must not wait for more bytes.
         client.set_nodelay(true).ok()?;
         server.set_nodelay(true).ok()?;
         let (from_client, to_client) = client.split();
@@ -120,7 +122,7 @@ async fn connect(mut client: TcpStream, target: SocketAddr, state: watch::Receiv
     }
 }
 
-/// Returns when either side is closed.
+/// Forwards bytes in one direction until a side is closed.
 async fn forward(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut state: watch::Receiver<State>) -> Option<()> {
     let mut buffer = vec![0; BUFFER];
     loop {
@@ -128,7 +130,7 @@ async fn forward(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut state: watch
         if count == 0 {
             return None;
         }
-        // After the read, so that what arrives during a pause waits here, one buffer of it.
+        // The wait comes after the read, so that at most one buffer arrives during a pause.
         state.wait_for(|state| !state.paused).await.ok()?;
         to.write_all(&buffer[..count]).await.ok()?;
     }

@@ -1,7 +1,7 @@
-//! A record of what handlers were called with.
+//! Recording what handlers are called with.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Formatter};
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -10,8 +10,7 @@ use crate::wait::{SOON, eventually};
 
 /// The items that handlers recorded, in order, each with its time.
 ///
-/// Clones share one record, so that a test and its handlers can each have one.
-#[derive(Debug)]
+/// Clones share one record, so that a test and its handlers can each own one.
 pub struct Recorder<T = u64>(Arc<Mutex<Vec<(T, Instant)>>>);
 
 impl Recorder {
@@ -163,6 +162,12 @@ impl<T> Recorder<T> {
     }
 }
 
+impl<T: Debug> Debug for Recorder<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.with(|calls| f.debug_list().entries(calls.iter().map(|(item, _)| item)).finish())
+    }
+}
+
 impl<T> Clone for Recorder<T> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
@@ -180,7 +185,7 @@ pub fn once_each<T: Ord>(items: impl IntoIterator<Item = T>) -> BTreeMap<T, usiz
     items.into_iter().map(|item| (item, 1)).collect()
 }
 
-/// Returns the items without repetitions, each at its first place.
+/// Returns the items without repetitions, in the order of their first occurrence.
 pub fn without_repetitions<T: Clone + Ord>(items: &[T]) -> Vec<T> {
     let mut known = BTreeSet::new();
     items.iter().filter(|item| known.insert((*item).clone())).cloned().collect()

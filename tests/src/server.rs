@@ -1,4 +1,4 @@
-//! A single server, of which a test may do as it likes.
+//! A single server.
 
 use crate::process::Process;
 use crate::{SOON, binary, eventually, port, target};
@@ -12,32 +12,32 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-/// How long a server may take to start or to stop; it needs some 30 ms where nothing else runs.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout for the start and the stop of a server, which take about 30 ms on an idle machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(3);
 const PORTS_TRIED: u32 = 10;
 
-/// The start of every configuration; what a test adds comes after it and wins.
+/// The first lines of every configuration; the lines of a test follow and override them.
 ///
 /// Lame duck mode is as short as the server allows.
 const BASE: &str = "lame_duck_duration: 30s\nlame_duck_grace_period: 2s\n";
 
-/// A `nats-server` on the loopback with JetStream and a store of its own.
+/// A `nats-server` on the loopback interface, with JetStream and a store of its own.
 ///
-/// It ends with this value, and also when the test process is killed; its folder goes with it.
+/// It is killed, and its folder removed, when this value is dropped and when the test process is killed.
 #[derive(Debug)]
 pub struct Server {
-    // Before the folder, so that the process is gone when the folder is removed.
+    // Dropped before the folder, so that the process has ended when the folder is removed.
     process: Option<Process>,
     frozen: bool,
     builder: Builder,
     port: u16,
-    /// What the server says where it listens, such as `tls://127.0.0.1:4222`.
+    /// The address that the server reports, such as `tls://127.0.0.1:4222`.
     listens: String,
     folder: TempDir,
 }
 
-/// How a [`Server`] is to start.
+/// The settings of a [`Server`].
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     config: String,
@@ -47,7 +47,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Adds lines to the server's configuration file.
+    /// Adds lines to the configuration file.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
         self.config.push_str(text);
@@ -55,42 +55,43 @@ impl Builder {
         self
     }
 
-    /// Listens on this port, not on a free one.
+    /// Sets the port; defaults to a free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
         self.port = Some(port);
         self
     }
 
-    /// Puts credentials into [`Server::url`] and [`Server::client`]; the configuration has to
-    /// know the user.
+    /// Sets the credentials in [`Server::url`] and [`Server::client`].
+    ///
+    /// The configuration must contain the user.
     #[must_use]
     pub fn user(mut self, name: &str, password: &str) -> Self {
         self.user = Some((name.to_owned(), password.to_owned()));
         self
     }
 
-    /// Starts without JetStream.
+    /// Disables JetStream.
     #[must_use]
     pub fn without_jetstream(mut self) -> Self {
         self.plain = true;
         self
     }
 
-    /// Starts the server and waits until it takes connections.
+    /// Starts the server and waits until it accepts connections.
     ///
     /// # Panics
     ///
-    /// When it does not; the message has the server's log in it.
+    /// When the server does not start; the message contains its log.
     pub async fn start(self) -> Server {
         self.try_start().await.unwrap_or_else(|why| panic!("{why}"))
     }
 
-    /// As [`Builder::start`], with the server's log in the error.
+    /// Starts the server like [`Builder::start`], without the panic.
     ///
     /// # Errors
     ///
-    /// When the server exits, or is not ready in time.
+    /// When the server exits, and when it is not ready in time; the error contains its log.
     pub async fn try_start(self) -> Result<Server, String> {
         let tries = if self.port.is_some() { 1 } else { PORTS_TRIED };
         let mut server = Server {
@@ -114,7 +115,7 @@ impl Builder {
     }
 }
 
-/// Why a server did not start.
+/// The reason why a server did not start.
 enum Failure {
     PortTaken(String),
     Other(String),
@@ -126,13 +127,12 @@ impl Server {
         Self::builder().start().await
     }
 
-    /// A server with settings of its own.
+    /// Returns the settings of a server, to be changed.
     pub fn builder() -> Builder {
         Builder::default()
     }
 
-    /// Where it listens, such as `nats://127.0.0.1:4222`, with the credentials of
-    /// [`Builder::user`].
+    /// Returns the address, such as `nats://127.0.0.1:4222`, with the credentials of [`Builder::user`].
     pub fn url(&self) -> String {
         match (&self.builder.user, self.listens.split_once("://")) {
             (Some((name, password)), Some((scheme, rest))) => {
@@ -142,25 +142,25 @@ impl Server {
         }
     }
 
-    /// Where it listens, for a [`Proxy`](crate::Proxy).
+    /// Returns the address, for a [`Proxy`](crate::Proxy).
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// A new connection; it comes back quickly when the server has been away.
+    /// Connects a client that reconnects quickly.
     pub async fn client(&self) -> Client {
         self.client_with(self.options()).await
     }
 
-    /// A new connection with these options; credentials have to be among them.
+    /// Connects a client with these options, which must contain the credentials.
     pub async fn client_with(&self, options: ConnectOptions) -> Client {
         let url = self.url();
         options.connect(&url).await.unwrap_or_else(|error| panic!("cannot connect to {url}: {error}\n{}", self.log()))
     }
 
-    /// The options of our own clients.
+    /// Returns the options of the clients of the tests.
     ///
-    /// async-nats 0.51 does not read credentials from the URL, so they are given here as well.
+    /// async-nats 0.51 does not read credentials from the URL, so they are set here as well.
     pub(crate) fn options(&self) -> ConnectOptions {
         let options = ConnectOptions::new().reconnect_delay_callback(|_| Duration::from_millis(50));
         match self.builder.user.clone() {
@@ -169,7 +169,7 @@ impl Server {
         }
     }
 
-    /// JetStream over a new connection.
+    /// Returns a JetStream context on a new connection.
     pub async fn jetstream(&self) -> jetstream::Context {
         jetstream::new(self.client().await)
     }
@@ -217,7 +217,7 @@ impl Server {
         stream.update_consumer(config).await.expect("the server accepts the change");
     }
 
-    /// The process id of the server itself.
+    /// Returns the process id of the server.
     ///
     /// # Panics
     ///
@@ -226,37 +226,37 @@ impl Server {
         self.running().pid()
     }
 
-    /// The folder of the store, the log and the configuration.
+    /// Returns the folder of the store, the log and the configuration.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    /// What the server has logged in all its lives.
+    /// Returns the log, including that before a restart.
     pub fn log(&self) -> String {
         let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
         read("output") + &read("log")
     }
 
-    /// Whether the server runs and has not been frozen.
+    /// Returns `true` if the server runs and is not frozen.
     pub fn is_up(&mut self) -> bool {
         !self.frozen && self.process.as_mut().is_some_and(|process| process.ended().is_none())
     }
 
-    /// Kills the server and waits for its end; its store stays.
+    /// Kills the server and waits for its end; its store is kept.
     pub fn kill(&mut self) {
         self.frozen = false;
         self.process = None;
     }
 
-    /// Asks the server to shut down and waits until it has.
+    /// Shuts the server down and waits for its end.
     pub async fn terminate(&mut self) {
         self.signal("TERM");
         self.ended().await;
     }
 
-    /// Waits for a server that was told to end, for instance by [`Server::lame_duck`].
+    /// Waits for the end of a server, for example after [`Server::lame_duck`].
     pub async fn ended(&mut self) {
-        let end = Instant::now() + PATIENCE + Duration::from_secs(30);
+        let end = Instant::now() + TIMEOUT + Duration::from_secs(30);
         while let Some(process) = &mut self.process {
             if process.ended().is_some() {
                 self.process = None;
@@ -268,43 +268,42 @@ impl Server {
         }
     }
 
-    /// Starts the server again, on the same port and with the same store.
+    /// Starts the server again, with the same port and store.
     ///
-    /// One that still runs is killed first.
+    /// A server that still runs is killed first.
     pub async fn restart(&mut self) {
         self.kill();
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             match self.launch().await {
                 Ok(()) => return,
-                // The port was free a moment ago, so whoever has it may soon be gone.
+                // Another process has taken the port; it may release it soon.
                 Err(Failure::PortTaken(_)) if Instant::now() < end => sleep(PAUSE).await,
                 Err(Failure::PortTaken(why) | Failure::Other(why)) => panic!("{why}"),
             }
         }
     }
 
-    /// Begins lame duck mode, which ends the server within 30 seconds; at once if it has no
-    /// clients.
+    /// Begins lame duck mode, which ends the server within 30 seconds, or at once without clients.
     pub fn lame_duck(&mut self) {
         self.signal("USR2");
     }
 
-    /// Stops the server where it stands: its connections stay open, and nobody answers.
+    /// Stops the process with a signal: its connections stay open, and it does not reply.
     pub fn freeze(&mut self) {
         self.signal("STOP");
         self.frozen = true;
     }
 
-    /// Lets a frozen server go on.
+    /// Continues a frozen server.
     pub fn thaw(&mut self) {
         self.signal("CONT");
         self.frozen = false;
     }
 
-    /// Writes a new configuration, as given to [`Builder::config`], and has the server read it.
+    /// Replaces the lines of [`Builder::config`], and signals the server to reload its configuration.
     ///
-    /// The server does so soon after; its log says when.
+    /// The server logs when it has done so.
     pub fn reload(&mut self, config: &str) {
         config.clone_into(&mut self.builder.config);
         self.configure();
@@ -325,20 +324,20 @@ impl Server {
 
     fn configure(&self) {
         let text = format!("{BASE}{}", self.builder.config);
-        fs::write(self.path("server.conf"), text).expect("the server's folder can be written");
+        fs::write(self.path("server.conf"), text).expect("the folder of the server is writable");
     }
 
     /// Starts the process and waits until it is ready.
     async fn launch(&mut self) -> Result<(), Failure> {
         self.configure();
-        // A server that was killed has left its ports file.
+        // A killed server does not remove its ports file.
         let _ = fs::remove_dir_all(self.path("ports"));
-        fs::create_dir(self.path("ports")).expect("the server's folder can be written");
+        fs::create_dir(self.path("ports")).expect("the folder of the server is writable");
         let output = fs::File::options()
             .create(true)
             .append(true)
             .open(self.path("output"))
-            .expect("the server's folder can be written");
+            .expect("the folder of the server is writable");
         let process = Process::start(binary::path(), &self.arguments(), self.folder.path(), output)
             .map_err(|error| Failure::Other(format!("cannot start the server: {error}")))?;
         self.process = Some(process);
@@ -369,15 +368,15 @@ impl Server {
         arguments
     }
 
-    /// Waits for the ports file, which a server writes when it takes connections.
+    /// Waits for the ports file, which the server writes when it accepts connections.
     async fn ready(&mut self) -> Result<(), Failure> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         loop {
             if let Some(listens) = self.read_ports() {
                 self.listens = listens;
                 return Ok(());
             }
-            let process = self.process.as_mut().expect("it was started just now");
+            let process = self.process.as_mut().expect("the process was started before");
             let ended = process.ended();
             if let Some(status) = ended {
                 let log = self.log();
@@ -390,14 +389,14 @@ impl Server {
             }
             if Instant::now() > end {
                 let log = self.log();
-                let why = format!("the server is not ready after {PATIENCE:?}\n{log}");
+                let why = format!("the server is not ready after {TIMEOUT:?}\n{log}");
                 return Err(Failure::Other(why));
             }
             sleep(PAUSE).await;
         }
     }
 
-    /// Where the server listens, once it has written so completely.
+    /// Returns the address of the server, or `None` until its ports file is complete.
     fn read_ports(&self) -> Option<String> {
         let file = fs::read_dir(self.path("ports")).ok()?.next()?.ok()?;
         let ports: Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;

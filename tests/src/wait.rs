@@ -1,10 +1,10 @@
-//! Waiting for a condition, and seeing what happens meanwhile.
+//! Waiting for conditions, and logging.
 
 use std::panic::Location;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long a test waits for what should happen soon; it fails when this is over.
+/// The time within which an expected event must happen, or the test fails.
 pub const SOON: Duration = Duration::from_secs(30);
 
 const PAUSE: Duration = Duration::from_millis(5);
@@ -14,11 +14,11 @@ pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// Asks `poll` again and again until it returns `Some`, and returns what is in it.
+/// Calls `poll` until it returns `Some`, and returns the value.
 ///
 /// # Panics
 ///
-/// When the deadline passes first; the message has `what` in it, and the place of the call.
+/// After the deadline; the message contains `what` and the location of the call.
 #[track_caller]
 pub fn eventually<T, F, Fut>(
     what: &str,
@@ -40,11 +40,11 @@ where
                 Err(_) => panic!("{caller}: not within {deadline:?}: {what}; try {tries} was still waiting"),
             }
         }
-        unreachable!("the deadline comes before the numbers end")
+        unreachable!("the deadline is reached first")
     }
 }
 
-/// Prints `tracing` events to the standard error, when the variable `JSH_TRACE` names a level.
+/// Prints `tracing` events to the standard error if the variable `JSH_TRACE` is set to a level.
 pub fn trace() {
     use tracing_subscriber::filter::LevelFilter;
 
@@ -52,6 +52,6 @@ pub fn trace() {
         return;
     };
     let level: LevelFilter = level.parse().unwrap_or_else(|error| panic!("JSH_TRACE is {level:?}: {error}"));
-    // It fails when another test of this process was first, which is as good.
+    // This fails if another test of the process has done it already.
     let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).try_init();
 }

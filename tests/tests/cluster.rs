@@ -8,15 +8,17 @@ use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Health, Subscription, stream};
 use jetstream_handlers_tests::{Cluster, Recorder, publish, stream_config, until_health};
 
+/// Starts a handler with four parallel calls on all subjects of the stream.
 async fn subscribe(broker: &Broker, handled: &Recorder) -> Subscription {
     broker.subscribe("work.>", "worker", handled.handler()).concurrency(4).ack_wait(secs(2)).await.unwrap()
 }
 
-/// A cluster with a replicated stream `WORK`, a worker on it, and a broker that publishes.
+/// Starts a cluster with a replicated stream `WORK`, a worker on it, and a broker that publishes.
 async fn clustered() -> (Cluster, Broker, Recorder, Subscription) {
     clustered_with(|options| options).await
 }
 
+/// Starts a cluster like [`clustered`], with a change of the connect options.
 async fn clustered_with(
     adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static,
 ) -> (Cluster, Broker, Recorder, Subscription) {
@@ -38,24 +40,24 @@ async fn clustered_with(
     (cluster, broker, handled, subscription)
 }
 
-/// Publishes while something happens to the cluster, and shows that nothing was lost or stored twice.
-async fn survives(fault: &str, happen: impl AsyncFnOnce(&mut Cluster)) {
+/// Publishes during a fault, and checks that no message is lost or stored twice.
+async fn survives(fault: &str, inject: impl AsyncFnOnce(&mut Cluster)) {
     let (mut cluster, broker, handled, subscription) = clustered().await;
     publish(&broker, "work.done", 0..50).await;
     let publishing = tokio::spawn({
         let broker = broker.clone();
         async move { publish(&broker, "work.done", 50..150).await }
     });
-    let begun = Instant::now();
-    happen(&mut cluster).await;
+    let started = Instant::now();
+    inject(&mut cluster).await;
     publishing.await.unwrap();
     handled.until_distinct(150).await;
     println!(
         "{fault}: all handled after {:.1?}, {} more than once",
-        begun.elapsed(),
+        started.elapsed(),
         handled.counts().values().filter(|count| **count > 1).count()
     );
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     let mut stream = cluster.jetstream().await.get_stream("WORK").await.unwrap();
     assert_eq!(stream.info().await.unwrap().state.messages, 150, "stored once each");
     subscription.unsubscribe().await.unwrap();
@@ -98,15 +100,14 @@ async fn frozen_node_is_left_within_seconds() {
     let (mut cluster, broker, handled, subscription) = clustered_with(in_order).await;
     publish(&broker, "work.done", 0..10).await;
     handled.until_distinct(10).await;
-    // The first node is the one that the broker is connected to.
-    let name = 0;
-    cluster.node(name).freeze();
-    let begun = Instant::now();
+    // The broker is connected to the first node.
+    cluster.node(0).freeze();
+    let started = Instant::now();
     publish(&broker, "work.done", 10..20).await;
     handled.until_distinct(20).await;
-    println!("frozen node: all handled after {:.1?}", begun.elapsed());
-    assert!(begun.elapsed() < secs(20), "pings alone would take longer: {:?}", begun.elapsed());
-    cluster.node(name).thaw();
+    println!("frozen node: all handled after {:.1?}", started.elapsed());
+    assert!(started.elapsed() < secs(20), "took as long as pings need: {:?}", started.elapsed());
+    cluster.node(0).thaw();
     subscription.unsubscribe().await.unwrap();
 }
 

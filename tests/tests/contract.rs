@@ -1,4 +1,4 @@
-//! The contract: one list of tests, each run in memory and on a real nats-server, whose word is the truth.
+//! The contract of both transports: each test runs in memory and on a real nats-server, which is the reference.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::{Arc, Mutex};
@@ -11,13 +11,13 @@ use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde::{Deserialize, Serialize};
 
-/// Where a test runs.
-enum Stage {
+/// The transport of a test.
+enum Transport {
     Memory,
     Live(Server),
 }
 
-impl Stage {
+impl Transport {
     async fn start(&self, builder: Builder) -> TestBroker {
         match self {
             Self::Memory => builder.start().await,
@@ -42,7 +42,7 @@ impl Stage {
             }
             Self::Live(server) => {
                 let stream = server.jetstream().await.get_stream(stream).await.unwrap();
-                // It may be gone already, which is as good.
+                // The message may have been removed already.
                 stream.delete_message(sequence).await.map(drop).unwrap_or_default();
             }
         }
@@ -72,14 +72,14 @@ macro_rules! contract {
         mod in_memory {
             $(#[tokio::test(start_paused = true)]
             async fn $name() {
-                super::$name(&super::Stage::Memory).await;
+                super::$name(&super::Transport::Memory).await;
             })*
         }
 
         mod on_a_server {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Stage::Live(super::Server::start().await)).await;
+                super::$name(&super::Transport::Live(super::Server::start().await)).await;
             })*
         }
     };
@@ -172,16 +172,16 @@ async fn long(_order: Order) {
     tokio::time::sleep(ms(900)).await;
 }
 
-async fn handled_message_is_acked(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn handled_message_is_acked(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let ack = broker.publish("orders.created", &order(1)).await;
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.duplicate), ("ORDERS", 1, false));
     broker.handled::<accept>().once().with(&order(1)).settled(Settle::Ack).retried(0);
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn error_is_retried_after_its_backoff(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<fail>()).await;
+async fn error_is_retried_after_its_backoff(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.handled::<fail>().once().retried(0).settled(Settle::Retry);
     broker.advance(ms(125)).await;
@@ -189,8 +189,8 @@ async fn error_is_retried_after_its_backoff(stage: &Stage) {
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn exhausted_message_becomes_a_dead_letter(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<fail>()).await;
+async fn exhausted_message_becomes_a_dead_letter(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.advance(ms(500)).await;
     broker.handled::<fail>().once().retried(2);
@@ -202,16 +202,16 @@ async fn exhausted_message_becomes_a_dead_letter(stage: &Stage) {
     broker.handled::<fail>().retried(2);
 }
 
-async fn terminated_message_is_not_redelivered(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<refuse>()).await;
+async fn terminated_message_is_not_redelivered(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<refuse>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.advance(ms(300)).await;
     broker.handled::<refuse>().once().retried(0).settled(Settle::Terminate);
     assert_eq!(broker.dead_letters().await.len(), 1);
 }
 
-async fn undecodable_payload_becomes_a_dead_letter(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn undecodable_payload_becomes_a_dead_letter(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     broker.publish_bytes("orders.created", "{ oops").await;
     let letters = broker.dead_letters().await;
     assert_eq!(
@@ -220,28 +220,28 @@ async fn undecodable_payload_becomes_a_dead_letter(stage: &Stage) {
     );
 }
 
-async fn panic_is_retried(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<panic>()).await;
+async fn panic_is_retried(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<panic>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.advance(ms(100)).await;
     broker.handled::<panic>().once().retried(1).settled(Settle::Ack);
 }
 
-async fn timeout_is_retried(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<hang>()).await;
+async fn timeout_is_retried(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<hang>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.advance(ms(100)).await;
     broker.handled::<hang>().once().retried(1).settled(Settle::Ack);
 }
 
-async fn long_call_is_not_redelivered(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<long>()).await;
+async fn long_call_is_not_redelivered(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<long>()).await;
     broker.publish("orders.created", &order(1)).await;
     broker.handled::<long>().once().retried(0).settled(Settle::Ack);
 }
 
-async fn waiting_messages_are_not_redelivered(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<long>()).await;
+async fn waiting_messages_are_not_redelivered(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<long>()).await;
     for id in 1..=3 {
         broker.broker().publish("orders.created", &order(id)).await.unwrap();
     }
@@ -249,15 +249,15 @@ async fn waiting_messages_are_not_redelivered(stage: &Stage) {
     broker.handled::<long>().times(3).retried(0).settled(Settle::Ack);
 }
 
-/// A closure that notes what it gets.
-async fn note(broker: &TestBroker, queue: &str, subject: &str) -> (Subscription, Recorder) {
-    let seen = Recorder::new();
-    let noted = seen.clone();
-    let noting = move |order: Order| {
-        noted.add(order.id);
+/// Starts a handler that records the messages.
+async fn record(broker: &TestBroker, queue: &str, subject: &str) -> (Subscription, Recorder) {
+    let calls = Recorder::new();
+    let recorder = calls.clone();
+    let handler = move |order: Order| {
+        recorder.add(order.id);
         std::future::ready(())
     };
-    (broker.broker().subscribe(subject, queue, noting).await.unwrap(), seen)
+    (broker.broker().subscribe(subject, queue, handler).await.unwrap(), calls)
 }
 
 async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
@@ -266,41 +266,41 @@ async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
     }
 }
 
-async fn handler_too_slow_to_prefetch_handles_everything(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder()).await;
+async fn handler_too_slow_to_prefetch_handles_everything(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder()).await;
     publish(&broker, 1..=20).await;
-    let seen = Recorder::new();
-    let noted = seen.clone();
+    let calls = Recorder::new();
+    let recorder = calls.clone();
     let handler = move |order: Order| {
-        let noted = noted.clone();
+        let recorder = recorder.clone();
         async move {
-            // Longer than what waits may wait, which is a sixth of the time for an ack.
+            // Longer than the sixth of `ack_wait` that a message may wait.
             tokio::time::sleep(ms(75)).await;
-            noted.add(order.id);
+            recorder.add(order.id);
         }
     };
     let subscribe = broker.broker().subscribe("orders.created", "slow", handler);
     let _subscription = subscribe.ack_wait(ms(300)).await.unwrap();
-    seen.until_len(20).await;
-    assert_eq!(seen.items(), (1..=20).collect::<Vec<_>>());
+    calls.until_len(20).await;
+    assert_eq!(calls.items(), (1..=20).collect::<Vec<_>>());
 }
 
-async fn messages_arrive_in_stream_order(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn messages_arrive_in_stream_order(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..50).await;
-    let (_subscription, seen) = note(&broker, "ordered", "orders.created").await;
-    seen.until_len(50).await;
-    assert_eq!(seen.items(), (0..50).collect::<Vec<_>>());
+    let (_subscription, calls) = record(&broker, "ordered", "orders.created").await;
+    calls.until_len(50).await;
+    assert_eq!(calls.items(), (0..50).collect::<Vec<_>>());
 }
 
-async fn failing_message_blocks_an_ordered_handler(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn failing_message_blocks_an_ordered_handler(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..6).await;
-    let seen = Recorder::new();
+    let calls = Recorder::new();
     let handler = {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |order: Order| {
-            let times = seen.attempt(order.id);
+            let times = calls.attempt(order.id);
             async move {
                 match order.id {
                     1 if times < 3 => Err("not yet".into()),
@@ -312,48 +312,48 @@ async fn failing_message_blocks_an_ordered_handler(stage: &Stage) {
     };
     let subscribe = broker.broker().subscribe("orders.created", "in-order", handler).ordered().max_deliver(3);
     let _subscription = subscribe.backoff(&[ms(50)]).await.unwrap();
-    seen.until_len(10).await;
+    calls.until_len(10).await;
     broker.settled().await;
-    assert_eq!(seen.items(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
+    assert_eq!(calls.items(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
     let letters = broker.broker().dead_letters().list().await.unwrap();
     assert_eq!(letters.len(), 1);
 }
 
-async fn standby_ordered_worker_takes_over(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn standby_ordered_worker_takes_over(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let start = async || {
-        let seen = Recorder::new();
-        let noted = seen.clone();
+        let calls = Recorder::new();
+        let recorder = calls.clone();
         let handler = move |order: Order| {
-            noted.add(order.id);
+            recorder.add(order.id);
             async {}
         };
         let subscription = broker.broker().subscribe("orders.created", "in-order", handler).ordered().await.unwrap();
-        (subscription, seen)
+        (subscription, calls)
     };
-    let (one, seen_by_one) = start().await;
+    let (one, first_calls) = start().await;
     publish(&broker, 0..5).await;
-    seen_by_one.until_len(5).await;
-    let (_other, seen_by_other) = start().await;
+    first_calls.until_len(5).await;
+    let (_other, second_calls) = start().await;
     publish(&broker, 5..10).await;
-    seen_by_one.until_len(10).await;
-    assert!(seen_by_other.is_empty());
+    first_calls.until_len(10).await;
+    assert!(second_calls.is_empty());
     one.unsubscribe().await.unwrap();
     publish(&broker, 10..15).await;
-    seen_by_other.until_len(5).await;
-    assert_eq!(seen_by_other.items(), (10..15).collect::<Vec<_>>());
+    second_calls.until_len(5).await;
+    assert_eq!(second_calls.items(), (10..15).collect::<Vec<_>>());
 }
 
-async fn blocking_handler_is_retried(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn blocking_handler_is_retried(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, 0..4).await;
-    let seen = Recorder::new();
+    let calls = Recorder::new();
     let handler = {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |order: Order| {
-            let seen = seen.clone();
+            let calls = calls.clone();
             async move {
-                let first = seen.attempt(order.id) == 1;
+                let first = calls.attempt(order.id) == 1;
                 match order.id {
                     1 if first => Err("once".into()),
                     2 if first => panic!("once"),
@@ -364,15 +364,15 @@ async fn blocking_handler_is_retried(stage: &Stage) {
     };
     let subscribe = broker.broker().subscribe("orders.created", "blocking", handler).blocking().concurrency(2);
     let _subscription = subscribe.backoff(&[ms(50)]).await.unwrap();
-    seen.until_len(6).await;
+    calls.until_len(6).await;
     broker.settled().await;
-    let mut seen = seen.items();
-    seen.sort_unstable();
-    assert_eq!(seen, [0, 1, 1, 2, 2, 3]);
+    let mut calls = calls.items();
+    calls.sort_unstable();
+    assert_eq!(calls, [0, 1, 1, 2, 2, 3]);
 }
 
-async fn each_queue_receives_every_message(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>().include::<also>()).await;
+async fn each_queue_receives_every_message(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>().include::<also>()).await;
     for id in 0..5 {
         broker.publish("orders.created", &order(id)).await;
     }
@@ -380,20 +380,20 @@ async fn each_queue_receives_every_message(stage: &Stage) {
     broker.handled::<also>().times(5).settled(Settle::Ack);
 }
 
-async fn workers_of_one_queue_share_the_messages(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
-    let (_one, seen_by_one) = note(&broker, "shared", "orders.created").await;
-    let (_other, seen_by_other) = note(&broker, "shared", "orders.created").await;
+async fn workers_of_one_queue_share_the_messages(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (_one, first_calls) = record(&broker, "shared", "orders.created").await;
+    let (_other, second_calls) = record(&broker, "shared", "orders.created").await;
     publish(&broker, 0..40).await;
-    let total = || seen_by_one.len() + seen_by_other.len();
-    eventually("all forty", SOON, async || (total() >= 40).then_some(())).await;
+    let total = || first_calls.len() + second_calls.len();
+    eventually("forty calls", SOON, async || (total() >= 40).then_some(())).await;
     broker.settled().await;
     assert_eq!(total(), 40, "each message once");
-    assert!(!seen_by_one.is_empty() && !seen_by_other.is_empty());
+    assert!(!first_calls.is_empty() && !second_calls.is_empty());
 }
 
-async fn wildcard_receives_matching_subjects(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<all>().include::<accept>()).await;
+async fn wildcard_receives_matching_subjects(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<all>().include::<accept>()).await;
     for subject in ["orders.created", "orders.paid", "orders.eu.created"] {
         broker.publish(subject, &order(1)).await;
     }
@@ -401,8 +401,8 @@ async fn wildcard_receives_matching_subjects(stage: &Stage) {
     broker.handled::<accept>().once();
 }
 
-async fn duplicate_is_not_stored(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn duplicate_is_not_stored(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let send = async || broker.broker().publish_message("orders.created", &order(1)).message_id("one").await.unwrap();
     let (first, second) = (send().await, send().await);
     assert_eq!((first.duplicate, second.duplicate, first.sequence == second.sequence), (false, true, true));
@@ -410,8 +410,8 @@ async fn duplicate_is_not_stored(stage: &Stage) {
     broker.handled::<accept>().once();
 }
 
-async fn wrong_last_sequence_is_refused(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn wrong_last_sequence_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let publish =
         |sequence| broker.broker().publish_message("orders.created", &order(1)).expect_last_subject_sequence(sequence);
     assert_eq!(publish(0).await.unwrap().sequence, 1);
@@ -426,18 +426,18 @@ fn orders() -> stream::Config {
     stream_config("ORDERS", &["orders.>"])
 }
 
-async fn too_large_message_is_refused(stage: &Stage) {
+async fn too_large_message_is_refused(transport: &Transport) {
     let config = stream::Config { max_message_size: 200, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<all>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<all>()).await;
     let error = broker.broker().publish("orders.created", &"x".repeat(300)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PayloadTooLarge);
     let error = broker.broker().publish("orders.created", &"x".repeat(2_000_000)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "the server's own limit");
+    assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "the limit of the server");
 }
 
-async fn full_stream_refuses_messages(stage: &Stage) {
+async fn full_stream_refuses_messages(transport: &Transport) {
     let config = stream::Config { max_messages: 2, discard: stream::DiscardPolicy::New, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..2).await;
     let error = broker.broker().publish("orders.created", &order(3)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Publish);
@@ -445,13 +445,13 @@ async fn full_stream_refuses_messages(stage: &Stage) {
     broker.settled().await;
     broker.handled::<accept>().times(2);
     assert!(broker.broker().health().is_healthy(), "a full stream still delivers");
-    stage.purge(&broker, "ORDERS").await;
+    transport.purge(&broker, "ORDERS").await;
     publish(&broker, 3..4).await;
 }
 
-async fn publish_all_returns_each_result(stage: &Stage) {
+async fn publish_all_returns_each_result(transport: &Transport) {
     let config = stream::Config { max_messages: 3, discard: stream::DiscardPolicy::New, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     let publish = |id| broker.broker().publish_message("orders.created", &order(id));
     let messages = [
         publish(1).message_id("one"),
@@ -463,23 +463,23 @@ async fn publish_all_returns_each_result(stage: &Stage) {
         publish(7),
     ];
     let results = broker.broker().publish_all(messages).await;
-    let told = |result: &Result<_, jetstream_handlers::Error>| {
+    let parts = |result: &Result<_, jetstream_handlers::Error>| {
         result.as_ref().map_or_else(|error| Some(error.kind()), |_| None)
     };
     let expected =
         [None, Some(ErrorKind::Config), Some(ErrorKind::WrongLastSequence), None, None, None, Some(ErrorKind::Publish)];
-    assert_eq!(results.iter().map(told).collect::<Vec<_>>(), expected);
+    assert_eq!(results.iter().map(parts).collect::<Vec<_>>(), expected);
     assert!(results[3].as_ref().is_ok_and(|ack| ack.duplicate && ack.sequence == 1));
     assert_eq!(results[5].as_ref().map(|ack| ack.sequence).unwrap(), 3);
     assert_eq!(broker.published::<Order>("orders.>").await, [order(1), order(5), order(6)]);
 }
 
-async fn atomic_batch_is_all_or_nothing(stage: &Stage) {
-    if matches!(stage, Stage::Live(_)) && binary::version() < (2, 12, 1) {
+async fn atomic_batch_is_all_or_nothing(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 12, 1) {
         return;
     }
     let config = stream::Config { allow_atomic_publish: true, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     let publish = |id| broker.broker().publish_message("orders.created", &order(id));
     let ack = broker.broker().publish_atomic([publish(1).message_id("one"), publish(2), publish(3)]).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("ORDERS", 3, Some(3)));
@@ -502,12 +502,12 @@ async fn atomic_batch_is_all_or_nothing(stage: &Stage) {
     assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error:?}");
 }
 
-async fn ingest_ends_at_the_first_refused_message(stage: &Stage) {
-    if matches!(stage, Stage::Live(_)) && binary::version() < (2, 14, 0) {
+async fn ingest_ends_at_the_first_refused_message(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 14, 0) {
         return;
     }
     let config = stream::Config { allow_batch_publish: true, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     broker.publish("bills.paid", &order(1)).await;
     let publish = |id| broker.broker().publish_message("orders.created", &order(id));
     let ack = broker.broker().ingest((1..=3).map(publish)).await.unwrap();
@@ -529,16 +529,16 @@ async fn ingest_ends_at_the_first_refused_message(stage: &Stage) {
     }
 }
 
-async fn full_stream_discards_old_messages(stage: &Stage) {
+async fn full_stream_discards_old_messages(transport: &Transport) {
     let config = stream::Config { max_messages: 2, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..5).await;
     assert_eq!(broker.published::<Order>("orders.>").await, [order(3), order(4)]);
 }
 
-async fn max_messages_per_subject_keeps_the_latest(stage: &Stage) {
+async fn max_messages_per_subject_keeps_the_latest(transport: &Transport) {
     let config = stream::Config { max_messages_per_subject: 1, ..orders() };
-    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
     publish(&broker, 0..3).await;
     broker.publish("orders.paid", &order(9)).await;
     assert_eq!(broker.published::<Order>("orders.>").await, [order(2), order(9)]);
@@ -548,31 +548,31 @@ fn work_queue() -> stream::Config {
     stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..orders() }
 }
 
-async fn work_queue_removes_handled_messages(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().stream(work_queue()).include::<fail>()).await;
+async fn work_queue_removes_handled_messages(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().stream(work_queue()).include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
-    assert_eq!(broker.published::<Order>("orders.>").await, [order(1)], "it waits for its next attempt");
+    assert_eq!(broker.published::<Order>("orders.>").await, [order(1)], "kept until its next attempt");
     broker.advance(ms(500)).await;
     assert_eq!(broker.dead_letters().await.len(), 1);
-    assert!(broker.published::<Order>("orders.>").await.is_empty(), "a terminated message leaves the queue");
+    assert!(broker.published::<Order>("orders.>").await.is_empty(), "a terminated message is removed");
 }
 
-async fn work_queue_refuses_overlapping_consumers(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().stream(work_queue()).include::<all>()).await;
+async fn work_queue_refuses_overlapping_consumers(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().stream(work_queue()).include::<all>()).await;
     let error = broker.broker().subscribe("orders.created", "other", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamOverlap);
     assert!(error.to_string().contains("work queue") && error.to_string().contains("`all`"), "{error}");
 }
 
-async fn missing_stream_is_an_error_without_auto_create(stage: &Stage) {
+async fn missing_stream_is_an_error_without_auto_create(transport: &Transport) {
     let letters = stream_config("DLQ", &["dlq.>"]);
-    let broker = stage.start(TestBroker::builder().stream(orders()).stream(letters).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(orders()).stream(letters).include::<accept>()).await;
     drop(broker);
-    // What is missing here is missing on both.
+    // This stream exists on neither transport.
     let builder = Broker::builder().auto_create(false);
-    let broker = match stage {
-        Stage::Memory => builder.connect_in_memory(),
-        Stage::Live(server) => builder.servers([server.url()]).connect().await.unwrap(),
+    let broker = match transport {
+        Transport::Memory => builder.connect_in_memory(),
+        Transport::Live(server) => builder.servers([server.url()]).connect().await.unwrap(),
     };
     let error = broker.subscribe("nothing.here", "worker", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamNotFound);
@@ -581,27 +581,27 @@ async fn missing_stream_is_an_error_without_auto_create(stage: &Stage) {
     assert!(error.to_string().contains("auto_create"), "{error}");
 }
 
-async fn overlapping_stream_is_refused(stage: &Stage) {
+async fn overlapping_stream_is_refused(transport: &Transport) {
     let config = stream_config("EUROPE", &["orders.eu.>"]);
-    let broker = stage.start(TestBroker::builder().stream(config).include::<elsewhere>()).await;
+    let broker = transport.start(TestBroker::builder().stream(config).include::<other>()).await;
     let error = broker.broker().subscribe("orders.us.created", "us", |_: Order| async {}).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamOverlap);
     assert!(error.to_string().contains("EUROPE"), "{error}");
 }
 
-#[subscriber(subject = "elsewhere.>", queue = "elsewhere")]
-async fn elsewhere(_subject: Subject) {}
+#[subscriber(subject = "other.>", queue = "other")]
+async fn other(_subject: Subject) {}
 
-async fn subject_outside_the_named_stream_is_refused(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn subject_outside_the_named_stream_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let subscribe = broker.broker().subscribe("payments.made", "payer", |_: Order| async {}).stream("ORDERS");
     let error = subscribe.await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamNotFound);
     assert!(error.to_string().contains("ORDERS") && error.to_string().contains("payments.made"), "{error}");
 }
 
-async fn differing_consumer_is_refused(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn differing_consumer_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let subscribe = broker.broker().subscribe("orders.created", "accept", |_: Order| async {});
     let error = subscribe.ack_wait(secs(7)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConsumerMismatch);
@@ -611,13 +611,13 @@ async fn differing_consumer_is_refused(stage: &Stage) {
 #[subscriber(subject = "orders.created", queue = "many_in_flight", concurrency = 700)]
 async fn many_in_flight(_order: Order) {}
 
-async fn max_ack_pending_stops_delivery(stage: &Stage) {
-    // 700 at once ask for 11,200; a delayed message counts as unanswered, as on the server.
-    let broker = stage.start(TestBroker::builder().include::<many_in_flight>()).await;
+async fn max_ack_pending_stops_delivery(transport: &Transport) {
+    // With 700 parallel calls the worker requests 11,200; a delayed message counts for `max_ack_pending`.
+    let broker = transport.start(TestBroker::builder().include::<many_in_flight>()).await;
     let attempts = Recorder::new();
-    let noted = attempts.clone();
+    let recorder = attempts.clone();
     let later = move |order: Order| {
-        noted.add(order.id);
+        recorder.add(order.id);
         std::future::ready(Settle::RetryAfter(secs(3600)))
     };
     let _subscription = broker.broker().subscribe("orders.created", "later", later).batch_size(1000).await.unwrap();
@@ -634,75 +634,75 @@ async fn max_ack_pending_stops_delivery(stage: &Stage) {
     let wanted = usize::try_from(bound).unwrap();
     attempts.until_len(wanted).await;
     tokio::time::sleep(ms(300)).await;
-    assert_eq!(attempts.len(), wanted, "nothing new while so many wait");
+    assert_eq!(attempts.len(), wanted, "no delivery above `max_ack_pending`");
 }
 
-async fn deleted_consumer_is_recreated(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
-    let (_subscription, seen) = note(&broker, "deleted", "orders.created").await;
+async fn deleted_consumer_is_recreated(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (_subscription, calls) = record(&broker, "deleted", "orders.created").await;
     publish(&broker, 1..2).await;
-    seen.until_len(1).await;
-    stage.delete_consumer(&broker, "ORDERS", "deleted").await;
+    calls.until_len(1).await;
+    transport.delete_consumer(&broker, "ORDERS", "deleted").await;
     publish(&broker, 2..3).await;
-    seen.until(2).await;
-    eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+    calls.until(2).await;
+    eventually("healthy", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
 }
 
-async fn purged_message_is_not_redelivered(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<fail>()).await;
+async fn purged_message_is_not_redelivered(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<fail>()).await;
     broker.publish("orders.created", &order(1)).await;
-    stage.purge(&broker, "ORDERS").await;
+    transport.purge(&broker, "ORDERS").await;
     tokio::time::sleep(ms(400)).await;
     broker.handled::<fail>().once().retried(0);
     assert!(broker.dead_letters().await.is_empty());
 }
 
-async fn deleted_stream_is_unhealthy(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn deleted_stream_is_unhealthy(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     assert!(broker.broker().health().is_healthy());
-    stage.delete_stream(&broker, "ORDERS").await;
-    eventually("health is red", SOON, async || (!broker.broker().health().is_healthy()).then_some(())).await;
-    // A publish makes the stream again, and the handler goes on.
+    transport.delete_stream(&broker, "ORDERS").await;
+    eventually("unhealthy", SOON, async || (!broker.broker().health().is_healthy()).then_some(())).await;
+    // A publish recreates the stream, and the handler continues.
     broker.broker().publish("orders.created", &order(1)).await.unwrap();
-    eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+    eventually("healthy", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
     broker.settled().await;
     broker.handled::<accept>().once().with(&order(1));
 }
 
-async fn stop_returns_waiting_messages(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn stop_returns_waiting_messages(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let slow = |_: Order| async { tokio::time::sleep(ms(300)).await };
     let subscription = broker.broker().subscribe("orders.created", "handed", slow).await.unwrap();
     publish(&broker, 0..4).await;
     tokio::time::sleep(ms(100)).await;
-    let (stopped, (_successor, seen)) =
-        futures::join!(subscription.unsubscribe(), note(&broker, "handed", "orders.created"));
+    let (stopped, (_successor, calls)) =
+        futures::join!(subscription.unsubscribe(), record(&broker, "handed", "orders.created"));
     stopped.unwrap();
-    seen.until_len(3).await;
+    calls.until_len(3).await;
     broker.settled().await;
-    assert_eq!(seen.items(), [1, 2, 3], "the first was finished, the others handed back");
+    assert_eq!(calls.items(), [1, 2, 3], "the first call ended, and the others were returned");
 }
 
-async fn headers_reach_the_handler(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
-    let seen = Arc::<Mutex<Vec<(String, String)>>>::default();
-    let noted = seen.clone();
-    let noting = move |headers: Headers, _order: Order| {
-        noted.lock().unwrap().extend(headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
+async fn headers_reach_the_handler(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let calls = Arc::<Mutex<Vec<(String, String)>>>::default();
+    let recorder = calls.clone();
+    let handler = move |headers: Headers, _order: Order| {
+        recorder.lock().unwrap().extend(headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())));
         std::future::ready(())
     };
-    let _subscription = broker.broker().subscribe("orders.created", "headers", noting).await.unwrap();
+    let _subscription = broker.broker().subscribe("orders.created", "headers", handler).await.unwrap();
     let message = broker.broker().publish_message("orders.created", &order(1));
     message.header("Tenant", "eu").header("Tenant", "us").message_id("x").await.unwrap();
-    eventually("the message", SOON, async || (!seen.lock().unwrap().is_empty()).then_some(())).await;
-    let mut seen = seen.lock().unwrap().clone();
-    seen.sort();
+    eventually("the message", SOON, async || (!calls.lock().unwrap().is_empty()).then_some(())).await;
+    let mut calls = calls.lock().unwrap().clone();
+    calls.sort();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    assert_eq!(seen, [pair("Nats-Msg-Id", "x"), pair("Tenant", "eu"), pair("Tenant", "us")]);
+    assert_eq!(calls, [pair("Nats-Msg-Id", "x"), pair("Tenant", "eu"), pair("Tenant", "us")]);
 }
 
-async fn disconnected_broker_refuses_publishes(stage: &Stage) {
-    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+async fn disconnected_broker_refuses_publishes(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     broker.broker().disconnect().await.unwrap();
     assert!(broker.broker().publish("orders.created", &order(1)).await.is_err());
     assert!(!broker.broker().health().is_healthy());
@@ -710,19 +710,19 @@ async fn disconnected_broker_refuses_publishes(stage: &Stage) {
     assert_eq!(error.kind(), ErrorKind::Closed);
 }
 
-/// What a script does to a broker.
+/// A step of a script.
 #[derive(Debug, Clone)]
 enum Step {
-    /// Publishes a message whose handler answers like this, attempt by attempt; the last answer repeats.
-    Publish(Vec<Answer>),
+    /// Publishes a message whose attempts have these results; the last one repeats.
+    Publish(Vec<Attempt>),
     Wait,
-    /// Deletes the message of this publish, whatever has become of it.
+    /// Deletes the message of this publish, if it still exists.
     Delete(usize),
     Purge,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-enum Answer {
+enum Attempt {
     Ack,
     Nak,
     NakLater,
@@ -731,15 +731,15 @@ enum Answer {
 }
 
 fn script() -> impl Strategy<Value = Vec<Step>> {
-    let answer = prop_oneof![
-        4 => Just(Answer::Ack),
-        2 => Just(Answer::Nak),
-        2 => Just(Answer::NakLater),
-        1 => Just(Answer::Term),
-        1 => Just(Answer::Panic),
+    let attempt = prop_oneof![
+        4 => Just(Attempt::Ack),
+        2 => Just(Attempt::Nak),
+        2 => Just(Attempt::NakLater),
+        1 => Just(Attempt::Term),
+        1 => Just(Attempt::Panic),
     ];
     let step = prop_oneof![
-        6 => proptest::collection::vec(answer, 1..4).prop_map(Step::Publish),
+        6 => proptest::collection::vec(attempt, 1..4).prop_map(Step::Publish),
         2 => Just(Step::Wait),
         1 => (0..6_usize).prop_map(Step::Delete),
         1 => Just(Step::Purge),
@@ -747,23 +747,23 @@ fn script() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..10)
 }
 
-/// Runs a script; gives every answer in the order of the attempts, by message, and the dead letters.
-async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, String, u64)>) {
-    let broker = stage.start(TestBroker::builder().stream(orders()).include::<accept>()).await;
-    let played = Arc::<Mutex<Vec<(u64, Answer)>>>::default();
-    let noted = played.clone();
-    let handler = move |(id, answers): (u64, Vec<Answer>)| {
-        let noted = noted.clone();
+/// Runs a script, and returns the attempts of each message and the dead letters.
+async fn play(transport: &Transport, script: &[Step]) -> (Vec<Vec<Attempt>>, Vec<(u64, String, u64)>) {
+    let broker = transport.start(TestBroker::builder().stream(orders()).include::<accept>()).await;
+    let played = Arc::<Mutex<Vec<(u64, Attempt)>>>::default();
+    let recorder = played.clone();
+    let handler = move |(id, attempts): (u64, Vec<Attempt>)| {
+        let recorder = recorder.clone();
         async move {
-            let attempt = noted.lock().unwrap().iter().filter(|(other, _)| *other == id).count();
-            let answer = answers[attempt.min(answers.len() - 1)];
-            noted.lock().unwrap().push((id, answer));
-            match answer {
-                Answer::Ack => Ok(()),
-                Answer::Nak => Err(HandlerError::retry("nak")),
-                Answer::NakLater => Err(HandlerError::retry_after(ms(300), "later")),
-                Answer::Term => Err(HandlerError::terminate("term")),
-                Answer::Panic => panic!("on purpose"),
+            let attempt = recorder.lock().unwrap().iter().filter(|(other, _)| *other == id).count();
+            let attempt = attempts[attempt.min(attempts.len() - 1)];
+            recorder.lock().unwrap().push((id, attempt));
+            match attempt {
+                Attempt::Ack => Ok(()),
+                Attempt::Nak => Err(HandlerError::retry("nak")),
+                Attempt::NakLater => Err(HandlerError::retry_after(ms(300), "later")),
+                Attempt::Term => Err(HandlerError::terminate("term")),
+                Attempt::Panic => panic!("on purpose"),
             }
         }
     };
@@ -772,29 +772,29 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
     let mut sequences = Vec::new();
     for step in script {
         match step {
-            Step::Publish(answers) => {
+            Step::Publish(attempts) => {
                 let id = sequences.len() as u64;
-                let ack = broker.broker().publish("orders.played", &(id, answers)).await.unwrap();
+                let ack = broker.broker().publish("orders.played", &(id, attempts)).await.unwrap();
                 sequences.push(ack.sequence);
                 eventually("the first attempt", SOON, async || {
                     played.lock().unwrap().iter().any(|(other, _)| *other == id).then_some(())
                 })
                 .await;
             }
-            // Long enough for every delay that may be running, so that both stages are at the same point.
+            // Longer than every delay, so that both transports are at the same point.
             Step::Wait => tokio::time::sleep(ms(600)).await,
             Step::Delete(index) => {
                 if let Some(sequence) = sequences.get(*index) {
-                    stage.delete_message(&broker, "ORDERS", *sequence).await;
+                    transport.delete_message(&broker, "ORDERS", *sequence).await;
                 }
             }
-            Step::Purge => stage.purge(&broker, "ORDERS").await,
+            Step::Purge => transport.purge(&broker, "ORDERS").await,
         }
     }
     tokio::time::sleep(ms(1000)).await;
     let letters = broker.dead_letters().await;
     let played = played.lock().unwrap();
-    let of = |id: usize| played.iter().filter(|(other, _)| *other == id as u64).map(|(_, answer)| *answer).collect();
+    let of = |id: usize| played.iter().filter(|(other, _)| *other == id as u64).map(|(_, attempt)| *attempt).collect();
     let mut letters: Vec<_> =
         letters.into_iter().map(|letter| (letter.stream_sequence, letter.reason, letter.delivered)).collect();
     letters.sort();
@@ -810,8 +810,8 @@ proptest! {
             let mut builder = tokio::runtime::Builder::new_current_thread();
             builder.enable_all().start_paused(paused).build().unwrap()
         };
-        let in_memory = runtime(true).block_on(play(&Stage::Memory, &script));
-        let on_a_server = runtime(false).block_on(async { play(&Stage::Live(Server::start().await), &script).await });
+        let in_memory = runtime(true).block_on(play(&Transport::Memory, &script));
+        let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Server::start().await), &script).await });
         prop_assert_eq!(in_memory, on_a_server);
     }
 }

@@ -13,7 +13,7 @@ use jetstream_handlers_tests::{
     stream_config,
 };
 
-/// Fills the stream of dead letters, or makes room in it.
+/// Limits the bytes of the stream of dead letters, which then refuses more; -1 removes the limit.
 async fn set_dead_letter_limit(server: &Server, max_bytes: i64) {
     let jetstream = server.jetstream().await;
     let mut config = jetstream.get_stream("DLQ").await.unwrap().cached_info().config.clone();
@@ -69,7 +69,7 @@ async fn exhausted_message_becomes_a_dead_letter_with_its_metadata() {
     running.shutdown().await.unwrap();
     assert_eq!(calls.count(7), 3);
 
-    // As a plain client sees it: the subject, the headers of the design, limits retention.
+    // The stored message, as a plain client sees it.
     let jetstream = server.jetstream().await;
     let mut stream = jetstream.get_stream("DLQ").await.unwrap();
     let raw = stream.get_raw_message(letter.sequence).await.unwrap();
@@ -127,7 +127,7 @@ async fn message_beyond_the_max_deliver_of_the_server_becomes_a_dead_letter() {
     let calls = Recorder::new();
     let broker = connect_with(&server, &calls).await;
     let running = broker.include::<hopeless>().start_all().await.unwrap();
-    // An operator lowers what the server grants, far below what the handler does.
+    // An operator sets `max_deliver` on the server below that of the handler.
     let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
     let mut consumer: PullConsumer = stream.get_consumer("hopeless").await.unwrap();
     let config = consumer.info().await.unwrap().config.clone();
@@ -166,13 +166,13 @@ async fn subject_can_be_changed_and_disabled() {
     server.all_acked("WORK", "unwanted").await;
     server.all_acked("WORK", "elsewhere").await;
     running.shutdown().await.unwrap();
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "nobody asked for the stream DLQ");
+    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "the stream DLQ is not needed");
     let letters = broker.dead_letters().stream("FAILED").list().await.unwrap();
     assert_eq!(letters.iter().map(|letter| &letter.payload[..]).collect::<Vec<_>>(), [b"2"]);
 }
 
-#[subscriber(subject = "work.mended", queue = "mended")]
-async fn mended(id: u64, headers: Headers, State(calls): State<Recorder>) -> HandlerResult {
+#[subscriber(subject = "work.repaired", queue = "repaired")]
+async fn repaired(id: u64, headers: Headers, State(calls): State<Recorder>) -> HandlerResult {
     calls.add(id);
     match headers.get("Dead-Letter-Replay-Of") {
         None => Err(HandlerError::terminate("broken")),
@@ -191,11 +191,11 @@ async fn dead_letters_are_listed_replayed_and_purged_by_handler() {
     let server = Server::start().await;
     let calls = Recorder::new();
     let broker = connect_with(&server, &calls).await;
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "no stream is no letter");
-    let running = broker.include::<mended>().include::<refused>().start_all().await.unwrap();
+    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "no stream yet");
+    let running = broker.include::<repaired>().include::<refused>().start_all().await.unwrap();
     for id in 1..=3 {
         broker
-            .publish_message("work.mended", &id)
+            .publish_message("work.repaired", &id)
             .header("Tenant", "eu")
             .header("Tenant", "us")
             .message_id(&format!("m{id}"))
@@ -203,28 +203,28 @@ async fn dead_letters_are_listed_replayed_and_purged_by_handler() {
             .unwrap();
         broker.publish("work.refused", &(100 + id)).await.unwrap();
     }
-    let of_mended = dead_letters_of(&broker, "mended", 3).await;
+    let of_repaired = dead_letters_of(&broker, "repaired", 3).await;
     let of_refused = dead_letters_of(&broker, "dead_letters::refused", 3).await;
     assert_eq!(broker.dead_letters().list().await.unwrap().len(), 6);
-    assert_eq!(broker.dead_letters().of("ended").list().await.unwrap().len(), 0, "a name is whole");
+    assert_eq!(broker.dead_letters().of("ended").list().await.unwrap().len(), 0, "the suffix of a name does not match");
 
-    let letters = broker.dead_letters().of("mended");
-    let first = &of_mended[0];
+    let letters = broker.dead_letters().of("repaired");
+    let first = &of_repaired[0];
     assert_eq!(letters.show(first.sequence).await.unwrap().unwrap().payload, first.payload);
-    assert!(letters.show(of_refused[0].sequence).await.unwrap().is_none(), "it is of another handler");
+    assert!(letters.show(of_refused[0].sequence).await.unwrap().is_none(), "of another handler");
     let error = letters.replay(of_refused[0].sequence).await.unwrap_err().to_string();
-    assert!(error.contains("no dead letter") && error.contains("mended"), "{error}");
+    assert!(error.contains("no dead letter") && error.contains("repaired"), "{error}");
     assert_eq!(letters.clone().after(first.sequence).list().await.unwrap().len(), 2);
 
     let ack = letters.replay(first.sequence).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.duplicate), ("WORK", false));
     calls.until_times(1, 2).await;
-    assert!(letters.show(first.sequence).await.unwrap().is_none(), "a replayed letter is gone");
+    assert!(letters.show(first.sequence).await.unwrap().is_none(), "a replayed dead letter is removed");
     assert_eq!(letters.replay_all().await.unwrap(), 2);
     calls.until_times(2, 2).await;
     calls.until_times(3, 2).await;
     assert_eq!(broker.dead_letters().of("refused").purge().await.unwrap(), 3);
-    server.all_acked("WORK", "mended").await;
+    server.all_acked("WORK", "repaired").await;
     assert!(broker.dead_letters().list().await.unwrap().is_empty());
     running.shutdown().await.unwrap();
 }
@@ -270,7 +270,7 @@ async fn message_is_kept_until_its_dead_letter_is_stored() {
         .await
         .unwrap();
     let running = broker.include::<hopeless>().start_all().await.unwrap();
-    // Full: the stream refuses every copy.
+    // The stream is full and refuses every dead letter.
     let jetstream = server.jetstream().await;
     let mut config = jetstream.get_stream("DLQ").await.unwrap().cached_info().config.clone();
     config.discard = jetstream_handlers::stream::DiscardPolicy::New;
@@ -279,7 +279,7 @@ async fn message_is_kept_until_its_dead_letter_is_stored() {
     broker.publish("work.hopeless", &1).await.unwrap();
     calls.until_times(1, 3).await;
     let stream = jetstream.get_stream("WORK").await.unwrap();
-    eventually("the message comes again and again", SOON, async || {
+    eventually("the message is redelivered", SOON, async || {
         let delivered = stream.consumer_info("hopeless").await.unwrap().delivered.consumer_sequence;
         (delivered >= 6).then_some(())
     })
@@ -291,7 +291,7 @@ async fn message_is_kept_until_its_dead_letter_is_stored() {
     assert_eq!((letter.reason.as_str(), letter.error.as_str()), ("error", "storing the order: disk full"));
     server.all_acked("WORK", "hopeless").await;
     running.shutdown().await.unwrap();
-    assert_eq!(calls.count(1), 3, "the handler runs `max_deliver` times, however long the letter takes");
+    assert_eq!(calls.count(1), 3, "`max_deliver` attempts, and no more until the dead letter is stored");
 }
 
 #[tokio::test]
@@ -307,7 +307,7 @@ async fn long_full_stream_loses_no_dead_letter() {
     let (broker, subscription) = start().await;
     set_dead_letter_limit(&server, 1).await;
     publish(&broker, "work.a", [1]).await;
-    // Long enough for more deliveries than the server once granted beyond the handler's own.
+    // Long enough for more deliveries than `max_deliver` with a small margin.
     tokio::time::sleep(ms(1600)).await;
     subscription.unsubscribe().await.unwrap();
     set_dead_letter_limit(&server, -1).await;
@@ -322,7 +322,7 @@ async fn dead_letter_that_cannot_be_stored_does_not_block_others() {
     let server = Server::builder().config("max_payload: 8192").start().await;
     let broker = connect(&server).await;
     let subscription = broker.subscribe("work.a", "worker", |_: u64| std::future::ready(())).await.unwrap();
-    // What no consumer gets, for the server's word is put into its mouth.
+    // No consumer receives these; the test publishes the advisories of the server itself.
     let jetstream = server.jetstream().await;
     jetstream.publish("work.b", vec![b'x'; 8000].into()).await.unwrap().await.unwrap();
     for id in 2..=6 {
@@ -348,12 +348,12 @@ async fn too_large_dead_letter_is_stored_without_and_replayed_with_its_payload()
     let server = Server::builder().config("max_payload: 8192").start().await;
     let broker = connect(&server).await;
     let replayed = Recorder::new();
-    let noted = replayed.clone();
+    let recorder = replayed.clone();
     let large = move |message: Message, headers: Headers| {
         std::future::ready(match headers.get("Dead-Letter-Replay-Of") {
             None => Settle::Terminate,
             Some(_) => {
-                noted.add(message.payload().len() as u64);
+                recorder.add(message.payload().len() as u64);
                 Settle::Ack
             }
         })
@@ -368,7 +368,7 @@ async fn too_large_dead_letter_is_stored_without_and_replayed_with_its_payload()
     assert_eq!(raw.headers.get("Dead-Letter-Payload-Omitted").map(|value| value.as_str()), Some("true"));
     broker.dead_letters().replay(letter.sequence).await.unwrap();
     replayed.until(8000).await;
-    assert!(dead_letters(&broker, 0).await.is_empty(), "a replayed letter is gone");
+    assert!(dead_letters(&broker, 0).await.is_empty(), "a replayed dead letter is removed");
     subscription.unsubscribe().await.unwrap();
 }
 
@@ -395,17 +395,17 @@ async fn failure_of_a_deleted_stream_does_not_dead_letter_a_new_message() {
     let broker =
         Broker::builder().servers([server.url()]).publish_timeout(ms(200)).fetch_wait(secs(1)).connect().await.unwrap();
     let calls = Recorder::new();
-    let noted = calls.clone();
-    let picky = move |id: u64| {
-        noted.add(id);
+    let recorder = calls.clone();
+    let handler = move |id: u64| {
+        recorder.add(id);
         std::future::ready(if id == 1 { Settle::Terminate } else { Settle::Ack })
     };
-    let subscription = broker.subscribe("work.a", "worker", picky).await.unwrap();
+    let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
     set_dead_letter_limit(&server, 1).await;
     let mut answers = server.client().await.subscribe("$JS.ACK.WORK.worker.>").await.unwrap();
     publish(&broker, "work.a", [1]).await;
-    let mut put_off = answers.by_ref().filter(|answer| std::future::ready(answer.payload.starts_with(b"-NAK")));
-    tokio::time::timeout(SOON, put_off.next()).await.expect("its letter is put off").unwrap();
+    let mut naks = answers.by_ref().filter(|answer| std::future::ready(answer.payload.starts_with(b"-NAK")));
+    tokio::time::timeout(SOON, naks.next()).await.expect("the message is nakked").unwrap();
     let jetstream = server.jetstream().await;
     jetstream.delete_stream("WORK").await.unwrap();
     set_dead_letter_limit(&server, -1).await;

@@ -1,4 +1,4 @@
-//! The main use on a real server: annotate, run, publish; with one process and with several.
+//! Handlers receive typed messages on a real server, in one process and in several.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use jetstream_handlers::async_nats;
@@ -6,7 +6,7 @@ use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::{Program, Recorder, SOON, Server, connect, eventually, publish};
 use serde::{Deserialize, Serialize};
 
-/// The messages of one round in the tests of several processes.
+/// The number of messages of one round in the tests of several processes.
 const MESSAGES: u64 = 200;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,7 +19,7 @@ fn order(id: u64) -> OrderCreated {
     OrderCreated { id, customer: "Ada".into() }
 }
 
-/// The handler, and the message that it was called with.
+/// The calls: the handler, and the message.
 type Calls = Recorder<(&'static str, u64)>;
 
 #[subscriber(subject = "orders.created", queue = "order-processor", group = "two")]
@@ -96,7 +96,7 @@ async fn closure_handles_until_unsubscribed() {
     calls.until(("closure", 1)).await;
     subscription.unsubscribe().await.unwrap();
     broker.publish("orders.created", &order(2)).await.unwrap();
-    // The durable remembers: what came meanwhile is handled by the next one.
+    // The consumer keeps its position, so the next handler receives the second message.
     let subscription = subscribe(calls.clone()).await.unwrap();
     calls.until(("closure", 2)).await;
     assert_eq!(calls.items(), [("closure", 1), ("closure", 2)]);
@@ -107,10 +107,10 @@ fn worker(server: &Server, group: &str) -> Program {
     Program::start(env!("CARGO_BIN_EXE_worker"), &[group], &[("NATS_URL", &server.url())])
 }
 
-/// Waits until so many requests for messages of a consumer are open.
-async fn asking(server: &Server, consumer: &str, count: usize) {
+/// Waits until this many pull requests of a consumer are open.
+async fn pulling(server: &Server, consumer: &str, count: usize) {
     let jetstream = server.jetstream().await;
-    eventually(&format!("{count} workers ask for messages of {consumer}"), SOON, async || {
+    eventually(&format!("{count} open pull requests of {consumer}"), SOON, async || {
         let stream = jetstream.get_stream("WORK").await.ok()?;
         let info = stream.consumer_info(consumer).await.ok()?;
         (info.num_waiting >= count).then_some(())
@@ -144,15 +144,15 @@ async fn end(worker: &mut Program) {
 async fn processes_of_one_queue_share_the_messages() {
     let server = Server::start().await;
     let (mut one, mut other) = (worker(&server, "shared"), worker(&server, "shared"));
-    asking(&server, "shared", 2).await;
+    pulling(&server, "shared", 2).await;
     publish_round(&server).await;
     all_handled(&[&one, &other]).await;
-    // What comes twice would come before they end.
+    // A second delivery would arrive before they end.
     end(&mut one).await;
     end(&mut other).await;
     assert_eq!(handled(&[&one, &other]), (1..=MESSAGES).collect::<Vec<_>>(), "each exactly once");
     let (one, other) = (handled(&[&one]).len(), handled(&[&other]).len());
-    // It need not be half and half.
+    // The shares need not be equal.
     assert!(one > 10 && other > 10, "{one} and {other}");
 }
 
@@ -160,8 +160,8 @@ async fn processes_of_one_queue_share_the_messages() {
 async fn queues_of_two_processes_each_receive_every_message() {
     let server = Server::start().await;
     let (mut shared, mut audit) = (worker(&server, "shared"), worker(&server, "audit"));
-    asking(&server, "shared", 1).await;
-    asking(&server, "audit", 1).await;
+    pulling(&server, "shared", 1).await;
+    pulling(&server, "audit", 1).await;
     publish_round(&server).await;
     for worker in [&mut shared, &mut audit] {
         all_handled(&[worker]).await;
@@ -174,11 +174,11 @@ async fn queues_of_two_processes_each_receive_every_message() {
 async fn late_process_takes_its_share() {
     let server = Server::start().await;
     let mut first = worker(&server, "shared");
-    asking(&server, "shared", 1).await;
+    pulling(&server, "shared", 1).await;
     publish_round(&server).await;
     all_handled(&[&first]).await;
     let mut second = worker(&server, "shared");
-    asking(&server, "shared", 2).await;
+    pulling(&server, "shared", 2).await;
     publish_round(&server).await;
     eventually("the second round was handled", SOON, async || {
         (handled(&[&first, &second]).len() >= 2 * MESSAGES as usize).then_some(())
@@ -187,8 +187,8 @@ async fn late_process_takes_its_share() {
     let late = handled(&[&second]).len();
     assert!(late > 10, "{late}");
     end(&mut first).await;
-    // The one that is left has all the work.
-    asking(&server, "shared", 1).await;
+    // The remaining process handles all messages.
+    pulling(&server, "shared", 1).await;
     publish_round(&server).await;
     eventually("the third round was handled", SOON, async || {
         (handled(&[&first, &second]).len() >= 3 * MESSAGES as usize).then_some(())

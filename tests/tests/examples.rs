@@ -1,4 +1,4 @@
-//! The examples run, and what is written twice is the same twice: the READMEs, and a file of both crates.
+//! The examples run, and duplicated texts are equal: the READMEs, and a file of both crates.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
@@ -13,8 +13,8 @@ use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// Far more than an example needs.
-const PATIENCE: Duration = secs(60);
+/// The timeout of an example.
+const TIMEOUT: Duration = secs(60);
 
 fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -24,9 +24,9 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(workspace().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The program of an example.
+/// Returns the program of an example.
 ///
-/// `cargo test --workspace` has built it before any test runs; who runs this file alone gets it built here.
+/// `cargo test --workspace` builds it; when this file runs alone, it is built here.
 fn program(example: &str) -> PathBuf {
     static BUILT: OnceLock<()> = OnceLock::new();
     let tests = std::env::current_exe().unwrap();
@@ -39,14 +39,14 @@ fn program(example: &str) -> PathBuf {
     program
 }
 
-/// Whether a program is newer than every file that Cargo made it from.
+/// Returns `true` if a program is newer than all files of which it is built.
 fn is_fresh(program: &Path) -> bool {
     let modified = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
     let (Some(built), Ok(list)) = (modified(program), std::fs::read_to_string(program.with_extension("d"))) else {
         return false;
     };
     let sources = list.split_once(": ").map_or("", |(_, sources)| sources);
-    // A blank within a path is escaped; such a path is not found, and Cargo is asked.
+    // A space within a path is escaped; such a path is not found, and the program is built.
     sources.split_whitespace().all(|source| modified(Path::new(source)).is_some_and(|changed| changed <= built))
 }
 
@@ -56,7 +56,7 @@ fn build(profile: &Path) {
     if profile.ends_with("release") {
         command.arg("--release");
     }
-    // What Cargo tells a test about its package would look like news to some build scripts.
+    // Some build scripts run again when these variables of the test change.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(name);
@@ -65,11 +65,11 @@ fn build(profile: &Path) {
     assert!(command.status().unwrap().success(), "the examples do not build");
 }
 
-/// Runs an example to its end; gives what it printed.
+/// Runs an example to its end, and returns its output.
 async fn run(example: &str, url: Option<&str>) -> String {
     let mut command = Command::new(program(example));
     command.kill_on_drop(true).stdin(Stdio::null()).env_remove("NATS_URL").envs(url.map(|url| ("NATS_URL", url)));
-    let output = timeout(PATIENCE, command.output()).await.unwrap_or_else(|_| panic!("`{example}` does not end"));
+    let output = timeout(TIMEOUT, command.output()).await.unwrap_or_else(|_| panic!("`{example}` does not end"));
     let Output { status, stdout, stderr } = output.unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
     assert!(status.success(), "`{example}`: {status}\n{stdout}\n{stderr}");
@@ -100,7 +100,7 @@ async fn orders_runs_in_memory() {
 #[tokio::test]
 async fn orders_runs_repeatedly_on_a_server() {
     let server = Server::start().await;
-    // What others have left in the stream is handled too, and disturbs nothing.
+    // A message of another program in the stream is handled as well.
     let broker = Broker::connect(server.url()).await.unwrap();
     broker.publish("orders.created", &json!({ "id": 123, "customer": "Alan" })).await.unwrap();
     for _ in 0..2 {
@@ -158,13 +158,13 @@ fn readmes_have_the_same_sections_and_code() {
     assert_eq!(blocks(&english), blocks(&chinese));
 }
 
-/// `rules.rs` judges a text when it is compiled and when it is run.
+/// `rules.rs` validates names at compile time and at run time.
 #[test]
 fn rules_rs_is_the_same_in_both_crates() {
     assert_eq!(read("jetstream-handlers/src/rules.rs"), read("jetstream-handlers-macros/src/rules.rs"));
 }
 
-/// The fenced blocks of a page, with their fences.
+/// Returns the fenced blocks of a page, with their fences.
 fn blocks(page: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut open: Option<String> = None;
@@ -183,7 +183,7 @@ fn blocks(page: &str) -> Vec<String> {
     blocks
 }
 
-/// How deep each heading of a page is.
+/// Returns the level of each heading of a page.
 fn levels(page: &str) -> Vec<usize> {
     let mut in_block = false;
     let mut levels = Vec::new();

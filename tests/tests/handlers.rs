@@ -1,4 +1,4 @@
-//! What a handler may take and return, how many calls run in parallel, and handlers that block.
+//! Parameters, return types and concurrency of handlers, and blocking handlers.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeMap;
@@ -51,7 +51,7 @@ async fn question_mark(State(calls): State<Recorder<&'static str>>) -> HandlerRe
 
 #[subscriber(subject = "results.seen", queue = "anyhow", backoff = ["50ms"], group = "results")]
 async fn by_anyhow(State(calls): State<Recorder<&'static str>>) -> anyhow::Result<()> {
-    anyhow::ensure!(!calls.attempt("by_anyhow") == 1, "the first time");
+    anyhow::ensure!(calls.attempt("by_anyhow") > 1, "the first time");
     Ok(())
 }
 
@@ -91,7 +91,7 @@ async fn every_return_type_settles_the_message() {
     }
 }
 
-/// How many calls run now, and how many ever did at one time.
+/// Counts the calls that run now, the most that ever ran at once, and those that are done.
 #[derive(Debug, Clone)]
 struct Gauge {
     now: Arc<AtomicUsize>,
@@ -109,7 +109,7 @@ impl Gauge {
         let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         self.open.acquire().await.unwrap().forget();
-        // Whoever takes the place of this one has a chance to come too early.
+        // A call that replaced this one too early could run now.
         tokio::task::yield_now().await;
         self.now.fetch_sub(1, Ordering::SeqCst);
         self.done.fetch_add(1, Ordering::SeqCst);
@@ -128,12 +128,12 @@ async fn concurrency_limits_parallel_calls() {
     let broker = connect_with(&server, &gauge).await;
     let running = broker.start_groups(["four"]).await.unwrap();
     publish(&broker, "crowds.formed", 1..=12).await;
-    // They are all in this process, so that a fifth could begin.
+    // All messages are in this process, so a fifth call could start.
     server.ack_pending("CROWDS", "four", 12).await;
-    eventually("four run at once", SOON, async || (gauge.now.load(Ordering::SeqCst) == 4).then_some(())).await;
+    eventually("four calls run", SOON, async || (gauge.now.load(Ordering::SeqCst) == 4).then_some(())).await;
     for released in 1..=8 {
         gauge.open.add_permits(1);
-        eventually(&format!("after {released} there are four again"), SOON, async || {
+        eventually(&format!("four calls run after {released} ended"), SOON, async || {
             let done = gauge.done.load(Ordering::SeqCst);
             (done == released && gauge.now.load(Ordering::SeqCst) == 4).then_some(())
         })
@@ -168,7 +168,7 @@ async fn default_concurrency_keeps_stream_order() {
     assert_eq!(log.items(), expected);
 }
 
-/// A type of one's own.
+/// A custom parameter.
 #[derive(Debug)]
 struct Tenant(String);
 
@@ -179,7 +179,7 @@ impl FromMessage for Tenant {
 }
 
 #[subscriber(subject = "parameters.*.seen", queue = "first", group = "parameters")]
-#[allow(clippy::too_many_arguments, reason = "every kind of parameter there is")]
+#[allow(clippy::too_many_arguments, reason = "every kind of parameter")]
 async fn payload_last(
     State(log): State<Recorder<String>>,
     subject: Subject,
@@ -206,7 +206,7 @@ async fn payload_last(
 }
 
 #[subscriber(subject = "parameters.*.seen", queue = "second", group = "parameters")]
-#[allow(clippy::too_many_arguments, reason = "every kind of parameter there is")]
+#[allow(clippy::too_many_arguments, reason = "every kind of parameter")]
 async fn payload_first(
     OrderCreated { id, customer }: OrderCreated,
     tenant: Tenant,
@@ -232,7 +232,7 @@ struct OrderView<'a> {
 
 #[subscriber(subject = "parameters.*.seen", queue = "borrowing", group = "parameters")]
 async fn borrowing(State(log): State<Recorder<String>>, order: OrderView<'_>, info: Info) {
-    // It borrows across an await.
+    // The parameter is borrowed across an await.
     tokio::task::yield_now().await;
     log.add(format!("borrowing {} {} {}", order.id, order.customer, info.consumer()));
 }
@@ -300,9 +300,9 @@ async fn closure_takes_the_same_parameters() {
     subscription.unsubscribe().await.unwrap();
 }
 
-#[subscriber(subject = "notes.taken", queue = "noting", group = "noting")]
+#[subscriber(subject = "notes.taken", queue = "recording", group = "recording")]
 async fn note(id: u64, State(log): State<Recorder<String>>) {
-    log.add(format!("noted {id}"));
+    log.add(format!("handled {id}"));
 }
 
 #[tokio::test]
@@ -310,7 +310,7 @@ async fn handler_can_still_be_called() {
     let log = Recorder::<String>::default();
     note(7, State(log.clone())).await;
     borrowing(State(log.clone()), OrderView { id: 1, customer: "Ada" }, Info::default()).await;
-    assert_eq!(log.items(), ["noted 7", "borrowing 1 Ada "]);
+    assert_eq!(log.items(), ["handled 7", "borrowing 1 Ada "]);
     let calls = Recorder::<&str>::default();
     assert_eq!(own(State(calls.clone())).await.unwrap_err().to_string(), "the first time");
     own(State(calls)).await.unwrap();
@@ -334,7 +334,7 @@ async fn blocking_handlers_run_in_parallel_beside_the_runtime() {
             }
         }
     };
-    // The test's runtime has one thread: that the timer goes on shows that it is free.
+    // The runtime has one thread; a timer that fires in time shows that it is not blocked.
     let subscribe = broker.subscribe("work.heavy", "heavy", handler).blocking().concurrency(4);
     let subscription = subscribe.await.unwrap();
     let mut longest = Duration::ZERO;
@@ -344,7 +344,7 @@ async fn blocking_handlers_run_in_parallel_beside_the_runtime() {
         longest = longest.max(tick.elapsed());
     }
     assert_eq!(most.load(Ordering::SeqCst), 4);
-    assert!(longest < ms(150), "the runtime stood still for {longest:?}");
+    assert!(longest < ms(150), "the runtime was blocked for {longest:?}");
     subscription.unsubscribe().await.unwrap();
 }
 
@@ -368,7 +368,7 @@ async fn blocking_call_over_its_timeout_is_retried_after_it_returns() {
     };
     let subscribe = broker.subscribe("work.stuck", "stuck", handler).blocking().timeout(ms(200)).backoff(&[ms(50)]);
     let _subscription = subscribe.await.unwrap();
-    eventually("the first was called again", SOON, async || (calls.counts().get(&0) == Some(&2)).then_some(())).await;
+    eventually("message 0 is handled twice", SOON, async || (calls.counts().get(&0) == Some(&2)).then_some(())).await;
     calls.until_distinct(2).await;
 }
 
@@ -395,10 +395,10 @@ async fn blocking_handler_pulls_again_after_a_late_call() {
     calls.until_distinct(1).await;
     publish(&broker, "work.late", 1..8).await;
     calls.until_distinct(8).await;
-    eventually("the first was called again", SOON, async || (calls.counts()[&0] == 2).then_some(())).await;
+    eventually("message 0 is handled twice", SOON, async || (calls.counts()[&0] == 2).then_some(())).await;
 }
 
-/// A process that runs the handlers of a group, and prints the warnings of the library.
+/// Starts a process that runs the handlers of a group and prints the warnings of the library.
 fn warning_worker(server: &Server, group: &str) -> Program {
     let url = server.url();
     Program::start(env!("CARGO_BIN_EXE_worker"), &[group], &[("NATS_URL", &url), ("JSH_TRACE", "warn")])
@@ -422,9 +422,9 @@ async fn handler_that_blocks_the_runtime_is_logged() {
     publish(&broker, "work.blocked", 0..1).await;
     let mut program = warning_worker(&server, "blocking");
     program.until("blocked 0").await;
-    let said = eventually("it is named", SOON, async || {
+    let output = eventually("the warning is logged", SOON, async || {
         let output = program.output();
         output.contains("blocking = true").then_some(output)
     });
-    assert!(said.await.contains("blocks_the_runtime"));
+    assert!(output.await.contains("blocks_the_runtime"));
 }

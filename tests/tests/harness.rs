@@ -1,4 +1,4 @@
-//! The harness keeps its promises: servers start, break as asked, come back, and leave nothing.
+//! Tests of the test support itself.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
@@ -13,9 +13,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A cluster that has lost a leader may take some seconds to elect another.
+/// The timeout for the election of a leader.
 const ELECTION: Duration = secs(30);
-/// Set in the process that the last test kills.
+/// The variable that is set in the process of [`owner`].
 const OWNER: &str = "HARNESS_OWNER";
 
 #[tokio::test]
@@ -52,13 +52,13 @@ async fn restart_keeps_port_and_store() {
     server.restart().await;
     assert_eq!(server.url(), url);
     assert_ne!(server.pid(), pid);
-    eventually("the first message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
+    eventually("the stored message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
 
     server.terminate().await;
     assert!(!server.is_up());
     server.restart().await;
     assert!(server.is_up());
-    eventually("the first message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
+    eventually("the stored message", SOON, async || (count(&jetstream).await? == 1).then_some(())).await;
 }
 
 #[tokio::test]
@@ -103,8 +103,8 @@ async fn url_has_credentials_and_reload_applies_new_ones() {
 
 #[tokio::test]
 async fn invalid_configuration_is_reported() {
-    let told = Server::builder().config("max_payload: often").try_start().await.unwrap_err();
-    assert!(told.contains("server.conf"), "{told}");
+    let parts = Server::builder().config("max_payload: often").try_start().await.unwrap_err();
+    assert!(parts.contains("server.conf"), "{parts}");
 }
 
 #[tokio::test]
@@ -145,12 +145,12 @@ fn killed_owner_leaves_no_process_and_no_folder() {
     owner.wait().unwrap();
     let end = Instant::now() + SOON;
     while !traces.iter().all(Traces::are_gone) {
-        assert!(Instant::now() < end, "something is left of {traces:?}");
+        assert!(Instant::now() < end, "not removed: {traces:?}");
         std::thread::sleep(ms(5));
     }
 }
 
-/// The process for the test above; on its own it does nothing.
+/// The process of the test above; without the variable it does nothing.
 #[tokio::test]
 async fn owner() {
     if std::env::var_os(OWNER).is_none() {
@@ -197,7 +197,7 @@ async fn cluster_elects_a_new_leader() {
 async fn proxy_can_be_cut_paused_and_closed() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
-    let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let (events, mut received) = tokio::sync::mpsc::unbounded_channel();
     let client = async_nats::ConnectOptions::new()
         .event_callback(move |event| {
             let events = events.clone();
@@ -222,27 +222,27 @@ async fn proxy_can_be_cut_paused_and_closed() {
 
     proxy.refuse();
     proxy.cut();
-    while heard.recv().await.unwrap() != async_nats::Event::Disconnected {}
+    while received.recv().await.unwrap() != async_nats::Event::Disconnected {}
     tokio::time::sleep(ms(50)).await;
     assert_ne!(client.connection_state(), async_nats::connection::State::Connected);
     proxy.accept();
-    while heard.recv().await.unwrap() != async_nats::Event::Connected {}
+    while received.recv().await.unwrap() != async_nats::Event::Connected {}
     round_trip(&client).await;
 
     drop(proxy);
-    while heard.recv().await.unwrap() != async_nats::Event::Disconnected {}
+    while received.recv().await.unwrap() != async_nats::Event::Disconnected {}
 }
 
 #[tokio::test]
-#[should_panic(expected = "the end of the world")]
+#[should_panic(expected = "a pending poll")]
 async fn eventually_times_out_a_pending_poll() {
-    eventually("the end of the world", ms(20), std::future::pending::<Option<()>>).await;
+    eventually("a pending poll", ms(20), std::future::pending::<Option<()>>).await;
 }
 
-/// Comes back when the server has seen all that the client sent before.
+/// Waits until the server has received what the client has sent.
 async fn round_trip(client: &async_nats::Client) {
-    let answer = client.request("$JS.API.INFO", "".into()).await;
-    answer.unwrap();
+    let reply = client.request("$JS.API.INFO", "".into()).await;
+    reply.unwrap();
 }
 
 async fn create_stream(jetstream: &jetstream::Context, replicas: usize) -> stream::Stream {
@@ -265,7 +265,7 @@ async fn count(jetstream: &jetstream::Context) -> Option<u64> {
     Some(stream.cached_info().state.messages)
 }
 
-/// What could be left of a server.
+/// The process, address and folder of a server.
 #[derive(Debug)]
 struct Traces {
     pid: u32,
@@ -297,7 +297,7 @@ impl Traces {
     }
 
     fn is_running(&self) -> bool {
-        // A process that has ended, and that nobody has waited for, has no command line left.
+        // A zombie process has no command line.
         fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|words| !words.is_empty())
     }
 }

@@ -1,6 +1,4 @@
-//! The expansion under a stern user's lints, and among names that shadow the ones it uses.
-//!
-//! It compiles, or it does not: there is nothing to run.
+//! The expansion compiles with strict lints of the user, and with names in scope that shadow those that it uses.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -37,7 +35,7 @@
 )]
 #![deny(clippy::all, clippy::pedantic, clippy::nursery)]
 
-/// Handlers of every shape.
+/// Handlers of every kind.
 pub mod handlers {
     use std::time::Duration;
 
@@ -47,14 +45,14 @@ pub mod handlers {
     /// A payload.
     #[derive(Debug, Clone, Copy, Deserialize)]
     pub struct Order {
-        /// Its number.
+        /// The number.
         pub id: u64,
     }
 
     /// A payload that borrows from its message.
     #[derive(Debug, Clone, Copy, Deserialize)]
     pub struct OrderView<'a> {
-        /// Its number, as text.
+        /// The number, as text.
         pub id: &'a str,
     }
 
@@ -62,7 +60,7 @@ pub mod handlers {
         tokio::time::sleep(Duration::ZERO).await;
     }
 
-    /// With every key.
+    /// A handler with every key.
     ///
     /// # Errors
     ///
@@ -113,14 +111,14 @@ pub mod handlers {
         Ok::<(), std::fmt::Error>(())
     }
 
-    /// With every key of strict order.
+    /// An ordered handler with every key.
     #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, replicas = 1)]
     pub async fn ordered(order: Order) {
         rest().await;
         println!("{order:?}");
     }
 
-    /// A plain function.
+    /// A function that is not async.
     ///
     /// # Errors
     ///
@@ -155,7 +153,7 @@ pub mod handlers {
     async fn never(order: ThisTypeDoesNotExist) {}
 }
 
-/// Names of the user that are names of the expansion as well.
+/// Names of the user that the expansion uses as well.
 pub mod shadowed {
     use ::core::result::Result as Answer;
 

@@ -1,4 +1,4 @@
-//! Pull requests: their sizes, the inboxes that handlers share, ack subjects and permissions.
+//! Pull requests: batch sizes, shared inboxes, ack subjects and permissions.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ use jetstream_handlers_tests::{
 };
 use serde_json::Value;
 
-/// The sizes of the requests that a handler sends.
-async fn batches(server: &Server, consumer: &str) -> (async_nats::Subscriber, async_nats::Client) {
+/// Subscribes to the pull requests of a consumer; the client must be kept.
+async fn pull_requests(server: &Server, consumer: &str) -> (async_nats::Subscriber, async_nats::Client) {
     let client = server.client().await;
     let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WORK.{consumer}");
     let subscriber = client.subscribe(subject).await.unwrap();
@@ -23,6 +23,7 @@ async fn batches(server: &Server, consumer: &str) -> (async_nats::Subscriber, as
     (subscriber, client)
 }
 
+/// Returns the batch sizes of the requests so far.
 async fn sizes(subscriber: &mut async_nats::Subscriber) -> Vec<u64> {
     let mut sizes = Vec::new();
     while let Ok(Some(request)) = tokio::time::timeout(ms(300), subscriber.next()).await {
@@ -38,12 +39,12 @@ async fn requests_of_a_fast_handler_grow_from_ten_to_hundreds() {
     let broker = connect(&server).await;
     let results = broker.publish_all((0..20_000).map(|id| broker.publish_message("work.quick", &id))).await;
     assert!(results.iter().all(Result::is_ok));
-    let (mut requests, _client) = batches(&server, "quick").await;
+    let (mut requests, _client) = pull_requests(&server, "quick").await;
     let calls = Recorder::new();
     let _subscription = broker.subscribe("work.quick", "quick", calls.handler()).await.unwrap();
     calls.until_len(20_000).await;
     let sizes = sizes(&mut requests).await;
-    assert_eq!(sizes[0], 11, "one that can start and ten in advance: {sizes:?}");
+    assert_eq!(sizes[0], 11, "one to start and ten to prefetch: {sizes:?}");
     assert!(sizes.iter().any(|size| *size >= 400), "{sizes:?}");
     assert!(sizes.len() < 200, "{} requests", sizes.len());
     assert!(calls.counts().values().all(|count| *count == 1));
@@ -54,7 +55,7 @@ async fn slow_handler_requests_only_what_it_can_start_soon() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.slow", 0..150).await;
-    let (mut requests, _client) = batches(&server, "slow").await;
+    let (mut requests, _client) = pull_requests(&server, "slow").await;
     let calls = Recorder::new();
     let handler = {
         let calls = calls.clone();
@@ -69,7 +70,7 @@ async fn slow_handler_requests_only_what_it_can_start_soon() {
     let subscribe = broker.subscribe("work.slow", "slow", handler).ack_wait(secs(3));
     let _subscription = subscribe.await.unwrap();
     calls.until_distinct(150).await;
-    // Half a second, a sixth of what the server waits, is time for five of them.
+    // Five messages take half a second, which is a sixth of `ack_wait`.
     let sizes = sizes(&mut requests).await;
     assert!(sizes.iter().skip(1).all(|size| *size <= 7), "{sizes:?}");
     assert!(calls.counts().values().all(|count| *count == 1), "each once");
@@ -81,24 +82,24 @@ async fn handlers_too_slow_to_prefetch_handle_everything() {
     let broker = connect(&server).await;
     publish(&broker, "work.slow", 0..30).await;
     let mut running = Vec::new();
-    for lanes in [1, 4] {
+    for concurrency in [1, 4] {
         let calls = Recorder::new();
-        let noted = calls.clone();
+        let recorder = calls.clone();
         let handler = move |id: u64| {
-            let noted = noted.clone();
+            let recorder = recorder.clone();
             async move {
-                // Longer than what waits may wait, which is a sixth of the time for an ack in each of the lanes.
-                tokio::time::sleep(ms(75 * lanes)).await;
-                noted.add(id);
+                // Longer than the sixth of `ack_wait` that a message may wait, for each parallel call.
+                tokio::time::sleep(ms(75 * concurrency)).await;
+                recorder.add(id);
             }
         };
-        let subscribe = broker.subscribe("work.slow", &format!("slow-{lanes}"), handler).ack_wait(ms(300));
-        running.push((subscribe.concurrency(lanes.try_into().unwrap()).await.unwrap(), calls));
+        let subscribe = broker.subscribe("work.slow", &format!("slow-{concurrency}"), handler).ack_wait(ms(300));
+        running.push((subscribe.concurrency(concurrency.try_into().unwrap()).await.unwrap(), calls));
     }
     for (_, calls) in &running {
         calls.until_distinct(30).await;
     }
-    // They ask as well when there was nothing to do for a while.
+    // The handlers pull again after an idle time.
     tokio::time::sleep(ms(300)).await;
     publish(&broker, "work.slow", [99]).await;
     for (_, calls) in &running {
@@ -111,7 +112,7 @@ async fn configured_batch_size_is_kept() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     publish(&broker, "work.pinned", 0..500).await;
-    let (mut requests, _client) = batches(&server, "pinned").await;
+    let (mut requests, _client) = pull_requests(&server, "pinned").await;
     let calls = Recorder::new();
     let handler = {
         let calls = calls.clone();
@@ -143,7 +144,7 @@ async fn hundred_handlers_share_two_inboxes() {
     let inboxes: BTreeSet<String> =
         std::iter::from_fn(|| requests.next().now_or_never().flatten()).map(|it| prefix(&it.reply.unwrap())).collect();
     assert_eq!(inboxes.len(), 2);
-    // While each in turn stops, the others lose nothing.
+    // Half of the handlers stop while the other half receives messages.
     let publisher = connect(&server).await;
     let publishing = async {
         for id in 0..400_u64 {
@@ -156,10 +157,10 @@ async fn hundred_handlers_share_two_inboxes() {
             subscription.unsubscribe().await.unwrap();
         }
     };
-    let begun = Instant::now();
+    let started = Instant::now();
     futures::join!(publishing, stopping);
     calls.until_distinct(400).await;
-    assert!(begun.elapsed() < secs(25), "nothing waited for its ack_wait");
+    assert!(started.elapsed() < secs(25), "no message waited for `ack_wait`");
     let counts: BTreeSet<usize> = calls.counts().into_values().collect();
     assert_eq!(counts, BTreeSet::from([1]), "each once");
     drop(rest);
@@ -169,14 +170,14 @@ async fn hundred_handlers_share_two_inboxes() {
 async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let (calls, begun, go_on) = (Recorder::new(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let (calls, started, may_end) = (Recorder::new(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
     let handler = {
-        let (calls, begun, go_on) = (calls.clone(), begun.clone(), go_on.clone());
+        let (calls, started, may_end) = (calls.clone(), started.clone(), may_end.clone());
         move |id: u64| {
             let since = Instant::now();
-            begun.store(true, Ordering::SeqCst);
-            // Its task cannot hear of anything meanwhile.
-            while !go_on.load(Ordering::SeqCst) && since.elapsed() < secs(5) {
+            started.store(true, Ordering::SeqCst);
+            // The task of this handler cannot react to anything meanwhile.
+            while !may_end.load(Ordering::SeqCst) && since.elapsed() < secs(5) {
                 std::thread::sleep(ms(5));
             }
             calls.add(id);
@@ -186,11 +187,11 @@ async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let _computing = broker.subscribe("work.computing", "computing", handler).await.unwrap();
     let neighbour = broker.subscribe("work.other", "other", async |_: u64| {}).await.unwrap();
     publish(&broker, "work.computing", [0]).await;
-    eventually("it computes", SOON, async || begun.load(Ordering::SeqCst).then_some(())).await;
+    eventually("the call runs", SOON, async || started.load(Ordering::SeqCst).then_some(())).await;
     neighbour.unsubscribe().await.unwrap();
-    // Time for the inbox to close.
+    // Time for the shared inbox to be replaced.
     tokio::time::sleep(ms(300)).await;
-    go_on.store(true, Ordering::SeqCst);
+    may_end.store(true, Ordering::SeqCst);
     publish(&broker, "work.computing", 1..10).await;
     calls.until_distinct(10).await;
     assert!(broker.health().is_healthy(), "{:?}", broker.health());
@@ -217,7 +218,7 @@ async fn handlers_continue_when_neighbours_stop_after_a_reconnect() {
     for number in 0..10 {
         neighbours.push(broker.subscribe("work.goes", &format!("goes-{number}"), async |_: u64| {}).await.unwrap());
     }
-    // Some before, some while and some after the others have taken new inboxes.
+    // The neighbours stop before, during and after the change to new inboxes.
     for (round, neighbour) in (0_u64..).zip(neighbours) {
         proxy.cut();
         tokio::time::sleep(ms(round * 30)).await;
@@ -232,7 +233,7 @@ async fn handlers_continue_when_neighbours_stop_after_a_reconnect() {
 #[tokio::test]
 async fn version_2_ack_subjects_are_supported() {
     if binary::version() < (2, 14, 0) {
-        // It knows the first version only.
+        // The server only knows version 1.
         return;
     }
     let server = Server::builder().config("feature_flags { js_ack_fc_v2: true }").start().await;
@@ -264,7 +265,7 @@ async fn version_2_ack_subjects_are_supported() {
 
 #[tokio::test]
 async fn running_handler_needs_only_pull_and_ack_permissions() {
-    // In the file and not in the flags, which a server before 2.11 forgets at the reload.
+    // The store directory is in the file, because servers before 2.11 forget the flag at a reload.
     let store = tempfile::tempdir().unwrap();
     let config = |worker: &str| {
         format!(
@@ -296,22 +297,17 @@ async fn running_handler_needs_only_pull_and_ack_permissions() {
     server.reload(&config(
         r#"publish: ["$JS.API.CONSUMER.MSG.NEXT.WORK.least", "$JS.ACK.WORK.least.>"], subscribe: "_INBOX.>""#,
     ));
-    eventually("the permissions are gone", SOON, async || server.log().contains("Reloaded").then_some(())).await;
+    eventually("the configuration is reloaded", SOON, async || server.log().contains("Reloaded").then_some(())).await;
     publish(&publisher, "work.least", 10..2000).await;
     calls.until_distinct(2000).await;
     assert!(calls.counts().values().all(|count| *count == 1), "each once");
-    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
-    eventually("all are acked", SOON, async || {
-        let info = stream.consumer_info("least").await.ok()?;
-        (info.num_ack_pending == 0 && info.num_pending == 0).then_some(())
-    })
-    .await;
+    server.all_acked("WORK", "least").await;
 }
 
 #[tokio::test]
 async fn single_message_after_idle_time_stays_healthy() {
     let server = Server::start().await;
-    // With the defaults: after five quiet seconds a request lives longer, and has a heartbeat less often.
+    // With the default `fetch_wait`: after five idle seconds a request lasts longer, with fewer heartbeats.
     let broker = Broker::connect(server.url()).await.unwrap();
     broker.publish("work.quiet", &0).await.unwrap();
     let client = server.client().await;
@@ -344,7 +340,7 @@ async fn short_max_expires_causes_few_requests() {
     publish(&broker, "work.a", [1]).await;
     calls.until(1).await;
     let mut requests = server.client().await.subscribe("$JS.API.CONSUMER.MSG.NEXT.>").await.unwrap();
-    // It takes a second to find the limit, and one to count what is left.
+    // The worker needs a second to adapt to the limit; the requests are counted in the next one.
     tokio::time::sleep(ms(1000)).await;
     while requests.next().now_or_never().is_some() {}
     let end = Instant::now() + ms(1000);
@@ -362,7 +358,7 @@ async fn short_max_expires_causes_few_requests() {
 async fn large_batches_of_a_blocking_handler_are_handled_once() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let stream = jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
     for (batch, busy, count) in [(1000, 3, 500), (10, 60, 30)] {
         let consumer = format!("batch{batch}");
         let subject = format!("work.{consumer}");
@@ -371,19 +367,15 @@ async fn large_batches_of_a_blocking_handler_are_handled_once() {
         }
         let broker = connect(&server).await;
         let calls = Recorder::new();
-        let noted = calls.clone();
+        let recorder = calls.clone();
         let blocking = move |id: u64| {
-            noted.add(id);
+            recorder.add(id);
             std::thread::sleep(ms(busy));
             std::future::ready(())
         };
         let subscribe = broker.subscribe(&subject, &consumer, blocking);
         let subscription = subscribe.batch_size(batch).ack_wait(ms(500)).await.unwrap();
-        eventually("all have ended", SOON, async || {
-            let info = stream.consumer_info(&consumer).await.unwrap();
-            (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())
-        })
-        .await;
+        server.all_acked("WORK", &consumer).await;
         assert_eq!(calls.counts(), once_each(0..count), "batches of {batch}");
         subscription.unsubscribe().await.unwrap();
     }

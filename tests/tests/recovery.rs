@@ -16,6 +16,7 @@ use jetstream_handlers_tests::{
 };
 use tokio::sync::Semaphore;
 
+/// Starts a handler with four parallel calls on all subjects of the stream.
 async fn subscribe(broker: &Broker, handled: &Recorder) -> Subscription {
     broker.subscribe("work.>", "worker", handled.handler()).concurrency(4).ack_wait(secs(2)).await.unwrap()
 }
@@ -28,9 +29,11 @@ async fn server_restart_loses_nothing() {
     let subscription = subscribe(&broker, &handled).await;
     publish(&broker, "work.done", 0..50).await;
     server.kill();
-    let text = until_health(&broker, "not connected", |health| !health.connected && !health.is_healthy()).await;
-    assert!(text.contains("recovering for") && text.ends_with("not connected"), "nothing was in hand: {text}");
-    // A publish that begins without a server ends when there is one.
+    let text =
+        until_health(&broker, "unhealthy without a connection", |health| !health.connected && !health.is_healthy())
+            .await;
+    assert!(text.contains("recovering for") && text.ends_with("not connected"), "no message was in flight: {text}");
+    // A publish that begins without a server ends when the server is back.
     let publishing = tokio::spawn({
         let broker = broker.clone();
         async move { publish(&broker, "work.done", 50..100).await }
@@ -38,7 +41,7 @@ async fn server_restart_loses_nothing() {
     server.restart().await;
     publishing.await.unwrap();
     handled.until_distinct(100).await;
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     subscription.unsubscribe().await.unwrap();
     let mut stream = server.jetstream().await.get_stream("WORK").await.unwrap();
     assert_eq!(stream.info().await.unwrap().state.messages, 100, "stored once each");
@@ -53,12 +56,12 @@ async fn frozen_server_is_unhealthy_until_it_resumes() {
     publish(&broker, "work.done", 0..10).await;
     handled.until_distinct(10).await;
     server.freeze();
-    let text = until_health(&broker, "no heartbeats", |health| !health.is_healthy()).await;
+    let text = until_health(&broker, "unhealthy without heartbeats", |health| !health.is_healthy()).await;
     assert!(text.contains("recovering"), "{text}");
     server.thaw();
     publish(&broker, "work.done", 10..20).await;
     handled.until_distinct(20).await;
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     subscription.unsubscribe().await.unwrap();
 }
 
@@ -70,10 +73,10 @@ async fn recreated_consumer_continues_where_the_deleted_one_was() {
     let subscription = subscribe(&broker, &handled).await;
     publish(&broker, "work.done", 0..50).await;
     handled.until_distinct(50).await;
-    // Now and then, while messages come, the worker asks how far its consumer has come.
-    let mut asked = server.client().await.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
+    // Under load, the worker reads the position of its consumer from time to time.
+    let mut requests = server.client().await.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
     let mut next = 50;
-    while futures::FutureExt::now_or_never(futures::StreamExt::next(&mut asked)).is_none() {
+    while futures::FutureExt::now_or_never(futures::StreamExt::next(&mut requests)).is_none() {
         publish(&broker, "work.done", next..next + 1).await;
         next += 1;
         tokio::time::sleep(ms(20)).await;
@@ -84,18 +87,18 @@ async fn recreated_consumer_continues_where_the_deleted_one_was() {
     stream.delete_consumer("worker").await.unwrap();
     publish(&broker, "work.done", next..next + 5).await;
     handled.until_distinct(next as usize + 5).await;
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     // It may start later in the stream than the deleted one, and its metadata says so; nothing else differs.
     let after = server.consumer_info("WORK", "worker").await.config;
     assert_eq!(Config { deliver_policy: before.deliver_policy, metadata: before.metadata.clone(), ..after }, before);
     let again: Vec<_> = handled.counts().into_iter().filter(|(_, count)| *count > 1).map(|(id, _)| id).collect();
     assert!(again.iter().all(|id| *id >= 50), "handled again: {again:?}");
-    // The next start accepts it as it is.
+    // The next start accepts the recreated consumer.
     subscription.unsubscribe().await.unwrap();
     let subscription = subscribe(&broker, &handled).await;
     subscription.unsubscribe().await.unwrap();
 
-    // A stream that was replaced counts from 1 again, and nothing of it may be skipped.
+    // The sequences of a recreated stream start at 1, and none of them may be skipped.
     let subscription = subscribe(&broker, &handled).await;
     let jetstream = server.jetstream().await;
     let config = stream.cached_info().config.clone();
@@ -118,16 +121,17 @@ async fn deleted_stream_is_unhealthy_until_it_is_back() {
     let config = jetstream.get_stream("WORK").await.unwrap().cached_info().config.clone();
     jetstream.delete_stream("WORK").await.unwrap();
     let text =
-        until_health(&broker, "the stream is missed", |health| health.to_string().contains("no such stream")).await;
+        until_health(&broker, "unhealthy without the stream", |health| health.to_string().contains("no such stream"))
+            .await;
     assert!(text.contains("closure on work.>: recovering"), "{text}");
     jetstream.create_stream(config).await.unwrap();
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     publish(&broker, "work.done", 0..5).await;
     handled.until_distinct(5).await;
     subscription.unsubscribe().await.unwrap();
 }
 
-/// Counts the lines of the log.
+/// A writer that collects the lines of the log.
 #[derive(Debug, Clone, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
@@ -155,8 +159,8 @@ async fn missing_stream_causes_few_requests_and_log_lines() {
     let jetstream = server.jetstream().await;
     let _guard = tracing::subscriber::set_default(log);
     jetstream.delete_stream("WORK").await.unwrap();
-    until_health(&broker, "the stream is missed", |health| !health.is_healthy()).await;
-    // Five seconds of misery; this is the one thing here that only time can show.
+    until_health(&broker, "unhealthy without the stream", |health| !health.is_healthy()).await;
+    // The number of requests can only be observed over time.
     let end = Instant::now() + secs(5);
     let mut count = 0;
     while let Ok(Some(_)) = tokio::time::timeout_at(end.into(), futures::StreamExt::next(&mut requests)).await {
@@ -171,7 +175,7 @@ async fn missing_stream_causes_few_requests_and_log_lines() {
 
 #[tokio::test]
 async fn revoked_permissions_are_unhealthy_until_restored() {
-    // In the file and not in the flags, which a server before 2.11 forgets at the reload.
+    // The store directory is in the file, because servers before 2.11 forget the flag at a reload.
     let store = tempfile::tempdir().unwrap();
     let account = |worker: &str| {
         format!(
@@ -197,9 +201,9 @@ async fn revoked_permissions_are_unhealthy_until_restored() {
     publish(&broker, "work.done", 0..5).await;
     handled.until_distinct(5).await;
     server.reload(&no_pulls);
-    until_health(&broker, "pulls are refused", |health| !health.is_healthy()).await;
+    until_health(&broker, "unhealthy without permission to pull", |health| !health.is_healthy()).await;
     server.reload(&all);
-    until_health(&broker, "healthy again", Health::is_healthy).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
     publish(&broker, "work.done", 5..10).await;
     handled.until_distinct(10).await;
     subscription.unsubscribe().await.unwrap();
@@ -222,11 +226,11 @@ async fn deleted_consumer_of_a_work_queue_is_recreated() {
     publish(&publisher, "work.a", 1..=3).await;
     calls.until(3).await;
     server.all_acked("WORK", "worker").await;
-    // On a new connection the worker reads at its first message how far the consumer has come.
-    let mut asked = server.client().await.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
+    // After a reconnect, the worker reads the position of its consumer with the first message.
+    let mut requests = server.client().await.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
     proxy.cut();
     let mut last = 3;
-    while asked.next().now_or_never().is_none() {
+    while requests.next().now_or_never().is_none() {
         last += 1;
         publish(&publisher, "work.a", [last]).await;
         tokio::time::sleep(ms(20)).await;
@@ -252,7 +256,7 @@ async fn consumer_deleted_while_idle_does_not_restart_from_the_first_message() {
     server.all_acked("WORK", "worker").await;
     subscription.unsubscribe().await.unwrap();
     let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
-    // It looks how far its consumer has come without being told to.
+    // An idle worker reads the position of its consumer as well.
     tokio::time::sleep(ms(300)).await;
     server.jetstream().await.get_stream("WORK").await.unwrap().delete_consumer("worker").await.unwrap();
     publish(&broker, "work.a", [21]).await;
@@ -284,7 +288,7 @@ async fn recreated_consumer_keeps_operator_settings() {
     subscription.unsubscribe().await.unwrap();
 }
 
-/// The processor time of the threads with this name, in hundredths of a second.
+/// Returns the processor time of the threads with this name, in hundredths of a second.
 fn processor_time(name: &str) -> u64 {
     let threads = fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
     let ours = threads.filter(|path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name));
@@ -298,8 +302,9 @@ fn processor_time(name: &str) -> u64 {
 
 #[test]
 fn closed_client_does_not_busy_loop() {
-    // Threads with a name, because others test at the same time; and the test waits outside, should they never end.
-    let name = "given-up";
+    // The threads are named, because other tests run in the same process, and the test waits outside of the
+    // runtime, in case its threads never end.
+    let name = "closed-client";
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name(name).enable_all().build().unwrap();
     let (broker, _subscription) = runtime.block_on(async {
@@ -315,7 +320,7 @@ fn closed_client_does_not_busy_loop() {
         server.kill();
         (broker, subscription)
     });
-    // It gives up within a moment.
+    // The client gives up within this time.
     std::thread::sleep(ms(2000));
     let before = processor_time(name);
     std::thread::sleep(ms(1000));
@@ -326,8 +331,6 @@ fn closed_client_does_not_busy_loop() {
     assert!(!health.connected && !health.is_healthy(), "{health}");
 }
 
-/// What waits in a worker that is cut off, and is handled by another meanwhile, is not handled again,
-/// whether the worker is still cut off when it comes to it, or connected again.
 #[tokio::test]
 async fn disconnected_worker_does_not_repeat_the_work_of_another() {
     for reconnected in [false, true] {
@@ -335,12 +338,12 @@ async fn disconnected_worker_does_not_repeat_the_work_of_another() {
         let proxy = Proxy::start(server.address()).await;
         let one = connect(&proxy).await;
         let two = connect(&server).await;
-        let (first, second, gate) = (Recorder::new(), Recorder::new(), Arc::new(Semaphore::new(0)));
-        let (noted, held) = (first.clone(), gate.clone());
+        let (first, second, permits) = (Recorder::new(), Recorder::new(), Arc::new(Semaphore::new(0)));
+        let (recorder, held) = (first.clone(), permits.clone());
         let handler = move |id: u64| {
-            let (noted, held) = (noted.clone(), held.clone());
+            let (recorder, held) = (recorder.clone(), held.clone());
             async move {
-                noted.add(id);
+                recorder.add(id);
                 drop(held.acquire().await);
             }
         };
@@ -353,22 +356,17 @@ async fn disconnected_worker_does_not_repeat_the_work_of_another() {
         .await;
         proxy.refuse();
         proxy.cut();
-        let noted = second.clone();
-        let quick = move |id: u64| {
-            noted.add(id);
-            std::future::ready(())
-        };
-        let other = two.subscribe("work.a", "worker", quick).ack_wait(ms(500)).await.unwrap();
+        let other = two.subscribe("work.a", "worker", second.handler()).ack_wait(ms(500)).await.unwrap();
         for id in 1..=5 {
             second.until(id).await;
         }
         if reconnected {
             proxy.accept();
-            eventually("it is connected again", SOON, async || one.health().connected.then_some(())).await;
-            // More than a third of `ack_wait`, so that the server was told again what is in hand.
+            eventually("the first worker is connected", SOON, async || one.health().connected.then_some(())).await;
+            // More than a third of `ack_wait`, after which the worker sends in-progress signals.
             tokio::time::sleep(ms(300)).await;
         }
-        gate.add_permits(1000);
+        permits.add_permits(1000);
         tokio::time::sleep(ms(300)).await;
         assert_eq!(first.counts(), once_each([1]), "reconnected: {reconnected}");
         proxy.accept();

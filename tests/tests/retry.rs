@@ -32,7 +32,7 @@ async fn last_step_of_the_backoff_repeats() {
     let at = calls.times(1);
     assert_eq!(at.len(), 4);
     for (pair, delay) in at.windows(2).zip([100, 300, 300]) {
-        // A fifth of jitter either way; the machine may be slow, but never early.
+        // With jitter of 20 %; a slow machine only makes it later.
         assert!(pair[1] - pair[0] >= ms(delay) * 79 / 100, "{:?}", pair[1] - pair[0]);
     }
     assert!(broker.dead_letters().list().await.unwrap().is_empty());
@@ -64,20 +64,20 @@ async fn huge_retry_delay_is_applied() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let calls = Recorder::new();
-    let noted = calls.clone();
-    let putting_off = move |id: u64| {
-        noted.add(id);
+    let recorder = calls.clone();
+    let delaying = move |id: u64| {
+        recorder.add(id);
         std::future::ready(match id {
             1 => Settle::RetryAfter(Duration::MAX),
-            // More than fits in the server's count of nanoseconds.
+            // More nanoseconds than the server can count.
             2 => Settle::RetryAfter(secs(10_000_000_000_000)),
             _ => Settle::Ack,
         })
     };
-    let subscription = broker.subscribe("work.a", "worker", putting_off).ack_wait(ms(300)).await.unwrap();
+    let subscription = broker.subscribe("work.a", "worker", delaying).ack_wait(ms(300)).await.unwrap();
     publish(&broker, "work.a", [1, 2, 3]).await;
     calls.until(3).await;
-    // Twice the time after which a message comes again that was not answered.
+    // Twice `ack_wait`.
     tokio::time::sleep(ms(600)).await;
     publish(&broker, "work.a", [4]).await;
     calls.until(4).await;
@@ -91,12 +91,12 @@ async fn delayed_messages_do_not_stall_others() {
     let server = Server::start().await;
     let calls = Recorder::new();
     let broker = Broker::connect(server.url()).await.unwrap();
-    let noted = calls.clone();
-    let picky = move |id: u64| {
-        noted.add(id);
+    let recorder = calls.clone();
+    let handler = move |id: u64| {
+        recorder.add(id);
         std::future::ready(if id < 2000 { Settle::RetryAfter(secs(3600)) } else { Settle::Ack })
     };
-    let subscription = broker.subscribe("work.delayed", "delayed", picky).batch_size(500).await.unwrap();
+    let subscription = broker.subscribe("work.delayed", "delayed", handler).batch_size(500).await.unwrap();
     let publisher = broker.publisher();
     let publishes = (0..2000).map(|id| {
         let publisher = publisher.clone();
@@ -115,7 +115,7 @@ async fn delayed_messages_do_not_stall_others() {
 #[subscriber(subject = "work.panicking", queue = "panicking", max_deliver = 2, backoff = ["20ms"], concurrency = 2)]
 async fn panicking(id: u64, State(calls): State<Recorder>) {
     calls.add(id);
-    assert!(id != 13, "unlucky {id}");
+    assert!(id != 13, "refuses {id}");
 }
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn panic_is_retried_without_affecting_other_messages() {
         broker.publish("work.panicking", &id).await.unwrap();
     }
     let letter = dead_letters_of(&broker, "panicking", 1).await.remove(0);
-    assert_eq!((letter.reason.as_str(), letter.error.as_str()), ("panic", "panicked: unlucky 13"));
+    assert_eq!((letter.reason.as_str(), letter.error.as_str()), ("panic", "panicked: refuses 13"));
     server.all_acked("WORK", "panicking").await;
     running.shutdown().await.unwrap();
     let expected: BTreeMap<_, _> = (10..20).map(|id| (id, if id == 13 { 2 } else { 1 })).collect();
@@ -140,10 +140,10 @@ async fn panic_before_the_first_await_is_retried() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let log = Recorder::<String>::default();
-    let noted = log.clone();
+    let recorder = log.clone();
     let closure = move |id: u64| {
-        noted.add(format!("tried {id}"));
-        assert!(noted.count("tried 1") > 1, "not at the first time");
+        recorder.add(format!("tried {id}"));
+        assert!(recorder.count("tried 1") > 1, "the first call");
         async {}
     };
     let subscribe = broker.subscribe("risks.taken", "closure", closure).backoff(&[ms(50)]);
@@ -155,7 +155,7 @@ async fn panic_before_the_first_await_is_retried() {
     assert_eq!(log.count("tried 1"), 2);
 }
 
-/// Counts the futures that were dropped before their end.
+/// Counts how often it is dropped.
 struct Dropped(Arc<AtomicUsize>);
 
 impl Drop for Dropped {
@@ -191,12 +191,12 @@ async fn call_over_its_timeout_is_cancelled_and_retried() {
     subscription.unsubscribe().await.unwrap();
 }
 
-/// Panics when it is dropped before its time.
-struct Bomb;
+/// Panics when it is dropped.
+struct PanicOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicOnDrop {
     fn drop(&mut self) {
-        assert!(std::thread::panicking(), "a bomb went off");
+        assert!(std::thread::panicking(), "dropped");
     }
 }
 
@@ -205,24 +205,19 @@ async fn panic_while_a_cancelled_call_is_dropped_is_contained() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let calls = Recorder::new();
-    let noted = calls.clone();
-    let explosive = move |id: u64| {
-        noted.add(id);
+    let recorder = calls.clone();
+    let handler = move |id: u64| {
+        recorder.add(id);
         async move {
             if id == 1 {
-                let bomb = Bomb;
+                let panic = PanicOnDrop;
                 std::future::pending::<()>().await;
-                drop(bomb);
+                drop(panic);
             }
         }
     };
-    let subscription = broker
-        .subscribe("work.a", "worker", explosive)
-        .timeout(ms(100))
-        .backoff(&[ms(20)])
-        .max_deliver(2)
-        .await
-        .unwrap();
+    let subscription =
+        broker.subscribe("work.a", "worker", handler).timeout(ms(100)).backoff(&[ms(20)]).max_deliver(2).await.unwrap();
     publish(&broker, "work.a", [1, 2]).await;
     calls.until(2).await;
     let letter = dead_letters(&broker, 1).await.remove(0);
@@ -251,13 +246,13 @@ async fn calls_longer_than_ack_wait_are_not_redelivered() {
     running.shutdown().await.unwrap();
     assert_eq!(calls.counts(), [(1, 1), (2, 1), (3, 1)].into());
     let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
-    assert_eq!(stream.consumer_info("long").await.unwrap().delivered.consumer_sequence, 3, "nothing came twice");
+    assert_eq!(stream.consumer_info("long").await.unwrap().delivered.consumer_sequence, 3, "no redelivery");
 }
 
 #[subscriber(subject = "work.confirmed", queue = "confirmed", ack = "confirmed")]
 async fn confirmed(id: u64, State(calls): State<Recorder>, State(proxy): State<Arc<Proxy>>) {
     if calls.attempt(id) == 1 {
-        // The ack will leave on a connection that is gone.
+        // The connection is cut before the ack reaches the server.
         proxy.pause();
         tokio::spawn(async move {
             tokio::time::sleep(ms(300)).await;
@@ -285,5 +280,5 @@ async fn lost_ack_is_repeated_when_confirmed() {
     calls.until(1).await;
     server.all_acked("WORK", "confirmed").await;
     running.shutdown().await.unwrap();
-    assert_eq!(calls.count(1), 1, "the ack came in time, so the message did not come again");
+    assert_eq!(calls.count(1), 1, "the ack was repeated within `ack_wait`");
 }

@@ -1,4 +1,4 @@
-//! What users test with: the assertions, the faults, the clock, and how fast it all is.
+//! Tests with a `TestBroker`: assertions, faults and the clock.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeSet;
@@ -28,7 +28,7 @@ async fn alone(order: u64, State(calls): State<Recorder>) {
     tokio::time::sleep(secs(1)).await;
 }
 
-/// The panic of a future, as text.
+/// Returns the panic message of a future.
 async fn panic_of(future: impl Future<Output = ()>) -> String {
     let panic = AssertUnwindSafe(future).catch_unwind().await.unwrap_err();
     panic.downcast_ref::<String>().cloned().unwrap_or_else(|| (*panic.downcast_ref::<&str>().unwrap()).to_owned())
@@ -90,7 +90,7 @@ async fn invalid_handlers_are_refused_at_the_start() {
 async fn lost_ack_redelivers_after_ack_wait() {
     let calls = Recorder::new();
     let broker = TestBroker::builder().include::<alone>().state(calls.clone()).start().await;
-    broker.lose_acks(1).publish("alone.in.the.dark", &1).await;
+    broker.lose_acks(1).publish("alone.only", &1).await;
     assert_eq!(calls.items(), [1]);
     broker.advance(secs(20)).await;
     assert_eq!(calls.items(), [1]);
@@ -118,23 +118,23 @@ async fn messages_can_be_duplicated_and_reordered() {
     broker.redeliver(1).publish("alone.twice", &1).await;
     assert_eq!(calls.items(), [1, 1]);
     broker.reorder();
-    // Both are there before the worker asks.
+    // All are stored before the worker pulls.
     broker.broker().publish("alone.first", &2).await.unwrap();
     broker.broker().publish("alone.second", &3).await.unwrap();
     broker.broker().publish("alone.third", &4).await.unwrap();
     broker.settled().await;
     let calls = calls.items();
     assert_eq!(calls.len(), 5);
-    assert_ne!(calls[2..], [2, 3, 4], "in the order of the stream");
+    assert_ne!(calls[2..], [2, 3, 4], "still in stream order");
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_server_delays_publishes() {
     let broker = TestBroker::builder().include::<confirm>().start().await;
     broker.slow_server(secs(3));
-    let begun = tokio::time::Instant::now();
+    let started = tokio::time::Instant::now();
     broker.publish("orders.created", &1).await;
-    assert!(begun.elapsed() >= secs(6), "two publishes: {:?}", begun.elapsed());
+    assert!(started.elapsed() >= secs(6), "two publishes: {:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn handler_survives_a_purge_and_deletions() {
     broker.publish("alone.one", &1).await;
     assert_eq!(broker.purge("ALONE"), 1);
     assert!(broker.delete_consumer("ALONE", "alone"));
-    assert!(!broker.delete_consumer("ALONE", "nobody"));
+    assert!(!broker.delete_consumer("ALONE", "missing"));
     broker.publish("alone.two", &2).await;
     assert_eq!(calls.items(), [1, 2]);
     assert!(broker.delete_stream("ALONE"));
@@ -184,7 +184,7 @@ async fn assert_idempotent_detects_a_repeated_effect() {
 
 #[tokio::test(start_paused = true)]
 async fn thousand_test_brokers_run() {
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     for id in 0..1000 {
         let broker = TestBroker::builder().group("shop").state(Recorder::new()).start().await;
         broker.fail_next_publish("orders.confirmed");
@@ -194,5 +194,5 @@ async fn thousand_test_brokers_run() {
         broker.handled::<mail>().once().with(&id);
         broker.broker().disconnect().await.unwrap();
     }
-    println!("1000 tests in {:.1?}", begun.elapsed());
+    println!("1000 tests in {:.1?}", started.elapsed());
 }

@@ -1,16 +1,16 @@
-//! Handlers that no other crate names: whoever links this crate has them.
+//! Handlers that are registered in every program that links this crate.
 
 use jetstream_handlers::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// A question.
+/// A request.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Asked {
-    /// What is asked.
+    /// The text to answer.
     pub question: String,
 }
 
-/// Answers in capitals on `linked.answered`.
+/// Publishes the question in capital letters on `linked.answered`.
 #[subscriber(subject = "linked.asked", queue = "linked-answerer", group = "linked")]
 async fn answer(asked: Asked, publisher: Publisher) -> HandlerResult {
     publisher.publish("linked.answered", &asked.question.to_uppercase()).await?;
@@ -20,7 +20,7 @@ async fn answer(asked: Asked, publisher: Publisher) -> HandlerResult {
 mod private {
     use jetstream_handlers::prelude::*;
 
-    /// Repeats on `linked.repeated` whatever it gets.
+    /// Publishes the message again on `linked.repeated`.
     #[subscriber(subject = "linked.asked", queue = "linked-echo", group = "linked")]
     async fn echo(asked: super::Asked, publisher: Publisher) -> HandlerResult {
         publisher.publish("linked.repeated", &asked).await?;

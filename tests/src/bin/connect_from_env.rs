@@ -1,6 +1,6 @@
-//! Connects as its environment says, and tells what came of it.
+//! Connects with the settings of the environment, and prints the result.
 //!
-//! It publishes, prints where the message went, and stays connected until it is killed.
+//! It publishes a message, prints where it was stored, and stays connected until it is killed.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ async fn main() {
             println!("stored {stored}");
             std::future::pending::<()>().await;
         }
-        // On one line, with every cause.
+        // On one line, with all causes.
         Err(error) => println!("failed {}", format!("{error:?}").replace('\n', " ")),
     }
 }
 
 async fn publish() -> Result<(Broker, String), Error> {
     let broker = Broker::from_env().publish_timeout(Duration::from_secs(3)).connect().await?;
-    let ack = broker.publish("environment.read", "here").await?;
+    let ack = broker.publish("environment.read", "hello").await?;
     Ok((broker, format!("{} {} {}", ack.stream, ack.sequence, ack.domain)))
 }

@@ -1,4 +1,4 @@
-//! A service that was linked without a handler.
+//! A service without handlers.
 
 use jetstream_handlers::{Broker, Error};
 

@@ -1,4 +1,4 @@
-//! A service for the tests of strict order: handles `work.ordered` in order, and prints what it does, one line each.
+//! A service with an ordered handler on `work.ordered`, which prints each step on a line.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ async fn main() -> Result<(), Error> {
     let broker = Broker::from_env().connect().await?;
     let subscription = broker
         .subscribe("work.ordered", "ordered", |id: u64| async move {
-            println!("begun {id}");
+            println!("started {id}");
             tokio::time::sleep(Duration::from_millis(2)).await;
             println!("handled {id}");
         })

@@ -1,4 +1,4 @@
-//! A load of messages on a cluster of three nodes, with random faults, and the proof that none was lost.
+//! A load test on a cluster of three nodes with random faults, which checks that no message is lost.
 //!
 //! `cargo run --release -p jetstream-handlers-tests --bin soak -- [messages] [seed]`
 
@@ -13,10 +13,10 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-/// How many messages are published in a second, so that 10,000 of them outlast every fault.
+/// The number of messages per second; with 10,000 of them every fault happens during the load.
 const RATE: u64 = 60;
 
-/// How long after the last fault everything may take to settle.
+/// The timeout for the end of all messages after the last fault.
 const SETTLING: Duration = Duration::from_secs(180);
 
 const FAULTS: [&str; 8] = [
@@ -30,12 +30,12 @@ const FAULTS: [&str; 8] = [
     "worker stopped, another started",
 ];
 
-/// What has become of the messages.
+/// The handled messages.
 #[derive(Debug, Default)]
 struct Ledger {
     handled: BTreeMap<u64, usize>,
     last: Option<Instant>,
-    /// The longest time without a handled message since it was last asked.
+    /// The longest time without a handled message since the last reset.
     gap: Duration,
 }
 
@@ -71,7 +71,7 @@ async fn main() -> Result<(), Error> {
     let messages = arguments.next().unwrap_or(10_000);
     let seed = arguments.next().unwrap_or_else(rand::random);
     println!("{messages} messages, seed {seed}; to repeat: soak {messages} {seed}");
-    // The handlers panic on purpose, and often.
+    // The handlers panic often, on purpose.
     std::panic::set_hook(Box::new(|panic| {
         if !panic.to_string().contains("on purpose") {
             eprintln!("{panic}");
@@ -90,7 +90,7 @@ async fn main() -> Result<(), Error> {
     let mut table: BTreeMap<&str, Vec<(Duration, usize)>> = BTreeMap::new();
     while !publishing.is_finished() {
         tokio::time::sleep(Duration::from_millis(random.random_range(1000..3000))).await;
-        // Each fault once in a random order, then all again.
+        // All faults in a random order, and then again.
         if deck.is_empty() {
             deck = FAULTS.to_vec();
             deck.shuffle(&mut random);
@@ -101,11 +101,11 @@ async fn main() -> Result<(), Error> {
             ledger.gap = Duration::ZERO;
             ledger.duplicates()
         });
-        happen(&mut cluster, fault, node, &mut workers, &ledger).await?;
-        // Long enough for every election and every `ack_wait` of the fault.
+        inject(&mut cluster, fault, node, &mut workers, &ledger).await?;
+        // Long enough for the elections and the `ack_wait` after the fault.
         tokio::time::sleep(Duration::from_secs(10)).await;
         if publishing.is_finished() {
-            // Without load the pause says nothing.
+            // Without load there is nothing to measure.
             break;
         }
         let (gap, duplicates) = with(&ledger, |ledger| {
@@ -120,18 +120,18 @@ async fn main() -> Result<(), Error> {
     let stored = stored.lock().unwrap_or_else(PoisonError::into_inner).clone();
     println!("{} of {messages} publishes returned Ok", stored.len());
     let letters = broker.dead_letters();
-    let (missing, buried) = eventually("every stored message to be handled or a dead letter", SETTLING, async || {
+    let (missing, dead) = eventually("every stored message to be handled or a dead letter", SETTLING, async || {
         let handled: BTreeSet<_> = with(&ledger, |ledger| ledger.handled.keys().copied().collect());
-        let mut buried = BTreeSet::new();
+        let mut dead = BTreeSet::new();
         let mut after = 0;
         while let Ok(page) = letters.clone().after(after).list().await
             && let Some(last) = page.last()
         {
             after = last.sequence;
-            buried.extend(page.iter().filter_map(|letter| serde_json::from_slice::<u64>(&letter.payload).ok()));
+            dead.extend(page.iter().filter_map(|letter| serde_json::from_slice::<u64>(&letter.payload).ok()));
         }
-        let missing: Vec<_> = stored.iter().filter(|id| !handled.contains(id) && !buried.contains(id)).collect();
-        missing.is_empty().then_some((missing.len(), buried.len()))
+        let missing: Vec<_> = stored.iter().filter(|id| !handled.contains(id) && !dead.contains(id)).collect();
+        missing.is_empty().then_some((missing.len(), dead.len()))
     })
     .await;
     println!(
@@ -147,7 +147,7 @@ async fn main() -> Result<(), Error> {
         println!("| {fault} | {} | {:.1?}, {longest:.1?} | {}, {most} |", results.len(), gaps[middle], again[middle]);
     }
     println!(
-        "\nhandled again in all: {}; dead letters: {buried}; lost: {missing}",
+        "\nhandled again in all: {}; dead letters: {dead}; lost: {missing}",
         with(&ledger, |ledger| ledger.duplicates())
     );
     for worker in workers {
@@ -174,7 +174,9 @@ async fn connect(cluster: &Cluster) -> Result<Broker, Error> {
         .await
 }
 
-/// A worker with a connection of its own, as a process would have; its handler fails in every way, now and then.
+/// Starts a worker with a connection of its own, as in another process.
+///
+/// Its handler sometimes fails, panics, or exceeds its timeout.
 async fn start_worker(cluster: &Cluster, ledger: &Shared) -> Result<Subscription, Error> {
     let broker = connect(cluster).await?;
     let ledger = ledger.clone();
@@ -202,7 +204,7 @@ async fn start_worker(cluster: &Cluster, ledger: &Shared) -> Result<Subscription
         .await
 }
 
-/// Publishes at a steady rate, whatever happens; notes what was stored for sure.
+/// Publishes at a constant rate, and records which messages the server confirmed.
 async fn publish(broker: Broker, messages: u64, stored: Arc<Mutex<BTreeSet<u64>>>) {
     let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / RATE));
     let mut publishes = tokio::task::JoinSet::new();
@@ -220,7 +222,7 @@ async fn publish(broker: Broker, messages: u64, stored: Arc<Mutex<BTreeSet<u64>>
     while publishes.join_next().await.is_some() {}
 }
 
-async fn happen(
+async fn inject(
     cluster: &mut Cluster,
     fault: &str,
     node: usize,
@@ -249,9 +251,9 @@ async fn happen(
             tokio::time::sleep(Duration::from_secs(2)).await;
             cluster.node(leader).restart().await;
         }
-        "consumer leader steps down" => ask(cluster, "$JS.API.CONSUMER.LEADER.STEPDOWN.WORK.worker").await,
-        "stream leader steps down" => ask(cluster, "$JS.API.STREAM.LEADER.STEPDOWN.WORK").await,
-        "consumer deleted" => ask(cluster, "$JS.API.CONSUMER.DELETE.WORK.worker").await,
+        "consumer leader steps down" => request(cluster, "$JS.API.CONSUMER.LEADER.STEPDOWN.WORK.worker").await,
+        "stream leader steps down" => request(cluster, "$JS.API.STREAM.LEADER.STEPDOWN.WORK").await,
+        "consumer deleted" => request(cluster, "$JS.API.CONSUMER.DELETE.WORK.worker").await,
         _ => {
             let old = workers.remove(0);
             let (stopped, started) = tokio::join!(old.unsubscribe(), start_worker(cluster, ledger));
@@ -262,9 +264,9 @@ async fn happen(
     Ok(())
 }
 
-async fn ask(cluster: &mut Cluster, subject: &'static str) {
+async fn request(cluster: &mut Cluster, subject: &'static str) {
     let client = cluster.client().await;
-    // A cluster that is electing does not answer, and then this fault has to be left out.
+    // A cluster without a leader does not reply, and then this fault is skipped.
     if let Err(error) = client.request(subject, "".into()).await {
         println!("{subject}: {error}");
     }

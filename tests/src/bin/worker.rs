@@ -1,6 +1,6 @@
-//! A service for the tests that need a process: `worker GROUP` runs the handlers of one group.
+//! A service that runs the handlers of one group: `worker GROUP`.
 //!
-//! What it does it prints, one line each.
+//! The handlers print each step on a line.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ async fn main() -> Result<(), Error> {
     broker.run_groups([group.as_str()]).await
 }
 
-/// Has work left when the stop begins, and does it.
-#[subscriber(subject = "work.long", queue = "diligent", group = "diligent")]
-async fn diligent(id: u64, shutdown: Shutdown) {
+/// Works for 200 ms after the shutdown signal.
+#[subscriber(subject = "work.long", queue = "finishing", group = "finishing")]
+async fn finishing(id: u64, shutdown: Shutdown) {
     println!("started {id}");
     shutdown.requested().await;
     println!("stopping {id}");
@@ -25,7 +25,7 @@ async fn diligent(id: u64, shutdown: Shutdown) {
     println!("finished {id}");
 }
 
-/// Never ends.
+/// Never returns.
 #[subscriber(subject = "work.long", queue = "stuck", group = "stuck")]
 async fn stuck(id: u64, shutdown: Shutdown) {
     println!("started {id}");

@@ -1,4 +1,4 @@
-//! Environment variables, and contexts of the `nats` command-line tool.
+//! Connecting with environment variables, and with contexts of the `nats` command-line tool.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -13,41 +13,41 @@ use tokio::net::TcpStream;
 
 use crate::{Certificates, MONITORED, Operator, connection, host, stopped_server, with_nkey, with_password};
 
-/// The helper program in an environment of these variables alone, and what it says.
+/// Starts the helper program with these variables, and returns it with the line that it prints.
 async fn in_environment(variables: &[(&str, &str)]) -> (Program, String) {
     let mut program = Program::start(env!("CARGO_BIN_EXE_connect_from_env"), &[], variables);
-    let said = eventually("it has connected or failed", secs(30), async || {
+    let output = eventually("the program connects or fails", secs(30), async || {
         let connected = program.lines("stored").into_iter().next().map(|rest| format!("stored{rest}"));
         connected.or_else(|| program.lines("failed").into_iter().next().map(|rest| format!("failed{rest}")))
     })
     .await;
-    if said.starts_with("failed") {
+    if output.starts_with("failed") {
         program.ended().await;
     }
-    (program, said)
+    (program, output)
 }
 
-/// The connection of the helper program, which has stored a message.
+/// Returns what the server reports about the connection of the helper program.
 async fn connection_in_environment(server: &Server, variables: &[(&str, &str)]) -> Value {
-    let (_program, said) = in_environment(variables).await;
-    assert!(said.starts_with("stored ENVIRONMENT "), "{variables:?}: {said}");
+    let (_program, output) = in_environment(variables).await;
+    assert!(output.starts_with("stored ENVIRONMENT "), "{variables:?}: {output}");
     connection(server, &format!("connect_from_env-{}", host())).await
 }
 
-/// Whom the server takes the helper program for.
+/// Returns the user of the connection of the helper program.
 async fn user_in_environment(server: &Server, variables: &[(&str, &str)]) -> String {
     let connection = connection_in_environment(server, variables).await;
     connection["authorized_user"].as_str().unwrap_or_default().to_owned()
 }
 
 #[track_caller]
-fn assert_failed(said: &str, parts: &[&str]) {
+fn assert_failed(output: &str, parts: &[&str]) {
     for part in [&["failed"], parts].concat() {
-        assert!(said.contains(part), "no {part:?} in {said:?}");
+        assert!(output.contains(part), "no {part:?} in {output:?}");
     }
 }
 
-/// A file of one line in a folder that lasts as long.
+/// Creates a file in a temporary folder, which is returned with its path.
 fn file(name: &str, text: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
@@ -62,12 +62,12 @@ async fn environment_sets_servers() {
     let server = Server::start().await;
     let several = format!("{}, {}", stopped_server().await, server.url());
     for urls in [server.url(), several] {
-        let (_program, said) = in_environment(&[("NATS_URL", &urls), ("NATS_USER", ""), ("NATS_CONTEXT", "")]).await;
-        assert!(said.starts_with("stored ENVIRONMENT "), "{said}");
+        let (_program, output) = in_environment(&[("NATS_URL", &urls), ("NATS_USER", ""), ("NATS_CONTEXT", "")]).await;
+        assert!(output.starts_with("stored ENVIRONMENT "), "{output}");
     }
     let url = stopped_server().await;
-    let (_program, said) = in_environment(&[("NATS_URL", &url)]).await;
-    assert_failed(&said, &[&format!("no server at `{url}`"), "(Connect)"]);
+    let (_program, output) = in_environment(&[("NATS_URL", &url)]).await;
+    assert_failed(&output, &[&format!("no server at `{url}`"), "(Connect)"]);
 }
 
 #[tokio::test]
@@ -76,19 +76,19 @@ async fn environment_sets_user_and_password() {
     let url = ("NATS_URL", &*server.url());
     let user = ("NATS_USER", "ada");
     assert_eq!(user_in_environment(&server, &[url, user, ("NATS_PASSWORD", "right")]).await, "ada");
-    let (_program, said) = in_environment(&[url, user, ("NATS_PASSWORD", "wrong")]).await;
-    assert_failed(&said, &["refused the credentials", "(Authorization)"]);
-    assert!(!said.contains("wrong"), "{said}");
+    let (_program, output) = in_environment(&[url, user, ("NATS_PASSWORD", "wrong")]).await;
+    assert_failed(&output, &["refused the credentials", "(Authorization)"]);
+    assert!(!output.contains("wrong"), "{output}");
 }
 
 #[tokio::test]
 async fn environment_sets_a_token() {
     let server = Server::builder().config("authorization { token: secret }").start().await;
     let url = ("NATS_URL", &*server.url());
-    let (_program, said) = in_environment(&[url, ("NATS_TOKEN", "secret")]).await;
-    assert!(said.starts_with("stored ENVIRONMENT "), "{said}");
-    let (_program, said) = in_environment(&[url]).await;
-    assert_failed(&said, &["(Authorization)"]);
+    let (_program, output) = in_environment(&[url, ("NATS_TOKEN", "secret")]).await;
+    assert!(output.starts_with("stored ENVIRONMENT "), "{output}");
+    let (_program, output) = in_environment(&[url]).await;
+    assert_failed(&output, &["(Authorization)"]);
 }
 
 #[tokio::test]
@@ -102,11 +102,11 @@ async fn environment_sets_an_nkey_or_its_file() {
         let known = user_in_environment(&server, &[url, ("NATS_NKEY", nkey)]).await;
         assert!(known.contains(&user.public_key()), "{known}");
     }
-    let (_program, said) = in_environment(&[url, ("NATS_NKEY", "/nowhere/ada.nk")]).await;
-    assert_failed(&said, &["NATS_NKEY", "`/nowhere/ada.nk`", "(Config)"]);
+    let (_program, output) = in_environment(&[url, ("NATS_NKEY", "/nowhere/ada.nk")]).await;
+    assert_failed(&output, &["NATS_NKEY", "`/nowhere/ada.nk`", "(Config)"]);
     let (_other, path) = file("empty.nk", "nothing\n");
-    let (_program, said) = in_environment(&[url, ("NATS_NKEY", &path)]).await;
-    assert_failed(&said, &["NATS_NKEY", &path, "no line with a seed", "(Config)"]);
+    let (_program, output) = in_environment(&[url, ("NATS_NKEY", &path)]).await;
+    assert_failed(&output, &["NATS_NKEY", &path, "no line with a seed", "(Config)"]);
 }
 
 #[tokio::test]
@@ -119,8 +119,8 @@ async fn environment_sets_a_credentials_file() {
         let known = user_in_environment(&server, &[url, home, ("NATS_CREDS", path)]).await;
         assert!(known.contains(&operator.user), "{known}");
     }
-    let (_program, said) = in_environment(&[url, ("NATS_CREDS", "/nowhere/ada.creds")]).await;
-    assert_failed(&said, &["credentials file `/nowhere/ada.creds`", "(Config)"]);
+    let (_program, output) = in_environment(&[url, ("NATS_CREDS", "/nowhere/ada.creds")]).await;
+    assert_failed(&output, &["credentials file `/nowhere/ada.creds`", "(Config)"]);
 }
 
 #[tokio::test]
@@ -150,17 +150,17 @@ async fn environment_sets_certificates() {
     let (ca, cert, key) = (("NATS_CA", &*ca), ("NATS_CERT", &*cert), ("NATS_KEY", &*key));
     let connection = connection_in_environment(&server, &[url, ca, cert, key]).await;
     assert!(connection["tls_version"].is_string(), "{connection}");
-    let (_program, said) = in_environment(&[url, ca, cert]).await;
-    assert_failed(&said, &["NATS_CERT", "is set without NATS_KEY", "needs both", "(Config)"]);
-    let (_program, said) = in_environment(&[url, ca, key]).await;
-    assert_failed(&said, &["NATS_KEY", "is set without NATS_CERT", "needs both", "(Config)"]);
-    let (_program, said) = in_environment(&[url, cert, key]).await;
-    assert_failed(&said, &["no TLS with the server", "(Connect)"]);
-    let (_program, said) = in_environment(&[url, ("NATS_CA", "/nowhere/ca.pem")]).await;
-    assert_failed(&said, &["certificate authority file `/nowhere/ca.pem`", "(Config)"]);
+    let (_program, output) = in_environment(&[url, ca, cert]).await;
+    assert_failed(&output, &["NATS_CERT", "is set without NATS_KEY", "needs both", "(Config)"]);
+    let (_program, output) = in_environment(&[url, ca, key]).await;
+    assert_failed(&output, &["NATS_KEY", "is set without NATS_CERT", "needs both", "(Config)"]);
+    let (_program, output) = in_environment(&[url, cert, key]).await;
+    assert_failed(&output, &["no TLS with the server", "(Connect)"]);
+    let (_program, output) = in_environment(&[url, ("NATS_CA", "/nowhere/ca.pem")]).await;
+    assert_failed(&output, &["certificate authority file `/nowhere/ca.pem`", "(Config)"]);
 }
 
-/// A context as the `nats` tool writes it, unused fields empty.
+/// Returns a context as the `nats` tool writes it, with the unused fields empty.
 fn context(fields: &Value) -> String {
     let mut all = json!({
         "description": "", "url": "", "socks_proxy": "", "token": "", "user": "", "password": "", "creds": "",
@@ -173,7 +173,7 @@ fn context(fields: &Value) -> String {
     serde_json::to_string_pretty(&all).unwrap()
 }
 
-/// Writes the context `prod`, and gives the variables that lead to it.
+/// Writes the context `prod` below a configuration folder.
 fn write_context(folder: &Path, text: &str) {
     let path = folder.join("nats/context/prod.json");
     fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -208,9 +208,9 @@ async fn variables_take_precedence_over_the_context() {
     assert_eq!(user_in_environment(&server, &[prod, home, url]).await, "ada");
     let bob = [("NATS_USER", "bob"), ("NATS_PASSWORD", "b")];
     assert_eq!(user_in_environment(&server, &[prod, home, url, bob[0], bob[1]]).await, "bob");
-    // A way to authenticate is never half the one and half the other.
-    let (_program, said) = in_environment(&[prod, home, url, bob[0]]).await;
-    assert_failed(&said, &["(Authorization)"]);
+    // A user of the environment is not combined with a password of the context.
+    let (_program, output) = in_environment(&[prod, home, url, bob[0]]).await;
+    assert_failed(&output, &["(Authorization)"]);
 }
 
 #[tokio::test]
@@ -220,8 +220,8 @@ async fn context_supports_every_authentication() {
 
     let server = Server::builder().config("authorization { token: secret }").start().await;
     write_context(folder.path(), &context(&json!({ "url": server.url(), "token": "secret" })));
-    let (_program, said) = in_environment(&variables).await;
-    assert!(said.starts_with("stored"), "{said}");
+    let (_program, output) = in_environment(&variables).await;
+    assert!(output.starts_with("stored"), "{output}");
 
     let user = KeyPair::new_user();
     let server = Server::builder().config(&with_nkey(&user)).start().await;
@@ -257,7 +257,7 @@ async fn context_sets_domain_and_inbox_prefix() {
     let server = Server::builder().config(config).start().await;
     let folder = tempfile::tempdir().unwrap();
     let variables = [("NATS_CONTEXT", "prod"), ("XDG_CONFIG_HOME", folder.path().to_str().unwrap())];
-    let say = async |fields: Value| {
+    let output_with = async |fields: Value| {
         let mut all = json!({ "url": server.url(), "user": "ada", "password": "right", "inbox_prefix": "_MINE" });
         for (name, value) in fields.as_object().unwrap() {
             all[name] = value.clone();
@@ -265,11 +265,11 @@ async fn context_sets_domain_and_inbox_prefix() {
         write_context(folder.path(), &context(&all));
         in_environment(&variables).await.1
     };
-    // Before there is a stream the first publish asks the API.
-    assert_failed(&say(json!({ "jetstream_domain": "elsewhere" })).await, &["JetStream does not answer"]);
-    assert_failed(&say(json!({ "jetstream_api_prefix": "NO.API" })).await, &["JetStream does not answer"]);
-    assert_failed(&say(json!({ "inbox_prefix": "_OTHER" })).await, &["(Timeout)"]);
-    assert_eq!(say(json!({ "jetstream_domain": "hub" })).await, "stored ENVIRONMENT 1 hub");
+    // Without a stream, the publish sends an API request.
+    assert_failed(&output_with(json!({ "jetstream_domain": "elsewhere" })).await, &["JetStream does not answer"]);
+    assert_failed(&output_with(json!({ "jetstream_api_prefix": "NO.API" })).await, &["JetStream does not answer"]);
+    assert_failed(&output_with(json!({ "inbox_prefix": "_OTHER" })).await, &["(Timeout)"]);
+    assert_eq!(output_with(json!({ "jetstream_domain": "hub" })).await, "stored ENVIRONMENT 1 hub");
 }
 
 #[tokio::test]
@@ -277,31 +277,31 @@ async fn unusable_context_is_an_error_that_names_it() {
     let folder = tempfile::tempdir().unwrap();
     let home = ("XDG_CONFIG_HOME", folder.path().to_str().unwrap());
     let prod = ("NATS_CONTEXT", "prod");
-    let (_program, said) = in_environment(&[prod, home]).await;
-    assert_failed(&said, &["NATS_CONTEXT is `prod`", "nats/context/prod.json", "nats context ls", "(Config)"]);
-    let (_program, said) = in_environment(&[prod]).await;
-    assert_failed(&said, &["NATS_CONTEXT is `prod`", "XDG_CONFIG_HOME", "HOME", "(Config)"]);
-    let (_program, said) = in_environment(&[("NATS_CONTEXT", "../prod"), home]).await;
-    assert_failed(&said, &["NATS_CONTEXT is `../prod`", "nats context ls", "(Config)"]);
-    write_context(folder.path(), "no json");
-    let (_program, said) = in_environment(&[prod, home]).await;
-    assert_failed(&said, &["NATS_CONTEXT is `prod`", "is no context", "(Config)"]);
-    // What we do not understand is not left out in silence.
+    let (_program, output) = in_environment(&[prod, home]).await;
+    assert_failed(&output, &["NATS_CONTEXT is `prod`", "nats/context/prod.json", "nats context ls", "(Config)"]);
+    let (_program, output) = in_environment(&[prod]).await;
+    assert_failed(&output, &["NATS_CONTEXT is `prod`", "XDG_CONFIG_HOME", "HOME", "(Config)"]);
+    let (_program, output) = in_environment(&[("NATS_CONTEXT", "../prod"), home]).await;
+    assert_failed(&output, &["NATS_CONTEXT is `../prod`", "nats context ls", "(Config)"]);
+    write_context(folder.path(), "not json");
+    let (_program, output) = in_environment(&[prod, home]).await;
+    assert_failed(&output, &["NATS_CONTEXT is `prod`", "is no context", "(Config)"]);
+    // Unsupported fields are not ignored.
     for field in ["nsc", "user_jwt", "socks_proxy"] {
         write_context(folder.path(), &context(&json!({ "url": "nats://localhost:1", field: "something" })));
-        let (_program, said) = in_environment(&[prod, home]).await;
-        assert_failed(&said, &["NATS_CONTEXT is `prod`", &format!("`{field}`"), "not supported", "(Config)"]);
+        let (_program, output) = in_environment(&[prod, home]).await;
+        assert_failed(&output, &["NATS_CONTEXT is `prod`", &format!("`{field}`"), "not supported", "(Config)"]);
     }
     let fields = json!({ "url": "nats://localhost:1", "cert": "client.pem" });
     write_context(folder.path(), &context(&fields));
-    let (_program, said) = in_environment(&[prod, home]).await;
-    assert_failed(&said, &["certificate", "needs both", "(Config)"]);
+    let (_program, output) = in_environment(&[prod, home]).await;
+    assert_failed(&output, &["certificate", "needs both", "(Config)"]);
 }
 
 #[tokio::test]
 async fn default_server_is_localhost() {
     const DEFAULT: &str = "`nats://localhost:4222`";
-    // Another program of this host may well listen there.
+    // Another program of this host may listen there.
     let taken = TcpStream::connect((Ipv4Addr::LOCALHOST, 4222)).await.is_ok();
     match Broker::builder().client_name("by-default").connect().await {
         Ok(_) => assert!(taken),

@@ -17,15 +17,15 @@ use tokio::net::TcpStream;
 mod environment;
 mod options;
 
-/// A line of a server's configuration: its monitoring endpoint, on a free port.
+/// The configuration line of a monitoring endpoint on a free port.
 const MONITORED: &str = "http: \"127.0.0.1:-1\"";
 
-/// A round trip through JetStream.
+/// Checks that a message can be stored.
 async fn assert_works(broker: &Broker) {
     broker.publish("connect.works", &1).await.unwrap();
 }
 
-/// What the server says of the connection with this name.
+/// Returns what the server reports about the connection with this name.
 async fn connection(server: &Server, name: &str) -> Value {
     eventually(&format!("a connection named {name}"), SOON, async || {
         let connections = monitor(server, "/connz?auth=1").await["connections"].take();
@@ -35,15 +35,16 @@ async fn connection(server: &Server, name: &str) -> Value {
     .await
 }
 
+/// Reads a page of the monitoring endpoint.
 async fn monitor(server: &Server, path: &str) -> Value {
     let ports = fs::read_dir(server.folder().join("ports")).unwrap().next().unwrap().unwrap().path();
     let ports: Value = serde_json::from_slice(&fs::read(ports).unwrap()).unwrap();
     let address = ports["monitoring"][0].as_str().unwrap().strip_prefix("http://").unwrap().to_owned();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 fn host() -> String {
@@ -51,22 +52,23 @@ fn host() -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The address of a server that does not run any more.
+/// Returns the address of a stopped server.
 async fn stopped_server() -> String {
     Server::start().await.url()
 }
 
-/// A server that knows `ada` by her password.
+/// Starts a server with the user `ada`.
 async fn with_password(password: &str) -> Server {
     let config = format!("{MONITORED}\nauthorization {{ users: [{{ user: ada, password: {password:?} }}] }}");
     Server::builder().config(&config).start().await
 }
 
+/// Returns a configuration with this user.
 fn with_nkey(user: &KeyPair) -> String {
     format!("{MONITORED}\nauthorization {{ users: [{{ nkey: {} }}] }}", user.public_key())
 }
 
-/// A decentralised account with JetStream, and a credentials file of one of its users.
+/// An operator with a JetStream account, and the credentials file of a user.
 struct Operator {
     config: String,
     creds: PathBuf,
@@ -113,7 +115,7 @@ impl Operator {
     }
 }
 
-/// What `issuer` says about `subject`, signed.
+/// Returns the claims of `issuer` about `subject` as a signed token.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, name: &str, claims: &Value) -> String {
     let encode = |bytes: &[u8]| base64::prelude::BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let header = json!({ "typ": "JWT", "alg": "ed25519-nkey" });
@@ -159,7 +161,7 @@ impl Certificates {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A server that shows its certificate, with these lines more in its `tls` block.
+    /// Starts a server with TLS and these additional lines in its `tls` block.
     async fn server(&self, more: &str) -> Server {
         let config = format!(
             "{MONITORED}\ntls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?}\n{more} }}",

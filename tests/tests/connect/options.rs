@@ -1,4 +1,4 @@
-//! Settings of the builder.
+//! Connecting with the settings of the builder.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -17,10 +17,10 @@ use crate::{
 #[tokio::test]
 async fn unreachable_server_is_an_error_with_advice() {
     let url = stopped_server().await;
-    let begun = Instant::now();
-    let told = [&*format!("no server at `{url}`"), "nats-server -js", "wait_for_server", "caused by"];
-    assert_error(Broker::connect(&url).await, ErrorKind::Connect, &told);
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    let started = Instant::now();
+    let parts = [&*format!("no server at `{url}`"), "nats-server -js", "wait_for_server", "caused by"];
+    assert_error(Broker::connect(&url).await, ErrorKind::Connect, &parts);
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -36,8 +36,8 @@ async fn silent_server_times_out() {
 #[tokio::test]
 async fn invalid_address_is_an_error_with_an_example() {
     for address in ["nats://localhost:port", "http://localhost:4222"] {
-        let told = [address, "`nats://localhost:4222`"];
-        assert_error(Broker::connect(address).await, ErrorKind::Config, &told);
+        let parts = [address, "`nats://localhost:4222`"];
+        assert_error(Broker::connect(address).await, ErrorKind::Config, &parts);
     }
 }
 
@@ -63,11 +63,11 @@ async fn waits_for_a_server_that_starts_later() {
 async fn wait_for_server_times_out() {
     let url = stopped_server().await;
     let wait = ms(300);
-    let begun = Instant::now();
+    let started = Instant::now();
     let result = Broker::builder().servers([&url]).wait_for_server(wait).connect().await;
     assert_error(result, ErrorKind::Connect, &[&url, "within 300ms"]);
-    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-    assert!(begun.elapsed() > ms(90), "it tried again: {:?}", begun.elapsed());
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert!(started.elapsed() > ms(90), "not repeated: {:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -77,8 +77,8 @@ async fn first_available_server_is_used() {
     let broker = Broker::builder().servers(urls.clone()).connect().await.unwrap();
     assert_works(&broker).await;
     drop(server);
-    let told: Vec<_> = urls.iter().map(String::as_str).collect();
-    assert_error(Broker::builder().servers(urls.clone()).connect().await, ErrorKind::Connect, &told);
+    let parts: Vec<_> = urls.iter().map(String::as_str).collect();
+    assert_error(Broker::builder().servers(urls.clone()).connect().await, ErrorKind::Connect, &parts);
 }
 
 #[tokio::test]
@@ -102,11 +102,11 @@ async fn wrong_credentials_are_reported_after_one_attempt() {
             .wait_for_server(secs(60))
             .connect_options(|options| options.user_and_password("ada".into(), password.into()))
     };
-    let told = ["refused the credentials", &server.url(), "check user, password, token, nkey or credentials file"];
+    let parts = ["refused the credentials", &server.url(), "check user, password, token, nkey or credentials file"];
     let result = tokio::time::timeout(SOON, builder("wrong").connect()).await.unwrap();
-    assert_error(result, ErrorKind::Authorization, &told);
+    assert_error(result, ErrorKind::Authorization, &parts);
     assert_eq!(server.log().matches("authentication error").count(), 1, "{}", server.log());
-    assert_error(Broker::connect(server.url()).await, ErrorKind::Authorization, &told);
+    assert_error(Broker::connect(server.url()).await, ErrorKind::Authorization, &parts);
     assert_works(&builder("right").connect().await.unwrap()).await;
 }
 
@@ -176,7 +176,7 @@ async fn tls_needs_a_known_certificate_authority() {
     let broker = builder.connect_options(|options| options.add_root_certificates(ca)).connect().await.unwrap();
     assert_works(&broker).await;
     assert!(connection(&server, "encrypted").await["tls_version"].is_string());
-    // Nor is there any use in waiting for it.
+    // The error ends `wait_for_server` as well.
     let builder = Broker::builder().servers([server.url()]).wait_for_server(secs(60));
     let result = tokio::time::timeout(SOON, builder.connect()).await.unwrap();
     assert_error(result, ErrorKind::Connect, &["no TLS with the server", "certificate authority"]);
@@ -205,9 +205,9 @@ async fn server_without_jetstream_is_reported() {
     let builder = Broker::builder().servers([server.url()]).publish_timeout(ms(500));
     let broker = builder.connect().await.unwrap();
     let result = broker.subscribe("orders.created", "order-processor", async |_: u64| {}).await;
-    let told = ["JetStream does not answer", "nats-server -js"];
-    assert_error(result, ErrorKind::Server, &told);
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &told);
+    let parts = ["JetStream does not answer", "nats-server -js"];
+    assert_error(result, ErrorKind::Server, &parts);
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &parts);
 }
 
 #[tokio::test]

@@ -10,37 +10,37 @@ use jetstream_handlers_tests::{
     Program, Proxy, Recorder, SOON, Server, connect, eventually, ms, publish, without_repetitions,
 };
 
-use crate::{all_acked, noting, subscribe};
+use crate::{all_acked, recording, subscribe};
 
-/// A process that has handled message 1, and a handler here that stands by.
+/// Starts a process that is active and has handled message 1, and a standby handler in this process.
 async fn active_and_standby(server: &Server, broker: &Broker) -> (Program, Recorder, Subscription) {
     publish(broker, "work.ordered", 1..=1).await;
     let mut active = Program::start(env!("CARGO_BIN_EXE_ordered_worker"), &[], &[("NATS_URL", &server.url())]);
     active.until("handled 1").await;
-    let seen = Recorder::new();
-    let standby = subscribe(broker, &seen, Duration::ZERO).await;
-    (active, seen, standby)
+    let calls = Recorder::new();
+    let standby = subscribe(broker, &calls, Duration::ZERO).await;
+    (active, calls, standby)
 }
 
 #[tokio::test]
 async fn standby_takes_over_when_the_active_instance_stops() {
     let server = Server::start().await;
     let (one, other) = (connect(&server).await, connect(&server).await);
-    let (seen_by_one, seen_by_other) = (Recorder::new(), Recorder::new());
-    let first = subscribe(&one, &seen_by_one, ms(2)).await;
+    let (first_calls, second_calls) = (Recorder::new(), Recorder::new());
+    let first = subscribe(&one, &first_calls, ms(2)).await;
     publish(&one, "work.ordered", 1..=20).await;
-    seen_by_one.until(20).await;
-    let _second = subscribe(&other, &seen_by_other, ms(2)).await;
+    first_calls.until(20).await;
+    let _second = subscribe(&other, &second_calls, ms(2)).await;
     publish(&one, "work.ordered", 21..=220).await;
-    seen_by_one.until(60).await;
-    assert!(seen_by_other.items().is_empty(), "the other one waits");
-    let begun = Instant::now();
+    first_calls.until(60).await;
+    assert!(second_calls.items().is_empty(), "the standby handles nothing");
+    let started = Instant::now();
     first.unsubscribe().await.unwrap();
     let stopped = Instant::now();
-    seen_by_other.until(220).await;
-    let all: Vec<_> = seen_by_one.items().into_iter().chain(seen_by_other.items()).collect();
-    assert_eq!(all, (1..=220).collect::<Vec<_>>(), "each once, and in order");
-    assert!(stopped - begun < secs(3), "the stop took {:?}", stopped - begun);
+    second_calls.until(220).await;
+    let all: Vec<_> = first_calls.items().into_iter().chain(second_calls.items()).collect();
+    assert_eq!(all, (1..=220).collect::<Vec<_>>(), "each once, in order");
+    assert!(stopped - started < secs(3), "the stop took {:?}", stopped - started);
     all_acked(&server, 220).await;
 }
 
@@ -48,25 +48,25 @@ async fn standby_takes_over_when_the_active_instance_stops() {
 async fn standby_takes_over_when_the_active_instance_is_killed() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let (mut active, seen, _standby) = active_and_standby(&server, &broker).await;
+    let (mut active, calls, _standby) = active_and_standby(&server, &broker).await;
     publish(&broker, "work.ordered", 2..=400).await;
     active.until("handled 100").await;
-    assert!(seen.items().is_empty());
+    assert!(calls.items().is_empty());
     active.signal("KILL");
     let killed = Instant::now();
     active.ended().await;
-    eventually("the other one begins", SOON, async || (!seen.items().is_empty()).then_some(())).await;
+    eventually("the standby is active", SOON, async || (!calls.items().is_empty()).then_some(())).await;
     let took = killed.elapsed();
-    seen.until(400).await;
+    calls.until(400).await;
     let before: Vec<u64> = active.lines("handled ").iter().map(|id| id.parse().unwrap()).collect();
-    let after = seen.items();
+    let after = calls.items();
     assert_eq!(before, (1..=before.len() as u64).collect::<Vec<_>>());
     let next = before.len() as u64 + 1;
-    // What was handled and not acked comes again, what was not handled is not skipped.
+    // Handled messages without an ack are redelivered, and no message is skipped.
     assert!(after[0] <= next && after[0] + 200 > next, "begins at {} after {next}", after[0]);
     assert_eq!(after, (after[0]..=400).collect::<Vec<_>>());
-    println!("the fail-over took {took:?}");
-    assert!(took < secs(12), "the fail-over took {took:?}");
+    println!("the failover took {took:?}");
+    assert!(took < secs(12), "the failover took {took:?}");
     all_acked(&server, 400).await;
 }
 
@@ -74,17 +74,17 @@ async fn standby_takes_over_when_the_active_instance_is_killed() {
 async fn standby_takes_over_when_the_active_instance_freezes() -> Result<(), Error> {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let (mut active, seen, _standby) = active_and_standby(&server, &broker).await;
+    let (mut active, calls, _standby) = active_and_standby(&server, &broker).await;
     publish(&broker, "work.ordered", 2..=2000).await;
     active.until("handled 50").await;
     active.signal("STOP");
-    seen.until(2000).await;
-    assert_eq!(seen.items(), (seen.items()[0]..=2000).collect::<Vec<_>>());
+    calls.until(2000).await;
+    assert_eq!(calls.items(), (calls.items()[0]..=2000).collect::<Vec<_>>());
     active.signal("CONT");
-    // It learns that it is not the active one any more, and does no harm.
+    // The first process resumes without being active.
     publish(&broker, "work.ordered", 2001..=2100).await;
-    seen.until(2100).await;
-    assert_eq!(seen.items(), (seen.items()[0]..=2100).collect::<Vec<_>>());
+    calls.until(2100).await;
+    assert_eq!(calls.items(), (calls.items()[0]..=2100).collect::<Vec<_>>());
     all_acked(&server, 2100).await;
     Ok(())
 }
@@ -95,22 +95,22 @@ async fn instance_that_lost_its_pin_drops_its_messages() {
     let proxy = Proxy::start(server.address()).await;
     let (one, other) = (connect(&proxy).await, connect(&server).await);
     publish(&other, "work.ordered", 1..=400).await;
-    let (seen_by_one, seen_by_other) = (Recorder::new(), Recorder::new());
-    let _first = subscribe(&one, &seen_by_one, ms(100)).await;
-    seen_by_one.until(2).await;
-    let _second = subscribe(&other, &seen_by_other, ms(1)).await;
-    let in_hand = server.consumer_info("WORK", "ordered").await.num_ack_pending;
+    let (first_calls, second_calls) = (Recorder::new(), Recorder::new());
+    let _first = subscribe(&one, &first_calls, ms(100)).await;
+    first_calls.until(2).await;
+    let _second = subscribe(&other, &second_calls, ms(1)).await;
+    let in_flight = server.consumer_info("WORK", "ordered").await.num_ack_pending;
     proxy.pause();
-    eventually("the other one begins", SOON, async || (!seen_by_other.items().is_empty()).then_some(())).await;
+    eventually("the standby is active", SOON, async || (!second_calls.items().is_empty()).then_some(())).await;
     proxy.resume();
-    seen_by_other.until(400).await;
-    eventually("the first one is idle", SOON, async || {
-        let before = seen_by_one.items().len();
+    second_calls.until(400).await;
+    eventually("the first instance is idle", SOON, async || {
+        let before = first_calls.items().len();
         tokio::time::sleep(ms(500)).await;
-        (seen_by_one.items().len() == before).then_some(())
+        (first_calls.items().len() == before).then_some(())
     })
     .await;
-    assert!(seen_by_one.items().len() < in_hand, "it has handled all that it had in hand");
+    assert!(first_calls.items().len() < in_flight, "it handled all of its in-flight messages");
     all_acked(&server, 400).await;
 }
 
@@ -135,14 +135,14 @@ async fn workers_of_one_process_never_run_at_once() {
         };
         workers.push(broker.subscribe("work.ordered", "ordered", handler).ordered().await.unwrap());
     }
-    let by_whom = async |id: u64| {
+    let worker_of = async |id: u64| {
         let find = || handled.items().into_iter().find(|(_, handled)| *handled == id).map(|(worker, _)| worker);
-        eventually(&format!("message {id} was handled"), SOON, async || find()).await
+        eventually(&format!("message {id} is handled"), SOON, async || find()).await
     };
-    // The second one shall be the active one.
+    // Make the second worker the active one.
     let client = server.client().await;
     let mut next = 0;
-    while by_whom(next).await == 0 {
+    while worker_of(next).await == 0 {
         let unpin = client.request("$JS.API.CONSUMER.UNPIN.WORK.ordered", r#"{"group":"ordered"}"#.into());
         unpin.await.unwrap();
         next += 1;
@@ -150,16 +150,17 @@ async fn workers_of_one_process_never_run_at_once() {
     }
     let last = next + 1500;
     let publishing = publish(&publisher, "work.ordered", next + 1..=last);
-    let coming_and_going = async {
+    let churn = async {
         for number in 0..25 {
-            let come = async || broker.subscribe("work.other", &format!("{number}"), async |_: u64| {}).await.unwrap();
-            let (one, other) = (come().await, come().await);
+            let subscribe =
+                async || broker.subscribe("work.other", &format!("{number}"), async |_: u64| {}).await.unwrap();
+            let (one, other) = (subscribe().await, subscribe().await);
             one.unsubscribe().await.unwrap();
             other.unsubscribe().await.unwrap();
         }
     };
-    futures::join!(publishing, coming_and_going);
-    by_whom(last).await;
+    futures::join!(publishing, churn);
+    worker_of(last).await;
     assert_eq!(most.load(Ordering::SeqCst), 1);
     let ids: Vec<_> = handled.items().into_iter().map(|(_, id)| id).collect();
     assert_eq!(without_repetitions(&ids), (0..=last).collect::<Vec<_>>());
@@ -171,9 +172,9 @@ async fn stop_acks_a_call_that_ends_after_a_reconnect() {
     let proxy = Proxy::start(server.address()).await;
     let (broker, publisher) = (connect(&proxy).await, connect(&server).await);
     publish(&publisher, "work.ordered", 1..=3).await;
-    let seen = Recorder::new();
-    let first = subscribe(&broker, &seen, ms(1500)).await;
-    seen.until(1).await;
+    let calls = Recorder::new();
+    let first = subscribe(&broker, &calls, ms(1500)).await;
+    calls.until(1).await;
     tokio::time::sleep(ms(200)).await;
     let cutting = async {
         tokio::time::sleep(ms(200)).await;
@@ -181,10 +182,10 @@ async fn stop_acks_a_call_that_ends_after_a_reconnect() {
     };
     let (stopped, ()) = futures::join!(first.unsubscribe(), cutting);
     stopped.unwrap();
-    assert_eq!(seen.items(), [1, 2]);
-    let _second = subscribe(&publisher, &seen, Duration::ZERO).await;
-    seen.until(3).await;
-    assert_eq!(seen.items(), [1, 2, 3]);
+    assert_eq!(calls.items(), [1, 2]);
+    let _second = subscribe(&publisher, &calls, Duration::ZERO).await;
+    calls.until(3).await;
+    assert_eq!(calls.items(), [1, 2, 3]);
 }
 
 #[tokio::test]
@@ -196,19 +197,19 @@ async fn stop_leaves_a_failing_message_to_the_next_instance() {
     let subscribe_failing = broker.subscribe("work.ordered", "ordered", failing).ordered();
     let first = subscribe_failing.backoff(&[secs(60)]).await.unwrap();
     let jetstream = server.jetstream().await;
-    eventually("it has come to the third", SOON, async || {
+    eventually("message 3 fails", SOON, async || {
         let info = jetstream.get_stream("WORK").await.ok()?.consumer_info("ordered").await.ok()?;
         (info.ack_floor.stream_sequence == 2).then_some(())
     })
     .await;
-    let begun = Instant::now();
+    let started = Instant::now();
     first.unsubscribe().await.unwrap();
-    assert!(begun.elapsed() < secs(3), "a stop does not wait for a retry");
-    let seen = Recorder::new();
-    let _second = subscribe(&broker, &seen, Duration::ZERO).await;
-    seen.until(5).await;
-    assert_eq!(seen.items(), [3, 4, 5]);
-    assert!(begun.elapsed() < secs(5), "the next one has them at once");
+    assert!(started.elapsed() < secs(3), "the stop waited for the retry");
+    let calls = Recorder::new();
+    let _second = subscribe(&broker, &calls, Duration::ZERO).await;
+    calls.until(5).await;
+    assert_eq!(calls.items(), [3, 4, 5]);
+    assert!(started.elapsed() < secs(5), "the messages were not redelivered at once");
 }
 
 #[tokio::test]
@@ -219,9 +220,9 @@ async fn next_instance_continues_after_a_purge_and_a_stop() {
         broker.publish(&format!("work.ordered.{id}"), &id).await.unwrap();
     }
     let (before, after) = (Recorder::new(), Recorder::new());
-    // The server takes neither an ack nor a nak for what lies before the purged one; that has to wait for its time.
-    let subscribe = async |seen: &Recorder, each| {
-        let subscribe = broker.subscribe("work.ordered.*", "ordered", noting(seen, each)).ordered();
+    // The server accepts no ack and no nak for messages before the purged one, which are redelivered after `ack_wait`.
+    let subscribe = async |calls: &Recorder, each| {
+        let subscribe = broker.subscribe("work.ordered.*", "ordered", recording(calls, each)).ordered();
         subscribe.ack_wait(secs(3)).await.unwrap()
     };
     let first = subscribe(&before, ms(200)).await;

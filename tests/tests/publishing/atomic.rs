@@ -10,7 +10,7 @@ fn atomic() -> stream::Config {
     stream::Config { allow_atomic_publish: true, ..shop() }
 }
 
-/// Whether the server is too old for atomic batches, and says so.
+/// Returns `true` if the server is too old for atomic batches, and checks the error.
 async fn refuses_atomic(server: &Server) -> bool {
     if binary::version() >= (2, 12, 1) {
         return false;
@@ -27,7 +27,7 @@ async fn batch_is_stored_as_one() {
     if refuses_atomic(&server).await {
         return;
     }
-    // The stream is made as the application declares it.
+    // The batch creates the declared stream.
     let broker = Broker::builder().servers([server.url()]).stream(atomic()).connect().await.unwrap();
     let ack = broker.publish_atomic([broker.publish_message("orders.created", &1)]).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 1, Some(1)));
@@ -85,11 +85,11 @@ async fn stream_without_atomic_batches_is_refused() {
     }
     let broker = connect(&server).await;
     let batch = || broker.publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
-    let told = ["`orders.created`", "Builder::stream", "allow_atomic_publish: true"];
-    assert_error(batch().await, ErrorKind::StreamNotFound, &told);
+    let parts = ["`orders.created`", "Builder::stream", "allow_atomic_publish: true"];
+    assert_error(batch().await, ErrorKind::StreamNotFound, &parts);
     broker.publish("orders.created", &0).await.unwrap();
-    let told = ["`orders.created`", "nothing is stored", "`allow_atomic`", "`allow_atomic_publish`", "publish_all"];
-    assert_error(batch().await, ErrorKind::StreamMismatch, &told);
+    let parts = ["`orders.created`", "nothing is stored", "`allow_atomic`", "`allow_atomic_publish`", "publish_all"];
+    assert_error(batch().await, ErrorKind::StreamMismatch, &parts);
     assert_eq!(stored(&server, "ORDERS").await, [0]);
 }
 
@@ -110,7 +110,7 @@ async fn invalid_batches_are_not_sent() {
     assert_error(result.await, ErrorKind::Config, &["message 2", "only the first"]);
     let result = broker.publish_atomic([publish("orders.a", 1).header("Nats-Batch-Id", "mine")]);
     assert_error(result.await, ErrorKind::Config, &["message 1", "Nats-Batch-Id"]);
-    assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was asked of the server");
+    assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was sent");
 }
 
 #[tokio::test]

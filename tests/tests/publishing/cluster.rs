@@ -36,21 +36,21 @@ async fn failed_condition_leaves_a_replicated_stream_intact() {
     other.publish("orders.created", &3).await.unwrap();
 }
 
-/// Has the leader of a stream give up while `work` is done.
+/// Runs `work` while the leader of a stream steps down three times.
 async fn while_the_leader_steps_down<T>(cluster: &mut Cluster, stream: &str, work: impl Future<Output = T>) -> T {
     let client = cluster.client().await;
     let request = format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}");
     let step_down = async {
         for _ in 0..3 {
             tokio::time::sleep(ms(400)).await;
-            // While there is no leader there is no answer, which is as good.
+            // Without a leader there is no reply.
             client.request(request.clone(), "".into()).await.map(drop).unwrap_or_default();
         }
     };
     join(work, step_down).await.0
 }
 
-/// The payloads of a stream of a cluster, in its order.
+/// Returns the payloads of a stream of a cluster in order.
 async fn stored_in(cluster: &mut Cluster, stream: &str) -> Vec<u64> {
     let leader = cluster.leader_of_stream(stream).await;
     stored(cluster.node(leader), stream).await
@@ -85,7 +85,7 @@ async fn leader_step_down_loses_and_duplicates_nothing() {
         result.unwrap();
     }
     let payloads = stored_in(&mut cluster, "ALL").await;
-    assert_eq!(payloads.len(), 6000, "none is stored twice");
+    assert_eq!(payloads.len(), 6000, "no message is stored twice");
     assert_eq!(payloads.into_iter().collect::<BTreeSet<_>>(), (1..=6000).collect());
 
     if atomic {
@@ -106,7 +106,7 @@ async fn leader_step_down_loses_and_duplicates_nothing() {
         let result = while_the_leader_steps_down(&mut cluster, "INGEST", broker.ingest(messages)).await;
         let known = result.map_or_else(|error| error.stored(), |ack| ack.batch_size).unwrap();
         let payloads = stored_in(&mut cluster, "INGEST").await;
-        assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a beginning without a gap");
+        assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a prefix without gaps");
         assert!(
             payloads.len() as u64 >= known && payloads.len() as u64 <= known + 1000,
             "{known} of {}",

@@ -14,7 +14,7 @@ fn batched() -> stream::Config {
     stream::Config { allow_batch_publish: true, ..shop() }
 }
 
-/// Whether the server is too old for fast ingest, and says so.
+/// Returns `true` if the server is too old for fast ingest, and checks the error.
 async fn refuses_ingest(server: &Server) -> bool {
     if binary::version() >= (2, 14, 0) {
         return false;
@@ -25,11 +25,11 @@ async fn refuses_ingest(server: &Server) -> bool {
     true
 }
 
-/// Publishes the numbers to `SHOP` until something is in the way.
+/// Publishes the numbers as one batch, in a task.
 fn ingesting(broker: &Broker, numbers: std::ops::RangeInclusive<u64>) -> JoinHandle<Result<PublishAck, Error>> {
     let publisher = broker.publisher();
     let pause = |id: &u64| {
-        // Slow enough that a test can come between.
+        // Slow enough for a test to interfere.
         if id.is_multiple_of(100) {
             std::thread::sleep(ms(5));
         }
@@ -45,7 +45,7 @@ async fn fifty_thousand_messages_are_stored_in_order() {
     if refuses_ingest(&server).await {
         return;
     }
-    // The stream is made as the application declares it.
+    // The batch creates the declared stream.
     let broker = Broker::builder().servers([server.url()]).stream(batched()).connect().await.unwrap();
     let ack = broker.ingest((1..=50_000_u64).map(|id| broker.publish_message("orders.created", &id))).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 50_000, Some(50_000)));
@@ -92,18 +92,18 @@ async fn stream_without_fast_ingest_is_refused() {
     }
     let broker = connect(&server).await;
     let batch = || broker.ingest((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
-    let told = ["`orders.created`", "Builder::stream", "allow_batch_publish: true"];
-    assert_error(batch().await, ErrorKind::StreamNotFound, &told);
+    let parts = ["`orders.created`", "Builder::stream", "allow_batch_publish: true"];
+    assert_error(batch().await, ErrorKind::StreamNotFound, &parts);
     broker.publish("orders.created", &0).await.unwrap();
     let error = batch().await.unwrap_err();
     assert_eq!(error.stored(), Some(0));
-    let told = [
+    let parts = [
         "nothing of the batch on `orders.created` is stored",
         "`allow_batched`",
         "`allow_batch_publish`",
         "publish_all",
     ];
-    assert_error(&error, ErrorKind::StreamMismatch, &told);
+    assert_error(&error, ErrorKind::StreamMismatch, &parts);
     assert_eq!(stored(&server, "ORDERS").await, [0]);
 }
 
@@ -122,7 +122,7 @@ async fn batch_ends_at_the_first_refused_message() {
     let publish = |subject, id: u64| broker.publish_message(subject, &id);
     let large = "a".repeat(200);
     let mut last = 0;
-    for (seventh, kind, told) in [
+    for (seventh, kind, parts) in [
         (publish("orders.*", 7), ErrorKind::Config, "wildcard"),
         (publish("orders.a", 7).expect_last_sequence(1), ErrorKind::WrongLastSequence, "message 7"),
         (broker.publish_message("orders.a", &large), ErrorKind::PayloadTooLarge, "max_msg_size"),
@@ -134,7 +134,7 @@ async fn batch_ends_at_the_first_refused_message() {
         let after = (8..=3000).map(|id| publish("orders.a", id));
         let error = broker.ingest(before.chain([seventh]).chain(after)).await.unwrap_err();
         assert_eq!(error.stored(), Some(6), "{error:?}");
-        assert_error(&error, kind, &["the first 6 are stored and no other", told]);
+        assert_error(&error, kind, &["the first 6 are stored and no other", parts]);
         let payloads = stored(&server, "SHOP").await;
         assert_eq!(payloads[last..], [1, 2, 3, 4, 5, 6]);
         last = payloads.len();
@@ -184,10 +184,10 @@ async fn killed_server_reports_a_lower_bound() {
     let error = ingesting.await.unwrap().unwrap_err();
     let known = error.stored().unwrap();
     assert!(known >= 2000, "{error}");
-    let told = ["`orders.created`", &format!("the first {known} messages are stored")];
-    assert_error(&error, ErrorKind::Publish, &told);
+    let parts = ["`orders.created`", &format!("the first {known} messages are stored")];
+    assert_error(&error, ErrorKind::Publish, &parts);
     let payloads = stored(&server, "SHOP").await;
-    assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a beginning without a gap");
+    assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a prefix without gaps");
     assert!(payloads.len() as u64 >= known && payloads.len() as u64 <= known + 1000, "{known} of {}", payloads.len());
 }
 
@@ -211,12 +211,12 @@ async fn cut_connection_reports_the_exact_count() {
     proxy.cut();
     proxy.resume();
     let known = match ingesting.await.unwrap() {
-        // Only answers were lost, and the stream was asked for them.
+        // Only acks were lost, and the stream was read instead.
         Ok(ack) => ack.batch_size.unwrap(),
         Err(error) => {
             let known = error.stored().unwrap();
-            let told = [&*format!("the first {known} are stored and no other"), "did not arrive"];
-            assert_error(&error, ErrorKind::Publish, &told);
+            let parts = [&*format!("the first {known} are stored and no other"), "did not arrive"];
+            assert_error(&error, ErrorKind::Publish, &parts);
             known
         }
     };

@@ -19,7 +19,7 @@ async fn count(jetstream: &JetStream, stream: &str) -> u64 {
     jetstream.get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
-/// The payloads of a stream, in its order.
+/// Returns the payloads of a stream in order.
 async fn stored(server: &Server, stream: &str) -> Vec<u64> {
     let stream = server.jetstream().await.get_stream(stream).await.unwrap();
     let mut payloads = Vec::new();

@@ -38,7 +38,7 @@ async fn returns_the_ack_of_the_stream() {
 
 #[tokio::test]
 async fn condition_that_the_message_itself_broke_is_met() {
-    // The stream may have forgotten the id by the time of the repetition.
+    // With the short window, the stream has forgotten the id when the message is repeated.
     for (of_subject, window) in [(false, 120_000), (true, 120_000), (false, 100), (true, 100)] {
         let server = Server::start().await;
         let config = stream::Config { duplicate_window: ms(window), ..shop() };
@@ -51,7 +51,7 @@ async fn condition_that_the_message_itself_broke_is_met() {
             false => broker.publish_message("orders.created", &1).expect_last_sequence(0).into_future(),
         };
         let ack = publish().await.unwrap();
-        assert_eq!((ack.sequence, ack.duplicate), (1, true), "the answer was lost, and it was repeated");
+        assert_eq!((ack.sequence, ack.duplicate), (1, true), "repeated after the lost ack");
         assert_error(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
         assert_eq!(count(&server.jetstream().await, "SHOP").await, 1);
     }
@@ -89,8 +89,8 @@ async fn wrong_last_subject_sequence_is_refused() {
     assert_eq!(publish("orders.b", 0).await.unwrap().sequence, 2);
     assert_eq!(publish("orders.a", 1).await.unwrap().sequence, 3);
     for wrong in [0, 1, 2, 7] {
-        let told = ["`orders.a`", "not stored", "wrong last sequence: 3"];
-        assert_error(publish("orders.a", wrong).await, ErrorKind::WrongLastSequence, &told);
+        let parts = ["`orders.a`", "not stored", "wrong last sequence: 3"];
+        assert_error(publish("orders.a", wrong).await, ErrorKind::WrongLastSequence, &parts);
     }
     assert_eq!(count(&server.jetstream().await, "ORDERS").await, 3);
 }
@@ -123,7 +123,7 @@ async fn message_expires_after_its_ttl() {
     let broker = connect(&server).await;
     let publish = || broker.publish_message("orders.created", &1).ttl(ms(300)).into_future();
     if binary::version() < (2, 11, 0) {
-        // Such a server would store it for ever, and say nothing.
+        // Such a server would ignore the header.
         assert_error(publish().await, ErrorKind::Config, &["`orders.created`", "2.10", "2.11"]);
         return;
     }
@@ -132,11 +132,11 @@ async fn message_expires_after_its_ttl() {
     broker.publish("orders.created", &1).await.unwrap();
     publish().await.unwrap();
     let stream = jetstream.get_stream("SHOP").await.unwrap();
-    let mortal = stream.get_raw_message(2).await.unwrap();
-    assert_eq!(mortal.headers.get("Nats-TTL").unwrap().as_str(), "1", "a whole second is the least");
-    eventually("it is gone", SOON, async || (count(&jetstream, "SHOP").await == 1).then_some(())).await;
+    let message = stream.get_raw_message(2).await.unwrap();
+    assert_eq!(message.headers.get("Nats-TTL").unwrap().as_str(), "1", "one second is the minimum");
+    eventually("the message expires", SOON, async || (count(&jetstream, "SHOP").await == 1).then_some(())).await;
     stream.get_raw_message(1).await.unwrap();
-    // Where it is not allowed, it is refused.
+    // A stream without `allow_message_ttl` refuses the message.
     jetstream.delete_stream("SHOP").await.unwrap();
     config.allow_message_ttl = false;
     jetstream.create_stream(config).await.unwrap();
@@ -165,7 +165,7 @@ async fn headers_reach_the_handler() {
     let running = broker.start_groups(["headers"]).await.unwrap();
     let message = broker.publish_message("orders.created", &1).header("Tenant", "eu").message_id("order-1");
     message.header("Trace", "one").header("Trace", "zwei \u{fc}").await.unwrap();
-    // One that has none at all.
+    // A message without headers.
     let client = server.client().await;
     client.publish("orders.plain", "1".into()).await.unwrap();
     found.until_len(2).await;
@@ -181,7 +181,7 @@ async fn headers_reach_the_handler() {
 async fn invalid_subjects_and_headers_are_not_sent() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    for (subject, told) in [
+    for (subject, parts) in [
         ("orders.*", "the wildcard `*`"),
         ("orders.>", "the wildcard `>`"),
         ("", "the subject is empty"),
@@ -190,7 +190,7 @@ async fn invalid_subjects_and_headers_are_not_sent() {
         ("orders.created\r\nPUB x 0\r\n", "a line break"),
         ("$JS.API.STREAM.DELETE.ORDERS", "reserved"),
     ] {
-        assert_error(broker.publish(subject, &1).await, ErrorKind::Config, &["cannot publish to", told]);
+        assert_error(broker.publish(subject, &1).await, ErrorKind::Config, &["cannot publish to", parts]);
     }
     for (name, value) in [("Te nant", "eu"), ("Tenant", "e\r\nu"), ("", "eu"), ("Ten:ant", "eu")] {
         let result = broker.publish_message("orders.created", &1).header(name, value).await;
@@ -198,15 +198,15 @@ async fn invalid_subjects_and_headers_are_not_sent() {
     }
     let result = broker.publish_message("orders.created", &1).message_id("a\nb").await;
     assert_error(result, ErrorKind::Config, &["Nats-Msg-Id", "line break"]);
-    assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was asked of the server");
+    assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was sent");
 }
 
-/// A value that does not want to be written down.
+/// A value that cannot be serialized.
 struct Secret;
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
-        Err(S::Error::custom("a secret stays one"))
+        Err(S::Error::custom("a secret is not serialized"))
     }
 }
 
@@ -214,8 +214,8 @@ impl Serialize for Secret {
 async fn encoding_error_names_the_type() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let told = ["publishing::publish::Secret", "`orders.created`", "a secret stays one"];
-    assert_error(broker.publish("orders.created", &Secret).await, ErrorKind::Encode, &told);
+    let parts = ["publishing::publish::Secret", "`orders.created`", "a secret is not serialized"];
+    assert_error(broker.publish("orders.created", &Secret).await, ErrorKind::Encode, &parts);
     let by_pair = BTreeMap::from([((1, 2), 3)]);
     assert_error(broker.publish("orders.created", &by_pair).await, ErrorKind::Encode, &["key must be a string"]);
 }
@@ -224,18 +224,18 @@ async fn encoding_error_names_the_type() {
 async fn max_payload_of_the_server_is_enforced() {
     let server = Server::builder().config("max_payload: 1000").start().await;
     let broker = connect(&server).await;
-    // 12 bytes of every header block, `Nats-Msg-Id: x` with its line end, and the quotes around the text.
+    // Without the 12 bytes of a header block, the line `Nats-Msg-Id: x`, and the quotes of the JSON string.
     let text = |size: usize| "a".repeat(size - 12 - 16 - 2);
     let publish = |size| {
         let value = text(size);
         broker.publish_message("orders.created", &value).message_id("x").into_future()
     };
     assert_eq!(publish(1000).await.unwrap().sequence, 1);
-    let told = ["`orders.created`", "1001 bytes", "1000", "max_payload"];
-    assert_error(publish(1001).await, ErrorKind::PayloadTooLarge, &told);
+    let parts = ["`orders.created`", "1001 bytes", "1000", "max_payload"];
+    assert_error(publish(1001).await, ErrorKind::PayloadTooLarge, &parts);
     let result = broker.publish_message("orders.created", "").header("Long", &"h".repeat(1000)).await;
     assert_error(result, ErrorKind::PayloadTooLarge, &["`orders.created`", "1000"]);
-    assert_eq!(broker.publish("orders.created", &1).await.unwrap().sequence, 2, "the connection is still there");
+    assert_eq!(broker.publish("orders.created", &1).await.unwrap().sequence, 2, "the connection is still open");
 }
 
 #[tokio::test]
@@ -243,9 +243,9 @@ async fn max_message_size_of_the_stream_is_enforced() {
     let server = Server::start().await;
     let config = stream::Config { max_message_size: 100, ..shop() };
     server.jetstream().await.create_stream(config).await.unwrap();
-    let told = ["`orders.created`", "max_msg_size"];
+    let parts = ["`orders.created`", "max_msg_size"];
     let value = "a".repeat(100);
-    assert_error(connect(&server).await.publish("orders.created", &value).await, ErrorKind::PayloadTooLarge, &told);
+    assert_error(connect(&server).await.publish("orders.created", &value).await, ErrorKind::PayloadTooLarge, &parts);
 }
 
 #[tokio::test]
@@ -258,10 +258,10 @@ async fn full_stream_is_reported_at_once() {
     for _ in 0..2 {
         broker.publish("orders.created", &1).await.unwrap();
     }
-    let begun = Instant::now();
-    let told = ["`orders.created`", "the stream is full", "maximum messages exceeded"];
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Publish, &told);
-    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+    let started = Instant::now();
+    let parts = ["`orders.created`", "the stream is full", "maximum messages exceeded"];
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Publish, &parts);
+    assert!(started.elapsed() < secs(5), "{:?}", started.elapsed());
     assert_eq!(count(&jetstream, "SHOP").await, 2);
 }
 
@@ -278,8 +278,8 @@ async fn reply_of_another_subscriber_is_no_ack() {
             }
         }
     });
-    let told = ["`orders.created`", "another subscriber answered"];
-    assert_error(connect(&server).await.publish("orders.created", &1).await, ErrorKind::Publish, &told);
+    let parts = ["`orders.created`", "another subscriber answered"];
+    assert_error(connect(&server).await.publish("orders.created", &1).await, ErrorKind::Publish, &parts);
 }
 
 #[tokio::test]
@@ -303,7 +303,7 @@ async fn publish_survives_a_server_restart() {
     let broker = connect(&server).await;
     broker.publish("orders.created", &0).await.unwrap();
     server.kill();
-    eventually("the broker knows", SOON, async || (!broker.health().connected).then_some(())).await;
+    eventually("the broker is disconnected", SOON, async || (!broker.health().connected).then_some(())).await;
     let publishes: Vec<_> = (1..=20)
         .map(|id| {
             let broker = broker.clone();
@@ -325,10 +325,10 @@ async fn publish_without_a_server_times_out() {
     let broker = Broker::builder().servers([server.url()]).publish_timeout(limit).connect().await.unwrap();
     broker.publish("orders.created", &0).await.unwrap();
     server.kill();
-    let begun = Instant::now();
-    let told = ["`orders.created`", "within 500ms", "may be stored or not"];
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &told);
-    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+    let started = Instant::now();
+    let parts = ["`orders.created`", "within 500ms", "may be stored or not"];
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &parts);
+    assert!(started.elapsed() < secs(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -344,7 +344,7 @@ async fn message_with_a_lost_ack_is_stored_once() {
         .await
         .unwrap();
     let ack = broker.publish("orders.created", &1).await.unwrap();
-    assert_eq!((ack.sequence, ack.duplicate), (1, true), "the repetition was recognised");
+    assert_eq!((ack.sequence, ack.duplicate), (1, true), "the repetition is a duplicate");
     assert_eq!(count(&jetstream, "SHOP").await, 1);
 }
 

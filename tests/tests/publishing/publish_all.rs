@@ -14,13 +14,13 @@ use crate::{shop, stored};
 async fn messages_are_stored_in_order() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    // There is no stream yet.
+    // The stream does not exist yet.
     let results = broker.publish_all((1..=2000_u64).map(|id| broker.publish_message("orders.created", &id))).await;
     for (result, sequence) in results.into_iter().zip(1..) {
         let ack = result.unwrap();
         assert_eq!(ack.stream, "ORDERS");
         if sequence > 256 {
-            // Those before found no stream, and were sent again one after the other.
+            // The first messages found no stream, and were sent again in turn.
             assert_eq!((ack.sequence, ack.duplicate), (sequence, false));
         }
     }
@@ -72,12 +72,12 @@ async fn iterator_is_read_at_most_one_window_ahead() {
         broker.publish_message("orders.created", &id)
     });
     let mut results = broker.publish_all(endless);
-    assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing happens before it is polled");
+    assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing is read before the first poll");
     for given in 0..5000 {
         let sequence = results.next().await.unwrap().unwrap().sequence;
         assert_eq!(sequence, given + 1);
         let ahead = taken.load(Ordering::SeqCst) - given as usize;
-        assert!(ahead <= 256, "{ahead} messages are taken and have no result");
+        assert!(ahead <= 256, "{ahead} messages without a result");
     }
     proxy.pause();
     let given = taken.load(Ordering::SeqCst);
@@ -86,10 +86,10 @@ async fn iterator_is_read_at_most_one_window_ahead() {
             result.unwrap();
         }
     });
-    assert!(waited.await.is_err(), "nothing is answered");
+    assert!(waited.await.is_err(), "no ack during the pause");
     assert!(taken.load(Ordering::SeqCst) <= given + 256);
     proxy.resume();
-    // A result that somebody waited for in vain is not lost.
+    // A cancelled `next` loses no result.
     let next = futures::StreamExt::next(&mut results).await.unwrap().unwrap().sequence;
     assert!(next > 5000 && next <= given as u64 + 1, "{next}");
     assert_eq!(results.next().await.unwrap().unwrap().sequence, next + 1);
@@ -104,7 +104,7 @@ async fn server_restart_stores_each_message_once() {
     let publishing = tokio::spawn(async move {
         let mut acks = 0;
         let pause = |id: &u64| {
-            // Slow enough that the server goes in the middle.
+            // Slow enough for the server to stop in the middle.
             if id.is_multiple_of(100) {
                 std::thread::sleep(ms(10));
             }
@@ -125,7 +125,7 @@ async fn server_restart_stores_each_message_once() {
     server.restart().await;
     assert_eq!(publishing.await.unwrap(), 5000);
     let payloads = stored(&server, "SHOP").await;
-    assert_eq!(payloads.len(), 5000, "none is stored twice");
+    assert_eq!(payloads.len(), 5000, "no message is stored twice");
     assert_eq!(payloads.into_iter().collect::<BTreeSet<_>>(), (1..=5000).collect());
 }
 

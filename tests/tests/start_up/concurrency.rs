@@ -27,7 +27,7 @@ async fn simultaneous_starts_on_an_empty_server_succeed() {
         for _ in 0..4 {
             brokers.push(builder(&server).state(calls.clone()).connect().await.unwrap());
         }
-        // In step, and out of step: each request of one may fall between any two of another.
+        // With different offsets, so that the requests of the processes interleave in many ways.
         let starts = brokers.iter().zip(0..).map(async |(broker, place)| {
             tokio::time::sleep(Duration::from_micros(round * place * 150)).await;
             broker.start_groups(["shared"]).await
@@ -53,17 +53,19 @@ async fn unnamed_stream(_: u64) {}
 #[subscriber(subject = "orders.created", stream = "SHOP", queue = "concurrent-named", group = "concurrent-named")]
 async fn named_stream(_: u64) {}
 
-/// A broker whose requests to the API pass through us; right after the answer to `request`, or
-/// right before a `STREAM.CREATE` is passed on, another process makes the stream `made`.
-async fn overtaken(server: &Server, request: &'static str, made: stream::Config) -> Broker {
+/// Connects a broker whose API requests are forwarded by the test.
+///
+/// Another process creates the stream `made` directly after the reply to `request`, or directly
+/// before a `STREAM.CREATE` request is forwarded.
+async fn connect_overtaken(server: &Server, request: &'static str, made: stream::Config) -> Broker {
     let client = server.client().await;
     let jetstream = server.jetstream().await;
-    let mut requests = client.subscribe("slow.API.>").await.unwrap();
+    let mut requests = client.subscribe("forwarded.API.>").await.unwrap();
     client.flush().await.unwrap();
     tokio::spawn(async move {
         let mut made = Some(made);
         while let Some(message) = requests.next().await {
-            let subject = message.subject.strip_prefix("slow.API.").unwrap();
+            let subject = message.subject.strip_prefix("forwarded.API.").unwrap();
             let overtake = subject.starts_with(request) && made.is_some();
             if overtake && request.starts_with("STREAM.CREATE") {
                 jetstream.create_stream(made.take().unwrap()).await.unwrap();
@@ -80,7 +82,7 @@ async fn overtaken(server: &Server, request: &'static str, made: stream::Config)
             client.publish(reply, answer.payload).await.unwrap();
         }
     });
-    Broker::builder().servers([server.url()]).api_prefix("slow.API").connect().await.unwrap()
+    Broker::builder().servers([server.url()]).api_prefix("forwarded.API").connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -103,18 +105,18 @@ async fn stream_created_meanwhile_is_used_if_it_fits() {
     ] {
         let server = Server::start().await;
         let (name, limit) = (made.name.clone(), made.max_messages);
-        let broker = overtaken(&server, request, made).await;
+        let broker = connect_overtaken(&server, request, made).await;
         let running = broker.start_groups([group]).await;
         let running = running.unwrap_or_else(|error| panic!("{name} made at {request}: {error:?}"));
         running.shutdown().await.unwrap();
         let found = found_stream(&server.jetstream().await, &name).await;
-        assert_eq!(found.max_messages.max(0), limit, "{request}: it is the other's");
+        assert_eq!(found.max_messages.max(0), limit, "{request}: the stream of the other process");
     }
 }
 
 #[tokio::test]
 async fn stream_created_meanwhile_is_refused_if_it_does_not_fit() {
-    for (request, group, made, kind, told) in [
+    for (request, group, made, kind, parts) in [
         (
             "STREAM.NAMES",
             "concurrent",
@@ -153,8 +155,8 @@ async fn stream_created_meanwhile_is_refused_if_it_does_not_fit() {
     ] {
         let server = Server::start().await;
         let name = made.name.clone();
-        let broker = overtaken(&server, request, made).await;
-        assert_error(broker.start_groups([group]).await, kind, &["`start_up::concurrency::", told]);
+        let broker = connect_overtaken(&server, request, made).await;
+        assert_error(broker.start_groups([group]).await, kind, &["`start_up::concurrency::", parts]);
         found_stream(&server.jetstream().await, &name).await;
     }
 }

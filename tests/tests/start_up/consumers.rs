@@ -16,7 +16,7 @@ async fn plain(_: u64) {}
 
 #[subscriber(
     subject = "orders.created",
-    queue = "elaborate",
+    queue = "every-key",
     ack_wait = "45s",
     max_deliver = 9,
     backoff = ["1s", "2s"],
@@ -39,11 +39,11 @@ async fn consumer_has_the_settings_of_its_handler() {
     assert_eq!((plain.ack_wait, plain.max_deliver), (secs(30), MAX_DELIVER));
     assert_eq!(plain.deliver_subject, None);
     assert!(plain.max_ack_pending >= 1000, "{}", plain.max_ack_pending);
-    let elaborate = consumer_info(&jetstream, "ORDERS", "elaborate").await.config;
-    assert_eq!(elaborate.filter_subject, "orders.created");
-    assert_eq!((elaborate.ack_wait, elaborate.max_deliver), (secs(45), MAX_DELIVER));
-    assert_eq!(elaborate.backoff, Vec::<Duration>::new(), "the server's own acts on missed acks alone");
-    assert!(elaborate.max_ack_pending >= plain.max_ack_pending, "{}", elaborate.max_ack_pending);
+    let every_key = consumer_info(&jetstream, "ORDERS", "every-key").await.config;
+    assert_eq!(every_key.filter_subject, "orders.created");
+    assert_eq!((every_key.ack_wait, every_key.max_deliver), (secs(45), MAX_DELIVER));
+    assert_eq!(every_key.backoff, Vec::<Duration>::new(), "the backoff of the server only applies to missing acks");
+    assert!(every_key.max_ack_pending >= plain.max_ack_pending, "{}", every_key.max_ack_pending);
 }
 
 #[tokio::test]
@@ -51,13 +51,13 @@ async fn existing_consumer_is_kept_unchanged() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     connect(&server).await.start_groups(["made"]).await.unwrap().shutdown().await.unwrap();
-    let before = consumer_info(&jetstream, "ORDERS", "elaborate").await;
+    let before = consumer_info(&jetstream, "ORDERS", "every-key").await;
     if binary::version() >= (2, 11, 0) {
         assert!(before.config.metadata.keys().any(|key| key.starts_with("_nats.")), "{:?}", before.config.metadata);
     }
-    assert!(before.config.max_waiting > 0, "what the server fills in is no difference");
+    assert!(before.config.max_waiting > 0, "a default of the server is not a difference");
     let _running = connect(&server).await.start_groups(["made"]).await.unwrap();
-    let after = consumer_info(&jetstream, "ORDERS", "elaborate").await;
+    let after = consumer_info(&jetstream, "ORDERS", "every-key").await;
     assert_eq!((before.created, before.config), (after.created, after.config));
 }
 
@@ -144,15 +144,15 @@ async fn differing_consumer_is_refused_and_unchanged() {
             &["max_ack_pending is 3 on the server, at least the concurrency of 4 here", EDIT],
         ),
     ];
-    for (queue, change, told) in cases {
+    for (queue, change, parts) in cases {
         let mut config = durable(queue, "orders.created");
         change(&mut config);
         let before = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
         let result = broker.subscribe("orders.created", queue, async |_: Message| {}).concurrency(4).await;
         let consumer = format!("consumer `{queue}` of stream `SHOP`");
         let rest = ["`closure on orders.created`", &consumer, "nothing was changed"];
-        let told: Vec<_> = told.iter().copied().chain(rest).collect();
-        assert_error(result, ErrorKind::ConsumerMismatch, &told);
+        let parts: Vec<_> = parts.iter().copied().chain(rest).collect();
+        assert_error(result, ErrorKind::ConsumerMismatch, &parts);
         assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config, before, "{queue}");
     }
 }
@@ -171,13 +171,13 @@ async fn all_differences_are_reported_together() {
         ..durable("drifted", "orders.created")
     };
     shop.create_consumer(config).await.unwrap();
-    let told = [
+    let parts = [
         "`start_up::consumers::drifted`",
         "ack_wait is 60s on the server, 20s here",
         "max_deliver is 7 on the server, unlimited, or at least 10000 here",
         "headers_only is true on the server, false here",
     ];
-    assert_error(connect(&server).await.start_groups(["drifted"]).await, ErrorKind::ConsumerMismatch, &told);
+    assert_error(connect(&server).await.start_groups(["drifted"]).await, ErrorKind::ConsumerMismatch, &parts);
 }
 
 #[tokio::test]
@@ -205,10 +205,10 @@ async fn push_and_priority_consumers_are_refused() {
         ..durable("order-processor", "orders.created")
     };
     let before = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
-    let told = ["deliver_subject is push.here (push) on the server, none (pull) here", "nats consumer rm SHOP"];
+    let parts = ["deliver_subject is push.here (push) on the server, none (pull) here", "nats consumer rm SHOP"];
     let broker = connect(&server).await;
     let result = start(&broker, "orders.created", "order-processor").await;
-    assert_error(result, ErrorKind::ConsumerMismatch, &told);
+    assert_error(result, ErrorKind::ConsumerMismatch, &parts);
     assert_eq!(consumer_info(&jetstream, "SHOP", "order-processor").await.config, before);
     if binary::version() >= (2, 11, 0) {
         let config = consumer::Config {
@@ -217,8 +217,8 @@ async fn push_and_priority_consumers_are_refused() {
             ..durable("prioritised", "orders.created")
         };
         shop.create_consumer(config).await.unwrap();
-        let told = ["priority_policy is overflow", "priority_groups is [\"first\"] on the server, [] here"];
-        assert_error(start(&broker, "orders.created", "prioritised").await, ErrorKind::ConsumerMismatch, &told);
+        let parts = ["priority_policy is overflow", "priority_groups is [\"first\"] on the server, [] here"];
+        assert_error(start(&broker, "orders.created", "prioritised").await, ErrorKind::ConsumerMismatch, &parts);
     }
 }
 
@@ -236,14 +236,14 @@ async fn overlapping_handlers_on_a_work_queue_are_refused() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     let stream = work_queue(&jetstream).await;
-    let told = [
+    let parts = [
         "`start_up::consumers::all_work`",
         "stream `WORK` is a work queue",
         "`work.*` of consumer `all-work`",
         "`work.hard` of consumer `hard-work`",
         "limits retention",
     ];
-    assert_error(connect(&server).await.start_groups(["work"]).await, ErrorKind::StreamOverlap, &told);
+    assert_error(connect(&server).await.start_groups(["work"]).await, ErrorKind::StreamOverlap, &parts);
     let consumers: Vec<_> = stream.consumer_names().try_collect().await.unwrap();
     assert_eq!(consumers, Vec::<String>::new());
 }
@@ -259,9 +259,9 @@ async fn overlapping_consumer_on_a_work_queue_is_named() {
     };
     stream.create_consumer(foreign).await.unwrap();
     let broker = connect(&server).await;
-    let told = ["`start_up::consumers::easy_work`", "stream `WORK`", "`work.easy` of consumer `foreign`"];
-    assert_error(broker.start_groups(["easy-work"]).await, ErrorKind::StreamOverlap, &told);
-    // Subjects apart are fine, and so is one's own consumer of an earlier start.
+    let parts = ["`start_up::consumers::easy_work`", "stream `WORK`", "`work.easy` of consumer `foreign`"];
+    assert_error(broker.start_groups(["easy-work"]).await, ErrorKind::StreamOverlap, &parts);
+    // Disjoint subjects are accepted, and so is the consumer of an earlier start.
     let hard = broker.include::<hard_work>();
     hard.start_all().await.unwrap().shutdown().await.unwrap();
     let _again = hard.start_all().await.unwrap();

@@ -9,8 +9,8 @@ use jetstream_handlers_tests::{Server, assert_error, binary, stream_config};
 
 use crate::{found_stream, names, set, start};
 
-/// A configuration with something in every corner.
-fn elaborate() -> stream::Config {
+/// Returns a configuration with many settings.
+fn shop() -> stream::Config {
     stream::Config {
         storage: stream::StorageType::Memory,
         max_messages: 1000,
@@ -27,7 +27,7 @@ fn elaborate() -> stream::Config {
 async fn declared_stream_is_created_and_matches_next_time() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let wanted = elaborate();
+    let wanted = shop();
     let broker = Broker::builder().servers([server.url()]).stream(wanted.clone()).connect().await.unwrap();
     let subscription = start(&broker, "payments.received", "payments").await.unwrap();
     let found = found_stream(&jetstream, "SHOP").await;
@@ -37,7 +37,7 @@ async fn declared_stream_is_created_and_matches_next_time() {
     assert_eq!((found.duplicate_window, &found.description), (wanted.duplicate_window, &wanted.description));
     assert_eq!(found.metadata["team"], "shop");
     if binary::version() >= (2, 11, 0) {
-        assert!(found.metadata.contains_key("_nats.ver"), "what the server adds is what is to be ignored");
+        assert!(found.metadata.contains_key("_nats.ver"), "the server adds metadata, which is ignored");
     }
     subscription.unsubscribe().await.unwrap();
     let created = jetstream.get_stream("SHOP").await.unwrap().cached_info().created;
@@ -53,10 +53,10 @@ async fn declared_stream_is_created_by_a_publish() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     let other = stream_config("OTHER", &["other.>"]);
-    let broker = Broker::builder().servers([server.url()]).stream(elaborate()).stream(other).connect().await.unwrap();
+    let broker = Broker::builder().servers([server.url()]).stream(shop()).stream(other).connect().await.unwrap();
     assert_eq!(broker.publish("orders.created", &1).await.unwrap().stream, "SHOP");
     assert_eq!(found_stream(&jetstream, "SHOP").await.max_messages, 1000);
-    assert_eq!(names(&jetstream).await, set(&["SHOP"]), "the publish needs no other");
+    assert_eq!(names(&jetstream).await, set(&["SHOP"]), "no other stream is needed");
 }
 
 #[tokio::test]
@@ -154,15 +154,15 @@ async fn undeclared_settings_are_left_to_the_operator() {
     let metadata = HashMap::from([("team".to_owned(), "warehouse".to_owned())]);
     let wanted = stream::Config { metadata, ..stream_config("SHOP", &["orders.>"]) };
     let broker = Broker::builder().servers([server.url()]).stream(wanted).connect().await.unwrap();
-    let told = ["metadata is [\"team=shop\"] on the server, [\"team=warehouse\"] here"];
-    assert_error(start(&broker, "orders.created", "two").await, ErrorKind::StreamMismatch, &told);
+    let parts = ["metadata is [\"team=shop\"] on the server, [\"team=warehouse\"] here"];
+    assert_error(start(&broker, "orders.created", "two").await, ErrorKind::StreamMismatch, &parts);
 }
 
 #[tokio::test]
 async fn differing_stream_is_refused_and_unchanged() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
-    let found = jetstream.create_stream(elaborate()).await.unwrap().cached_info().config.clone();
+    let found = jetstream.create_stream(shop()).await.unwrap().cached_info().config.clone();
     type Change = fn(&mut stream::Config);
     let cases: [(Change, &[&str]); 8] = [
         (|c| c.max_messages = 5, &["max_msgs is 1000 on the server, 5 here", "nats stream edit SHOP"]),
@@ -186,13 +186,13 @@ async fn differing_stream_is_refused_and_unchanged() {
             &["consumer_limits is ", "\"max_ack_pending\":7"],
         ),
     ];
-    for (change, told) in cases {
-        let mut wanted = elaborate();
+    for (change, parts) in cases {
+        let mut wanted = shop();
         change(&mut wanted);
         let broker = Broker::builder().servers([server.url()]).stream(wanted).connect().await.unwrap();
         let result = start(&broker, "orders.created", "order-processor").await;
-        let told: Vec<_> = told.iter().copied().chain(["stream `SHOP`", "nothing was changed"]).collect();
-        assert_error(result, ErrorKind::StreamMismatch, &told);
+        let parts: Vec<_> = parts.iter().copied().chain(["stream `SHOP`", "nothing was changed"]).collect();
+        assert_error(result, ErrorKind::StreamMismatch, &parts);
         broker.disconnect().await.unwrap();
     }
     assert_eq!(found_stream(&jetstream, "SHOP").await, found);
@@ -212,8 +212,8 @@ async fn declared_stream_overlapping_another_is_refused() {
         .connect()
         .await
         .unwrap();
-    let told = ["stream `SHOP`", "`orders.>` overlaps `orders.*.lost` of stream `OLD`"];
-    assert_error(start(&broker, "shop.a", "order-processor").await, ErrorKind::StreamOverlap, &told);
+    let parts = ["stream `SHOP`", "`orders.>` overlaps `orders.*.lost` of stream `OLD`"];
+    assert_error(start(&broker, "shop.a", "order-processor").await, ErrorKind::StreamOverlap, &parts);
     assert_eq!(names(&jetstream).await, set(&["OLD"]));
 }
 
@@ -222,7 +222,7 @@ async fn overlapping_declared_streams_are_refused() {
     let server = Server::start().await;
     let (one, other) = (stream_config("ONE", &["orders.*"]), stream_config("OTHER", &["orders.created"]));
     let broker = Broker::builder().servers([server.url()]).stream(one).stream(other).connect().await.unwrap();
-    let told = ["stream `OTHER`", "`orders.created` overlaps `orders.*` of stream `ONE`"];
-    assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &told);
+    let parts = ["stream `OTHER`", "`orders.created` overlaps `orders.*` of stream `ONE`"];
+    assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &parts);
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
 }

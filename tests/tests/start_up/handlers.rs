@@ -1,4 +1,4 @@
-//! Handlers that cannot work are refused.
+//! Invalid handlers are refused.
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
@@ -9,7 +9,7 @@ use linked_handlers as _;
 
 use crate::{durable, names, set, start};
 
-/// Nothing was made, and nothing runs.
+/// Checks that no stream exists and no handler runs.
 async fn assert_untouched(server: &Server, broker: &Broker) {
     let names: Vec<String> = server.jetstream().await.stream_names().try_collect().await.unwrap();
     assert_eq!(names, Vec::<String>::new());
@@ -27,7 +27,7 @@ async fn handlers_of_one_consumer_with_different_settings_are_refused() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let error = broker.start_groups(["different-settings"]).await.unwrap_err();
-    let told = [
+    let parts = [
         "`start_up::handlers::waits_10_seconds`",
         "`start_up::handlers::waits_20_seconds`",
         "start_up/handlers.rs",
@@ -35,7 +35,7 @@ async fn handlers_of_one_consumer_with_different_settings_are_refused() {
         "ack_wait",
         "`queue` of its own",
     ];
-    assert_error(&error, ErrorKind::Config, &told);
+    assert_error(&error, ErrorKind::Config, &parts);
     assert_untouched(&server, &broker).await;
 }
 
@@ -50,13 +50,13 @@ async fn handlers_of_one_consumer_with_equal_settings_are_refused() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let error = broker.start_groups(["equal-settings"]).await.unwrap_err();
-    let told = [
+    let parts = [
         "`start_up::handlers::equal_one`",
         "`start_up::handlers::equal_two`",
         "`identical`",
         "each message would reach only one of them",
     ];
-    assert_error(&error, ErrorKind::Config, &told);
+    assert_error(&error, ErrorKind::Config, &parts);
     assert_untouched(&server, &broker).await;
 }
 
@@ -71,7 +71,7 @@ async fn consumer_name_may_repeat_on_another_stream() {
     let server = Server::start().await;
     let running = connect(&server).await.start_groups(["two-streams"]).await.unwrap();
     running.shutdown().await.unwrap();
-    // On one stream they are one.
+    // On one stream they would share one consumer.
     let other = Server::start().await;
     let jetstream = other.jetstream().await;
     let both = jetstream_handlers::stream::Config {
@@ -105,7 +105,7 @@ async fn consumer_name_may_repeat_on_streams_with_similar_subjects() {
     }
     let running = connect(&server).await.start_groups(["similar-subjects"]).await.unwrap();
     running.shutdown().await.unwrap();
-    // Without these streams there would be one for both.
+    // Without these streams, both subjects would get the same stream.
     let empty = Server::start().await;
     let error = connect(&empty).await.start_groups(["similar-subjects"]).await.unwrap_err();
     assert_error(
@@ -129,9 +129,9 @@ async fn missing_state_is_reported_with_its_handler() {
     let server = Server::start().await;
     let broker = Broker::builder().servers([server.url()]).state(Database).connect().await.unwrap();
     let error = broker.start_groups(["stateful"]).await.unwrap_err();
-    let told = ["`start_up::handlers::stateful`", "`State<start_up::handlers::Mailer>`", ".state(..)"];
-    assert_error(&error, ErrorKind::MissingState, &told);
-    assert!(!error.to_string().contains("Database"), "it was given: {error}");
+    let parts = ["`start_up::handlers::stateful`", "`State<start_up::handlers::Mailer>`", ".state(..)"];
+    assert_error(&error, ErrorKind::MissingState, &parts);
+    assert!(!error.to_string().contains("Database"), "it was registered: {error}");
     assert_untouched(&server, &broker).await;
     let neither = connect(&server).await.start_groups(["stateful"]).await.unwrap_err();
     assert_error(&neither, ErrorKind::Startup, &["start_up::handlers::Database", "start_up::handlers::Mailer"]);
@@ -153,7 +153,7 @@ async fn missing_state_is_reported_with_its_closure() {
     assert_untouched(&server, &broker).await;
 }
 
-/// A parameter that asks for more than the message has.
+/// A parameter that needs a state.
 struct Tariff;
 
 impl FromMessage for Tariff {
@@ -187,11 +187,11 @@ async fn custom_parameter_is_checked() {
 async fn unknown_group_is_refused_with_the_known_groups() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let told = ["`group = \"biling\"`", "\"stateful\"", "\"linked\""];
+    let parts = ["`group = \"biling\"`", "\"stateful\"", "\"linked\""];
     let error = broker.start_groups(["stateful", "biling"]).await.unwrap_err();
-    assert_error(&error, ErrorKind::NoHandlers, &told);
+    assert_error(&error, ErrorKind::NoHandlers, &parts);
     let error = broker.run_groups(["biling"]).await.unwrap_err();
-    assert_error(&error, ErrorKind::NoHandlers, &told);
+    assert_error(&error, ErrorKind::NoHandlers, &parts);
     assert_untouched(&server, &broker).await;
 }
 
@@ -221,9 +221,9 @@ async fn no_handlers_is_an_error_with_advice() {
     assert!(!service.ended().await.success());
     let output = service.output();
     let (start_all, run_all) = output.split_once('\n').unwrap();
-    for told in [start_all, run_all] {
+    for parts in [start_all, run_all] {
         for part in ["NoHandlers", "no handlers to start", "#[subscriber(subject = ", "use the_crate as _;"] {
-            assert!(told.contains(part), "no {part:?} in {told:?}");
+            assert!(parts.contains(part), "no {part:?} in {parts:?}");
         }
     }
 }
@@ -232,7 +232,7 @@ async fn no_handlers_is_an_error_with_advice() {
 async fn subject_and_names_of_a_closure_are_validated() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    for (subject, queue, told) in [
+    for (subject, queue, parts) in [
         ("orders..created", "fine", &["subject", "`orders..created`", "an empty token"][..]),
         ("", "fine", &["subject", "empty"]),
         ("orders.created ", "fine", &["subject", "a space"]),
@@ -243,7 +243,7 @@ async fn subject_and_names_of_a_closure_are_validated() {
         ("orders.created", "", &["queue", "the name is empty"]),
     ] {
         let error = broker.subscribe(subject, queue, async |_: u64| {}).await.unwrap_err();
-        assert_error(&error, ErrorKind::Config, &[&[&*format!("`closure on {subject}`")], told].concat());
+        assert_error(&error, ErrorKind::Config, &[&[&*format!("`closure on {subject}`")], parts].concat());
     }
     let error = broker.subscribe("orders.created", "fine", async |_: u64| {}).stream("MY.STREAM").await.unwrap_err();
     assert_error(&error, ErrorKind::Config, &["stream", "`MY.STREAM`"]);
@@ -262,17 +262,16 @@ async fn linked_crate_registers_its_handlers() {
     let mut names: Vec<_> = broker.health().handlers.into_iter().map(|handler| handler.handler).collect();
     names.sort();
     assert_eq!(names, ["linked_handlers::answer", "linked_handlers::private::echo"]);
-    broker.publish("linked.asked", &serde_json::json!({ "question": "who goes there" })).await.unwrap();
-    let hear = answers
+    broker.publish("linked.asked", &serde_json::json!({ "question": "is it open" })).await.unwrap();
+    let published = answers
         .by_ref()
         .take(3)
         .map(|message| (message.subject.to_string(), String::from_utf8(message.payload.to_vec()).unwrap()));
-    let mut heard: Vec<_> = tokio::time::timeout(SOON, hear.collect()).await.unwrap();
-    heard.sort();
-    let question = r#"{"question":"who goes there"}"#;
-    let expected =
-        [("linked.answered", r#""WHO GOES THERE""#), ("linked.asked", question), ("linked.repeated", question)];
-    assert_eq!(heard, expected.map(|(subject, payload)| (subject.to_owned(), payload.to_owned())));
+    let mut received: Vec<_> = tokio::time::timeout(SOON, published.collect()).await.unwrap();
+    received.sort();
+    let question = r#"{"question":"is it open"}"#;
+    let expected = [("linked.answered", r#""IS IT OPEN""#), ("linked.asked", question), ("linked.repeated", question)];
+    assert_eq!(received, expected.map(|(subject, payload)| (subject.to_owned(), payload.to_owned())));
     running.shutdown().await.unwrap();
 }
 
@@ -323,28 +322,28 @@ async fn only_included_handlers_start() {
 async fn contradicting_settings_of_a_closure_are_refused() {
     let broker = Broker::in_memory();
     let subscribe = || broker.subscribe("orders.created", "in-order", async |_: Message| {});
-    let told = ["`closure on orders.created`: concurrency", "one message at a time over all replicas"];
-    assert_error(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &told);
-    let told = ["`closure on orders.created`: ack_every", "add `ordered`"];
-    assert_error(subscribe().ack_every(10).await, ErrorKind::Config, &told);
+    let parts = ["`closure on orders.created`: concurrency", "one message at a time over all replicas"];
+    assert_error(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &parts);
+    let parts = ["`closure on orders.created`: ack_every", "add `ordered`"];
+    assert_error(subscribe().ack_every(10).await, ErrorKind::Config, &parts);
     assert_error(subscribe().single_replica().await, ErrorKind::Config, &["replicas", "add `ordered`"]);
-    let told = ["`closure on orders.created`: concurrency: it is 513", "1 to 512"];
-    assert_error(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &told);
+    let parts = ["`closure on orders.created`: concurrency: it is 513", "1 to 512"];
+    assert_error(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &parts);
 }
 
 #[tokio::test]
 async fn dead_letter_subject_must_not_match_the_handler() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let told = ["`closure on dlq.>`", "`dlq.DLQ.undertaker`", "set `dead_letter`"];
-    assert_error(start(&broker, "dlq.>", "undertaker").await, ErrorKind::Config, &told);
-    let subscribe = || broker.subscribe("orders.*", "circle", async |_: Message| {});
-    let told = ["`orders.failed`", "`orders.*`"];
-    assert_error(subscribe().dead_letter(Some("orders.failed")).await, ErrorKind::Config, &told);
+    let parts = ["`closure on dlq.>`", "`dlq.DLQ.dead-letters`", "set `dead_letter`"];
+    assert_error(start(&broker, "dlq.>", "dead-letters").await, ErrorKind::Config, &parts);
+    let subscribe = || broker.subscribe("orders.*", "orders", async |_: Message| {});
+    let parts = ["`orders.failed`", "`orders.*`"];
+    assert_error(subscribe().dead_letter(Some("orders.failed")).await, ErrorKind::Config, &parts);
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
     let _apart = subscribe().dead_letter(Some("failed.orders")).await.unwrap();
-    let undertaker = broker.subscribe("dlq.>", "undertaker", async |_: Message| {});
-    let _without = undertaker.dead_letter(None).await.unwrap();
+    let consumer_of_all = broker.subscribe("dlq.>", "dead-letters", async |_: Message| {});
+    let _without = consumer_of_all.dead_letter(None).await.unwrap();
     assert_eq!(names(&server.jetstream().await).await, set(&["DLQ", "FAILED", "ORDERS"]));
 }
 
@@ -386,7 +385,7 @@ async fn all_problems_are_reported_and_nothing_is_created() {
         .unwrap();
     let error = broker.start_groups(["many"]).await.unwrap_err();
     assert_error(&error, ErrorKind::Startup, &["6 problems with the handlers"]);
-    for (kind, told) in [
+    for (kind, parts) in [
         (ErrorKind::StreamMismatch, ["stream `SHOP`", "max_msgs"]),
         (ErrorKind::ConsumerMismatch, ["`start_up::handlers::many_drifted`", "ack_wait"]),
         (ErrorKind::MissingState, ["`start_up::handlers::many_stateless`", "MissingState"]),
@@ -394,10 +393,11 @@ async fn all_problems_are_reported_and_nothing_is_created() {
         (ErrorKind::StreamNotFound, ["`start_up::handlers::many_wild`", "`*.many`"]),
         (ErrorKind::StreamOverlap, ["`start_up::handlers::many_taken`", "stream `PART`"]),
     ] {
-        let of_kind = |problem: &&Error| problem.kind() == kind && told.iter().all(|t| problem.to_string().contains(t));
+        let of_kind =
+            |problem: &&Error| problem.kind() == kind && parts.iter().all(|t| problem.to_string().contains(t));
         let count = error.problems().iter().filter(of_kind).count();
-        assert_eq!(count, 1, "{kind:?} with {told:?} in {error}");
-        assert!(told.iter().all(|part| error.to_string().contains(part)), "{error}");
+        assert_eq!(count, 1, "{kind:?} with {parts:?} in {error}");
+        assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
     }
     assert_eq!(error.problems().len(), 6);
     assert_eq!(names(&jetstream).await, set(&["MANY", "PART", "SHOP"]));

@@ -1,4 +1,4 @@
-//! Handlers, streams and consumers are checked, and created where missing, before the first message.
+//! Before the first message, handlers are validated, and streams and consumers are compared or created.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeSet;
@@ -16,11 +16,12 @@ mod handlers;
 mod ordered;
 mod streams;
 
-/// Starts a closure that does nothing.
+/// Starts a handler that does nothing.
 async fn start(broker: &Broker, subject: &str, queue: &str) -> Result<Subscription, Error> {
     broker.subscribe(subject, queue, async |_: Message| {}).await
 }
 
+/// Returns the configuration of a consumer as a handler with defaults creates it.
 fn durable(name: &str, filter: &str) -> consumer::Config {
     consumer::Config {
         durable_name: Some(name.to_owned()),
@@ -32,9 +33,10 @@ fn durable(name: &str, filter: &str) -> consumer::Config {
     }
 }
 
-/// The handlers' own 5, and the margin of the server's net.
+/// The `max_deliver` of consumers, which is a backstop behind that of the handlers.
 const MAX_DELIVER: i64 = 10_000;
 
+/// Returns the names of all streams.
 async fn names(jetstream: &JetStream) -> BTreeSet<String> {
     jetstream.stream_names().try_collect().await.unwrap()
 }
@@ -51,11 +53,12 @@ async fn consumer_info(jetstream: &JetStream, stream: &str, name: &str) -> consu
     jetstream.get_stream(stream).await.unwrap().consumer_info(name).await.unwrap()
 }
 
-/// Whether the server can choose one client of many.
+/// Returns `true` if the server can pin one client of several.
 fn pins() -> bool {
     binary::version() >= (2, 11, 0)
 }
 
+/// Creates the work queue `WORK`.
 async fn work_queue(jetstream: &JetStream) -> async_nats::jetstream::stream::Stream {
     let config = stream::Config { retention: stream::RetentionPolicy::WorkQueue, ..stream_config("WORK", &["work.>"]) };
     jetstream.create_stream(config).await.unwrap()

@@ -10,7 +10,7 @@ use jetstream_handlers_tests::{Server, assert_error, binary, connect, stream_con
 
 use crate::{MAX_DELIVER, consumer_info, durable, names, pins, set, start, work_queue};
 
-/// A consumer as an ordered handler has it, for a server that pins.
+/// Returns the consumer of an ordered handler on a server that can pin a client.
 fn in_order(name: &str, filter: &str) -> consumer::Config {
     consumer::Config {
         ack_policy: consumer::AckPolicy::All,
@@ -47,7 +47,7 @@ async fn consumer_has_cumulative_acks_and_pins_one_client() {
         assert_eq!(config.priority_timeout, secs(5));
         let _again = subscribe("pinned").await.unwrap();
         let again = consumer_info(&jetstream, "ORDERS", "pinned").await;
-        assert_eq!((again.created, again.config), (pinned.created, pinned.config), "it is taken as it is");
+        assert_eq!((again.created, again.config), (pinned.created, pinned.config), "unchanged");
     }
 }
 
@@ -106,18 +106,18 @@ async fn unordered_consumer_is_refused() {
             &["priority_policy is overflow on the server, pinned_client here", EDIT],
         ),
         (
-            "others",
+            "another-group",
             |c| c.priority_groups = vec!["first".to_owned()],
             &["priority_groups is [\"first\"] on the server, [\"ordered\"] here", EDIT],
         ),
         (
-            "patient",
+            "default-timeout",
             |c| c.priority_timeout = Duration::ZERO,
             &["priority_timeout is 120s on the server, 5s here", EDIT],
         ),
     ];
     let single = !pins();
-    for (queue, change, told) in std::iter::once(explicit).chain(pinned.into_iter().filter(|_| pins())) {
+    for (queue, change, parts) in std::iter::once(explicit).chain(pinned.into_iter().filter(|_| pins())) {
         let mut config = in_order(queue, "orders.created");
         if single {
             config.priority_policy = consumer::PriorityPolicy::None;
@@ -130,11 +130,11 @@ async fn unordered_consumer_is_refused() {
             if single { subscribe.single_replica().await } else { subscribe.await }
         };
         let consumer = format!("consumer `{queue}` of stream `SHOP`");
-        let told: Vec<_> = told.iter().copied().chain([consumer.as_str(), "nothing was changed"]).collect();
-        assert_error(start().await, ErrorKind::ConsumerMismatch, &told);
+        let parts: Vec<_> = parts.iter().copied().chain([consumer.as_str(), "nothing was changed"]).collect();
+        assert_error(start().await, ErrorKind::ConsumerMismatch, &parts);
         assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config, before, "{queue}");
-        // The way out that is named leads out.
-        if told.contains(&EDIT) {
+        // The suggested fix works.
+        if parts.contains(&EDIT) {
             shop.update_consumer(in_order(queue, "orders.created")).await.unwrap();
         } else {
             shop.delete_consumer(queue).await.unwrap();
@@ -150,21 +150,21 @@ async fn ordered_consumer_is_refused_for_other_handlers() {
     let all = consumer::Config { ack_policy: consumer::AckPolicy::All, ..durable("single", "orders.created") };
     shop.create_consumer(all).await.unwrap();
     let broker = connect(&server).await;
-    let told = [
+    let parts = [
         "ack_policy is all on the server, explicit here",
         "give the handler another `queue`",
         "the consumer was made for an `ordered` handler",
     ];
-    assert_error(start(&broker, "orders.created", "single").await, ErrorKind::ConsumerMismatch, &told);
+    assert_error(start(&broker, "orders.created", "single").await, ErrorKind::ConsumerMismatch, &parts);
     if pins() {
         shop.create_consumer(in_order("pinned", "orders.created")).await.unwrap();
         let pinned = [
             "priority_policy is pinned_client on the server, none here",
             "priority_groups is [\"ordered\"] on the server, [] here",
         ];
-        let told: Vec<_> = told.into_iter().chain(pinned).collect();
-        assert_error(start(&broker, "orders.created", "pinned").await, ErrorKind::ConsumerMismatch, &told);
-        // One process only would do without the pin, which is there all the same.
+        let parts: Vec<_> = parts.into_iter().chain(pinned).collect();
+        assert_error(start(&broker, "orders.created", "pinned").await, ErrorKind::ConsumerMismatch, &parts);
+        // A single instance needs no pinning, but the consumer has it.
         let single = broker.subscribe("orders.created", "pinned", async |_: Message| {}).ordered().single_replica();
         assert_error(single.await, ErrorKind::ConsumerMismatch, &[pinned[0], "nats consumer edit SHOP pinned"]);
     }
@@ -176,12 +176,12 @@ async fn work_queue_is_refused() {
     let stream = work_queue(&server.jetstream().await).await;
     let broker = connect(&server).await;
     let subscribe = broker.subscribe("work.hard", "hard-work", async |_: Message| {}).ordered().single_replica();
-    let told =
+    let parts =
         ["`closure on work.hard`: ordered", "stream `WORK` is a work queue", "workqueue", "`concurrency`", "source"];
-    assert_error(subscribe.await, ErrorKind::StreamMismatch, &told);
+    assert_error(subscribe.await, ErrorKind::StreamMismatch, &parts);
     let consumers: Vec<_> = stream.consumer_names().try_collect().await.unwrap();
     assert_eq!(consumers, Vec::<String>::new());
-    // The server's own word for it, should that ever change.
+    // The server refuses this as well.
     let all = consumer::Config { ack_policy: consumer::AckPolicy::All, ..durable("hard-work", "work.hard") };
     let refusal = stream.create_consumer(all).await.unwrap_err();
     assert!(refusal.to_string().contains("10098"), "{refusal}");
@@ -203,7 +203,7 @@ async fn stream_that_removes_newer_messages_first_is_refused() {
     ];
     let broker = connect(&server).await;
     for (field, change) in changes {
-        // A server of before leaves out what it does not know.
+        // An older server ignores this setting.
         if field == "allow_msg_ttl" && !pins() {
             continue;
         }
@@ -215,11 +215,11 @@ async fn stream_that_removes_newer_messages_first_is_refused() {
             subscribe.ordered().single_replica()
         };
         let field = format!("`{field}`");
-        let told = ["`closure on orders.created`: ordered", "stream `SHOP`", &field, "source", "`concurrency` at 1"];
-        assert_error(ordered().await, ErrorKind::StreamMismatch, &told);
+        let parts = ["`closure on orders.created`: ordered", "stream `SHOP`", &field, "source", "`concurrency` at 1"];
+        assert_error(ordered().await, ErrorKind::StreamMismatch, &parts);
         let consumers: Vec<_> = shop.consumer_names().try_collect().await.unwrap();
         assert_eq!(consumers, Vec::<String>::new());
-        // Both ways out lead out.
+        // Both suggested fixes work.
         let _unordered = start(&broker, "orders.created", "unordered").await.unwrap();
         let transform = stream::SubjectTransform { source: "orders.>".into(), destination: "history.>".into() };
         let source = stream::Source { name: "SHOP".into(), subject_transforms: vec![transform], ..Default::default() };
@@ -252,7 +252,7 @@ async fn interest_stream_is_accepted_and_keeps_messages_for_other_queues() {
     let config =
         stream::Config { retention: stream::RetentionPolicy::Interest, ..stream_config("SHOP", &["orders.>"]) };
     let shop = jetstream.create_stream(config).await.unwrap();
-    // Acked by hand, so that one ack is for many messages.
+    // Acknowledged by a plain client, one ack for several messages.
     let all = async |name: &str, filter: &str| {
         let config = consumer::pull::Config {
             durable_name: Some(name.to_owned()),
@@ -273,9 +273,9 @@ async fn interest_stream_is_accepted_and_keeps_messages_for_other_queues() {
         messages.try_collect::<Vec<_>>().await.unwrap().pop().unwrap()
     };
     last(&one, 3).await.double_ack().await.unwrap();
-    assert_eq!(left().await, 6, "the other queue has seen none of them");
+    assert_eq!(left().await, 6, "the other queue has received none of them");
     last(&other, 4).await.double_ack().await.unwrap();
-    assert_eq!(left().await, 2, "what both have done with is gone, and what nobody else reads");
+    assert_eq!(left().await, 2, "messages that no queue needs are removed");
     last(&other, 2).await.double_ack().await.unwrap();
     assert_eq!(left().await, 0);
     let broker = connect(&server).await;
@@ -295,10 +295,10 @@ async fn server_without_pinning_is_refused() {
     }
     let (major, minor, patch) = binary::version();
     let version = format!("the server, {major}.{minor}.{patch},");
-    let told = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`replicas = 1`"];
-    assert_error(ordered("orders.created").await, ErrorKind::Config, &told);
-    let told = ["2 problems", "is a work queue", &version];
-    assert_error(ordered("work.hard").await, ErrorKind::Startup, &told);
+    let parts = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`replicas = 1`"];
+    assert_error(ordered("orders.created").await, ErrorKind::Config, &parts);
+    let parts = ["2 problems", "is a work queue", &version];
+    assert_error(ordered("work.hard").await, ErrorKind::Startup, &parts);
     let _single = ordered("orders.created").single_replica().await.unwrap();
 }
 
@@ -309,8 +309,8 @@ async fn in_memory_broker_supports_ordered_handlers() {
         let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {});
         subscribe.ordered().ack_every(10).await.unwrap().unsubscribe().await.unwrap();
     }
-    let told = ["ack_policy is all on the server, explicit here", "priority_policy is pinned_client"];
-    assert_error(start(&broker, "orders.created", "in-order").await, ErrorKind::ConsumerMismatch, &told);
+    let parts = ["ack_policy is all on the server, explicit here", "priority_policy is pinned_client"];
+    assert_error(start(&broker, "orders.created", "in-order").await, ErrorKind::ConsumerMismatch, &parts);
 }
 
 #[tokio::test]
@@ -322,7 +322,7 @@ async fn consumer_created_without_pinning_is_refused() {
     let client = server.client().await;
     let mut requests = client.subscribe("old.API.>").await.unwrap();
     client.flush().await.unwrap();
-    // As an old server behind a new one does: what it does not know it leaves out.
+    // Like an old server behind a new one, this removes the settings that it does not know.
     tokio::spawn(async move {
         while let Some(message) = requests.next().await {
             let subject = message.subject.replacen("old.API.", "$JS.API.", 1);
@@ -333,12 +333,12 @@ async fn consumer_created_without_pinning_is_refused() {
                 config.retain(|key, _| !key.starts_with("priority_"));
                 payload = serde_json::to_vec(&request).unwrap().into();
             }
-            let answer = client.request(subject, payload).await.unwrap();
-            client.publish(message.reply.unwrap(), answer.payload).await.unwrap();
+            let reply = client.request(subject, payload).await.unwrap();
+            client.publish(message.reply.unwrap(), reply.payload).await.unwrap();
         }
     });
     let broker = Broker::builder().servers([server.url()]).api_prefix("old.API").connect().await.unwrap();
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-    let told = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`replicas = 1`"];
-    assert_error(ordered.await, ErrorKind::Config, &told);
+    let parts = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`replicas = 1`"];
+    assert_error(ordered.await, ErrorKind::Config, &parts);
 }

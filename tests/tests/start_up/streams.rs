@@ -30,6 +30,7 @@ async fn stream_is_found_by_its_subjects() {
     assert_eq!(names(&jetstream).await, set(&["DLQ", "SHOP"]));
 }
 
+/// Checks the default settings of the stream `ORDERS`.
 fn assert_default(config: &stream::Config) {
     assert_eq!(config.name, "ORDERS");
     assert_eq!(config.subjects, ["orders.>"]);
@@ -48,7 +49,7 @@ async fn first_publish_creates_the_stream_with_defaults() {
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.duplicate), ("ORDERS", 1, false));
     let jetstream = server.jetstream().await;
     assert_default(&found_stream(&jetstream, "ORDERS").await);
-    assert_eq!(names(&jetstream).await, set(&["ORDERS"]), "nothing else was asked for");
+    assert_eq!(names(&jetstream).await, set(&["ORDERS"]), "no other stream is needed");
 }
 
 #[tokio::test]
@@ -81,10 +82,10 @@ async fn subject_of_one_token_gets_a_stream() {
     let _subscription = start(&broker, "orders", "order-processor").await.unwrap();
     assert_eq!(found_stream(&server.jetstream().await, "ORDERS").await.subjects, ["orders"]);
     assert_eq!(broker.publish("orders", &1).await.unwrap().stream, "ORDERS");
-    // The name is taken, and what is there is left alone.
-    let told = ["`orders.created`", "stream `ORDERS`", "[\"orders\"]", "nats stream edit ORDERS"];
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &told);
-    assert_error(start(&broker, "orders.created", "created").await, ErrorKind::StreamNotFound, &told);
+    // The name is taken, and the existing stream is not changed.
+    let parts = ["`orders.created`", "stream `ORDERS`", "[\"orders\"]", "nats stream edit ORDERS"];
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &parts);
+    assert_error(start(&broker, "orders.created", "created").await, ErrorKind::StreamNotFound, &parts);
 }
 
 #[subscriber(subject = "orders", queue = "whole", group = "whole-and-parts")]
@@ -123,15 +124,15 @@ async fn creates_nothing_named(_: u64) {}
 async fn missing_stream_is_an_error_without_auto_create() {
     let server = Server::start().await;
     let broker = Broker::builder().servers([server.url()]).auto_create(false).connect().await.unwrap();
-    let told =
+    let parts =
         ["`start_up::streams::creates_nothing`", "`orders.created`", "auto_create(false)", "nats stream add ORDERS"];
-    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &told);
-    let told = ["`start_up::streams::creates_nothing_named`", "stream `SHOP` does not exist", "nats stream add SHOP"];
-    assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamNotFound, &told);
-    let told = ["publish to `orders.created`", "auto_create(false)", "nats stream add ORDERS"];
-    let begun = Instant::now();
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &told);
-    assert!(begun.elapsed() < secs(5), "trying again would not help");
+    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &parts);
+    let parts = ["`start_up::streams::creates_nothing_named`", "stream `SHOP` does not exist", "nats stream add SHOP"];
+    assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamNotFound, &parts);
+    let parts = ["publish to `orders.created`", "auto_create(false)", "nats stream add ORDERS"];
+    let started = Instant::now();
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &parts);
+    assert!(started.elapsed() < secs(5), "the publish was repeated");
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
 }
 
@@ -141,9 +142,9 @@ async fn consumers_are_created_without_auto_create() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
     let broker = Broker::builder().servers([server.url()]).auto_create(false).connect().await.unwrap();
-    let told =
+    let parts =
         ["the dead letters of `start_up::streams::creates_nothing`", "`dlq.SHOP.not-created`", "nats stream add DLQ"];
-    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &told);
+    assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &parts);
     jetstream.create_stream(stream_config("LETTERS", &["dlq.>"])).await.unwrap();
     let _running = broker.start_groups(["not-created"]).await.unwrap();
     consumer_info(&jetstream, "SHOP", "not-created").await;
@@ -156,14 +157,14 @@ async fn overlapping_stream_is_named() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(stream_config("ABROAD", &["orders.abroad"])).await.unwrap();
     let broker = connect(&server).await;
-    let told =
+    let parts =
         ["created`", "stream `ORDERS`", "`orders.>` overlaps `orders.abroad` of stream `ABROAD`", "Builder::stream"];
-    assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &told);
-    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamOverlap, &told);
-    // The stream has only a part of what this handler wants.
-    let told = ["stream `ABROAD`", "[\"orders.abroad\"]", "do not cover `orders.*`"];
-    assert_error(start(&broker, "orders.*", "order-processor").await, ErrorKind::StreamNotFound, &told);
-    assert_eq!(names(&jetstream).await, set(&["ABROAD"]), "nothing was made on the way");
+    assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &parts);
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamOverlap, &parts);
+    // The stream has only a part of the subjects of this handler.
+    let parts = ["stream `ABROAD`", "[\"orders.abroad\"]", "do not cover `orders.*`"];
+    assert_error(start(&broker, "orders.*", "order-processor").await, ErrorKind::StreamNotFound, &parts);
+    assert_eq!(names(&jetstream).await, set(&["ABROAD"]), "no stream was created");
 }
 
 #[subscriber(subject = "orders.created", stream = "SHOP", queue = "named", group = "named")]
@@ -184,12 +185,12 @@ async fn subject_of_another_stream_is_refused() {
     let jetstream = server.jetstream().await;
     jetstream.create_stream(stream_config("OTHER", &["orders.*"])).await.unwrap();
     let broker = connect(&server).await;
-    let told =
+    let parts =
         ["`start_up::streams::named`", "stream `SHOP`", "`orders.created` belongs to stream `OTHER`", "\"OTHER\""];
-    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &told);
-    // It does not help that there is one of that name.
+    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &parts);
+    // An existing stream of that name makes no difference.
     jetstream.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
-    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &told);
+    assert_error(broker.start_groups(["named"]).await, ErrorKind::StreamOverlap, &parts);
     assert_eq!(names(&jetstream).await, set(&["OTHER", "SHOP"]));
 }
 
@@ -198,13 +199,13 @@ async fn subject_outside_the_named_stream_is_refused() {
     let server = Server::start().await;
     let jetstream = server.jetstream().await;
     jetstream.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
-    let told = [
+    let parts = [
         "`start_up::streams::named`",
         "stream `SHOP` has the subjects [\"shop.>\"]",
         "do not cover `orders.created`",
         "nats stream edit SHOP",
     ];
-    assert_error(connect(&server).await.start_groups(["named"]).await, ErrorKind::StreamNotFound, &told);
+    assert_error(connect(&server).await.start_groups(["named"]).await, ErrorKind::StreamNotFound, &parts);
     assert_eq!(found_stream(&jetstream, "SHOP").await.subjects, ["shop.>"]);
 }
 
@@ -215,9 +216,9 @@ async fn wild(_: u64) {}
 async fn wildcard_subject_needs_an_existing_stream() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let told = ["`start_up::streams::wild`", "no stream covers `*.created`", "`orders.*`"];
-    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamNotFound, &told);
-    // A name does not help: the server takes such a stream only where nobody is told that it stored a message.
+    let parts = ["`start_up::streams::wild`", "no stream covers `*.created`", "`orders.*`"];
+    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamNotFound, &parts);
+    // A stream name makes no difference: the server accepts such a subject only in a stream without acks.
     let named = broker.subscribe("*.created", "wild", async |_: Message| {}).stream("CREATIONS");
     assert_error(named.await, ErrorKind::StreamNotFound, &["no stream covers `*.created`"]);
     let jetstream = server.jetstream().await;
@@ -226,9 +227,9 @@ async fn wildcard_subject_needs_an_existing_stream() {
         .create_stream(stream::Config { no_ack: true, ..stream_config("CREATIONS", &["*.created"]) })
         .await
         .unwrap();
-    // `dlq.created` is among its subjects, so that there can be no stream of dead letters.
-    let told = ["the dead letters of `start_up::streams::wild`", "`dlq.>` overlaps `*.created` of stream `CREATIONS`"];
-    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamOverlap, &told);
+    // The stream covers `dlq.created`, so the stream of dead letters would overlap.
+    let parts = ["the dead letters of `start_up::streams::wild`", "`dlq.>` overlaps `*.created` of stream `CREATIONS`"];
+    assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamOverlap, &parts);
     let subscribe = broker.subscribe("*.created", "wild", async |_: Message| {});
     let _subscription = subscribe.dead_letter(None).await.unwrap();
 }

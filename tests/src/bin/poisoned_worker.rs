@@ -1,4 +1,4 @@
-//! A worker whose handler aborts the process at message 1.
+//! A service whose handler aborts the process at message 1.
 
 use jetstream_handlers::prelude::*;
 
