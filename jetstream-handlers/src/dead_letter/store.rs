@@ -169,7 +169,7 @@ impl DeadLetters {
     ///
     /// It only reads.
     pub async fn show(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
-        let stored = self.transport.stored(&self.stream, sequence, false).await?;
+        let stored = self.transport.stored(&self.stream, sequence).await?;
         Ok(stored.and_then(DeadLetter::read).filter(|letter| self.wants(letter)))
     }
 
@@ -194,7 +194,7 @@ impl DeadLetters {
         };
         let mut message = self.again(&letter);
         if letter.headers.get(OMITTED).is_some() {
-            let original = self.transport.stored(&letter.stream, letter.stream_sequence, false).await?;
+            let original = self.transport.stored(&letter.stream, letter.stream_sequence).await?;
             let Some(original) = original.filter(|original| original.subject.as_str() == letter.subject) else {
                 let message = format!(
                     "dead letter {sequence} has no payload because it was too large, and its original (message {} of stream `{}`) is gone",
@@ -268,7 +268,7 @@ impl DeadLetters {
 
     /// The sequence of the last message there is now, so that what comes back meanwhile is left alone.
     async fn last(&self) -> Result<u64, Error> {
-        match self.transport.last_sequence(&self.stream, ">").await {
+        match self.transport.last_assigned_sequence(&self.stream).await {
             Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),
             result => result,
         }
@@ -277,7 +277,7 @@ impl DeadLetters {
     /// The next letter up to `last`, which `after` then names.
     async fn next(&mut self, last: u64) -> Result<Option<DeadLetter>, Error> {
         while self.after < last {
-            let stored = match self.transport.stored(&self.stream, self.after + 1, true).await {
+            let stored = match self.transport.next_stored(&self.stream, self.after + 1).await {
                 Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
                 result => result?,
             };

@@ -217,7 +217,7 @@ impl TestBroker {
     /// If a live server has not come to rest within half a minute.
     pub async fn settled(&self) {
         match self.broker.transport() {
-            Transport::Memory(memory) => memory.settled().await,
+            Transport::Memory(memory) => memory.idle().await,
             Transport::Nats(_) => {
                 let settling = async {
                     while !self.running.is_settled().await {
@@ -258,7 +258,7 @@ impl TestBroker {
         for stream in streams {
             let mut next = 1;
             while let Some(stored) =
-                transport.stored(&stream, next, true).await.unwrap_or_else(|error| panic!("{error:?}"))
+                transport.next_stored(&stream, next).await.unwrap_or_else(|error| panic!("{error:?}"))
             {
                 next = stored.sequence + 1;
                 if covers(subject, &stored.subject) {
@@ -299,7 +299,7 @@ impl TestBroker {
 
     /// The server takes this long to store each message, from now on.
     pub fn slow_server(&self, delay: Duration) -> &Self {
-        self.faults(|faults| faults.slow = delay)
+        self.faults(|faults| faults.publish_delay = delay)
     }
 
     /// Deletes a consumer while the handlers run; `false` if there was none.
