@@ -338,7 +338,7 @@ async fn tls_needs_an_authority_that_the_client_knows() {
     // Nor is there any use in waiting for it.
     let builder = Broker::builder().servers([server.url()]).wait_for_server(Duration::from_secs(60));
     let result = tokio::time::timeout(SOON, builder.connect()).await.unwrap();
-    assert_says(result, ErrorKind::Connect, &["no TLS with the server", "certificate authority"]);
+    assert_says(result, ErrorKind::Connect, &["TLS handshake failed with the server", "certificate authority"]);
 }
 
 #[tokio::test]
@@ -355,7 +355,7 @@ async fn a_server_that_wants_a_certificate_is_shown_one() {
     assert_works(&with_certificate.connect().await.unwrap()).await;
     let without = builder().wait_for_server(Duration::from_secs(60)).connect();
     let result = tokio::time::timeout(SOON, without).await.unwrap();
-    assert_says(result, ErrorKind::Connect, &["no TLS with the server", "client certificate"]);
+    assert_says(result, ErrorKind::Connect, &["TLS handshake failed with the server", "client certificate"]);
 }
 
 #[tokio::test]
@@ -581,7 +581,7 @@ async fn the_environment_names_certificates() {
     let (_program, said) = in_environment(&[url, ca, key]).await;
     assert_failed(&said, &["NATS_KEY", "is set without NATS_CERT", "needs both", "(Config)"]);
     let (_program, said) = in_environment(&[url, cert, key]).await;
-    assert_failed(&said, &["no TLS with the server", "(Connect)"]);
+    assert_failed(&said, &["TLS handshake failed with the server", "(Connect)"]);
     let (_program, said) = in_environment(&[url, ("NATS_CA", "/nowhere/ca.pem")]).await;
     assert_failed(&said, &["certificate authority file `/nowhere/ca.pem`", "(Config)"]);
 }
@@ -711,7 +711,7 @@ async fn a_context_that_cannot_be_used_is_an_error_that_names_it() {
     assert_failed(&said, &["NATS_CONTEXT is `../prod`", "nats context ls", "(Config)"]);
     write_context(folder.path(), "no json");
     let (_program, said) = in_environment(&[prod, home]).await;
-    assert_failed(&said, &["NATS_CONTEXT is `prod`", "is no context", "(Config)"]);
+    assert_failed(&said, &["NATS_CONTEXT is `prod`", "is not a valid context", "(Config)"]);
     // What we do not understand is not left out in silence.
     for field in ["nsc", "user_jwt", "socks_proxy"] {
         write_context(folder.path(), &context(&json!({ "url": "nats://localhost:1", field: "something" })));
