@@ -94,7 +94,7 @@ async fn publish(broker: &Broker, ids: impl IntoIterator<Item = u64>) {
 
 async fn letters(broker: &Broker, count: usize) -> Vec<DeadLetter> {
     eventually(&format!("{count} dead letters"), SOON, async || {
-        let letters = broker.dead_letters().list().await.unwrap();
+        let letters = broker.dead_letters().list(100).await.unwrap();
         (letters.len() >= count).then_some(letters)
     })
     .await
@@ -358,7 +358,7 @@ async fn a_letter_that_cannot_be_stored_does_not_hold_up_those_behind_it() {
     }
     plain.flush().await.unwrap();
     eventually("the other five are dead letters", SOON, async || {
-        let letters = broker.dead_letters().list().await.unwrap();
+        let letters = broker.dead_letters().list(100).await.unwrap();
         let sequences: BTreeSet<_> = letters.iter().map(|letter| letter.stream_sequence).collect();
         sequences.is_superset(&(2..=6).collect()).then_some(())
     })

@@ -323,7 +323,7 @@ async fn a_failing_message_holds_up_an_ordered_handler(stage: &Stage) {
     until(&seen, 10).await;
     broker.settled().await;
     assert_eq!(*seen.lock().unwrap(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
-    let letters = broker.broker().dead_letters().list().await.unwrap();
+    let letters = broker.broker().dead_letters().list(100).await.unwrap();
     assert_eq!(letters.len(), 1);
 }
 
@@ -802,7 +802,7 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
     let played = played.lock().unwrap();
     let of = |id: usize| played.iter().filter(|(other, _)| *other == id as u64).map(|(_, answer)| *answer).collect();
     let mut letters: Vec<_> =
-        letters.into_iter().map(|letter| (letter.stream_sequence, letter.reason, letter.delivered)).collect();
+        letters.into_iter().map(|letter| (letter.stream_sequence, letter.reason.to_string(), letter.delivered)).collect();
     letters.sort();
     ((0..sequences.len()).map(of).collect(), letters)
 }

@@ -47,9 +47,9 @@ async fn connect(server: &Server, calls: &Calls) -> Broker {
 }
 
 async fn letters(broker: &Broker, handler: &str, count: usize) -> Vec<DeadLetter> {
-    let letters = broker.dead_letters().of(handler);
+    let letters = broker.dead_letters().for_handler(handler);
     eventually(&format!("{count} dead letters of {handler}"), SOON, async || {
-        let letters = letters.list().await.unwrap();
+        let letters = letters.list(100).await.unwrap();
         (letters.len() == count).then_some(letters)
     })
     .await
@@ -89,7 +89,7 @@ async fn an_error_is_retried_after_the_backoff_whose_last_step_repeats() {
         // A fifth of jitter either way; the machine may be slow, but never early.
         assert!(pair[1] - pair[0] >= Duration::from_millis(delay) * 79 / 100, "{:?}", pair[1] - pair[0]);
     }
-    assert!(broker.dead_letters().list().await.unwrap().is_empty());
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty());
 }
 
 #[subscriber(subject = "work.later", queue = "later", backoff = ["1h"])]
@@ -148,7 +148,7 @@ async fn an_exhausted_message_is_a_dead_letter_with_its_whole_story() {
         .await
         .unwrap();
     let letter = letters(&broker, "hopeless", 1).await.remove(0);
-    assert_eq!(letter.reason, "error");
+    assert_eq!(letter.reason.as_str(), "error");
     assert_eq!(letter.error, "storing the order: disk full");
     assert_eq!(letter.handler, "failure::hopeless");
     assert_eq!((letter.stream.as_str(), letter.stream_sequence), ("WORK", ack.sequence));
@@ -291,8 +291,8 @@ async fn dead_letters_go_where_the_handler_says() {
     settled(&server, "unwanted").await;
     settled(&server, "elsewhere").await;
     running.shutdown().await.unwrap();
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "nobody asked for the stream DLQ");
-    let letters = broker.dead_letters().stream("FAILED").list().await.unwrap();
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty(), "nobody asked for the stream DLQ");
+    let letters = broker.dead_letters().stream("FAILED").list(100).await.unwrap();
     assert_eq!(letters.iter().map(|letter| &letter.payload[..]).collect::<Vec<_>>(), [b"2"]);
 }
 
@@ -353,7 +353,7 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_by_handler() {
     let server = Server::start().await;
     let calls = Calls::default();
     let broker = connect(&server, &calls).await;
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "no stream is no letter");
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty(), "no stream is no letter");
     let running = broker.include::<mended>().include::<refused>().start_all().await.unwrap();
     for id in 1..=3 {
         broker
@@ -367,27 +367,27 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_by_handler() {
     }
     let of_mended = letters(&broker, "mended", 3).await;
     let of_refused = letters(&broker, "failure::refused", 3).await;
-    assert_eq!(broker.dead_letters().list().await.unwrap().len(), 6);
-    assert_eq!(broker.dead_letters().of("ended").list().await.unwrap().len(), 0, "a name is whole");
+    assert_eq!(broker.dead_letters().list(100).await.unwrap().len(), 6);
+    assert_eq!(broker.dead_letters().for_handler("ended").list(100).await.unwrap().len(), 0, "a name is whole");
 
-    let letters = broker.dead_letters().of("mended");
+    let letters = broker.dead_letters().for_handler("mended");
     let first = &of_mended[0];
-    assert_eq!(letters.show(first.sequence).await.unwrap().unwrap().payload, first.payload);
-    assert!(letters.show(of_refused[0].sequence).await.unwrap().is_none(), "it is of another handler");
+    assert_eq!(letters.get(first.sequence).await.unwrap().unwrap().payload, first.payload);
+    assert!(letters.get(of_refused[0].sequence).await.unwrap().is_none(), "it is of another handler");
     let error = letters.replay(of_refused[0].sequence).await.unwrap_err().to_string();
     assert!(error.contains("no dead letter") && error.contains("mended"), "{error}");
-    assert_eq!(letters.clone().after(first.sequence).list().await.unwrap().len(), 2);
+    assert_eq!(letters.clone().after(first.sequence).list(100).await.unwrap().len(), 2);
 
     let ack = letters.replay(first.sequence).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.duplicate), ("WORK", false));
     calls.until(1, 2).await;
-    assert!(letters.show(first.sequence).await.unwrap().is_none(), "a replayed letter is gone");
+    assert!(letters.get(first.sequence).await.unwrap().is_none(), "a replayed letter is gone");
     assert_eq!(letters.replay_all().await.unwrap(), 2);
     calls.until(2, 2).await;
     calls.until(3, 2).await;
-    assert_eq!(broker.dead_letters().of("refused").purge().await.unwrap(), 3);
+    assert_eq!(broker.dead_letters().for_handler("refused").purge().await.unwrap(), 3);
     settled(&server, "mended").await;
-    assert!(broker.dead_letters().list().await.unwrap().is_empty());
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty());
     running.shutdown().await.unwrap();
 }
 

@@ -171,7 +171,7 @@ async fn a_failing_message_holds_up_the_others_until_it_succeeds_or_is_a_dead_le
     let _subscription = subscribe.ack_wait(ms(300)).backoff(&[ms(400)]).await.unwrap();
     all_acked(&server, 6).await;
     assert_eq!(seen.all(), [1, 2, 2, 2, 3, 4, 4, 4, 5, 5, 6]);
-    let letters = broker.dead_letters().list().await.unwrap();
+    let letters = broker.dead_letters().list(100).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].delivered, 3);
 }
@@ -876,7 +876,7 @@ async fn a_blocking_call_over_its_timeout_is_tried_again_when_its_thread_is_free
     let _subscription = subscribe.timeout(ms(200)).max_deliver(3).backoff(&[ms(50)]).await.unwrap();
     seen.until(3).await;
     assert_eq!(seen.all(), [1, 1, 2, 3]);
-    assert_eq!(broker.dead_letters().list().await.unwrap().len(), 0);
+    assert_eq!(broker.dead_letters().list(100).await.unwrap().len(), 0);
 }
 
 #[tokio::test]
@@ -916,7 +916,7 @@ async fn a_connection_that_is_lost_again_and_again_uses_up_no_attempts() {
     go_on.add_permits(1);
     seen.until(4).await;
     assert_eq!(seen.all(), [1, 2, 3, 3, 4]);
-    assert_eq!(publisher.dead_letters().list().await.unwrap().len(), 0);
+    assert_eq!(publisher.dead_letters().list(100).await.unwrap().len(), 0);
 }
 
 #[tokio::test]

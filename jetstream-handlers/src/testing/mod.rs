@@ -38,7 +38,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::broker::{Broker, Running};
-use crate::dead_letter::store::DeadLetter;
+use crate::dead_letter::DeadLetter;
 use crate::error::Error;
 use crate::handler::{Handler, Subscriber, chosen};
 use crate::memory::{Faults, Memory};
@@ -243,7 +243,7 @@ impl TestBroker {
     ///
     /// If they cannot be read.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.broker.dead_letters().list().await.unwrap_or_else(|error| panic!("{error:?}"))
+        self.broker.dead_letters().list(usize::MAX).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 
     /// Every message that lies in a stream on a subject, which may have wildcards, decoded.
