@@ -248,7 +248,7 @@ async fn waiting_messages_are_not_delivered_again(stage: &Stage) {
     for id in 1..=3 {
         broker.broker().publish("orders.created", &order(id)).await.unwrap();
     }
-    broker.settled().await;
+    broker.idle().await;
     broker.handled::<long>().times(3).retried(0).settled(Settle::Ack);
 }
 
@@ -321,7 +321,7 @@ async fn a_failing_message_holds_up_an_ordered_handler(stage: &Stage) {
     let subscribe = broker.broker().subscribe("orders.created", "in-order", handler).ordered().max_deliver(3);
     let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
     until(&seen, 10).await;
-    broker.settled().await;
+    broker.idle().await;
     assert_eq!(*seen.lock().unwrap(), [0, 1, 1, 1, 2, 3, 3, 3, 4, 5]);
     let letters = broker.broker().dead_letters().list(100).await.unwrap();
     assert_eq!(letters.len(), 1);
@@ -374,7 +374,7 @@ async fn a_blocking_handler_is_called_and_retried_like_any_other(stage: &Stage) 
     let subscribe = broker.broker().subscribe("orders.created", "blocking", handler).blocking().concurrency(2);
     let _subscription = subscribe.backoff(&[Duration::from_millis(50)]).await.unwrap();
     until(&seen, 6).await;
-    broker.settled().await;
+    broker.idle().await;
     let mut seen = seen.lock().unwrap().clone();
     seen.sort_unstable();
     assert_eq!(seen, [0, 1, 1, 2, 2, 3]);
@@ -396,7 +396,7 @@ async fn two_workers_of_one_queue_share(stage: &Stage) {
     publish(&broker, 0..40).await;
     let total = || seen_by_one.lock().unwrap().len() + seen_by_other.lock().unwrap().len();
     eventually("all forty", SOON, async || (total() >= 40).then_some(())).await;
-    broker.settled().await;
+    broker.idle().await;
     assert_eq!(total(), 40, "each message once");
     assert!(!seen_by_one.lock().unwrap().is_empty() && !seen_by_other.lock().unwrap().is_empty());
 }
@@ -415,7 +415,7 @@ async fn a_duplicate_is_not_stored(stage: &Stage) {
     let send = async || broker.broker().publish_message("orders.created", &order(1)).message_id("one").await.unwrap();
     let (first, second) = (send().await, send().await);
     assert_eq!((first.duplicate, second.duplicate, first.sequence == second.sequence), (false, true, true));
-    broker.settled().await;
+    broker.idle().await;
     broker.handled::<accept>().once();
 }
 
@@ -671,7 +671,7 @@ async fn a_deleted_stream_turns_health_red(stage: &Stage) {
     // A publish makes the stream again, and the handler goes on.
     broker.broker().publish("orders.created", &order(1)).await.unwrap();
     eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
-    broker.settled().await;
+    broker.idle().await;
     broker.handled::<accept>().once().with(&order(1));
 }
 
@@ -685,7 +685,7 @@ async fn a_stop_hands_back_what_waits(stage: &Stage) {
         futures::join!(subscription.unsubscribe(), note(&broker, "handed", "orders.created"));
     stopped.unwrap();
     until(&seen, 3).await;
-    broker.settled().await;
+    broker.idle().await;
     assert_eq!(*seen.lock().unwrap(), [1, 2, 3], "the first was finished, the others handed back");
 }
 

@@ -124,7 +124,7 @@ async fn messages_can_be_delivered_twice_and_out_of_order() {
     broker.broker().publish("alone.first", &2).await.unwrap();
     broker.broker().publish("alone.second", &3).await.unwrap();
     broker.broker().publish("alone.third", &4).await.unwrap();
-    broker.settled().await;
+    broker.idle().await;
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 5);
     assert_ne!(seen[2..], [2, 3, 4], "in the order of the stream");

@@ -65,7 +65,7 @@ impl Environment {
     /// Adds the credentials to the options; variables take precedence over the context file.
     pub(crate) async fn apply(&self, mut options: ConnectOptions) -> Result<ConnectOptions, Error> {
         let file = &self.file;
-        // Only one way to authenticate is used, and variables must not be combined with the file.
+        // Only the first method that is set counts, and the two sources are not combined.
         let has_variables = self.creds.is_some() || self.nkey.is_some() || self.user.is_some() || self.token.is_some();
         let (creds, nkey, user, password, token) = if has_variables {
             (&self.creds, &self.nkey, &self.user, &self.password, &self.token)
