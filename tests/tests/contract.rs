@@ -801,8 +801,10 @@ async fn play(stage: &Stage, script: &[Step]) -> (Vec<Vec<Answer>>, Vec<(u64, St
     let letters = broker.dead_letters().await;
     let played = played.lock().unwrap();
     let of = |id: usize| played.iter().filter(|(other, _)| *other == id as u64).map(|(_, answer)| *answer).collect();
-    let mut letters: Vec<_> =
-        letters.into_iter().map(|letter| (letter.stream_sequence, letter.reason.to_string(), letter.delivered)).collect();
+    let mut letters: Vec<_> = letters
+        .into_iter()
+        .map(|letter| (letter.stream_sequence, letter.reason.to_string(), letter.delivered))
+        .collect();
     letters.sort();
     ((0..sequences.len()).map(of).collect(), letters)
 }
