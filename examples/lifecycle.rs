@@ -1,8 +1,8 @@
-//! Handlers beside an HTTP server, with an explicit start and stop: `cargo run --example lifecycle`.
+//! Handlers next to an HTTP server, with an explicit start and shutdown: `cargo run --example lifecycle`.
 //!
-//! `GET /health` says how the broker is, `POST /orders` publishes its body.
-//! With `NATS_URL` it serves until Ctrl-C; else it runs in memory, sends itself a few requests and ends.
-//! The HTTP is written by hand to keep the example small; a service takes a framework.
+//! `GET /health` returns the health of the broker, `POST /orders` publishes the request body.
+//! With `NATS_URL` it serves until Ctrl-C; without it, it runs in memory, sends itself a few requests and exits.
+//! HTTP is implemented by hand to keep the example small; a service would use a framework.
 
 use std::net::SocketAddr;
 
@@ -19,10 +19,10 @@ async fn cook(order: String) -> HandlerResult {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // Building does no I/O; connecting, starting and stopping are acts of their own.
+    // The builder does no I/O; connecting, starting and stopping are separate steps.
     let settings = |settings: Builder| settings.client_name("lifecycle").shutdown_grace(secs(10));
     let broker = jetstream_handlers_examples::broker(settings).await?;
-    let running = broker.start_all().await?; // returns when every handler takes messages
+    let running = broker.start_all().await?; // returns when every handler receives messages
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -30,14 +30,14 @@ async fn main() -> anyhow::Result<()> {
     let http = tokio::spawn(serve(listener, broker.clone()));
 
     match jetstream_handlers_examples::server() {
-        None => visit(address).await?,
+        None => send_requests(address).await?,
         Some(_) => tokio::signal::ctrl_c().await?,
     }
 
-    // First no more requests, then no more messages, then no more connection.
+    // In this order: stop accepting requests, stop the handlers, disconnect.
     http.abort();
     running.shutdown().await?;
-    println!("The handlers have stopped, and the server has every ack.");
+    println!("The handlers have stopped, and the server has received every ack.");
     broker.disconnect().await?;
     println!("Disconnected.");
     Ok(())
@@ -47,14 +47,14 @@ async fn serve(listener: TcpListener, broker: Broker) {
     while let Ok((connection, _)) = listener.accept().await {
         let broker = broker.clone();
         tokio::spawn(async move {
-            if let Err(error) = answer(connection, &broker).await {
+            if let Err(error) = respond(connection, &broker).await {
                 eprintln!("a request failed: {error}");
             }
         });
     }
 }
 
-async fn answer(mut connection: TcpStream, broker: &Broker) -> std::io::Result<()> {
+async fn respond(mut connection: TcpStream, broker: &Broker) -> std::io::Result<()> {
     let mut buffer = [0; 4096];
     let length = connection.read(&mut buffer).await?;
     let request = String::from_utf8_lossy(&buffer[..length]);
@@ -71,23 +71,23 @@ async fn answer(mut connection: TcpStream, broker: &Broker) -> std::io::Result<(
         _ => ("404 Not Found", "GET /health or POST /orders".to_owned()),
     };
     let length = text.len();
-    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}");
-    connection.write_all(answer.as_bytes()).await
+    let response = format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}");
+    connection.write_all(response.as_bytes()).await
 }
 
-/// What a user of the service would do.
-async fn visit(address: SocketAddr) -> std::io::Result<()> {
+/// Sends requests as a client of the service would.
+async fn send_requests(address: SocketAddr) -> std::io::Result<()> {
     for (request, body) in [("GET /health", ""), ("POST /orders", "soup"), ("POST /orders", "bread"), ("GET /menu", "")]
     {
         let mut connection = TcpStream::connect(address).await?;
         let length = body.len();
         let text = format!("{request} HTTP/1.1\r\nhost: {address}\r\ncontent-length: {length}\r\n\r\n{body}");
         connection.write_all(text.as_bytes()).await?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer).await?;
-        let (head, text) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+        let mut response = String::new();
+        connection.read_to_string(&mut response).await?;
+        let (head, text) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
         let status = head.lines().next().unwrap_or_default();
-        println!("  visitor   {request} -> {status}: {}", text.replace('\n', "; "));
+        println!("  client    {request} -> {status}: {}", text.replace('\n', "; "));
     }
     Ok(())
 }

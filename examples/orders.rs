@@ -1,8 +1,8 @@
 //! A service with two handlers: `cargo run --example orders`.
 //!
-//! It publishes four orders, bills them and keeps a ledger of all that happens on `orders.>`.
-//! The bank is away when the order of Grace comes, so that one is tried again.
-//! With `NATS_URL` it talks to that server, else it runs in memory; it ends by itself.
+//! It publishes four orders, bills them and keeps a ledger of all messages on `orders.>`.
+//! The first attempt to bill Grace fails, and is retried.
+//! With `NATS_URL` it uses that server, without it, it runs in memory; it exits when all orders are paid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -29,12 +29,12 @@ struct OrderPaid {
 async fn bill(order: OrderCreated, info: Info, publisher: Publisher, State(shop): State<Shop>) -> HandlerResult {
     let OrderCreated { id, customer } = order;
     if customer == "Grace" && info.delivered() == 1 {
-        println!("  billing   order {id} of {customer}: the bank does not answer, so it will come again");
+        println!("  billing   order {id} of {customer}: the bank does not answer, so it is retried");
         return Err("the bank does not answer".into());
     }
     let attempts = info.delivered();
     let ack = publisher.publish("orders.paid", &OrderPaid { id, attempts }).await?;
-    println!("  billing   order {id} of {customer}: paid at attempt {attempts}");
+    println!("  billing   order {id} of {customer}: paid in attempt {attempts}");
     shop.books().paid.insert(info.stream_sequence(), ack.sequence);
     shop.changed.notify_one();
     Ok(())
@@ -49,7 +49,7 @@ async fn ledger(message: Message, State(shop): State<Shop>) {
     shop.changed.notify_one();
 }
 
-/// What the two handlers share.
+/// The state of both handlers.
 #[derive(Clone, Default)]
 struct Shop {
     books: Arc<Mutex<Books>>,
@@ -58,20 +58,20 @@ struct Shop {
 
 #[derive(Default)]
 struct Books {
-    /// The message of each paid order, with the message that says so.
+    /// The sequence of each paid order, with the sequence of its payment.
     paid: BTreeMap<u64, u64>,
     ledger: BTreeSet<u64>,
 }
 
 impl Shop {
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().expect("nobody panics while writing")
+        self.books.lock().expect("no holder of the lock panics")
     }
 
-    /// Waits until these orders are paid, and the ledger knows.
+    /// Waits until these orders are paid, and orders and payments are in the ledger.
     async fn done(&self, orders: &[u64]) {
         let is_done = |Books { paid, ledger }: &Books, order| {
-            ledger.contains(order) && paid.get(order).is_some_and(|message| ledger.contains(message))
+            ledger.contains(order) && paid.get(order).is_some_and(|payment| ledger.contains(payment))
         };
         while !orders.iter().all(|order| is_done(&self.books(), order)) {
             self.changed.notified().await;

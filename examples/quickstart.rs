@@ -1,6 +1,6 @@
-//! The smallest program: `cargo run --example quickstart`, with a server at `localhost:4222`.
+//! A minimal program: `cargo run --example quickstart`, with a server at `localhost:4222`.
 //!
-//! Ctrl-C stops it.
+//! It runs until Ctrl-C.
 
 use jetstream_handlers::prelude::*;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! A service and its tests: `cargo test --example testing`; the service itself: `cargo run --example testing`.
+//! A service and its tests: `cargo test --example testing`, or `cargo run --example testing` for the service.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -12,7 +12,7 @@ struct Order {
     cents: u64,
 }
 
-/// What the service keeps: the amount of each order that was charged.
+/// The amount of each charged order.
 type Charges = Arc<Mutex<BTreeMap<u64, u64>>>;
 
 #[subscriber(subject = "orders.created", queue = "charge", backoff = ["10s", "1m"], max_deliver = 3)]
@@ -20,8 +20,8 @@ async fn charge(order: Order, publisher: Publisher, State(charges): State<Charge
     if order.cents == 0 {
         return Err(HandlerError::terminate("an order without an amount"));
     }
-    // An insert instead of an addition: the same order may come twice.
-    charges.lock().expect("nobody panics while writing").insert(order.id, order.cents);
+    // An insert is idempotent, an addition would not be: the same order may be delivered twice.
+    charges.lock().expect("no holder of the lock panics").insert(order.id, order.cents);
     publisher.publish("orders.charged", &order).await?;
     Ok(())
 }
@@ -32,10 +32,10 @@ async fn main() -> Result<(), jetstream_handlers::Error> {
     let broker = jetstream_handlers_examples::broker(|settings| settings.state(charges.clone())).await?;
     let running = broker.start_all().await?;
     broker.publish("orders.created", &Order { id: 1, cents: 1250 }).await?;
-    while charges.lock().expect("nobody panics while writing").is_empty() {
+    while charges.lock().expect("no holder of the lock panics").is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    println!("Charged: {charges:?}. Now run its tests: cargo test --example testing");
+    println!("Charged: {charges:?}. Run its tests with: cargo test --example testing");
     running.shutdown().await?;
     broker.disconnect().await
 }
@@ -53,14 +53,14 @@ mod tests {
     }
 
     #[jetstream_handlers::test(state = Charges::default())]
-    async fn an_order_is_charged_and_said_to_be(broker: TestBroker) {
+    async fn charges_order_and_publishes_it(broker: TestBroker) {
         broker.publish("orders.created", &order(1, 1250)).await;
         broker.handled::<charge>().once().with(&order(1, 1250)).settled(Settle::Ack);
         assert_eq!(broker.published::<Order>("orders.charged").await, [order(1, 1250)]);
     }
 
     #[jetstream_handlers::test(state = Charges::default())]
-    async fn it_is_tried_again_while_the_stream_refuses(broker: TestBroker) {
+    async fn retries_when_publish_fails(broker: TestBroker) {
         broker.fail_next_publish("orders.charged");
         broker.publish("orders.created", &order(1, 1250)).await;
         broker.handled::<charge>().once().settled(Settle::Retry);
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[jetstream_handlers::test(state = Charges::default())]
-    async fn an_order_without_an_amount_is_a_dead_letter(broker: TestBroker) {
+    async fn dead_letters_order_without_amount(broker: TestBroker) {
         broker.publish("orders.created", &order(1, 0)).await;
         broker.handled::<charge>().once().retried(0).settled(Settle::Terminate);
         let letters = broker.dead_letters().await;
@@ -78,12 +78,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_order_may_come_twice() {
+    async fn charging_is_idempotent() {
         assert_idempotent(async |start| {
             let charges = Charges::default();
             let broker = start(TestBroker::builder().state(charges.clone())).await;
             broker.publish("orders.created", &order(1, 1250)).await;
-            charges.lock().expect("nobody panics while writing").clone()
+            charges.lock().expect("no holder of the lock panics").clone()
         })
         .await;
     }

@@ -92,7 +92,7 @@ pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
-pub use dead_letter::store::{DeadLetter, DeadLetters};
+pub use dead_letter::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use handler::{Closure, Subscriber};
@@ -131,7 +131,7 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
-pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
+pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Reason, Settle};
 pub use publish::all::PublishAll;
 pub use publish::{PublishMessage, Publisher};
 

@@ -120,25 +120,47 @@ pub(crate) struct Failure {
     pub(crate) error: String,
 }
 
-/// The class of a failure; it becomes the `Dead-Letter-Reason` header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reason {
+/// The class of a failure, in the header `Dead-Letter-Reason` of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The handler returned an error.
     Error,
+    /// The handler panicked.
     Panic,
+    /// The handler exceeded its `timeout`.
     Timeout,
+    /// A parameter of the handler could not be extracted, such as a payload that cannot be decoded.
     Undecodable,
+    /// Attempts ended without a result, because the process ended or the server reached the consumer's `max_deliver`.
     Killed,
+    /// A reason that this version of the crate does not know.
+    Unknown,
 }
 
 impl Reason {
-    pub(crate) fn as_str(self) -> &'static str {
+    /// Returns the value of the header: the name of the variant in lower case.
+    pub fn as_str(self) -> &'static str {
         match self {
             Reason::Error => "error",
             Reason::Panic => "panic",
             Reason::Timeout => "timeout",
             Reason::Undecodable => "undecodable",
             Reason::Killed => "killed",
+            Reason::Unknown => "unknown",
         }
+    }
+
+    /// Parses the value of the header.
+    pub(crate) fn parse(text: &str) -> Self {
+        let known = [Reason::Error, Reason::Panic, Reason::Timeout, Reason::Undecodable, Reason::Killed];
+        known.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Reason::Unknown)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

@@ -89,7 +89,7 @@ pub fn stream_config(name: &str, subjects: &[&str]) -> stream::Config {
 /// When they cannot be listed.
 pub async fn dead_letters(broker: &Broker, count: usize) -> Vec<DeadLetter> {
     eventually(&format!("{count} dead letters"), SOON, async || {
-        let letters = broker.dead_letters().list().await.unwrap_or_else(|error| panic!("{error:?}"));
+        let letters = broker.dead_letters().list(100).await.unwrap_or_else(|error| panic!("{error:?}"));
         (letters.len() >= count).then_some(letters)
     })
     .await
@@ -101,9 +101,9 @@ pub async fn dead_letters(broker: &Broker, count: usize) -> Vec<DeadLetter> {
 ///
 /// When they cannot be listed.
 pub async fn dead_letters_of(broker: &Broker, handler: &str, count: usize) -> Vec<DeadLetter> {
-    let letters = broker.dead_letters().of(handler);
+    let letters = broker.dead_letters().for_handler(handler);
     eventually(&format!("{count} dead letters of {handler}"), SOON, async || {
-        let letters = letters.list().await.unwrap_or_else(|error| panic!("{error:?}"));
+        let letters = letters.list(100).await.unwrap_or_else(|error| panic!("{error:?}"));
         (letters.len() == count).then_some(letters)
     })
     .await

@@ -57,7 +57,7 @@ async fn exhausted_message_becomes_a_dead_letter_with_its_metadata() {
         .await
         .unwrap();
     let letter = dead_letters_of(&broker, "hopeless", 1).await.remove(0);
-    assert_eq!(letter.reason, "error");
+    assert_eq!(letter.reason.as_str(), "error");
     assert_eq!(letter.error, "storing the order: disk full");
     assert_eq!(letter.handler, "dead_letters::hopeless");
     assert_eq!((letter.stream.as_str(), letter.stream_sequence), ("WORK", ack.sequence));
@@ -166,8 +166,8 @@ async fn subject_can_be_changed_and_disabled() {
     server.all_acked("WORK", "unwanted").await;
     server.all_acked("WORK", "elsewhere").await;
     running.shutdown().await.unwrap();
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "the stream DLQ is not needed");
-    let letters = broker.dead_letters().stream("FAILED").list().await.unwrap();
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty(), "the stream DLQ is not needed");
+    let letters = broker.dead_letters().stream("FAILED").list(100).await.unwrap();
     assert_eq!(letters.iter().map(|letter| &letter.payload[..]).collect::<Vec<_>>(), [b"2"]);
 }
 
@@ -191,7 +191,7 @@ async fn dead_letters_are_listed_replayed_and_purged_by_handler() {
     let server = Server::start().await;
     let calls = Recorder::new();
     let broker = connect_with(&server, &calls).await;
-    assert!(broker.dead_letters().list().await.unwrap().is_empty(), "no stream yet");
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty(), "no stream yet");
     let running = broker.include::<repaired>().include::<refused>().start_all().await.unwrap();
     for id in 1..=3 {
         broker
@@ -205,27 +205,31 @@ async fn dead_letters_are_listed_replayed_and_purged_by_handler() {
     }
     let of_repaired = dead_letters_of(&broker, "repaired", 3).await;
     let of_refused = dead_letters_of(&broker, "dead_letters::refused", 3).await;
-    assert_eq!(broker.dead_letters().list().await.unwrap().len(), 6);
-    assert_eq!(broker.dead_letters().of("ended").list().await.unwrap().len(), 0, "the suffix of a name does not match");
+    assert_eq!(broker.dead_letters().list(100).await.unwrap().len(), 6);
+    assert_eq!(
+        broker.dead_letters().for_handler("ended").list(100).await.unwrap().len(),
+        0,
+        "the suffix of a name does not match"
+    );
 
-    let letters = broker.dead_letters().of("repaired");
+    let letters = broker.dead_letters().for_handler("repaired");
     let first = &of_repaired[0];
-    assert_eq!(letters.show(first.sequence).await.unwrap().unwrap().payload, first.payload);
-    assert!(letters.show(of_refused[0].sequence).await.unwrap().is_none(), "of another handler");
+    assert_eq!(letters.get(first.sequence).await.unwrap().unwrap().payload, first.payload);
+    assert!(letters.get(of_refused[0].sequence).await.unwrap().is_none(), "of another handler");
     let error = letters.replay(of_refused[0].sequence).await.unwrap_err().to_string();
     assert!(error.contains("no dead letter") && error.contains("repaired"), "{error}");
-    assert_eq!(letters.clone().after(first.sequence).list().await.unwrap().len(), 2);
+    assert_eq!(letters.clone().after(first.sequence).list(100).await.unwrap().len(), 2);
 
     let ack = letters.replay(first.sequence).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.duplicate), ("WORK", false));
     calls.until_times(1, 2).await;
-    assert!(letters.show(first.sequence).await.unwrap().is_none(), "a replayed dead letter is removed");
+    assert!(letters.get(first.sequence).await.unwrap().is_none(), "a replayed dead letter is removed");
     assert_eq!(letters.replay_all().await.unwrap(), 2);
     calls.until_times(2, 2).await;
     calls.until_times(3, 2).await;
-    assert_eq!(broker.dead_letters().of("refused").purge().await.unwrap(), 3);
+    assert_eq!(broker.dead_letters().for_handler("refused").purge().await.unwrap(), 3);
     server.all_acked("WORK", "repaired").await;
-    assert!(broker.dead_letters().list().await.unwrap().is_empty());
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty());
     running.shutdown().await.unwrap();
 }
 
@@ -335,7 +339,7 @@ async fn dead_letter_that_cannot_be_stored_does_not_block_others() {
     }
     plain.flush().await.unwrap();
     eventually("the other five are dead letters", SOON, async || {
-        let letters = broker.dead_letters().list().await.unwrap();
+        let letters = broker.dead_letters().list(100).await.unwrap();
         let sequences: BTreeSet<_> = letters.iter().map(|letter| letter.stream_sequence).collect();
         sequences.is_superset(&(2..=6).collect()).then_some(())
     })

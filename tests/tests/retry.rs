@@ -35,7 +35,7 @@ async fn last_step_of_the_backoff_repeats() {
         // With jitter of 20 %; a slow machine only makes it later.
         assert!(pair[1] - pair[0] >= ms(delay) * 79 / 100, "{:?}", pair[1] - pair[0]);
     }
-    assert!(broker.dead_letters().list().await.unwrap().is_empty());
+    assert!(broker.dead_letters().list(100).await.unwrap().is_empty());
 }
 
 #[subscriber(subject = "work.later", queue = "later", backoff = ["1h"])]

@@ -122,7 +122,7 @@ async fn messages_can_be_duplicated_and_reordered() {
     broker.broker().publish("alone.first", &2).await.unwrap();
     broker.broker().publish("alone.second", &3).await.unwrap();
     broker.broker().publish("alone.third", &4).await.unwrap();
-    broker.settled().await;
+    broker.idle().await;
     let calls = calls.items();
     assert_eq!(calls.len(), 5);
     assert_ne!(calls[2..], [2, 3, 4], "still in stream order");

@@ -1,4 +1,4 @@
-//! Messages that wait in a stream: pulled, decoded, handled, acked.
+//! Stored messages: pulled, decoded, handled and acked.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use crate::{Bench, Group, Variant};
 pub(crate) const STREAM: &str = "CONSUME";
 pub(crate) const SUBJECT: &str = "CONSUME.orders";
 
-/// As many as our own consumers may have unanswered.
+/// The `max_ack_pending` of the consumers that this crate creates.
 pub(crate) const MAX_ACK_PENDING: i64 = 10_000;
 
-/// How long the slow handler sleeps, and how many of it run at once.
+/// The sleep of the slow handler, and the number of its concurrent calls.
 const SLOW: Duration = Duration::from_millis(5);
-const SLOW_AT_ONCE: usize = 64;
-const SLOW_OURS: &str = "64 at once, 5 ms each";
+const SLOW_CONCURRENCY: usize = 64;
+const SLOW_OURS: &str = "64 concurrent, 5 ms each";
 
-/// What the runtime's timers alone make of it: they are rounded up to milliseconds.
+/// The runtime's timers alone, which round up to milliseconds.
 const SLOW_BARE: &str = "64 bare timers";
 
 const OURS: &str = "ours";
-/// Without the header by which the server tells the active one of several replicas.
-const SINGLE: &str = "ours, one replica";
+/// Without a priority group, and so without the pin id header on each message.
+const SINGLE: &str = "ours, single instance";
 const TUNED: &str = "async-nats, batch 1000";
 const DEFAULTS: &str = "async-nats, defaults";
 const FETCH: &str = "async-nats, fetch of 10";
@@ -84,19 +84,19 @@ pub(crate) fn groups() -> Vec<Group> {
             name: "concurrency",
             prepare: fill,
             variants: vec![
-                default("1 at once"),
-                Variant::new("16 at once", |bench| {
+                default("concurrency 1"),
+                Variant::new("concurrency 16", |bench| {
                     ours(bench, bench.messages, Duration::ZERO, |handler| handler.concurrency(16))
                 }),
             ],
-            claims: vec![Claim::ratio(Figure::ClientCpu, "16 at once", "1 at once", AtMost(1.15))],
+            claims: vec![Claim::ratio(Figure::ClientCpu, "concurrency 16", "concurrency 1", AtMost(1.15))],
         },
         Group {
             name: "slow",
             prepare: fill,
             variants: vec![
                 Variant::new(SLOW_OURS, |bench| {
-                    let run = ours(bench, bench.messages / 5, SLOW, |handler| handler.concurrency(SLOW_AT_ONCE));
+                    let run = ours(bench, bench.messages / 5, SLOW, |handler| handler.concurrency(SLOW_CONCURRENCY));
                     of_ideal(run)
                 }),
                 Variant::new(SLOW_BARE, |bench| of_ideal(bare_sleeps(bench))),
@@ -110,7 +110,7 @@ pub(crate) fn groups() -> Vec<Group> {
 }
 
 fn of_ideal(mut sample: Sample) -> Sample {
-    let ideal = SLOW_AT_ONCE as f64 / SLOW.as_secs_f64();
+    let ideal = SLOW_CONCURRENCY as f64 / SLOW.as_secs_f64();
     sample.insert(Figure::OfIdeal, 100.0 * sample[&Figure::Rate] / ideal);
     sample
 }
@@ -119,12 +119,12 @@ fn bare_sleeps(bench: &Bench) -> Sample {
     let messages = bench.messages / 5;
     bench.block_on(async {
         let meter = bench.meter();
-        futures::stream::iter(0..messages).for_each_concurrent(SLOW_AT_ONCE, |_| sleep(SLOW)).await;
+        futures::stream::iter(0..messages).for_each_concurrent(SLOW_CONCURRENCY, |_| sleep(SLOW)).await;
         meter.stop(messages)
     })
 }
 
-/// Puts into the stream what all runs read.
+/// Stores the messages that all runs read.
 fn fill(bench: &Bench) {
     bench.block_on(async {
         let (jetstream, mut stream) = bench.empty_stream(STREAM).await;
@@ -133,19 +133,19 @@ fn fill(bench: &Bench) {
             async { published.await.expect("it can be sent").await }
         });
         acks.buffered(256).try_for_each(async |_| Ok(())).await.expect("the stream stores it");
-        let stored = stream.info().await.expect("the stream is there").state.messages;
+        let stored = stream.info().await.expect("the stream exists").state.messages;
         assert_eq!(stored, bench.messages, "the stream has what the runs read");
     });
 }
 
-/// All settings but those of `adjust` are the defaults.
+/// A handler of this crate with the default settings, except those of `adjust`.
 fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
         let meter = bench.meter();
         let seen = Seen::until(messages);
         let broker = Broker::builder().servers([bench.url.clone()]).state(seen.clone()).connect().await;
-        let broker = broker.expect("the server runs");
+        let broker = broker.expect("the server is running");
         let subscribe = broker.subscribe(SUBJECT, durable, move |order: Order, State(seen): State<Seen>| async move {
             if !pause.is_zero() {
                 sleep(pause).await;
@@ -164,16 +164,17 @@ fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>)
     })
 }
 
-/// What somebody writes who knows async-nats well.
+/// Hand-written code that tunes async-nats.
 fn messages(bench: &Bench, batch: usize) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
         let meter = bench.meter();
         let consumer = consumer(bench, durable).await;
-        let messages = consumer.stream().max_messages_per_batch(batch).messages().await.expect("it can be asked");
+        let messages =
+            consumer.stream().max_messages_per_batch(batch).messages().await.expect("messages can be requested");
         let mut messages = messages.take(bench.messages as usize);
         while let Some(message) = messages.next().await {
-            handle(&message.expect("the server runs")).await;
+            handle(&message.expect("the server is running")).await;
         }
         observer.acked(durable, bench.messages).await;
         let sample = meter.stop(bench.messages);
@@ -182,7 +183,7 @@ fn messages(bench: &Bench, batch: usize) -> Sample {
     })
 }
 
-/// What frameworks do that ask for small batches one by one.
+/// Small batches fetched one by one, as some frameworks do.
 fn fetch(bench: &Bench) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
@@ -190,9 +191,9 @@ fn fetch(bench: &Bench) -> Sample {
         let consumer = consumer(bench, durable).await;
         let mut seen = 0;
         while seen < bench.messages {
-            let mut batch = consumer.fetch().max_messages(10).messages().await.expect("it can be asked");
+            let mut batch = consumer.fetch().max_messages(10).messages().await.expect("messages can be requested");
             while let Some(message) = batch.next().await {
-                handle(&message.expect("the server runs")).await;
+                handle(&message.expect("the server is running")).await;
                 seen += 1;
             }
         }
@@ -203,7 +204,7 @@ fn fetch(bench: &Bench) -> Sample {
     })
 }
 
-/// A durable like those that we make.
+/// A durable consumer with the settings of those that this crate creates.
 async fn consumer(bench: &Bench, durable: &str) -> Consumer<pull::Config> {
     let stream = bench.jetstream().await.get_stream(STREAM).await.expect("the stream was filled");
     let config = pull::Config {
@@ -212,15 +213,15 @@ async fn consumer(bench: &Bench, durable: &str) -> Consumer<pull::Config> {
         max_ack_pending: MAX_ACK_PENDING,
         ..Default::default()
     };
-    stream.create_consumer(config).await.expect("the durable can be made")
+    stream.create_consumer(config).await.expect("the consumer can be created")
 }
 
 async fn handle(message: &jetstream::Message) {
     black_box(serde_json::from_slice::<Order>(&message.payload).expect("it is an order"));
-    message.ack().await.expect("the server runs");
+    message.ack().await.expect("the server is running");
 }
 
-/// How many messages a handler has seen.
+/// The number of messages that a handler has received.
 #[derive(Clone)]
 pub(crate) struct Seen(Arc<(AtomicU64, u64, Notify)>);
 
@@ -241,7 +242,7 @@ impl Seen {
     }
 }
 
-/// Looks at the server through a connection of its own, and only when a run is over but for its last acks.
+/// A separate connection that checks the state of the consumer, only when a run waits for its last acks.
 pub(crate) struct Observer(stream::Stream);
 
 impl Observer {
@@ -251,13 +252,12 @@ impl Observer {
 
     /// Waits until the server has the acks of this many messages.
     pub(crate) async fn acked(&self, durable: &str, messages: u64) {
-        while self.0.consumer_info(durable).await.expect("the durable is there").ack_floor.consumer_sequence < messages
-        {
+        while self.0.consumer_info(durable).await.expect("the consumer exists").ack_floor.consumer_sequence < messages {
             sleep(Duration::from_millis(1)).await;
         }
     }
 
     pub(crate) async fn delete(&self, durable: &str) {
-        self.0.delete_consumer(durable).await.expect("the durable is there");
+        self.0.delete_consumer(durable).await.expect("the consumer exists");
     }
 }

@@ -1,4 +1,4 @@
-//! What a thousand handlers cost that have nothing to do.
+//! The cost of a thousand idle handlers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const STREAM: &str = "IDLE";
 const SUBJECT: &str = "IDLE.orders";
 const HANDLERS: usize = 1000;
 
-/// How long nothing is done: as long as a request lives unless said, so that its heartbeats and its renewal are in it.
+/// The measured time: the default lifetime of a pull request, to include its heartbeats and its renewal.
 const IDLE: Duration = Duration::from_secs(30);
 
 const OURS: &str = "ours";
@@ -26,7 +26,7 @@ const RIVAL: &str = "async-nats";
 pub(crate) fn groups() -> Vec<Group> {
     vec![Group {
         name: "idle",
-        // Every run finds the durables that ours makes here.
+        // All runs use the durable consumers created here.
         prepare: |bench| {
             bench.block_on(async {
                 bench.empty_stream(STREAM).await;
@@ -47,11 +47,11 @@ pub(crate) fn groups() -> Vec<Group> {
 
 fn run(bench: &Bench, start: impl AsyncFnOnce(&Bench)) -> Sample {
     bench.block_on(async {
-        // What a process takes for its first connection is not the handlers'.
+        // The first connection allocates memory that is not the handlers'.
         drop(bench.jetstream().await);
         let (memory, threads) = (status("VmRSS"), status("Threads"));
         start(bench).await;
-        // The requests of the last ones are answered by then.
+        // By then the server has received the first pull request of each handler.
         sleep(Duration::from_secs(1)).await;
         let (memory, threads) = (status("VmRSS") - memory, status("Threads") - threads);
         let (before, began) = (cpu(std::process::id()), Instant::now());
@@ -66,19 +66,19 @@ fn run(bench: &Bench, start: impl AsyncFnOnce(&Bench)) -> Sample {
 }
 
 async fn ours(bench: &Bench) {
-    let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+    let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
     for number in 0..HANDLERS {
         let subscribe = broker.subscribe(SUBJECT, &format!("handler-{number}"), async |order: Order| drop(order));
-        // It runs on without it.
+        // The handler keeps running when its `Subscription` is dropped.
         _ = subscribe.await.expect("the handler starts");
     }
 }
 
 async fn async_nats(bench: &Bench) {
-    let stream = bench.jetstream().await.get_stream(STREAM).await.expect("the stream is there");
+    let stream = bench.jetstream().await.get_stream(STREAM).await.expect("the stream exists");
     for number in 0..HANDLERS {
         let consumer = stream.get_consumer::<pull::Config>(&format!("handler-{number}")).await;
-        let mut messages = consumer.expect("the durable is there").messages().await.expect("it can be asked");
+        let mut messages = consumer.expect("the consumer exists").messages().await.expect("messages can be requested");
         tokio::spawn(async move { while messages.next().await.is_some() {} });
     }
 }

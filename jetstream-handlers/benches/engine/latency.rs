@@ -1,4 +1,4 @@
-//! How long a message is on its way from the publisher to the handler, at a rate that keeps nobody busy.
+//! The latency from the publisher to the handler, at a rate far below the maximum.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -18,7 +18,7 @@ use crate::{Bench, Group, Variant};
 const STREAM: &str = "LATENCY";
 const SUBJECT: &str = "LATENCY.orders";
 
-/// One message in a millisecond, for some seconds.
+/// One message per millisecond, for three seconds.
 const PERIOD: Duration = Duration::from_millis(1);
 const MESSAGES: u64 = 3000;
 
@@ -36,7 +36,7 @@ pub(crate) fn groups() -> Vec<Group> {
     }]
 }
 
-/// How long each message was on its way, in nanoseconds.
+/// The latency of each message, in nanoseconds.
 #[derive(Clone)]
 struct Arrivals(Arc<Mutex<Vec<u64>>>, Seen);
 
@@ -63,7 +63,7 @@ fn ours(bench: &Bench) -> Sample {
         bench.empty_stream(STREAM).await;
         let arrivals = Arrivals::new();
         let broker = Broker::builder().servers([bench.url.clone()]).state(arrivals.clone()).connect().await;
-        let broker = broker.expect("the server runs");
+        let broker = broker.expect("the server is running");
         let handler = async |order: Order, State(arrivals): State<Arrivals>| arrivals.add(&order);
         let subscription = broker.subscribe(SUBJECT, &bench.durable, handler).await.expect("the handler starts");
         let publisher = publisher(bench);
@@ -80,36 +80,36 @@ fn async_nats(bench: &Bench) -> Sample {
         let (_, stream) = bench.empty_stream(STREAM).await;
         let arrivals = Arrivals::new();
         let config = pull::Config { durable_name: Some(bench.durable.clone()), ..Default::default() };
-        let consumer = stream.create_consumer(config).await.expect("the durable can be made");
-        let mut messages = consumer.messages().await.expect("it can be asked").take(MESSAGES as usize);
+        let consumer = stream.create_consumer(config).await.expect("the consumer can be created");
+        let mut messages = consumer.messages().await.expect("messages can be requested").take(MESSAGES as usize);
         let publisher = publisher(bench);
         while let Some(message) = messages.next().await {
-            let message = message.expect("the server runs");
+            let message = message.expect("the server is running");
             arrivals.add(&serde_json::from_slice(&message.payload).expect("it is an order"));
-            message.ack().await.expect("the server runs");
+            message.ack().await.expect("the server is running");
         }
         publisher.join().expect("the publisher ends");
         arrivals.sample()
     })
 }
 
-/// Publishes from a thread of its own, so that it is not late when the handler is busy.
+/// Publishes from a separate thread, so that a busy handler does not delay it.
 fn publisher(bench: &Bench) -> JoinHandle<()> {
     let url = bench.url.clone();
     thread::spawn(move || {
         crate::runtime().block_on(async {
-            let client = async_nats::connect(url).await.expect("the server runs");
+            let client = async_nats::connect(url).await.expect("the server is running");
             let mut ticks = tokio::time::interval(PERIOD);
             for id in 0..MESSAGES {
                 ticks.tick().await;
                 let order = Order { placed: now(), ..Order::new(id) };
-                client.publish(SUBJECT, order.json()).await.expect("the server runs");
+                client.publish(SUBJECT, order.json()).await.expect("the server is running");
             }
-            client.flush().await.expect("the server runs");
+            client.flush().await.expect("the server is running");
         });
     })
 }
 
 fn now() -> u64 {
-    u64::try_from(EPOCH.elapsed().as_nanos()).expect("this process is young")
+    u64::try_from(EPOCH.elapsed().as_nanos()).expect("the process runs for less than 500 years")
 }

@@ -1,4 +1,4 @@
-//! Whole ways of a message, ours and others', side by side against a real `nats-server` with a file store.
+//! End-to-end benchmarks of this crate and of other clients, on a real `nats-server` with a file store.
 //!
 //! ```sh
 //! cargo run --release -p jetstream-handlers-benches
@@ -6,18 +6,18 @@
 //! RUSTFLAGS="--cfg rivals" cargo run --release -p jetstream-handlers-benches -- consume
 //! ```
 //!
-//! Words choose what runs; without any, everything does.
-//! `--cfg rivals` adds frameworks that need a newer Rust than ours.
+//! The arguments are filters on `<group>/<variant>`; without any, all variants run.
+//! `--cfg rivals` adds frameworks that need a newer Rust than this crate.
 //!
 //! The rules are the same for all variants of a group:
 //!
-//! - A round runs each of them once, every second round in the reverse order; a target is judged by the median of the
-//!   rounds' ratios, since neighbours in time share the machine's mood.
-//! - Each run has a process, a runtime of one thread, a connection and a durable of its own, and decodes or encodes the
+//! - A round runs each variant once, every second round in the reverse order. A target is compared with the median of
+//!   the rounds' ratios, because runs close in time see similar load.
+//! - Each run has its own process, single-threaded runtime, connection and durable consumer, and decodes or encodes the
 //!   same order of about 190 bytes with owned strings.
-//! - Time and CPU are taken from before the connection is made until the server has what was to be done: the ack of the
-//!   last message, or until the publisher has the last acknowledgement.
-//! - CPU is what the kernel counts for the threads of the run's process and of the server's.
+//! - Time and CPU are measured from before the connection is made until the server has the ack of the last message, or
+//!   the publisher has the last acknowledgement.
+//! - CPU is the kernel's account of the threads of the run's process and of the server's process.
 
 mod consume;
 mod idle;
@@ -36,25 +36,25 @@ use jetstream_handlers_tests::Server;
 use measure::{Meter, Sample};
 use table::Claim;
 
-/// Tells this program that it is the process of one run.
+/// The argument of a process that does one run.
 const RUN: &str = "--run";
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let (mut words, mut rounds, mut messages) = (Vec::new(), 5, 100_000);
+    let (mut filters, mut rounds, mut messages) = (Vec::new(), 5, 100_000);
     while let Some(argument) = arguments.next() {
         let mut number = || arguments.next().and_then(|number| number.parse().ok()).expect("a number follows");
         match &*argument {
             "--rounds" => rounds = number(),
             "--messages" => messages = number(),
             RUN => return run(&arguments.collect::<Vec<_>>()),
-            _ => words.push(argument),
+            _ => filters.push(argument),
         }
     }
     let server = runtime().block_on(Server::start());
     let mut bench = Bench { url: server.url(), server: server.pid(), messages, durable: "prepared".to_owned() };
     for group in groups() {
-        group.run(&mut bench, rounds, &words);
+        group.run(&mut bench, rounds, &filters);
     }
 }
 
@@ -62,10 +62,10 @@ fn groups() -> impl Iterator<Item = Group> {
     [consume::groups(), publish::groups(), latency::groups(), idle::groups()].into_iter().flatten()
 }
 
-/// Does one run and prints what it cost.
+/// Does one run and prints its sample.
 fn run(arguments: &[String]) {
     let [group, variant, url, server, messages, durable] = arguments else {
-        panic!("the process of a run is started by this program");
+        panic!("only this program starts the process of a run");
     };
     let number = |text: &str| text.parse::<u64>().expect("it is a number");
     let server = u32::try_from(number(server)).expect("it is a process id");
@@ -75,13 +75,13 @@ fn run(arguments: &[String]) {
     print!("{}", measure::write(&(variant.run)(&bench)));
 }
 
-/// What a run needs to know.
+/// The parameters of a run.
 struct Bench {
     url: String,
     /// The process id of the server.
     server: u32,
     messages: u64,
-    /// A name that no other run has.
+    /// The name of the durable consumer, unique to the run.
     durable: String,
 }
 
@@ -95,16 +95,16 @@ impl Bench {
     }
 
     async fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(&self.url).await.expect("the server runs"))
+        jetstream::new(async_nats::connect(&self.url).await.expect("the server is running"))
     }
 
-    /// An empty stream, for the subjects below its name.
+    /// Creates or purges a stream for the subjects below its name.
     async fn empty_stream(&self, name: &str) -> (jetstream::Context, stream::Stream) {
         let jetstream = self.jetstream().await;
         let subjects = vec![format!("{name}.>")];
         let config =
             stream::Config { name: name.to_owned(), subjects, allow_batch_publish: true, ..Default::default() };
-        let stream = jetstream.get_or_create_stream(config).await.expect("the stream can be made");
+        let stream = jetstream.get_or_create_stream(config).await.expect("the stream can be created");
         stream.purge().await.expect("the stream can be purged");
         (jetstream, stream)
     }
@@ -114,7 +114,7 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
 }
 
-/// One way to do the work of its group.
+/// One implementation of the work of its group.
 struct Variant {
     name: &'static str,
     run: Box<dyn Fn(&Bench) -> Sample>,
@@ -126,7 +126,7 @@ impl Variant {
     }
 }
 
-/// Variants that do the same work, and what is claimed of them.
+/// Variants that do the same work, and the claims about them.
 struct Group {
     name: &'static str,
     prepare: fn(&Bench),
@@ -135,10 +135,10 @@ struct Group {
 }
 
 impl Group {
-    fn run(&self, bench: &mut Bench, rounds: u64, words: &[String]) {
+    fn run(&self, bench: &mut Bench, rounds: u64, filters: &[String]) {
         let chosen = |variant: &&Variant| {
             let name = format!("{}/{}", self.name, variant.name);
-            words.is_empty() || words.iter().any(|word| name.contains(&**word))
+            filters.is_empty() || filters.iter().any(|filter| name.contains(&**filter))
         };
         let mut variants: Vec<_> = self.variants.iter().filter(chosen).collect();
         if variants.is_empty() {
@@ -148,7 +148,7 @@ impl Group {
         let mut samples: Vec<(&str, Vec<Sample>)> = self.variants.iter().map(|one| (one.name, Vec::new())).collect();
         for round in 0..rounds {
             for variant in &variants {
-                bench.durable = format!("{}-{round}", variant.name.replace(|sign: char| !sign.is_alphanumeric(), "-"));
+                bench.durable = format!("{}-{round}", variant.name.replace(|char: char| !char.is_alphanumeric(), "-"));
                 let sample = self.run_process(bench, variant);
                 let (_, samples) = samples.iter_mut().find(|(name, _)| *name == variant.name).expect("it is listed");
                 samples.push(sample);
@@ -159,11 +159,11 @@ impl Group {
         table::print(self.name, &samples, &self.claims);
     }
 
-    /// A process of its own, so that no memory is left of the run before.
+    /// Does one run in its own process, so that it does not see the memory of the run before.
     fn run_process(&self, bench: &Bench, variant: &Variant) -> Sample {
         let (server, messages) = (bench.server.to_string(), bench.messages.to_string());
         let arguments = [RUN, self.name, variant.name, &bench.url, &server, &messages, &bench.durable];
-        let program = std::env::current_exe().expect("this program is somewhere");
+        let program = std::env::current_exe().expect("the path of this program is known");
         let output =
             Command::new(program).args(arguments).stderr(Stdio::inherit()).output().expect("it can be started");
         assert!(output.status.success(), "{}/{} failed", self.name, variant.name);

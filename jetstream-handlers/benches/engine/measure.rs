@@ -1,17 +1,17 @@
-//! What a run costs: time, CPU and memory, as the kernel counts them.
+//! The cost of a run: time, CPU and memory, as accounted by the kernel.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// What can be said about a run.
+/// A measured figure of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Figure {
     Rate,
     ClientCpu,
     ServerCpu,
     PeakMemory,
-    /// The share of what was possible at best.
+    /// The percentage of the theoretical maximum.
     OfIdeal,
     MedianLatency,
     LateLatency,
@@ -52,18 +52,19 @@ impl Figure {
 
 pub(crate) type Sample = BTreeMap<Figure, f64>;
 
-/// A sample as one process says it to the other.
+/// Encodes a sample for the parent process.
 pub(crate) fn write(sample: &Sample) -> String {
     sample.iter().map(|(figure, value)| format!("{}={value}\n", figure.label())).collect()
 }
 
+/// Decodes a sample from the process of a run.
 pub(crate) fn read(text: &str) -> Sample {
     let figure = |label| Figure::ALL.into_iter().find(|figure| figure.label() == label);
     let lines = text.lines().filter_map(|line| line.split_once('='));
     lines.filter_map(|(label, value)| Some((figure(label)?, value.parse().ok()?))).collect()
 }
 
-/// Runs from its start to its stop.
+/// Measures from its start to its stop.
 #[derive(Debug)]
 pub(crate) struct Meter {
     server: u32,
@@ -89,9 +90,9 @@ impl Meter {
     }
 }
 
-/// What the threads of a process have used; a thread that ended is not in it, and none does in a run.
+/// Returns the CPU time of the threads of a process, which all live as long as a run.
 pub(crate) fn cpu(process: u32) -> Duration {
-    // The kernel brings the account of a running thread up to date when it yields.
+    // The kernel updates the account of the running thread when it yields.
     std::thread::yield_now();
     let tasks = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs");
     let nanos = tasks.filter_map(|task| {
@@ -101,9 +102,10 @@ pub(crate) fn cpu(process: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// A number that the kernel states about this process: KiB where it is memory.
+/// Returns a number of `/proc/self/status`, in KiB for memory.
 pub(crate) fn status(key: &str) -> f64 {
     let status = fs::read_to_string("/proc/self/status").expect("this process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the kernel states it");
+    let line =
+        status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the kernel reports it");
     line.trim().trim_end_matches(" kB").parse().expect("it is a number")
 }

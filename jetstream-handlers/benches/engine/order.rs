@@ -1,4 +1,4 @@
-//! The message that everything is measured with.
+//! The message of all benchmarks.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub(crate) struct Order {
     pub(crate) cents: u64,
     pub(crate) currency: String,
     pub(crate) address: String,
-    /// In nanoseconds since some moment in this process.
+    /// The time of publishing, in nanoseconds since an epoch in this process.
     pub(crate) placed: u64,
 }
 

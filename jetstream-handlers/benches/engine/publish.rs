@@ -1,4 +1,4 @@
-//! Messages that are published, each with the server's acknowledgement.
+//! Published messages, each with the server's acknowledgement.
 
 use std::collections::VecDeque;
 
@@ -14,13 +14,13 @@ use crate::{Bench, Group, Variant};
 const STREAM: &str = "PUBLISH";
 const SUBJECT: &str = "PUBLISH.orders";
 
-/// How many acknowledgements are awaited at once.
+/// The maximum number of outstanding acknowledgements.
 const WINDOW: usize = 256;
 
 const OURS: &str = "ours";
 const RIVAL: &str = "async-nats";
 
-/// What ours does without being told: each message has an id, by which a repetition is stored once.
+/// With a message id for each message, as this crate sets by default, so that a repeated publish is stored once.
 const RIVAL_IDS: &str = "async-nats, with ids";
 const INGEST: &str = "ours, fast ingest";
 
@@ -59,7 +59,7 @@ pub(crate) fn groups() -> Vec<Group> {
     ]
 }
 
-/// One at a time takes so much longer that fewer will do.
+/// Sequential publishing is so much slower that fewer messages suffice.
 fn messages(bench: &Bench, window: usize) -> u64 {
     if window == 1 { bench.messages / 20 } else { bench.messages }
 }
@@ -69,7 +69,7 @@ fn sequential(bench: &Bench) -> Sample {
     bench.block_on(async {
         bench.empty_stream(STREAM).await;
         let meter = bench.meter();
-        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         for id in 0..messages {
             broker.publish(SUBJECT, &Order::new(id)).await.expect("the stream stores it");
         }
@@ -83,9 +83,9 @@ fn pipelined(bench: &Bench) -> Sample {
     bench.block_on(async {
         bench.empty_stream(STREAM).await;
         let meter = bench.meter();
-        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
-        // One by one, as the others let go of their acknowledgements.
+        // The acknowledgements are taken and dropped one by one, as in the other variants.
         let mut results = broker.publish_all(messages);
         while let Some(stored) = results.next().await {
             stored.expect("the stream stores it");
@@ -100,18 +100,18 @@ fn ingest(bench: &Bench) -> Sample {
     bench.block_on(async {
         let (_, stream) = bench.empty_stream(STREAM).await;
         let meter = bench.meter();
-        let broker = Broker::connect(bench.url.clone()).await.expect("the server runs");
+        let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
         broker.ingest(messages).await.expect("the stream stores them");
         let sample = meter.stop(bench.messages);
         broker.disconnect().await.expect("the connection ends");
-        let stored = stream.get_info().await.expect("the stream is there").state.messages;
+        let stored = stream.get_info().await.expect("the stream exists").state.messages;
         assert_eq!(stored, bench.messages, "a batch may have gaps, and this one has none");
         sample
     })
 }
 
-/// With a queue of acknowledgements, which costs less than a set of futures.
+/// Publishes with a queue of acknowledgements, which costs less than a set of futures.
 fn async_nats(bench: &Bench, window: usize, ids: bool) -> Sample {
     let messages = messages(bench, window);
     bench.block_on(async {
@@ -125,7 +125,7 @@ fn async_nats(bench: &Bench, window: usize, ids: bool) -> Sample {
             if ids {
                 message = message.message_id(format!("{run}-{id}"));
             }
-            acks.push_back(jetstream.send_publish(SUBJECT, message).await.expect("the server runs"));
+            acks.push_back(jetstream.send_publish(SUBJECT, message).await.expect("the server is running"));
             if acks.len() == window {
                 acks.pop_front().expect("it is full").await.expect("the stream stores it");
             }

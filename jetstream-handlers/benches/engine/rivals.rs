@@ -1,4 +1,4 @@
-//! Frameworks that need a newer Rust than ours.
+//! Frameworks that need a newer Rust than this crate.
 
 use std::hint::black_box;
 
@@ -9,7 +9,7 @@ use crate::consume::{MAX_ACK_PENDING, Observer, STREAM, SUBJECT, Seen};
 use crate::measure::Sample;
 use crate::order::Order;
 
-/// Handles one message after the other, which is the fastest that it does.
+/// Handles one message after the other, which is its fastest mode.
 struct Handler(Seen);
 
 impl Handle<Order> for Handler {

@@ -1,12 +1,12 @@
-//! What is printed: the medians of the variants, and the claims with what became of them.
+//! The printed tables: the medians of the variants, and the claims with their results.
 
 use crate::measure::{Figure, Sample};
 
-/// What shall be true of a group.
+/// An expected result of a group.
 pub(crate) struct Claim {
     figure: Figure,
     of: &'static str,
-    /// The variant that it is divided by, round by round.
+    /// The variant whose figure is the divisor, in each round.
     against: Option<&'static str>,
     target: Target,
 }
@@ -26,7 +26,7 @@ impl Claim {
         Self { figure, of, against: None, target }
     }
 
-    /// One value for each round, or `None` where a variant was not chosen.
+    /// Returns one value for each round, or `None` if a variant was not run.
     fn values(&self, samples: &[(&str, Vec<Sample>)]) -> Option<Vec<f64>> {
         let of = figures(samples, self.of, self.figure)?;
         let Some(against) = self.against else {

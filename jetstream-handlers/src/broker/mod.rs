@@ -20,7 +20,7 @@ use running::{WorkerHandle, stop_all};
 use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
-use crate::dead_letter::store::DeadLetters;
+use crate::dead_letter::DeadLetters;
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems, States};

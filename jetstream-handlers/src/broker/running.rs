@@ -120,7 +120,7 @@ impl Running {
     /// Whether no message of these handlers is unacknowledged, except those that wait for their next attempt.
     pub(crate) async fn is_settled(&self) -> bool {
         for worker in &self.workers {
-            let unanswered = self.broker.transport().unanswered(&worker.source).await;
+            let unanswered = self.broker.transport().count_outstanding(&worker.source).await;
             if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {
                 return false;
             }

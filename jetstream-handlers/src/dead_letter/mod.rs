@@ -1,6 +1,9 @@
-//! Dead letters: the copies of messages that could not be handled.
+//! Dead letters: copies of messages that could not be handled.
 
 mod headers;
-pub(crate) mod store;
+mod letter;
+mod store;
 
-pub(crate) use headers::*;
+pub(crate) use headers::{copy, without_payload};
+pub use letter::DeadLetter;
+pub use store::DeadLetters;

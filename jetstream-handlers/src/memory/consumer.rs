@@ -1,4 +1,4 @@
-//! A durable pull consumer: what was delivered, what is unanswered, what comes again and when.
+//! A durable pull consumer: its deliveries, pending acks and redeliveries.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,41 +13,45 @@ use crate::subject::covers;
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
     pub(super) config: Config,
-    /// How often messages were handed back without having been tried.
+    /// How often messages were handed back without an attempt.
     pub(super) handed_back: BTreeMap<u64, u64>,
-    /// The messages that were tried alone.
-    pub(super) suspects: BTreeSet<u64>,
-    /// The stream sequence from which on nothing was delivered yet.
+    /// The messages that were tried in isolation.
+    pub(super) isolated: BTreeSet<u64>,
+    /// The first stream sequence that was not delivered yet.
     next: u64,
+    /// The number of deliveries so far: the consumer sequence of the last one.
     delivered_total: u64,
-    /// How often each unanswered message was delivered.
+    /// How often each message with a pending ack was delivered.
     deliveries: BTreeMap<u64, u64>,
     pending: BTreeMap<u64, Pending>,
-    /// What comes again before anything new.
-    again: VecDeque<u64>,
-    /// Deliveries to a process that has crashed: its answers do not arrive.
-    orphans: BTreeSet<(u64, u64)>,
-    /// The workers that have room and wait, in the order in which they are served (`consumer.go`, `waitQueue`).
+    /// The messages to redeliver, before any new one.
+    redeliver: VecDeque<u64>,
+    /// Deliveries to a crashed process, as stream sequence and delivery count: their acks do not arrive.
+    lost_deliveries: BTreeSet<(u64, u64)>,
+    /// The readers that wait for a message, in the order in which they are served (`consumer.go`, `waitQueue`).
     waiting: VecDeque<u64>,
-    /// The one worker that gets anything, where the replicas have one active among them.
+    /// The pinned reader of a consumer with priority groups.
     active: Option<u64>,
 }
 
+/// A message whose ack is pending.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
+    /// The time of its redelivery.
     due: Instant,
-    /// Whether a worker has it; a delayed message is with the consumer alone.
-    in_hand: bool,
+    /// Whether a worker has it; a message that waits for its nak's delay is not in flight.
+    in_flight: bool,
 }
 
-/// What a worker gets that asks for a message.
-pub(super) enum Taken {
+/// The result of a reader's request for a message.
+pub(super) enum Take {
     Message(Box<Message>, async_nats::Subject),
+    /// A message has reached `max_deliver`.
     GivenUp {
         sequence: u64,
         delivered: u64,
     },
-    /// Nothing now; perhaps at this time.
+    /// No message at the moment; the earliest redelivery is due at this time.
     Nothing(Option<Instant>),
     NoConsumer,
     NoStream,
@@ -62,13 +66,13 @@ impl Consumer {
         Self {
             config,
             handed_back: BTreeMap::new(),
-            suspects: BTreeSet::new(),
+            isolated: BTreeSet::new(),
             next,
             delivered_total: 0,
             deliveries: BTreeMap::new(),
             pending: BTreeMap::new(),
-            again: VecDeque::new(),
-            orphans: BTreeSet::new(),
+            redeliver: VecDeque::new(),
+            lost_deliveries: BTreeSet::new(),
             waiting: VecDeque::new(),
             active: None,
         }
@@ -78,51 +82,51 @@ impl Consumer {
         self.config.filter_subject.is_empty() || covers(&self.config.filter_subject, subject)
     }
 
-    /// A worker has no room any more, or has stopped.
+    /// Withdraws the request of a reader.
     pub(super) fn leave(&mut self, reader: u64) {
         self.waiting.retain(|waiting| *waiting != reader);
     }
 
-    /// A worker lets another one become the active one.
+    /// Unpins a reader.
     pub(super) fn step_down(&mut self, reader: u64) {
         self.active = self.active.filter(|active| *active != reader);
     }
 
-    /// The next message for a worker whose turn it is.
+    /// Returns the next message if the reader is the first in the wait queue.
     pub(super) fn take_in_turn(
         &mut self,
         reader: u64,
         stream: &str,
         messages: &BTreeMap<u64, Message>,
         faults: &mut Faults,
-    ) -> Taken {
+    ) -> Take {
         if !self.config.priority_groups.is_empty() && *self.active.get_or_insert(reader) != reader {
-            return Taken::Nothing(None);
+            return Take::Nothing(None);
         }
         if !self.waiting.contains(&reader) {
             self.waiting.push_back(reader);
         }
         if self.waiting.front() != Some(&reader) {
-            return Taken::Nothing(None);
+            return Take::Nothing(None);
         }
-        let taken = self.take(stream, messages, faults);
-        if !matches!(taken, Taken::Nothing(_)) {
+        let take = self.take(stream, messages, faults);
+        if !matches!(take, Take::Nothing(_)) {
             self.waiting.pop_front();
         }
-        taken
+        take
     }
 
-    /// The next message in the order of the server: first what comes again, then what is new (`consumer.go`, `getNextMsg`).
-    fn take(&mut self, stream: &str, messages: &BTreeMap<u64, Message>, faults: &mut Faults) -> Taken {
+    /// Returns the next message in the server's order: redeliveries before new messages (`consumer.go`, `getNextMsg`).
+    fn take(&mut self, stream: &str, messages: &BTreeMap<u64, Message>, faults: &mut Faults) -> Take {
         let now = Instant::now();
         let due: Vec<u64> =
             self.pending.iter().filter(|(_, pending)| pending.due <= now).map(|(sequence, _)| *sequence).collect();
         for sequence in due {
-            if !self.again.contains(&sequence) {
-                self.again.push_back(sequence);
+            if !self.redeliver.contains(&sequence) {
+                self.redeliver.push_back(sequence);
             }
         }
-        while let Some(sequence) = self.again.pop_front() {
+        while let Some(sequence) = self.redeliver.pop_front() {
             let Some(message) = messages.get(&sequence) else {
                 self.forget(sequence);
                 continue;
@@ -133,40 +137,44 @@ impl Consumer {
             if self.config.max_deliver > 0 && delivered > self.config.max_deliver as u64 {
                 self.pending.remove(&sequence);
                 self.deliveries.remove(&sequence);
-                return Taken::GivenUp { sequence, delivered: delivered - 1 };
+                return Take::GivenUp { sequence, delivered: delivered - 1 };
             }
             return self.deliver(stream, sequence, message, delivered, messages);
         }
-        let full = self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize;
-        // An ack that covers all before it must not cover what nobody has in hand.
-        let gap = self.acks_all() && self.pending.iter().any(|(sequence, pending)| self.is_nobodys(*sequence, pending));
-        if !full
-            && !gap
+        // An ack that covers all messages before it must not cover one that no worker has.
+        let has_gap =
+            self.acks_all() && self.pending.iter().any(|(sequence, pending)| !self.is_in_flight(*sequence, pending));
+        if !self.is_full()
+            && !has_gap
             && let Some(sequence) = self.new_message(self.next, messages)
         {
             self.next = sequence + 1;
             let overtaking = faults.reorder.then(|| self.new_message(self.next, messages)).flatten();
             if let Some(later) = overtaking {
-                // The later one goes first; the other is next, as if it came again.
                 self.next = later + 1;
-                self.again.push_back(sequence);
+                self.redeliver.push_back(sequence);
             }
             let sequence = overtaking.unwrap_or(sequence);
             self.deliveries.insert(sequence, 1);
             return self.deliver(stream, sequence, &messages[&sequence], 1, messages);
         }
-        Taken::Nothing(self.pending.values().map(|pending| pending.due).min())
+        Take::Nothing(self.pending.values().map(|pending| pending.due).min())
     }
 
     fn acks_all(&self) -> bool {
         self.config.ack_policy == AckPolicy::All
     }
 
-    /// Whether no worker has a message in hand that was delivered.
-    fn is_nobodys(&self, sequence: u64, pending: &Pending) -> bool {
-        // What a worker lost without a word is in nobody's hand, though the consumer waits for `ack_wait`.
+    /// Returns whether the number of pending acks has reached `max_ack_pending`.
+    fn is_full(&self) -> bool {
+        self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize
+    }
+
+    /// Returns whether a worker has the message.
+    fn is_in_flight(&self, sequence: u64, pending: &Pending) -> bool {
+        // A crashed process has lost its messages, although their `ack_wait` has not passed.
         let delivered = self.deliveries.get(&sequence).copied().unwrap_or_default();
-        !pending.in_hand || self.orphans.contains(&(sequence, delivered))
+        pending.in_flight && !self.lost_deliveries.contains(&(sequence, delivered))
     }
 
     fn new_message(&self, from: u64, messages: &BTreeMap<u64, Message>) -> Option<u64> {
@@ -180,22 +188,22 @@ impl Consumer {
         message: &Message,
         delivered: u64,
         messages: &BTreeMap<u64, Message>,
-    ) -> Taken {
+    ) -> Take {
         self.delivered_total += 1;
-        self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_hand: true });
+        self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_flight: true });
         let consumer = self.config.durable_name.as_deref().unwrap_or_default();
         let nanos = message.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let left = messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count();
+        let pending = self.count_new(messages);
         let reply =
-            format!("$JS.ACK.{stream}.{consumer}.{delivered}.{sequence}.{}.{nanos}.{left}", self.delivered_total);
-        Taken::Message(Box::new(message.clone()), reply.into())
+            format!("$JS.ACK.{stream}.{consumer}.{delivered}.{sequence}.{}.{nanos}.{pending}", self.delivered_total);
+        Take::Message(Box::new(message.clone()), reply.into())
     }
 
-    /// The message was acked; `false` if that changes nothing, or a fault makes it so.
+    /// Acks a message; returns `false` if it was not pending, or a fault prevents the ack.
     ///
-    /// Any delivery's ack counts, also a late one (`consumer.go`, `processAckMsg`).
-    pub(super) fn end(&mut self, sequence: u64, delivered: u64, faults: &mut Faults) -> bool {
-        if !self.is_pending(sequence) || self.orphans.remove(&(sequence, delivered)) {
+    /// The ack of any delivery counts, also of an earlier one (`consumer.go`, `processAckMsg`).
+    pub(super) fn ack(&mut self, sequence: u64, delivered: u64, faults: &mut Faults) -> bool {
+        if !self.is_pending(sequence) || self.lost_deliveries.remove(&(sequence, delivered)) {
             return false;
         }
         let name = self.config.durable_name.clone().unwrap_or_default();
@@ -209,31 +217,29 @@ impl Consumer {
                 true
             }
             AckFault::Lost => {
-                self.let_go(sequence);
+                self.clear_in_flight(sequence);
                 false
             }
-            AckFault::Again => {
-                // The server's doing, and no attempt that failed.
+            AckFault::Redeliver => {
+                // The redelivery must not count as a failed attempt.
                 *self.handed_back.entry(sequence).or_default() += 1;
                 self.nak(sequence, Duration::ZERO);
                 false
             }
             AckFault::Crash => {
-                // The process is gone with all that it had in hand.
-                let in_hand = self.pending.iter().filter(|(other, pending)| pending.in_hand && **other != sequence);
+                let in_flight = self.pending.iter().filter(|(other, pending)| pending.in_flight && **other != sequence);
                 let deliveries = &self.deliveries;
-                let orphans = in_hand.map(|(other, _)| (*other, deliveries.get(other).copied().unwrap_or_default()));
-                self.orphans.extend(orphans);
-                self.let_go(sequence);
+                let lost = in_flight.map(|(other, _)| (*other, deliveries.get(other).copied().unwrap_or_default()));
+                self.lost_deliveries.extend(lost);
+                self.clear_in_flight(sequence);
                 false
             }
         }
     }
 
-    /// Nobody works on the message any more, though the consumer waits for its `ack_wait`.
-    fn let_go(&mut self, sequence: u64) {
+    fn clear_in_flight(&mut self, sequence: u64) {
         if let Some(pending) = self.pending.get_mut(&sequence) {
-            pending.in_hand = false;
+            pending.in_flight = false;
         }
     }
 
@@ -245,45 +251,48 @@ impl Consumer {
         self.pending.remove(&sequence);
         self.deliveries.remove(&sequence);
         self.handed_back.remove(&sequence);
-        self.suspects.remove(&sequence);
-        self.orphans.retain(|(other, _)| *other != sequence);
-        self.again.retain(|other| *other != sequence);
+        self.isolated.remove(&sequence);
+        self.lost_deliveries.retain(|(other, _)| *other != sequence);
+        self.redeliver.retain(|other| *other != sequence);
     }
 
-    /// Comes again after `delay`; only an unanswered message does.
+    /// Schedules the redelivery of a pending message after `delay`.
     pub(super) fn nak(&mut self, sequence: u64, delay: Duration) {
         let Some(pending) = self.pending.get_mut(&sequence) else { return };
-        pending.in_hand = false;
-        match delay.is_zero() {
-            true if self.again.contains(&sequence) => {}
-            true => self.again.push_back(sequence),
-            false => pending.due = Instant::now() + delay,
+        pending.in_flight = false;
+        if !delay.is_zero() {
+            pending.due = Instant::now() + delay;
+        } else if !self.redeliver.contains(&sequence) {
+            self.redeliver.push_back(sequence);
         }
     }
 
+    /// Restarts the `ack_wait` of a message.
     pub(super) fn progress(&mut self, sequence: u64) {
         if let Some(pending) = self.pending.get_mut(&sequence) {
             pending.due = Instant::now() + self.config.ack_wait;
         }
     }
 
-    /// Whether this consumer has nothing more to do with a message.
-    pub(super) fn has_done(&self, sequence: u64) -> bool {
+    /// Returns whether a message was delivered and its ack is not pending.
+    pub(super) fn has_finished(&self, sequence: u64) -> bool {
         sequence < self.next && !self.pending.contains_key(&sequence)
     }
 
-    /// How many messages are not delivered yet, or not answered.
-    pub(super) fn unanswered(&self, messages: &BTreeMap<u64, Message>) -> u64 {
-        let new = messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count();
-        (new + self.pending.len()) as u64
+    /// Returns the number of messages that were not delivered, or whose ack is pending.
+    pub(super) fn count_outstanding(&self, messages: &BTreeMap<u64, Message>) -> u64 {
+        (self.count_new(messages) + self.pending.len()) as u64
     }
 
-    /// Whether nothing can be delivered at this moment, and no worker has anything in hand.
-    pub(super) fn is_settled(&self, messages: &BTreeMap<u64, Message>) -> bool {
+    fn count_new(&self, messages: &BTreeMap<u64, Message>) -> usize {
+        messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count()
+    }
+
+    /// Returns whether no message can be delivered at the moment, and none is in flight.
+    pub(super) fn is_idle(&self, messages: &BTreeMap<u64, Message>) -> bool {
         let now = Instant::now();
-        let full = self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize;
-        let new = messages.range(self.next..).any(|(_, message)| self.matches(&message.subject));
-        let idle = |(sequence, pending): (&u64, &Pending)| pending.due > now && self.is_nobodys(*sequence, pending);
-        self.again.is_empty() && self.pending.iter().all(idle) && (full || !new)
+        let has_new = self.new_message(self.next, messages).is_some();
+        let waits = |(sequence, pending): (&u64, &Pending)| pending.due > now && !self.is_in_flight(*sequence, pending);
+        self.redeliver.is_empty() && self.pending.iter().all(waits) && (self.is_full() || !has_new)
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::sleep_until;
 
 use super::Memory;
-use super::consumer::Taken;
+use super::consumer::Take;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::handler::Handler;
 use crate::message::{Info, Message};
@@ -31,7 +31,7 @@ impl std::fmt::Debug for Deliveries {
 
 impl Deliveries {
     pub(crate) fn open(memory: Arc<Memory>, handler: Arc<Handler>, source: Arc<Binding>) -> Self {
-        memory.begin(&source);
+        memory.add_reader(&source);
         Self { memory, handler, source, reader: fastrand::u64(..), room: 0, recovering: false }
     }
 
@@ -54,9 +54,9 @@ impl Deliveries {
             tokio::pin!(changed);
             changed.as_mut().enable();
             let due = match self.memory.take(&self.source, self.reader) {
-                Taken::Message(message, reply) => return self.delivery(*message, reply),
-                Taken::GivenUp { sequence, delivered } => return DeliveryEvent::GivenUp { sequence, delivered },
-                Taken::NoConsumer if self.recovering => {
+                Take::Message(message, reply) => return self.delivery(*message, reply),
+                Take::GivenUp { sequence, delivered } => return DeliveryEvent::GivenUp { sequence, delivered },
+                Take::NoConsumer if self.recovering => {
                     let made = self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler));
                     // Another worker may have been faster; that is as good.
                     if made.is_ok()
@@ -66,14 +66,14 @@ impl Deliveries {
                     }
                     None
                 }
-                Taken::NoConsumer => return self.recover("the consumer was deleted"),
-                Taken::NoStream if !self.recovering => return self.recover("there is no such stream"),
-                Taken::NoStream => None,
-                Taken::Nothing(_) if self.recovering => {
+                Take::NoConsumer => return self.recover("the consumer was deleted"),
+                Take::NoStream if !self.recovering => return self.recover("there is no such stream"),
+                Take::NoStream => None,
+                Take::Nothing(_) if self.recovering => {
                     self.recovering = false;
                     return DeliveryEvent::Running;
                 }
-                Taken::Nothing(due) => due,
+                Take::Nothing(due) => due,
             };
             match due {
                 Some(due) => tokio::select! {
@@ -112,20 +112,20 @@ impl Drop for Deliveries {
     fn drop(&mut self) {
         self.memory.leave(&self.source, self.reader);
         self.memory.step_down(&self.source, self.reader);
-        self.memory.end(&self.source);
+        self.memory.remove_reader(&self.source);
     }
 }
 
 /// How a delivery is answered.
 impl Memory {
     pub(crate) fn ack(&self, source: &Binding, delivery: &Info) {
-        self.answer(source, |stream, faults| {
+        self.acknowledge(source, |stream, faults| {
             stream.ack(&source.consumer, delivery.stream_sequence(), delivery.delivered(), faults);
         });
     }
 
     pub(crate) fn nak(&self, source: &Binding, delivery: &Info, delay: Duration) {
-        self.answer(source, |stream, _| {
+        self.acknowledge(source, |stream, _| {
             if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
                 consumer.nak(delivery.stream_sequence(), delay);
             }
@@ -133,11 +133,11 @@ impl Memory {
     }
 
     pub(crate) fn term(&self, source: &Binding, delivery: &Info) {
-        self.answer(source, |stream, _| stream.term(&source.consumer, delivery.stream_sequence()));
+        self.acknowledge(source, |stream, _| stream.term(&source.consumer, delivery.stream_sequence()));
     }
 
     pub(crate) fn progress(&self, source: &Binding, delivery: &Info) {
-        self.answer(source, |stream, _| {
+        self.acknowledge(source, |stream, _| {
             if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
                 consumer.progress(delivery.stream_sequence());
             }

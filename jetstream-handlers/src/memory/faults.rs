@@ -1,4 +1,4 @@
-//! What goes wrong because a test asked for it.
+//! Faults injected by a test.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,27 +8,33 @@ use crate::subject::covers;
 /// The faults that are still to happen.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
+    /// The number of acks to lose.
     pub(crate) lose_acks: usize,
+    /// The number of crashes at an ack.
     pub(crate) crash_before_ack: usize,
+    /// The number of acked messages to redeliver.
     pub(crate) redeliver: usize,
-    /// Whether every message is delivered again after its first ack.
+    /// Whether every message is redelivered after its first ack.
     pub(crate) redeliver_all: bool,
-    /// The messages that were, by consumer.
+    /// The messages redelivered by `redeliver_all`, by consumer.
     redelivered: BTreeSet<(String, u64)>,
-    /// Whether of two new messages the later one comes first.
+    /// Whether of two new messages the later one is delivered first.
     pub(crate) reorder: bool,
+    /// Subjects, which may have wildcards, with the number of publishes to refuse.
     pub(crate) fail_publishes: Vec<(String, usize)>,
-    /// How long the server takes to store a message.
-    pub(crate) slow: Duration,
+    /// The time that storing a message takes.
+    pub(crate) publish_delay: Duration,
 }
 
-/// What becomes of an ack.
+/// The effect of the faults on one ack.
 pub(super) enum AckFault {
     None,
+    /// The ack does not arrive.
     Lost,
+    /// The process crashes before it sends the ack.
     Crash,
-    /// It is taken, and the message delivered again all the same.
-    Again,
+    /// The message is redelivered although its ack arrived.
+    Redeliver,
 }
 
 impl Faults {
@@ -45,7 +51,7 @@ impl Faults {
         } else if happens(&mut self.redeliver)
             || (self.redeliver_all && self.redelivered.insert((consumer.to_owned(), sequence)))
         {
-            AckFault::Again
+            AckFault::Redeliver
         } else {
             AckFault::None
         }

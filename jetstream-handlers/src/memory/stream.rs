@@ -4,20 +4,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer as nats_consumer;
+use async_nats::header::{self, HeaderName};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::{ErrorCode, consumer as nats_consumer};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::consumer::{Consumer, Taken};
+use super::consumer::{Consumer, Take};
 use super::faults::Faults;
-use super::{Refusal, refusal};
+use super::server::{Refusal, refusal};
 use crate::message::{Outgoing, Stored};
 use crate::subject::{covers, overlap};
 
-/// The `duplicate_window` of a stream that does not say.
+/// The default `duplicate_window` of nats-server.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The default `ack_wait` of nats-server.
+const ACK_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
@@ -25,7 +29,8 @@ pub(super) struct Stream {
     pub(super) consumers: BTreeMap<String, Consumer>,
     messages: BTreeMap<u64, Message>,
     bytes: usize,
-    last_sequence: u64,
+    pub(super) last_sequence: u64,
+    /// The message ids within the `duplicate_window`, with sequence and time of their message.
     ids: HashMap<String, (u64, Instant)>,
 }
 
@@ -35,9 +40,10 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) headers: HeaderMap,
     pub(super) stored_at: SystemTime,
+    /// The time of storing on tokio's clock, which counts for `max_age`.
     at: Instant,
-    /// When its own `Nats-TTL` ends it.
-    ends: Option<Instant>,
+    /// The time at which its `Nats-TTL` header expires it.
+    expires_at: Option<Instant>,
     size: usize,
 }
 
@@ -57,25 +63,25 @@ impl Stream {
         self.config.subjects.iter().any(|own| covers(own, subject))
     }
 
-    /// Stores a message, or says in the server's codes why not (`stream.go`, `processJetStreamMsg`).
+    /// Stores a message, or refuses it with the server's error code (`stream.go`, `processJetStreamMsg`).
     pub(super) fn store(&mut self, message: &Outgoing) -> Result<PublishAck, Refusal> {
         let now = Instant::now();
-        let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
-        if header("Nats-Expected-Stream").is_some_and(|expected| expected != self.config.name) {
-            return Err(refusal(400, 10060, "expected stream does not match"));
+        let header = |name: HeaderName| message.headers.get(name).map(|value| value.as_str());
+        if header(header::NATS_EXPECTED_STREAM).is_some_and(|expected| expected != self.config.name) {
+            return Err(refusal(400, ErrorCode::STREAM_NOT_MATCH, "expected stream does not match"));
         }
-        if let Some(id) = header("Nats-Msg-Id")
+        if let Some(id) = header(header::NATS_MESSAGE_ID)
             && let Some((sequence, _)) = self.ids.get(id)
         {
             return Ok(self.stored_as(*sequence, true));
         }
-        if let Some(expected) = number(header("Nats-Expected-Last-Sequence")) {
+        if let Some(expected) = number(header(header::NATS_EXPECTED_LAST_SEQUENCE)) {
             let last = self.last_sequence;
             if expected != last {
-                return Err(refusal(400, 10071, &format!("wrong last sequence: {last}")));
+                return Err(wrong_last_sequence(last));
             }
         }
-        if let Some(expected) = number(header("Nats-Expected-Last-Subject-Sequence")) {
+        if let Some(expected) = number(header(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE)) {
             let last = self
                 .messages
                 .iter()
@@ -83,35 +89,39 @@ impl Stream {
                 .find(|(_, other)| other.subject == message.subject)
                 .map_or(0, |(last, _)| *last);
             if expected != last {
-                return Err(refusal(400, 10071, &format!("wrong last sequence: {last}")));
+                return Err(wrong_last_sequence(last));
             }
         }
-        let ttl = number(header("Nats-TTL")).map(Duration::from_secs);
+        let ttl = number(header(header::NATS_MESSAGE_TTL)).map(Duration::from_secs);
         if ttl.is_some() && !self.config.allow_message_ttl {
-            return Err(refusal(400, 10166, "per-message TTL is disabled"));
+            return Err(refusal(400, ErrorCode::MESSAGE_TTL_DISABLED, "per-message TTL is disabled"));
         }
         let size = message.payload.len() + message.subject.len();
         if self.config.max_message_size > 0 && message.payload.len() > self.config.max_message_size as usize {
-            return Err(refusal(400, 10054, "message size exceeds maximum allowed"));
+            return Err(refusal(
+                400,
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM,
+                "message size exceeds maximum allowed",
+            ));
         }
         if self.config.discard == DiscardPolicy::New && self.is_full(size) {
-            return Err(refusal(503, 10077, "maximum messages or bytes exceeded"));
+            return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, "maximum messages or bytes exceeded"));
         }
         self.last_sequence += 1;
         let sequence = self.last_sequence;
-        if let Some(id) = header("Nats-Msg-Id") {
+        if let Some(id) = header(header::NATS_MESSAGE_ID) {
             self.ids.insert(id.to_owned(), (sequence, now));
         }
-        let wanted = self.config.retention != RetentionPolicy::Interest
+        let is_kept = self.config.retention != RetentionPolicy::Interest
             || self.consumers.values().any(|consumer| consumer.matches(&message.subject));
-        if wanted {
+        if is_kept {
             let stored = Message {
                 subject: message.subject.clone(),
                 payload: message.payload.clone(),
                 headers: message.headers.clone(),
                 stored_at: SystemTime::now(),
                 at: now,
-                ends: ttl.map(|ttl| now + ttl),
+                expires_at: ttl.map(|ttl| now + ttl),
                 size,
             };
             self.messages.insert(sequence, stored);
@@ -124,25 +134,29 @@ impl Stream {
     /// Stores messages, all or none.
     pub(super) fn store_all(&mut self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, Refusal)> {
         if !self.config.allow_atomic_publish {
-            return Err((Some(1), refusal(400, 10174, "atomic publish is disabled")));
+            return Err((Some(1), refusal(400, ErrorCode::ATOMIC_PUBLISH_DISABLED, "atomic publish is disabled")));
         }
         for (number, message) in (1..).zip(messages) {
             if !self.takes(&message.subject) {
-                return Err((Some(number), refusal(400, 10176, "atomic publish batch is incomplete")));
+                return Err((
+                    Some(number),
+                    refusal(400, ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH, "atomic publish batch is incomplete"),
+                ));
             }
-            let id = message.headers.get("Nats-Msg-Id").map(|id| id.as_str());
+            let id = message.headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str());
             if id.is_some_and(|id| self.ids.contains_key(id)) {
-                return Err((None, refusal(400, 10201, "atomic publish batch contains duplicate message id")));
+                let text = "atomic publish batch contains duplicate message id";
+                return Err((None, refusal(400, ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE, text)));
             }
         }
-        // Tried on a copy: what the last one fails by takes the first one back.
-        let mut tried = self.clone();
+        // Stored in a copy first, because a refused message must undo those before it.
+        let mut copy = self.clone();
         let mut ack = PublishAck::default();
         for (number, message) in (1..).zip(messages) {
             let number = Some(number).filter(|number| *number < messages.len());
-            ack = tried.store(message).map_err(|error| (number, error))?;
+            ack = copy.store(message).map_err(|error| (number, error))?;
         }
-        *self = tried;
+        *self = copy;
         ack.batch_size = Some(messages.len() as u64);
         Ok(ack)
     }
@@ -179,7 +193,7 @@ impl Stream {
         }
     }
 
-    /// Forgets what is too old.
+    /// Removes expired messages and message ids.
     pub(super) fn expire(&mut self, now: Instant) {
         let window =
             if self.config.duplicate_window.is_zero() { DUPLICATE_WINDOW } else { self.config.duplicate_window };
@@ -188,15 +202,16 @@ impl Stream {
         if max_age.is_zero() && !self.config.allow_message_ttl {
             return;
         }
-        let old = self.messages.iter().filter(|(_, message)| {
-            (!max_age.is_zero() && now - message.at >= max_age) || message.ends.is_some_and(|ends| ends <= now)
+        let expired = self.messages.iter().filter(|(_, message)| {
+            (!max_age.is_zero() && now - message.at >= max_age) || message.expires_at.is_some_and(|at| at <= now)
         });
-        let old: Vec<u64> = old.map(|(sequence, _)| *sequence).collect();
-        old.into_iter().for_each(|sequence| {
+        let expired: Vec<u64> = expired.map(|(sequence, _)| *sequence).collect();
+        expired.into_iter().for_each(|sequence| {
             self.remove(sequence);
         });
     }
 
+    /// Removes all messages; returns their number.
     pub(super) fn purge(&mut self) -> usize {
         let all: Vec<u64> = self.messages.keys().copied().collect();
         all.iter().for_each(|sequence| {
@@ -205,7 +220,7 @@ impl Stream {
         all.len()
     }
 
-    /// Removes a message; consumers that hold it forget it.
+    /// Removes a message, also from the consumers; returns `false` if it did not exist.
     pub(super) fn remove(&mut self, sequence: u64) -> bool {
         let Some(message) = self.messages.remove(&sequence) else { return false };
         self.bytes -= message.size;
@@ -213,9 +228,14 @@ impl Stream {
         true
     }
 
-    pub(super) fn stored(&self, sequence: u64, or_later: bool) -> Option<Stored> {
-        let (sequence, message) =
-            self.messages.range(sequence..).next().filter(|(found, _)| or_later || **found == sequence)?;
+    /// Returns the message at this sequence.
+    pub(super) fn stored(&self, sequence: u64) -> Option<Stored> {
+        self.next_stored(sequence).filter(|stored| stored.sequence == sequence)
+    }
+
+    /// Returns the first message at or after this sequence.
+    pub(super) fn next_stored(&self, sequence: u64) -> Option<Stored> {
+        let (sequence, message) = self.messages.range(sequence..).next()?;
         Some(Stored {
             sequence: *sequence,
             subject: message.subject.clone(),
@@ -225,84 +245,88 @@ impl Stream {
         })
     }
 
-    pub(super) fn last_sequence(&self, subject: &str) -> u64 {
-        let last = self.messages.iter().rev().find(|(_, message)| covers(subject, &message.subject));
-        last.map_or(0, |(sequence, _)| *sequence)
-    }
-
-    /// Makes a consumer, under the rules of a work queue (`consumer.go`, `addConsumerWithAssignment`).
+    /// Creates a consumer, under the rules of a work queue (`consumer.go`, `addConsumerWithAssignment`).
     pub(super) fn create_consumer(
         &mut self,
         mut config: nats_consumer::Config,
     ) -> Result<nats_consumer::Config, Refusal> {
         let name = config.durable_name.clone().unwrap_or_default();
         if self.consumers.contains_key(&name) {
-            return Err(refusal(400, 10148, "consumer already exists"));
+            return Err(refusal(400, ErrorCode::CONSUMER_ALREADY_EXISTS, "consumer already exists"));
         }
         if self.config.retention == RetentionPolicy::WorkQueue
             && self.consumers.values().any(|other| overlap(&other.config.filter_subject, &config.filter_subject))
         {
-            return Err(refusal(400, 10100, "filtered consumer not unique on workqueue stream"));
+            return Err(refusal(
+                400,
+                ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE,
+                "filtered consumer not unique on workqueue stream",
+            ));
         }
         if config.ack_wait.is_zero() {
-            config.ack_wait = Duration::from_secs(30);
+            config.ack_wait = ACK_WAIT;
         }
         self.consumers.insert(name, Consumer::new(config.clone()));
         Ok(config)
     }
 
-    /// The next message of a consumer.
-    pub(super) fn take(&mut self, consumer: &str, reader: u64, faults: &mut Faults) -> Taken {
+    /// Returns the next message of a consumer for a reader.
+    pub(super) fn take(&mut self, consumer: &str, reader: u64, faults: &mut Faults) -> Take {
         match self.consumers.get_mut(consumer) {
             Some(consumer) => consumer.take_in_turn(reader, &self.config.name, &self.messages, faults),
-            None => Taken::NoConsumer,
+            None => Take::NoConsumer,
         }
     }
 
-    /// A worker has done with a message, in the delivery of this number; a term is never lost, for nothing is handled by it.
+    /// Acks a message, in its `delivered`th delivery.
     pub(super) fn ack(&mut self, consumer: &str, sequence: u64, delivered: u64, faults: &mut Faults) {
         let Some(consumer) = self.consumers.get_mut(consumer) else { return };
-        if consumer.end(sequence, delivered, faults) {
-            self.done(sequence);
+        if consumer.ack(sequence, delivered, faults) {
+            self.remove_if_handled(sequence);
         }
     }
 
-    /// A worker wants never to see a message again.
+    /// Terminates a message; faults affect acks only.
     pub(super) fn term(&mut self, consumer: &str, sequence: u64) {
         let Some(consumer) = self.consumers.get_mut(consumer) else { return };
         if consumer.is_pending(sequence) {
             consumer.forget(sequence);
-            self.done(sequence);
+            self.remove_if_handled(sequence);
         }
     }
 
-    /// Forgets a message that a consumer has done with, if the retention says so.
-    fn done(&mut self, sequence: u64) {
-        let done = match self.config.retention {
+    /// Removes a message that a consumer has finished, if the retention policy says so.
+    fn remove_if_handled(&mut self, sequence: u64) {
+        let is_handled = match self.config.retention {
             RetentionPolicy::Limits => false,
             RetentionPolicy::WorkQueue => true,
             RetentionPolicy::Interest => {
                 let Some(message) = self.messages.get(&sequence) else { return };
                 self.consumers
                     .values()
-                    .all(|consumer| !consumer.matches(&message.subject) || consumer.has_done(sequence))
+                    .all(|consumer| !consumer.matches(&message.subject) || consumer.has_finished(sequence))
             }
         };
-        if done {
+        if is_handled {
             self.remove(sequence);
         }
     }
 
-    pub(super) fn unanswered(&self, consumer: &str) -> u64 {
-        self.consumers.get(consumer).map_or(0, |consumer| consumer.unanswered(&self.messages))
+    /// Returns the number of messages that a consumer has not delivered, or whose ack is pending.
+    pub(super) fn count_outstanding(&self, consumer: &str) -> u64 {
+        self.consumers.get(consumer).map_or(0, |consumer| consumer.count_outstanding(&self.messages))
     }
 
-    /// Whether a consumer can deliver nothing at this moment, and nothing of it is in hand.
+    /// Returns whether a consumer has no message to deliver at the moment, and none in flight.
     ///
-    /// One that is missing is about to be made again by the worker that reads it.
-    pub(super) fn is_settled(&self, consumer: &str) -> bool {
-        self.consumers.get(consumer).is_some_and(|consumer| consumer.is_settled(&self.messages))
+    /// A missing consumer is not idle: the worker that reads it is about to recreate it.
+    pub(super) fn is_idle(&self, consumer: &str) -> bool {
+        self.consumers.get(consumer).is_some_and(|consumer| consumer.is_idle(&self.messages))
     }
+}
+
+fn wrong_last_sequence(last: u64) -> Refusal {
+    refusal(400, ErrorCode::STREAM_WRONG_LAST_SEQUENCE, &format!("wrong last sequence: {last}"))
 }
 
 fn number(text: Option<&str>) -> Option<u64> {

@@ -1,4 +1,4 @@
-//! Ending a delivery: a message to its ack subject (ADR-15; `consumer.go`, `processAck`).
+//! Acknowledgements: messages to the ack subject of a delivery (ADR-15; `consumer.go`, `processAck`).
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -10,33 +10,37 @@ use super::Connection;
 use crate::error::{Error, ErrorKind};
 use crate::message::Info;
 
-/// The longest reason that is sent with a term; the server copies it into an advisory.
+const ACK: Bytes = Bytes::from_static(b"+ACK");
+const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+/// The maximum length in bytes of a term's reason, which the server copies into an advisory.
 const MAX_REASON: usize = 512;
 
 impl Connection {
-    /// Acks if the connection has room at this moment.
+    /// Acks if the client's command channel has capacity, and returns whether it had.
     ///
-    /// It is asked for every message: a future that is passed on would be copied at each step.
+    /// It is called for every message; a future passed on would be copied by each caller.
     pub(crate) fn try_ack(&self, delivery: Info) -> bool {
-        let ack = pin!(self.client().publish(delivery.into_ack_subject(), Bytes::from_static(b"+ACK")));
+        let ack = pin!(self.client().publish(delivery.into_ack_subject(), ACK));
         matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
     pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
         let subject = delivery.into_ack_subject();
-        self.client()
-            .publish(subject, Bytes::from_static(b"+ACK"))
-            .await
-            .map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
+        let sent = self.client().publish(subject, ACK).await;
+        sent.map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
     }
 
+    /// Acks, and waits for the server's confirmation.
     pub(crate) async fn ack_confirmed(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.question(delivery, Bytes::from_static(b"+ACK"), limit).await
+        self.request_ack(delivery, ACK, limit).await
     }
 
-    /// The server answers an in-progress signal after the acks that came before it, and also for a message that has ended.
-    pub(crate) async fn settled(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.question(delivery, Bytes::from_static(b"+WPI"), limit).await
+    /// Waits until the server has processed the acks sent before, also if this delivery has ended.
+    ///
+    /// The server confirms an in-progress signal only after them.
+    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        self.request_ack(delivery, PROGRESS, limit).await
     }
 
     pub(crate) async fn nak(&self, delivery: &Info, delay: Duration) -> Result<(), Error> {
@@ -44,23 +48,23 @@ impl Connection {
             0 => Bytes::from_static(b"-NAK"),
             nanos => Bytes::from(format!("-NAK {{\"delay\":{nanos}}}")),
         };
-        self.answer(delivery, payload).await
+        self.send_ack(delivery, payload).await
     }
 
     pub(crate) async fn term(&self, delivery: &Info, reason: &str) -> Result<(), Error> {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
-        self.answer(delivery, Bytes::from(format!("+TERM {reason}"))).await
+        self.send_ack(delivery, Bytes::from(format!("+TERM {reason}"))).await
     }
 
     pub(crate) async fn progress(&self, delivery: &Info) -> Result<(), Error> {
-        self.answer(delivery, Bytes::from_static(b"+WPI")).await
+        self.send_ack(delivery, PROGRESS).await
     }
 
-    /// A request through the client's own inbox, which tells "no responders" apart;
-    /// the library's `double_ack` takes that for an answer.
-    async fn question(&self, delivery: &Info, payload: Bytes, limit: Duration) -> Result<(), Error> {
+    /// Sends an acknowledgement as a request through the client's own inbox, which reports "no responders";
+    /// the `double_ack` of async-nats takes that for a confirmation.
+    async fn request_ack(&self, delivery: &Info, payload: Bytes, limit: Duration) -> Result<(), Error> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(limit));
         match self.client().send_request(delivery.ack_subject().clone(), request).await {
             Ok(_) => Ok(()),
@@ -71,9 +75,9 @@ impl Connection {
         }
     }
 
-    async fn answer(&self, delivery: &Info, payload: Bytes) -> Result<(), Error> {
+    async fn send_ack(&self, delivery: &Info, payload: Bytes) -> Result<(), Error> {
         self.client().publish(delivery.ack_subject().clone(), payload).await.map_err(|error| {
-            let message = format!("could not send the answer for `{}`", delivery.ack_subject());
+            let message = format!("could not send an acknowledgement to `{}`", delivery.ack_subject());
             Error::new(ErrorKind::Closed, message).with_source(error)
         })
     }

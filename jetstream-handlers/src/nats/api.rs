@@ -8,16 +8,20 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Connection;
+use crate::delivery::Binding;
+use crate::error::Error;
 use crate::error::api::ApiError;
 
 impl Connection {
-    /// Asks for something that needs no words but the subject; some requests are refused with any (error 10038).
-    pub(super) async fn ask<T: DeserializeOwned>(&self, subject: &str) -> Result<T, ApiError> {
+    /// Sends an empty payload to `subject` below the API prefix, and decodes the response.
+    ///
+    /// Some requests are refused with any payload ([`ErrorCode::NOT_EMPTY_REQUEST`]).
+    pub(super) async fn request_empty<T: DeserializeOwned>(&self, subject: &str) -> Result<T, ApiError> {
         self.send(subject, Bytes::new()).await
     }
 
-    /// Sends `payload` to `subject` below the API prefix, and reads the answer.
-    pub(super) async fn api<T: DeserializeOwned>(
+    /// Sends `payload` as JSON to `subject` below the API prefix, and decodes the response.
+    pub(super) async fn request<T: DeserializeOwned>(
         &self,
         subject: &str,
         payload: &impl Serialize,
@@ -29,45 +33,64 @@ impl Connection {
     async fn send<T: DeserializeOwned>(&self, subject: &str, payload: Bytes) -> Result<T, ApiError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.settings.request_timeout));
         let subject = format!("{}.{subject}", self.api_prefix);
-        let answer = self.client.send_request(subject, request).await.map_err(ApiError::Unanswered)?;
-        match serde_json::from_slice(&answer.payload) {
-            Ok(Response::Ok(answer)) => Ok(answer),
+        let response = self.client().send_request(subject, request).await.map_err(ApiError::Unanswered)?;
+        match serde_json::from_slice(&response.payload) {
+            Ok(Response::Ok(response)) => Ok(response),
             Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
             Err(error) => Err(ApiError::Unreadable(error)),
         }
     }
 
+    /// Returns the configuration of a stream, if it exists.
     pub(crate) async fn stream(&self, name: &str) -> Result<Option<stream::Config>, ApiError> {
-        match self.ask::<stream::Info>(&format!("STREAM.INFO.{name}")).await {
+        match self.request_stream_info(name).await {
             Ok(info) => Ok(Some(info.config)),
             Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The names of the streams that have a part of `subject`.
+    /// Returns configuration and state of a stream.
+    pub(super) async fn stream_info(&self, name: &str) -> Result<stream::Info, Error> {
+        let info = self.request_stream_info(name).await;
+        info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))
+    }
+
+    async fn request_stream_info(&self, name: &str) -> Result<stream::Info, ApiError> {
+        self.request_empty(&format!("STREAM.INFO.{name}")).await
+    }
+
+    /// Returns the names of the streams whose subjects overlap with `subject`.
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         #[derive(Deserialize)]
         struct Page {
             streams: Option<Vec<String>>,
         }
-        let page: Page = self.api("STREAM.NAMES", &json!({ "subject": subject })).await?;
+        let page: Page = self.request("STREAM.NAMES", &json!({ "subject": subject })).await?;
         Ok(page.streams.unwrap_or_default())
     }
 
     pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {
-        self.api::<stream::Info>(&format!("STREAM.CREATE.{}", config.name), config).await.map(drop)
+        self.request::<stream::Info>(&format!("STREAM.CREATE.{}", config.name), config).await.map(drop)
     }
 
+    /// Returns the configuration of a consumer, if it exists.
     pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
-        match self.ask::<consumer::Info>(&format!("CONSUMER.INFO.{stream}.{name}")).await {
+        match self.request_empty::<consumer::Info>(&format!("CONSUMER.INFO.{stream}.{name}")).await {
             Ok(info) => Ok(Some(info.config)),
             Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The consumers of a stream with each of their filters.
+    /// Returns the info of a handler's consumer, decoded as `T`.
+    pub(super) async fn consumer_info<T: DeserializeOwned>(&self, binding: &Binding) -> Result<T, Error> {
+        let Binding { stream, consumer, .. } = binding;
+        let info = self.request_empty(&format!("CONSUMER.INFO.{stream}.{consumer}")).await;
+        info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))
+    }
+
+    /// Returns each consumer of a stream with each of its filters.
     pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
         #[derive(Deserialize)]
         struct Page {
@@ -77,10 +100,10 @@ impl Connection {
         let mut found = Vec::new();
         let mut offset = 0;
         loop {
-            let page: Page = self.api(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
+            let page: Page = self.request(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
             let consumers = page.consumers.unwrap_or_default();
             offset += consumers.len();
-            let done = consumers.is_empty() || offset >= page.total;
+            let is_last = consumers.is_empty() || offset >= page.total;
             for info in consumers {
                 let mut filters = info.config.filter_subjects;
                 filters.push(info.config.filter_subject);
@@ -90,21 +113,31 @@ impl Connection {
                 }
                 found.extend(filters.into_iter().map(|filter| (info.name.clone(), filter)));
             }
-            if done {
+            if is_last {
                 return Ok(found);
             }
         }
     }
 
+    /// Creates a consumer; fails if one of this name exists.
     pub(crate) async fn create_consumer(
         &self,
         stream: &str,
         config: &consumer::Config,
     ) -> Result<consumer::Config, ApiError> {
-        // The filter at the end of the subject is what account permissions are checked against.
+        // Permissions of the account are checked against the filter at the end of the subject.
         let name = config.durable_name.as_deref().unwrap_or_default();
         let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
-        self.api::<consumer::Info>(&subject, &request).await.map(|info| info.config)
+        self.request::<consumer::Info>(&subject, &request).await.map(|info| info.config)
+    }
+
+    /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
+    pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
+        let info: consumer::Info = self.consumer_info(binding).await?;
+        // Right after a message was stored the consumer's `num_pending` may not include it yet.
+        let last = self.last_sequence(&binding.stream, &info.config.filter_subject).await?;
+        let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
+        Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)
     }
 }

@@ -1,4 +1,4 @@
-//! What is true of the handlers at this moment.
+//! The health of a broker and its handlers.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -6,18 +6,22 @@ use std::time::Instant;
 
 use crate::sync::lock;
 
-/// What a handler is doing.
+/// The status of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Status {
-    /// It takes messages.
+    /// The handler receives messages.
     Running,
-    /// It gets no messages for this reason, and works on it by itself.
-    #[allow(missing_docs)]
-    Recovering { reason: String, since: Instant },
-    /// It takes no more messages, and waits for those that it has in hand.
+    /// The handler receives no messages, and retries until it does.
+    Recovering {
+        /// The problem, for a person to read.
+        reason: String,
+        /// The time at which the handler stopped receiving messages.
+        since: Instant,
+    },
+    /// The handler accepts no more messages, and finishes those in flight.
     Stopping,
-    /// It was stopped, and takes no more messages.
+    /// The handler has stopped.
     Stopped,
 }
 
@@ -27,14 +31,14 @@ pub enum Status {
 pub struct HandlerHealth {
     /// The full name of the handler.
     pub handler: String,
-    /// What it is doing.
+    /// Its status.
     pub status: Status,
 }
 
-/// The health of a broker: what a readiness probe asks for.
+/// The health of a broker, for a readiness probe.
 ///
-/// It is what the server has said last, so it turns red within a few seconds of a failure;
-/// a handler whose consumer has nobody to serve it, on a server that answers, notices within the `fetch_wait`.
+/// It is the state last reported by the server, and reflects a failure within a few seconds.
+/// A consumer without a leader, on a server that answers, is noticed within the `fetch_wait`.
 ///
 /// # Examples
 ///
@@ -49,12 +53,12 @@ pub struct HandlerHealth {
 pub struct Health {
     /// Whether a server is connected.
     pub connected: bool,
-    /// Every handler that was started, until [`Running::shutdown`](crate::Running::shutdown) has stopped it.
+    /// The started handlers that [`Running::shutdown`](crate::Running::shutdown) has not stopped.
     pub handlers: Vec<HandlerHealth>,
 }
 
 impl Health {
-    /// Whether a server is connected and no handler is recovering or stopped.
+    /// Returns whether a server is connected and all handlers are [`Running`](Status::Running).
     pub fn is_healthy(&self) -> bool {
         self.connected && self.handlers.iter().all(|handler| handler.status == Status::Running)
     }
@@ -77,7 +81,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// Where a worker says how it is.
+/// The status of a worker, shared with the broker.
 #[derive(Debug, Clone)]
 pub(crate) struct StatusCell(Arc<Mutex<Status>>);
 
@@ -94,7 +98,7 @@ impl StatusCell {
         self.set(Status::Running);
     }
 
-    /// The time of the first failure stays while the reasons change.
+    /// Sets the status to recovering, and keeps the time of the first problem while the reasons change.
     pub(crate) fn recovering(&self, reason: String) {
         let since = match self.status() {
             Status::Recovering { since, .. } => since,
@@ -103,7 +107,7 @@ impl StatusCell {
         self.set(Status::Recovering { reason, since });
     }
 
-    /// Says that the worker has stopped, however it ends.
+    /// Returns a guard that sets the status to stopped, also when the worker panics.
     pub(crate) fn stopped_on_drop(&self) -> StoppedOnDrop {
         StoppedOnDrop(self.clone())
     }
@@ -121,7 +125,7 @@ impl StatusCell {
     }
 }
 
-/// Sets the health of a worker to stopped when it is dropped.
+/// Sets the status of a worker to stopped when dropped.
 #[derive(Debug)]
 pub(crate) struct StoppedOnDrop(StatusCell);
 

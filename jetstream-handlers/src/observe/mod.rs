@@ -1,4 +1,4 @@
-//! What is seen of the handlers: their health, and the calls that a test records.
+//! Observation of running handlers: their health, and the calls recorded for a test.
 
 pub(crate) mod health;
 pub(crate) mod recorder;

@@ -1,4 +1,4 @@
-//! What handlers did, noted for a test.
+//! The calls of handlers, recorded for a test.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,7 +18,7 @@ pub(crate) struct Call {
     pub(crate) error: Option<String>,
 }
 
-/// Where workers note their calls, if someone wants to know.
+/// The calls of all handlers of a test broker.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<Call>>>);
 
@@ -27,6 +27,7 @@ impl Recorder {
         lock(&self.0).push(call);
     }
 
+    /// Returns the calls of one handler in their order.
     pub(crate) fn of(&self, handler: &str) -> Vec<Call> {
         let calls = lock(&self.0);
         calls.iter().filter(|call| call.handler == handler).cloned().collect()

@@ -1,7 +1,7 @@
-//! The seam: what a worker and a publisher need from whatever stands behind them.
+//! The transport of a broker: a connection to a NATS server, or the in-memory server.
 //!
-//! Above it stand the worker and provisioning, which know streams and consumers but not how they are reached;
-//! below it nothing decides how a message ends.
+//! The layers above know streams and consumers, but not how they are reached;
+//! the layers below do not decide how a message ends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use crate::publish::batch::{batch_member, batch_refused, empty, ensure_batch_str
 use crate::publish::{check_size, closed, identified, refused};
 use crate::settings::Settings;
 
-/// Where messages come from and go to.
+/// The transport of a broker.
 #[derive(Debug)]
 pub(crate) enum Transport {
     Nats(Arc<nats::Connection>),
@@ -46,6 +46,7 @@ impl Transport {
         }
     }
 
+    /// Returns the configuration of a stream, if it exists.
     pub(crate) async fn stream(&self, name: &str) -> Result<Option<stream::Config>, ApiError> {
         match self {
             Self::Nats(connection) => connection.stream(name).await,
@@ -53,7 +54,7 @@ impl Transport {
         }
     }
 
-    /// The client of the connection, where there is one.
+    /// Returns the client of the connection, if there is one.
     pub(crate) fn client(&self) -> Option<&async_nats::Client> {
         match self {
             Self::Nats(connection) => Some(connection.client()),
@@ -61,7 +62,7 @@ impl Transport {
         }
     }
 
-    /// A JetStream context of the client library with the prefix of this connection, where there is one.
+    /// Returns a JetStream context of the client library with the API prefix of this connection, if there is one.
     pub(crate) fn jetstream(&self) -> Option<async_nats::jetstream::Context> {
         match self {
             Self::Nats(connection) => Some(connection.jetstream()),
@@ -69,7 +70,7 @@ impl Transport {
         }
     }
 
-    /// The names of the streams that have a part of `subject`.
+    /// Returns the names of the streams whose subjects overlap with `subject`.
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         match self {
             Self::Nats(connection) => connection.stream_names(subject).await,
@@ -84,6 +85,7 @@ impl Transport {
         }
     }
 
+    /// Returns the configuration of a consumer, if it exists.
     pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
         match self {
             Self::Nats(connection) => connection.consumer(stream, name).await,
@@ -91,7 +93,7 @@ impl Transport {
         }
     }
 
-    /// The consumers of a stream with each of their filters.
+    /// Returns each consumer of a stream with each of its filters.
     pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
         match self {
             Self::Nats(connection) => connection.consumers(stream).await,
@@ -99,7 +101,7 @@ impl Transport {
         }
     }
 
-    /// The version of the server, if that is too old to choose one worker of many (ADR-42, from 2.11).
+    /// Returns the version of the server if it does not support pinned clients (ADR-42, from 2.11).
     pub(crate) fn too_old_to_pin(&self) -> Option<String> {
         match self {
             Self::Nats(connection) => connection.version_before((2, 11, 0)),
@@ -107,7 +109,7 @@ impl Transport {
         }
     }
 
-    /// Makes a consumer; one of this name that exists is an error.
+    /// Creates a consumer; fails if one of this name exists.
     pub(crate) async fn create_consumer(
         &self,
         stream: &str,
@@ -184,27 +186,37 @@ impl Transport {
         }
     }
 
-    /// The message of a stream at this sequence, or with `or_later` the next one there is.
-    pub(crate) async fn stored(&self, stream: &str, sequence: u64, or_later: bool) -> Result<Option<Stored>, Error> {
+    /// Returns the message of a stream at this sequence.
+    pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Error> {
         match self {
-            Self::Nats(connection) => connection.stored(stream, sequence, or_later).await,
-            Self::Memory(memory) => memory.stored(stream, sequence, or_later).map_err(|error| {
+            Self::Nats(connection) => connection.stored(stream, sequence).await,
+            Self::Memory(memory) => memory.stored(stream, sequence).map_err(|error| {
                 ApiError::Refused(error).into_error(&format!("reading message {sequence} of stream `{stream}`"))
             }),
         }
     }
 
-    /// The sequence of the last message on a subject, which may have wildcards; 0 if there is none.
-    pub(crate) async fn last_sequence(&self, stream: &str, subject: &str) -> Result<u64, Error> {
+    /// Returns the first message of a stream at or after this sequence.
+    pub(crate) async fn next_stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Error> {
         match self {
-            Self::Nats(connection) => connection.last_sequence(stream, subject).await,
-            Self::Memory(memory) => memory.last_sequence(stream, subject).map_err(|error| {
-                ApiError::Refused(error).into_error(&format!("reading the last message of stream `{stream}`"))
+            Self::Nats(connection) => connection.next_stored(stream, sequence).await,
+            Self::Memory(memory) => memory.next_stored(stream, sequence).map_err(|error| {
+                ApiError::Refused(error).into_error(&format!("reading message {sequence} of stream `{stream}`"))
             }),
         }
     }
 
-    /// Deletes one message of a stream; `false` if there was none.
+    /// Returns the last sequence that a stream has assigned, also if that message is deleted.
+    pub(crate) async fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Error> {
+        match self {
+            Self::Nats(connection) => connection.last_assigned_sequence(stream).await,
+            Self::Memory(memory) => memory
+                .last_assigned_sequence(stream)
+                .map_err(|error| ApiError::Refused(error).into_error(&format!("reading stream `{stream}`"))),
+        }
+    }
+
+    /// Deletes one message of a stream; returns `false` if it did not exist.
     pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Error> {
         match self {
             Self::Nats(connection) => connection.delete(stream, sequence).await,
@@ -214,56 +226,58 @@ impl Transport {
         }
     }
 
-    /// How many messages of a consumer are not delivered yet, or not answered.
-    pub(crate) async fn unanswered(&self, source: &Binding) -> Result<u64, Error> {
+    /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
+    pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         match self {
-            Self::Nats(connection) => connection.unanswered(source).await,
-            Self::Memory(memory) => Ok(memory.unanswered(source)),
+            Self::Nats(connection) => connection.count_outstanding(binding).await,
+            Self::Memory(memory) => Ok(memory.count_outstanding(binding)),
         }
     }
 
-    /// How often each message of a consumer was handed back without having been tried.
-    pub(crate) async fn handed_back(&self, source: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
+    /// Returns how often each message of a consumer was handed back without an attempt.
+    pub(crate) async fn handed_back(&self, binding: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
         match self {
-            Self::Nats(connection) => connection.handed_back(source).await,
-            Self::Memory(memory) => Ok(memory.handed_back(source)),
+            Self::Nats(connection) => connection.handed_back(binding).await,
+            Self::Memory(memory) => Ok(memory.handed_back(binding)),
         }
     }
 
-    /// Notes that a message is about to be tried alone; `true` if that was noted before, and it has not ended since.
-    pub(crate) async fn suspect(&self, source: &Binding, sequence: u64) -> Result<bool, Error> {
+    /// Records that these messages were handed back, for every process that shares the consumer.
+    pub(crate) async fn hand_back(&self, binding: &Binding, sequences: &[u64]) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.suspect(source, sequence).await,
-            Self::Memory(memory) => Ok(memory.suspect(source, sequence)),
-        }
-    }
-
-    /// Remembers for every replica that these messages were handed back.
-    pub(crate) async fn hand_back(&self, source: &Binding, sequences: &[u64]) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.hand_back(source, sequences).await,
+            Self::Nats(connection) => connection.hand_back(binding, sequences).await,
             Self::Memory(memory) => {
-                memory.hand_back(source, sequences);
+                memory.hand_back(binding, sequences);
                 Ok(())
             }
         }
     }
 
-    /// Waits until the server has taken all that was sent before.
+    /// Records that a message is about to be tried in isolation.
+    ///
+    /// Returns whether that was recorded before; the record ends with the message.
+    pub(crate) async fn mark_isolated(&self, binding: &Binding, sequence: u64) -> Result<bool, Error> {
+        match self {
+            Self::Nats(connection) => connection.mark_isolated(binding, sequence).await,
+            Self::Memory(memory) => Ok(memory.mark_isolated(binding, sequence)),
+        }
+    }
+
+    /// Waits until the server has received everything sent before.
     pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.round_trip(limit).await,
-            // What is done in memory is done when the call returns.
+            // Calls in memory take effect before they return.
             Self::Memory(_) => Ok(()),
         }
     }
 
-    /// Whether there is a server behind it, which has its own clock.
+    /// Returns whether it has a server, with a clock of its own.
     pub(crate) fn is_remote(&self) -> bool {
         matches!(self, Self::Nats(_))
     }
 
-    /// Since when no server is connected, if none is.
+    /// Returns the time of the disconnect, if no server is connected.
     pub(crate) fn lost_since(&self) -> Option<std::time::Instant> {
         match self {
             Self::Nats(connection) => connection.lost_since(),
@@ -271,7 +285,6 @@ impl Transport {
         }
     }
 
-    /// Whether a server is connected at this moment.
     pub(crate) fn is_connected(&self) -> bool {
         match self {
             Self::Nats(connection) => connection.is_connected(),
@@ -279,7 +292,7 @@ impl Transport {
         }
     }
 
-    /// The number of the connection, which is another one after each reconnect; `None` while there is none.
+    /// Returns the number of the connection, which changes with every reconnect; `None` while disconnected.
     pub(crate) fn epoch(&self) -> Option<u64> {
         match self {
             Self::Nats(connection) => connection.epoch_now(),
@@ -287,7 +300,7 @@ impl Transport {
         }
     }
 
-    /// Ends the connection after all that was sent has left.
+    /// Sends what is queued, then closes the connection.
     pub(crate) async fn close(&self) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.close().await,
@@ -375,79 +388,79 @@ impl Transport {
     }
 }
 
-/// How a delivery is answered.
+/// Acknowledgements.
 impl Transport {
-    /// Done; `false` if that could not be said at once.
-    pub(crate) fn try_ack(&self, source: &Binding, delivery: Info) -> bool {
+    /// Acks without waiting; returns `false` if the connection has no capacity at the moment.
+    pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
         match self {
             Self::Nats(connection) => connection.try_ack(delivery),
             Self::Memory(memory) => {
-                memory.ack(source, &delivery);
+                memory.ack(binding, &delivery);
                 true
             }
         }
     }
 
-    /// Done.
-    pub(crate) async fn ack(&self, source: &Binding, delivery: Info) -> Result<(), Error> {
+    /// Acks without waiting for a confirmation.
+    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.ack(delivery).await,
             Self::Memory(memory) => {
-                memory.ack(source, &delivery);
+                memory.ack(binding, &delivery);
                 Ok(())
             }
         }
     }
 
-    /// Done, and the server has said that it knows.
-    pub(crate) async fn ack_confirmed(&self, source: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    /// Acks, and waits for the server's confirmation.
+    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
             Self::Memory(memory) => {
-                memory.ack(source, delivery);
+                memory.ack(binding, delivery);
                 Ok(())
             }
         }
     }
 
-    /// Deliver it again after `delay`; zero means at once.
-    pub(crate) async fn nak(&self, source: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
+    /// Has the message redelivered after `delay`; immediately if that is zero.
+    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.nak(delivery, delay).await,
             Self::Memory(memory) => {
-                memory.nak(source, delivery, delay);
+                memory.nak(binding, delivery, delay);
                 Ok(())
             }
         }
     }
 
-    /// Never deliver it again.
-    pub(crate) async fn term(&self, source: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
+    /// Terminates the message, so that it is never redelivered.
+    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.term(delivery, reason).await,
             Self::Memory(memory) => {
-                memory.term(source, delivery);
+                memory.term(binding, delivery);
                 Ok(())
             }
         }
     }
 
-    /// Still at work: another `ack_wait` from now.
-    pub(crate) async fn progress(&self, source: &Binding, delivery: &Info) -> Result<(), Error> {
+    /// Signals that the message is in progress, which restarts its `ack_wait`.
+    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.progress(delivery).await,
             Self::Memory(memory) => {
-                memory.progress(source, delivery);
+                memory.progress(binding, delivery);
                 Ok(())
             }
         }
     }
 
-    /// Waits until the server has taken all that was sent before for the consumer of a delivery that has ended.
-    pub(crate) async fn settled(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    /// Waits until the server has processed the acks sent before to the consumer of `delivery`, which may have ended.
+    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.settled(delivery, limit).await,
-            // What is done in memory is done when the call returns.
+            Self::Nats(connection) => connection.flush_acks(delivery, limit).await,
+            // Calls in memory take effect before they return.
             Self::Memory(_) => Ok(()),
         }
     }

@@ -107,7 +107,7 @@ impl Worker {
         if before < max_deliver {
             return Verdict::Try;
         }
-        let tried_alone = match self.transport.suspect(&self.source, info.stream_sequence()).await {
+        let tried_alone = match self.transport.mark_isolated(&self.source, info.stream_sequence()).await {
             Ok(tried_alone) => tried_alone,
             Err(error) => {
                 tracing::warn!(

@@ -225,7 +225,7 @@ impl Worker {
         let last = self.lanes.iter().find_map(Slot::last);
         let answered = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
-            Some(numbers) => self.transport.settled(&self.delivery(numbers), LAST_ACKS).await,
+            Some(numbers) => self.transport.flush_acks(&self.delivery(numbers), LAST_ACKS).await,
             None => self.transport.round_trip(ROUND_TRIP).await,
         };
         if let Err(error) = answered {

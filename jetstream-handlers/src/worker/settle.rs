@@ -211,7 +211,7 @@ impl Worker {
 
     async fn exhume(&self, sequence: u64, delivered: u64) -> Result<(), Error> {
         let Binding { stream, consumer, dead_letter, work_queue, .. } = &*self.source;
-        let Some(stored) = self.transport.stored(stream, sequence, false).await? else {
+        let Some(stored) = self.transport.stored(stream, sequence).await? else {
             return Ok(());
         };
         let error = format!("the server gave it up after {delivered} deliveries without an answer");

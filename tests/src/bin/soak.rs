@@ -124,7 +124,7 @@ async fn main() -> Result<(), Error> {
         let handled: BTreeSet<_> = with(&ledger, |ledger| ledger.handled.keys().copied().collect());
         let mut dead = BTreeSet::new();
         let mut after = 0;
-        while let Ok(page) = letters.clone().after(after).list().await
+        while let Ok(page) = letters.clone().after(after).list(1000).await
             && let Some(last) = page.last()
         {
             after = last.sequence;

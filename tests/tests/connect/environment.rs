@@ -155,7 +155,7 @@ async fn environment_sets_certificates() {
     let (_program, output) = in_environment(&[url, ca, key]).await;
     assert_failed(&output, &["NATS_KEY", "is set without NATS_CERT", "needs both", "(Config)"]);
     let (_program, output) = in_environment(&[url, cert, key]).await;
-    assert_failed(&output, &["no TLS with the server", "(Connect)"]);
+    assert_failed(&output, &["TLS handshake failed with the server", "(Connect)"]);
     let (_program, output) = in_environment(&[url, ("NATS_CA", "/nowhere/ca.pem")]).await;
     assert_failed(&output, &["certificate authority file `/nowhere/ca.pem`", "(Config)"]);
 }
@@ -285,7 +285,7 @@ async fn unusable_context_is_an_error_that_names_it() {
     assert_failed(&output, &["NATS_CONTEXT is `../prod`", "nats context ls", "(Config)"]);
     write_context(folder.path(), "not json");
     let (_program, output) = in_environment(&[prod, home]).await;
-    assert_failed(&output, &["NATS_CONTEXT is `prod`", "is no context", "(Config)"]);
+    assert_failed(&output, &["NATS_CONTEXT is `prod`", "is not a valid context", "(Config)"]);
     // Unsupported fields are not ignored.
     for field in ["nsc", "user_jwt", "socks_proxy"] {
         write_context(folder.path(), &context(&json!({ "url": "nats://localhost:1", field: "something" })));

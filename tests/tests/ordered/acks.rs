@@ -72,7 +72,7 @@ async fn failing_message_blocks_later_messages_until_it_ends() {
     let _subscription = subscribe.ack_wait(ms(300)).backoff(&[ms(400)]).await.unwrap();
     all_acked(&server, 6).await;
     assert_eq!(calls.items(), [1, 2, 2, 2, 3, 4, 4, 4, 5, 5, 6]);
-    let letters = broker.dead_letters().list().await.unwrap();
+    let letters = broker.dead_letters().list(100).await.unwrap();
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].delivered, 3);
 }
@@ -99,7 +99,7 @@ async fn blocking_call_over_its_timeout_is_retried_after_it_returns() {
     let _subscription = subscribe.timeout(ms(200)).max_deliver(3).backoff(&[ms(50)]).await.unwrap();
     calls.until(3).await;
     assert_eq!(calls.items(), [1, 1, 2, 3]);
-    assert_eq!(broker.dead_letters().list().await.unwrap().len(), 0);
+    assert_eq!(broker.dead_letters().list(100).await.unwrap().len(), 0);
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ async fn repeated_disconnects_use_no_attempts() {
     permits.add_permits(1);
     calls.until(4).await;
     assert_eq!(calls.items(), [1, 2, 3, 3, 4]);
-    assert_eq!(publisher.dead_letters().list().await.unwrap().len(), 0);
+    assert_eq!(publisher.dead_letters().list(100).await.unwrap().len(), 0);
 }
 
 #[tokio::test]

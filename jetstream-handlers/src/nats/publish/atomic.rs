@@ -22,7 +22,7 @@ const RECALL: u64 = 64;
 
 /// Publishes messages, all or none, or until the connection is closed.
 pub(crate) async fn publish_atomic(connection: &Arc<Connection>, messages: &[Outgoing]) -> Result<PublishAck, Error> {
-    connection.needs((2, 12, 1), "atomic batches", "`publish_all`, which stores message by message")?;
+    connection.require_version((2, 12, 1), "atomic batches", "`publish_all`, which stores message by message")?;
     for (number, message) in (1..).zip(messages) {
         check(connection, message).map_err(|error| error.about(&format!("message {number} of the batch")))?;
     }
@@ -224,7 +224,7 @@ async fn stored_batch(connection: &Connection, messages: &[Outgoing], ids: &str)
     let Some(stream) = stream_of(connection, message).await? else { return Ok(None) };
     let last = connection.last_sequence(&stream, &message.subject).await?;
     for sequence in (last.saturating_sub(RECALL) + 1..=last).rev() {
-        let Some(stored) = connection.stored(&stream, sequence, false).await? else { continue };
+        let Some(stored) = connection.stored(&stream, sequence).await? else { continue };
         let header = |name: header::HeaderName| stored.headers.get(name).map(header::HeaderValue::as_str);
         let id = header(header::NATS_BATCH_ID).filter(|id| id.starts_with(ids));
         if let Some(id) = id

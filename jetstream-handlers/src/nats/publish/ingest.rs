@@ -38,7 +38,7 @@ pub(crate) async fn ingest(
     messages: impl Iterator<Item = Result<Outgoing, Error>> + Send,
 ) -> Result<PublishAck, Error> {
     connection
-        .needs((2, 14, 0), "fast-ingest batches", "`publish_all`, which stores message by message")
+        .require_version((2, 14, 0), "fast-ingest batches", "`publish_all`, which stores message by message")
         .map_err(|error| error.with_stored(0))?;
     let checked = |(index, message)| {
         let message = batch_member(index + 1, message)?;

@@ -178,8 +178,8 @@ async fn first_send(connection: &Arc<Connection>, message: &Outgoing) -> Result<
     let stream = stream_of(connection, message).await?;
     let (Some(stream), Some(last)) = (stream, of_stream.max(of_subject)) else { return Ok(FirstSend::Gone) };
     let stored = match of_stream {
-        Some(_) => connection.stored(&stream, last + 1, false).await?,
-        None => connection.stored_on(&stream, last + 1, &message.subject).await?,
+        Some(_) => connection.stored(&stream, last + 1).await?,
+        None => connection.next_stored_on(&stream, last + 1, &message.subject).await?,
     };
     let Some(stored) = stored else { return Ok(FirstSend::Gone) };
     let id = stored.headers.get(header::NATS_MESSAGE_ID);

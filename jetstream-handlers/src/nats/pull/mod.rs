@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
+use super::floor::Floor;
 use super::inbox::{Advisories, Arrival, InboxLease, Route};
-use super::messages::Floor;
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};

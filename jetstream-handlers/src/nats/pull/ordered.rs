@@ -158,7 +158,7 @@ impl Pull {
         let Binding { stream, consumer, .. } = &*self.source;
         let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
         let request = json!({ "group": group });
-        let unpinned = self.connection.api::<serde_json::Value>(&subject, &request);
+        let unpinned = self.connection.request::<serde_json::Value>(&subject, &request);
         if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
             tracing::debug!(
                 handler = self.handler.declaration.name,

@@ -1,0 +1,393 @@
+//! The in-memory server: its streams, and the requests that it answers.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::{consumer as nats_consumer, stream as nats_stream};
+use serde_json::json;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::Faults;
+use super::consumer::{Consumer, Take};
+use super::stream::Stream;
+use crate::delivery::Binding;
+use crate::message::{Outgoing, Stored};
+use crate::settings::Settings;
+use crate::subject::overlap;
+use crate::sync::lock;
+
+/// The default `max_payload` of nats-server.
+const MAX_PAYLOAD: usize = 1024 * 1024;
+
+// Error codes of fast-ingest batches, which async-nats does not name.
+const BATCH_PUBLISH_DISABLED: ErrorCode = ErrorCode(10205);
+const BATCH_PUBLISH_UNKNOWN_ID: ErrorCode = ErrorCode(10208);
+
+/// A refusal with the error code that nats-server would send.
+pub(super) type Refusal = async_nats::jetstream::Error;
+
+/// In-memory JetStream server.
+pub(crate) struct Memory {
+    pub(crate) settings: Settings,
+    state: Mutex<State>,
+    pub(super) changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    streams: BTreeMap<String, Stream>,
+    /// The number of readers of each consumer, by stream and name; a consumer without readers counts as idle.
+    readers: BTreeMap<(String, String), usize>,
+    faults: Faults,
+    closed: bool,
+}
+
+/// Why a message was not stored.
+#[derive(Debug)]
+pub(crate) enum PublishRefusal {
+    NoStream,
+    Refused(Refusal),
+    Closed,
+}
+
+impl fmt::Debug for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Memory")
+    }
+}
+
+impl Memory {
+    pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        tracing::warn!("the broker is in memory: messages are not persisted, and other processes do not see them");
+        Arc::new(Self { settings, state: Mutex::default(), changed: Notify::new() })
+    }
+
+    pub(crate) fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        !self.state().closed
+    }
+
+    pub(crate) fn with_faults<T>(&self, change: impl FnOnce(&mut Faults) -> T) -> T {
+        self.change(|state| change(&mut state.faults))
+    }
+
+    /// Waits until no message can be delivered and none is in flight: what is left waits for its delay or `ack_wait`.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.state().is_idle() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let result = change(&mut self.state());
+        self.changed.notify_waiters();
+        result
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = lock(&self.state);
+        let now = Instant::now();
+        state.streams.values_mut().for_each(|stream| stream.expire(now));
+        state
+    }
+}
+
+/// Streams and consumers.
+impl Memory {
+    /// Returns the configuration of a stream, if it exists.
+    pub(crate) fn stream(&self, name: &str) -> Option<nats_stream::Config> {
+        self.state().streams.get(name).map(|stream| stream.config.clone())
+    }
+
+    /// Returns the names of the streams whose subjects overlap with `subject`.
+    pub(crate) fn stream_names(&self, subject: &str) -> Vec<String> {
+        let state = self.state();
+        let matching =
+            state.streams.values().filter(|stream| stream.config.subjects.iter().any(|own| overlap(own, subject)));
+        matching.map(|stream| stream.config.name.clone()).collect()
+    }
+
+    pub(crate) fn create_stream(&self, config: &nats_stream::Config) -> Result<(), Refusal> {
+        self.change(|state| {
+            let mut config = config.clone();
+            if config.subjects.is_empty() {
+                config.subjects.push(config.name.clone());
+            }
+            if let Some(known) = state.streams.get(&config.name) {
+                let is_same = known.config.subjects == config.subjects && known.config.retention == config.retention;
+                return if is_same {
+                    Ok(())
+                } else {
+                    let text = "stream name already in use with a different configuration";
+                    Err(refusal(400, ErrorCode::STREAM_NAME_EXIST, text))
+                };
+            }
+            let is_taken = |subject: &String| {
+                state.streams.values().any(|other| other.config.subjects.iter().any(|own| overlap(own, subject)))
+            };
+            if config.subjects.iter().any(is_taken) {
+                let text = "subjects overlap with an existing stream";
+                return Err(refusal(400, ErrorCode::STREAM_SUBJECT_OVERLAP, text));
+            }
+            state.streams.insert(config.name.clone(), Stream::new(config));
+            Ok(())
+        })
+    }
+
+    /// Deletes a stream with its messages and consumers; returns `false` if it did not exist.
+    pub(crate) fn delete_stream(&self, name: &str) -> bool {
+        self.change(|state| state.streams.remove(name).is_some())
+    }
+
+    /// Deletes all messages of a stream; returns their number.
+    pub(crate) fn purge(&self, name: &str) -> Result<usize, Refusal> {
+        self.change(|state| Ok(state.stream(name)?.purge()))
+    }
+
+    /// Returns the configuration of a consumer, if it exists.
+    pub(crate) fn consumer(&self, stream: &str, name: &str) -> Result<Option<nats_consumer::Config>, Refusal> {
+        let mut state = self.state();
+        Ok(state.stream(stream)?.consumers.get(name).map(|consumer| consumer.config.clone()))
+    }
+
+    /// Returns each consumer of a stream with its filter.
+    pub(crate) fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, Refusal> {
+        let mut state = self.state();
+        let consumers = state.stream(stream)?.consumers.iter();
+        Ok(consumers.map(|(name, consumer)| (name.clone(), consumer.config.filter_subject.clone())).collect())
+    }
+
+    /// Creates a consumer; fails if one of this name exists.
+    pub(crate) fn create_consumer(
+        &self,
+        stream: &str,
+        config: &nats_consumer::Config,
+    ) -> Result<nats_consumer::Config, Refusal> {
+        self.change(|state| state.stream(stream)?.create_consumer(config.clone()))
+    }
+
+    /// Deletes a consumer; returns `false` if it did not exist.
+    pub(crate) fn delete_consumer(&self, stream: &str, name: &str) -> bool {
+        self.change(|state| state.stream(stream).is_ok_and(|stream| stream.consumers.remove(name).is_some()))
+    }
+}
+
+/// Messages.
+impl Memory {
+    /// Returns the maximum size of a message with its headers.
+    pub(crate) fn max_payload(&self) -> usize {
+        MAX_PAYLOAD
+    }
+
+    /// Stores a message.
+    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishRefusal> {
+        let delay = {
+            let mut state = self.state();
+            if state.closed {
+                return Err(PublishRefusal::Closed);
+            }
+            if state.faults.fails_publish(&message.subject) {
+                return Err(PublishRefusal::Refused(injected_refusal(503)));
+            }
+            state.faults.publish_delay
+        };
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+        self.change(|state| {
+            let stream = state
+                .streams
+                .values_mut()
+                .find(|stream| stream.takes(&message.subject))
+                .ok_or(PublishRefusal::NoStream)?;
+            stream.store(message).map_err(PublishRefusal::Refused)
+        })
+    }
+
+    /// Stores messages, all or none.
+    ///
+    /// A refusal includes the number of the refused message where nats-server's response would tell it.
+    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, PublishRefusal)> {
+        self.change(|state| {
+            if state.closed {
+                return Err((None, PublishRefusal::Closed));
+            }
+            if messages.iter().any(|message| state.faults.fails_publish(&message.subject)) {
+                return Err((None, PublishRefusal::Refused(injected_refusal(400))));
+            }
+            let first = messages.first().map_or("", |message| message.subject.as_str());
+            let stream = state.streams.values_mut().find(|stream| stream.takes(first));
+            let stream = stream.ok_or((None, PublishRefusal::NoStream))?;
+            stream.store_all(messages).map_err(|(number, error)| (number, PublishRefusal::Refused(error)))
+        })
+    }
+
+    /// Stores a message of a fast-ingest batch; `stream` is the one that stored the messages before it.
+    pub(crate) async fn ingest(&self, message: &Outgoing, stream: Option<&str>) -> Result<PublishAck, PublishRefusal> {
+        let names = self.stream_names(&message.subject);
+        let name = names.first().ok_or(PublishRefusal::NoStream)?;
+        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
+            return Err(PublishRefusal::Refused(refusal(400, BATCH_PUBLISH_DISABLED, "batch publish is disabled")));
+        }
+        if stream.is_some_and(|stream| stream != name) {
+            return Err(PublishRefusal::Refused(refusal(400, BATCH_PUBLISH_UNKNOWN_ID, "batch publish ID unknown")));
+        }
+        self.publish(message).await
+    }
+
+    /// Returns the message at this sequence.
+    pub(crate) fn stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Refusal> {
+        Ok(self.state().stream(stream)?.stored(sequence))
+    }
+
+    /// Returns the first message at or after this sequence.
+    pub(crate) fn next_stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Refusal> {
+        Ok(self.state().stream(stream)?.next_stored(sequence))
+    }
+
+    /// Returns the last sequence that a stream has assigned, also if that message is deleted.
+    pub(crate) fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Refusal> {
+        Ok(self.state().stream(stream)?.last_sequence)
+    }
+
+    /// Deletes one message; returns `false` if it did not exist.
+    pub(crate) fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Refusal> {
+        self.change(|state| Ok(state.stream(stream)?.remove(sequence)))
+    }
+}
+
+/// The state of a handler's consumer.
+impl Memory {
+    /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
+    pub(crate) fn count_outstanding(&self, binding: &Binding) -> u64 {
+        let state = self.state();
+        state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
+    }
+
+    /// Returns how often each message of a consumer was handed back without an attempt.
+    pub(crate) fn handed_back(&self, binding: &Binding) -> BTreeMap<u64, u64> {
+        let state = self.state();
+        state.consumer(binding).map(|consumer| consumer.handed_back.clone()).unwrap_or_default()
+    }
+
+    /// Records that these messages were handed back.
+    pub(crate) fn hand_back(&self, binding: &Binding, sequences: &[u64]) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                for sequence in sequences {
+                    *consumer.handed_back.entry(*sequence).or_default() += 1;
+                    // A message handed back did not complete its attempt in isolation.
+                    consumer.isolated.remove(sequence);
+                }
+            }
+        });
+    }
+
+    /// Records that a message is about to be tried in isolation; returns whether that was recorded before.
+    pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64) -> bool {
+        self.change(|state| state.consumer_mut(binding).is_some_and(|consumer| !consumer.isolated.insert(sequence)))
+    }
+
+    /// Adds a reader of a consumer.
+    pub(super) fn add_reader(&self, binding: &Binding) {
+        self.change(|state| *state.readers.entry((binding.stream.clone(), binding.consumer.clone())).or_default() += 1);
+    }
+
+    /// Removes a reader of a consumer.
+    pub(super) fn remove_reader(&self, binding: &Binding) {
+        self.change(|state| {
+            let key = (binding.stream.clone(), binding.consumer.clone());
+            if let Some(readers) = state.readers.get_mut(&key) {
+                *readers -= 1;
+                if *readers == 0 {
+                    state.readers.remove(&key);
+                }
+            }
+        });
+    }
+
+    /// Returns the next message for a reader, or the earliest time of one.
+    pub(super) fn take(&self, binding: &Binding, reader: u64) -> Take {
+        let take = {
+            let mut state = self.state();
+            let State { streams, faults, .. } = &mut *state;
+            let Some(stream) = streams.get_mut(&binding.stream) else { return Take::NoStream };
+            stream.take(&binding.consumer, reader, faults)
+        };
+        if matches!(take, Take::Message(..) | Take::GivenUp { .. }) {
+            self.changed.notify_waiters();
+        }
+        take
+    }
+
+    /// Withdraws the request of a reader that has no capacity, or has stopped.
+    pub(super) fn leave(&self, binding: &Binding, reader: u64) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                consumer.leave(reader);
+            }
+        });
+    }
+
+    /// Lets another reader of an ordered handler become the active one.
+    pub(super) fn step_down(&self, binding: &Binding, reader: u64) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                consumer.step_down(reader);
+            }
+        });
+    }
+
+    /// Applies an acknowledgement to the stream of a handler, if it exists.
+    pub(super) fn acknowledge(&self, binding: &Binding, apply: impl FnOnce(&mut Stream, &mut Faults)) {
+        self.change(|state| {
+            let State { streams, faults, .. } = state;
+            if let Some(stream) = streams.get_mut(&binding.stream) {
+                apply(stream, faults);
+            }
+        });
+    }
+}
+
+impl State {
+    fn stream(&mut self, name: &str) -> Result<&mut Stream, Refusal> {
+        self.streams.get_mut(name).ok_or_else(|| refusal(404, ErrorCode::STREAM_NOT_FOUND, "stream not found"))
+    }
+
+    /// Returns whether every consumer with readers is idle; a missing stream delivers nothing.
+    fn is_idle(&self) -> bool {
+        let mut read = self.readers.keys().filter_map(|(stream, consumer)| Some((self.streams.get(stream)?, consumer)));
+        read.all(|(stream, consumer)| stream.is_idle(consumer))
+    }
+
+    fn consumer(&self, binding: &Binding) -> Option<&Consumer> {
+        self.streams.get(&binding.stream)?.consumers.get(&binding.consumer)
+    }
+
+    fn consumer_mut(&mut self, binding: &Binding) -> Option<&mut Consumer> {
+        self.streams.get_mut(&binding.stream)?.consumers.get_mut(&binding.consumer)
+    }
+}
+
+/// Builds an error as nats-server sends it.
+pub(super) fn refusal(status: u16, code: ErrorCode, description: &str) -> Refusal {
+    let error = json!({ "code": status, "err_code": code, "description": description });
+    serde_json::from_value(error).expect("these are the fields of the server's errors")
+}
+
+fn injected_refusal(status: u16) -> Refusal {
+    refusal(status, ErrorCode::STREAM_STORE_FAILED, "the publish fails because the test requested it")
+}

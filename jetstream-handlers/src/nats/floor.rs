@@ -1,0 +1,41 @@
+//! The ack floor of a consumer, from which a deleted consumer is recreated.
+
+use std::time::SystemTime;
+
+use async_nats::jetstream::consumer;
+
+use super::Connection;
+use crate::delivery::Binding;
+use crate::error::Error;
+
+/// An ack floor that a consumer once had, and the creation time of its stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Floor {
+    stream_created: SystemTime,
+    sequence: u64,
+}
+
+impl Floor {
+    /// Raises the floor to this stream sequence.
+    pub(super) fn rise(&mut self, sequence: u64) {
+        self.sequence = self.sequence.max(sequence);
+    }
+}
+
+impl Connection {
+    /// Returns the ack floor of a handler's consumer, in case it is deleted later.
+    pub(super) async fn floor(&self, binding: &Binding) -> Result<Floor, Error> {
+        // Read in this order, a stream replaced in between has a floor that matches neither stream.
+        let stream_created = SystemTime::from(self.stream_info(&binding.stream).await?.created);
+        let sequence = self.consumer_info::<consumer::Info>(binding).await?.ack_floor.stream_sequence;
+        Ok(Floor { stream_created, sequence })
+    }
+
+    /// Returns the start sequence for a deleted consumer: behind the floor, if the stream was not replaced.
+    pub(super) async fn start_sequence(&self, binding: &Binding, floor: Floor) -> Result<Option<u64>, Error> {
+        let info = self.stream_info(&binding.stream).await?;
+        let is_same =
+            SystemTime::from(info.created) == floor.stream_created && info.state.last_sequence >= floor.sequence;
+        Ok((is_same && floor.sequence > 0).then_some(floor.sequence + 1))
+    }
+}

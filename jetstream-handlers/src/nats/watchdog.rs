@@ -1,0 +1,47 @@
+//! The task that notices reconnects and leaves an unresponsive server.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Connection;
+
+/// The interval at which the connection is checked.
+///
+/// async-nats reports events only to a callback set before connecting, which belongs to the application.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The time without data from the server after which it is probed, and the least time between two probes.
+const MAX_SILENCE: Duration = Duration::from_millis(2500);
+
+/// The timeout of a probe.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Publishes the epoch of the connection, and reconnects when the server does not respond to a probe.
+///
+/// async-nats notices an unresponsive server only after two unanswered pings.
+pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64>) {
+    let (mut received, mut received_at) = (0, Instant::now());
+    loop {
+        tokio::time::sleep(CHECK_INTERVAL).await;
+        let Some(connection) = connection.upgrade() else { return };
+        let connects = connection.connects();
+        let reconnected = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
+        connection.record_state(reconnected);
+        if connection.bytes_received() != received || reconnected || !connection.is_connected() {
+            (received, received_at) = (connection.bytes_received(), Instant::now());
+        }
+        if received_at.elapsed() < MAX_SILENCE {
+            continue;
+        }
+        // A responsive server refuses a request without responders at once, whatever the user's permissions.
+        connection.round_trip(PROBE_TIMEOUT).await.ok();
+        if connection.bytes_received() == received && connection.is_connected() {
+            tracing::warn!("the server does not respond; reconnecting");
+            connection.client().force_reconnect().await.ok();
+        }
+        received_at = Instant::now();
+    }
+}

@@ -1,0 +1,104 @@
+//! The settings of a test broker.
+
+use async_nats::jetstream::stream;
+
+use super::TestBroker;
+use crate::broker::Broker;
+use crate::error::Error;
+use crate::handler::{Handler, Subscriber, chosen};
+
+/// The settings of a [`TestBroker`].
+#[derive(Debug)]
+#[must_use = "nothing happens before `start`"]
+pub struct Builder {
+    builder: crate::Builder,
+    handlers: Vec<Handler>,
+    groups: Vec<String>,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self { builder: Broker::builder(), handlers: Vec::new(), groups: Vec::new() }
+    }
+
+    /// Adds a value that handlers take as [`State<T>`](crate::State); one for each type.
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.builder = self.builder.state(value);
+        self
+    }
+
+    /// Declares a stream that is created with this configuration instead of the default one.
+    pub fn stream(mut self, config: stream::Config) -> Self {
+        self.builder = self.builder.stream(config);
+        self
+    }
+
+    /// Sets whether missing streams are created; defaults to `true`.
+    pub fn auto_create(mut self, create: bool) -> Self {
+        self.builder = self.builder.auto_create(create);
+        self
+    }
+
+    /// Starts this handler instead of all; may be called several times.
+    pub fn include<H: Subscriber>(mut self) -> Self {
+        self.handlers.push(Handler::registered(H::registration()));
+        self
+    }
+
+    /// Starts the handlers of this group instead of all; may be called several times.
+    pub fn group(mut self, group: &str) -> Self {
+        self.groups.push(group.to_owned());
+        self
+    }
+
+    /// Starts the handlers on an in-memory broker.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the handlers cannot be started, with all their problems.
+    pub async fn start(self) -> TestBroker {
+        self.try_start().await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// Starts the handlers on an in-memory broker, for a test that expects them not to start.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`Broker::start_all`].
+    pub async fn try_start(self) -> Result<TestBroker, Error> {
+        let Self { builder, handlers, groups } = self;
+        start(builder.connect_in_memory(), handlers, groups).await
+    }
+
+    /// Starts the handlers on the server at `NATS_URL`, which defaults to `nats://localhost:4222`.
+    ///
+    /// # Panics
+    ///
+    /// Panics as [`start_live`](Self::start_live) does.
+    pub async fn start_on_nats_url(self) -> TestBroker {
+        let server = std::env::var("NATS_URL").ok().filter(|url| !url.is_empty());
+        self.start_live(server.as_deref().unwrap_or("nats://localhost:4222")).await
+    }
+
+    /// Starts the handlers on a live server, to run the same test there.
+    ///
+    /// Each test needs a server or an account of its own, because messages that are already in a stream are handled too.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the server cannot be reached, or the handlers cannot be started, with all their problems.
+    pub async fn start_live(self, server: &str) -> TestBroker {
+        let Self { builder, handlers, groups } = self;
+        let broker = builder.servers([server]).connect().await.unwrap_or_else(|error| panic!("{error:?}"));
+        start(broker, handlers, groups).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+}
+
+async fn start(broker: Broker, handlers: Vec<Handler>, groups: Vec<String>) -> Result<TestBroker, Error> {
+    let handlers = if handlers.is_empty() && groups.is_empty() {
+        Handler::all()
+    } else {
+        chosen(handlers, groups.iter().map(String::as_str))?
+    };
+    TestBroker::with_handlers(broker, handlers).await
+}

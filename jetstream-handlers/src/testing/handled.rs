@@ -1,0 +1,95 @@
+//! The calls of a handler, and assertions on them.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::observe::recorder::Call;
+use crate::outcome::Settle;
+
+/// The calls of a handler, to assert on.
+///
+/// Each assertion returns it for the next one, and panics with all calls of the handler if it does not hold.
+#[derive(Debug, Clone)]
+pub struct Handled {
+    name: String,
+    calls: Vec<Call>,
+}
+
+impl Handled {
+    pub(super) fn new(name: &str, calls: Vec<Call>) -> Self {
+        Self { name: name.to_owned(), calls }
+    }
+
+    /// Asserts that exactly one message was handled, in any number of attempts.
+    #[track_caller]
+    pub fn once(self) -> Self {
+        self.times(1)
+    }
+
+    /// Asserts that no message was handled.
+    #[track_caller]
+    pub fn never(self) -> Self {
+        self.times(0)
+    }
+
+    /// Asserts that exactly `count` messages were handled, each in any number of attempts.
+    #[track_caller]
+    pub fn times(self, count: usize) -> Self {
+        let found = self.by_message().len();
+        assert!(found == count, "expected {count} messages, found {found}; {}", self.describe());
+        self
+    }
+
+    /// Asserts that one of the messages has this payload.
+    #[track_caller]
+    pub fn with<T: Serialize + ?Sized>(self, payload: &T) -> Self {
+        let expected = serde_json::to_value(payload).expect("a payload encodes as JSON");
+        let found = self
+            .calls
+            .iter()
+            .any(|call| serde_json::from_slice::<Value>(&call.payload).is_ok_and(|found| found == expected));
+        assert!(found, "expected a message with {expected}; {}", self.describe());
+        self
+    }
+
+    /// Asserts that the last attempt of every message ended like this.
+    #[track_caller]
+    pub fn settled(self, settle: Settle) -> Self {
+        let ends: Vec<_> =
+            self.by_message().values().filter_map(|calls| calls.last()).map(|call| call.settle).collect();
+        let same = !ends.is_empty() && ends.iter().all(|end| *end == settle);
+        assert!(same, "expected every message to end with {settle:?}; {}", self.describe());
+        self
+    }
+
+    /// Asserts that every message was retried `count` times after its first attempt.
+    #[track_caller]
+    pub fn retried(self, count: usize) -> Self {
+        let messages = self.by_message();
+        let same = !messages.is_empty() && messages.values().all(|calls| calls.len() == count + 1);
+        assert!(same, "expected every message to be retried {count} times; {}", self.describe());
+        self
+    }
+
+    fn by_message(&self) -> BTreeMap<(&str, u64), Vec<&Call>> {
+        let mut messages = BTreeMap::<_, Vec<_>>::new();
+        for call in &self.calls {
+            messages.entry((call.subject.as_str(), call.sequence)).or_default().push(call);
+        }
+        messages
+    }
+
+    /// Formats all calls of the handler in their order.
+    fn describe(&self) -> String {
+        let mut text = format!("`{}` was called {} times", self.name, self.calls.len());
+        for Call { subject, sequence, payload, settle, error, .. } in &self.calls {
+            let payload = String::from_utf8_lossy(payload);
+            let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+            let _ = write!(text, "\n  message {sequence} on {subject} with {payload} -> {settle:?}{error}");
+        }
+        text
+    }
+}

@@ -1,0 +1,274 @@
+//! The broker of a test.
+
+use std::time::Duration;
+
+use async_nats::jetstream::publish::PublishAck;
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Builder, Handled};
+use crate::broker::{Broker, Running};
+use crate::dead_letter::DeadLetter;
+use crate::error::Error;
+use crate::handler::{Handler, Subscriber};
+use crate::memory::{Faults, Memory};
+use crate::observe::recorder::Recorder;
+use crate::subject::covers;
+use crate::transport::Transport;
+
+/// The maximum time until the handlers on a live server are idle.
+const LIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The interval at which a live server is polled.
+const LIVE_POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A broker that runs the application's handlers and records their calls.
+///
+/// Its methods panic where those of [`Broker`] return an error, so that a test fails with the error's text.
+/// A failed assertion of [`handled`](Self::handled) shows all calls of the handler.
+#[derive(Debug)]
+pub struct TestBroker {
+    broker: Broker,
+    running: Running,
+    recorder: Recorder,
+}
+
+impl TestBroker {
+    /// Starts all handlers linked into the test on an in-memory broker.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the handlers cannot be started, with all their problems.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    /// Returns a builder with the default settings.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    pub(super) async fn with_handlers(broker: Broker, handlers: Vec<Handler>) -> Result<Self, Error> {
+        let recorder = Recorder::default();
+        let running = broker.start_recorded(handlers, recorder.clone()).await?;
+        let test_broker = Self { broker, running, recorder };
+        test_broker.idle().await;
+        Ok(test_broker)
+    }
+
+    /// Returns the broker itself, for what this type has no method for.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Publishes a value, and waits until the handlers are [`idle`](Self::idle) again.
+    ///
+    /// Retries that wait for their delay are not waited for; see [`advance`](Self::advance).
+    ///
+    /// # Panics
+    ///
+    /// Panics if no stream stores the message.
+    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishAck {
+        let ack = self.broker.publish(subject, value).await.unwrap_or_else(|error| panic!("{error:?}"));
+        self.idle().await;
+        ack
+    }
+
+    /// Publishes bytes unchanged, such as a payload that cannot be decoded; otherwise like [`publish`](Self::publish).
+    ///
+    /// # Panics
+    ///
+    /// Panics if no stream stores the message.
+    pub async fn publish_bytes(&self, subject: &str, payload: impl Into<Bytes>) -> PublishAck {
+        let published = self.broker.publisher().publish_bytes(subject, payload.into()).await;
+        let ack = published.unwrap_or_else(|error| panic!("{error:?}"));
+        self.idle().await;
+        ack
+    }
+
+    /// Sleeps for `duration`, then waits until the handlers are [`idle`](Self::idle) again.
+    ///
+    /// On a paused clock this takes no real time; on a live server it takes all of it.
+    pub async fn advance(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+        self.idle().await;
+    }
+
+    /// Waits until no handler runs and no message can be delivered.
+    ///
+    /// Messages may remain whose redelivery is not due yet.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the handlers on a live server are not idle after 30 s.
+    pub async fn idle(&self) {
+        match self.broker.transport() {
+            Transport::Memory(memory) => memory.idle().await,
+            Transport::Nats(_) => {
+                let polling = async {
+                    while !self.running.is_settled().await {
+                        tokio::time::sleep(LIVE_POLL_INTERVAL).await;
+                    }
+                };
+                let idle = tokio::time::timeout(LIVE_TIMEOUT, polling).await;
+                assert!(idle.is_ok(), "the handlers are not idle after {LIVE_TIMEOUT:?}");
+            }
+        }
+    }
+
+    /// Returns the calls of a handler so far, to assert on.
+    #[must_use = "it asserts nothing by itself"]
+    pub fn handled<H: Subscriber>(&self) -> Handled {
+        let name = H::registration().name;
+        Handled::new(name, self.recorder.of(name))
+    }
+
+    /// Returns all dead letters in the stream `DLQ`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if they cannot be read.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        self.broker.dead_letters().list(usize::MAX).await.unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    /// Returns all stored messages on a subject, which may have wildcards, decoded from JSON.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a message cannot be read or decoded.
+    pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {
+        let transport = self.broker.transport();
+        let mut found = Vec::new();
+        let streams = transport.stream_names(subject).await.unwrap_or_else(|error| panic!("{error}"));
+        for stream in streams {
+            let mut next = 1;
+            while let Some(stored) =
+                transport.next_stored(&stream, next).await.unwrap_or_else(|error| panic!("{error:?}"))
+            {
+                next = stored.sequence + 1;
+                if covers(subject, &stored.subject) {
+                    let value = serde_json::from_slice(&stored.payload);
+                    found.push(value.unwrap_or_else(|error| {
+                        panic!("message {} on `{}` cannot be decoded: {error}", stored.sequence, stored.subject)
+                    }));
+                }
+            }
+        }
+        found
+    }
+}
+
+/// Faults, which can be injected on an in-memory broker only.
+impl TestBroker {
+    /// Loses the next `count` acks; their messages are redelivered after `ack_wait`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn lose_acks(&self, count: usize) -> &Self {
+        self.with_faults(|faults| faults.lose_acks += count)
+    }
+
+    /// Simulates a crash of the process right before its next ack.
+    ///
+    /// No message in flight is acknowledged; all of them are redelivered after `ack_wait`.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn crash_before_ack(&self) -> &Self {
+        self.with_faults(|faults| faults.crash_before_ack += 1)
+    }
+
+    /// Redelivers the next `count` messages although they were acked.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn redeliver(&self, count: usize) -> &Self {
+        self.with_faults(|faults| faults.redeliver += count)
+    }
+
+    pub(super) fn redeliver_all(&self) {
+        self.with_faults(|faults| faults.redeliver_all = true);
+    }
+
+    /// Delivers of two new messages the later one first, from now on.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn reorder(&self) -> &Self {
+        self.with_faults(|faults| faults.reorder = true)
+    }
+
+    /// Fails the next publish to this subject, which may have wildcards.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn fail_next_publish(&self, subject: &str) -> &Self {
+        self.with_faults(|faults| faults.fail_publishes.push((subject.to_owned(), 1)))
+    }
+
+    /// Delays the storing of each message by `delay`, from now on.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn slow_server(&self, delay: Duration) -> &Self {
+        self.with_faults(|faults| faults.publish_delay = delay)
+    }
+
+    /// Deletes a consumer while the handlers run; returns `false` if it did not exist.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn delete_consumer(&self, stream: &str, consumer: &str) -> bool {
+        self.memory().delete_consumer(stream, consumer)
+    }
+
+    /// Deletes a stream with all its messages while the handlers run; returns `false` if it did not exist.
+    ///
+    /// # Panics
+    ///
+    /// Panics on a live server.
+    pub fn delete_stream(&self, stream: &str) -> bool {
+        self.memory().delete_stream(stream)
+    }
+
+    /// Deletes one message of a stream; returns `false` if it did not exist.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the stream does not exist, and on a live server.
+    pub fn delete_message(&self, stream: &str, sequence: u64) -> bool {
+        self.memory().delete(stream, sequence).unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
+    }
+
+    /// Deletes all messages of a stream; returns their number.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the stream does not exist, and on a live server.
+    pub fn purge(&self, stream: &str) -> usize {
+        self.memory().purge(stream).unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
+    }
+
+    fn with_faults(&self, change: impl FnOnce(&mut Faults)) -> &Self {
+        self.memory().with_faults(change);
+        self
+    }
+
+    fn memory(&self) -> &Memory {
+        match self.broker.transport() {
+            Transport::Memory(memory) => memory,
+            Transport::Nats(_) => {
+                panic!("faults cannot be injected on a live server; start the broker in memory with `Builder::start`")
+            }
+        }
+    }
+}
