@@ -52,7 +52,7 @@
 //!
 //! [`Broker::publish`] and [`Publisher::publish`] return after the stream has stored the message.
 //! [`PublishMessage`] adds headers, a message id and conditions.
-//! Of many messages, [`Broker::publish_all`] gives the result of each, [`Broker::publish_atomic`] stores all or none, and [`Broker::ingest`] is the fastest.
+//! For many messages, [`Publisher::publish_all`] returns the result of each, [`Publisher::publish_atomic`] stores all or none, and [`Publisher::ingest`] is the fastest.
 //!
 //! # Lifecycle
 //!
@@ -67,6 +67,7 @@
 
 mod backoff;
 mod broker;
+mod codec;
 mod dead_letter;
 mod delivery;
 mod error;
@@ -94,6 +95,7 @@ pub use async_nats::jetstream::stream;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::store::{DeadLetter, DeadLetters};
+pub use error::ingest::IngestError;
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use handler::{Closure, Subscriber};
@@ -133,8 +135,7 @@ pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
 pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
-pub use publish::all::PublishAll;
-pub use publish::{PublishMessage, Publisher};
+pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// What a service needs in scope: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::{join, join_all};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, PublishAck, stream};
+use jetstream_handlers::{Error, ErrorKind, IngestError, PublishAck, stream};
 use jetstream_handlers_tests::{Cluster, Proxy, Server, assert_says, binary, breaking_wire, eventually};
 use tokio::task::JoinHandle;
 
@@ -40,7 +40,8 @@ async fn many_are_stored_in_order_and_each_has_its_result() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     // There is no stream yet.
-    let results = broker.publish_all((1..=2000_u64).map(|id| broker.publish_message("orders.created", &id))).await;
+    let messages = (1..=2000_u64).map(|id| broker.publish_message("orders.created", &id));
+    let results: Vec<_> = broker.publisher().publish_all(messages).collect().await;
     for (result, sequence) in results.into_iter().zip(1..) {
         let ack = result.unwrap();
         assert_eq!(ack.stream, "ORDERS");
@@ -52,7 +53,7 @@ async fn many_are_stored_in_order_and_each_has_its_result() {
     let payloads = stored(&server, "ORDERS").await;
     assert_eq!(payloads.len(), 2000);
     assert_eq!(payloads, (1..=2000).collect::<Vec<_>>());
-    assert_eq!(broker.publish_all([]).await.len(), 0);
+    assert!(broker.publisher().publish_all([]).next().await.is_none());
 }
 
 #[tokio::test]
@@ -72,7 +73,7 @@ async fn what_fails_has_its_own_error_and_the_rest_is_stored() {
         publish("orders.created", 6).expect_stream("ORDERS"),
         publish("orders.created", 7),
     ];
-    let mut results = broker.publish_all(messages).await.into_iter();
+    let mut results = broker.publisher().publish_all(messages).collect::<Vec<_>>().await.into_iter();
     let mut next = || results.next().unwrap();
     assert_eq!(next().unwrap().sequence, 1);
     assert_says(next(), ErrorKind::Config, &["`orders.*`", "wildcard"]);
@@ -96,7 +97,7 @@ async fn never_more_than_a_window_is_taken_from_the_iterator() {
         taken.fetch_add(1, Ordering::SeqCst);
         broker.publish_message("orders.created", &id)
     });
-    let mut results = broker.publish_all(endless);
+    let mut results = broker.publisher().publish_all(endless);
     assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing happens before it is polled");
     for given in 0..5000 {
         let sequence = results.next().await.unwrap().unwrap().sequence;
@@ -125,7 +126,7 @@ async fn a_restart_in_the_middle_stores_each_once() {
     let mut server = Server::start().await;
     server.jetstream().await.create_stream(shop()).await.unwrap();
     let broker = connect(&server).await;
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     let publishing = tokio::spawn(async move {
         let mut acks = 0;
         let pause = |id: &u64| {
@@ -158,7 +159,8 @@ async fn a_restart_in_the_middle_stores_each_once() {
 async fn after_the_disconnect_every_result_says_so() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let mut results = broker.publish_all((0_u64..1000).map(|id| broker.publish_message("orders.created", &id)));
+    let mut results =
+        broker.publisher().publish_all((0_u64..1000).map(|id| broker.publish_message("orders.created", &id)));
     results.next().await.unwrap().unwrap();
     broker.disconnect().await.unwrap();
     let (mut stored, mut failed) = (1, 0);
@@ -185,8 +187,8 @@ async fn refuses_atomic(server: &Server) -> bool {
         return false;
     }
     let broker = connect(server).await;
-    let result = broker.publish_atomic([broker.publish_message("orders.created", &1)]).await;
-    assert_says(result, ErrorKind::Config, &["does not know atomic batches", "2.12.1", "publish_all"]);
+    let result = broker.publisher().publish_atomic([broker.publish_message("orders.created", &1)]).await;
+    assert_says(result, ErrorKind::Config, &["does not support atomic batches", "2.12.1", "publish_all"]);
     true
 }
 
@@ -198,10 +200,10 @@ async fn an_atomic_batch_is_stored_as_one() {
     }
     // The stream is made as the application declares it.
     let broker = Broker::builder().servers([server.url()]).stream(atomic()).connect().await.unwrap();
-    let ack = broker.publish_atomic([broker.publish_message("orders.created", &1)]).await.unwrap();
+    let ack = broker.publisher().publish_atomic([broker.publish_message("orders.created", &1)]).await.unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 1, Some(1)));
     let messages = (2..=1001_u64).map(|id| broker.publish_message("orders.created", &id));
-    let ack = broker.publish_atomic(messages).await.unwrap();
+    let ack = broker.publisher().publish_atomic(messages).await.unwrap();
     assert_eq!((ack.sequence, ack.batch_size), (1001, Some(1000)));
     assert_eq!(stored(&server, "SHOP").await, (1..=1001).collect::<Vec<_>>());
 }
@@ -218,31 +220,37 @@ async fn an_atomic_batch_with_a_condition_that_fails_stores_nothing() {
     let publish = |subject, id: u64| broker.publish_message(subject, &id);
     let ack = broker.publish_message("orders.old", &0).message_id("old").await.unwrap();
     assert_eq!(ack.sequence, 1);
-    let result =
-        broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_subject_sequence(7)]);
+    let result = broker
+        .publisher()
+        .publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_subject_sequence(7)]);
     assert_says(
         result.await,
         ErrorKind::WrongLastSequence,
         &["2 messages", "nothing is stored", "wrong last sequence: 0"],
     );
-    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).message_id("old")]);
+    let result = broker.publisher().publish_atomic([publish("orders.a", 1), publish("orders.b", 2).message_id("old")]);
     assert_says(result.await, ErrorKind::Duplicate, &["nothing is stored", "one of the ids already"]);
     let large = "a".repeat(200);
-    let result = broker.publish_atomic([
+    let result = broker.publisher().publish_atomic([
         publish("orders.a", 1),
         broker.publish_message("orders.b", &large),
         publish("orders.c", 3),
     ]);
     assert_says(result.await, ErrorKind::PayloadTooLarge, &["message 2", "max_msg_size"]);
-    let result = broker.publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
+    let result =
+        broker.publisher().publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
     assert_says(result.await, ErrorKind::StreamNotFound, &["message 2", "`bills.b`", "nothing is stored"]);
     let bills = stream::Config { name: "BILLS".to_owned(), subjects: vec!["bills.>".to_owned()], ..atomic() };
     server.jetstream().await.create_stream(bills).await.unwrap();
-    let result = broker.publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
+    let result =
+        broker.publisher().publish_atomic([publish("orders.a", 1), publish("bills.b", 2), publish("orders.c", 3)]);
     assert_says(result.await, ErrorKind::Publish, &["message 2", "same stream"]);
     assert_eq!(stored(&server, "SHOP").await, [0]);
-    let ack =
-        broker.publish_atomic([publish("orders.a", 1).expect_last_sequence(1), publish("orders.b", 2)]).await.unwrap();
+    let ack = broker
+        .publisher()
+        .publish_atomic([publish("orders.a", 1).expect_last_sequence(1), publish("orders.b", 2)])
+        .await
+        .unwrap();
     assert_eq!(ack.sequence, 3);
 }
 
@@ -253,7 +261,8 @@ async fn a_stream_that_does_not_allow_atomic_batches_is_named() {
         return;
     }
     let broker = connect(&server).await;
-    let batch = || broker.publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
+    let batch =
+        || broker.publisher().publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
     let told = ["`orders.created`", "Builder::stream", "allow_atomic_publish: true"];
     assert_says(batch().await, ErrorKind::StreamNotFound, &told);
     broker.publish("orders.created", &0).await.unwrap();
@@ -267,17 +276,19 @@ async fn what_cannot_be_an_atomic_batch_is_not_sent() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let publish = |subject, id: u64| broker.publish_message(subject, &id);
-    assert_says(broker.publish_atomic([]).await, ErrorKind::Config, &["no message"]);
-    let result = broker.publish_atomic((0_u64..).map(|id| publish("orders.a", id)));
+    assert_says(broker.publisher().publish_atomic([]).await, ErrorKind::Config, &["no message"]);
+    let result = broker.publisher().publish_atomic((0_u64..).map(|id| publish("orders.a", id)));
     assert_says(result.await, ErrorKind::Config, &["at most 1000"]);
-    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.*", 2)]);
+    let result = broker.publisher().publish_atomic([publish("orders.a", 1), publish("orders.*", 2)]);
     assert_says(result.await, ErrorKind::Config, &["message 2 of the batch", "wildcard"]);
-    let result =
-        broker.publish_atomic([publish("orders.a", 1).message_id("x"), publish("orders.b", 2).message_id("x")]);
+    let result = broker
+        .publisher()
+        .publish_atomic([publish("orders.a", 1).message_id("x"), publish("orders.b", 2).message_id("x")]);
     assert_says(result.await, ErrorKind::Config, &["messages 1 and 2", "`x`"]);
-    let result = broker.publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_sequence(0)]);
+    let result =
+        broker.publisher().publish_atomic([publish("orders.a", 1), publish("orders.b", 2).expect_last_sequence(0)]);
     assert_says(result.await, ErrorKind::Config, &["message 2", "only the first"]);
-    let result = broker.publish_atomic([publish("orders.a", 1).header("Nats-Batch-Id", "mine")]);
+    let result = broker.publisher().publish_atomic([publish("orders.a", 1).header("Nats-Batch-Id", "mine")]);
     assert_says(result.await, ErrorKind::Config, &["message 1", "Nats-Batch-Id"]);
     assert!(server.jetstream().await.get_stream("ORDERS").await.is_err(), "nothing was asked of the server");
 }
@@ -292,7 +303,11 @@ async fn an_atomic_batch_whose_ack_was_lost_is_stored_once_and_known() {
     let url = breaking_wire(server.address(), r#""stream":"SHOP","seq":3"#).await;
     let options = |options: jetstream_handlers::async_nats::ConnectOptions| options.ignore_discovered_servers();
     let broker = Broker::builder().servers([url]).connect_options(options).connect().await.unwrap();
-    let ack = broker.publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id))).await.unwrap();
+    let ack = broker
+        .publisher()
+        .publish_atomic((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)))
+        .await
+        .unwrap();
     assert_eq!((ack.sequence, ack.batch_size, ack.duplicate), (3, Some(3), true));
     assert_eq!(stored(&server, "SHOP").await, [1, 2, 3]);
 }
@@ -306,7 +321,7 @@ async fn an_atomic_batch_outlives_a_restart() {
     server.jetstream().await.create_stream(atomic()).await.unwrap();
     let broker = connect(&server).await;
     server.kill();
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     let publishing = tokio::spawn(async move {
         publisher.publish_atomic((1..=100_u64).map(|id| publisher.publish_message("orders.created", &id))).await
     });
@@ -326,14 +341,14 @@ async fn refuses_ingest(server: &Server) -> bool {
         return false;
     }
     let broker = connect(server).await;
-    let result = broker.ingest([broker.publish_message("orders.created", &1)]).await;
-    assert_says(result, ErrorKind::Config, &["does not know fast-ingest batches", "2.14.0", "publish_all"]);
+    let result = broker.publisher().ingest([broker.publish_message("orders.created", &1)]).await.map_err(Error::from);
+    assert_says(result, ErrorKind::Config, &["does not support fast-ingest batches", "2.14.0", "publish_all"]);
     true
 }
 
 /// Publishes the numbers to `SHOP` until something is in the way.
-fn ingesting(broker: &Broker, numbers: std::ops::RangeInclusive<u64>) -> JoinHandle<Result<PublishAck, Error>> {
-    let publisher = broker.publisher();
+fn ingesting(broker: &Broker, numbers: std::ops::RangeInclusive<u64>) -> JoinHandle<Result<PublishAck, IngestError>> {
+    let publisher = broker.publisher().clone();
     let pause = |id: &u64| {
         // Slow enough that a test can come between.
         if id.is_multiple_of(100) {
@@ -353,7 +368,11 @@ async fn fifty_thousand_are_stored_in_order() {
     }
     // The stream is made as the application declares it.
     let broker = Broker::builder().servers([server.url()]).stream(batched()).connect().await.unwrap();
-    let ack = broker.ingest((1..=50_000_u64).map(|id| broker.publish_message("orders.created", &id))).await.unwrap();
+    let ack = broker
+        .publisher()
+        .ingest((1..=50_000_u64).map(|id| broker.publish_message("orders.created", &id)))
+        .await
+        .unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 50_000, Some(50_000)));
     let jetstream = server.jetstream().await;
     let consumer = consumer::pull::OrderedConfig::default();
@@ -362,9 +381,9 @@ async fn fifty_thousand_are_stored_in_order() {
     while let Some((index, message)) = messages.next().await {
         assert_eq!(serde_json::from_slice::<u64>(&message.unwrap().payload).unwrap(), index as u64 + 1);
     }
-    let ack = broker.ingest([broker.publish_message("orders.created", &1)]).await.unwrap();
+    let ack = broker.publisher().ingest([broker.publish_message("orders.created", &1)]).await.unwrap();
     assert_eq!((ack.sequence, ack.batch_size), (50_001, Some(1)));
-    assert_says(broker.ingest([]).await, ErrorKind::Config, &["no message"]);
+    assert_says(broker.publisher().ingest([]).await.map_err(Error::from), ErrorKind::Config, &["no message"]);
 }
 
 #[tokio::test]
@@ -379,7 +398,7 @@ async fn several_batches_share_a_stream() {
         let broker = &broker;
         async move {
             let messages = (1..=2000).map(|id| broker.publish_message("orders.created", &(batch * 2000 + id)));
-            assert_eq!(broker.ingest(messages).await.unwrap().batch_size, Some(2000));
+            assert_eq!(broker.publisher().ingest(messages).await.unwrap().batch_size, Some(2000));
         }
     });
     join_all(batches).await;
@@ -397,19 +416,19 @@ async fn a_stream_that_does_not_allow_fast_ingest_is_named() {
         return;
     }
     let broker = connect(&server).await;
-    let batch = || broker.ingest((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
+    let batch = || broker.publisher().ingest((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
     let told = ["`orders.created`", "Builder::stream", "allow_batch_publish: true"];
-    assert_says(batch().await, ErrorKind::StreamNotFound, &told);
+    assert_says(batch().await.map_err(Error::from), ErrorKind::StreamNotFound, &told);
     broker.publish("orders.created", &0).await.unwrap();
     let error = batch().await.unwrap_err();
-    assert_eq!(error.stored(), Some(0));
+    assert_eq!(error.stored(), 0);
     let told = [
         "nothing of the batch on `orders.created` is stored",
         "`allow_batched`",
         "`allow_batch_publish`",
         "publish_all",
     ];
-    assert_says::<()>(Err(error), ErrorKind::StreamMismatch, &told);
+    assert_says::<()>(Err(error.into_error()), ErrorKind::StreamMismatch, &told);
     assert_eq!(stored(&server, "ORDERS").await, [0]);
 }
 
@@ -438,18 +457,21 @@ async fn a_batch_ends_at_the_first_message_that_is_refused() {
     ] {
         let before = (1..=6).map(|id| publish("orders.a", id));
         let after = (8..=3000).map(|id| publish("orders.a", id));
-        let error = broker.ingest(before.chain([seventh]).chain(after)).await.unwrap_err();
-        assert_eq!(error.stored(), Some(6), "{error:?}");
-        assert_says::<()>(Err(error), kind, &["the first 6 are stored and no other", told]);
+        let error = broker.publisher().ingest(before.chain([seventh]).chain(after)).await.unwrap_err();
+        assert_eq!(error.stored(), 6, "{error:?}");
+        assert_says::<()>(Err(error.into_error()), kind, &["the first 6 are stored and no other", told]);
         let payloads = stored(&server, "SHOP").await;
         assert_eq!(payloads[last..], [1, 2, 3, 4, 5, 6]);
         last = payloads.len();
     }
-    let error = broker.ingest([publish("orders.*", 1)]).await.unwrap_err();
-    assert_eq!((error.kind(), error.stored()), (ErrorKind::Config, Some(0)));
-    let error =
-        broker.ingest([publish("orders.a", 1).expect_last_sequence(1), publish("orders.a", 2)]).await.unwrap_err();
-    assert_eq!((error.kind(), error.stored()), (ErrorKind::WrongLastSequence, Some(0)), "{error:?}");
+    let error = broker.publisher().ingest([publish("orders.*", 1)]).await.unwrap_err();
+    assert_eq!((error.kind(), error.stored()), (ErrorKind::Config, 0));
+    let error = broker
+        .publisher()
+        .ingest([publish("orders.a", 1).expect_last_sequence(1), publish("orders.a", 2)])
+        .await
+        .unwrap_err();
+    assert_eq!((error.kind(), error.stored()), (ErrorKind::WrongLastSequence, 0), "{error:?}");
     assert_eq!(stored(&server, "BILLS").await, [0; 0]);
     assert_eq!(stored(&server, "SHOP").await.len(), last);
 }
@@ -464,7 +486,7 @@ async fn a_batch_with_ids_can_be_published_again() {
     let broker = connect(&server).await;
     let batch = |ids: std::ops::RangeInclusive<u64>| {
         let publish = |id: u64| broker.publish_message("orders.created", &id).message_id(&id.to_string());
-        broker.ingest(ids.map(publish))
+        broker.publisher().ingest(ids.map(publish))
     };
     assert_eq!(batch(1..=700).await.unwrap().batch_size, Some(700));
     assert_eq!(batch(1..=2000).await.unwrap().batch_size, Some(2000));
@@ -488,10 +510,10 @@ async fn a_killed_server_leaves_an_honest_count() {
     server.kill();
     server.restart().await;
     let error = ingesting.await.unwrap().unwrap_err();
-    let known = error.stored().unwrap();
+    let known = error.stored();
     assert!(known >= 2000, "{error}");
     let told = ["`orders.created`", &format!("the first {known} messages are stored")];
-    assert_says::<()>(Err(error), ErrorKind::Publish, &told);
+    assert_says::<()>(Err(error.into_error()), ErrorKind::Publish, &told);
     let payloads = stored(&server, "SHOP").await;
     assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a beginning without a gap");
     assert!(payloads.len() as u64 >= known && payloads.len() as u64 <= known + 1000, "{known} of {}", payloads.len());
@@ -520,9 +542,9 @@ async fn a_broken_wire_leaves_an_exact_count() {
         // Only answers were lost, and the stream was asked for them.
         Ok(ack) => ack.batch_size.unwrap(),
         Err(error) => {
-            let known = error.stored().unwrap();
+            let known = error.stored();
             let told = [&*format!("the first {known} are stored and no other"), "did not arrive"];
-            assert_says::<()>(Err(error), ErrorKind::Publish, &told);
+            assert_says::<()>(Err(error.into_error()), ErrorKind::Publish, &told);
             known
         }
     };
@@ -544,8 +566,8 @@ async fn a_disconnect_in_the_middle_leaves_an_honest_count() {
     .await;
     broker.disconnect().await.unwrap();
     let error = ingesting.await.unwrap().unwrap_err();
-    let known = error.stored().unwrap();
-    assert_says::<()>(Err(error), ErrorKind::Closed, &["disconnected"]);
+    let known = error.stored();
+    assert_says::<()>(Err(error.into_error()), ErrorKind::Closed, &["disconnected"]);
     let payloads = stored(&server, "SHOP").await;
     assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>());
     assert!(payloads.len() as u64 >= known, "{known} of {}", payloads.len());
@@ -595,7 +617,7 @@ async fn a_leader_that_steps_down_loses_and_doubles_nothing() {
     };
 
     let messages = (1..=6000_u64).inspect(slow).map(|id| broker.publish_message("all.created", &id));
-    let all = async { broker.publish_all(messages).await };
+    let all = broker.publisher().publish_all(messages).collect::<Vec<_>>();
     for result in while_the_leader_steps_down(&mut cluster, "ALL", all).await {
         result.unwrap();
     }
@@ -608,7 +630,7 @@ async fn a_leader_that_steps_down_loses_and_doubles_nothing() {
             for batch in 0..30_u64 {
                 let ids = batch * 50 + 1..=batch * 50 + 50;
                 let messages = ids.inspect(slow).map(|id| broker.publish_message("atomic.created", &id));
-                assert_eq!(broker.publish_atomic(messages).await.unwrap().batch_size, Some(50));
+                assert_eq!(broker.publisher().publish_atomic(messages).await.unwrap().batch_size, Some(50));
                 tokio::time::sleep(Duration::from_millis(30)).await;
             }
         };
@@ -618,8 +640,8 @@ async fn a_leader_that_steps_down_loses_and_doubles_nothing() {
 
     if ingest {
         let messages = (1..=10_000_u64).inspect(slow).map(|id| broker.publish_message("ingest.created", &id));
-        let result = while_the_leader_steps_down(&mut cluster, "INGEST", broker.ingest(messages)).await;
-        let known = result.map_or_else(|error| error.stored(), |ack| ack.batch_size).unwrap();
+        let result = while_the_leader_steps_down(&mut cluster, "INGEST", broker.publisher().ingest(messages)).await;
+        let known = result.map_or_else(|error| error.stored(), |ack| ack.batch_size.unwrap());
         let payloads = stored_in(&mut cluster, "INGEST").await;
         assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a beginning without a gap");
         assert!(
@@ -628,4 +650,23 @@ async fn a_leader_that_steps_down_loses_and_doubles_nothing() {
             payloads.len()
         );
     }
+}
+
+#[tokio::test]
+async fn messages_of_another_broker_are_refused() {
+    let (broker, other) = (Broker::in_memory(), Broker::in_memory());
+    let publisher = broker.publisher();
+    let foreign = || other.publish_message("orders.created", &2);
+    let told = ["`orders.created`", "another broker"];
+    let messages =
+        [broker.publish_message("orders.created", &1), foreign(), broker.publish_message("orders.created", &3)];
+    let mut results = publisher.publish_all(messages).collect::<Vec<_>>().await.into_iter();
+    let mut next = || results.next().unwrap();
+    assert_eq!(next().unwrap().sequence, 1);
+    assert_says(next(), ErrorKind::Config, &told);
+    assert_eq!(next().unwrap().sequence, 2);
+    assert_says(publisher.publish_atomic([foreign()]).await, ErrorKind::Config, &told);
+    let error = publisher.ingest([foreign()]).await.unwrap_err();
+    assert_eq!(error.stored(), 0);
+    assert_says::<()>(Err(error.into_error()), ErrorKind::Config, &told);
 }

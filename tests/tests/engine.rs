@@ -78,7 +78,8 @@ async fn note(broker: &Broker, subject: &str, queue: &str, calls: &Calls) -> Sub
 async fn a_quick_handler_begins_with_ten_and_gets_hundreds_at_a_time() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let results = broker.publish_all((0..20_000).map(|id| broker.publish_message("work.quick", &id))).await;
+    let messages = (0..20_000).map(|id| broker.publish_message("work.quick", &id));
+    let results: Vec<_> = futures::StreamExt::collect(broker.publisher().publish_all(messages)).await;
     assert!(results.iter().all(Result::is_ok));
     let (mut requests, _client) = batches(&server, "quick").await;
     let calls = Calls::default();

@@ -520,7 +520,7 @@ async fn two_thousand_delayed_messages_do_not_stall_the_healthy_ones() {
         std::future::ready(if id < 2000 { Settle::RetryAfter(Duration::from_secs(3600)) } else { Settle::Ack })
     };
     let subscription = broker.subscribe("work.delayed", "delayed", picky).batch_size(500).await.unwrap();
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     let publishes = (0..2000).map(|id| {
         let publisher = publisher.clone();
         async move { publisher.publish("work.delayed", &id).await.unwrap() }

@@ -330,10 +330,10 @@ async fn an_answer_of_somebody_else_is_no_ack() {
 async fn after_the_disconnect_nothing_is_published_and_nobody_waits() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     broker.publish("orders.created", &1).await.unwrap();
     broker.disconnect().await.unwrap();
-    for publisher in [broker.publisher(), publisher] {
+    for publisher in [broker.publisher(), &publisher] {
         let publish = publisher.publish("orders.created", &2);
         let result = tokio::time::timeout(Duration::from_secs(5), publish).await.unwrap();
         assert_says(result, ErrorKind::Closed, &["`orders.created`", "disconnected"]);

@@ -14,6 +14,7 @@ use crate::dead_letter::{OMITTED, ORIGINAL, PREFIX};
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Outgoing, Stored};
+use crate::publish::publish;
 use crate::subject::overlap;
 use crate::transport::Transport;
 
@@ -205,7 +206,7 @@ impl DeadLetters {
             message.payload = original.payload;
         }
         self.check_interest(&letter).await?;
-        let ack = self.transport.publish(message).await?;
+        let ack = publish(&self.transport, message).await?;
         self.transport.delete(&self.stream, sequence).await?;
         Ok(ack)
     }

@@ -6,24 +6,27 @@
 mod consumer;
 mod deliveries;
 mod faults;
+mod ingest;
 mod stream;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::jetstream;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{consumer as nats_consumer, stream as nats_stream};
+use async_nats::jetstream::{self, ErrorCode, consumer as nats_consumer, stream as nats_stream};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 pub(crate) use deliveries::Deliveries;
 pub(crate) use faults::Faults;
+pub(crate) use ingest::Ingest;
 
 use crate::delivery::Binding;
-use crate::message::{Outgoing, Stored};
+use crate::error::{Error, ErrorKind};
+use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
+use crate::message::{Outgoing, PublishFailure, Stored};
 use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::sync::lock;
@@ -87,14 +90,22 @@ impl Memory {
                 return if same {
                     Ok(())
                 } else {
-                    Err(refusal(400, 10058, "stream name already in use with a different configuration"))
+                    Err(refusal(
+                        400,
+                        ErrorCode::STREAM_NAME_EXIST,
+                        "stream name already in use with a different configuration",
+                    ))
                 };
             }
             let taken = |subject: &String| {
                 state.streams.values().any(|other| other.config.subjects.iter().any(|own| overlap(own, subject)))
             };
             if config.subjects.iter().any(taken) {
-                return Err(refusal(400, 10065, "subjects overlap with an existing stream"));
+                return Err(refusal(
+                    400,
+                    ErrorCode::STREAM_SUBJECT_OVERLAP,
+                    "subjects overlap with an existing stream",
+                ));
             }
             state.streams.insert(config.name.clone(), Stream::new(config));
             Ok(())
@@ -142,18 +153,39 @@ impl Memory {
     }
 
     /// Stores a message.
-    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishRefusal> {
+    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishFailure> {
+        self.store(message).await?.map_err(|error| PublishFailure::Permanent(refused(message, error)))
+    }
+
+    /// Stores the message of this number of a fast-ingest batch, all of which belong to the `stream` of the first.
+    async fn ingest(
+        &self,
+        message: &Outgoing,
+        number: u64,
+        stream: Option<&str>,
+    ) -> Result<PublishAck, PublishFailure> {
+        let permanent = |error| PublishFailure::Permanent(ingest_refused(number, error));
+        let names = self.stream_names(&message.subject);
+        let name = names.first().ok_or_else(no_stream)?;
+        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
+            return Err(permanent(refusal(400, ErrorCode::BATCH_PUBLISH_DISABLED, "batch publish is disabled")));
+        }
+        if stream.is_some_and(|stream| stream != name) {
+            let error = refusal(400, ErrorCode::BATCH_PUBLISH_UNKNOWN_BATCH_ID, "batch publish ID unknown");
+            return Err(permanent(error));
+        }
+        self.store(message).await?.map_err(permanent)
+    }
+
+    /// Stores a message, or returns the refusal of its stream.
+    async fn store(&self, message: &Outgoing) -> Result<Result<PublishAck, Refusal>, PublishFailure> {
         let slow = {
             let mut state = self.state();
             if state.closed {
-                return Err(PublishRefusal::Closed);
+                return Err(PublishFailure::Permanent(closed(&message.subject)));
             }
             if state.faults.fails_publish(&message.subject) {
-                return Err(PublishRefusal::Refused(refusal(
-                    503,
-                    10077,
-                    "the publish fails because a test asked for it",
-                )));
+                return Ok(Err(injected_refusal()));
             }
             state.faults.slow
         };
@@ -161,43 +193,25 @@ impl Memory {
             tokio::time::sleep(slow).await;
         }
         self.change(|state| {
-            let stream = state
-                .streams
-                .values_mut()
-                .find(|stream| stream.takes(&message.subject))
-                .ok_or(PublishRefusal::NoStream)?;
-            stream.store(message).map_err(PublishRefusal::Refused)
+            let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
+            Ok(stream.ok_or_else(no_stream)?.store(message))
         })
     }
 
-    /// Stores a message of a fast-ingest batch, which after its first goes to `stream`.
-    pub(crate) async fn ingest(&self, message: &Outgoing, stream: Option<&str>) -> Result<PublishAck, PublishRefusal> {
-        let names = self.stream_names(&message.subject);
-        let name = names.first().ok_or(PublishRefusal::NoStream)?;
-        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
-            return Err(PublishRefusal::Refused(refusal(400, 10205, "batch publish is disabled")));
-        }
-        if stream.is_some_and(|stream| stream != name) {
-            return Err(PublishRefusal::Refused(refusal(400, 10208, "batch publish ID unknown")));
-        }
-        self.publish(message).await
-    }
-
-    /// Stores messages, all or none; a refusal has the number of the message that it is about, if the server would say it.
-    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, PublishRefusal)> {
+    /// Stores messages, all or none.
+    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, PublishFailure> {
+        let first = messages.first().map_or("", |message| message.subject.as_str());
+        let permanent = |number, error| PublishFailure::Permanent(batch_refused(messages, number, error));
         self.change(|state| {
             if state.closed {
-                return Err((None, PublishRefusal::Closed));
+                return Err(PublishFailure::Permanent(closed(first)));
             }
-            let fault = messages.iter().any(|message| state.faults.fails_publish(&message.subject));
-            let refused = |code, text| Err((None, PublishRefusal::Refused(refusal(400, code, text))));
-            if fault {
-                return refused(10077, "the publish fails because a test asked for it");
+            if messages.iter().any(|message| state.faults.fails_publish(&message.subject)) {
+                return Err(permanent(None, injected_refusal()));
             }
-            let first = messages.first().map_or("", |message| message.subject.as_str());
             let stream = state.streams.values_mut().find(|stream| stream.takes(first));
-            let stream = stream.ok_or((None, PublishRefusal::NoStream))?;
-            stream.store_all(messages).map_err(|(number, error)| (number, PublishRefusal::Refused(error)))
+            let stored = stream.ok_or_else(no_stream)?.store_all(messages);
+            stored.map_err(|(number, error)| permanent(number, error))
         })
     }
 
@@ -348,7 +362,7 @@ impl Memory {
 
 impl State {
     fn stream(&mut self, name: &str) -> Result<&mut Stream, Refusal> {
-        self.streams.get_mut(name).ok_or_else(|| refusal(404, 10059, "stream not found"))
+        self.streams.get_mut(name).ok_or_else(|| refusal(404, ErrorCode::STREAM_NOT_FOUND, "stream not found"))
     }
 
     /// Whether every consumer that is read is at rest; where the stream is missing, nothing can come.
@@ -366,16 +380,17 @@ impl State {
     }
 }
 
-/// Why a message was not stored.
-#[derive(Debug)]
-pub(crate) enum PublishRefusal {
-    NoStream,
-    Refused(Refusal),
-    Closed,
+fn no_stream() -> PublishFailure {
+    PublishFailure::NoStream(Error::new(ErrorKind::Timeout, "no stream covers the subject"))
+}
+
+/// Returns the refusal of a publish that fails because a test asked for it.
+fn injected_refusal() -> Refusal {
+    refusal(503, ErrorCode::STREAM_STORE_FAILED, "the publish fails because a test asked for it")
 }
 
 /// An error as the server sends it.
-fn refusal(code: u16, err_code: u64, description: &str) -> Refusal {
-    let error = json!({ "code": code, "err_code": err_code, "description": description });
+fn refusal(code: u16, err_code: ErrorCode, description: &str) -> Refusal {
+    let error = json!({ "code": code, "err_code": err_code.0, "description": description });
     serde_json::from_value(error).expect("these are the fields of the server's errors")
 }

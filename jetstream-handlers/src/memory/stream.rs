@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer as nats_consumer;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::{ErrorCode, consumer as nats_consumer};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -62,7 +62,7 @@ impl Stream {
         let now = Instant::now();
         let header = |name: &str| message.headers.get(name).map(|value| value.as_str());
         if header("Nats-Expected-Stream").is_some_and(|expected| expected != self.config.name) {
-            return Err(refusal(400, 10060, "expected stream does not match"));
+            return Err(refusal(400, ErrorCode::STREAM_NOT_MATCH, "expected stream does not match"));
         }
         if let Some(id) = header("Nats-Msg-Id")
             && let Some((sequence, _)) = self.ids.get(id)
@@ -72,7 +72,11 @@ impl Stream {
         if let Some(expected) = number(header("Nats-Expected-Last-Sequence")) {
             let last = self.last_sequence;
             if expected != last {
-                return Err(refusal(400, 10071, &format!("wrong last sequence: {last}")));
+                return Err(refusal(
+                    400,
+                    ErrorCode::STREAM_WRONG_LAST_SEQUENCE,
+                    &format!("wrong last sequence: {last}"),
+                ));
             }
         }
         if let Some(expected) = number(header("Nats-Expected-Last-Subject-Sequence")) {
@@ -83,19 +87,27 @@ impl Stream {
                 .find(|(_, other)| other.subject == message.subject)
                 .map_or(0, |(last, _)| *last);
             if expected != last {
-                return Err(refusal(400, 10071, &format!("wrong last sequence: {last}")));
+                return Err(refusal(
+                    400,
+                    ErrorCode::STREAM_WRONG_LAST_SEQUENCE,
+                    &format!("wrong last sequence: {last}"),
+                ));
             }
         }
         let ttl = number(header("Nats-TTL")).map(Duration::from_secs);
         if ttl.is_some() && !self.config.allow_message_ttl {
-            return Err(refusal(400, 10166, "per-message TTL is disabled"));
+            return Err(refusal(400, ErrorCode::MESSAGE_TTL_DISABLED, "per-message TTL is disabled"));
         }
         let size = message.payload.len() + message.subject.len();
         if self.config.max_message_size > 0 && message.payload.len() > self.config.max_message_size as usize {
-            return Err(refusal(400, 10054, "message size exceeds maximum allowed"));
+            return Err(refusal(
+                400,
+                ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM,
+                "message size exceeds maximum allowed",
+            ));
         }
         if self.config.discard == DiscardPolicy::New && self.is_full(size) {
-            return Err(refusal(503, 10077, "maximum messages or bytes exceeded"));
+            return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, "maximum messages or bytes exceeded"));
         }
         self.last_sequence += 1;
         let sequence = self.last_sequence;
@@ -124,15 +136,25 @@ impl Stream {
     /// Stores messages, all or none.
     pub(super) fn store_all(&mut self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, Refusal)> {
         if !self.config.allow_atomic_publish {
-            return Err((Some(1), refusal(400, 10174, "atomic publish is disabled")));
+            return Err((Some(1), refusal(400, ErrorCode::ATOMIC_PUBLISH_DISABLED, "atomic publish is disabled")));
         }
         for (number, message) in (1..).zip(messages) {
             if !self.takes(&message.subject) {
-                return Err((Some(number), refusal(400, 10176, "atomic publish batch is incomplete")));
+                return Err((
+                    Some(number),
+                    refusal(400, ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH, "atomic publish batch is incomplete"),
+                ));
             }
             let id = message.headers.get("Nats-Msg-Id").map(|id| id.as_str());
             if id.is_some_and(|id| self.ids.contains_key(id)) {
-                return Err((None, refusal(400, 10201, "atomic publish batch contains duplicate message id")));
+                return Err((
+                    None,
+                    refusal(
+                        400,
+                        ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE,
+                        "atomic publish batch contains duplicate message id",
+                    ),
+                ));
             }
         }
         // Tried on a copy: what the last one fails by takes the first one back.
@@ -237,12 +259,16 @@ impl Stream {
     ) -> Result<nats_consumer::Config, Refusal> {
         let name = config.durable_name.clone().unwrap_or_default();
         if self.consumers.contains_key(&name) {
-            return Err(refusal(400, 10148, "consumer already exists"));
+            return Err(refusal(400, ErrorCode::CONSUMER_ALREADY_EXISTS, "consumer already exists"));
         }
         if self.config.retention == RetentionPolicy::WorkQueue
             && self.consumers.values().any(|other| overlap(&other.config.filter_subject, &config.filter_subject))
         {
-            return Err(refusal(400, 10100, "filtered consumer not unique on workqueue stream"));
+            return Err(refusal(
+                400,
+                ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE,
+                "filtered consumer not unique on workqueue stream",
+            ));
         }
         if config.ack_wait.is_zero() {
             config.ack_wait = Duration::from_secs(30);

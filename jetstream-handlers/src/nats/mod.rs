@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 pub(crate) use connect::{Environment, connect, credentials_file, options};
-pub(crate) use publish::{ingest, publish, publish_all, publish_atomic};
+pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;
 
 use crate::error::{BoxError, Error, ErrorKind};
@@ -89,12 +89,12 @@ impl Connection {
         is_older.then(|| self.client.server_info().version)
     }
 
-    /// An error if the server is older than what `feature` needs.
-    fn needs(&self, since: (i64, i64, i64), feature: &str, instead: &str) -> Result<(), Error> {
+    /// Returns an error if the server is older than `feature` requires.
+    pub(crate) fn require_version(&self, since: (i64, i64, i64), feature: &str, instead: &str) -> Result<(), Error> {
         let Some(version) = self.version_before(since) else { return Ok(()) };
         let (major, minor, patch) = since;
         let text = format!(
-            "the server {version} does not know {feature}; use a server from {major}.{minor}.{patch}, or {instead}"
+            "the server {version} does not support {feature}; use a server from {major}.{minor}.{patch}, or {instead}"
         );
         Err(Error::new(ErrorKind::Config, text))
     }
