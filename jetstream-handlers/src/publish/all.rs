@@ -43,7 +43,7 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Each result has the errors of [`PublishMessage`] for its own message.
+    /// Each result has the errors of [`publish_message`](Self::publish_message) for its own message.
     /// A message of another broker is not sent; its result has the kind [`Config`](crate::ErrorKind::Config).
     ///
     /// # Cancel safety
@@ -63,6 +63,20 @@ impl Publisher {
 }
 
 /// The results of [`Publisher::publish_all`], one for each message, in order.
+///
+/// It is a [`Stream`], and [`next`](Self::next) needs no trait in scope.
+///
+/// # Examples
+///
+/// ```
+/// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+/// let ticks = (0..).map(|tick| broker.publish_message("ticks.second", &tick));
+/// let mut results = broker.publisher().publish_all(ticks);
+/// while let Some(result) = results.next().await {
+///     result?;
+/// }
+/// # Ok(()) }
+/// ```
 #[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {
     results: BoxStream<'a, Result<PublishAck, Error>>,
@@ -73,7 +87,7 @@ impl PublishAll<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`PublishMessage`] for this message.
+    /// Those of [`Publisher::publish_message`] for this message.
     ///
     /// # Cancel safety
     ///

@@ -30,10 +30,27 @@ use crate::rules;
 ///
 /// ```
 /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+/// use std::time::Duration;
+///
 /// let first = broker.publish_message("orders.7", "created").expect_last_subject_sequence(0).await?;
-/// broker.publish_message("orders.7", "paid").expect_last_subject_sequence(first.sequence).await?;
+/// broker
+///     .publish_message("orders.7", "paid")
+///     .header("Tenant", "eu")
+///     .message_id("order-7-paid")
+///     .expect_last_subject_sequence(first.sequence)
+///     .await?;
+/// broker.publish_message("offers.today", "soup").expect_stream("OFFERS").ttl(Duration::from_secs(3600)).await?;
 /// # Ok(()) }
 /// ```
+///
+/// # Errors
+///
+/// Awaiting it returns the errors of [`Publisher::publish_message`].
+///
+/// # Cancel safety
+///
+/// Nothing is sent before it is awaited.
+/// After its future is dropped, the message may be stored or not.
 #[must_use = "nothing is published until it is awaited"]
 pub struct PublishMessage {
     publisher: Publisher,

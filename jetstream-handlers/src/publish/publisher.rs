@@ -60,9 +60,9 @@ impl Publisher {
     /// | [`Encode`](ErrorKind::Encode) | the value does not encode as JSON |
     /// | [`Config`](ErrorKind::Config) | the subject is invalid or has a wildcard |
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
-    /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none may be created |
-    /// | [`StreamOverlap`](ErrorKind::StreamOverlap), [`Server`](ErrorKind::Server) | the stream cannot be created |
-    /// | [`Publish`](ErrorKind::Publish) | the stream refused the message |
+    /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server |
+    /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or another subscriber answered |
     /// | [`Closed`](ErrorKind::Closed) | the broker is disconnected |
     /// | [`Timeout`](ErrorKind::Timeout) | the publish timeout has passed; the text says whether the message may be stored |
     ///
@@ -95,8 +95,10 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Awaiting the message returns the errors of [`publish`](Self::publish), and
-    /// [`WrongLastSequence`](ErrorKind::WrongLastSequence) if a condition does not hold.
+    /// Awaiting the message returns the errors of [`publish`](Self::publish).
+    /// If a condition does not hold, the kind is [`WrongLastSequence`](ErrorKind::WrongLastSequence), or
+    /// [`StreamMismatch`](ErrorKind::StreamMismatch) for [`expect_stream`](PublishMessage::expect_stream).
+    /// A header or an id that cannot be sent is a [`Config`](ErrorKind::Config), as is a [`ttl`](PublishMessage::ttl) for a server before 2.11.
     ///
     /// If the answer to a message with a condition was lost, the stream is read to tell this message from another one
     /// (`$JS.API.STREAM.NAMES`, `STREAM.INFO` and `STREAM.MSG.GET`).

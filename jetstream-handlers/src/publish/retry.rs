@@ -44,20 +44,17 @@ impl Pause {
 #[derive(Debug)]
 pub(super) struct DeadlinePassed;
 
-/// What is published as one.
+/// Kind of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
-    Message {
-        /// `true` if an attempt before the first of this retry had no answer.
-        unanswered: bool,
-    },
+    Message,
     AtomicBatch,
     Ingest,
 }
 
-/// What follows an attempt that returned no ack: an error, a new stream, or a pause.
+/// State of a publish that is repeated until it is stored, refused, or its deadline passes.
 ///
-/// Nothing else in the crate creates a stream for a publish, or repeats one.
+/// It is the one place that creates a missing stream for a publish, so that both transports behave alike.
 pub(super) struct Retry<'a> {
     transport: &'a Transport,
     subject: &'a str,
@@ -65,7 +62,8 @@ pub(super) struct Retry<'a> {
     deadline: Instant,
     pause: Pause,
     repeated: bool,
-    unanswered: bool,
+    /// `true` after an attempt without an answer, which may have stored the message.
+    pub(super) unanswered: bool,
     stream_found: bool,
 }
 
@@ -74,15 +72,14 @@ enum StreamLookup {
     /// There was none, and it was created.
     Created,
     Found,
-    /// No answer, or none that lasts.
+    /// The lookup failed, and a later one may not.
     Unknown(Option<Error>),
 }
 
 impl<'a> Retry<'a> {
     pub(super) fn new(transport: &'a Transport, subject: &'a str, unit: Unit, deadline: Instant) -> Self {
-        let unanswered = matches!(unit, Unit::Message { unanswered: true });
         let pause = Pause::new(deadline);
-        Self { transport, subject, unit, deadline, pause, repeated: false, unanswered, stream_found: false }
+        Self { transport, subject, unit, deadline, pause, repeated: false, unanswered: false, stream_found: false }
     }
 
     /// Returns when the next attempt is due, or the error with which the publish ends.
@@ -95,7 +92,7 @@ impl<'a> Retry<'a> {
                 self.unanswered = true;
                 // Without a stream, another subscriber may have received the message and returned nothing.
                 // A batch does not come this far without a stream.
-                (error, matches!(self.unit, Unit::Message { .. }))
+                (error, self.unit == Unit::Message)
             }
         };
         if !may_lack_stream || self.stream_found || !self.transport.is_connected() {
@@ -128,8 +125,8 @@ impl<'a> Retry<'a> {
         let limit = self.transport.settings().publish_timeout;
         // Where nothing ever answered, nothing was stored; where an answer was lost, it is unknown.
         let stored = match (self.unit, self.unanswered) {
-            (Unit::Message { .. }, true) => "it may be stored or not",
-            (Unit::Message { .. }, false) => "it is not stored",
+            (Unit::Message, true) => "it may be stored or not",
+            (Unit::Message, false) => "it is not stored",
             (Unit::AtomicBatch | Unit::Ingest, true) => "all of it may be stored, or nothing",
             (Unit::AtomicBatch | Unit::Ingest, false) => "nothing is stored",
         };
@@ -137,7 +134,7 @@ impl<'a> Retry<'a> {
         Error::new(ErrorKind::Timeout, text).with_source(error)
     }
 
-    /// Finds or creates the stream, until the deadline; an error that does not pass is returned.
+    /// Finds or creates the stream until the deadline; returns an error that another lookup would return too.
     async fn look_up_stream(&self) -> Result<StreamLookup, Error> {
         match timeout_at(self.deadline, Box::pin(self.ensure_stream())).await {
             Ok(Ok(true)) => Ok(StreamLookup::Created),
@@ -176,7 +173,7 @@ impl<'a> Retry<'a> {
 impl Unit {
     fn name(self) -> &'static str {
         match self {
-            Self::Message { .. } => "the message",
+            Self::Message => "the message",
             Self::AtomicBatch => "the atomic batch",
             Self::Ingest => "the fast-ingest batch",
         }
@@ -185,7 +182,7 @@ impl Unit {
     /// Returns the setting without which a stream refuses it.
     fn stream_setting(self) -> Option<&'static str> {
         match self {
-            Self::Message { .. } => None,
+            Self::Message => None,
             Self::AtomicBatch => Some("allow_atomic_publish"),
             Self::Ingest => Some("allow_batch_publish"),
         }

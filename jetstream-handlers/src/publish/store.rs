@@ -39,19 +39,19 @@ pub(super) async fn until_closed(
 }
 
 async fn store(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
-    let Attempt { message, begun, mut unanswered } = attempt;
+    let Attempt { message, begun, unanswered } = attempt;
     let deadline = begun + transport.settings().publish_timeout;
-    let mut retry = Retry::new(transport, &message.subject, Unit::Message { unanswered }, deadline);
+    let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
+    retry.unanswered = unanswered;
     loop {
         match transport.publish_once(&message, deadline).await {
             Ok(ack) => return Ok(ack),
-            Err(PublishFailure::Permanent(error)) if unanswered && error.kind() == ErrorKind::WrongLastSequence => {
+            Err(PublishFailure::Permanent(error))
+                if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
+            {
                 return ack_of_first_send(transport, &message, deadline, error).await;
             }
-            Err(failure) => {
-                unanswered |= matches!(failure, PublishFailure::Unanswered(_));
-                retry.after(failure).await?;
-            }
+            Err(failure) => retry.after(failure).await?,
         }
     }
 }

@@ -5,6 +5,8 @@ use async_nats::header::HeaderValue;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{HeaderMap, header};
+use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::Connection;
@@ -126,43 +128,63 @@ impl<'a> AtomicBatch<'a> {
     }
 
     async fn send(&self, id: &str, deadline: Instant) -> Result<PublishAck, Failure> {
-        let client = self.connection.client();
         let mut epoch = self.connection.epoch();
         epoch.mark_unchanged();
         for (number, message) in (1..).zip(self.messages) {
             let last = number == self.messages.len();
-            let headers = self.headers(message, id, number);
-            let (subject, payload) = (message.subject.clone(), message.payload.clone());
+            let message = Outgoing {
+                headers: self.headers(message, id, number),
+                subject: message.subject.clone(),
+                payload: message.payload.clone(),
+            };
             if self.answers == Answers::FirstAndLast && number != 1 && !last {
-                match timeout_at(deadline, client.publish_with_headers(subject, headers, payload)).await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => return Err(Failure::Other(unsent(self.connection, &message.subject, error))),
-                    Err(error) => return Err(Failure::Unanswered(number, error.into())),
-                }
+                self.stage(number, message, deadline).await?;
+                continue;
             }
-            let wait = attempt_timeout(deadline);
-            let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
-            let sent = tokio::select! {
-                sent = timeout_at(deadline, client.send_request(subject, request)) => sent,
-                // No answer to a request of the former connection arrives on this one.
-                Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),
-            };
-            let answer = match sent {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => {
-                    return Err(match error.kind() {
-                        RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
-                        RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
-                        _ => Failure::Other(unsent(self.connection, &message.subject, error)),
-                    });
-                }
-                Err(error) => return Err(Failure::Unanswered(number, error.into())),
-            };
-            if last || !answer.payload.is_empty() {
-                return self.read_answer(number, &answer.payload);
+            let answer = self.request(number, message, deadline, &mut epoch).await?;
+            if last || !answer.is_empty() {
+                return self.read_answer(number, &answer);
             }
         }
         Err(Failure::Other(empty_batch()))
+    }
+
+    /// Sends a message without asking for an answer.
+    async fn stage(&self, number: usize, message: Outgoing, deadline: Instant) -> Result<(), Failure> {
+        let Outgoing { subject, payload, headers } = message;
+        let client = self.connection.client();
+        match timeout_at(deadline, client.publish_with_headers(subject.clone(), headers, payload)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::Other(unsent(self.connection, &subject, error))),
+            Err(error) => Err(Failure::Unanswered(number, error.into())),
+        }
+    }
+
+    /// Sends a message, and returns the payload of its answer.
+    async fn request(
+        &self,
+        number: usize,
+        message: Outgoing,
+        deadline: Instant,
+        epoch: &mut watch::Receiver<u64>,
+    ) -> Result<Bytes, Failure> {
+        let Outgoing { subject, payload, headers } = message;
+        let wait = attempt_timeout(deadline);
+        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
+        let sent = tokio::select! {
+            sent = timeout_at(deadline, self.connection.client().send_request(subject.clone(), request)) => sent,
+            // No answer to a request of the former connection arrives on this one.
+            Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),
+        };
+        match sent {
+            Ok(Ok(answer)) => Ok(answer.payload),
+            Ok(Err(error)) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
+                RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
+                _ => Failure::Other(unsent(self.connection, &subject, error)),
+            }),
+            Err(error) => Err(Failure::Unanswered(number, error.into())),
+        }
     }
 
     fn headers(&self, message: &Outgoing, id: &str, number: usize) -> HeaderMap {
