@@ -67,6 +67,7 @@
 
 mod backoff;
 mod broker;
+mod codec;
 mod dead_letter;
 mod delivery;
 mod error;
@@ -93,6 +94,7 @@ pub use async_nats::jetstream::publish::PublishAck;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::{DeadLetter, DeadLetters};
+pub use error::ingest::IngestError;
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use handler::{Closure, Subscriber};
@@ -132,8 +134,7 @@ pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
 pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Reason, Settle};
-pub use publish::all::PublishAll;
-pub use publish::{PublishMessage, Publisher};
+pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
 pub mod stream {

@@ -1,23 +1,38 @@
 //! Assertions on errors.
 
-use jetstream_handlers::{Error, ErrorKind};
+use std::fmt::Debug;
+
+use jetstream_handlers::{Error, ErrorKind, IngestError};
 
 /// Something that should hold an [`Error`]: the error itself, or a result.
 pub trait Failed {
-    /// Returns the error, or `None` for a success.
-    fn error(&self) -> Option<&Error>;
+    /// Returns the kind of the error and what `main` prints for it, or `None` for a success.
+    fn error(&self) -> Option<(ErrorKind, String)>;
 }
 
-impl<T> Failed for Result<T, Error> {
-    fn error(&self) -> Option<&Error> {
-        self.as_ref().err()
+impl<T, E> Failed for Result<T, E>
+where
+    for<'a> &'a E: Failed,
+{
+    fn error(&self) -> Option<(ErrorKind, String)> {
+        self.as_ref().err()?.error()
     }
 }
 
 impl Failed for &Error {
-    fn error(&self) -> Option<&Error> {
-        Some(self)
+    fn error(&self) -> Option<(ErrorKind, String)> {
+        Some(told(self.kind(), self))
     }
+}
+
+impl Failed for &IngestError {
+    fn error(&self) -> Option<(ErrorKind, String)> {
+        Some(told(self.kind(), self))
+    }
+}
+
+fn told(kind: ErrorKind, error: impl Debug) -> (ErrorKind, String) {
+    (kind, format!("{error:?}"))
 }
 
 /// Checks the kind of an error, and that its text contains each of `parts`.
@@ -29,9 +44,8 @@ impl Failed for &Error {
 /// On a success, on another kind and on a missing part.
 #[track_caller]
 pub fn assert_error(failed: impl Failed, kind: ErrorKind, parts: &[&str]) {
-    let Some(error) = failed.error() else { panic!("success instead of {kind:?} with {parts:?}") };
-    let text = format!("{error:?}");
-    assert_eq!(error.kind(), kind, "{text}");
+    let Some((found, text)) = failed.error() else { panic!("success instead of {kind:?} with {parts:?}") };
+    assert_eq!(found, kind, "{text}");
     for part in parts {
         assert!(text.contains(part), "no {part:?} in {text:?}");
     }

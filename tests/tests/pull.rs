@@ -37,7 +37,8 @@ async fn sizes(subscriber: &mut async_nats::Subscriber) -> Vec<u64> {
 async fn requests_of_a_fast_handler_grow_from_ten_to_hundreds() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let results = broker.publish_all((0..20_000).map(|id| broker.publish_message("work.quick", &id))).await;
+    let messages = (0..20_000).map(|id| broker.publish_message("work.quick", &id));
+    let results: Vec<_> = futures::StreamExt::collect(broker.publisher().publish_all(messages)).await;
     assert!(results.iter().all(Result::is_ok));
     let (mut requests, _client) = pull_requests(&server, "quick").await;
     let calls = Recorder::new();

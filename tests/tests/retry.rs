@@ -97,7 +97,7 @@ async fn delayed_messages_do_not_stall_others() {
         std::future::ready(if id < 2000 { Settle::RetryAfter(secs(3600)) } else { Settle::Ack })
     };
     let subscription = broker.subscribe("work.delayed", "delayed", handler).batch_size(500).await.unwrap();
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     let publishes = (0..2000).map(|id| {
         let publisher = publisher.clone();
         async move { publisher.publish("work.delayed", &id).await.unwrap() }

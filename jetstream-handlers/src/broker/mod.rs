@@ -29,7 +29,6 @@ use crate::observe::health::{HandlerHealth, Health, Status, StatusCell};
 use crate::observe::recorder::Recorder;
 use crate::plan::Plan;
 use crate::provision::provision;
-use crate::publish::all::PublishAll;
 use crate::publish::{PublishMessage, Publisher};
 use crate::sync::lock;
 use crate::transport::{Deliveries, Transport};
@@ -190,78 +189,13 @@ impl Broker {
     /// # Errors
     ///
     /// Awaiting gives the errors of [`Publisher::publish_message`].
-    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage<'_> {
+    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         self.inner.publisher.publish_message(subject, value)
     }
 
-    /// Publishes many messages, up to 256 at once, and gives the result of each in order.
-    ///
-    /// [`Publisher::publish_all`] says what holds for order, memory and repetition.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
-    /// let orders = [7, 8, 9];
-    /// for result in broker.publish_all(orders.iter().map(|order| broker.publish_message("orders.created", order))).await {
-    ///     result?;
-    /// }
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Each result has the errors of [`Publisher::publish`] for its own message.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping it leaves the messages whose result was not taken, 256 at most, stored or not.
-    pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
-    {
-        self.inner.publisher.publish_all(messages)
-    }
-
-    /// Publishes several messages to one stream, all or none.
-    ///
-    /// [`Publisher::publish_atomic`] says what it needs, with an example.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Publisher::publish_atomic`]; with all but a time-out nothing is stored.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future may leave all of the batch stored or nothing.
-    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>>,
-    {
-        self.inner.publisher.publish_atomic(messages).await
-    }
-
-    /// Publishes many messages to one stream in order, as fast as it takes them.
-    ///
-    /// [`Publisher::ingest`] says what it needs, with an example.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Publisher::ingest`]; [`Error::stored`] says how many are known to be stored.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves a beginning of the batch stored.
-    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
-    {
-        self.inner.publisher.ingest(messages).await
-    }
-
-    /// A publisher to hand to other code.
-    pub fn publisher(&self) -> Publisher {
-        self.inner.publisher.clone()
+    /// Returns the publisher of this broker, which also publishes many messages at once; clone it to pass it to other code.
+    pub fn publisher(&self) -> &Publisher {
+        &self.inner.publisher
     }
 
     /// Restricts [`start_all`](Self::start_all) and [`run_all`](Self::run_all) to this handler, and to others that are

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::RetentionPolicy;
 use super::DeadLetter;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
+use crate::publish::publish;
 use crate::subject::overlap;
 use crate::transport::Transport;
 
@@ -142,7 +143,7 @@ impl DeadLetters {
             message.payload = original.payload;
         }
         self.check_interest(&letter).await?;
-        let ack = self.transport.publish(message).await?;
+        let ack = publish(&self.transport, message).await?;
         self.transport.delete(&self.stream, sequence).await?;
         Ok(ack)
     }

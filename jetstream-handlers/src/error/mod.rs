@@ -1,6 +1,7 @@
 //! What can go wrong, in kinds that a caller can act on.
 
 pub(crate) mod api;
+pub(crate) mod ingest;
 
 use std::error::Error as StdError;
 use std::fmt;

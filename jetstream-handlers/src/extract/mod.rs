@@ -9,6 +9,7 @@ use async_nats::HeaderMap;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::codec;
 use crate::error::{BoxError, Error, ErrorKind, chain};
 use crate::message::{Info, Message};
 use crate::publish::Publisher;
@@ -348,7 +349,7 @@ impl<'m, T: Deserialize<'m>> Argument<'m, ViaPayload> for T {
         if message.payload.is_empty() {
             return Err(Rejection::new(format!("the payload is empty, and no `{}` in JSON", type_name::<T>())));
         }
-        serde_json::from_slice(&message.payload)
+        codec::decode(&message.payload)
             .map_err(|error| Rejection::new(format!("the payload is no `{}` in JSON: {error}", type_name::<T>())))
     }
 

@@ -6,9 +6,11 @@
 mod consumer;
 mod deliveries;
 mod faults;
+mod ingest;
 mod server;
 mod stream;
 
 pub(crate) use deliveries::Deliveries;
 pub(crate) use faults::Faults;
-pub(crate) use server::{Memory, PublishRefusal};
+pub(crate) use ingest::Ingest;
+pub(crate) use server::Memory;

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{consumer as nats_consumer, stream as nats_stream};
+use async_nats::jetstream::{ErrorCode, consumer as nats_consumer, stream as nats_stream};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -15,17 +14,15 @@ use super::Faults;
 use super::consumer::{Consumer, Take};
 use super::stream::Stream;
 use crate::delivery::Binding;
-use crate::message::{Outgoing, Stored};
+use crate::error::{Error, ErrorKind};
+use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
+use crate::message::{Outgoing, PublishFailure, Stored};
 use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::sync::lock;
 
 /// The default `max_payload` of nats-server.
 const MAX_PAYLOAD: usize = 1024 * 1024;
-
-// Error codes of fast-ingest batches, which async-nats does not name.
-const BATCH_PUBLISH_DISABLED: ErrorCode = ErrorCode(10205);
-const BATCH_PUBLISH_UNKNOWN_ID: ErrorCode = ErrorCode(10208);
 
 /// A refusal with the error code that nats-server would send.
 pub(super) type Refusal = async_nats::jetstream::Error;
@@ -193,14 +190,39 @@ impl Memory {
     }
 
     /// Stores a message.
-    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishRefusal> {
+    pub(crate) async fn publish(&self, message: &Outgoing) -> Result<PublishAck, PublishFailure> {
+        self.store(message).await?.map_err(|error| PublishFailure::Permanent(refused(message, error)))
+    }
+
+    /// Stores the message of this number of a fast-ingest batch, all of which belong to the `stream` of the first.
+    pub(super) async fn ingest(
+        &self,
+        message: &Outgoing,
+        number: u64,
+        stream: Option<&str>,
+    ) -> Result<PublishAck, PublishFailure> {
+        let permanent = |error| PublishFailure::Permanent(ingest_refused(number, error));
+        let names = self.stream_names(&message.subject);
+        let name = names.first().ok_or_else(no_stream)?;
+        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
+            return Err(permanent(refusal(400, ErrorCode::BATCH_PUBLISH_DISABLED, "batch publish is disabled")));
+        }
+        if stream.is_some_and(|stream| stream != name) {
+            let error = refusal(400, ErrorCode::BATCH_PUBLISH_UNKNOWN_BATCH_ID, "batch publish ID unknown");
+            return Err(permanent(error));
+        }
+        self.store(message).await?.map_err(permanent)
+    }
+
+    /// Stores a message, or returns the refusal of its stream.
+    async fn store(&self, message: &Outgoing) -> Result<Result<PublishAck, Refusal>, PublishFailure> {
         let delay = {
             let mut state = self.state();
             if state.closed {
-                return Err(PublishRefusal::Closed);
+                return Err(PublishFailure::Permanent(closed(&message.subject)));
             }
             if state.faults.fails_publish(&message.subject) {
-                return Err(PublishRefusal::Refused(injected_refusal(503)));
+                return Ok(Err(injected_refusal(503)));
             }
             state.faults.publish_delay
         };
@@ -208,44 +230,26 @@ impl Memory {
             tokio::time::sleep(delay).await;
         }
         self.change(|state| {
-            let stream = state
-                .streams
-                .values_mut()
-                .find(|stream| stream.takes(&message.subject))
-                .ok_or(PublishRefusal::NoStream)?;
-            stream.store(message).map_err(PublishRefusal::Refused)
+            let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
+            Ok(stream.ok_or_else(no_stream)?.store(message))
         })
     }
 
     /// Stores messages, all or none.
-    ///
-    /// A refusal includes the number of the refused message where nats-server's response would tell it.
-    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, (Option<usize>, PublishRefusal)> {
+    pub(crate) fn publish_atomic(&self, messages: &[Outgoing]) -> Result<PublishAck, PublishFailure> {
+        let first = messages.first().map_or("", |message| message.subject.as_str());
+        let permanent = |number, error| PublishFailure::Permanent(batch_refused(messages, number, error));
         self.change(|state| {
             if state.closed {
-                return Err((None, PublishRefusal::Closed));
+                return Err(PublishFailure::Permanent(closed(first)));
             }
             if messages.iter().any(|message| state.faults.fails_publish(&message.subject)) {
-                return Err((None, PublishRefusal::Refused(injected_refusal(400))));
+                return Err(permanent(None, injected_refusal(400)));
             }
-            let first = messages.first().map_or("", |message| message.subject.as_str());
             let stream = state.streams.values_mut().find(|stream| stream.takes(first));
-            let stream = stream.ok_or((None, PublishRefusal::NoStream))?;
-            stream.store_all(messages).map_err(|(number, error)| (number, PublishRefusal::Refused(error)))
+            let stored = stream.ok_or_else(no_stream)?.store_all(messages);
+            stored.map_err(|(number, error)| permanent(number, error))
         })
-    }
-
-    /// Stores a message of a fast-ingest batch; `stream` is the one that stored the messages before it.
-    pub(crate) async fn ingest(&self, message: &Outgoing, stream: Option<&str>) -> Result<PublishAck, PublishRefusal> {
-        let names = self.stream_names(&message.subject);
-        let name = names.first().ok_or(PublishRefusal::NoStream)?;
-        if self.stream(name).is_some_and(|config| !config.allow_batch_publish) {
-            return Err(PublishRefusal::Refused(refusal(400, BATCH_PUBLISH_DISABLED, "batch publish is disabled")));
-        }
-        if stream.is_some_and(|stream| stream != name) {
-            return Err(PublishRefusal::Refused(refusal(400, BATCH_PUBLISH_UNKNOWN_ID, "batch publish ID unknown")));
-        }
-        self.publish(message).await
     }
 
     /// Returns the message at this sequence.
@@ -380,6 +384,10 @@ impl State {
     fn consumer_mut(&mut self, binding: &Binding) -> Option<&mut Consumer> {
         self.streams.get_mut(&binding.stream)?.consumers.get_mut(&binding.consumer)
     }
+}
+
+fn no_stream() -> PublishFailure {
+    PublishFailure::NoStream(Error::new(ErrorKind::Timeout, "no stream covers the subject"))
 }
 
 /// Builds an error as nats-server sends it.

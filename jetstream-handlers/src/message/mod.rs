@@ -1,8 +1,11 @@
 //! The data of a delivery.
 
+mod attempt;
 mod outgoing;
+pub(crate) mod refusal;
 mod stored;
 
+pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
 pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;
 

@@ -1,12 +1,56 @@
 //! A message to be published.
 
 use async_nats::HeaderMap;
+use async_nats::header::{self, HeaderName, HeaderValue};
 use bytes::Bytes;
 
-/// A message on its way to a stream.
+use crate::error::{Error, ErrorKind};
+
+/// Bytes of a header block beside the names and values of its headers.
+const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
+
+/// Bytes of a header line beside its name and value.
+const LINE_OVERHEAD: usize = ": \r\n".len();
+
+/// A message to be published to a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     pub(crate) subject: async_nats::Subject,
     pub(crate) payload: Bytes,
     pub(crate) headers: HeaderMap,
+}
+
+impl Outgoing {
+    /// Returns the message with an id, a new one if it has none.
+    ///
+    /// All attempts of a publish share the id, so that the stream stores the message once.
+    pub(crate) fn with_id(mut self) -> Self {
+        if self.headers.get(header::NATS_MESSAGE_ID).is_none() {
+            self.headers.insert(header::NATS_MESSAGE_ID, nuid::next().as_str());
+        }
+        self
+    }
+
+    /// Returns the value of a header.
+    pub(crate) fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name).map(HeaderValue::as_str)
+    }
+
+    /// Checks that the message with its headers has at most `limit` bytes.
+    pub(crate) fn check_size(&self, limit: usize) -> Result<(), Error> {
+        let length = |name: &HeaderName| AsRef::<str>::as_ref(name).len();
+        let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        let headers: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + LINE_OVERHEAD).sum();
+        let size = self.payload.len() + headers + HEADER_OVERHEAD;
+        if size <= limit {
+            return Ok(());
+        }
+        let subject = &self.subject;
+        Err(Error::new(
+            ErrorKind::PayloadTooLarge,
+            format!(
+                "the message for `{subject}` has {size} bytes with its headers, and the server accepts {limit} (`max_payload`); publish a reference to the data, or raise the limit"
+            ),
+        ))
+    }
 }

@@ -1,11 +1,11 @@
-//! A message as its stream stores it.
+//! A message in a stream.
 
 use std::time::SystemTime;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
 
-/// A message as it lies in a stream.
+/// A message as its stream stores it.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
     pub(crate) sequence: u64,

@@ -73,7 +73,7 @@ impl Connection {
     }
 
     /// Returns an error if the server is older than the version that introduced `feature`.
-    pub(super) fn require_version(
+    pub(crate) fn require_version(
         &self,
         since: (i64, i64, i64),
         feature: &str,

@@ -14,5 +14,5 @@ mod watchdog;
 
 pub(crate) use connect::{Environment, connect, credentials_file, options};
 pub(crate) use connection::Connection;
-pub(crate) use publish::{ingest, publish, publish_all, publish_atomic};
+pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;

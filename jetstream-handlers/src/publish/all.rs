@@ -1,29 +1,31 @@
-//! Publishing many messages, with the result of each.
+//! Many messages published at once, with the result of each.
 
 use std::fmt;
-use std::future::IntoFuture;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use async_nats::jetstream::publish::PublishAck;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt as _};
 
+use super::store::resend;
+use super::{PublishMessage, Publisher};
 use crate::error::Error;
-use crate::publish::{PublishMessage, Publisher};
+use crate::message::{Outgoing, Pipelined};
+use crate::transport::{Pipeline, Transport};
 
 impl Publisher {
-    /// Publishes many messages, up to 256 at once, and gives the result of each in order.
+    /// Publishes many messages, up to 256 at once, and returns the result of each in order.
     ///
-    /// Await it for all results in one `Vec`; or take them one by one, with [`next`](PublishAll::next) or as a
-    /// [`Stream`], and even an iterator without an end runs in bounded memory: a message is taken from it only when
-    /// fewer than 256 are without a result.
-    /// Each message is checked, sent and judged for itself, so one that fails does not stop the others.
-    /// One without a [`message_id`](PublishMessage::message_id) gets an id of its own, under which it is repeated
-    /// when its answer is missing, until the publish timeout of the builder.
+    /// Take the results with [`next`](PublishAll::next) or as a [`Stream`].
+    /// A message is taken from the iterator only while fewer than 256 have no result, so that an endless iterator runs in bounded memory.
+    /// Each message is checked, sent and judged by itself, so one that fails does not stop the others.
+    /// A message without a [`message_id`](PublishMessage::message_id) gets an id of its own, under which it is repeated
+    /// while its answer is missing, until the [publish timeout](crate::Builder::publish_timeout).
     ///
     /// The streams store the messages in the order of the iterator, as long as none has to be repeated.
-    /// Where the order counts more than the rate, publish one after the other,
+    /// Where the order is more important than the rate, publish one after the other,
     /// or all or none with [`publish_atomic`](Self::publish_atomic).
     ///
     /// # Examples
@@ -31,47 +33,65 @@ impl Publisher {
     /// ```
     /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
     /// let orders = [7, 8, 9];
-    /// let results = broker.publish_all(orders.iter().map(|order| broker.publish_message("orders.created", order))).await;
-    /// for (order, result) in orders.iter().zip(results) {
-    ///     println!("order {order} is number {} of the stream", result?.sequence);
-    /// }
-    ///
-    /// let mut endless = broker.publish_all((0..).map(|tick| broker.publish_message("ticks.second", &tick)));
-    /// while let Some(result) = endless.next().await {
-    ///     result?;
+    /// let messages = orders.iter().map(|order| broker.publish_message("orders.created", order));
+    /// let mut results = broker.publisher().publish_all(messages);
+    /// while let Some(result) = results.next().await {
+    ///     println!("stored as message {} of the stream", result?.sequence);
     /// }
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// Each result has the errors of [`publish`](Self::publish) for its own message.
+    /// Each result has the errors of [`publish_message`](Self::publish_message) for its own message.
+    /// A message of another broker is not sent; its result has the kind [`Config`](crate::ErrorKind::Config).
     ///
     /// # Cancel safety
     ///
-    /// Nothing is sent before it is polled.
-    /// When it is dropped, the messages whose result was not taken, 256 at most, may be stored or not, and no more are sent.
-    /// Dropping the future of [`PublishAll::next`] loses nothing.
+    /// Nothing is sent before the first result is polled.
+    /// After [`PublishAll`] is dropped, up to 256 messages without a result may be stored or not, and no more are sent.
     pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
     where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
+        I: IntoIterator<Item = PublishMessage, IntoIter: Send + 'a>,
     {
-        PublishAll { results: self.transport.publish_all(messages.into_iter().map(PublishMessage::outgoing)) }
+        let publisher = self.clone();
+        let messages = messages.into_iter().map(move |message| message.outgoing_of(&publisher));
+        let results = Results { transport: self.transport.clone(), pipeline: self.transport.pipeline(messages) };
+        let results = stream::unfold(results, |mut results| async move { Some((results.next().await?, results)) });
+        PublishAll { results: results.fuse().boxed() }
     }
 }
 
-/// Many publishes under way, from [`Broker::publish_all`](crate::Broker::publish_all): await it, or take the results one by one.
-#[must_use = "nothing is published until it is awaited or its results are taken"]
+/// The results of [`Publisher::publish_all`], one for each message, in order.
+///
+/// It is a [`Stream`], and [`next`](Self::next) needs no trait in scope.
+///
+/// # Examples
+///
+/// ```
+/// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+/// let ticks = (0..).map(|tick| broker.publish_message("ticks.second", &tick));
+/// let mut results = broker.publisher().publish_all(ticks);
+/// while let Some(result) = results.next().await {
+///     result?;
+/// }
+/// # Ok(()) }
+/// ```
+#[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {
     results: BoxStream<'a, Result<PublishAck, Error>>,
 }
 
 impl PublishAll<'_> {
-    /// The result of the next message, in order; `None` after the last.
+    /// Returns the result of the next message, in order; `None` after the last.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Publisher::publish_message`] for this message.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the result is given by the next call.
+    /// No result is lost if the future is dropped; the next call returns it.
     pub async fn next(&mut self) -> Option<Result<PublishAck, Error>> {
         self.results.next().await
     }
@@ -91,11 +111,17 @@ impl Stream for PublishAll<'_> {
     }
 }
 
-impl<'a> IntoFuture for PublishAll<'a> {
-    type Output = Vec<Result<PublishAck, Error>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+struct Results<I: Iterator> {
+    transport: Arc<Transport>,
+    pipeline: Pipeline<I>,
+}
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.results.collect())
+impl<I: Iterator<Item = Result<Outgoing, Error>>> Results<I> {
+    async fn next(&mut self) -> Option<Result<PublishAck, Error>> {
+        match self.pipeline.next().await? {
+            Pipelined::Done(result) => Some(result),
+            // Boxed to keep the future of the other results small.
+            Pipelined::Resend(attempt) => Some(Box::pin(resend(&self.transport, attempt)).await),
+        }
     }
 }

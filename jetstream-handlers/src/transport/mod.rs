@@ -3,25 +3,23 @@
 //! The layers above know streams and consumers, but not how they are reached;
 //! the layers below do not decide how a message ends.
 
+mod publish;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{consumer, stream};
-use futures::StreamExt as _;
-use futures::stream::{self as results, BoxStream};
+
+pub(crate) use publish::{Ingest, Pipeline};
 
 use crate::delivery::{Binding, DeliveryEvent};
+use crate::error::Error;
 use crate::error::api::ApiError;
-use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::memory::{self, PublishRefusal};
-use crate::message::{Info, Message, Outgoing, Stored};
+use crate::memory;
+use crate::message::{Info, Message, Stored};
 use crate::nats;
-use crate::provision;
-use crate::publish::batch::{batch_member, batch_refused, empty, ensure_batch_stream, ingest_refused};
-use crate::publish::{check_size, closed, identified, refused};
 use crate::settings::Settings;
 
 /// The transport of a broker.
@@ -138,51 +136,6 @@ impl Transport {
                 handler.clone(),
                 source.clone(),
             )))),
-        }
-    }
-
-    /// Publishes a message and waits until a stream has stored it.
-    pub(crate) async fn publish(&self, message: Outgoing) -> Result<PublishAck, Error> {
-        match self {
-            Self::Nats(connection) => nats::publish(connection, message).await,
-            Self::Memory(memory) => self.publish_in_memory(memory, &message).await,
-        }
-    }
-
-    /// Publishes messages, many at once, and gives the result of each in order.
-    pub(crate) fn publish_all<'a>(
-        self: &Arc<Self>,
-        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send + 'a,
-    ) -> BoxStream<'a, Result<PublishAck, Error>> {
-        match &**self {
-            Self::Nats(connection) => nats::publish_all(connection.clone(), messages),
-            Self::Memory(_) => {
-                let transport = self.clone();
-                let publish = move |message: Result<Outgoing, Error>| {
-                    let transport = transport.clone();
-                    async move { transport.publish(identified(message?)).await }
-                };
-                results::iter(messages).then(publish).boxed()
-            }
-        }
-    }
-
-    /// Publishes messages, all or none.
-    pub(crate) async fn publish_atomic(&self, messages: Vec<Outgoing>) -> Result<PublishAck, Error> {
-        match self {
-            Self::Nats(connection) => nats::publish_atomic(connection, &messages).await,
-            Self::Memory(memory) => self.publish_atomic_in_memory(memory, &messages).await,
-        }
-    }
-
-    /// Publishes messages in order, until one is refused.
-    pub(crate) async fn ingest(
-        &self,
-        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send,
-    ) -> Result<PublishAck, Error> {
-        match self {
-            Self::Nats(connection) => nats::ingest(connection, messages).await,
-            Self::Memory(memory) => self.ingest_in_memory(memory, messages).await,
         }
     }
 
@@ -309,82 +262,6 @@ impl Transport {
                 Ok(())
             }
         }
-    }
-}
-
-impl Transport {
-    async fn publish_in_memory(&self, memory: &memory::Memory, message: &Outgoing) -> Result<PublishAck, Error> {
-        check_size(message, memory.max_payload())?;
-        let subject = message.subject.as_str();
-        let mut looked_for_stream = false;
-        loop {
-            match memory.publish(message).await {
-                Ok(ack) => return Ok(ack),
-                Err(PublishRefusal::NoStream) if !looked_for_stream => {
-                    Box::pin(provision::ensure_stream(self, subject)).await?;
-                    looked_for_stream = true;
-                }
-                Err(PublishRefusal::NoStream) => {
-                    return Err(Error::new(ErrorKind::StreamNotFound, format!("no stream covers `{subject}`")));
-                }
-                Err(PublishRefusal::Refused(error)) => return Err(refused(message, error)),
-                Err(PublishRefusal::Closed) => return Err(closed(subject)),
-            }
-        }
-    }
-}
-
-impl Transport {
-    async fn publish_atomic_in_memory(
-        &self,
-        memory: &memory::Memory,
-        messages: &[Outgoing],
-    ) -> Result<PublishAck, Error> {
-        for (number, message) in (1..).zip(messages) {
-            check_size(message, memory.max_payload())
-                .map_err(|error| error.about(&format!("message {number} of the batch")))?;
-        }
-        let subject = messages.first().map_or("", |message| message.subject.as_str());
-        loop {
-            match memory.publish_atomic(messages) {
-                Ok(ack) => return Ok(ack),
-                Err((_, PublishRefusal::NoStream)) => {
-                    ensure_batch_stream(self, subject, "allow_atomic_publish").await?;
-                }
-                Err((number, PublishRefusal::Refused(error))) => return Err(batch_refused(messages, number, error)),
-                Err((_, PublishRefusal::Closed)) => return Err(closed(subject)),
-            }
-        }
-    }
-}
-
-impl Transport {
-    async fn ingest_in_memory(
-        &self,
-        memory: &memory::Memory,
-        messages: impl Iterator<Item = Result<Outgoing, Error>> + Send,
-    ) -> Result<PublishAck, Error> {
-        let mut last = None;
-        let mut stored = 0;
-        for (index, message) in messages.enumerate() {
-            let stream = last.as_ref().map(|ack: &PublishAck| ack.stream.as_str());
-            let ack = async {
-                let message = batch_member(index + 1, message)?;
-                check_size(&message, memory.max_payload())?;
-                if stream.is_none() && memory.stream_names(&message.subject).is_empty() {
-                    ensure_batch_stream(self, &message.subject, "allow_batch_publish").await?;
-                }
-                memory.ingest(&message, stream).await.map_err(|refusal| match refusal {
-                    PublishRefusal::NoStream => Error::new(ErrorKind::Publish, "no stream answers any more"),
-                    PublishRefusal::Refused(error) => ingest_refused(index as u64 + 1, error),
-                    PublishRefusal::Closed => closed(&message.subject),
-                })
-            };
-            last = Some(ack.await.map_err(|error: Error| error.with_stored(stored))?);
-            stored += 1;
-        }
-        let last = last.ok_or_else(|| empty().with_stored(0))?;
-        Ok(PublishAck { batch_size: Some(stored), ..last })
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::outcome::{Failure, Outcome, Reason, Settle};
 use crate::plan::Ack;
+use crate::publish::publish;
 use async_nats::jetstream::publish::PublishAck;
 
 /// The longest delay before a dead letter that could not be stored is tried again.
@@ -154,9 +155,9 @@ impl Worker {
     /// where the original stays in its stream for as long as the limits of that say.
     async fn store_letter(&self, subject: &str, message: &Message, failure: &Failure) -> Result<PublishAck, Error> {
         let copy = dead_letter::copy(subject, &self.handler.declaration.name, message, failure);
-        match self.transport.publish(copy.clone()).await {
+        match publish(&self.transport, copy.clone()).await {
             Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.source.keeps_handled => {
-                self.transport.publish(dead_letter::without_payload(copy)).await
+                publish(&self.transport, dead_letter::without_payload(copy)).await
             }
             result => result,
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use futures::StreamExt as _;
 use futures::future::join;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
@@ -80,7 +81,7 @@ async fn leader_step_down_loses_and_duplicates_nothing() {
     };
 
     let messages = (1..=6000_u64).inspect(slow).map(|id| broker.publish_message("all.created", &id));
-    let all = async { broker.publish_all(messages).await };
+    let all = broker.publisher().publish_all(messages).collect::<Vec<_>>();
     for result in while_the_leader_steps_down(&mut cluster, "ALL", all).await {
         result.unwrap();
     }
@@ -93,7 +94,7 @@ async fn leader_step_down_loses_and_duplicates_nothing() {
             for batch in 0..30_u64 {
                 let ids = batch * 50 + 1..=batch * 50 + 50;
                 let messages = ids.inspect(slow).map(|id| broker.publish_message("atomic.created", &id));
-                assert_eq!(broker.publish_atomic(messages).await.unwrap().batch_size, Some(50));
+                assert_eq!(broker.publisher().publish_atomic(messages).await.unwrap().batch_size, Some(50));
                 tokio::time::sleep(ms(30)).await;
             }
         };
@@ -103,8 +104,8 @@ async fn leader_step_down_loses_and_duplicates_nothing() {
 
     if ingest {
         let messages = (1..=10_000_u64).inspect(slow).map(|id| broker.publish_message("ingest.created", &id));
-        let result = while_the_leader_steps_down(&mut cluster, "INGEST", broker.ingest(messages)).await;
-        let known = result.map_or_else(|error| error.stored(), |ack| ack.batch_size).unwrap();
+        let result = while_the_leader_steps_down(&mut cluster, "INGEST", broker.publisher().ingest(messages)).await;
+        let known = result.map_or_else(|error| error.stored(), |ack| ack.batch_size.unwrap());
         let payloads = stored_in(&mut cluster, "INGEST").await;
         assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>(), "a prefix without gaps");
         assert!(

@@ -4,7 +4,7 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, PublishAck, stream};
+use jetstream_handlers::{ErrorKind, IngestError, PublishAck, stream};
 use jetstream_handlers_tests::{Proxy, SOON, Server, assert_error, binary, connect, eventually, ms, stream_config};
 use tokio::task::JoinHandle;
 
@@ -20,14 +20,14 @@ async fn refuses_ingest(server: &Server) -> bool {
         return false;
     }
     let broker = connect(server).await;
-    let result = broker.ingest([broker.publish_message("orders.created", &1)]).await;
-    assert_error(result, ErrorKind::Config, &["does not know fast-ingest batches", "2.14.0", "publish_all"]);
+    let result = broker.publisher().ingest([broker.publish_message("orders.created", &1)]).await;
+    assert_error(result, ErrorKind::Config, &["does not support fast-ingest batches", "2.14.0", "publish_all"]);
     true
 }
 
 /// Publishes the numbers as one batch, in a task.
-fn ingesting(broker: &Broker, numbers: std::ops::RangeInclusive<u64>) -> JoinHandle<Result<PublishAck, Error>> {
-    let publisher = broker.publisher();
+fn ingesting(broker: &Broker, numbers: std::ops::RangeInclusive<u64>) -> JoinHandle<Result<PublishAck, IngestError>> {
+    let publisher = broker.publisher().clone();
     let pause = |id: &u64| {
         // Slow enough for a test to interfere.
         if id.is_multiple_of(100) {
@@ -47,7 +47,11 @@ async fn fifty_thousand_messages_are_stored_in_order() {
     }
     // The batch creates the declared stream.
     let broker = Broker::builder().servers([server.url()]).stream(batched()).connect().await.unwrap();
-    let ack = broker.ingest((1..=50_000_u64).map(|id| broker.publish_message("orders.created", &id))).await.unwrap();
+    let ack = broker
+        .publisher()
+        .ingest((1..=50_000_u64).map(|id| broker.publish_message("orders.created", &id)))
+        .await
+        .unwrap();
     assert_eq!((ack.stream.as_str(), ack.sequence, ack.batch_size), ("SHOP", 50_000, Some(50_000)));
     let jetstream = server.jetstream().await;
     let consumer = consumer::pull::OrderedConfig::default();
@@ -56,9 +60,9 @@ async fn fifty_thousand_messages_are_stored_in_order() {
     while let Some((index, message)) = messages.next().await {
         assert_eq!(serde_json::from_slice::<u64>(&message.unwrap().payload).unwrap(), index as u64 + 1);
     }
-    let ack = broker.ingest([broker.publish_message("orders.created", &1)]).await.unwrap();
+    let ack = broker.publisher().ingest([broker.publish_message("orders.created", &1)]).await.unwrap();
     assert_eq!((ack.sequence, ack.batch_size), (50_001, Some(1)));
-    assert_error(broker.ingest([]).await, ErrorKind::Config, &["no message"]);
+    assert_error(broker.publisher().ingest([]).await, ErrorKind::Config, &["no message"]);
 }
 
 #[tokio::test]
@@ -73,7 +77,7 @@ async fn concurrent_batches_share_a_stream() {
         let broker = &broker;
         async move {
             let messages = (1..=2000).map(|id| broker.publish_message("orders.created", &(batch * 2000 + id)));
-            assert_eq!(broker.ingest(messages).await.unwrap().batch_size, Some(2000));
+            assert_eq!(broker.publisher().ingest(messages).await.unwrap().batch_size, Some(2000));
         }
     });
     join_all(batches).await;
@@ -91,12 +95,12 @@ async fn stream_without_fast_ingest_is_refused() {
         return;
     }
     let broker = connect(&server).await;
-    let batch = || broker.ingest((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
+    let batch = || broker.publisher().ingest((1..=3_u64).map(|id| broker.publish_message("orders.created", &id)));
     let parts = ["`orders.created`", "Builder::stream", "allow_batch_publish: true"];
     assert_error(batch().await, ErrorKind::StreamNotFound, &parts);
     broker.publish("orders.created", &0).await.unwrap();
     let error = batch().await.unwrap_err();
-    assert_eq!(error.stored(), Some(0));
+    assert_eq!(error.stored(), 0);
     let parts = [
         "nothing of the batch on `orders.created` is stored",
         "`allow_batched`",
@@ -132,18 +136,21 @@ async fn batch_ends_at_the_first_refused_message() {
     ] {
         let before = (1..=6).map(|id| publish("orders.a", id));
         let after = (8..=3000).map(|id| publish("orders.a", id));
-        let error = broker.ingest(before.chain([seventh]).chain(after)).await.unwrap_err();
-        assert_eq!(error.stored(), Some(6), "{error:?}");
+        let error = broker.publisher().ingest(before.chain([seventh]).chain(after)).await.unwrap_err();
+        assert_eq!(error.stored(), 6, "{error:?}");
         assert_error(&error, kind, &["the first 6 are stored and no other", parts]);
         let payloads = stored(&server, "SHOP").await;
         assert_eq!(payloads[last..], [1, 2, 3, 4, 5, 6]);
         last = payloads.len();
     }
-    let error = broker.ingest([publish("orders.*", 1)]).await.unwrap_err();
-    assert_eq!((error.kind(), error.stored()), (ErrorKind::Config, Some(0)));
-    let error =
-        broker.ingest([publish("orders.a", 1).expect_last_sequence(1), publish("orders.a", 2)]).await.unwrap_err();
-    assert_eq!((error.kind(), error.stored()), (ErrorKind::WrongLastSequence, Some(0)), "{error:?}");
+    let error = broker.publisher().ingest([publish("orders.*", 1)]).await.unwrap_err();
+    assert_eq!((error.kind(), error.stored()), (ErrorKind::Config, 0));
+    let error = broker
+        .publisher()
+        .ingest([publish("orders.a", 1).expect_last_sequence(1), publish("orders.a", 2)])
+        .await
+        .unwrap_err();
+    assert_eq!((error.kind(), error.stored()), (ErrorKind::WrongLastSequence, 0), "{error:?}");
     assert_eq!(stored(&server, "BILLS").await, [0; 0]);
     assert_eq!(stored(&server, "SHOP").await.len(), last);
 }
@@ -158,7 +165,7 @@ async fn batch_with_message_ids_can_be_repeated() {
     let broker = connect(&server).await;
     let batch = |ids: std::ops::RangeInclusive<u64>| {
         let publish = |id: u64| broker.publish_message("orders.created", &id).message_id(&id.to_string());
-        broker.ingest(ids.map(publish))
+        broker.publisher().ingest(ids.map(publish))
     };
     assert_eq!(batch(1..=700).await.unwrap().batch_size, Some(700));
     assert_eq!(batch(1..=2000).await.unwrap().batch_size, Some(2000));
@@ -182,7 +189,7 @@ async fn killed_server_reports_a_lower_bound() {
     server.kill();
     server.restart().await;
     let error = ingesting.await.unwrap().unwrap_err();
-    let known = error.stored().unwrap();
+    let known = error.stored();
     assert!(known >= 2000, "{error}");
     let parts = ["`orders.created`", &format!("the first {known} messages are stored")];
     assert_error(&error, ErrorKind::Publish, &parts);
@@ -214,7 +221,7 @@ async fn cut_connection_reports_the_exact_count() {
         // Only acks were lost, and the stream was read instead.
         Ok(ack) => ack.batch_size.unwrap(),
         Err(error) => {
-            let known = error.stored().unwrap();
+            let known = error.stored();
             let parts = [&*format!("the first {known} are stored and no other"), "did not arrive"];
             assert_error(&error, ErrorKind::Publish, &parts);
             known
@@ -238,7 +245,7 @@ async fn disconnect_reports_a_lower_bound() {
     .await;
     broker.disconnect().await.unwrap();
     let error = ingesting.await.unwrap().unwrap_err();
-    let known = error.stored().unwrap();
+    let known = error.stored();
     assert_error(&error, ErrorKind::Closed, &["disconnected"]);
     let payloads = stored(&server, "SHOP").await;
     assert_eq!(payloads, (1..=payloads.len() as u64).collect::<Vec<_>>());

@@ -286,10 +286,10 @@ async fn reply_of_another_subscriber_is_no_ack() {
 async fn publish_after_a_disconnect_fails_at_once() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     broker.publish("orders.created", &1).await.unwrap();
     broker.disconnect().await.unwrap();
-    for publisher in [broker.publisher(), publisher] {
+    for publisher in [broker.publisher(), &publisher] {
         let publish = publisher.publish("orders.created", &2);
         let result = tokio::time::timeout(secs(5), publish).await.unwrap();
         assert_error(result, ErrorKind::Closed, &["`orders.created`", "disconnected"]);

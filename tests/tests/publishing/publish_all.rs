@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::StreamExt as _;
 use jetstream_handlers::ErrorKind;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::{Proxy, SOON, Server, assert_error, connect, eventually, ms};
@@ -15,7 +16,8 @@ async fn messages_are_stored_in_order() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     // The stream does not exist yet.
-    let results = broker.publish_all((1..=2000_u64).map(|id| broker.publish_message("orders.created", &id))).await;
+    let messages = (1..=2000_u64).map(|id| broker.publish_message("orders.created", &id));
+    let results: Vec<_> = broker.publisher().publish_all(messages).collect().await;
     for (result, sequence) in results.into_iter().zip(1..) {
         let ack = result.unwrap();
         assert_eq!(ack.stream, "ORDERS");
@@ -27,7 +29,7 @@ async fn messages_are_stored_in_order() {
     let payloads = stored(&server, "ORDERS").await;
     assert_eq!(payloads.len(), 2000);
     assert_eq!(payloads, (1..=2000).collect::<Vec<_>>());
-    assert_eq!(broker.publish_all([]).await.len(), 0);
+    assert!(broker.publisher().publish_all([]).next().await.is_none());
 }
 
 #[tokio::test]
@@ -47,7 +49,7 @@ async fn failures_do_not_affect_other_messages() {
         publish("orders.created", 6).expect_stream("ORDERS"),
         publish("orders.created", 7),
     ];
-    let mut results = broker.publish_all(messages).await.into_iter();
+    let mut results = broker.publisher().publish_all(messages).collect::<Vec<_>>().await.into_iter();
     let mut next = || results.next().unwrap();
     assert_eq!(next().unwrap().sequence, 1);
     assert_error(next(), ErrorKind::Config, &["`orders.*`", "wildcard"]);
@@ -71,7 +73,7 @@ async fn iterator_is_read_at_most_one_window_ahead() {
         taken.fetch_add(1, Ordering::SeqCst);
         broker.publish_message("orders.created", &id)
     });
-    let mut results = broker.publish_all(endless);
+    let mut results = broker.publisher().publish_all(endless);
     assert_eq!(taken.load(Ordering::SeqCst), 0, "nothing is read before the first poll");
     for given in 0..5000 {
         let sequence = results.next().await.unwrap().unwrap().sequence;
@@ -100,7 +102,7 @@ async fn server_restart_stores_each_message_once() {
     let mut server = Server::start().await;
     server.jetstream().await.create_stream(shop()).await.unwrap();
     let broker = connect(&server).await;
-    let publisher = broker.publisher();
+    let publisher = broker.publisher().clone();
     let publishing = tokio::spawn(async move {
         let mut acks = 0;
         let pause = |id: &u64| {
@@ -133,7 +135,8 @@ async fn server_restart_stores_each_message_once() {
 async fn disconnect_fails_the_remaining_messages() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    let mut results = broker.publish_all((0_u64..1000).map(|id| broker.publish_message("orders.created", &id)));
+    let mut results =
+        broker.publisher().publish_all((0_u64..1000).map(|id| broker.publish_message("orders.created", &id)));
     results.next().await.unwrap().unwrap();
     broker.disconnect().await.unwrap();
     let (mut stored, mut failed) = (1, 0);
@@ -148,4 +151,23 @@ async fn disconnect_fails_the_remaining_messages() {
     }
     assert_eq!(stored + failed, 1000);
     assert!(failed >= 1000 - 256, "{failed}");
+}
+
+#[tokio::test]
+async fn messages_of_another_broker_are_refused() {
+    let (broker, other) = (Broker::in_memory(), Broker::in_memory());
+    let publisher = broker.publisher();
+    let foreign = || other.publish_message("orders.created", &2);
+    let told = ["`orders.created`", "another broker"];
+    let messages =
+        [broker.publish_message("orders.created", &1), foreign(), broker.publish_message("orders.created", &3)];
+    let mut results = publisher.publish_all(messages).collect::<Vec<_>>().await.into_iter();
+    let mut next = || results.next().unwrap();
+    assert_eq!(next().unwrap().sequence, 1);
+    assert_error(next(), ErrorKind::Config, &told);
+    assert_eq!(next().unwrap().sequence, 2);
+    assert_error(publisher.publish_atomic([foreign()]).await, ErrorKind::Config, &told);
+    let error = publisher.ingest([foreign()]).await.unwrap_err();
+    assert_eq!(error.stored(), 0);
+    assert_error(&error, ErrorKind::Config, &told);
 }

@@ -1,180 +1,209 @@
 //! An atomic batch: staged by the stream, and stored by its last message or not at all (ADR-50).
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use async_nats::client::RequestErrorKind;
+use async_nats::header::HeaderValue;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{HeaderMap, header, jetstream};
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{HeaderMap, header};
+use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
 use super::super::Connection;
-use super::{ATTEMPT, Looked, ack_of_stored, check, is_transient, look_for_stream, read_ack, stream_of, unsent};
-use crate::backoff::ExponentialBackoff;
+use super::answer::read_ack;
+use super::first_send::{ack_of_stored, stream_of};
+use super::{RECONNECTED, attempt_timeout, no_stream_answers, unsent};
 use crate::error::{BoxError, Error, ErrorKind};
-use crate::message::Outgoing;
-use crate::publish::batch::{batch_refused, ensure_batch_stream};
-use crate::publish::closed;
-use crate::transport::Transport;
+use crate::message::refusal::{batch_refused, empty_batch, is_transient};
+use crate::message::{Outgoing, PublishFailure};
 
-/// Among how many messages before the last one of its subject a batch is looked for whose ack was lost.
-const RECALL: u64 = 64;
+/// Messages of the stream, back from the last one on the subject, among which a batch is looked for whose ack was lost.
+const LOOK_BACK: u64 = 64;
 
-/// Publishes messages, all or none, or until the connection is closed.
-pub(crate) async fn publish_atomic(connection: &Arc<Connection>, messages: &[Outgoing]) -> Result<PublishAck, Error> {
-    connection.require_version((2, 12, 1), "atomic batches", "`publish_all`, which stores message by message")?;
-    for (number, message) in (1..).zip(messages) {
-        check(connection, message).map_err(|error| error.about(&format!("message {number} of the batch")))?;
-    }
-    let subject = messages.first().map_or("", |message| &message.subject);
-    tokio::select! {
-        biased;
-        () = connection.closed() => Err(closed(subject)),
-        result = store(connection, messages, subject) => result,
-    }
+/// An atomic batch over all of its attempts.
+pub(crate) struct AtomicBatch<'a> {
+    connection: &'a Connection,
+    messages: &'a [Outgoing],
+    /// Prefix of the batch ids of all attempts.
+    ids: String,
+    attempts: u32,
+    answers: Answers,
+    /// The message at which an attempt failed while each was answered.
+    missed: Option<usize>,
+    /// `true` if the last message of an attempt had no answer, so that the batch may be stored.
+    unanswered: bool,
 }
 
-/// Why an attempt did not store the batch.
+/// Messages that the stream is asked to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    /// The first one reports a stream without permission for batches, the last one the commit.
+    FirstAndLast,
+    /// A refusal of a message between these is only sent if that message asks for an answer.
+    Each,
+}
+
+/// Reason that an attempt did not store the batch, with the number of the message.
 enum Failure {
-    /// What the stream said of the message of this number.
     Refused(usize, jetstream::Error),
-    /// No stream takes the message of this number.
     NoStream(usize, BoxError),
-    /// What became of the message of this number is not known.
     Unanswered(usize, BoxError),
     Other(Error),
 }
 
-async fn store(connection: &Arc<Connection>, messages: &[Outgoing], subject: &str) -> Result<PublishAck, Error> {
-    let limit = connection.settings.publish_timeout;
-    let deadline = Instant::now() + limit;
-    let mut backoff = ExponentialBackoff::new(Duration::from_millis(50), Duration::from_secs(1));
-    let transport = Transport::Nats(connection.clone());
-    let ids = nuid::next().to_string();
-    let (mut looked_for_stream, mut unanswered) = (false, false);
-    // What a stream has against a message in the middle is only said if that one asks for an answer.
-    let mut each = false;
-    let mut missed = None;
-    let mut attempt = 0_u32;
-    loop {
-        attempt += 1;
-        // What is left of the attempt before is abandoned by the stream in ten seconds, under its own id.
-        let failure = match send(connection, messages, &format!("{ids}.{attempt}"), each, deadline).await {
-            Ok(ack) => return Ok(ack),
-            Err(failure) => failure,
-        };
-        let (number, failure) = match failure {
-            Failure::Other(error) => return Err(error),
-            Failure::Refused(_, error) if error.error_code().0 == 10201 && unanswered => {
-                return recall(connection, messages, &ids, error).await;
+impl<'a> AtomicBatch<'a> {
+    pub(crate) fn new(connection: &'a Connection, messages: &'a [Outgoing]) -> Self {
+        Self {
+            connection,
+            messages,
+            ids: nuid::next().to_string(),
+            attempts: 0,
+            answers: Answers::FirstAndLast,
+            missed: None,
+            unanswered: false,
+        }
+    }
+
+    /// Sends the whole batch once, and waits for the ack of its last message.
+    pub(crate) async fn attempt(&mut self, deadline: Instant) -> Result<PublishAck, PublishFailure> {
+        self.attempts += 1;
+        // The stream abandons the rest of an attempt after ten seconds, so each has a batch id of its own.
+        let id = format!("{}.{}", self.ids, self.attempts);
+        match self.send(&id, deadline).await {
+            Ok(ack) => Ok(ack),
+            Err(failure) => self.on_failure(failure).await,
+        }
+    }
+
+    async fn on_failure(&mut self, failure: Failure) -> Result<PublishAck, PublishFailure> {
+        let count = self.messages.len();
+        Err(match failure {
+            Failure::Other(error) => PublishFailure::Permanent(error),
+            Failure::Refused(_, error)
+                if self.unanswered && error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE =>
+            {
+                return self.ack_of_lost_answer(error).await.map_err(PublishFailure::Permanent);
             }
-            Failure::Refused(number, error) if is_passing(&error) => {
-                (number, batch_refused(messages, Some(number), error))
+            Failure::Refused(number, error) if is_transient_for_batch(&error) => {
+                let error = batch_refused(self.messages, Some(number), error);
+                self.failed_at(number, error)
             }
             Failure::Refused(number, error) => {
-                // The conditions are judged by the last message, whichever they are of.
-                let number = Some(number).filter(|number| *number < messages.len() || messages.len() == 1);
-                return Err(batch_refused(messages, number, error));
+                // The last message reports the conditions of all, so it does not tell which one does not hold.
+                let number = Some(number).filter(|number| *number < count || count == 1);
+                PublishFailure::Permanent(batch_refused(self.messages, number, error))
             }
-            Failure::NoStream(1, error) => {
-                if !looked_for_stream && connection.is_connected() {
-                    let ensuring = ensure_batch_stream(&transport, subject, "allow_atomic_publish");
-                    match look_for_stream(deadline, ensuring).await? {
-                        Looked::Made => {
-                            looked_for_stream = true;
-                            continue;
-                        }
-                        Looked::There => looked_for_stream = true,
-                        Looked::Unanswered(_) => {}
-                    }
-                }
-                (1, Error::new(ErrorKind::Timeout, "no stream answers").with_source(error))
-            }
+            Failure::NoStream(1, error) => PublishFailure::NoStream(no_stream_answers(error)),
             Failure::NoStream(number, error) => {
-                let subject = messages.get(number - 1).map_or("", |message| &message.subject);
-                let text =
-                    format!("no stream takes message {number} of the atomic batch, on `{subject}`; nothing is stored");
-                (number, Error::new(ErrorKind::StreamNotFound, text).with_source(error))
+                let subject = self.messages.get(number - 1).map_or("", |message| &message.subject);
+                let text = format!(
+                    "no stream covers `{subject}` of message {number} of the atomic batch, and nothing is stored"
+                );
+                self.failed_at(number, Error::new(ErrorKind::StreamNotFound, text).with_source(error))
             }
             Failure::Unanswered(number, error) => {
-                unanswered |= number == messages.len();
-                (number, Error::new(ErrorKind::Timeout, "the stream does not answer").with_source(error))
+                let error = Error::new(ErrorKind::Timeout, "the stream does not answer").with_source(error);
+                if number == count {
+                    self.unanswered = true;
+                    PublishFailure::Unanswered(error)
+                } else {
+                    PublishFailure::Transient(error)
+                }
             }
-        };
-        if number > 1 && failure.kind() != ErrorKind::Timeout {
-            // Twice at the same message, although each was answered, is no accident: it belongs to another stream, or to none.
-            if each && missed.replace(number) == Some(number) && !unanswered {
-                return Err(failure);
-            }
-            each = true;
-        }
-        if attempt == 1 {
-            tracing::warn!(subject, "an atomic batch is repeated: {failure}");
-        }
-        let pause = backoff.next();
-        if Instant::now() + pause >= deadline {
-            let stored = match unanswered {
-                true => "all of it may be stored, or nothing",
-                false => "nothing is stored",
-            };
-            let text =
-                format!("no stream stored the atomic batch on `{subject}` within {limit:?}, and {stored}: {failure}");
-            return Err(Error::new(ErrorKind::Timeout, text).with_source(failure));
-        }
-        tokio::time::sleep(pause).await;
+        })
     }
-}
 
-/// Whether the stream may store the batch when asked again.
-fn is_passing(error: &jetstream::Error) -> bool {
-    matches!(error.error_code().0, 10176 | 10210) || is_transient(error.error_code())
-}
+    /// Returns the failure of an attempt that ended at the message of this number.
+    fn failed_at(&mut self, number: usize, error: Error) -> PublishFailure {
+        if number == 1 {
+            return PublishFailure::Transient(error);
+        }
+        // The same message twice, although each was answered, belongs to another stream or to none.
+        let is_repeated = self.answers == Answers::Each && self.missed.replace(number) == Some(number);
+        self.answers = Answers::Each;
+        if is_repeated && !self.unanswered {
+            return PublishFailure::Permanent(error);
+        }
+        PublishFailure::Transient(error)
+    }
 
-/// Sends the batch once: the first message learns whether the stream takes it, the last one stores it.
-async fn send(
-    connection: &Connection,
-    messages: &[Outgoing],
-    id: &str,
-    each: bool,
-    deadline: Instant,
-) -> Result<PublishAck, Failure> {
-    let client = connection.client();
-    let mut epoch = connection.epoch();
-    epoch.mark_unchanged();
-    for (number, message) in (1..).zip(messages) {
-        let last = number == messages.len();
-        let headers = headers(message, id, number, last);
-        let (subject, payload) = (message.subject.clone(), message.payload.clone());
-        if !each && number != 1 && !last {
-            match timeout_at(deadline, client.publish_with_headers(subject, headers, payload)).await {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) => return Err(Failure::Other(unsent(connection, &message.subject, error))),
-                Err(error) => return Err(Failure::Unanswered(number, error.into())),
+    async fn send(&self, id: &str, deadline: Instant) -> Result<PublishAck, Failure> {
+        let mut epoch = self.connection.epoch();
+        epoch.mark_unchanged();
+        for (number, message) in (1..).zip(self.messages) {
+            let last = number == self.messages.len();
+            let message = Outgoing {
+                headers: self.headers(message, id, number),
+                subject: message.subject.clone(),
+                payload: message.payload.clone(),
+            };
+            if self.answers == Answers::FirstAndLast && number != 1 && !last {
+                self.stage(number, message, deadline).await?;
+                continue;
+            }
+            let answer = self.request(number, message, deadline, &mut epoch).await?;
+            if last || !answer.is_empty() {
+                return self.read_answer(number, &answer);
             }
         }
-        let wait = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
-        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
-        let answer = tokio::select! {
-            answer = timeout_at(deadline, client.send_request(subject, request)) => match answer {
-                Ok(Ok(answer)) => answer,
-                Ok(Err(error)) => return Err(match error.kind() {
-                    RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
-                    RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
-                    _ => Failure::Other(unsent(connection, &message.subject, error)),
-                }),
-                Err(error) => return Err(Failure::Unanswered(number, error.into())),
-            },
-            // What was asked on the former connection is not answered on this one.
-            Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, "the connection was made anew".into())),
-        };
-        if !last && answer.payload.is_empty() {
-            continue;
+        Err(Failure::Other(empty_batch()))
+    }
+
+    /// Sends a message without asking for an answer.
+    async fn stage(&self, number: usize, message: Outgoing, deadline: Instant) -> Result<(), Failure> {
+        let Outgoing { subject, payload, headers } = message;
+        let client = self.connection.client();
+        match timeout_at(deadline, client.publish_with_headers(subject.clone(), headers, payload)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Failure::Other(unsent(self.connection, &subject, error))),
+            Err(error) => Err(Failure::Unanswered(number, error.into())),
         }
-        return match read_ack(&answer.payload) {
-            Ok(Ok(ack)) if last && ack.batch_size.is_some() => Ok(ack),
+    }
+
+    /// Sends a message, and returns the payload of its answer.
+    async fn request(
+        &self,
+        number: usize,
+        message: Outgoing,
+        deadline: Instant,
+        epoch: &mut watch::Receiver<u64>,
+    ) -> Result<Bytes, Failure> {
+        let Outgoing { subject, payload, headers } = message;
+        let wait = attempt_timeout(deadline);
+        let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
+        let sent = tokio::select! {
+            sent = timeout_at(deadline, self.connection.client().send_request(subject.clone(), request)) => sent,
+            // No answer to a request of the former connection arrives on this one.
+            Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),
+        };
+        match sent {
+            Ok(Ok(answer)) => Ok(answer.payload),
+            Ok(Err(error)) => Err(match error.kind() {
+                RequestErrorKind::NoResponders => Failure::NoStream(number, error.into()),
+                RequestErrorKind::TimedOut => Failure::Unanswered(number, error.into()),
+                _ => Failure::Other(unsent(self.connection, &subject, error)),
+            }),
+            Err(error) => Err(Failure::Unanswered(number, error.into())),
+        }
+    }
+
+    fn headers(&self, message: &Outgoing, id: &str, number: usize) -> HeaderMap {
+        let mut headers = message.headers.clone();
+        headers.insert(header::NATS_BATCH_ID, id);
+        headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
+        if number == self.messages.len() {
+            headers.insert(header::NATS_BATCH_COMMIT, "1");
+        }
+        headers
+    }
+
+    /// Parses the answer to the last message, or a refusal of an earlier one.
+    fn read_answer(&self, number: usize, payload: &[u8]) -> Result<PublishAck, Failure> {
+        match read_ack(payload) {
+            Ok(Ok(ack)) if number == self.messages.len() && ack.batch_size.is_some() => Ok(ack),
             Ok(Ok(ack)) => {
                 let text = format!(
-                    "the stream `{}` stored message {number} of the atomic batch by itself: its server does not know atomic batches",
+                    "stream `{}` stored message {number} of the atomic batch alone: its server does not support atomic batches",
                     ack.stream
                 );
                 Err(Failure::Other(Error::new(ErrorKind::Server, text)))
@@ -182,60 +211,52 @@ async fn send(
             Ok(Err(error)) => Err(Failure::Refused(number, error)),
             Err(error) => {
                 let text = format!(
-                    "the answer to message {number} of the atomic batch is not a stream's; another subscriber answered it"
+                    "the answer to message {number} of the atomic batch is not that of a stream; another subscriber answered"
                 );
                 Err(Failure::Other(Error::new(ErrorKind::Publish, text).with_source(error)))
             }
-        };
-    }
-    Err(Failure::Other(crate::publish::batch::empty()))
-}
-
-fn headers(message: &Outgoing, id: &str, number: usize, last: bool) -> HeaderMap {
-    let mut headers = message.headers.clone();
-    headers.insert(header::NATS_BATCH_ID, id);
-    headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
-    if last {
-        headers.insert(header::NATS_BATCH_COMMIT, "1");
-    }
-    headers
-}
-
-/// The ack of a batch whose own was lost, if it is this batch that the stream knows the ids of.
-///
-/// What is stored is read, and nothing is published to find out (see `publish.rs`).
-async fn recall(
-    connection: &Connection,
-    messages: &[Outgoing],
-    ids: &str,
-    error: jetstream::Error,
-) -> Result<PublishAck, Error> {
-    let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
-    match stored_batch(connection, messages, ids).await {
-        Ok(Some(ack)) => Ok(ack),
-        Ok(None) => Err(Error::new(ErrorKind::Duplicate, text).with_source(error)),
-        Err(error) => Err(Error::new(ErrorKind::Duplicate, text).with_source(error)),
-    }
-}
-
-/// Looks for the last message of a batch among those that were stored last.
-async fn stored_batch(connection: &Connection, messages: &[Outgoing], ids: &str) -> Result<Option<PublishAck>, Error> {
-    let Some(message) = messages.last() else { return Ok(None) };
-    let Some(stream) = stream_of(connection, message).await? else { return Ok(None) };
-    let last = connection.last_sequence(&stream, &message.subject).await?;
-    for sequence in (last.saturating_sub(RECALL) + 1..=last).rev() {
-        let Some(stored) = connection.stored(&stream, sequence).await? else { continue };
-        let header = |name: header::HeaderName| stored.headers.get(name).map(header::HeaderValue::as_str);
-        let id = header(header::NATS_BATCH_ID).filter(|id| id.starts_with(ids));
-        if let Some(id) = id
-            && header(header::NATS_BATCH_SEQUENCE) == Some(&messages.len().to_string())
-        {
-            return Ok(Some(PublishAck {
-                batch_id: Some(id.to_owned()),
-                batch_size: Some(messages.len() as u64),
-                ..ack_of_stored(connection, stream, sequence)
-            }));
         }
     }
-    Ok(None)
+
+    /// Returns the ack of a batch whose answer was lost, if it is this batch that the stream has stored under the ids.
+    ///
+    /// The stream is read, because publishing once more to find out could break it (see `publish/store.rs`).
+    async fn ack_of_lost_answer(&self, refusal: jetstream::Error) -> Result<PublishAck, Error> {
+        if let Ok(Some(ack)) = self.stored_batch().await {
+            return Ok(ack);
+        }
+        let text = "the answer to the atomic batch was lost, and the stream has one of its message ids now: either all of this batch is stored, or something else under that id and nothing of it";
+        Err(Error::new(ErrorKind::Duplicate, text).with_source(refusal))
+    }
+
+    /// Finds the last message of the batch among those that were stored last.
+    async fn stored_batch(&self) -> Result<Option<PublishAck>, Error> {
+        let Some(message) = self.messages.last() else { return Ok(None) };
+        let Some(stream) = stream_of(self.connection, message).await? else { return Ok(None) };
+        let count = self.messages.len().to_string();
+        let last = self.connection.last_sequence(&stream, &message.subject).await?;
+        for sequence in (last.saturating_sub(LOOK_BACK) + 1..=last).rev() {
+            let Some(stored) = self.connection.stored(&stream, sequence).await? else { continue };
+            let header = |name| stored.headers.get(name).map(HeaderValue::as_str);
+            let id = header(header::NATS_BATCH_ID).filter(|id| id.starts_with(&self.ids));
+            if let Some(id) = id
+                && header(header::NATS_BATCH_SEQUENCE) == Some(&count)
+            {
+                return Ok(Some(PublishAck {
+                    batch_id: Some(id.to_owned()),
+                    batch_size: Some(self.messages.len() as u64),
+                    ..ack_of_stored(self.connection, stream, sequence)
+                }));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Returns `true` if the stream may store the batch at another attempt.
+fn is_transient_for_batch(error: &jetstream::Error) -> bool {
+    let code = error.error_code();
+    code == ErrorCode::ATOMIC_PUBLISH_INCOMPLETE_BATCH
+        || code == ErrorCode::ATOMIC_PUBLISH_TOO_MANY_INFLIGHT
+        || is_transient(error)
 }

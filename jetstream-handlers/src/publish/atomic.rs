@@ -1,0 +1,125 @@
+//! An atomic batch: all of its messages are stored, or none.
+
+use std::collections::BTreeMap;
+
+use async_nats::header;
+use async_nats::jetstream::publish::PublishAck;
+use tokio::time::Instant;
+
+use super::batch::{about, check_member};
+use super::retry::{Retry, Unit};
+use super::store::until_closed;
+use super::{PublishMessage, Publisher};
+use crate::error::{Error, ErrorKind};
+use crate::message::Outgoing;
+use crate::message::refusal::empty_batch;
+use crate::transport::Transport;
+
+/// The server's default limit for the messages of an atomic batch (ADR-50).
+const MAX_MESSAGES: usize = 1000;
+
+/// Oldest server whose atomic batches are used (ADR-50).
+const SERVER: (i64, i64, i64) = (2, 12, 1);
+
+impl Publisher {
+    /// Publishes up to 1000 messages to one stream, all or none.
+    ///
+    /// They are stored one after another without other messages between them, and become visible together.
+    /// The ack is that of the last one, and its `batch_size` is their number.
+    /// Conditions are judged when all messages have arrived: if one does not hold, nothing is stored.
+    ///
+    /// It requires a server from 2.12.1 and a stream with `allow_atomic_publish`, which streams that the broker creates on its own do not have:
+    /// declare the stream with [`Builder::stream`](crate::Builder::stream), or update it on the server (ADR-50).
+    ///
+    /// Each message without a [`message_id`](PublishMessage::message_id) gets an id of its own.
+    /// While no server answers, the batch is repeated under these ids until the [publish timeout](crate::Builder::publish_timeout).
+    /// If it turns out to be stored already, the ack is returned.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let ack = broker
+    ///     .publisher()
+    ///     .publish_atomic([
+    ///         broker.publish_message("accounts.ada", &-10),
+    ///         broker.publish_message("accounts.bob", &10).message_id("transfer-7"),
+    ///     ])
+    ///     .await?;
+    /// println!("{:?} messages, the last one is message {}", ack.batch_size, ack.sequence);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Nothing is stored, except perhaps with a [`Timeout`](ErrorKind::Timeout) or a [`Duplicate`](ErrorKind::Duplicate) after
+    /// a lost answer, whose texts say so.
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`Config`](ErrorKind::Config) | no message, more than 1000, two with the same id, one of another broker, one that cannot be published, `expect_last_sequence` on another than the first, or the server is too old |
+    /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers a subject |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch) | the stream does not allow atomic batches |
+    /// | [`WrongLastSequence`](ErrorKind::WrongLastSequence) | a condition does not hold |
+    /// | [`Duplicate`](ErrorKind::Duplicate) | the stream has a message with one of the ids |
+    /// | [`Publish`](ErrorKind::Publish) | the messages belong to several streams, or the stream refused one |
+    ///
+    /// and the other errors of [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// After the future is dropped, all of the batch may be stored, or nothing.
+    pub async fn publish_atomic<I>(&self, messages: I) -> Result<PublishAck, Error>
+    where
+        I: IntoIterator<Item = PublishMessage>,
+    {
+        let messages = messages.into_iter().take(MAX_MESSAGES + 1).map(|message| message.outgoing_of(self));
+        let messages = atomic_batch(messages)?;
+        let transport = &*self.transport;
+        transport.require_version(SERVER, "atomic batches", "`publish_all`, which stores message by message")?;
+        for (number, message) in (1..).zip(&messages) {
+            transport.check(message).map_err(|error| about(number, error))?;
+        }
+        let subject = messages.first().map_or("", |message| message.subject.as_str());
+        until_closed(transport, subject, store(transport, subject, &messages)).await
+    }
+}
+
+/// Returns the messages of an atomic batch, each with an id.
+fn atomic_batch(messages: impl Iterator<Item = Result<Outgoing, Error>>) -> Result<Vec<Outgoing>, Error> {
+    let wrong = |text: String| Err(Error::new(ErrorKind::Config, text));
+    let mut batch = Vec::new();
+    let mut numbers = BTreeMap::new();
+    for (number, message) in (1..).zip(messages) {
+        let message = check_member(number, message)?.with_id();
+        if number > 1 && message.header(header::NATS_EXPECTED_LAST_SEQUENCE).is_some() {
+            return wrong(format!(
+                "message {number} of the batch expects a last sequence of the stream, which only the first message of an atomic batch may; expect it there, or expect a last sequence of its subject"
+            ));
+        }
+        let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default();
+        if let Some(other) = numbers.insert(id.to_owned(), number) {
+            return wrong(format!("messages {other} and {number} of the batch have the same message id `{id}`"));
+        }
+        batch.push(message);
+    }
+    match batch.len() {
+        0 => Err(empty_batch()),
+        1..=MAX_MESSAGES => Ok(batch),
+        _ => wrong(format!(
+            "an atomic batch has at most {MAX_MESSAGES} messages, and this one has more; publish several batches, or use `publish_all`"
+        )),
+    }
+}
+
+async fn store(transport: &Transport, subject: &str, messages: &[Outgoing]) -> Result<PublishAck, Error> {
+    let deadline = Instant::now() + transport.settings().publish_timeout;
+    let mut retry = Retry::new(transport, subject, Unit::AtomicBatch, deadline);
+    let mut batch = transport.atomic_batch(messages);
+    loop {
+        match batch.attempt(deadline).await {
+            Ok(ack) => return Ok(ack),
+            Err(failure) => retry.after(failure).await?,
+        }
+    }
+}

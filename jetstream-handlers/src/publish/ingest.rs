@@ -1,0 +1,103 @@
+//! A fast-ingest batch: messages in order, at the rate at which the stream accepts them.
+
+use async_nats::jetstream::publish::PublishAck;
+use tokio::time::Instant;
+
+use super::batch::{about, check_member};
+use super::retry::{Retry, Unit};
+use super::{PublishMessage, Publisher};
+use crate::error::Error;
+use crate::error::ingest::IngestError;
+use crate::message::refusal::empty_batch;
+use crate::message::{BeginFailure, Outgoing};
+use crate::transport::{Ingest, Transport};
+
+/// Oldest server with fast-ingest batches (ADR-50).
+const SERVER: (i64, i64, i64) = (2, 14, 0);
+
+impl Publisher {
+    /// Publishes many messages to one stream in order, as fast as it accepts them.
+    ///
+    /// The stream answers once for hundreds of messages, and its answers limit how many are in flight; 1000 at most.
+    /// The iterator is read no faster, so that even a long one needs little memory.
+    /// The messages are stored in order and without a gap, but messages of other publishers may lie between them.
+    /// The ack is that of the last one, and its `batch_size` is their number.
+    ///
+    /// It requires a server from 2.14 and a stream with `allow_batch_publish`, which streams that the broker creates on its own do not have:
+    /// declare the stream with [`Builder::stream`](crate::Builder::stream), or update it on the server (ADR-50, "fast ingest").
+    ///
+    /// The batch ends at the first message that is refused or does not arrive, and nothing is repeated;
+    /// [`IngestError::stored`] returns how many are known to be stored.
+    /// No message gets an id of its own; with a [`message_id`](PublishMessage::message_id) for each, the same batch can be published
+    /// again, and what the stream has already counts as stored.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let readings = (0..50_000).map(|reading| broker.publish_message("readings.kitchen", &reading));
+    /// match broker.publisher().ingest(readings).await {
+    ///     Ok(ack) => println!("all {:?} are stored", ack.batch_size),
+    ///     Err(error) => println!("the first {} are known to be stored: {error}", error.stored()),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`Config`](crate::ErrorKind::Config) | there is no message, a message belongs to another broker or cannot be published, or the server is too old |
+    /// | [`StreamNotFound`](crate::ErrorKind::StreamNotFound) | no stream covers the subject of the first message |
+    /// | [`StreamMismatch`](crate::ErrorKind::StreamMismatch) | the stream does not allow fast-ingest batches |
+    /// | [`Publish`](crate::ErrorKind::Publish) | the stream refused a message, or lost the batch: it was restarted, no message arrived for ten seconds, or a message belongs to another stream |
+    /// | [`Timeout`](crate::ErrorKind::Timeout) | the stream did not answer for the publish timeout |
+    ///
+    /// and the other errors of [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// After the future is dropped, a beginning of the batch is stored: the messages that were answered, and up to 1000 more.
+    pub async fn ingest<I>(&self, messages: I) -> Result<PublishAck, IngestError>
+    where
+        I: IntoIterator<Item = PublishMessage, IntoIter: Send>,
+    {
+        let transport = &*self.transport;
+        transport
+            .require_version(SERVER, "fast-ingest batches", "`publish_all`, which stores message by message")
+            .map_err(none_stored)?;
+        let checked = |(number, message): (usize, PublishMessage)| {
+            let message = check_member(number, message.outgoing_of(self))?;
+            transport.check(&message).map_err(|error| about(number, error))?;
+            Ok(message)
+        };
+        let mut messages = (1..).zip(messages).map(checked);
+        let first = messages.next().unwrap_or_else(|| Err(empty_batch())).map_err(none_stored)?;
+        let mut batch = begin(transport, first).await?;
+        for message in messages {
+            batch.add(message).await?;
+            if batch.has_ended() {
+                break;
+            }
+        }
+        batch.end().await
+    }
+}
+
+/// Sends the first message until a stream begins the batch or refuses it.
+async fn begin(transport: &Transport, first: Outgoing) -> Result<Ingest<'_>, IngestError> {
+    let subject = first.subject.clone();
+    let deadline = Instant::now() + transport.settings().publish_timeout;
+    let mut retry = Retry::new(transport, &subject, Unit::Ingest, deadline);
+    loop {
+        match transport.begin_ingest(first.clone(), deadline).await {
+            Ok(batch) => return Ok(batch),
+            Err(BeginFailure::Ended(error)) => return Err(error),
+            Err(BeginFailure::NotBegun(failure)) => retry.after(failure).await.map_err(none_stored)?,
+        }
+    }
+}
+
+fn none_stored(error: Error) -> IngestError {
+    IngestError::new(error, 0)
+}

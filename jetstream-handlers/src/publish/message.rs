@@ -1,0 +1,169 @@
+//! A message to be published, with headers and conditions.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::{self, HeaderName, HeaderValue};
+use async_nats::jetstream::publish::PublishAck;
+use bytes::Bytes;
+
+use super::Publisher;
+use super::store::publish;
+use crate::error::{Error, ErrorKind};
+use crate::message::Outgoing;
+use crate::rules;
+
+/// A message to which headers and conditions can be added; it is sent when awaited.
+///
+/// [`Publisher::publish_message`] and [`Broker::publish_message`](crate::Broker::publish_message) return it.
+/// It belongs to the broker that returned it: [`publish_all`](Publisher::publish_all),
+/// [`publish_atomic`](Publisher::publish_atomic) and [`ingest`](Publisher::ingest) of another broker refuse it.
+///
+/// An invalid header or condition is reported when the message is sent.
+///
+/// # Examples
+///
+/// ```
+/// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+/// use std::time::Duration;
+///
+/// let first = broker.publish_message("orders.7", "created").expect_last_subject_sequence(0).await?;
+/// broker
+///     .publish_message("orders.7", "paid")
+///     .header("Tenant", "eu")
+///     .message_id("order-7-paid")
+///     .expect_last_subject_sequence(first.sequence)
+///     .await?;
+/// broker.publish_message("offers.today", "soup").expect_stream("OFFERS").ttl(Duration::from_secs(3600)).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Errors
+///
+/// Awaiting it returns the errors of [`Publisher::publish_message`].
+///
+/// # Cancel safety
+///
+/// Nothing is sent before it is awaited.
+/// After its future is dropped, the message may be stored or not.
+#[must_use = "nothing is published until it is awaited"]
+pub struct PublishMessage {
+    publisher: Publisher,
+    subject: String,
+    payload: Result<Bytes, Error>,
+    headers: HeaderMap,
+    /// The first header or condition that cannot be sent.
+    problem: Option<String>,
+}
+
+impl PublishMessage {
+    pub(super) fn new(publisher: Publisher, subject: &str, payload: Result<Bytes, Error>) -> Self {
+        Self { publisher, subject: subject.to_owned(), payload, headers: HeaderMap::new(), problem: None }
+    }
+
+    /// Adds a header; a second header of the same name keeps both values.
+    ///
+    /// A name must not be empty or contain a space or a colon, and a value must not contain a line break.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
+            // The client library accepts an empty name, and sends a line that nobody can parse.
+            (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
+            _ => {
+                let problem = format!(
+                    "header `{name}: {value:?}` is invalid: a name has no space or colon, a value no line break"
+                );
+                self.problem.get_or_insert(problem);
+            }
+        }
+        self
+    }
+
+    /// Sets the id by which the stream drops duplicates within its `duplicate_window`.
+    ///
+    /// Defaults to a new id for each publish, so that only its own repetitions are duplicates.
+    pub fn message_id(self, id: &str) -> Self {
+        self.single(header::NATS_MESSAGE_ID, id)
+    }
+
+    /// Stores the message only if the last message on its subject has this sequence; 0 means that there is none.
+    pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {
+        self.single(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, &sequence.to_string())
+    }
+
+    /// Stores the message only if the last message of the stream has this sequence; 0 means that there is none.
+    pub fn expect_last_sequence(self, sequence: u64) -> Self {
+        self.single(header::NATS_EXPECTED_LAST_SEQUENCE, &sequence.to_string())
+    }
+
+    /// Stores the message only in the stream of this name.
+    pub fn expect_stream(self, stream: &str) -> Self {
+        self.single(header::NATS_EXPECTED_STREAM, stream)
+    }
+
+    /// Removes the message from the stream after this time, rounded up to whole seconds.
+    ///
+    /// It requires a server from 2.11 and a stream with `allow_message_ttl` (ADR-43).
+    pub fn ttl(self, ttl: Duration) -> Self {
+        let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
+        self.single(header::NATS_MESSAGE_TTL, &seconds.max(1).to_string())
+    }
+
+    /// Sets a header that has one value.
+    fn single(mut self, name: HeaderName, value: &str) -> Self {
+        match HeaderValue::from_str(value) {
+            Ok(value) => self.headers.insert(name, value),
+            Err(_) => {
+                self.problem.get_or_insert(format!("`{value:?}` cannot be a `{name}`: it has a line break"));
+            }
+        }
+        self
+    }
+
+    /// Returns the message as `publisher` sends it, without an id unless the caller set one; an error if it belongs to another broker.
+    pub(super) fn outgoing_of(self, publisher: &Publisher) -> Result<Outgoing, Error> {
+        let (own, message) = self.into_parts();
+        let message = message?;
+        if Arc::ptr_eq(&own.transport, &publisher.transport) {
+            return Ok(message);
+        }
+        let text = format!(
+            "cannot publish to `{}`: the message belongs to another broker; make it with `publish_message` of the broker that publishes it",
+            message.subject
+        );
+        Err(Error::new(ErrorKind::Config, text))
+    }
+
+    fn into_parts(self) -> (Publisher, Result<Outgoing, Error>) {
+        let Self { publisher, subject, payload, headers, problem } = self;
+        let message = match problem.or_else(|| rules::publish_subject_problem(&subject)) {
+            Some(problem) => Err(Error::new(ErrorKind::Config, format!("cannot publish to `{subject}`: {problem}"))),
+            None => payload.map(|payload| Outgoing { subject: subject.into(), payload, headers }),
+        };
+        (publisher, message)
+    }
+
+    async fn send(self) -> Result<PublishAck, Error> {
+        let (publisher, message) = self.into_parts();
+        publish(&publisher.transport, message?.with_id()).await
+    }
+}
+
+impl fmt::Debug for PublishMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishMessage").field("subject", &self.subject).field("headers", &self.headers).finish()
+    }
+}
+
+impl IntoFuture for PublishMessage {
+    type Output = Result<PublishAck, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}

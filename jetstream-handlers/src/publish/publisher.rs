@@ -1,0 +1,143 @@
+//! The publisher.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_nats::jetstream::publish::PublishAck;
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::PublishMessage;
+use crate::codec;
+use crate::error::{Error, ErrorKind};
+use crate::transport::Transport;
+
+/// Publishes typed values and waits until the stream has stored them.
+///
+/// A handler takes it as a parameter; an application gets it from [`Broker::publisher`](crate::Broker::publisher).
+/// Cloning is cheap.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+///
+/// #[subscriber(subject = "orders.created", queue = "confirmer")]
+/// async fn confirm(order: u64, publisher: Publisher) -> HandlerResult {
+///     publisher.publish("orders.confirmed", &order).await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Publisher {
+    pub(super) transport: Arc<Transport>,
+}
+
+impl Publisher {
+    pub(crate) fn new(transport: Arc<Transport>) -> Self {
+        Self { transport }
+    }
+
+    /// Publishes a value as JSON, and returns after the stream has stored it.
+    ///
+    /// If no stream covers the subject, one is created as for a handler.
+    /// While no server answers, the publish is repeated under one message id until the
+    /// [publish timeout](crate::Builder::publish_timeout), so that the message is stored once across an election or a restart.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(publisher: jetstream_handlers::Publisher) -> Result<(), jetstream_handlers::Error> {
+    /// let ack = publisher.publish("orders.created", &123).await?;
+    /// println!("message {} of stream {}", ack.sequence, ack.stream);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`Encode`](ErrorKind::Encode) | the value does not encode as JSON |
+    /// | [`Config`](ErrorKind::Config) | the subject is invalid or has a wildcard |
+    /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
+    /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server |
+    /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or another subscriber answered |
+    /// | [`Closed`](ErrorKind::Closed) | the broker is disconnected |
+    /// | [`Timeout`](ErrorKind::Timeout) | the publish timeout has passed; the text says whether the message may be stored |
+    ///
+    /// # Cancel safety
+    ///
+    /// After the future is dropped, the message may be stored or not.
+    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
+        self.publish_message(subject, value).await
+    }
+
+    /// Publishes bytes without encoding them.
+    pub(crate) async fn publish_bytes(&self, subject: &str, payload: Bytes) -> Result<PublishAck, Error> {
+        PublishMessage::new(self.clone(), subject, Ok(payload)).await
+    }
+
+    /// Returns a message to which headers and conditions can be added; it is sent when awaited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(publisher: jetstream_handlers::Publisher) -> Result<(), jetstream_handlers::Error> {
+    /// let ack = publisher
+    ///     .publish_message("orders.created", &123)
+    ///     .header("Tenant", "eu")
+    ///     .message_id("order-123")
+    ///     .await?;
+    /// assert!(!ack.duplicate);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Awaiting the message returns the errors of [`publish`](Self::publish).
+    /// If a condition does not hold, the kind is [`WrongLastSequence`](ErrorKind::WrongLastSequence), or
+    /// [`StreamMismatch`](ErrorKind::StreamMismatch) for [`expect_stream`](PublishMessage::expect_stream).
+    /// A header or an id that cannot be sent is a [`Config`](ErrorKind::Config), as is a [`ttl`](PublishMessage::ttl) for a server before 2.11.
+    ///
+    /// If the answer to a message with a condition was lost, the stream is read to tell this message from another one
+    /// (`$JS.API.STREAM.NAMES`, `STREAM.INFO` and `STREAM.MSG.GET`).
+    /// Where that is not possible, the error is a [`Timeout`](ErrorKind::Timeout).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the message before it is awaited sends nothing.
+    /// After the future is dropped, the message may be stored or not.
+    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
+        let payload = codec::encode(value).map_err(|error| {
+            let name = std::any::type_name::<T>();
+            Error::new(ErrorKind::Encode, format!("`{name}` does not encode as JSON for subject `{subject}`"))
+                .with_source(error)
+        });
+        PublishMessage::new(self.clone(), subject, payload)
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Publisher")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::PublishAll;
+
+    fn assert_send<T: Send>() {}
+    fn assert_sync<T: Sync>() {}
+
+    #[test]
+    fn publisher_and_messages_cross_threads() {
+        assert_send::<Publisher>();
+        assert_sync::<Publisher>();
+        assert_send::<PublishMessage>();
+        assert_sync::<PublishMessage>();
+        assert_send::<PublishAll<'_>>();
+    }
+}

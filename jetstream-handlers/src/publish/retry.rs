@@ -1,0 +1,190 @@
+//! Repeated attempts of a publish, until its deadline.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use crate::backoff::ExponentialBackoff;
+use crate::error::{Error, ErrorKind};
+use crate::message::PublishFailure;
+use crate::provision::ensure_stream;
+use crate::subject::covers;
+use crate::transport::Transport;
+
+/// Delay before the second attempt.
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Longest delay between two attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The time between attempts, with exponential backoff, up to a deadline.
+#[derive(Debug)]
+pub(super) struct Pause {
+    backoff: ExponentialBackoff,
+    deadline: Instant,
+}
+
+impl Pause {
+    pub(super) fn new(deadline: Instant) -> Self {
+        Self { backoff: ExponentialBackoff::new(MIN_PAUSE, MAX_PAUSE), deadline }
+    }
+
+    /// Waits before the next attempt; an error at once if the deadline would pass meanwhile.
+    pub(super) async fn wait(&mut self) -> Result<(), DeadlinePassed> {
+        let pause = self.backoff.next();
+        if Instant::now() + pause >= self.deadline {
+            return Err(DeadlinePassed);
+        }
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+/// There is no time for another attempt.
+#[derive(Debug)]
+pub(super) struct DeadlinePassed;
+
+/// Kind of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Message,
+    AtomicBatch,
+    Ingest,
+}
+
+/// State of a publish that is repeated until it is stored, refused, or its deadline passes.
+///
+/// It is the one place that creates a missing stream for a publish, so that both transports behave alike.
+pub(super) struct Retry<'a> {
+    transport: &'a Transport,
+    subject: &'a str,
+    unit: Unit,
+    deadline: Instant,
+    pause: Pause,
+    repeated: bool,
+    /// `true` after an attempt without an answer, which may have stored the message.
+    pub(super) unanswered: bool,
+    stream_found: bool,
+}
+
+/// Result of looking for the stream of a message that had no answer.
+enum StreamLookup {
+    /// There was none, and it was created.
+    Created,
+    Found,
+    /// The lookup failed, and a later one may not.
+    Unknown(Option<Error>),
+}
+
+impl<'a> Retry<'a> {
+    pub(super) fn new(transport: &'a Transport, subject: &'a str, unit: Unit, deadline: Instant) -> Self {
+        let pause = Pause::new(deadline);
+        Self { transport, subject, unit, deadline, pause, repeated: false, unanswered: false, stream_found: false }
+    }
+
+    /// Returns when the next attempt is due, or the error with which the publish ends.
+    pub(super) async fn after(&mut self, failure: PublishFailure) -> Result<(), Error> {
+        let (error, may_lack_stream) = match failure {
+            PublishFailure::Permanent(error) => return Err(error),
+            PublishFailure::Transient(error) => (error, false),
+            PublishFailure::NoStream(error) => (error, true),
+            PublishFailure::Unanswered(error) => {
+                self.unanswered = true;
+                // Without a stream, another subscriber may have received the message and returned nothing.
+                // A batch does not come this far without a stream.
+                (error, self.unit == Unit::Message)
+            }
+        };
+        if !may_lack_stream || self.stream_found || !self.transport.is_connected() {
+            return self.repeat_after(error).await;
+        }
+        match self.look_up_stream().await? {
+            StreamLookup::Created => {
+                self.stream_found = true;
+                Ok(())
+            }
+            StreamLookup::Found => {
+                self.stream_found = true;
+                self.repeat_after(error).await
+            }
+            StreamLookup::Unknown(cause) => self.repeat_after(cause.unwrap_or(error)).await,
+        }
+    }
+
+    /// Waits for the next attempt after an error that may pass.
+    async fn repeat_after(&mut self, error: Error) -> Result<(), Error> {
+        if !self.repeated {
+            self.repeated = true;
+            tracing::warn!(subject = self.subject, "repeating the publish of {}: {error}", self.unit.name());
+        }
+        self.pause.wait().await.map_err(|_| self.timeout(error))
+    }
+
+    fn timeout(&self, error: Error) -> Error {
+        let (unit, subject) = (self.unit.name(), self.subject);
+        let limit = self.transport.settings().publish_timeout;
+        // Where nothing ever answered, nothing was stored; where an answer was lost, it is unknown.
+        let stored = match (self.unit, self.unanswered) {
+            (Unit::Message, true) => "it may be stored or not",
+            (Unit::Message, false) => "it is not stored",
+            (Unit::AtomicBatch | Unit::Ingest, true) => "all of it may be stored, or nothing",
+            (Unit::AtomicBatch | Unit::Ingest, false) => "nothing is stored",
+        };
+        let text = format!("no stream stored {unit} on `{subject}` within {limit:?}, and {stored}: {error}");
+        Error::new(ErrorKind::Timeout, text).with_source(error)
+    }
+
+    /// Finds or creates the stream until the deadline; returns an error that another lookup would return too.
+    async fn look_up_stream(&self) -> Result<StreamLookup, Error> {
+        match timeout_at(self.deadline, Box::pin(self.ensure_stream())).await {
+            Ok(Ok(true)) => Ok(StreamLookup::Created),
+            Ok(Ok(false)) => Ok(StreamLookup::Found),
+            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {
+                Ok(StreamLookup::Unknown(Some(error)))
+            }
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(StreamLookup::Unknown(None)),
+        }
+    }
+
+    async fn ensure_stream(&self) -> Result<bool, Error> {
+        if let Some(setting) = self.unit.stream_setting() {
+            self.require_declared(setting).await?;
+        }
+        ensure_stream(self.transport, self.subject).await
+    }
+
+    /// Refuses a batch for which a stream would be created that the application did not declare: it would accept no batch.
+    async fn require_declared(&self, setting: &str) -> Result<(), Error> {
+        let subject = self.subject;
+        let mut declared = self.transport.settings().streams.iter().flat_map(|config| &config.subjects);
+        if declared.any(|own| covers(own, subject))
+            || !self.transport.stream_names(subject).await.is_ok_and(|names| names.is_empty())
+        {
+            return Ok(());
+        }
+        let text = format!(
+            "no stream covers `{subject}`, and one that the broker creates on its own accepts no batches; pass a config with `{setting}: true` to `Builder::stream`"
+        );
+        Err(Error::new(ErrorKind::StreamNotFound, text))
+    }
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Message => "the message",
+            Self::AtomicBatch => "the atomic batch",
+            Self::Ingest => "the fast-ingest batch",
+        }
+    }
+
+    /// Returns the setting without which a stream refuses it.
+    fn stream_setting(self) -> Option<&'static str> {
+        match self {
+            Self::Message => None,
+            Self::AtomicBatch => Some("allow_atomic_publish"),
+            Self::Ingest => Some("allow_batch_publish"),
+        }
+    }
+}

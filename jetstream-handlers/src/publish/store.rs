@@ -1,0 +1,88 @@
+//! One message, sent until it is stored.
+
+use async_nats::jetstream::publish::PublishAck;
+use tokio::time::{Instant, timeout_at};
+
+use super::retry::{Pause, Retry, Unit};
+use crate::error::{Error, ErrorKind};
+use crate::message::refusal::closed;
+use crate::message::{Attempt, FirstSend, Outgoing, PublishFailure};
+use crate::transport::Transport;
+
+/// Publishes a message, and returns after the stream has stored it; an error also when the broker is disconnected.
+pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
+    let subject = message.subject.clone();
+    let checked = async {
+        transport.check(&message)?;
+        store(transport, Attempt::first(message)).await
+    };
+    until_closed(transport, &subject, checked).await
+}
+
+/// Publishes a message that was checked, and perhaps sent before.
+pub(super) async fn resend(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
+    let subject = attempt.message.subject.clone();
+    until_closed(transport, &subject, store(transport, attempt)).await
+}
+
+/// Awaits a publish until the broker is disconnected.
+pub(super) async fn until_closed(
+    transport: &Transport,
+    subject: &str,
+    publishing: impl Future<Output = Result<PublishAck, Error>>,
+) -> Result<PublishAck, Error> {
+    tokio::select! {
+        biased;
+        () = transport.closed() => Err(closed(subject)),
+        result = publishing => result,
+    }
+}
+
+async fn store(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
+    let Attempt { message, begun, unanswered } = attempt;
+    let deadline = begun + transport.settings().publish_timeout;
+    let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
+    retry.unanswered = unanswered;
+    loop {
+        match transport.publish_once(&message, deadline).await {
+            Ok(ack) => return Ok(ack),
+            Err(PublishFailure::Permanent(error))
+                if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
+            {
+                return ack_of_first_send(transport, &message, deadline, error).await;
+            }
+            Err(failure) => retry.after(failure).await?,
+        }
+    }
+}
+
+/// Returns the ack of a message whose answer was lost and whose condition no longer holds, perhaps because the message
+/// itself was stored.
+///
+/// A server without a cluster judges the condition before the id (`stream.go`, `processJetStreamMsg`), so that it does not
+/// report a duplicate. The stream is read, because publishing once more to find out could break it: a cluster judges
+/// some conditions only when it applies them, and a replicated stream that fails there stays broken.
+async fn ack_of_first_send(
+    transport: &Transport,
+    message: &Outgoing,
+    deadline: Instant,
+    refusal: Error,
+) -> Result<PublishAck, Error> {
+    let mut pause = Pause::new(deadline);
+    let why = loop {
+        let why = match timeout_at(deadline, transport.first_send(message)).await {
+            Ok(Ok(FirstSend::Stored(ack))) => return Ok(ack),
+            Ok(Ok(FirstSend::NotStored)) => return Err(refusal),
+            Ok(Ok(FirstSend::Unknown)) | Err(_) => break refusal,
+            Ok(Err(error)) => error,
+        };
+        if pause.wait().await.is_err() {
+            break why;
+        }
+    };
+    let text = format!(
+        "the answer to the publish on `{}` was lost, and its condition no longer holds: either the message is stored, or another one was stored before it; read the last message of the subject before publishing again",
+        message.subject
+    );
+    Err(Error::new(ErrorKind::Timeout, text).with_source(why))
+}
