@@ -360,7 +360,7 @@ async fn the_delay_between_attempts_is_no_time_of_computing() {
     let mut program = warning_worker(&server, "failing");
     program.until("tried 1").await;
     let output = program.output();
-    assert!(output.contains("failed, again") && !output.contains("computed for"), "{output}");
+    assert!(output.contains("failed, retrying") && !output.contains("computed for"), "{output}");
 }
 
 #[tokio::test]
