@@ -1,15 +1,16 @@
-//! How a message ends.
+//! The outcome of a call: how a message is settled, why it failed, and what is published.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
 use crate::error::{BoxError, chain};
+use crate::message::Outgoing;
 
-/// How a message ends.
+/// The way in which a message is settled.
 ///
-/// A handler that returns `()` or `Result<(), E>` never needs it; one that wants to say more returns it.
-/// Adding a way to settle is a breaking change on purpose: every match should then be looked at.
+/// A handler that returns `()` or `Result<(), E>` does not need it; a handler that chooses by itself returns it.
+/// A new variant is deliberately a breaking change, so that every `match` is reviewed.
 ///
 /// # Examples
 ///
@@ -27,20 +28,20 @@ use crate::error::{BoxError, chain};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settle {
-    /// Done: the message will not come again.
+    /// Acknowledges the message, which is then not redelivered.
     Ack,
-    /// Failed: the message comes again after the handler's `backoff`, at most `max_deliver` times, then it is a dead letter.
+    /// Redelivers the message after the handler's `backoff`; after `max_deliver` attempts it becomes a dead letter.
     Retry,
-    /// Failed: as [`Settle::Retry`], but after this delay in place of the `backoff`.
+    /// Redelivers the message as [`Settle::Retry`] does, but after this delay instead of the `backoff`.
     RetryAfter(Duration),
-    /// Failed for good: the message is a dead letter at once.
+    /// Turns the message into a dead letter without another attempt.
     Terminate,
 }
 
-/// Why a handler failed, and whether to try again.
+/// The error of a handler, and whether the message is retried.
 ///
-/// The `?` operator makes one of any error, and means [`retry`](HandlerError::retry).
-/// Like the error of `anyhow` it does not implement [`std::error::Error`] itself, so that this conversion can exist.
+/// The `?` operator converts any error into it, as [`retry`](HandlerError::retry) does.
+/// Like `anyhow::Error`, it does not implement [`std::error::Error`], because that would rule out this conversion.
 ///
 /// # Examples
 ///
@@ -48,7 +49,7 @@ pub enum Settle {
 /// use jetstream_handlers::prelude::*;
 ///
 /// fn parse(amount: &str) -> HandlerResult<u64> {
-///     // A number that does not parse today will not parse tomorrow.
+///     // Another attempt cannot parse it either.
 ///     amount.parse().map_err(HandlerError::terminate)
 /// }
 /// # assert!(parse("x").is_err());
@@ -59,27 +60,27 @@ pub struct HandlerError {
 }
 
 impl HandlerError {
-    /// Try again after the handler's `backoff`.
+    /// Creates an error that retries the message after the handler's `backoff`.
     pub fn retry(error: impl Into<BoxError>) -> Self {
         Self { settle: Settle::Retry, source: error.into() }
     }
 
-    /// Try again after `delay`.
+    /// Creates an error that retries the message after `delay`.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
         Self { settle: Settle::RetryAfter(delay), source: error.into() }
     }
 
-    /// Do not try again: make the message a dead letter now.
+    /// Creates an error that turns the message into a dead letter without another attempt.
     pub fn terminate(error: impl Into<BoxError>) -> Self {
         Self { settle: Settle::Terminate, source: error.into() }
     }
 
-    /// How the message will end.
+    /// Returns how the message is settled.
     pub fn settle(&self) -> Settle {
         self.settle
     }
 
-    /// The error itself.
+    /// Returns the underlying error.
     pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {
         &*self.source
     }
@@ -103,17 +104,20 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
     }
 }
 
-/// What a handler returns: `Ok(())` acks, an error is retried or terminated as it says.
+/// The result of a handler: `Ok(())` acknowledges the message, and an error is settled as [`HandlerError`] describes.
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 
-/// What became of one call of a handler: how the message ends, and the error if there was one.
+/// The outcome of one call of a handler.
 #[derive(Debug)]
 pub struct Outcome {
     pub(crate) settle: Settle,
+    /// The failure, unless the message is acknowledged.
     pub(crate) failure: Option<Failure>,
+    /// The messages to publish before the delivery is acknowledged.
+    pub(crate) outputs: Vec<Outgoing>,
 }
 
-/// Why a call did not end in an ack, for the log and for the dead letter.
+/// The failure of a call, for the log and for the dead letter.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
@@ -165,47 +169,54 @@ impl fmt::Display for Reason {
 }
 
 impl Outcome {
-    pub(crate) fn failed(settle: Settle, reason: Reason, error: impl Into<String>) -> Self {
-        Self { settle, failure: Some(Failure { reason, error: error.into() }) }
+    pub(crate) fn ack() -> Self {
+        Self { settle: Settle::Ack, failure: None, outputs: Vec::new() }
     }
 
-    /// Why it failed, which an outcome that is no ack has.
+    pub(crate) fn failed(settle: Settle, reason: Reason, error: impl Into<String>) -> Self {
+        Self { settle, failure: Some(Failure { reason, error: error.into() }), outputs: Vec::new() }
+    }
+
+    pub(crate) fn dead_letter(failure: Failure) -> Self {
+        Self { settle: Settle::Terminate, failure: Some(failure), outputs: Vec::new() }
+    }
+
+    /// Returns the failure, which every outcome but an ack has.
     pub(crate) fn into_failure(self) -> Failure {
         self.failure.unwrap_or(Failure { reason: Reason::Error, error: String::new() })
     }
 }
 
-/// What a handler may return: `()`, `Result<(), E>` for any error, or [`Settle`].
+/// A return type of a handler: `()`, `Result<(), E>` for any error `E`, or [`Settle`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say how a message ends",
     label = "not a return type of a handler",
     note = "return `()`, `Result<(), E>` for any error `E`, or `Settle`"
 )]
 pub trait IntoSettle {
-    /// What became of the call.
+    /// Converts the returned value.
     fn into_outcome(self) -> Outcome;
 }
 
 impl IntoSettle for () {
     fn into_outcome(self) -> Outcome {
-        Outcome { settle: Settle::Ack, failure: None }
+        Outcome::ack()
     }
 }
 
 impl IntoSettle for Settle {
     fn into_outcome(self) -> Outcome {
-        let failure = match self {
-            Settle::Ack => None,
-            other => Some(Failure { reason: Reason::Error, error: format!("the handler returned {other:?}") }),
-        };
-        Outcome { settle: self, failure }
+        match self {
+            Settle::Ack => Outcome::ack(),
+            other => Outcome::failed(other, Reason::Error, format!("the handler returned {other:?}")),
+        }
     }
 }
 
 impl<E: Into<HandlerError>> IntoSettle for Result<(), E> {
     fn into_outcome(self) -> Outcome {
         match self {
-            Ok(()) => ().into_outcome(),
+            Ok(()) => Outcome::ack(),
             Err(error) => {
                 let error = error.into();
                 Outcome::failed(error.settle, Reason::Error, chain(&*error.source))
@@ -224,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_type_of_a_user_settles() {
+    fn any_error_type_converts() {
         let io = || std::io::Error::other("disk full");
         assert_eq!(settled(()), (Settle::Ack, None));
         assert_eq!(settled(Ok::<(), std::io::Error>(())), (Settle::Ack, None));
@@ -240,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_anyhow_error_keeps_its_chain() {
+    fn anyhow_error_keeps_its_chain() {
         use anyhow::Context as _;
         let error = Err::<(), _>(std::io::Error::other("disk full")).context("storing the order");
         assert_eq!(settled(error), (Settle::Retry, Some("storing the order: disk full".into())));

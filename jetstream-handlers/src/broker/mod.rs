@@ -32,7 +32,7 @@ use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
 use crate::sync::lock;
 use crate::transport::{Deliveries, Transport};
-use crate::worker::{Delayed, Worker};
+use crate::worker::{Delayed, Parts, Worker};
 
 /// Settings of handlers that do not have their own.
 #[derive(Debug, Clone)]
@@ -85,8 +85,14 @@ impl fmt::Debug for Broker {
     }
 }
 
-/// Everything that one worker is built from.
-type Parts = (Arc<Handler>, Arc<Binding>, Context, CancellationToken, Deliveries);
+/// A handler that is ready to start.
+struct Prepared {
+    handler: Arc<Handler>,
+    binding: Arc<Binding>,
+    context: Context,
+    stop: CancellationToken,
+    deliveries: Deliveries,
+}
 
 impl Broker {
     /// Connects to one server with the default settings.
@@ -437,13 +443,13 @@ impl Broker {
             Ok(sources) => sources,
             Err(problems) => return Err(Error::of(problems)),
         };
-        let mut parts = Vec::new();
-        for (((handler, source), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
-            let (handler, source) = (Arc::new(handler), Arc::new(source));
-            let deliveries = transport.deliveries(&handler, &source, defaults.fetch_wait).await?;
-            parts.push((handler, source, context, stop, deliveries));
+        let mut prepared = Vec::new();
+        for (((handler, binding), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
+            let (handler, binding) = (Arc::new(handler), Arc::new(binding));
+            let deliveries = transport.deliveries(&handler, &binding, defaults.fetch_wait).await?;
+            prepared.push(Prepared { handler, binding, context, stop, deliveries });
         }
-        let workers = self.spawn(parts, recorder.as_ref())?;
+        let workers = self.spawn(prepared, recorder.as_ref())?;
         // Lets each worker send its first request before the caller publishes.
         tokio::task::yield_now().await;
         Ok(Running { broker: self.clone(), workers })
@@ -451,13 +457,13 @@ impl Broker {
 
     /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of
     /// them or prevents the start.
-    fn spawn(&self, parts: Vec<Parts>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
+    fn spawn(&self, prepared: Vec<Prepared>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
         let Inner { transport, defaults, closing, .. } = &*self.inner;
         let mut all = self.workers();
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
         }
-        let handlers = parts.iter().map(|(handler, ..)| handler);
+        let handlers = prepared.iter().map(|prepared| &prepared.handler);
         let again = handlers.filter(|handler| all.iter().any(|worker| worker.runs(handler))).map(|handler| {
             let text = format!(
                 "`{}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again",
@@ -468,18 +474,18 @@ impl Broker {
         Error::all(again.collect())?;
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
-        for (handler, source, context, stop, deliveries) in parts {
+        for Prepared { handler, binding, context, stop, deliveries } in prepared {
             let (beat, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
-            let worker = Worker::new(
-                handler.clone(),
-                source.clone(),
-                transport.clone(),
+            let worker = Worker::new(Parts {
+                handler: handler.clone(),
+                binding: binding.clone(),
+                transport: transport.clone(),
                 context,
-                beat.clone(),
-                delayed.clone(),
-                recorder.cloned(),
-                defaults.batch_size,
-            );
+                status: beat.clone(),
+                delayed: delayed.clone(),
+                recorder: recorder.cloned(),
+                batch_size: defaults.batch_size,
+            });
             // Also run when the worker panics, so that health does not report a handler that no longer runs.
             let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
             let stopping = stop.clone();
@@ -488,7 +494,7 @@ impl Broker {
                 worker.run(deliveries, stopping, grace).await
             });
             let task = Mutex::new(Some(task));
-            workers.push(Arc::new(WorkerHandle { handler, source, delayed, beat, grace, stop, ended, task }));
+            workers.push(Arc::new(WorkerHandle { handler, source: binding, delayed, beat, grace, stop, ended, task }));
         }
         all.extend(workers.iter().cloned());
         Ok(workers)

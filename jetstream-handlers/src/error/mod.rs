@@ -82,11 +82,6 @@ impl Error {
         self
     }
 
-    pub(crate) fn with_stored(mut self, count: u64) -> Self {
-        self.0.stored = Some(count);
-        self
-    }
-
     /// Nothing, or the problems as one error.
     pub(crate) fn all(problems: Vec<Error>) -> Result<(), Self> {
         match problems.is_empty() {

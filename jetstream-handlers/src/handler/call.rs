@@ -1,13 +1,72 @@
-//! Storage for the future of one call.
+//! The seam between a worker and the code of a handler.
 
 use std::fmt;
-use std::task::Poll;
+use std::task::{self, Poll};
 
 use tokio_util::sync::ReusableBoxFuture;
 
+use crate::extract::Context;
+use crate::message::Message;
 use crate::outcome::Outcome;
 
-/// The room in which a handler's future runs, used again for each message so that a call allocates nothing.
+/// The code of a handler, as a worker calls it.
+pub(crate) trait Call: Send + Sync {
+    /// Returns whether another call may begin.
+    ///
+    /// While this is pending, the worker begins no call and requests no messages.
+    /// As with a future, only the waker of the latest poll has to be woken.
+    fn poll_ready(&self, _task: &mut task::Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// Begins a call: stores its future in `future`.
+    fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context);
+}
+
+/// Annotated functions and closures take one message and are always ready.
+impl<F> Call for F
+where
+    F: Fn(&mut CallFuture, &Message, &Context) + Send + Sync,
+{
+    fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context) {
+        self(future, delivery.single(), context);
+    }
+}
+
+/// The messages of one call, in the order of their delivery.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Delivery<'a>(&'a [Message]);
+
+impl<'a> Delivery<'a> {
+    /// Returns the messages, of which there is at least one.
+    pub(crate) fn messages(self) -> &'a [Message] {
+        self.0
+    }
+
+    /// Returns the message of a handler that takes one.
+    ///
+    /// # Panics
+    ///
+    /// If there are several.
+    pub(crate) fn single(self) -> &'a Message {
+        let [message] = self.0 else { panic!("a handler of one message was called with {}", self.0.len()) };
+        message
+    }
+}
+
+impl<'a> From<&'a Message> for Delivery<'a> {
+    fn from(message: &'a Message) -> Self {
+        Self(std::slice::from_ref(message))
+    }
+}
+
+impl<'a> From<&'a [Message]> for Delivery<'a> {
+    fn from(messages: &'a [Message]) -> Self {
+        Self(messages)
+    }
+}
+
+/// Reusable storage for the future of a call, so that a call allocates nothing.
 pub struct CallFuture(ReusableBoxFuture<'static, Outcome>);
 
 impl CallFuture {
@@ -15,18 +74,18 @@ impl CallFuture {
         Self(ReusableBoxFuture::new(std::future::pending()))
     }
 
-    /// Puts the future of one call into the slot.
+    /// Stores the future of one call.
     pub fn run(&mut self, call: impl Future<Output = Outcome> + Send + 'static) {
         self.0.set(call);
     }
 
-    /// Drops the future of a call that will not be awaited to its end.
+    /// Drops the future of a call that is not awaited to its end.
     pub(crate) fn clear(&mut self) {
         self.0.set(std::future::pending());
     }
 
-    /// Polls the call; after its outcome it is over.
-    pub(crate) fn poll(&mut self, task: &mut std::task::Context<'_>) -> Poll<Outcome> {
+    /// Polls the future, which must not be polled again after its outcome.
+    pub(crate) fn poll(&mut self, task: &mut task::Context<'_>) -> Poll<Outcome> {
         self.0.poll(task)
     }
 }

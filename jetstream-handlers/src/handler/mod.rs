@@ -17,17 +17,17 @@ use crate::rules;
 use crate::subject;
 
 pub use call::CallFuture;
+pub(crate) use call::{Call, Delivery};
 pub use closure::Closure;
 pub use registration::{Entry, Registration, Subscriber};
 
-type Call = dyn Fn(&mut CallFuture, &Message, &Context) + Send + Sync;
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
 /// A handler: what it was declared with, and how to call it.
 #[derive(Clone)]
 pub(crate) struct Handler {
     pub(crate) declaration: Declaration,
-    pub(crate) call: Arc<Call>,
+    pub(crate) call: Arc<dyn Call>,
     pub(crate) check: Arc<Check>,
 }
 
@@ -60,7 +60,9 @@ impl Handler {
     {
         Self {
             declaration: Declaration { name: format!("closure on {}", plan.subject), is_closure: true, location, plan },
-            call: Arc::new(move |slot, message, context| handler.call(slot, message, context)),
+            call: Arc::new(move |future: &mut CallFuture, message: &Message, context: &Context| {
+                handler.call(future, message, context);
+            }),
             check: Arc::new(H::check),
         }
     }

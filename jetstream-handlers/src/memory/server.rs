@@ -43,14 +43,6 @@ struct State {
     closed: bool,
 }
 
-/// Why a message was not stored.
-#[derive(Debug)]
-pub(crate) enum PublishRefusal {
-    NoStream,
-    Refused(Refusal),
-    Closed,
-}
-
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Memory")

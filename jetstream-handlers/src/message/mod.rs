@@ -5,6 +5,7 @@ mod outgoing;
 pub(crate) mod refusal;
 mod stored;
 
+pub(crate) use async_nats::jetstream::publish::PublishAck;
 pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
 pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;

@@ -1,4 +1,4 @@
-//! How often a message was tried, which is not how often it was delivered.
+//! The number of attempts of a message, which differs from the number of its deliveries.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -8,66 +8,73 @@ use tokio::time::{Instant, timeout};
 
 use super::Worker;
 use crate::message::Info;
-use crate::outcome::{Failure, Outcome, Reason, Settle};
+use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
-/// How long a stop waits until it is remembered what was handed back; the next replica waits for the messages.
-const REMEMBER: Duration = Duration::from_millis(300);
+/// How long a stop waits until it is recorded which messages it hands back; other workers wait for these messages.
+const RECORD_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How long nobody asks again after the server did not say what was handed back.
-const UNSAID: Duration = Duration::from_secs(60);
+/// How long the server is not asked again after it did not answer.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many failures are kept until their dead letters can be stored; beyond it a letter says less.
-const MAX_UNBURIED: usize = 1000;
+/// How many failures are kept until their dead letters can be stored.
+const MAX_UNSTORED_FAILURES: usize = 1000;
 
-/// How often a message is tried alone where that cannot be noted for the next process.
-const UNNOTED_TRIES: u64 = 10;
+/// How often a message is tried in isolation where that cannot be recorded for other processes.
+const MAX_UNRECORDED_ISOLATED_ATTEMPTS: u64 = 10;
 
-/// What a worker knows of the deliveries that were no attempts.
+/// The state by which a worker tells deliveries from attempts.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    /// Until when the server is not asked, for it did not answer: a user without the permission would wait each time.
-    unsaid_until: Mutex<Option<Instant>>,
-    /// Why messages failed whose dead letters could not be stored; they come again, and are not tried again.
-    unburied: Mutex<BTreeMap<Key, Failure>>,
+    /// Until when the server is not asked: without the permission to ask, each request would wait for its timeout.
+    lookup_paused_until: Mutex<Option<Instant>>,
+    /// The failures of messages whose dead letters could not be stored; these messages are redelivered but not tried again.
+    unstored_failures: Mutex<BTreeMap<Key, Failure>>,
 }
 
-/// A message for as long as it is the same one: a stream that was replaced counts from 1 again.
+/// The identity of a message; the time distinguishes it from that of a recreated stream, whose sequences start over.
 type Key = (u64, SystemTime);
 
-/// What is done with a delivery.
+/// The decision on a delivery.
 pub(super) enum Verdict {
     Try,
-    /// Its attempts ended without an answer, perhaps only because another message killed the process: try it alone.
-    TryAlone,
-    Bury(Outcome),
+    /// Its attempts ended without an answer, possibly because another message crashed the process, so it is tried while
+    /// no other call runs.
+    Isolated,
+    DeadLetter(Failure),
 }
 
 impl Attempts {
-    /// Keeps the failure of a message for its next delivery.
+    /// Keeps the failure of a message until its next delivery.
+    ///
+    /// A failure that is dropped because there are too many is missing from its dead letter.
     pub(super) fn remember(&self, info: &Info, failure: Failure) {
-        let mut unburied = lock(&self.unburied);
-        unburied.insert((info.stream_sequence(), info.stored_at()), failure);
-        if unburied.len() > MAX_UNBURIED {
-            unburied.pop_first();
+        let mut failures = lock(&self.unstored_failures);
+        failures.insert(key(info), failure);
+        if failures.len() > MAX_UNSTORED_FAILURES {
+            failures.pop_first();
         }
     }
 }
 
+fn key(info: &Info) -> Key {
+    (info.stream_sequence(), info.stored_at())
+}
+
 impl Worker {
-    /// Which attempt a delivery is.
+    /// Returns which attempt a delivery is, counted from 1.
     ///
-    /// The server is asked only when the answer decides: when the deliveries alone would make it the last.
+    /// The server is asked only if the number of deliveries alone would make it the last one.
     pub(super) async fn attempt(&self, info: &Info) -> u64 {
         let delivered = info.delivered();
         if delivered < u64::from(self.handler.declaration.plan.max_deliver()) || delivered == 1 {
             return delivered;
         }
-        let unsaid_until = *lock(&self.attempts.unsaid_until);
-        if unsaid_until.is_some_and(|until| Instant::now() < until) {
+        let paused_until = *lock(&self.attempts.lookup_paused_until);
+        if paused_until.is_some_and(|until| Instant::now() < until) {
             return delivered;
         }
-        match self.transport.handed_back(&self.source).await {
+        match self.transport.handed_back(&self.binding).await {
             Ok(counts) => {
                 let handed_back = counts.get(&info.stream_sequence()).copied().unwrap_or_default();
                 delivered.saturating_sub(handed_back).max(1)
@@ -75,68 +82,63 @@ impl Worker {
             Err(error) => {
                 tracing::warn!(
                     handler = self.handler.declaration.name,
-                    "cannot tell attempts from deliveries: {error}"
+                    "cannot look up which deliveries were no attempts, so all of them count: {error}"
                 );
-                *lock(&self.attempts.unsaid_until) = Some(Instant::now() + UNSAID);
+                *lock(&self.attempts.lookup_paused_until) = Some(Instant::now() + LOOKUP_PAUSE);
                 delivered
             }
         }
     }
 
-    /// Whether a message shall be tried once more.
+    /// Decides whether a message is tried.
     ///
-    /// It shall not if its attempts are used up and it is no dead letter yet: that could not be stored,
-    /// or the attempts ended without an answer, because a handler killed its process or never came back.
-    /// Deliveries alone do not tell the killer from the messages that were in hand with it,
-    /// so each of them is tried once more, alone; only one that does not answer then either is buried.
+    /// It is not if its attempts are used up: its dead letter could not be stored, or the attempts ended without an
+    /// answer because a handler crashed its process or did not return.
+    /// The number of deliveries does not distinguish such a poison message from the others that were in flight with it,
+    /// so each of them is tried once more in isolation, and only one that is not answered then either is a dead letter.
     pub(super) async fn verdict(&self, info: &Info) -> Verdict {
-        let max_deliver = u64::from(self.handler.declaration.plan.max_deliver());
-        let key = (info.stream_sequence(), info.stored_at());
-        let known = lock(&self.attempts.unburied).remove(&key);
-        if known.is_some() {
-            return Verdict::Bury(Outcome { settle: Settle::Terminate, failure: known });
+        if let Some(failure) = lock(&self.attempts.unstored_failures).remove(&key(info)) {
+            return Verdict::DeadLetter(failure);
         }
+        let max_deliver = u64::from(self.handler.declaration.plan.max_deliver());
         if info.delivered() <= max_deliver {
             return Verdict::Try;
         }
-        self.late_verdict(info, max_deliver).await
+        self.verdict_after_max_deliver(info, max_deliver).await
     }
 
-    async fn late_verdict(&self, info: &Info, max_deliver: u64) -> Verdict {
+    async fn verdict_after_max_deliver(&self, info: &Info, max_deliver: u64) -> Verdict {
         let before = self.attempt(info).await - 1;
         if before < max_deliver {
             return Verdict::Try;
         }
-        let tried_alone = match self.transport.mark_isolated(&self.source, info.stream_sequence()).await {
-            Ok(tried_alone) => tried_alone,
+        let was_isolated = match self.transport.mark_isolated(&self.binding, info.stream_sequence()).await {
+            Ok(was_isolated) => was_isolated,
             Err(error) => {
                 tracing::warn!(
                     handler = self.handler.declaration.name,
-                    "cannot note that a message is tried alone: {error}"
+                    "cannot record that a message is tried in isolation: {error}"
                 );
-                before >= max_deliver + UNNOTED_TRIES
+                before >= max_deliver + MAX_UNRECORDED_ISOLATED_ATTEMPTS
             }
         };
-        match tried_alone {
-            false => Verdict::TryAlone,
-            true => {
-                let error =
-                    format!("{before} attempts ended without an answer; the handler may have killed its process");
-                Verdict::Bury(Outcome::failed(Settle::Terminate, Reason::Killed, error))
-            }
+        if !was_isolated {
+            return Verdict::Isolated;
         }
+        let error = format!("{before} attempts ended without an answer; the handler may have crashed its process");
+        Verdict::DeadLetter(Failure { reason: Reason::Killed, error })
     }
 
-    /// Lets every replica know that these deliveries were no attempts.
-    pub(super) async fn remember_hand_back(&self, sequences: &[u64]) {
-        let problem = match timeout(REMEMBER, self.transport.hand_back(&self.source, sequences)).await {
+    /// Records for every worker of the consumer that these deliveries were no attempts.
+    pub(super) async fn record_hand_back(&self, sequences: &[u64]) {
+        let problem = match timeout(RECORD_TIMEOUT, self.transport.hand_back(&self.binding, sequences)).await {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
         tracing::warn!(
             handler = self.handler.declaration.name,
-            "what is handed back now counts as an attempt: {problem}"
+            "messages that are handed back now count as attempted: {problem}"
         );
     }
 }

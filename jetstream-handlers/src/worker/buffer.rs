@@ -1,4 +1,4 @@
-//! Messages that have arrived and wait for a free lane.
+//! The messages that have arrived and wait for a slot.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -10,37 +10,38 @@ use tokio::time::Instant;
 use crate::message::{Info, Message};
 use crate::sync::lock;
 
-/// The queue between the pull loop and the lanes; it holds no more than the loop has asked for.
+/// The queue between the run loop and the slots, which holds no more messages than the run loop has requested.
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     queue: Mutex<Queue>,
-    /// For the lanes.
+    /// Wakes the slots.
     arrived: Notify,
-    /// For the heartbeat, which sleeps while nothing is in hand.
+    /// Wakes the heartbeat, which sleeps while there are no messages.
     filled: Notify,
-    low: Notify,
-    room: Notify,
+    refill: Notify,
+    capacity: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
+    /// The messages, with the time of the last signal to the server about each.
     messages: VecDeque<(Instant, Message)>,
-    /// With so many left, or none, there is room for more.
-    mark: usize,
+    /// The length at which more messages are requested.
+    refill_at: usize,
     closed: bool,
 }
 
-/// A message whose turn has come.
+/// A message taken from the buffer.
 #[derive(Debug)]
 pub(super) struct Next {
-    /// When the server heard of it last.
+    /// The time of the last signal to the server about the message.
     pub(super) since: Instant,
     pub(super) message: Message,
-    /// Whether there is room for more now.
-    pub(super) low: bool,
+    /// Whether more messages are to be requested now.
+    pub(super) refill: bool,
 }
 
-/// The queue while it is filled.
+/// The locked buffer, while messages are added to it.
 pub(super) struct BufferGuard<'a> {
     queue: MutexGuard<'a, Queue>,
     arrived: &'a Notify,
@@ -59,31 +60,31 @@ impl BufferGuard<'_> {
 }
 
 impl Buffer {
-    /// Takes in what has arrived by now.
+    /// Locks the buffer to add messages that arrived at `now`.
     pub(super) fn fill(&self, now: Instant) -> BufferGuard<'_> {
         self.filled.notify_one();
         BufferGuard { queue: self.queue(), arrived: &self.arrived, now }
     }
 
-    /// The next message, in order.
+    /// Takes the next message.
     ///
-    /// One of which the server has heard nothing for `patience` is left out: it was given to somebody else.
-    pub(super) fn pop(&self, now: Instant, patience: Duration) -> Option<Next> {
+    /// Drops messages that had no signal for `max_age`, because the server has redelivered them.
+    pub(super) fn pop(&self, now: Instant, max_age: Duration) -> Option<Next> {
         let mut queue = self.queue();
         while let Some((since, message)) = queue.messages.pop_front() {
             let left = queue.messages.len();
-            let low = left == queue.mark || left == 0;
-            if low {
-                self.low.notify_one();
+            let refill = left == queue.refill_at || left == 0;
+            if refill {
+                self.refill.notify_one();
             }
-            if now.saturating_duration_since(since) < patience {
-                return Some(Next { since, message, low });
+            if now.saturating_duration_since(since) < max_age {
+                return Some(Next { since, message, refill });
             }
         }
         None
     }
 
-    /// Waits until there is something to take; gives the time then, and nothing after the close.
+    /// Waits until there is a message and returns the time, or `None` after the close.
     pub(super) async fn arrived(&self) -> Option<Instant> {
         loop {
             let arrived = self.arrived.notified();
@@ -96,36 +97,36 @@ impl Buffer {
                     return Some(Instant::now());
                 }
             }
-            // A lane that is idle is room for one more.
-            self.make_room();
+            // An idle slot is capacity for one more message.
+            self.notify_capacity();
             arrived.await;
         }
     }
 
-    /// Waits until something may have arrived since the last time.
+    /// Waits until messages may have arrived since the last call.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }
 
-    /// Says that there is room for more, though nothing was taken.
-    pub(super) fn make_room(&self) {
-        self.room.notify_one();
+    /// Reports that the capacity has changed although no message was taken.
+    pub(super) fn notify_capacity(&self) {
+        self.capacity.notify_one();
     }
 
-    /// Waits until there is room for more though nothing was taken.
-    pub(super) async fn room(&self) {
-        self.room.notified().await;
+    /// Waits until the capacity has changed although no message was taken.
+    pub(super) async fn capacity_changed(&self) {
+        self.capacity.notified().await;
     }
 
-    /// Waits until so many were taken that there is room for more.
-    pub(super) async fn low(&self) {
-        self.low.notified().await;
+    /// Waits until so many messages were taken that more are to be requested.
+    pub(super) async fn refill(&self) {
+        self.refill.notified().await;
     }
 
-    /// Sets how many shall be left when there is room for more; gives how many there are.
-    pub(super) fn mark(&self, mark: usize) -> usize {
+    /// Sets the length at which more messages are requested, and returns the current one.
+    pub(super) fn refill_at(&self, length: usize) -> usize {
         let mut queue = self.queue();
-        queue.mark = mark;
+        queue.refill_at = length;
         queue.messages.len()
     }
 
@@ -133,28 +134,34 @@ impl Buffer {
         self.queue().messages.is_empty()
     }
 
-    /// What has waited longer than `age` since it arrived or was kept last; `kept` says that the server hears of it now.
-    ///
-    /// What the server has heard nothing of for `patience` is left out for good: it was given to somebody else.
-    pub(super) fn keep(&self, age: Duration, patience: Duration, kept: bool) -> Vec<Info> {
+    pub(super) fn is_closed(&self) -> bool {
+        self.queue().closed
+    }
+
+    /// Drops messages that had no signal for `max_age`, because the server has redelivered them.
+    pub(super) fn expire(&self, max_age: Duration) {
         let now = Instant::now();
         let mut queue = self.queue();
         let before = queue.messages.len();
-        queue.messages.retain(|(since, _)| now - *since < patience);
+        queue.messages.retain(|(since, _)| now - *since < max_age);
         if queue.messages.len() < before {
-            self.make_room();
+            self.notify_capacity();
         }
-        let old = queue.messages.iter_mut().filter(|(since, _)| now - *since >= age);
-        old.map(|(since, message)| {
-            if kept {
-                *since = now;
-            }
+    }
+
+    /// Returns the messages that had no signal for `min_age`, to which the caller sends one now.
+    pub(super) fn refresh(&self, min_age: Duration) -> Vec<Info> {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        let due = queue.messages.iter_mut().filter(|(since, _)| now - *since >= min_age);
+        due.map(|(since, message)| {
+            *since = now;
             message.info.clone()
         })
         .collect()
     }
 
-    /// Ends the lanes that wait, and gives back what no lane has taken.
+    /// Closes the buffer: ends the slots that wait, and returns the messages that no slot has taken.
     pub(super) fn close(&self) -> Vec<Message> {
         let mut queue = self.queue();
         queue.closed = true;
@@ -164,7 +171,6 @@ impl Buffer {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        // No code of a user runs under the lock.
         lock(&self.queue)
     }
 }

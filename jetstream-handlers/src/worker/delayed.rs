@@ -1,4 +1,4 @@
-//! How many messages wait on the server for their next attempt.
+//! The number of messages that wait on the server for their next attempt.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The messages that this worker has sent back with a delay.
+/// The messages that this worker has redelivered with a delay that is not over.
 ///
-/// They count against the consumer's `max_ack_pending`; when that is full, nothing new comes until the first delay is over.
+/// They count towards the consumer's `max_ack_pending`; once that is reached, nothing is delivered until a delay is over.
 #[derive(Debug, Default)]
 pub(crate) struct Delayed(Mutex<Heap>);
 
@@ -31,23 +31,23 @@ impl Heap {
 }
 
 impl Delayed {
-    /// How many wait now.
+    /// Returns how many messages wait.
     pub(crate) fn count(&self) -> usize {
         let mut heap = lock(&self.0);
         heap.prune();
         heap.due.len()
     }
 
-    /// Adds one; gives the number of all when it passes three quarters of `bound`, once each time it does.
+    /// Adds a message; returns the number of messages each time that it exceeds three quarters of `bound`.
     pub(super) fn add(&self, delay: Duration, bound: usize) -> Option<usize> {
         let mut heap = lock(&self.0);
         heap.prune();
         heap.due.push(Reverse(Instant::now() + delay));
         let count = heap.due.len();
         let full = count > bound / 4 * 3;
-        let news = full && !heap.warned;
+        let warn = full && !heap.warned;
         heap.warned = full;
-        news.then_some(count)
+        warn.then_some(count)
     }
 }
 
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_warns_when_it_fills_and_again_when_it_fills_again() {
+    async fn warns_each_time_it_fills() {
         let delayed = Delayed::default();
         let add = |count: usize| (0..count).filter_map(|_| delayed.add(Duration::from_secs(1), 8)).collect::<Vec<_>>();
         assert_eq!(add(6), Vec::<usize>::new());

@@ -1,234 +1,202 @@
-//! The one place that ends a message.
+//! The answers to deliveries. Every message of a worker ends here.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Worker, max_deliveries};
-use crate::backoff::{ExponentialBackoff, MAX_DURATION, jittered};
-use crate::dead_letter;
-use crate::delivery::Binding;
-use crate::error::{Error, ErrorKind};
+use super::Worker;
+use super::ack_all::AckAll;
+use super::caller::Caller;
+use crate::backoff::ExponentialBackoff;
+use crate::error::Error;
 use crate::message::{Info, Message};
-use crate::outcome::{Failure, Outcome, Reason, Settle};
+use crate::outcome::{Outcome, Reason, Settle};
 use crate::plan::Ack;
 use crate::publish::publish;
-use async_nats::jetstream::publish::PublishAck;
 
-/// The longest delay before a dead letter that could not be stored is tried again.
-const LONGEST_BURIAL_DELAY: Duration = Duration::from_secs(600);
-const LONGEST_BURIAL_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
+/// How long an ack waits for its confirmation.
+const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long one ack waits for its confirmation.
-const CONFIRMATION: Duration = Duration::from_secs(2);
-
-/// How often an ack is sent until nobody is expected to confirm it any more.
+/// How often an ack is sent before its confirmation is given up.
 const MAX_CONFIRMATIONS: usize = 10;
 
+/// The state of a message after its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// It was acknowledged or terminated.
+    Ended,
+    /// It will be redelivered.
+    Pending,
+}
+
+/// An answer that ends a delivery.
+enum Answer<'a> {
+    Ack,
+    /// Redelivers the message after a delay.
+    Nak(Duration),
+    /// Terminates the message, for a reason.
+    Term(&'a str),
+}
+
 impl Worker {
-    /// Ends a message as its handler said, and says in the log why if it was not with an ack.
-    ///
-    /// Gives whether the message has ended: it is not one that waits for its next attempt.
-    pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> bool {
+    /// Settles a message by the outcome of its call.
+    pub(super) async fn settle(&self, caller: &mut Caller, message: &mut Message, outcome: Outcome) -> Settled {
+        // Fast path: a plain ack needs neither a future nor a clone of the delivery.
+        let plain_ack = outcome.settle == Settle::Ack && self.handler.declaration.plan.ack == Ack::Sent;
+        if plain_ack && self.try_ack(message) {
+            return Settled::Ended;
+        }
+        caller.ended(Instant::now());
+        // Boxed, because it is rare and every slot would hold its size.
+        Box::pin(self.settle_slowly(message, outcome)).await
+    }
+
+    async fn settle_slowly(&self, message: &Message, outcome: Outcome) -> Settled {
         if outcome.settle == Settle::Ack {
             self.ack(message).await;
-            return true;
+            return Settled::Ended;
         }
         let attempt = self.attempt(&message.info).await;
-        match self.delay_after(attempt, &outcome) {
-            Some(delay) => {
-                self.delay(message, delay).await;
-                false
+        if let Some(delay) = self.retry_delay(attempt, &outcome) {
+            self.retry(message, delay).await;
+            return Settled::Pending;
+        }
+        let failure = outcome.into_failure();
+        match self.dead_letter(message, &failure).await {
+            Ok(()) => {
+                self.answer(message.info.clone(), Answer::Term(&failure.error)).await;
+                Settled::Ended
             }
-            None => self.bury(message, outcome.into_failure()).await,
+            Err(delay) => {
+                self.attempts.remember(&message.info, failure);
+                self.retry(message, delay).await;
+                Settled::Pending
+            }
         }
     }
 
-    /// How long to wait before the next attempt; `None` if there is none.
-    pub(super) fn delay_after(&self, attempt: u64, outcome: &Outcome) -> Option<Duration> {
-        let plan = &self.handler.declaration.plan;
-        let delay = match outcome.settle {
-            Settle::Ack | Settle::Terminate => return None,
-            _ if attempt >= u64::from(plan.max_deliver()) => return None,
-            Settle::Retry => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
-            Settle::RetryAfter(delay) => delay.min(MAX_DURATION),
-        };
-        let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
-        tracing::warn!(attempt, max_deliver = plan.max_deliver(), "failed, again in {delay:.1?}: {error}");
-        Some(delay)
+    /// Sends an ack if that is possible without waiting.
+    fn try_ack(&self, message: &mut Message) -> bool {
+        // Moved and restored, because a clone would allocate.
+        let delivery = std::mem::take(&mut message.info);
+        let id = delivery.numbers();
+        let sent = self.transport.try_ack(&self.binding, delivery);
+        if !sent {
+            message.info = self.info(id);
+        }
+        sent
     }
 
     async fn ack(&self, message: &Message) {
         match self.handler.declaration.plan.ack {
-            Ack::Sent => self.send(self.transport.ack(&self.source, message.info.clone())).await,
-            Ack::Confirmed => self.ack_until_confirmed(message).await,
-        };
+            Ack::Sent => {
+                self.answer(message.info.clone(), Answer::Ack).await;
+            }
+            Ack::Confirmed => self.ack_until_confirmed(&message.info).await,
+        }
     }
 
-    /// Repeats the ack while the server does not answer it; the heartbeat keeps the message from coming again meanwhile.
-    async fn ack_until_confirmed(&self, message: &Message) -> bool {
+    /// Repeats an ack until the server confirms it; meanwhile the heartbeat prevents a redelivery.
+    async fn ack_until_confirmed(&self, delivery: &Info) {
         let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..MAX_CONFIRMATIONS {
-            match timeout(CONFIRMATION, self.transport.ack_confirmed(&self.source, &message.info, CONFIRMATION)).await {
-                Ok(Ok(())) => return true,
-                Ok(Err(error)) => tracing::warn!("an ack was not confirmed, and is sent again: {error:?}"),
-                Err(_) => tracing::warn!("an ack could not be sent, and is sent again"),
+            let confirmed = self.transport.ack_confirmed(&self.binding, delivery, CONFIRMATION_TIMEOUT);
+            match timeout(CONFIRMATION_TIMEOUT, confirmed).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => tracing::warn!("an ack was not confirmed and is sent again: {error:?}"),
+                Err(_) => tracing::warn!("an ack could not be sent in time and is sent again"),
             }
-            tokio::time::sleep(backoff.next()).await;
+            sleep(backoff.next()).await;
         }
-        tracing::error!("an ack was never confirmed, so the message may come again although it was handled");
-        false
+        tracing::error!("an ack was never confirmed, so the message may be redelivered although it was handled");
     }
 
-    async fn delay(&self, message: &Message, delay: Duration) {
-        let bound = self.source.max_ack_pending;
-        if let Some(count) = self.delayed.add(delay, bound) {
-            let handler = &self.handler.declaration.name;
+    /// Acknowledges all messages of an ordered handler that have ended and are not acknowledged yet.
+    ///
+    /// Sends nothing while the consumer is not verified: after a reconnect it may be another one of the same name.
+    pub(super) async fn ack_all(&self, acks: &AckAll) {
+        if !self.is_verified(acks) {
+            return;
+        }
+        if let Some(last) = acks.take() {
+            self.binding.acked.store(last.stream_sequence(), Ordering::Relaxed);
+            self.answer(last, Answer::Ack).await;
+        }
+    }
+
+    /// Has a message redelivered after `delay`.
+    async fn retry(&self, message: &Message, delay: Duration) {
+        let max_ack_pending = self.binding.max_ack_pending;
+        if let Some(count) = self.delayed.add(delay, max_ack_pending) {
             tracing::warn!(
-                handler,
+                handler = self.handler.declaration.name,
                 count,
-                max_ack_pending = bound,
-                "so many messages wait for their next attempt that new ones will soon not be delivered"
+                max_ack_pending,
+                "messages that wait for their next attempt have almost reached max_ack_pending, at which no new ones are delivered"
             );
         }
-        self.send(self.transport.nak(&self.source, &message.info, delay)).await;
+        self.answer(message.info.clone(), Answer::Nak(delay)).await;
     }
 
-    /// Stores a copy among the dead letters, then terminates the message; without a copy it stays alive.
-    async fn bury(&self, message: &Message, failure: Failure) -> bool {
-        match self.keep_letter(message, &failure).await {
-            Ok(()) => {
-                self.send(self.transport.term(&self.source, &message.info, &failure.error)).await;
-                true
-            }
-            Err(delay) => {
-                self.attempts.remember(&message.info, failure);
-                self.delay(message, delay).await;
-                false
-            }
-        }
-    }
-
-    /// As [`bury`](Self::bury) for a message that must not leave its place: gives after which delay to come back.
+    /// Hands messages to the next worker: those that no call has begun with, and those whose call was cancelled.
     ///
-    /// It is not terminated but acked with the messages before it, which ends it all the same.
-    pub(super) async fn bury_in_order(&self, message: &Message, failure: Failure) -> Option<Duration> {
-        let delay = self.keep_letter(message, &failure).await.err()?;
-        self.attempts.remember(&message.info, failure);
-        // All that comes after it waits too.
-        Some(delay.min(LONGEST_BURIAL_DELAY_IN_ORDER))
-    }
-
-    /// Stores a dead letter if one is wanted; if that cannot be, gives the delay after which to try again.
-    async fn keep_letter(&self, message: &Message, failure: &Failure) -> Result<(), Duration> {
-        let Failure { reason, error } = failure;
-        let Some(subject) = &self.source.dead_letter else {
-            tracing::error!(reason = reason.as_str(), "terminated, and no dead letter is wanted: {error}");
-            return Ok(());
-        };
-        match self.store_letter(subject, message, failure).await {
-            Ok(stored) => {
-                tracing::error!(
-                    reason = reason.as_str(),
-                    stream = stored.stream,
-                    sequence = stored.sequence,
-                    "dead letter: {error}"
-                );
-                Ok(())
-            }
-            Err(problem) => {
-                // Not the handler's own backoff, which may be short: the stream of dead letters may be full for hours.
-                let delivered = message.info.delivered();
-                let failures = delivered.saturating_sub(u64::from(self.handler.declaration.plan.max_deliver())).min(10);
-                let delay = jittered(Duration::from_secs(1 << failures).min(LONGEST_BURIAL_DELAY));
-                tracing::error!(
-                    "no dead letter could be stored, so the message stays and comes again in {delay:.1?}: {problem:?}; it failed with: {error}"
-                );
-                Err(delay)
-            }
-        }
-    }
-
-    /// Publishes the copy of a message; one that is too large for the server goes without its payload,
-    /// where the original stays in its stream for as long as the limits of that say.
-    async fn store_letter(&self, subject: &str, message: &Message, failure: &Failure) -> Result<PublishAck, Error> {
-        let copy = dead_letter::copy(subject, &self.handler.declaration.name, message, failure);
-        match publish(&self.transport, copy.clone()).await {
-            Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.source.keeps_handled => {
-                publish(&self.transport, dead_letter::without_payload(copy)).await
-            }
-            result => result,
-        }
-    }
-
-    /// Gives messages to the next replica: those that have not started, and those that did not end within the grace period.
-    ///
-    /// The delivery is no attempt that failed, because it was our stop that ended it.
+    /// Such a delivery does not count as a failed attempt.
     pub(super) async fn hand_back(&self, messages: &[Info]) {
-        // Without a server they come again after `ack_wait`, without a word.
+        // Without a connection they are redelivered after `ack_wait`.
         if messages.is_empty() || !self.transport.is_connected() {
             return;
         }
         let sequences: Vec<_> = messages.iter().map(Info::stream_sequence).collect();
-        self.remember_hand_back(&sequences).await;
+        self.record_hand_back(&sequences).await;
         for delivery in messages {
-            self.send(self.transport.nak(&self.source, delivery, Duration::ZERO)).await;
+            self.answer(delivery.clone(), Answer::Nak(Duration::ZERO)).await;
         }
     }
 
-    /// Stores a dead letter of each message that the server has given up: nobody answered it, however often it came.
-    pub(super) async fn undertake(&self) {
-        let mut backoff = ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(60));
-        let mut again = VecDeque::new();
-        loop {
-            while let Some((sequence, delivered)) = self.graves.take() {
-                // It is seldom at work, and large when it is.
-                match Box::pin(self.exhume(sequence, delivered)).await {
-                    Ok(()) => backoff.reset(),
-                    Err(error) => {
-                        let handler = &self.handler.declaration.name;
-                        tracing::error!(handler, sequence, "what the server gave up is no dead letter yet: {error:?}");
-                        if again.len() < max_deliveries::MOST {
-                            again.push_back((sequence, delivered));
-                        } else {
-                            tracing::error!(handler, sequence, "and too many others are none; it stays in its stream");
-                        }
-                    }
-                }
+    /// Restarts the `ack_wait` of a delivery.
+    pub(super) async fn in_progress(&self, delivery: &Info) {
+        self.send(self.transport.progress(&self.binding, delivery)).await;
+    }
+
+    async fn answer(&self, delivery: Info, answer: Answer<'_>) {
+        let (transport, binding) = (&self.transport, &self.binding);
+        match answer {
+            Answer::Ack => self.send(transport.ack(binding, delivery)).await,
+            Answer::Nak(delay) => self.send(transport.nak(binding, &delivery, delay)).await,
+            Answer::Term(reason) => self.send(transport.term(binding, &delivery, reason)).await,
+        }
+    }
+
+    /// Waits until a signal is sent, but not beyond `ack_wait`, after which the message is redelivered anyway.
+    async fn send(&self, signal: impl Future<Output = Result<(), Error>>) {
+        let mut signal = pin!(signal);
+        // Most are sent at once and need no timer.
+        let sent = match futures::poll!(signal.as_mut()) {
+            Poll::Ready(sent) => Ok(sent),
+            Poll::Pending => timeout(self.binding.ack_wait, signal).await,
+        };
+        let handler = &self.handler.declaration.name;
+        match sent {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(handler, "an answer was not sent, so its message is redelivered: {error:?}");
             }
-            tokio::select! {
-                () = self.graves.news() => {}
-                // A timer of its own, for which a handler need not keep the room.
-                () = async { Box::pin(tokio::time::sleep(backoff.next())).await }, if !again.is_empty() => {
-                    // One that cannot be stored shall not hold up the others, so it goes to the end.
-                    let (sequence, delivered) = again.pop_front().expect("it is not empty");
-                    self.graves.add_again(sequence, delivered);
-                }
+            Err(_) => {
+                tracing::warn!(handler, "an answer could not be sent in time, so its message is redelivered");
             }
         }
     }
 
-    async fn exhume(&self, sequence: u64, delivered: u64) -> Result<(), Error> {
-        let Binding { stream, consumer, dead_letter, work_queue, .. } = &*self.source;
-        let Some(stored) = self.transport.stored(stream, sequence).await? else {
-            return Ok(());
-        };
-        let error = format!("the server gave it up after {delivered} deliveries without an answer");
-        tracing::error!(handler = self.handler.declaration.name, sequence, "{error}");
-        let Some(subject) = dead_letter else { return Ok(()) };
-        let message = Message {
-            info: Info::of_stored(stream, consumer, delivered, &stored),
-            subject: stored.subject,
-            payload: stored.payload,
-            headers: Some(Arc::new(stored.headers)),
-        };
-        let failure = Failure { reason: Reason::Killed, error };
-        self.store_letter(subject, &message, &failure).await?;
-        if *work_queue {
-            self.transport.delete(stream, sequence).await?;
+    /// Publishes the outputs of a call, in order; if one is not stored, the call has failed and is retried.
+    pub(super) async fn publish_outputs(&self, outcome: Outcome) -> Outcome {
+        for output in outcome.outputs {
+            if let Err(error) = publish(&self.transport, output).await {
+                return Outcome::failed(Settle::Retry, Reason::Error, format!("cannot publish an output: {error}"));
+            }
         }
-        Ok(())
+        Outcome::ack()
     }
 }

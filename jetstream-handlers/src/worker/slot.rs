@@ -1,4 +1,4 @@
-//! One message at a time: decode, extract, call, settle.
+//! The slots of a worker: each takes a message from the buffer, calls the handler and settles the message.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,180 +9,183 @@ use tracing::Instrument as _;
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
-use super::call::Caller;
+use super::caller::Caller;
+use super::settle::Settled;
+use crate::handler::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::recorder::Call;
 use crate::outcome::{Outcome, Settle};
-use crate::plan::Ack;
 use crate::sync::lock;
 
-/// After how long a lane lets the others have their turn.
-const BUSY: Duration = Duration::from_millis(5);
+/// How long a slot runs without yielding to the other futures of its worker.
+const YIELD_PERIOD: Duration = Duration::from_millis(5);
 
-/// What a lane has in hand, for the heartbeat and the stop.
+/// The message that a slot handles, for the heartbeat and the stop.
 #[derive(Debug, Default)]
 pub(super) struct Slot(Mutex<InFlight>);
 
 #[derive(Debug, Default)]
 struct InFlight {
+    /// With the time of the last signal to the server.
     current: Option<(Instant, DeliveryId)>,
     last: Option<DeliveryId>,
-    /// A call that was given up goes on.
+    /// Whether the thread of the slot still runs a call that timed out.
     late: bool,
 }
 
 impl Slot {
     pub(super) fn is_idle(&self) -> bool {
-        let hand = self.hand();
-        hand.current.is_none() && !hand.late
+        let in_flight = self.in_flight();
+        in_flight.current.is_none() && !in_flight.late
     }
 
-    /// The message that is being handled.
+    /// Returns the message that is being handled.
     pub(super) fn current(&self) -> Option<DeliveryId> {
-        self.hand().current.map(|(_, delivery)| delivery)
+        self.in_flight().current.map(|(_, delivery)| delivery)
     }
 
-    /// The message that ended last.
+    /// Returns the message that ended last.
     pub(super) fn last(&self) -> Option<DeliveryId> {
-        self.hand().last
+        self.in_flight().last
     }
 
+    /// Returns the message that is being handled if its last signal to the server is at least `age` old.
     pub(super) fn older_than(&self, age: Duration) -> Option<DeliveryId> {
-        self.hand().current.filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery)
+        self.in_flight().current.filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery)
     }
 
     pub(super) fn take(&self, since: Instant, delivery: DeliveryId) {
-        self.hand().current = Some((since, delivery));
+        self.in_flight().current = Some((since, delivery));
     }
 
-    /// The message is answered; one that has `ended` may be asked about later, one that waits for its next attempt not,
-    /// because every word about it would begin its `ack_wait` anew.
-    pub(super) fn free(&self, ended: bool) {
-        let mut hand = self.hand();
-        let current = hand.current.take();
-        if ended {
-            hand.last = current.map(|(_, delivery)| delivery);
+    /// Releases the message.
+    ///
+    /// Only one that has ended is remembered as the last one, which the stop asks the server about:
+    /// for one that waits for its next attempt, the request would restart `ack_wait`.
+    pub(super) fn release(&self, settled: Settled) {
+        let mut in_flight = self.in_flight();
+        let current = in_flight.current.take();
+        if settled == Settled::Ended {
+            in_flight.last = current.map(|(_, delivery)| delivery);
         }
     }
 
-    /// A thread that computes on after its time was over has none for another message.
-    pub(super) async fn ready(&self, caller: &mut Caller, waiting: &Buffer) {
+    /// Waits until the thread of the slot has finished a call that timed out.
+    pub(super) async fn thread_idle(&self, caller: &mut Caller, buffer: &Buffer) {
         if caller.is_late() {
-            self.hand().late = true;
-            caller.ready().await;
-            self.hand().late = false;
-            waiting.make_room();
+            self.in_flight().late = true;
+            caller.thread_idle().await;
+            self.in_flight().late = false;
+            buffer.notify_capacity();
         }
     }
 
-    fn hand(&self) -> MutexGuard<'_, InFlight> {
-        // No code of a user runs under the lock.
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
         lock(&self.0)
     }
 }
 
 impl Worker {
-    /// Handles messages one after the other until there is nothing more to take.
-    pub(super) async fn work(&self, lane: &Slot) {
+    /// Handles messages one by one until the buffer is closed.
+    pub(super) async fn work(&self, slot: &Slot) {
         let mut caller = self.caller();
-        let Some(mut now) = self.waiting.arrived().await else { return };
-        let mut turn = YieldBudget::begin(now);
-        loop {
-            let Some(Next { since, mut message, low }) = self.waiting.pop(now, self.patience()) else {
-                match self.waiting.arrived().await {
-                    Some(then) => now = then,
-                    None => return,
-                }
-                continue;
-            };
+        let Some(mut now) = self.buffer.arrived().await else { return };
+        let mut budget = YieldBudget::new(now);
+        while let Some(Next { since, mut message, refill }) = self.next(&mut now).await {
             let begun = now;
-            lane.take(since, self.numbers(&message.info));
+            slot.take(since, self.delivery_id(&message.info));
             let span = self.span(&message);
             let handling = self.handle(&mut caller, &mut message, begun);
-            let ended = match span.is_disabled() {
-                true => handling.await,
-                false => Box::pin(handling).instrument(span).await,
-            };
+            let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
             now = Instant::now();
-            let took = now - begun;
-            self.prefetch.measured(took);
+            self.prefetch.measured(now - begun);
             caller.ended(now);
-            lane.free(ended);
-            lane.ready(&mut caller, &self.waiting).await;
-            turn.end(now, low).await;
+            slot.release(settled);
+            slot.thread_idle(&mut caller, &self.buffer).await;
+            if refill {
+                budget.yield_now(now).await;
+            } else {
+                budget.spend(now).await;
+            }
         }
     }
 
-    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> bool {
-        let verdict = match message.info.delivered() {
-            1 => Verdict::Try,
-            _ => {
-                let verdict = Box::pin(self.verdict(&message.info)).await;
-                begun = Instant::now();
-                verdict
+    /// Waits for the next message, and until the handler is ready for a call; returns `None` after the close.
+    pub(super) async fn next(&self, now: &mut Instant) -> Option<Next> {
+        loop {
+            if !self.is_ready() {
+                self.until_ready().await;
+                *now = Instant::now();
             }
+            if let Some(next) = self.buffer.pop(*now, self.max_age()) {
+                return Some(next);
+            }
+            *now = self.buffer.arrived().await?;
+        }
+    }
+
+    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
+        let verdict = if message.info.delivered() == 1 {
+            Verdict::Try
+        } else {
+            let verdict = Box::pin(self.verdict(&message.info)).await;
+            begun = Instant::now();
+            verdict
         };
         let outcome = match verdict {
-            Verdict::Bury(outcome) => outcome,
-            Verdict::Try => {
-                let _with_others = match self.lanes.len() {
-                    1 => None,
-                    _ => match self.alone.try_read() {
-                        Ok(with_others) => Some(with_others),
-                        Err(_) => {
-                            let with_others = self.alone.read().await;
-                            begun = Instant::now();
-                            Some(with_others)
-                        }
-                    },
-                };
-                self.call(caller, message, begun).await
-            }
-            Verdict::TryAlone => {
-                let alone = async {
-                    let _alone = self.alone.write().await;
-                    self.call(caller, message, Instant::now()).await
-                };
-                // What is rare has a future of its own, which a lane need not carry all the time.
-                Box::pin(alone).await
-            }
+            Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+            Verdict::Try => self.call_shared(caller, message, begun).await,
+            // Boxed, because it is rare and every slot would hold its size.
+            Verdict::Isolated => Box::pin(self.call_isolated(caller, message)).await,
         };
-        // The usual end, without the detours of all others.
-        if outcome.settle == Settle::Ack && self.handler.declaration.plan.ack == Ack::Sent {
-            // It is moved and not cloned, which would cost an allocation.
-            let delivery = std::mem::take(&mut message.info);
-            let numbers = delivery.numbers();
-            if self.transport.try_ack(&self.source, delivery) {
-                return true;
-            }
-            message.info = self.delivery(numbers);
-        }
-        caller.ended(Instant::now());
-        Box::pin(self.settle(message, outcome)).await
+        self.settle(caller, message, outcome).await
     }
 
-    /// What a lane keeps of a delivery.
-    pub(super) fn numbers(&self, delivery: &Info) -> DeliveryId {
+    /// Calls the handler, possibly beside other calls but not beside an isolated one.
+    async fn call_shared(&self, caller: &mut Caller, message: &Message, mut begun: Instant) -> Outcome {
+        let _shared = if self.slots.len() == 1 {
+            None
+        } else if let Ok(shared) = self.isolation.try_read() {
+            Some(shared)
+        } else {
+            let shared = self.isolation.read().await;
+            begun = Instant::now();
+            Some(shared)
+        };
+        self.call(caller, message, begun).await
+    }
+
+    /// Calls the handler while no other call runs.
+    async fn call_isolated(&self, caller: &mut Caller, message: &Message) -> Outcome {
+        let _isolated = self.isolation.write().await;
+        self.call(caller, message, Instant::now()).await
+    }
+
+    /// Returns the part of a delivery that a slot keeps.
+    pub(super) fn delivery_id(&self, delivery: &Info) -> DeliveryId {
         if self.ack_prefix.get().is_none() {
-            // Whoever was first has said the same.
+            // Another slot can only have set the same prefix.
             self.ack_prefix.set(delivery.ack_prefix().to_owned()).ok();
         }
         delivery.numbers()
     }
 
-    /// The delivery of which a lane has kept the numbers.
-    pub(super) fn delivery(&self, numbers: DeliveryId) -> Info {
-        numbers.delivery(self.ack_prefix.get().map_or("", String::as_str))
+    /// Returns the delivery of which a slot has kept the id.
+    pub(super) fn info(&self, delivery: DeliveryId) -> Info {
+        delivery.delivery(self.ack_prefix.get().map_or("", String::as_str))
     }
 
     pub(super) fn caller(&self) -> Caller {
-        // In memory a clock that stands still would run away while nothing but a thread is busy.
-        let blocking = self.handler.declaration.plan.is_blocking() && self.transport.is_remote();
-        Caller::new(self.handler.clone(), self.context.clone(), blocking)
+        // In memory a blocking handler runs inline: a paused clock would advance while only its thread is busy.
+        if self.handler.declaration.plan.is_blocking() && self.transport.is_remote() {
+            Caller::on_thread(self.handler.clone(), self.context.clone())
+        } else {
+            Caller::inline(self.handler.clone(), self.context.clone())
+        }
     }
 
     pub(super) fn span(&self, message: &Message) -> tracing::Span {
-        // At the level of the worst line in it, because a filter for warnings would drop the fields of a lower one.
+        // At the level of the most severe event in it, because a filter for warnings drops the fields of a lower span.
         tracing::error_span!(
             "handle",
             handler = self.handler.declaration.name,
@@ -192,9 +195,13 @@ impl Worker {
         )
     }
 
-    /// Calls the handler, and notes the call if someone wants to know.
+    /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
-        let outcome = caller.call(message, begun).await;
+        let mut outcome = caller.call(Delivery::from(message), begun).await;
+        if !outcome.outputs.is_empty() && outcome.settle == Settle::Ack {
+            caller.ended(Instant::now());
+            outcome = Box::pin(self.publish_outputs(outcome)).await;
+        }
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
                 handler: self.handler.declaration.name.clone(),
@@ -209,20 +216,25 @@ impl Worker {
     }
 }
 
-/// Until when a lane goes on without letting the others have their turn.
+/// The time until which a slot runs without yielding.
 pub(super) struct YieldBudget(Instant);
 
 impl YieldBudget {
-    pub(super) fn begin(now: Instant) -> Self {
-        Self(now + BUSY)
+    pub(super) fn new(now: Instant) -> Self {
+        Self(now + YIELD_PERIOD)
     }
 
-    /// After a message: a handler that never waits would keep the whole worker from its heartbeats and arrivals,
-    /// and from asking for more while it is `low`.
-    pub(super) async fn end(&mut self, now: Instant, low: bool) {
-        if low || now >= self.0 {
-            tokio::task::yield_now().await;
-            *self = Self::begin(now);
+    /// Yields if the budget is used up: a handler that never waits would otherwise keep its worker from heartbeats
+    /// and arrivals.
+    pub(super) async fn spend(&mut self, now: Instant) {
+        if now >= self.0 {
+            self.yield_now(now).await;
         }
+    }
+
+    /// Yields, so that the worker can request more messages.
+    pub(super) async fn yield_now(&mut self, now: Instant) {
+        tokio::task::yield_now().await;
+        *self = Self::new(now);
     }
 }

@@ -1,0 +1,61 @@
+//! Storing dead letters.
+
+use std::time::Duration;
+
+use super::Worker;
+use crate::dead_letter;
+use crate::error::{Error, ErrorKind};
+use crate::message::{Message, PublishAck};
+use crate::outcome::Failure;
+use crate::publish::publish;
+
+impl Worker {
+    /// Stores the dead letter of a message, if the handler has dead letters.
+    ///
+    /// # Errors
+    ///
+    /// The delay after which to try again, if it cannot be stored. The caller must keep the message alive until then.
+    pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<(), Duration> {
+        let Failure { reason, error } = failure;
+        let Some(subject) = &self.binding.dead_letter else {
+            tracing::error!(reason = reason.as_str(), "terminated, without a dead letter: {error}");
+            return Ok(());
+        };
+        match self.store_dead_letter(subject, message, failure).await {
+            Ok(stored) => {
+                tracing::error!(
+                    reason = reason.as_str(),
+                    stream = stored.stream,
+                    sequence = stored.sequence,
+                    "dead letter: {error}"
+                );
+                Ok(())
+            }
+            Err(problem) => {
+                let delay = self.dead_letter_delay(message.info.delivered());
+                tracing::error!(
+                    "the dead letter could not be stored, so the message stays and is redelivered in {delay:.1?}: {problem:?}; it failed with: {error}"
+                );
+                Err(delay)
+            }
+        }
+    }
+
+    /// Publishes the copy of a message.
+    ///
+    /// A copy that is too large for the server is published without its payload if the stream keeps the original.
+    pub(super) async fn store_dead_letter(
+        &self,
+        subject: &str,
+        message: &Message,
+        failure: &Failure,
+    ) -> Result<PublishAck, Error> {
+        let copy = dead_letter::copy(subject, &self.handler.declaration.name, message, failure);
+        match publish(&self.transport, copy.clone()).await {
+            Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.binding.keeps_handled => {
+                publish(&self.transport, dead_letter::without_payload(copy)).await
+            }
+            result => result,
+        }
+    }
+}

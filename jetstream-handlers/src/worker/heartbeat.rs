@@ -1,0 +1,45 @@
+//! In-progress signals for the messages in the buffer and in the slots.
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::Worker;
+use crate::backoff::jittered;
+
+/// The number of signals per `ack_wait`: if one is lost, the next is still in time.
+const PER_ACK_WAIT: u32 = 3;
+
+impl Worker {
+    /// Sends in-progress signals periodically; never returns.
+    pub(super) async fn heartbeat(&self) {
+        let period = jittered(self.binding.ack_wait / PER_ACK_WAIT).max(Duration::from_millis(1));
+        let min_age = self.binding.ack_wait / (2 * PER_ACK_WAIT);
+        loop {
+            // An idle handler sends no heartbeats.
+            self.buffer.filled().await;
+            while !self.buffer.is_empty() || self.slots.iter().any(|slot| slot.current().is_some()) {
+                sleep(period).await;
+                Box::pin(self.send_heartbeats(min_age)).await;
+            }
+        }
+    }
+
+    /// Sends a signal for each message that is older than `min_age`.
+    async fn send_heartbeats(&self, min_age: Duration) {
+        self.buffer.expire(self.max_age());
+        if !self.transport.is_connected() {
+            // A signal sent after the reconnect might be for a message that another worker has by then.
+            return;
+        }
+        for delivery in self.buffer.refresh(min_age) {
+            self.in_progress(&delivery).await;
+        }
+        // One by one, because a message that was answered meanwhile must get no signal.
+        for slot in &self.slots {
+            if let Some(delivery) = slot.older_than(min_age) {
+                self.in_progress(&self.info(delivery)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! Delays before a message is tried again.
+
+use std::time::Duration;
+
+use super::Worker;
+use crate::backoff::{MAX_DURATION, jittered};
+use crate::outcome::{Outcome, Settle};
+
+/// The longest delay before a dead letter that could not be stored is tried again.
+const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
+
+/// The same of an ordered handler, whose later messages wait too.
+const MAX_DEAD_LETTER_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Returns the delay before the next attempt, or `None` if there is no next attempt.
+    pub(super) fn retry_delay(&self, attempt: u64, outcome: &Outcome) -> Option<Duration> {
+        let plan = &self.handler.declaration.plan;
+        let delay = match outcome.settle {
+            Settle::Ack | Settle::Terminate => return None,
+            _ if attempt >= u64::from(plan.max_deliver()) => return None,
+            Settle::Retry => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
+            Settle::RetryAfter(delay) => delay.min(MAX_DURATION),
+        };
+        let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
+        tracing::warn!(attempt, max_deliver = plan.max_deliver(), "failed, retrying in {delay:.1?}: {error}");
+        Some(delay)
+    }
+
+    /// Returns the delay before storing the dead letter of a message is tried again.
+    ///
+    /// It does not follow the handler's `backoff`, which may be short: the stream of dead letters may be full for hours.
+    pub(super) fn dead_letter_delay(&self, delivered: u64) -> Duration {
+        let failures = delivered.saturating_sub(u64::from(self.handler.declaration.plan.max_deliver())).min(10);
+        let delay = jittered(Duration::from_secs(1 << failures).min(MAX_DEAD_LETTER_DELAY));
+        if self.ack_all.is_some() { delay.min(MAX_DEAD_LETTER_DELAY_IN_ORDER) } else { delay }
+    }
+}

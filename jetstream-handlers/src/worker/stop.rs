@@ -1,0 +1,149 @@
+//! The graceful stop of a worker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Slot, Worker};
+use crate::error::{Error, ErrorKind};
+use crate::message::Info;
+use crate::transport::Deliveries;
+
+/// How long the stop waits for a round trip, which a user without permission for inboxes never gets.
+const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long handing back may take.
+const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the stop waits until the server has confirmed the last acks.
+const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Worker {
+    /// Lets running calls finish within `grace`, and hands back all other messages.
+    pub(super) async fn stop<'a>(
+        &'a self,
+        mut slots: FuturesUnordered<impl Future<Output = ()> + 'a>,
+        heartbeat: Pin<&mut impl Future<Output = ()>>,
+        deliveries: Deliveries,
+        grace: Duration,
+    ) -> Result<(), Error> {
+        self.status.stopping();
+        let ended = CancellationToken::new();
+        let calls = async {
+            let finished = timeout(grace, finish(&mut slots, heartbeat)).await;
+            ended.cancel();
+            finished
+        };
+        let (finished, (waiting, mut deliveries)) = futures::join!(calls, self.stop_pulling(deliveries, &ended));
+        self.drop_cancelled(slots);
+        self.hand_back_cancelled(waiting, &mut deliveries).await;
+        deliveries.step_down().await;
+        self.confirm_last_answers().await;
+        self.status.stopped();
+        finished.map_err(|_: Elapsed| self.still_running(grace))
+    }
+
+    /// Closes the pull and the buffer, and returns the messages that no slot has taken and that are not handed back yet.
+    ///
+    /// The messages of an ordered handler are handed back after its running call, because the next worker begins with them.
+    async fn stop_pulling(&self, mut deliveries: Deliveries, ended: &CancellationToken) -> (Vec<Info>, Deliveries) {
+        // The pull ends first: a message that is handed back while it is open would be delivered here again.
+        let mut buffered = self.buffer.close();
+        self.readiness.wake();
+        while let Some(message) = deliveries.last().await {
+            buffered.push(message);
+        }
+        let waiting: Vec<_> = buffered.into_iter().map(|message| message.info).collect();
+        if self.ack_all.is_none() {
+            self.hand_back_in_time(&waiting).await;
+            return (Vec::new(), deliveries);
+        }
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = deliveries.stay_active() => {}
+        }
+        (waiting, deliveries)
+    }
+
+    /// Drops calls that did not finish; the values that they hold are the user's, and may panic.
+    fn drop_cancelled<T>(&self, slots: T) {
+        if catch_unwind(AssertUnwindSafe(|| drop(slots))).is_err() {
+            tracing::error!(
+                handler = self.handler.declaration.name,
+                "a cancelled handler panicked while it was dropped"
+            );
+        }
+    }
+
+    /// Hands back the messages of cancelled calls and, of an ordered handler, those that `waiting` holds.
+    async fn hand_back_cancelled(&self, waiting: Vec<Info>, deliveries: &mut Deliveries) {
+        let mut unfinished: Vec<_> =
+            self.slots.iter().filter_map(Slot::current).map(|delivery| self.info(delivery)).collect();
+        if let Some(acks) = &self.ack_all {
+            // Once the pull has ended, a reconnect no longer verifies the consumer.
+            if !self.is_verified(acks)
+                && let Ok(Some(epoch)) = timeout(LAST_ACKS_TIMEOUT, deliveries.verify()).await
+            {
+                acks.consumer_verified(epoch);
+            }
+            self.ack_all(acks).await;
+        }
+        // They are redelivered in this order.
+        unfinished.extend(waiting);
+        self.hand_back_in_time(&unfinished).await;
+    }
+
+    async fn hand_back_in_time(&self, messages: &[Info]) {
+        if timeout(HAND_BACK_TIMEOUT, self.hand_back(messages)).await.is_err() {
+            let handler = &self.handler.declaration.name;
+            tracing::warn!(handler, "some messages could not be handed back and are redelivered after ack_wait");
+        }
+    }
+
+    /// Waits until the server has processed every answer.
+    ///
+    /// It processes the messages of one connection in order, so one reply confirms everything sent before.
+    async fn confirm_last_answers(&self) {
+        // Only a message that has ended can be asked about: for one that waits for its next attempt,
+        // the request would restart `ack_wait`.
+        let last = self.slots.iter().find_map(Slot::last);
+        let confirmed = match last {
+            _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
+            Some(delivery) => self.transport.flush_acks(&self.info(delivery), LAST_ACKS_TIMEOUT).await,
+            None => self.transport.round_trip(ROUND_TRIP_TIMEOUT).await,
+        };
+        if let Err(error) = confirmed {
+            let handler = &self.handler.declaration.name;
+            tracing::warn!(handler, "the last acks may be lost, and their messages redelivered: {error}");
+        }
+    }
+
+    fn still_running(&self, grace: Duration) -> Error {
+        let name = &self.handler.declaration.name;
+        let effect = if self.handler.declaration.plan.is_blocking() {
+            "it blocks and cannot be cancelled, so it keeps running"
+        } else {
+            "it was cancelled"
+        };
+        Error::new(
+            ErrorKind::GracePeriod,
+            format!(
+                "`{name}` was still running when the grace period of {grace:?} ended; {effect}, and its message was handed back"
+            ),
+        )
+    }
+}
+
+/// Runs the slots to their end, with heartbeats for the messages that they hold.
+async fn finish(slots: &mut FuturesUnordered<impl Future<Output = ()>>, heartbeat: Pin<&mut impl Future<Output = ()>>) {
+    tokio::select! {
+        () = async { while slots.next().await.is_some() {} } => {}
+        () = heartbeat => {}
+    }
+}

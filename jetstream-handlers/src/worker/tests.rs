@@ -1,0 +1,221 @@
+//! The call seam: readiness and outputs, which no handler of a user has yet.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{self, Poll, Waker};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use tokio::time::Instant;
+
+use crate::Broker;
+use crate::broker::Running;
+use crate::extract::Context;
+use crate::handler::{Call, CallFuture, Delivery, Handler};
+use crate::memory::Memory;
+use crate::message::Outgoing;
+use crate::observe::recorder::Recorder;
+use crate::outcome::{Outcome, Settle};
+use crate::plan::Plan;
+use crate::sync::lock;
+use crate::transport::Transport;
+
+/// A call that is ready while a test wants it to be, and that has outputs.
+#[derive(Default)]
+struct Switch {
+    ready: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+    /// The sequence of each message, and how often it was delivered.
+    called: Mutex<Vec<(u64, u64)>>,
+    outputs: Vec<Outgoing>,
+}
+
+impl Switch {
+    fn make_ready(&self) {
+        self.ready.store(true, Ordering::Relaxed);
+        if let Some(waker) = lock(&self.waker).take() {
+            waker.wake();
+        }
+    }
+
+    /// Wakes nobody, as a limit does that is reached.
+    fn make_busy(&self) {
+        self.ready.store(false, Ordering::Relaxed);
+    }
+
+    fn called(&self) -> Vec<u64> {
+        lock(&self.called).iter().map(|(sequence, _)| *sequence).collect()
+    }
+}
+
+impl Call for Arc<Switch> {
+    fn poll_ready(&self, task: &mut task::Context<'_>) -> Poll<()> {
+        *lock(&self.waker) = Some(task.waker().clone());
+        if self.ready.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, _: &Context) {
+        let info = delivery.single().info();
+        lock(&self.called).push((info.stream_sequence(), info.delivered()));
+        let outcome = Outcome { outputs: self.outputs.clone(), ..Outcome::ack() };
+        future.run(async { outcome });
+    }
+}
+
+async fn start(broker: &Broker, switch: &Arc<Switch>) -> (Running, Recorder) {
+    let handler = Handler::closure(Plan::new("work.todo", "worker"), "tests".to_owned(), || async {});
+    let recorder = Recorder::default();
+    let handler = Handler { call: Arc::new(switch.clone()), ..handler };
+    let running = broker.start_recorded(vec![handler], recorder.clone()).await.unwrap();
+    (running, recorder)
+}
+
+fn memory(broker: &Broker) -> &Memory {
+    match broker.transport() {
+        Transport::Memory(memory) => memory,
+        Transport::Nats(_) => unreachable!("the broker is in memory"),
+    }
+}
+
+async fn publish(broker: &Broker, count: u64) {
+    for id in 0..count {
+        broker.publish("work.todo", &id).await.unwrap();
+    }
+}
+
+/// Lets every task run until all of them wait.
+async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_is_not_ready_stops_the_pull() {
+    let broker = Broker::in_memory();
+    let (busy, free) = (Arc::<Switch>::default(), Arc::<Switch>::default());
+    free.make_ready();
+    let (_busy, _) = start(&broker, &busy).await;
+    let (free_worker, _) = start(&broker, &free).await;
+    publish(&broker, 20).await;
+    settle().await;
+    assert_eq!(busy.called(), Vec::<u64>::new());
+    assert_eq!(free.called(), (1..=20).collect::<Vec<_>>(), "the worker that is not ready holds no message");
+
+    free_worker.shutdown().await.unwrap();
+    publish(&broker, 20).await;
+    settle().await;
+    assert_eq!(busy.called(), Vec::<u64>::new());
+
+    let begun = Instant::now();
+    busy.make_ready();
+    settle().await;
+    assert_eq!(busy.called(), (21..=40).collect::<Vec<_>>());
+    assert!(begun.elapsed() < Duration::from_secs(1), "it is woken and does not wait for a timer");
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_that_is_not_ready_starts_nothing_that_is_buffered() {
+    let broker = Broker::in_memory();
+    let switch = Arc::<Switch>::default();
+    switch.make_ready();
+    let (running, _) = start(&broker, &switch).await;
+    publish(&broker, 3).await;
+    settle().await;
+    assert_eq!(switch.called(), [1, 2, 3]);
+    // The open request still delivers a message, which stays in the buffer; nothing is requested after it.
+    switch.make_busy();
+    publish(&broker, 1).await;
+    settle().await;
+    publish(&broker, 1).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(switch.called(), [1, 2, 3]);
+    // The stop hands it back without waiting for the call.
+    let begun = Instant::now();
+    running.shutdown().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    switch.make_ready();
+    let (_running, _) = start(&broker, &switch).await;
+    settle().await;
+    // Heartbeats kept the buffered one from being redelivered after its `ack_wait`, and the last one was never pulled.
+    assert_eq!(lock(&switch.called)[3..], [(4, 2), (5, 1)]);
+    broker.disconnect().await.unwrap();
+}
+
+fn output(subject: &str) -> Outgoing {
+    Outgoing { subject: subject.to_owned().into(), payload: "1".into(), headers: HeaderMap::new() }
+}
+
+fn with_outputs(subjects: &[&str]) -> Arc<Switch> {
+    let outputs = subjects.iter().map(|subject| output(subject)).collect();
+    let switch = Arc::new(Switch { outputs, ..Switch::default() });
+    switch.make_ready();
+    switch
+}
+
+fn stored(broker: &Broker, stream: &str) -> u64 {
+    memory(broker).last_sequence(stream, ">").unwrap_or(0)
+}
+
+/// Returns whether a message is not acknowledged.
+async fn unsettled(running: &Running) -> bool {
+    !running.is_settled().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_are_stored_before_the_ack() {
+    let broker = Broker::in_memory();
+    let switch = with_outputs(&["results.first", "results.second"]);
+    let (running, recorder) = start(&broker, &switch).await;
+    publish(&broker, 1).await;
+    settle().await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 2));
+    assert!(!unsettled(&running).await);
+
+    memory(&broker).with_faults(|faults| faults.slow = Duration::from_secs(5));
+    publish(&broker, 1).await;
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 2], 3));
+    assert!(unsettled(&running).await, "one output is not stored yet");
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(stored(&broker, "RESULTS"), 4);
+    assert!(!unsettled(&running).await);
+    assert!(recorder.of("closure on work.todo").iter().all(|call| call.settle == Settle::Ack));
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_is_retried_if_an_output_is_not_stored() {
+    let broker = Broker::in_memory();
+    let switch = with_outputs(&["results.first", "results.second"]);
+    let (running, recorder) = start(&broker, &switch).await;
+    memory(&broker).with_faults(|faults| faults.fail_publishes.push(("results.second".to_owned(), 1)));
+    publish(&broker, 1).await;
+    settle().await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 1], 3));
+    assert!(!unsettled(&running).await);
+    let calls = recorder.of("closure on work.todo");
+    assert_eq!(calls.iter().map(|call| call.settle).collect::<Vec<_>>(), [Settle::Retry, Settle::Ack]);
+    let error = calls[0].error.as_deref().unwrap_or_default();
+    assert!(error.starts_with("cannot publish an output: ") && error.contains("results.second"), "{error}");
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_of_an_ordered_handler_are_stored_before_the_ack() {
+    let broker = Broker::in_memory();
+    let switch = with_outputs(&["results.first"]);
+    let plan = Plan { ordered: true, ..Plan::new("work.todo", "worker") };
+    let handler = Handler::closure(plan, "tests".to_owned(), || async {});
+    let handler = Handler { call: Arc::new(switch.clone()), ..handler };
+    memory(&broker).with_faults(|faults| faults.fail_publishes.push(("results.first".to_owned(), 1)));
+    let running = broker.start_recorded(vec![handler], Recorder::default()).await.unwrap();
+    publish(&broker, 2).await;
+    settle().await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 0));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 1, 2], 2));
+    assert!(!unsettled(&running).await);
+    broker.disconnect().await.unwrap();
+}

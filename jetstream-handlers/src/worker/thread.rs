@@ -1,0 +1,103 @@
+//! The thread of a slot whose handler blocks.
+
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
+
+use super::caller::{GuardedCall, MAX_POLL};
+use crate::extract::Context;
+use crate::handler::{Delivery, Handler};
+use crate::message::Message;
+use crate::outcome::{Outcome, Reason, Settle};
+
+/// Calls a handler on a thread, which starts with the first call.
+pub(super) struct CallerThread {
+    handler: Arc<Handler>,
+    context: Context,
+    jobs: Option<mpsc::SyncSender<Job>>,
+    /// A call that still runs after its timeout.
+    late: Option<oneshot::Receiver<Outcome>>,
+}
+
+struct Job {
+    messages: Vec<Message>,
+    outcome: oneshot::Sender<Outcome>,
+}
+
+impl CallerThread {
+    pub(super) fn new(handler: Arc<Handler>, context: Context) -> Self {
+        Self { handler, context, jobs: None, late: None }
+    }
+
+    pub(super) async fn call(&mut self, delivery: Delivery<'_>) -> Outcome {
+        self.idle().await;
+        let jobs = match &mut self.jobs {
+            Some(jobs) => jobs,
+            none => match start(self.handler.clone(), self.context.clone()) {
+                Ok(jobs) => none.insert(jobs),
+                Err(error) => return failed(format!("cannot start a thread: {error}")),
+            },
+        };
+        let (outcome, mut received) = oneshot::channel();
+        // The channel has capacity, because there is one call at a time.
+        if jobs.try_send(Job { messages: delivery.messages().to_vec(), outcome }).is_err() {
+            return thread_ended();
+        }
+        self.outcome(&mut received).await.unwrap_or_else(|limit| {
+            self.late = Some(received);
+            let error =
+                format!("still running after its timeout of {limit:?}, because it blocks and cannot be cancelled");
+            Outcome::failed(Settle::Retry, Reason::Timeout, error)
+        })
+    }
+
+    /// Waits for an outcome, or fails with the time limit of the handler.
+    async fn outcome(&self, received: &mut oneshot::Receiver<Outcome>) -> Result<Outcome, Duration> {
+        let limit = self.handler.declaration.plan.timeout();
+        // A call that waits is cancelled on its thread when its time is over, and its outcome follows at once.
+        match timeout(limit + MAX_POLL, received).await {
+            Ok(outcome) => Ok(outcome.unwrap_or_else(|_| thread_ended())),
+            Err(_) => Err(limit),
+        }
+    }
+
+    pub(super) fn is_late(&self) -> bool {
+        self.late.is_some()
+    }
+
+    /// Waits until no call runs after its timeout.
+    pub(super) async fn idle(&mut self) {
+        if let Some(late) = &mut self.late {
+            late.await.ok();
+        }
+        self.late = None;
+    }
+}
+
+/// Starts a thread, which ends when the sender is dropped.
+fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<mpsc::SyncSender<Job>> {
+    let (jobs, work) = mpsc::sync_channel::<Job>(1);
+    let runtime = Handle::current();
+    let name = handler.declaration.plan.queue.to_string();
+    // Not a blocking thread of the runtime: when a program ends, it waits for those, however long they compute.
+    std::thread::Builder::new().name(name).spawn(move || {
+        let mut call = GuardedCall::new(handler, context, None);
+        while let Ok(Job { messages, outcome }) = work.recv() {
+            let ended = runtime.block_on(call.call(Delivery::from(&*messages), Instant::now()));
+            // The receiver is gone if the worker has stopped meanwhile.
+            outcome.send(ended).ok();
+        }
+    })?;
+    Ok(jobs)
+}
+
+fn failed(error: impl Into<String>) -> Outcome {
+    Outcome::failed(Settle::Retry, Reason::Error, error)
+}
+
+fn thread_ended() -> Outcome {
+    failed("the thread of the handler has ended")
+}
