@@ -460,7 +460,7 @@ impl Broker {
         let mut parts = Vec::new();
         for (((handler, source), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
             let (handler, source) = (Arc::new(handler), Arc::new(source));
-            let deliveries = transport.deliveries(&handler, &source, defaults.fetch_wait).await?;
+            let deliveries = transport.deliveries(&handler.declaration.name, &source, defaults.fetch_wait).await?;
             parts.push((handler, source, context, stop, deliveries));
         }
         let workers = self.spawn(parts, recorder.as_ref())?;

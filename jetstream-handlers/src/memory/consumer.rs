@@ -1,13 +1,14 @@
 //! A durable pull consumer: what was delivered, what is unanswered, what comes again and when.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
 use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::stream::Message;
+use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 
 #[derive(Debug, Clone)]
@@ -42,7 +43,7 @@ struct Pending {
 
 /// What a worker gets that asks for a message.
 pub(super) enum Taken {
-    Message(Box<Message>, async_nats::Subject),
+    Message(Box<Message>, Info),
     GivenUp {
         sequence: u64,
         delivered: u64,
@@ -184,11 +185,10 @@ impl Consumer {
         self.delivered_total += 1;
         self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_hand: true });
         let consumer = self.config.durable_name.as_deref().unwrap_or_default();
-        let nanos = message.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let left = messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count();
-        let reply =
-            format!("$JS.ACK.{stream}.{consumer}.{delivered}.{sequence}.{}.{nanos}.{left}", self.delivered_total);
-        Taken::Message(Box::new(message.clone()), reply.into())
+        let id = DeliveryId { delivered, stream_sequence: sequence, consumer_sequence: self.delivered_total };
+        let ack_subject = AckPrefix::new(stream, consumer).stored_delivery(id, message.stored_at, left as u64);
+        Taken::Message(Box::new(message.clone()), ack_subject.into())
     }
 
     /// The message was acked; `false` if that changes nothing, or a fault makes it so.
@@ -235,6 +235,12 @@ impl Consumer {
         if let Some(pending) = self.pending.get_mut(&sequence) {
             pending.in_hand = false;
         }
+    }
+
+    /// The stream sequence up to which every message has ended.
+    pub(super) fn ack_floor(&self) -> u64 {
+        let pending = self.pending.keys().next().into_iter().chain(&self.again);
+        pending.fold(self.next, |first, sequence| first.min(*sequence)).saturating_sub(1)
     }
 
     pub(super) fn is_pending(&self, sequence: u64) -> bool {

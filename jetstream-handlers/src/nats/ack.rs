@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Connection;
 use crate::error::{Error, ErrorKind};
-use crate::message::Info;
+use crate::message::{Info, ack_subject};
 
 /// The longest reason that is sent with a term; the server copies it into an advisory.
 const MAX_REASON: usize = 512;
@@ -18,44 +18,40 @@ impl Connection {
     ///
     /// It is asked for every message: a future that is passed on would be copied at each step.
     pub(crate) fn try_ack(&self, delivery: Info) -> bool {
-        let ack = pin!(self.client().publish(delivery.into_ack_subject(), Bytes::from_static(b"+ACK")));
+        let ack = pin!(self.client().publish(delivery.into_ack_subject(), ack_subject::ACK));
         matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
     pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
         let subject = delivery.into_ack_subject();
         self.client()
-            .publish(subject, Bytes::from_static(b"+ACK"))
+            .publish(subject, ack_subject::ACK)
             .await
             .map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
     }
 
     pub(crate) async fn ack_confirmed(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.question(delivery, Bytes::from_static(b"+ACK"), limit).await
+        self.question(delivery, ack_subject::ACK, limit).await
     }
 
     /// The server answers an in-progress signal after the acks that came before it, and also for a message that has ended.
     pub(crate) async fn settled(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.question(delivery, Bytes::from_static(b"+WPI"), limit).await
+        self.question(delivery, ack_subject::PROGRESS, limit).await
     }
 
     pub(crate) async fn nak(&self, delivery: &Info, delay: Duration) -> Result<(), Error> {
-        let payload = match delay.as_nanos() {
-            0 => Bytes::from_static(b"-NAK"),
-            nanos => Bytes::from(format!("-NAK {{\"delay\":{nanos}}}")),
-        };
-        self.answer(delivery, payload).await
+        self.answer(delivery, ack_subject::nak_payload(delay)).await
     }
 
     pub(crate) async fn term(&self, delivery: &Info, reason: &str) -> Result<(), Error> {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
-        self.answer(delivery, Bytes::from(format!("+TERM {reason}"))).await
+        self.answer(delivery, ack_subject::term_payload(&reason)).await
     }
 
     pub(crate) async fn progress(&self, delivery: &Info) -> Result<(), Error> {
-        self.answer(delivery, Bytes::from_static(b"+WPI")).await
+        self.answer(delivery, ack_subject::PROGRESS).await
     }
 
     /// A request through the client's own inbox, which tells "no responders" apart;

@@ -3,6 +3,8 @@
 //! Above it stand the worker and provisioning, which know streams and consumers but not how they are reached;
 //! below it nothing decides how a message ends.
 
+mod deliveries;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +14,13 @@ use async_nats::jetstream::{consumer, stream};
 use futures::StreamExt as _;
 use futures::stream::{self as results, BoxStream};
 
-use crate::delivery::{Binding, DeliveryEvent};
+pub(crate) use deliveries::Deliveries;
+
+use crate::delivery::Binding;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
-use crate::handler::Handler;
 use crate::memory::{self, PublishRefusal};
-use crate::message::{Info, Message, Outgoing, Stored};
+use crate::message::{Outgoing, Stored};
 use crate::nats;
 use crate::provision;
 use crate::publish::batch::{batch_member, batch_refused, empty, ensure_batch_stream, ingest_refused};
@@ -29,13 +32,6 @@ use crate::settings::Settings;
 pub(crate) enum Transport {
     Nats(Arc<nats::Connection>),
     Memory(Arc<memory::Memory>),
-}
-
-/// The deliveries of one handler.
-#[derive(Debug)]
-pub(crate) enum Deliveries {
-    Nats(Box<nats::Pull>),
-    Memory(Box<memory::Deliveries>),
 }
 
 impl Transport {
@@ -100,26 +96,6 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.create_consumer(stream, config).await,
             Self::Memory(memory) => memory.create_consumer(stream, config).map_err(ApiError::Refused),
-        }
-    }
-
-    /// Opens the deliveries of a handler; nothing comes before [`Deliveries::room`] is called.
-    pub(crate) async fn deliveries(
-        &self,
-        handler: &Arc<Handler>,
-        source: &Arc<Binding>,
-        fetch_wait: Option<Duration>,
-    ) -> Result<Deliveries, Error> {
-        match self {
-            Self::Nats(connection) => {
-                let pull = nats::Pull::open(connection.clone(), handler.clone(), source.clone(), fetch_wait).await?;
-                Ok(Deliveries::Nats(Box::new(pull)))
-            }
-            Self::Memory(memory) => Ok(Deliveries::Memory(Box::new(memory::Deliveries::open(
-                memory.clone(),
-                handler.clone(),
-                source.clone(),
-            )))),
         }
     }
 
@@ -356,148 +332,5 @@ impl Transport {
         }
         let last = last.ok_or_else(|| empty().with_stored(0))?;
         Ok(PublishAck { batch_size: Some(stored), ..last })
-    }
-}
-
-/// How a delivery is answered.
-impl Transport {
-    /// Done; `false` if that could not be said at once.
-    pub(crate) fn try_ack(&self, source: &Binding, delivery: Info) -> bool {
-        match self {
-            Self::Nats(connection) => connection.try_ack(delivery),
-            Self::Memory(memory) => {
-                memory.ack(source, &delivery);
-                true
-            }
-        }
-    }
-
-    /// Done.
-    pub(crate) async fn ack(&self, source: &Binding, delivery: Info) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.ack(delivery).await,
-            Self::Memory(memory) => {
-                memory.ack(source, &delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Done, and the server has said that it knows.
-    pub(crate) async fn ack_confirmed(&self, source: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
-            Self::Memory(memory) => {
-                memory.ack(source, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Deliver it again after `delay`; zero means at once.
-    pub(crate) async fn nak(&self, source: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.nak(delivery, delay).await,
-            Self::Memory(memory) => {
-                memory.nak(source, delivery, delay);
-                Ok(())
-            }
-        }
-    }
-
-    /// Never deliver it again.
-    pub(crate) async fn term(&self, source: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.term(delivery, reason).await,
-            Self::Memory(memory) => {
-                memory.term(source, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Still at work: another `ack_wait` from now.
-    pub(crate) async fn progress(&self, source: &Binding, delivery: &Info) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.progress(delivery).await,
-            Self::Memory(memory) => {
-                memory.progress(source, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Waits until the server has taken all that was sent before for the consumer of a delivery that has ended.
-    pub(crate) async fn settled(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.settled(delivery, limit).await,
-            // What is done in memory is done when the call returns.
-            Self::Memory(_) => Ok(()),
-        }
-    }
-}
-
-impl Deliveries {
-    /// Lets at most `room` messages be on their way.
-    pub(crate) fn room(&mut self, room: usize) {
-        match self {
-            Self::Nats(pull) => pull.room(room),
-            Self::Memory(feed) => feed.room(room),
-        }
-    }
-
-    /// An event that has arrived already.
-    pub(crate) fn ready(&mut self) -> Option<DeliveryEvent> {
-        match self {
-            Self::Nats(pull) => pull.ready(),
-            Self::Memory(_) => None,
-        }
-    }
-
-    /// The next event.
-    ///
-    /// Cancel safe: a delivery is returned or stays.
-    pub(crate) async fn next(&mut self) -> DeliveryEvent {
-        match self {
-            Self::Nats(pull) => pull.next().await,
-            Self::Memory(feed) => feed.next().await,
-        }
-    }
-
-    /// Asks for nothing more, and returns what still arrives until nothing can.
-    ///
-    /// Cancel safe: a delivery is returned or stays.
-    pub(crate) async fn last(&mut self) -> Option<Message> {
-        match self {
-            Self::Nats(pull) => pull.last().await,
-            Self::Memory(feed) => feed.last().await,
-        }
-    }
-}
-
-impl Deliveries {
-    /// Of an ordered handler: keeps other replicas from becoming active after [`last`](Self::last); never returns.
-    pub(crate) async fn stay_active(&mut self) {
-        match self {
-            Self::Nats(pull) => pull.stay_active().await,
-            Self::Memory(_) => std::future::pending().await,
-        }
-    }
-
-    /// Of an ordered handler, after a reconnect: asks whether the consumer is still the same, and gives the number of the
-    /// connection if it is.
-    pub(crate) async fn verify(&mut self) -> Option<u64> {
-        match self {
-            Self::Nats(pull) => pull.verify().await,
-            Self::Memory(_) => None,
-        }
-    }
-
-    /// Of an ordered handler: lets another replica become the active one.
-    pub(crate) async fn step_down(&mut self) {
-        match self {
-            Self::Nats(pull) => pull.step_down().await,
-            Self::Memory(feed) => feed.step_down(),
-        }
     }
 }

@@ -13,6 +13,7 @@ use super::attempts::Verdict;
 use super::buffer::Next;
 use super::call::Caller;
 use super::slot::{Slot, YieldBudget};
+use crate::delivery::AckedSequence;
 use crate::message::{Info, Message};
 use crate::outcome::{Outcome, Settle};
 use crate::sync::lock;
@@ -28,6 +29,8 @@ pub(super) struct AckAll {
     /// After how many messages one is acked.
     every: usize,
     acks: Mutex<Acks>,
+    /// Up to where an ack was sent.
+    pub(super) acked: AckedSequence,
     begun: Notify,
     /// Counts how often what was delivered was gathered anew; an attempt of before is nobody's any more.
     gathering: AtomicU64,
@@ -63,6 +66,7 @@ impl AckAll {
         Self {
             every,
             acks: Mutex::default(),
+            acked: AckedSequence::default(),
             begun: Notify::new(),
             gathering: AtomicU64::new(0),
             consumer: AtomicU64::new(0),
@@ -88,6 +92,7 @@ impl AckAll {
     /// The consumer is not the one that it was.
     pub(super) fn replaced(&self) {
         *self.acks() = Acks::default();
+        self.acked.reset();
         self.consumer.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -230,7 +235,7 @@ impl Worker {
             let again = self.fail_in_order(&message, outcome, failed).await;
             let Some(delay) = again else { return true };
             failed += 1;
-            message.info.again();
+            message.info.count_attempt();
             self.ack_all(order).await;
             let regathered = order.regathered.notified();
             if order.gathering.load(Ordering::Relaxed) == gathering {
@@ -300,7 +305,7 @@ impl Worker {
             return;
         }
         if let Some(last) = order.take() {
-            self.source.acked.store(last.stream_sequence(), Ordering::Relaxed);
+            order.acked.set(last.stream_sequence());
             self.send(self.transport.ack(&self.source, last)).await;
         }
     }

@@ -10,17 +10,18 @@ mod call;
 mod delayed;
 mod max_deliveries;
 mod prefetch;
+mod restore;
 mod settle;
 mod slot;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::RwLock;
 use tokio::time::{Instant, sleep, timeout};
@@ -30,8 +31,9 @@ use crate::backoff::jittered;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind};
 use crate::extract::Context;
+use crate::future::optional;
 use crate::handler::Handler;
-use crate::message::Info;
+use crate::message::{AckPrefix, Info};
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::transport::{Deliveries, Transport};
@@ -71,7 +73,7 @@ pub(crate) struct Worker {
     order: Option<AckAll>,
     graves: ExhaustedMessages,
     /// What the ack subjects of the consumer begin with; the first message says it.
-    ack_prefix: OnceLock<String>,
+    ack_prefix: OnceLock<AckPrefix>,
 }
 
 impl Worker {
@@ -129,6 +131,10 @@ impl Worker {
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut undertaker = pin!(self.undertake());
+        let mut restoring = None;
+        if let Some(order) = &self.order {
+            deliveries.follow_acks(order.acked.clone());
+        }
         loop {
             deliveries.room(self.room());
             tokio::select! {
@@ -137,13 +143,15 @@ impl Worker {
                 // The heartbeat, the lanes and the undertaker do not end before the stop; being polled here is what runs them.
                 () = &mut heartbeat => {}
                 // Before the lanes: what has arrived and is not known here gets no heartbeat.
-                event = deliveries.next() => {
+                () = deliveries.arrived() => {
                     let mut waiting = self.waiting.fill(Instant::now());
-                    let mut next = Some(event);
-                    while let Some(event) = next {
-                        self.hear(event, &mut waiting);
-                        next = deliveries.ready();
+                    while let Some(event) = deliveries.fill(&mut |message| waiting.push(message)) {
+                        self.on_event(event, &mut waiting, &mut restoring);
                     }
+                }
+                result = optional(restoring.as_mut()) => {
+                    restoring = None;
+                    deliveries.restored(result);
                 }
                 Some(()) = lanes.next() => {}
                 () = &mut undertaker => {}
@@ -260,29 +268,33 @@ impl Worker {
         }
     }
 
-    fn hear(&self, event: DeliveryEvent, waiting: &mut BufferGuard<'_>) {
+    fn on_event<'a>(
+        &'a self,
+        event: DeliveryEvent,
+        waiting: &mut BufferGuard<'_>,
+        restoring: &mut Option<BoxFuture<'a, Result<(), Error>>>,
+    ) {
         match event {
-            DeliveryEvent::Delivery(message) => waiting.push(message),
+            DeliveryEvent::ConsumerMissing { start } => *restoring = Some(Box::pin(self.restore_consumer(start))),
             DeliveryEvent::Recovering(reason) => self.beat.recovering(reason),
             DeliveryEvent::Running => self.beat.running(),
-            DeliveryEvent::Regathering => {
+            DeliveryEvent::Resync => {
                 waiting.clear();
                 if let Some(order) = &self.order {
                     order.regather();
                 }
             }
-            DeliveryEvent::Verified(epoch) => {
+            DeliveryEvent::ConsumerVerified(epoch) => {
                 if let Some(order) = &self.order {
                     order.verified(epoch);
                 }
             }
-            DeliveryEvent::Replaced => {
+            DeliveryEvent::ConsumerReplaced => {
                 if let Some(order) = &self.order {
-                    self.source.acked.store(0, Ordering::Relaxed);
                     order.replaced();
                 }
             }
-            DeliveryEvent::GivenUp { sequence, delivered } => {
+            DeliveryEvent::MaxDeliveries { sequence, delivered } => {
                 if !self.graves.add(sequence, delivered) {
                     tracing::error!(
                         handler = self.handler.declaration.name,

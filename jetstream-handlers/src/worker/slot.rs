@@ -151,7 +151,7 @@ impl Worker {
         if outcome.settle == Settle::Ack && self.handler.declaration.plan.ack == Ack::Sent {
             // It is moved and not cloned, which would cost an allocation.
             let delivery = std::mem::take(&mut message.info);
-            let numbers = delivery.numbers();
+            let numbers = delivery.id();
             if self.transport.try_ack(&self.source, delivery) {
                 return true;
             }
@@ -165,14 +165,14 @@ impl Worker {
     pub(super) fn numbers(&self, delivery: &Info) -> DeliveryId {
         if self.ack_prefix.get().is_none() {
             // Whoever was first has said the same.
-            self.ack_prefix.set(delivery.ack_prefix().to_owned()).ok();
+            self.ack_prefix.set(delivery.ack_prefix()).ok();
         }
-        delivery.numbers()
+        delivery.id()
     }
 
     /// The delivery of which a lane has kept the numbers.
     pub(super) fn delivery(&self, numbers: DeliveryId) -> Info {
-        numbers.delivery(self.ack_prefix.get().map_or("", String::as_str))
+        self.ack_prefix.get().map(|prefix| prefix.delivery(numbers).into()).unwrap_or_default()
     }
 
     pub(super) fn caller(&self) -> Caller {
