@@ -120,6 +120,9 @@ contract![
     a_differing_consumer_is_an_error,
     max_ack_pending_stops_new_messages,
     a_deleted_consumer_is_made_again,
+    a_restored_consumer_starts_behind_the_ack_floor,
+    a_restored_consumer_of_a_work_queue_delivers_what_is_left,
+    a_replaced_stream_is_read_from_its_beginning,
     a_purged_message_does_not_come_again,
     a_deleted_stream_turns_health_red,
     a_stop_hands_back_what_waits,
@@ -652,6 +655,61 @@ async fn a_deleted_consumer_is_made_again(stage: &Stage) {
     publish(&broker, 2..3).await;
     eventually("the consumer is made again", SOON, async || seen.lock().unwrap().contains(&2).then_some(())).await;
     eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+}
+
+async fn a_restored_consumer_starts_behind_the_ack_floor(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+    let (subscription, seen) = note(&broker, "restored", "orders.created").await;
+    publish(&broker, 1..21).await;
+    until(&seen, 20).await;
+    broker.settled().await;
+    subscription.unsubscribe().await.unwrap();
+    // A worker whose consumer existed before reads the ack floor at its start.
+    let (_subscription, seen) = note(&broker, "restored", "orders.created").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage.delete_consumer(&broker, "ORDERS", "restored").await;
+    publish(&broker, 21..23).await;
+    until(&seen, 2).await;
+    broker.settled().await;
+    assert_eq!(*seen.lock().unwrap(), [21, 22]);
+    eventually("healthy again", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+}
+
+async fn a_restored_consumer_of_a_work_queue_delivers_what_is_left(stage: &Stage) {
+    let retention = stream::RetentionPolicy::WorkQueue;
+    let config =
+        stream::Config { name: "TASKS".into(), subjects: vec!["tasks.>".into()], retention, ..Default::default() };
+    let broker = stage.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let (subscription, seen) = note(&broker, "tasks", "tasks.new").await;
+    for id in 1..4 {
+        broker.broker().publish("tasks.new", &order(id)).await.unwrap();
+    }
+    until(&seen, 3).await;
+    broker.settled().await;
+    subscription.unsubscribe().await.unwrap();
+    let (_subscription, seen) = note(&broker, "tasks", "tasks.new").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage.delete_consumer(&broker, "TASKS", "tasks").await;
+    broker.broker().publish("tasks.new", &order(4)).await.unwrap();
+    until(&seen, 1).await;
+    broker.settled().await;
+    assert_eq!(*seen.lock().unwrap(), [4]);
+}
+
+async fn a_replaced_stream_is_read_from_its_beginning(stage: &Stage) {
+    let broker = stage.start(TestBroker::builder().include::<accept>()).await;
+    let (subscription, seen) = note(&broker, "replaced", "orders.created").await;
+    publish(&broker, 1..6).await;
+    until(&seen, 5).await;
+    broker.settled().await;
+    subscription.unsubscribe().await.unwrap();
+    let (_subscription, seen) = note(&broker, "replaced", "orders.created").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stage.delete_stream(&broker, "ORDERS").await;
+    // A publish creates the stream again, which numbers its messages from 1.
+    publish(&broker, 6..9).await;
+    until(&seen, 3).await;
+    assert_eq!(*seen.lock().unwrap(), [6, 7, 8]);
 }
 
 async fn a_purged_message_does_not_come_again(stage: &Stage) {

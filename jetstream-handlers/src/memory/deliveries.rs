@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use super::Memory;
 use super::consumer::Taken;
 use super::stream;
+use super::{Memory, State};
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, chain};
@@ -20,7 +20,7 @@ pub(crate) struct Deliveries {
     /// The number by which the consumer tells this worker from others.
     reader: u64,
     room: usize,
-    state: State,
+    phase: Phase,
     backoff: ExponentialBackoff,
     /// The ack floor that was read last, in case the consumer is deleted.
     floor: Option<Floor>,
@@ -31,7 +31,7 @@ pub(crate) struct Deliveries {
 
 /// Whether messages can arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum Phase {
     Running,
     Recovering,
     /// The consumer was reported missing, and is being restored.
@@ -63,7 +63,7 @@ impl Deliveries {
             binding,
             reader: fastrand::u64(..),
             room: 0,
-            state: State::Running,
+            phase: Phase::Running,
             backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2)),
             floor: None,
             message: None,
@@ -95,7 +95,7 @@ impl Deliveries {
     /// A message is taken from the consumer without an await behind it, and stays until it is passed on.
     pub(crate) async fn arrived(&mut self) {
         while self.message.is_none() && self.events.is_empty() {
-            if self.room == 0 || self.state == State::Restoring {
+            if self.room == 0 || self.phase == Phase::Restoring {
                 // The worker calls again when it has room, or has restored the consumer.
                 std::future::pending::<()>().await;
             }
@@ -116,18 +116,18 @@ impl Deliveries {
 
     /// Takes a message or a state change; returns what to wait for if there is none.
     fn take(&mut self) -> Option<Wait> {
-        let taken = self.memory.take(&self.binding, self.reader);
-        self.floor = self.memory.floor(&self.binding).or(self.floor);
+        let (taken, floor) = self.memory.take(&self.binding, self.reader);
+        self.floor = floor.or(self.floor);
         match taken {
             Taken::Message(message, info) => self.message = Some(delivery(*message, info)),
             Taken::GivenUp { sequence, delivered } => {
                 self.events.push(DeliveryEvent::MaxDeliveries { sequence, delivered });
             }
             Taken::NoConsumer => return self.on_missing_consumer(),
-            Taken::NoStream if self.state == State::Running => self.recover("there is no such stream"),
+            Taken::NoStream if self.phase == Phase::Running => self.recover("there is no such stream"),
             Taken::NoStream => return Some(Wait::Change),
-            Taken::Nothing(_) if self.state != State::Running => {
-                self.state = State::Running;
+            Taken::Nothing(_) if self.phase != Phase::Running => {
+                self.phase = Phase::Running;
                 self.backoff.reset();
                 self.events.push(DeliveryEvent::Running);
             }
@@ -137,16 +137,16 @@ impl Deliveries {
     }
 
     fn on_missing_consumer(&mut self) -> Option<Wait> {
-        match self.state {
-            State::Running => {
+        match self.phase {
+            Phase::Running => {
                 if self.binding.ordered() {
                     self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
                 }
                 self.recover("the consumer was deleted");
             }
-            State::Waiting(until) if Instant::now() < until => return Some(Wait::Until(until)),
-            State::Recovering | State::Restoring | State::Waiting(_) => {
-                self.state = State::Restoring;
+            Phase::Waiting(until) if Instant::now() < until => return Some(Wait::Until(until)),
+            Phase::Recovering | Phase::Restoring | Phase::Waiting(_) => {
+                self.phase = Phase::Restoring;
                 self.events.push(DeliveryEvent::ConsumerMissing { start: self.start() });
             }
         }
@@ -164,16 +164,16 @@ impl Deliveries {
     /// Takes messages again after [`DeliveryEvent::ConsumerMissing`], or waits if the consumer was not restored.
     pub(crate) fn restored(&mut self, result: Result<(), Error>) {
         match result {
-            Ok(()) => self.state = State::Recovering,
+            Ok(()) => self.phase = Phase::Recovering,
             Err(error) => {
                 self.recover(&chain(&error));
-                self.state = State::Waiting(Instant::now() + self.backoff.next());
+                self.phase = Phase::Waiting(Instant::now() + self.backoff.next());
             }
         }
     }
 
     fn recover(&mut self, reason: &str) {
-        self.state = State::Recovering;
+        self.phase = Phase::Recovering;
         self.events.push(DeliveryEvent::Recovering(reason.to_owned()));
     }
 
@@ -209,13 +209,18 @@ impl Drop for Deliveries {
     }
 }
 
-/// Where a restored consumer has to start.
+/// Deliveries.
 impl Memory {
-    fn floor(&self, binding: &Binding) -> Option<Floor> {
-        let state = self.state();
-        let stream = state.streams.get(&binding.stream)?;
-        let consumer = stream.consumers.get(&binding.consumer)?;
-        Some(Floor { stream: stream.id, sequence: consumer.ack_floor() })
+    /// Takes the next message of a consumer, and reads its ack floor.
+    fn take(&self, binding: &Binding, reader: u64) -> (Taken, Option<Floor>) {
+        self.change_if(|state| {
+            let State { streams, faults, .. } = state;
+            let Some(stream) = streams.get_mut(&binding.stream) else { return (false, (Taken::NoStream, None)) };
+            let taken = stream.take(&binding.consumer, reader, faults);
+            let consumer = stream.consumers.get(&binding.consumer);
+            let floor = consumer.map(|consumer| Floor { stream: stream.id, sequence: consumer.ack_floor() });
+            (matches!(taken, Taken::Message(..) | Taken::GivenUp { .. }), (taken, floor))
+        })
     }
 
     fn stream_id(&self, binding: &Binding) -> Option<u64> {

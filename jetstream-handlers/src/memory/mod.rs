@@ -27,7 +27,7 @@ use crate::message::{Outgoing, Stored};
 use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::sync::lock;
-use consumer::{Consumer, Taken};
+use consumer::Consumer;
 use stream::Stream;
 
 /// The `max_payload` of a server that was not configured.
@@ -313,16 +313,6 @@ impl Memory {
                 answer(stream, faults);
             }
         });
-    }
-
-    /// The next message of a consumer, or when there may be one.
-    fn take(&self, source: &Binding, reader: u64) -> Taken {
-        self.change_if(|state| {
-            let State { streams, faults, .. } = state;
-            let Some(stream) = streams.get_mut(&source.stream) else { return (false, Taken::NoStream) };
-            let taken = stream.take(&source.consumer, reader, faults);
-            (matches!(taken, Taken::Message(..) | Taken::GivenUp { .. }), taken)
-        })
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
