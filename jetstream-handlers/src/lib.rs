@@ -72,6 +72,7 @@ mod dead_letter;
 mod delivery;
 mod error;
 mod extract;
+mod future;
 mod handler;
 mod memory;
 mod message;

@@ -117,6 +117,9 @@ contract![
     differing_consumer_is_refused,
     max_ack_pending_stops_delivery,
     deleted_consumer_is_recreated,
+    restored_consumer_starts_behind_the_ack_floor,
+    restored_consumer_of_a_work_queue_delivers_the_remaining_messages,
+    replaced_stream_is_read_from_its_beginning,
     purged_message_is_not_redelivered,
     deleted_stream_is_unhealthy,
     stop_returns_waiting_messages,
@@ -651,6 +654,61 @@ async fn deleted_consumer_is_recreated(transport: &Transport) {
     publish(&broker, 2..3).await;
     calls.until(2).await;
     eventually("healthy", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+}
+
+async fn restored_consumer_starts_behind_the_ack_floor(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (subscription, calls) = record(&broker, "restored", "orders.created").await;
+    publish(&broker, 1..21).await;
+    calls.until_len(20).await;
+    broker.idle().await;
+    subscription.unsubscribe().await.unwrap();
+    // A worker whose consumer existed before reads the ack floor at its start.
+    let (_subscription, calls) = record(&broker, "restored", "orders.created").await;
+    tokio::time::sleep(ms(300)).await;
+    transport.delete_consumer(&broker, "ORDERS", "restored").await;
+    publish(&broker, 21..23).await;
+    calls.until_len(2).await;
+    broker.idle().await;
+    assert_eq!(calls.items(), [21, 22]);
+    eventually("healthy", SOON, async || broker.broker().health().is_healthy().then_some(())).await;
+}
+
+async fn restored_consumer_of_a_work_queue_delivers_the_remaining_messages(transport: &Transport) {
+    let retention = stream::RetentionPolicy::WorkQueue;
+    let config =
+        stream::Config { name: "TASKS".into(), subjects: vec!["tasks.>".into()], retention, ..Default::default() };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let (subscription, calls) = record(&broker, "tasks", "tasks.new").await;
+    for id in 1..4 {
+        broker.broker().publish("tasks.new", &order(id)).await.unwrap();
+    }
+    calls.until_len(3).await;
+    broker.idle().await;
+    subscription.unsubscribe().await.unwrap();
+    let (_subscription, calls) = record(&broker, "tasks", "tasks.new").await;
+    tokio::time::sleep(ms(300)).await;
+    transport.delete_consumer(&broker, "TASKS", "tasks").await;
+    broker.broker().publish("tasks.new", &order(4)).await.unwrap();
+    calls.until_len(1).await;
+    broker.idle().await;
+    assert_eq!(calls.items(), [4]);
+}
+
+async fn replaced_stream_is_read_from_its_beginning(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (subscription, calls) = record(&broker, "replaced", "orders.created").await;
+    publish(&broker, 1..6).await;
+    calls.until_len(5).await;
+    broker.idle().await;
+    subscription.unsubscribe().await.unwrap();
+    let (_subscription, calls) = record(&broker, "replaced", "orders.created").await;
+    tokio::time::sleep(ms(300)).await;
+    transport.delete_stream(&broker, "ORDERS").await;
+    // A publish creates the stream again, which numbers its messages from 1.
+    publish(&broker, 6..9).await;
+    calls.until_len(3).await;
+    assert_eq!(calls.items(), [6, 7, 8]);
 }
 
 async fn purged_message_is_not_redelivered(transport: &Transport) {

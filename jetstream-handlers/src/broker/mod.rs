@@ -446,7 +446,7 @@ impl Broker {
         let mut prepared = Vec::new();
         for (((handler, binding), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
             let (handler, binding) = (Arc::new(handler), Arc::new(binding));
-            let deliveries = transport.deliveries(&handler, &binding, defaults.fetch_wait).await?;
+            let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
             prepared.push(Prepared { handler, binding, context, stop, deliveries });
         }
         let workers = self.spawn(prepared, recorder.as_ref())?;

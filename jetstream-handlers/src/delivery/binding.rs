@@ -1,46 +1,43 @@
 //! The stream and the consumer that a handler is bound to.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
-/// What start-up found or made for one handler.
+/// The stream and the consumer of one handler, as start-up found or created them.
 #[derive(Debug, Clone)]
 pub(crate) struct Binding {
     pub(crate) stream: String,
     pub(crate) consumer: String,
-    /// The consumer's effective one, which paces the in-progress signals.
+    /// The effective `ack_wait` of the consumer, which paces the in-progress signals.
     pub(crate) ack_wait: Duration,
-    /// The consumer's effective one.
+    /// The effective `max_ack_pending` of the consumer.
     pub(crate) max_ack_pending: usize,
-    /// The consumer as it is on the server, should it have to be made again.
+    /// The configuration on the server, from which a deleted consumer is restored.
     pub(crate) config: Arc<consumer::Config>,
-    /// Whether the consumer was there before this start.
+    /// Whether the consumer existed before this start.
     pub(crate) existed: bool,
-    /// Of an ordered handler: up to where in the stream this process has sent an ack.
-    pub(crate) acked: Arc<AtomicU64>,
-    /// Whether the stream keeps messages that all consumers have done with.
+    /// Whether the stream keeps messages that all its consumers have ended.
     pub(crate) keeps_handled: bool,
-    /// Whether a message leaves the stream when its consumer has done with it, and stays for ever if that gives up.
+    /// Whether the stream is a work queue: a message leaves it with its ack, and stays if its consumer gives up.
     pub(crate) work_queue: bool,
-    /// Where dead letters go; `None` where the handler wants none.
+    /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
 }
 
 impl Binding {
-    /// Whether the messages come in strict order, and an ack is for all that came before.
+    /// Returns whether messages arrive in strict order, and an ack covers all messages before its own.
     pub(crate) fn ordered(&self) -> bool {
         self.config.ack_policy == consumer::AckPolicy::All
     }
 
-    /// The priority group that each pull has to name, where the server chooses the one worker that gets the messages.
+    /// Returns the priority group that each pull request has to name, if the server pins one of the workers.
     pub(crate) fn group(&self) -> Option<&str> {
         self.config.priority_groups.first().map(String::as_str).filter(|_| self.pinned())
     }
 
-    /// Whether the server chooses the one worker that gets the messages.
+    /// Returns whether the server pins one of the workers, which alone receives messages (ADR-42).
     pub(crate) fn pinned(&self) -> bool {
         self.config.priority_policy == consumer::PriorityPolicy::PinnedClient
     }

@@ -1,28 +1,29 @@
-//! Events that a transport reports to a worker.
+//! State changes that a transport reports to a worker.
 
-use crate::message::Message;
-
-/// What comes from a transport to a worker.
-#[allow(clippy::large_enum_variant)] // a delivery is the usual case, and an allocation for each would cost more
+/// A change in what a worker can expect from its consumer.
 #[derive(Debug)]
 pub(crate) enum DeliveryEvent {
-    Delivery(Message),
-    /// Nothing can come for the reason given; the transport is working on it.
+    /// No message can arrive, for the reason given; the transport is recovering.
     Recovering(String),
-    /// Messages can come again.
+    /// Messages can arrive again.
     Running,
-    /// Of an ordered handler: what has arrived and was not begun is another replica's by now, or comes again.
-    Regathering,
-    /// Of an ordered handler: on the connection of this number the server has said which consumer it is; if that is
-    /// another one than before, [`Replaced`](Self::Replaced) came before this.
-    ///
-    /// Acks may be sent on it from now on. One of the connection before may be lost, so the last one is due again.
-    Verified(u64),
-    /// Of an ordered handler: the consumer is not the one that it was, and knows nothing of what was delivered before.
-    Replaced,
-    /// The server has given a message up after so many deliveries, and will not deliver it again.
-    GivenUp {
-        sequence: u64,
-        delivered: u64,
+    /// The consumer does not exist. The transport sends no requests until `Deliveries::restored` is called.
+    ConsumerMissing {
+        /// The stream sequence at which a restored consumer has to start: one behind the ack floor that was read last.
+        /// `None` is the beginning of the stream.
+        start: Option<u64>,
     },
+    /// Of an ordered handler: messages that have arrived and were not begun belong to another instance by now, or will
+    /// be redelivered.
+    Resync,
+    /// Of an ordered handler: on the connection of this number the server has identified the consumer; if it is another
+    /// one than before, [`ConsumerReplaced`](Self::ConsumerReplaced) came first.
+    ///
+    /// Acks may be sent on this connection from now on. The last ack on the former connection may be lost, so it is due
+    /// again.
+    ConsumerVerified(u64),
+    /// Of an ordered handler: the consumer was replaced, and knows nothing of earlier deliveries.
+    ConsumerReplaced,
+    /// The server delivered a message `max_deliver` times without an answer, and will not deliver it again.
+    MaxDeliveries { sequence: u64, delivered: u64 },
 }

@@ -1,7 +1,9 @@
-//! What a transport and a worker exchange: the binding of a handler and the events of its consumer.
+//! What a transport and a worker exchange: the binding of a handler, and the state changes of its deliveries.
 
+mod acked;
 mod binding;
 mod event;
 
+pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;

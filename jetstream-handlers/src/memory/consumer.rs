@@ -1,13 +1,14 @@
 //! A durable pull consumer: its deliveries, pending acks and redeliveries.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
 use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::stream::Message;
+use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 
 #[derive(Debug, Clone)]
@@ -45,7 +46,7 @@ struct Pending {
 
 /// The result of a reader's request for a message.
 pub(super) enum Take {
-    Message(Box<Message>, async_nats::Subject),
+    Message(Box<Message>, Info),
     /// A message has reached `max_deliver`.
     GivenUp {
         sequence: u64,
@@ -192,11 +193,10 @@ impl Consumer {
         self.delivered_total += 1;
         self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_flight: true });
         let consumer = self.config.durable_name.as_deref().unwrap_or_default();
-        let nanos = message.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let pending = self.count_new(messages);
-        let reply =
-            format!("$JS.ACK.{stream}.{consumer}.{delivered}.{sequence}.{}.{nanos}.{pending}", self.delivered_total);
-        Take::Message(Box::new(message.clone()), reply.into())
+        let id = DeliveryId { delivered, stream_sequence: sequence, consumer_sequence: self.delivered_total };
+        let ack_subject =
+            AckPrefix::new(stream, consumer).stored_delivery(id, message.stored_at, self.count_new(messages) as u64);
+        Take::Message(Box::new(message.clone()), ack_subject.into())
     }
 
     /// Acks a message; returns `false` if it was not pending, or a fault prevents the ack.
@@ -241,6 +241,12 @@ impl Consumer {
         if let Some(pending) = self.pending.get_mut(&sequence) {
             pending.in_flight = false;
         }
+    }
+
+    /// The stream sequence up to which every message has ended.
+    pub(super) fn ack_floor(&self) -> u64 {
+        let pending = self.pending.keys().next().into_iter().chain(&self.redeliver);
+        pending.fold(self.next, |first, sequence| first.min(*sequence)).saturating_sub(1)
     }
 
     pub(super) fn is_pending(&self, sequence: u64) -> bool {

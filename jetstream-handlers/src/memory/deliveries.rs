@@ -1,144 +1,261 @@
-//! The deliveries of one worker, and its answers.
+//! The deliveries of one worker, and its acks.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep_until;
+use tokio::time::{Instant, sleep_until};
 
 use super::Memory;
 use super::consumer::Take;
+use super::server::State;
+use super::stream;
+use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent};
-use crate::handler::Handler;
+use crate::error::{Error, chain};
 use crate::message::{Info, Message};
-use crate::provision::consumer_config;
 
 /// The deliveries of one handler.
 pub(crate) struct Deliveries {
     memory: Arc<Memory>,
-    handler: Arc<Handler>,
-    source: Arc<Binding>,
-    /// By which the consumer knows this worker from others.
+    binding: Arc<Binding>,
+    /// The number by which the consumer tells this worker from others.
     reader: u64,
     room: usize,
-    recovering: bool,
+    phase: Phase,
+    backoff: ExponentialBackoff,
+    /// The ack floor that was read last, in case the consumer is deleted.
+    floor: Option<Floor>,
+    message: Option<Message>,
+    /// State changes for the worker, which come before `message`.
+    events: Vec<DeliveryEvent>,
+}
+
+/// Whether messages can arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Recovering,
+    /// The consumer was reported missing, and is being restored.
+    Restoring,
+    /// The consumer could not be restored, and is not reported again before this time.
+    Waiting(Instant),
+}
+
+/// The ack floor of a consumer.
+#[derive(Debug, Clone, Copy)]
+struct Floor {
+    /// The id of the stream, which a stream of the same name that replaces it does not have.
+    stream: u64,
+    sequence: u64,
 }
 
 impl std::fmt::Debug for Deliveries {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Deliveries").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Deliveries").field("binding", &self.binding).finish_non_exhaustive()
     }
 }
 
 impl Deliveries {
-    pub(crate) fn open(memory: Arc<Memory>, handler: Arc<Handler>, source: Arc<Binding>) -> Self {
-        memory.add_reader(&source);
-        Self { memory, handler, source, reader: fastrand::u64(..), room: 0, recovering: false }
+    /// Opens the deliveries of a handler.
+    pub(crate) fn open(memory: Arc<Memory>, binding: Arc<Binding>) -> Self {
+        memory.add_reader(&binding);
+        Self {
+            memory,
+            binding,
+            reader: fastrand::u64(..),
+            room: 0,
+            phase: Phase::Running,
+            backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2)),
+            floor: None,
+            message: None,
+            events: Vec::new(),
+        }
     }
 
+    /// Sets how many messages the worker has room for.
     pub(crate) fn room(&mut self, room: usize) {
         if room == 0 && self.room > 0 {
-            self.memory.leave(&self.source, self.reader);
+            self.memory.leave(&self.binding, self.reader);
         }
         self.room = room;
     }
 
-    /// Cancel safe: a message is taken only to be returned.
-    pub(crate) async fn next(&mut self) -> DeliveryEvent {
-        loop {
-            if self.room == 0 {
-                // Whoever makes room asks again.
+    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
+        if !self.events.is_empty() {
+            return Some(self.events.remove(0));
+        }
+        self.message.take().map(push);
+        None
+    }
+
+    /// Waits until [`fill`](Self::fill) has something to pass on.
+    ///
+    /// # Cancel safety
+    ///
+    /// A message is taken from the consumer without an await behind it, and stays until it is passed on.
+    pub(crate) async fn arrived(&mut self) {
+        while self.message.is_none() && self.events.is_empty() {
+            if self.room == 0 || self.phase == Phase::Restoring {
+                // The worker calls again when it has room, or has restored the consumer.
                 std::future::pending::<()>().await;
             }
             let memory = self.memory.clone();
             let changed = memory.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            let due = match self.memory.take(&self.source, self.reader) {
-                Take::Message(message, reply) => return self.delivery(*message, reply),
-                Take::GivenUp { sequence, delivered } => return DeliveryEvent::GivenUp { sequence, delivered },
-                Take::NoConsumer if self.recovering => {
-                    let made = self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler));
-                    // Another worker may have been faster; that is as good.
-                    if made.is_ok()
-                        || self.memory.consumer(&self.source.stream, &self.source.consumer).is_ok_and(|it| it.is_some())
-                    {
-                        continue;
-                    }
-                    None
-                }
-                Take::NoConsumer => return self.recover("the consumer was deleted"),
-                Take::NoStream if !self.recovering => return self.recover("there is no such stream"),
-                Take::NoStream => None,
-                Take::Nothing(_) if self.recovering => {
-                    self.recovering = false;
-                    return DeliveryEvent::Running;
-                }
-                Take::Nothing(due) => due,
-            };
-            match due {
-                Some(due) => tokio::select! {
+            let Some(wait) = self.take() else { return };
+            match wait {
+                Wait::Until(due) => tokio::select! {
                     () = changed => {}
                     () = sleep_until(due) => {}
                 },
-                None => changed.await,
+                Wait::Change => changed.await,
             }
         }
     }
 
-    /// Nothing is on its way in memory.
-    pub(crate) async fn last(&mut self) -> Option<Message> {
-        self.room(0);
+    /// Takes a message or a state change; returns what to wait for if there is none.
+    fn take(&mut self) -> Option<Wait> {
+        let (taken, floor) = self.memory.take(&self.binding, self.reader);
+        self.floor = floor.or(self.floor);
+        match taken {
+            Take::Message(message, info) => self.message = Some(delivery(*message, info)),
+            Take::GivenUp { sequence, delivered } => {
+                self.events.push(DeliveryEvent::MaxDeliveries { sequence, delivered });
+            }
+            Take::NoConsumer => return self.on_missing_consumer(),
+            Take::NoStream if self.phase == Phase::Running => self.recover("there is no such stream"),
+            Take::NoStream => return Some(Wait::Change),
+            Take::Nothing(_) if self.phase != Phase::Running => {
+                self.phase = Phase::Running;
+                self.backoff.reset();
+                self.events.push(DeliveryEvent::Running);
+            }
+            Take::Nothing(due) => return Some(due.map_or(Wait::Change, Wait::Until)),
+        }
         None
     }
 
-    /// Of an ordered handler: lets another worker become the active one.
+    fn on_missing_consumer(&mut self) -> Option<Wait> {
+        match self.phase {
+            Phase::Running => {
+                if self.binding.ordered() {
+                    self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
+                }
+                self.recover("the consumer was deleted");
+            }
+            Phase::Waiting(until) if Instant::now() < until => return Some(Wait::Until(until)),
+            Phase::Recovering | Phase::Restoring | Phase::Waiting(_) => {
+                self.phase = Phase::Restoring;
+                self.events.push(DeliveryEvent::ConsumerMissing { start: self.start() });
+            }
+        }
+        None
+    }
+
+    /// Returns the sequence at which a restored consumer has to start: one behind the floor, or `None` for the beginning
+    /// of the stream.
+    fn start(&self) -> Option<u64> {
+        // A work queue has deleted what was acknowledged, and its consumers have to start at its beginning.
+        let floor = self.floor.filter(|floor| !self.binding.work_queue && floor.sequence > 0)?;
+        (self.memory.stream_id(&self.binding) == Some(floor.stream)).then_some(floor.sequence + 1)
+    }
+
+    /// Takes messages again after [`DeliveryEvent::ConsumerMissing`], or waits if the consumer was not restored.
+    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+        match result {
+            Ok(()) => self.phase = Phase::Recovering,
+            Err(error) => {
+                self.recover(&chain(&error));
+                self.phase = Phase::Waiting(Instant::now() + self.backoff.next());
+            }
+        }
+    }
+
+    fn recover(&mut self, reason: &str) {
+        self.phase = Phase::Recovering;
+        self.events.push(DeliveryEvent::Recovering(reason.to_owned()));
+    }
+
+    /// Returns what has arrived, and takes nothing more; no message is in flight in memory.
+    pub(crate) fn last(&mut self) -> Option<Message> {
+        self.room(0);
+        self.message.take()
+    }
+
+    /// Lets another worker of an ordered handler become the active one.
     pub(crate) fn step_down(&mut self) {
-        self.memory.step_down(&self.source, self.reader);
+        self.memory.step_down(&self.binding, self.reader);
     }
+}
 
-    fn recover(&mut self, reason: &str) -> DeliveryEvent {
-        self.recovering = true;
-        DeliveryEvent::Recovering(reason.to_owned())
-    }
+/// What to wait for before a message is taken.
+enum Wait {
+    Change,
+    /// A change, or this time.
+    Until(Instant),
+}
 
-    fn delivery(&self, message: super::stream::Message, reply: async_nats::Subject) -> DeliveryEvent {
-        let info = Info::parse(reply).expect("the subject is made as the server makes it");
-        let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
-        DeliveryEvent::Delivery(Message { subject: message.subject, payload: message.payload, headers, info })
-    }
+fn delivery(message: stream::Message, info: Info) -> Message {
+    let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
+    Message { subject: message.subject, payload: message.payload, headers, info }
 }
 
 impl Drop for Deliveries {
     fn drop(&mut self) {
-        self.memory.leave(&self.source, self.reader);
-        self.memory.step_down(&self.source, self.reader);
-        self.memory.remove_reader(&self.source);
+        self.memory.leave(&self.binding, self.reader);
+        self.memory.step_down(&self.binding, self.reader);
+        self.memory.remove_reader(&self.binding);
     }
 }
 
-/// How a delivery is answered.
+/// Deliveries.
 impl Memory {
-    pub(crate) fn ack(&self, source: &Binding, delivery: &Info) {
-        self.acknowledge(source, |stream, faults| {
-            stream.ack(&source.consumer, delivery.stream_sequence(), delivery.delivered(), faults);
+    /// Takes the next message of a consumer, and reads its ack floor.
+    fn take(&self, binding: &Binding, reader: u64) -> (Take, Option<Floor>) {
+        let (take, floor) = {
+            let mut state = self.state();
+            let State { streams, faults, .. } = &mut *state;
+            let Some(stream) = streams.get_mut(&binding.stream) else { return (Take::NoStream, None) };
+            let take = stream.take(&binding.consumer, reader, faults);
+            let consumer = stream.consumers.get(&binding.consumer);
+            (take, consumer.map(|consumer| Floor { stream: stream.id, sequence: consumer.ack_floor() }))
+        };
+        if matches!(take, Take::Message(..) | Take::GivenUp { .. }) {
+            self.changed.notify_waiters();
+        }
+        (take, floor)
+    }
+
+    fn stream_id(&self, binding: &Binding) -> Option<u64> {
+        self.state().streams.get(&binding.stream).map(|stream| stream.id)
+    }
+}
+
+/// Acks and other answers to a delivery.
+impl Memory {
+    pub(crate) fn ack(&self, binding: &Binding, delivery: &Info) {
+        self.acknowledge(binding, |stream, faults| {
+            stream.ack(&binding.consumer, delivery.stream_sequence(), delivery.delivered(), faults);
         });
     }
 
-    pub(crate) fn nak(&self, source: &Binding, delivery: &Info, delay: Duration) {
-        self.acknowledge(source, |stream, _| {
-            if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
+    pub(crate) fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) {
+        self.acknowledge(binding, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&binding.consumer) {
                 consumer.nak(delivery.stream_sequence(), delay);
             }
         });
     }
 
-    pub(crate) fn term(&self, source: &Binding, delivery: &Info) {
-        self.acknowledge(source, |stream, _| stream.term(&source.consumer, delivery.stream_sequence()));
+    pub(crate) fn term(&self, binding: &Binding, delivery: &Info) {
+        self.acknowledge(binding, |stream, _| stream.term(&binding.consumer, delivery.stream_sequence()));
     }
 
-    pub(crate) fn progress(&self, source: &Binding, delivery: &Info) {
-        self.acknowledge(source, |stream, _| {
-            if let Some(consumer) = stream.consumers.get_mut(&source.consumer) {
+    pub(crate) fn progress(&self, binding: &Binding, delivery: &Info) {
+        self.acknowledge(binding, |stream, _| {
+            if let Some(consumer) = stream.consumers.get_mut(&binding.consumer) {
                 consumer.progress(delivery.stream_sequence());
             }
         });

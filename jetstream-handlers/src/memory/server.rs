@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Faults;
-use super::consumer::{Consumer, Take};
+use super::consumer::Consumer;
 use super::stream::Stream;
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
@@ -35,11 +35,11 @@ pub(crate) struct Memory {
 }
 
 #[derive(Debug, Default)]
-struct State {
-    streams: BTreeMap<String, Stream>,
+pub(super) struct State {
+    pub(super) streams: BTreeMap<String, Stream>,
     /// The number of readers of each consumer, by stream and name; a consumer without readers counts as idle.
     readers: BTreeMap<(String, String), usize>,
-    faults: Faults,
+    pub(super) faults: Faults,
     closed: bool,
 }
 
@@ -86,7 +86,7 @@ impl Memory {
         result
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         let now = Instant::now();
         state.streams.values_mut().for_each(|stream| stream.expire(now));
@@ -313,20 +313,6 @@ impl Memory {
                 }
             }
         });
-    }
-
-    /// Returns the next message for a reader, or the earliest time of one.
-    pub(super) fn take(&self, binding: &Binding, reader: u64) -> Take {
-        let take = {
-            let mut state = self.state();
-            let State { streams, faults, .. } = &mut *state;
-            let Some(stream) = streams.get_mut(&binding.stream) else { return Take::NoStream };
-            stream.take(&binding.consumer, reader, faults)
-        };
-        if matches!(take, Take::Message(..) | Take::GivenUp { .. }) {
-            self.changed.notify_waiters();
-        }
-        take
     }
 
     /// Withdraws the request of a reader that has no capacity, or has stopped.

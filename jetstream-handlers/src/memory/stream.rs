@@ -25,6 +25,8 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
+    /// Tells the stream from another one of the same name, which replaced it.
+    pub(super) id: u64,
     pub(super) config: Config,
     pub(super) consumers: BTreeMap<String, Consumer>,
     messages: BTreeMap<u64, Message>,
@@ -50,6 +52,7 @@ pub(super) struct Message {
 impl Stream {
     pub(super) fn new(config: Config) -> Self {
         Self {
+            id: fastrand::u64(..),
             config,
             consumers: BTreeMap::new(),
             messages: BTreeMap::new(),

@@ -8,10 +8,7 @@ use bytes::Bytes;
 
 use super::Connection;
 use crate::error::{Error, ErrorKind};
-use crate::message::Info;
-
-const ACK: Bytes = Bytes::from_static(b"+ACK");
-const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+use crate::message::{Info, ack_subject};
 
 /// The maximum length in bytes of a term's reason, which the server copies into an advisory.
 const MAX_REASON: usize = 512;
@@ -21,45 +18,41 @@ impl Connection {
     ///
     /// It is called for every message; a future passed on would be copied by each caller.
     pub(crate) fn try_ack(&self, delivery: Info) -> bool {
-        let ack = pin!(self.client().publish(delivery.into_ack_subject(), ACK));
+        let ack = pin!(self.client().publish(delivery.into_ack_subject(), ack_subject::ACK));
         matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
     pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
         let subject = delivery.into_ack_subject();
-        let sent = self.client().publish(subject, ACK).await;
+        let sent = self.client().publish(subject, ack_subject::ACK).await;
         sent.map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
     }
 
     /// Acks, and waits for the server's confirmation.
     pub(crate) async fn ack_confirmed(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.request_ack(delivery, ACK, limit).await
+        self.request_ack(delivery, ack_subject::ACK, limit).await
     }
 
     /// Waits until the server has processed the acks sent before, also if this delivery has ended.
     ///
     /// The server confirms an in-progress signal only after them.
     pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        self.request_ack(delivery, PROGRESS, limit).await
+        self.request_ack(delivery, ack_subject::PROGRESS, limit).await
     }
 
     pub(crate) async fn nak(&self, delivery: &Info, delay: Duration) -> Result<(), Error> {
-        let payload = match delay.as_nanos() {
-            0 => Bytes::from_static(b"-NAK"),
-            nanos => Bytes::from(format!("-NAK {{\"delay\":{nanos}}}")),
-        };
-        self.send_ack(delivery, payload).await
+        self.send_ack(delivery, ack_subject::nak_payload(delay)).await
     }
 
     pub(crate) async fn term(&self, delivery: &Info, reason: &str) -> Result<(), Error> {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
-        self.send_ack(delivery, Bytes::from(format!("+TERM {reason}"))).await
+        self.send_ack(delivery, ack_subject::term_payload(&reason)).await
     }
 
     pub(crate) async fn progress(&self, delivery: &Info) -> Result<(), Error> {
-        self.send_ack(delivery, PROGRESS).await
+        self.send_ack(delivery, ack_subject::PROGRESS).await
     }
 
     /// Sends an acknowledgement as a request through the client's own inbox, which reports "no responders";

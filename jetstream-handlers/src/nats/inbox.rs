@@ -1,7 +1,7 @@
-//! Where deliveries arrive: inboxes that many handlers share, and the routes from there to each handler.
+//! Inboxes that many handlers share, and the routes from there to each handler.
 //!
-//! A delivery has the subject on which it was published and a status that of the request it belongs to,
-//! so a delivery finds its handler by the consumer in its ack subject, and a status by a token of its inbox.
+//! A delivery arrives with the subject on which it was published, a status with the reply subject of its request.
+//! So a delivery is routed by the consumer in its ack subject, and a status by a token of its reply subject.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -10,41 +10,41 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
-use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{Error, ErrorKind};
-use crate::message::{Info, Message as Delivery};
+use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
 
-/// How many handlers share one inbox: a subscription costs kilobytes, and when one of them stops the others have to move.
-const SHARED_BY: usize = 64;
+/// The most handlers that share one inbox: a subscription takes kilobytes, and when one handler stops, the others at its
+/// inbox have to move.
+const MAX_SHARED: usize = 64;
 
-/// What comes before stream and consumer in the subject of an advisory (`jetstream_api.go`).
+/// The subject of an advisory up to its stream and consumer (`jetstream_api.go`).
 const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.";
 
-/// Something for one handler.
+/// An entry in the queue of one handler.
 #[derive(Debug)]
 pub(super) enum Arrival {
     Delivery(Delivery),
-    /// What the server says about the request of this number.
+    /// A status of the request with this number.
     Status(u64, StatusCode, Box<Message>),
-    /// The server's word on a message that it has given up.
+    /// An advisory about a message that reached its `max_deliver`.
     Advisory(Box<Message>),
-    /// The inbox is about to close, for another handler stops: ask elsewhere.
+    /// The inbox is about to close because another handler stops: lease another one.
     Moving,
-    /// Nothing more comes to the inbox.
+    /// The inbox is closed, and receives nothing more.
     Closed,
 }
 
-/// What has arrived for one handler.
+/// The queue of one handler, and the keys by which it is found.
 #[derive(Debug)]
 pub(super) struct Route {
     number: u64,
-    /// `<stream>.<consumer>`, as it stands in ack subjects and advisories.
+    /// `<stream>.<consumer>`, as in ack subjects and advisories.
     consumer: String,
     inbox: AtomicU64,
     queue: Mutex<VecDeque<Arrival>>,
@@ -59,7 +59,7 @@ impl Route {
     fn push(&self, arrival: Arrival) {
         let mut queue = self.queue();
         if queue.capacity() == 0 {
-            // An idle handler gets a heartbeat now and then, and has no use for the room that comes with a first entry.
+            // An idle handler receives single heartbeats, and needs no capacity for more.
             queue.reserve_exact(1);
         }
         queue.push_back(arrival);
@@ -70,9 +70,11 @@ impl Route {
         }
     }
 
-    /// Waits until something is there, and puts all of it into `arrived`, which must be empty.
+    /// Waits until the queue has entries, and moves all of them into `arrived`, which must be empty.
     ///
-    /// Cancel safe: what is not in `arrived` stays.
+    /// # Cancel safety
+    ///
+    /// An entry is in `arrived` or stays in the queue.
     pub(super) async fn take(&self, arrived: &mut VecDeque<Arrival>) {
         std::future::poll_fn(|task| {
             self.waker.register(task.waker());
@@ -86,7 +88,7 @@ impl Route {
         .await;
     }
 
-    /// Gives back the memory of a handler that has nothing to do.
+    /// Releases the memory of an idle handler.
     pub(super) fn shrink(&self) {
         self.queue().shrink_to_fit();
     }
@@ -96,11 +98,11 @@ impl Route {
     }
 }
 
-/// All routes and inboxes of a connection.
+/// The routes and inboxes of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Routes {
     table: Mutex<Table>,
-    /// Held while an inbox is looked for or made, so that many handlers do not make one each.
+    /// Held while an inbox is found or created, so that handlers that start together share one.
     inboxes: tokio::sync::Mutex<Vec<Weak<Inbox>>>,
     advisories: tokio::sync::Mutex<HashMap<String, Weak<Advisories>>>,
     last_number: AtomicU64,
@@ -108,17 +110,17 @@ pub(super) struct Routes {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Mostly one each; where two workers of a process share a queue, each has an inbox of its own.
+    /// Usually one each; if two workers of a process read one consumer, each has its own inbox.
     by_consumer: HashMap<String, Vec<Arc<Route>>>,
     by_number: HashMap<u64, Arc<Route>>,
 }
 
-/// One subscription, and the task that reads it.
+/// A subscription, and the task that reads it.
 pub(super) struct Inbox {
     number: u64,
     subject: String,
     epoch: u64,
-    users: AtomicUsize,
+    leases: AtomicUsize,
     closing: CancellationToken,
     _reader: AbortOnDropHandle<()>,
 }
@@ -135,18 +137,18 @@ pub(super) struct Advisories {
     _reader: AbortOnDropHandle<()>,
 }
 
-/// A handler's seat at an inbox.
+/// A handler's share of an inbox.
 #[derive(Debug)]
 pub(super) struct InboxLease(Arc<Inbox>);
 
 impl InboxLease {
-    fn take(inbox: Arc<Inbox>, route: &Route) -> Self {
-        inbox.users.fetch_add(1, Ordering::Relaxed);
+    fn new(inbox: Arc<Inbox>, route: &Route) -> Self {
+        inbox.leases.fetch_add(1, Ordering::Relaxed);
         route.inbox.store(inbox.number, Ordering::Relaxed);
         Self(inbox)
     }
 
-    /// Where the server answers the request of this number.
+    /// Returns the reply subject of the request with this number.
     pub(super) fn reply(&self, route: &Route, request: u64) -> String {
         format!("{}.{}.{request}", self.0.subject, route.number)
     }
@@ -154,12 +156,12 @@ impl InboxLease {
 
 impl Drop for InboxLease {
     fn drop(&mut self) {
-        self.0.users.fetch_sub(1, Ordering::Relaxed);
+        self.0.leases.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Routes {
-    /// The route of a handler: from now on what the server delivers for this consumer goes there.
+    /// Opens the route to a handler; from now on it receives what the server delivers for this consumer.
     pub(super) fn open(&self, stream: &str, consumer: &str) -> Arc<Route> {
         let route = Arc::new(Route {
             number: self.last_number.fetch_add(1, Ordering::Relaxed),
@@ -174,6 +176,7 @@ impl Routes {
         route
     }
 
+    /// Closes the route to a handler.
     pub(super) fn close(&self, route: &Route) {
         let mut table = self.table();
         table.by_number.remove(&route.number);
@@ -184,66 +187,68 @@ impl Routes {
         }
     }
 
-    /// How many handlers there are.
+    /// Returns the number of handlers.
     pub(super) fn len(&self) -> usize {
         self.table().by_number.len()
     }
 
-    /// A seat at an inbox that was made on this connection (`epoch`), and is not the one that is left.
+    /// Leases an inbox that was created on this connection (`epoch`) and is not the `former` one.
     ///
-    /// Cancel safe: a subscription that was made for nothing is given up.
-    pub(super) async fn seat(
+    /// # Cancel safety
+    ///
+    /// A subscription that nobody leased is dropped.
+    pub(super) async fn lease(
         self: &Arc<Self>,
         client: &Client,
         route: &Route,
         epoch: u64,
-        left: Option<&InboxLease>,
+        former: Option<&InboxLease>,
     ) -> Result<InboxLease, Error> {
         let mut inboxes = self.inboxes.lock().await;
         inboxes.retain(|inbox| inbox.strong_count() > 0);
         let free = inboxes.iter().filter_map(Weak::upgrade).find(|inbox| {
             inbox.epoch == epoch
                 && !inbox.closing.is_cancelled()
-                && inbox.users.load(Ordering::Relaxed) < SHARED_BY
-                && left.is_none_or(|left| left.0.number != inbox.number)
+                && inbox.leases.load(Ordering::Relaxed) < MAX_SHARED
+                && former.is_none_or(|former| former.0.number != inbox.number)
                 && !self.table().serves(inbox.number, &route.consumer)
         });
         if let Some(inbox) = free {
-            return Ok(InboxLease::take(inbox, route));
+            return Ok(InboxLease::new(inbox, route));
         }
         let subject = client.new_inbox();
         let subscriber = subscribe(client, format!("{subject}.*.*")).await?;
         let (number, closing) = (self.last_number.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
-        let reader = Reader { routes: self.clone(), client: client.clone(), inbox: number, strays: Vec::new() };
+        let reader = Reader { routes: self.clone(), client: client.clone(), inbox: number, orphaned: Vec::new() };
         let reader = tokio::spawn(reader.run(subscriber, closing.clone()));
         let inbox = Arc::new(Inbox {
             number,
             subject,
             epoch,
-            users: AtomicUsize::new(0),
+            leases: AtomicUsize::new(0),
             closing,
             _reader: AbortOnDropHandle::new(reader),
         });
         inboxes.push(Arc::downgrade(&inbox));
-        Ok(InboxLease::take(inbox, route))
+        Ok(InboxLease::new(inbox, route))
     }
 
-    /// Has the server forget an inbox, and with it the open requests; the other handlers at it move elsewhere.
+    /// Closes an inbox, and thereby cancels the open requests of a handler; the other handlers at it lease another one.
     ///
-    /// There is no other way to take a request back. Nobody takes a seat there any more.
-    pub(super) fn give_up(&self, seat: &InboxLease, route: &Route) {
-        if seat.0.closing.is_cancelled() {
+    /// JetStream has no request that cancels a pull.
+    pub(super) fn close_inbox(&self, lease: &InboxLease, route: &Route) {
+        if lease.0.closing.is_cancelled() {
             return;
         }
-        seat.0.closing.cancel();
-        for other in self.at(seat.0.number) {
+        lease.0.closing.cancel();
+        for other in self.at(lease.0.number) {
             if other.number != route.number {
                 other.push(Arrival::Moving);
             }
         }
     }
 
-    /// The server's word on messages of this stream that it has given up.
+    /// Subscribes to the advisories about messages of this stream that reached their `max_deliver`.
     pub(super) async fn advisories(self: &Arc<Self>, client: &Client, stream: &str) -> Result<Arc<Advisories>, Error> {
         let mut all = self.advisories.lock().await;
         all.retain(|_, advisories| advisories.strong_count() > 0);
@@ -266,7 +271,7 @@ impl Routes {
         Ok(advisories)
     }
 
-    /// The handlers at an inbox.
+    /// Returns the routes of the handlers at an inbox.
     fn at(&self, inbox: u64) -> Vec<Arc<Route>> {
         let table = self.table();
         table.by_number.values().filter(|route| route.is_at(inbox)).cloned().collect()
@@ -277,13 +282,13 @@ impl Routes {
     }
 }
 
-/// Reads one inbox, and gives each handler what is its own.
+/// Reads one inbox, and routes what arrives.
 struct Reader {
     routes: Arc<Routes>,
     client: Client,
     inbox: u64,
-    /// Deliveries for a handler that is gone.
-    strays: Vec<Subject>,
+    /// The ack subjects of deliveries for handlers that no longer exist.
+    orphaned: Vec<Subject>,
 }
 
 impl Reader {
@@ -301,9 +306,9 @@ impl Reader {
                     subscriber.drain().await.ok();
                 }
             }
-            for stray in self.strays.drain(..) {
-                // Somebody else can have it at once, and not only after its `ack_wait`.
-                self.client.publish(stray, Bytes::from_static(b"-NAK")).await.ok();
+            for ack_subject in self.orphaned.drain(..) {
+                // Another instance can have the message at once, and not only after its `ack_wait`.
+                self.client.publish(ack_subject, ack_subject::NAK).await.ok();
             }
         }
         for route in self.routes.at(self.inbox) {
@@ -311,37 +316,38 @@ impl Reader {
         }
     }
 
-    /// Gives out a message and all that have arrived with it.
+    /// Routes a message and all that have arrived with it.
     fn route(&mut self, first: Message, subscriber: &mut Subscriber) {
         let table = self.routes.table();
-        // Most come in runs for one handler, whose queue stays locked for as long as the run goes on.
-        let mut run: Option<Run<'_>> = None;
+        // Most deliveries follow others of the same handler, whose queue stays locked while they do.
+        let mut batch: Option<Batch<'_>> = None;
         let mut task = Context::from_waker(Waker::noop());
         let mut next = Poll::Ready(Some(first));
         while let Poll::Ready(Some(mut message)) = next {
             match message.status {
-                // A stored message can have a status line too; the server's own words have nothing to reply to.
+                // A stored message can have a status line as well; a status of the server has no reply subject.
                 Some(status) if message.reply.is_none() => {
-                    run = None;
-                    table.tell(status, message);
+                    batch = None;
+                    table.route_status(status, message);
                 }
-                // The ack subject is moved and not cloned, which would cost an allocation.
-                _ => match message.reply.take().map(|ack_subject| match &run {
-                    Some(run) => run.like.like(ack_subject),
+                // The ack subject is moved, because a clone would cost an allocation.
+                _ => match message.reply.take().map(|ack_subject| match &batch {
+                    Some(batch) => batch.first.parse_same_consumer(ack_subject),
                     None => Err(ack_subject),
                 }) {
                     Some(Ok(info)) => {
-                        let queue = run.as_mut().map(|run| &mut run.queue);
-                        queue.expect("it has told how to read the ack subject").push_back(arrival(message, info));
+                        let queue = batch.as_mut().map(|batch| &mut batch.queue);
+                        queue.expect("the ack subject was parsed by the batch").push_back(arrival(message, info));
                     }
                     Some(Err(ack_subject)) => match Info::parse(ack_subject) {
                         Some(info) => {
-                            // Its queue may be the same one, where the form of the ack subjects has changed.
-                            drop(run.take());
-                            run = table.find(info.source(), self.inbox).map(|route| Run::begin(route, info.clone()));
-                            match &mut run {
-                                Some(run) => run.queue.push_back(arrival(message, info)),
-                                None => self.strays.push(info.into_ack_subject()),
+                            // The next batch may lock the same queue, if the version of the ack subjects has changed.
+                            drop(batch.take());
+                            let route = table.find(info.stream_and_consumer(), self.inbox);
+                            batch = route.map(|route| Batch::begin(route, info.clone()));
+                            match &mut batch {
+                                Some(batch) => batch.queue.push_back(arrival(message, info)),
+                                None => self.orphaned.push(info.into_ack_subject()),
                             }
                         }
                         None => ignored(&message),
@@ -354,45 +360,45 @@ impl Reader {
     }
 }
 
-/// Deliveries for one handler, one after the other.
-struct Run<'a> {
+/// Consecutive deliveries for one handler.
+struct Batch<'a> {
     route: &'a Route,
     queue: MutexGuard<'a, VecDeque<Arrival>>,
-    /// The first of them, by which the others are read.
-    like: Info,
+    /// The first delivery, by which the ack subjects of the others are parsed.
+    first: Info,
 }
 
-impl<'a> Run<'a> {
-    fn begin(route: &'a Arc<Route>, like: Info) -> Self {
-        Self { route, queue: route.queue(), like }
+impl<'a> Batch<'a> {
+    fn begin(route: &'a Arc<Route>, first: Info) -> Self {
+        Self { route, queue: route.queue(), first }
     }
 }
 
-impl Drop for Run<'_> {
+impl Drop for Batch<'_> {
     fn drop(&mut self) {
         self.route.waker.wake();
     }
 }
 
 impl Table {
-    /// Whether a handler of this consumer is at this inbox.
+    /// Returns whether a handler of this consumer leases this inbox.
     fn serves(&self, inbox: u64, consumer: &str) -> bool {
         let mut routes = self.by_consumer.get(consumer).into_iter().flatten();
         routes.any(|route| route.is_at(inbox))
     }
 
-    /// Whose a delivery of this consumer is that has come to this inbox.
+    /// Returns the route of a delivery of this consumer that arrived at this inbox.
     fn find(&self, consumer: &str, inbox: u64) -> Option<&Arc<Route>> {
         let routes = self.by_consumer.get(consumer)?;
         match &routes[..] {
-            // It may have moved meanwhile, and still gets what it has asked for here.
+            // The handler may lease another inbox by now, and still receives what it requested at this one.
             [only] => Some(only),
             several => several.iter().find(|route| route.is_at(inbox)),
         }
     }
 
-    /// Tells a handler what the server says about its request.
-    fn tell(&self, status: StatusCode, message: Message) {
+    /// Routes a status by the last two tokens of its subject: the route and the request.
+    fn route_status(&self, status: StatusCode, message: Message) {
         let mut tokens = message.subject.rsplitn(3, '.').map(str::parse);
         if let (Some(Ok(request)), Some(Ok(route))) = (tokens.next(), tokens.next())
             && let Some(route) = self.by_number.get(&route)
@@ -404,7 +410,7 @@ impl Table {
 
 async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error> {
     client.subscribe(subject).await.map_err(|error| {
-        Error::new(ErrorKind::Closed, "cannot subscribe to what the server sends to handlers").with_source(error)
+        Error::new(ErrorKind::Closed, "cannot subscribe to the inbox of the deliveries").with_source(error)
     })
 }
 
@@ -414,5 +420,5 @@ fn arrival(message: Message, info: Info) -> Arrival {
 }
 
 fn ignored(message: &Message) {
-    tracing::warn!(subject = %message.subject, "ignored a message that no stream delivered");
+    tracing::warn!(subject = %message.subject, "ignored a message without an ack subject");
 }

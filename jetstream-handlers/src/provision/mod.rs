@@ -244,7 +244,6 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Binding, P
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
         existed: false,
-        acked: Arc::default(),
         keeps_handled: retention == stream::RetentionPolicy::Limits,
         work_queue: retention == stream::RetentionPolicy::WorkQueue,
         stream,

@@ -3,6 +3,7 @@
 //! The layers above know streams and consumers, but not how they are reached;
 //! the layers below do not decide how a message ends.
 
+mod deliveries;
 mod publish;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,13 @@ use async_nats::jetstream::{consumer, stream};
 
 pub(crate) use publish::{Ingest, Pipeline};
 
-use crate::delivery::{Binding, DeliveryEvent};
+pub(crate) use deliveries::Deliveries;
+
+use crate::delivery::Binding;
 use crate::error::Error;
 use crate::error::api::ApiError;
-use crate::handler::Handler;
 use crate::memory;
-use crate::message::{Info, Message, Stored};
+use crate::message::Stored;
 use crate::nats;
 use crate::settings::Settings;
 
@@ -27,13 +29,6 @@ use crate::settings::Settings;
 pub(crate) enum Transport {
     Nats(Arc<nats::Connection>),
     Memory(Arc<memory::Memory>),
-}
-
-/// The deliveries of one handler.
-#[derive(Debug)]
-pub(crate) enum Deliveries {
-    Nats(Box<nats::Pull>),
-    Memory(Box<memory::Deliveries>),
 }
 
 impl Transport {
@@ -116,26 +111,6 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.create_consumer(stream, config).await,
             Self::Memory(memory) => memory.create_consumer(stream, config).map_err(ApiError::Refused),
-        }
-    }
-
-    /// Opens the deliveries of a handler; nothing comes before [`Deliveries::room`] is called.
-    pub(crate) async fn deliveries(
-        &self,
-        handler: &Arc<Handler>,
-        source: &Arc<Binding>,
-        fetch_wait: Option<Duration>,
-    ) -> Result<Deliveries, Error> {
-        match self {
-            Self::Nats(connection) => {
-                let pull = nats::Pull::open(connection.clone(), handler.clone(), source.clone(), fetch_wait).await?;
-                Ok(Deliveries::Nats(Box::new(pull)))
-            }
-            Self::Memory(memory) => Ok(Deliveries::Memory(Box::new(memory::Deliveries::open(
-                memory.clone(),
-                handler.clone(),
-                source.clone(),
-            )))),
         }
     }
 
@@ -261,149 +236,6 @@ impl Transport {
                 memory.close();
                 Ok(())
             }
-        }
-    }
-}
-
-/// Acknowledgements.
-impl Transport {
-    /// Acks without waiting; returns `false` if the connection has no capacity at the moment.
-    pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
-        match self {
-            Self::Nats(connection) => connection.try_ack(delivery),
-            Self::Memory(memory) => {
-                memory.ack(binding, &delivery);
-                true
-            }
-        }
-    }
-
-    /// Acks without waiting for a confirmation.
-    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.ack(delivery).await,
-            Self::Memory(memory) => {
-                memory.ack(binding, &delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Acks, and waits for the server's confirmation.
-    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
-            Self::Memory(memory) => {
-                memory.ack(binding, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Has the message redelivered after `delay`; immediately if that is zero.
-    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.nak(delivery, delay).await,
-            Self::Memory(memory) => {
-                memory.nak(binding, delivery, delay);
-                Ok(())
-            }
-        }
-    }
-
-    /// Terminates the message, so that it is never redelivered.
-    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.term(delivery, reason).await,
-            Self::Memory(memory) => {
-                memory.term(binding, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Signals that the message is in progress, which restarts its `ack_wait`.
-    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.progress(delivery).await,
-            Self::Memory(memory) => {
-                memory.progress(binding, delivery);
-                Ok(())
-            }
-        }
-    }
-
-    /// Waits until the server has processed the acks sent before to the consumer of `delivery`, which may have ended.
-    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        match self {
-            Self::Nats(connection) => connection.flush_acks(delivery, limit).await,
-            // Calls in memory take effect before they return.
-            Self::Memory(_) => Ok(()),
-        }
-    }
-}
-
-impl Deliveries {
-    /// Lets at most `room` messages be on their way.
-    pub(crate) fn room(&mut self, room: usize) {
-        match self {
-            Self::Nats(pull) => pull.room(room),
-            Self::Memory(feed) => feed.room(room),
-        }
-    }
-
-    /// An event that has arrived already.
-    pub(crate) fn ready(&mut self) -> Option<DeliveryEvent> {
-        match self {
-            Self::Nats(pull) => pull.ready(),
-            Self::Memory(_) => None,
-        }
-    }
-
-    /// The next event.
-    ///
-    /// Cancel safe: a delivery is returned or stays.
-    pub(crate) async fn next(&mut self) -> DeliveryEvent {
-        match self {
-            Self::Nats(pull) => pull.next().await,
-            Self::Memory(feed) => feed.next().await,
-        }
-    }
-
-    /// Asks for nothing more, and returns what still arrives until nothing can.
-    ///
-    /// Cancel safe: a delivery is returned or stays.
-    pub(crate) async fn last(&mut self) -> Option<Message> {
-        match self {
-            Self::Nats(pull) => pull.last().await,
-            Self::Memory(feed) => feed.last().await,
-        }
-    }
-}
-
-impl Deliveries {
-    /// Of an ordered handler: keeps other replicas from becoming active after [`last`](Self::last); never returns.
-    pub(crate) async fn stay_active(&mut self) {
-        match self {
-            Self::Nats(pull) => pull.stay_active().await,
-            Self::Memory(_) => std::future::pending().await,
-        }
-    }
-
-    /// Of an ordered handler, after a reconnect: asks whether the consumer is still the same, and gives the number of the
-    /// connection if it is.
-    pub(crate) async fn verify(&mut self) -> Option<u64> {
-        match self {
-            Self::Nats(pull) => pull.verify().await,
-            Self::Memory(_) => None,
-        }
-    }
-
-    /// Of an ordered handler: lets another replica become the active one.
-    pub(crate) async fn step_down(&mut self) {
-        match self {
-            Self::Nats(pull) => pull.step_down().await,
-            Self::Memory(feed) => feed.step_down(),
         }
     }
 }

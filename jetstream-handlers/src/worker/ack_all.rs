@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 use tokio::time::sleep;
 
 use super::Worker;
+use crate::delivery::AckedSequence;
 use crate::message::Info;
 use crate::sync::lock;
 
@@ -21,6 +22,8 @@ pub(super) struct AckAll {
     /// The number of messages after which an ack is sent.
     every: usize,
     acks: Mutex<Acks>,
+    /// The stream sequence up to which an ack was sent.
+    pub(super) acked: AckedSequence,
     /// Wakes the timer when the first message since the last ack has ended.
     due: Notify,
     /// The number of times that the deliveries were discarded and requested again; earlier attempts are stale.
@@ -59,6 +62,7 @@ impl AckAll {
         Self {
             every,
             acks: Mutex::default(),
+            acked: AckedSequence::default(),
             due: Notify::new(),
             resyncs: AtomicU64::new(0),
             replacements: AtomicU64::new(0),
@@ -84,6 +88,7 @@ impl AckAll {
     /// Forgets the acks of a consumer that was replaced by another one of the same name.
     pub(super) fn consumer_replaced(&self) {
         *self.acks() = Acks::default();
+        self.acked.reset();
         self.replacements.fetch_add(1, Ordering::Relaxed);
     }
 

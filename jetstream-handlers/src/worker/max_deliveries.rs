@@ -95,7 +95,7 @@ impl Worker {
         tracing::error!(handler = self.handler.declaration.name, sequence, "{error}");
         let Some(subject) = dead_letter else { return Ok(()) };
         let message = Message {
-            info: Info::of_stored(stream, consumer, delivered, &stored),
+            info: Info::from_stored(stream, consumer, delivered, &stored),
             subject: stored.subject,
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),

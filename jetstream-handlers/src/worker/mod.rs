@@ -14,6 +14,7 @@ mod max_deliveries;
 mod ordered;
 mod prefetch;
 mod readiness;
+mod restore;
 mod retry;
 mod settle;
 mod slot;
@@ -23,11 +24,11 @@ mod tests;
 mod thread;
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::RwLock;
 use tokio::time::Instant;
@@ -36,7 +37,9 @@ use tokio_util::sync::CancellationToken;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::Error;
 use crate::extract::Context;
+use crate::future::optional;
 use crate::handler::Handler;
+use crate::message::AckPrefix;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::transport::{Deliveries, Transport};
@@ -83,7 +86,7 @@ pub(crate) struct Worker {
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
-    ack_prefix: OnceLock<String>,
+    ack_prefix: OnceLock<AckPrefix>,
 }
 
 impl Worker {
@@ -132,6 +135,10 @@ impl Worker {
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut dead_letters = pin!(self.dead_letter_exhausted());
+        let mut restoring = None;
+        if let Some(acks) = &self.ack_all {
+            deliveries.follow_acks(acks.acked.clone());
+        }
         loop {
             deliveries.room(self.capacity());
             tokio::select! {
@@ -140,13 +147,15 @@ impl Worker {
                 // The heartbeat, the slots, the acks and the dead letters do not end before the stop: polling runs them.
                 () = &mut heartbeat => {}
                 // Before the slots: a message that has arrived but is not in the buffer gets no heartbeat.
-                event = deliveries.next() => {
+                () = deliveries.arrived() => {
                     let mut buffer = self.buffer.fill(Instant::now());
-                    let mut next = Some(event);
-                    while let Some(event) = next {
-                        self.on_event(event, &mut buffer);
-                        next = deliveries.ready();
+                    while let Some(event) = deliveries.fill(&mut |message| buffer.push(message)) {
+                        self.on_event(event, &mut buffer, &mut restoring);
                     }
+                }
+                result = optional(restoring.as_mut()) => {
+                    restoring = None;
+                    deliveries.restored(result);
                 }
                 Some(()) = slots.next() => {}
                 () = &mut dead_letters => {}
@@ -167,29 +176,33 @@ impl Worker {
         }
     }
 
-    fn on_event(&self, event: DeliveryEvent, buffer: &mut BufferGuard<'_>) {
+    fn on_event<'a>(
+        &'a self,
+        event: DeliveryEvent,
+        buffer: &mut BufferGuard<'_>,
+        restoring: &mut Option<BoxFuture<'a, Result<(), Error>>>,
+    ) {
         match event {
-            DeliveryEvent::Delivery(message) => buffer.push(message),
+            DeliveryEvent::ConsumerMissing { start } => *restoring = Some(Box::pin(self.restore_consumer(start))),
             DeliveryEvent::Recovering(reason) => self.status.recovering(reason),
             DeliveryEvent::Running => self.status.running(),
-            DeliveryEvent::Regathering => {
+            DeliveryEvent::Resync => {
                 buffer.clear();
                 if let Some(acks) = &self.ack_all {
                     acks.resync();
                 }
             }
-            DeliveryEvent::Verified(epoch) => {
+            DeliveryEvent::ConsumerVerified(epoch) => {
                 if let Some(acks) = &self.ack_all {
                     acks.consumer_verified(epoch);
                 }
             }
-            DeliveryEvent::Replaced => {
+            DeliveryEvent::ConsumerReplaced => {
                 if let Some(acks) = &self.ack_all {
-                    self.binding.acked.store(0, Ordering::Relaxed);
                     acks.consumer_replaced();
                 }
             }
-            DeliveryEvent::GivenUp { sequence, delivered } => {
+            DeliveryEvent::MaxDeliveries { sequence, delivered } => {
                 if !self.exhausted.add(sequence, delivered) {
                     tracing::error!(
                         handler = self.handler.declaration.name,

@@ -123,7 +123,7 @@ impl Worker {
             }
             failures += 1;
             let Some(delay) = self.fail_in_order(&message, outcome, failures).await else { return Settled::Ended };
-            message.info.again();
+            message.info.count_attempt();
             self.ack_all(in_place.acks).await;
             if !self.wait_in_place(in_place, delay).await {
                 return Settled::Pending;

@@ -1,7 +1,6 @@
 //! The answers to deliveries. Every message of a worker ends here.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -82,7 +81,7 @@ impl Worker {
     fn try_ack(&self, message: &mut Message) -> bool {
         // Moved and restored, because a clone would allocate.
         let delivery = std::mem::take(&mut message.info);
-        let id = delivery.numbers();
+        let id = delivery.id();
         let sent = self.transport.try_ack(&self.binding, delivery);
         if !sent {
             message.info = self.info(id);
@@ -122,7 +121,7 @@ impl Worker {
             return;
         }
         if let Some(last) = acks.take() {
-            self.binding.acked.store(last.stream_sequence(), Ordering::Relaxed);
+            acks.acked.set(last.stream_sequence());
             self.answer(last, Answer::Ack).await;
         }
     }
@@ -193,7 +192,7 @@ impl Worker {
     /// Publishes the outputs of a call, in order; if one is not stored, the call has failed and is retried.
     pub(super) async fn publish_outputs(&self, outcome: Outcome) -> Outcome {
         for output in outcome.outputs {
-            if let Err(error) = publish(&self.transport, output).await {
+            if let Err(error) = publish(&self.transport, output.with_id()).await {
                 return Outcome::failed(Settle::Retry, Reason::Error, format!("cannot publish an output: {error}"));
             }
         }

@@ -165,14 +165,14 @@ impl Worker {
     pub(super) fn delivery_id(&self, delivery: &Info) -> DeliveryId {
         if self.ack_prefix.get().is_none() {
             // Another slot can only have set the same prefix.
-            self.ack_prefix.set(delivery.ack_prefix().to_owned()).ok();
+            self.ack_prefix.set(delivery.ack_prefix()).ok();
         }
-        delivery.numbers()
+        delivery.id()
     }
 
     /// Returns the delivery of which a slot has kept the id.
     pub(super) fn info(&self, delivery: DeliveryId) -> Info {
-        delivery.delivery(self.ack_prefix.get().map_or("", String::as_str))
+        self.ack_prefix.get().map(|prefix| prefix.delivery(delivery).into()).unwrap_or_default()
     }
 
     pub(super) fn caller(&self) -> Caller {

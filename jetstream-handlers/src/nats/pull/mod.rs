@@ -1,11 +1,14 @@
-//! The pull engine of one handler: asks for what there is room for, and keeps asking whatever happens to the server.
+//! The pulls of one handler: requests for as many messages as it has room for, through all failures of the server.
 //!
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
 
+mod floor_reader;
 mod ordered;
+mod recovery;
 mod requests;
 mod resequencer;
+mod status;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,103 +16,76 @@ use std::time::Duration;
 
 use async_nats::StatusCode;
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
-use super::floor::Floor;
 use super::inbox::{Advisories, Arrival, InboxLease, Route};
-use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
-use crate::handler::Handler;
+use crate::future::optional;
 use crate::message::Message;
-use crate::provision::restore_consumer;
-use crate::transport::Transport;
-use ordered::{KEEP, Ordered};
-use requests::Requests;
+use floor_reader::FloorReader;
+use ordered::{Ordered, PIN_KEEPALIVE};
+use recovery::{Recovery, Then};
+use requests::{Limits, Requests};
+use status::Status;
 
-/// The most that one request asks for.
-const MAX_BATCH: usize = 1000;
-
-/// How long it may take to look for a consumer that does not answer.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// The longest time between heartbeats, of which two that are missing mean that the consumer has nobody to serve it.
-const LONGEST_HEARTBEAT: Duration = Duration::from_secs(15);
-
-/// How long a request lives, unless `fetch_wait` says: the longest time after one that brought nothing.
-const FIRST_EXPIRES: Duration = Duration::from_secs(5);
-const LONGEST_EXPIRES: Duration = Duration::from_secs(30);
-
-/// The shortest time for which a request is made, should the consumer limit it.
-const SHORTEST_EXPIRES: Duration = Duration::from_millis(10);
-
-/// How often it is read how far a busy consumer has come.
-const FLOOR_PERIOD: Duration = Duration::from_secs(5);
-
-/// How long a stop waits for messages that are on their way.
+/// How long a stop waits for messages in flight before it closes the inbox.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long a stop waits for the server's word that nothing more can come.
+/// How long a stop waits for the server to confirm that the inbox is closed.
 const DRAIN: Duration = Duration::from_secs(1);
+
+const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
 
 /// The pulls of one handler.
 pub(crate) struct Pull {
     connection: Arc<Connection>,
-    handler: Arc<Handler>,
-    source: Arc<Binding>,
+    /// The name of the handler, for logs.
+    handler: Arc<str>,
+    binding: Arc<Binding>,
     next_subject: String,
-    /// How long the next request lives, and between which bounds.
-    expires: Duration,
-    shortest_expires: Duration,
-    longest_expires: Duration,
-    max_batch: usize,
 
     epoch: watch::Receiver<u64>,
     route: Arc<Route>,
-    seat: Option<InboxLease>,
-    /// The inbox belongs to pulls that may be dead: take a fresh one before the next request.
+    lease: Option<InboxLease>,
+    /// Whether the inbox belongs to requests that may be lost: another one is leased before the next request.
     stale: bool,
     _advisories: Arc<Advisories>,
-    arrived: VecDeque<Arrival>,
+    phase: Phase,
 
     room: usize,
+    limits: Limits,
     requests: Requests,
     last_heard: Instant,
-    /// Nothing will ever come: the inbox is closed.
-    closed: bool,
-
-    /// Up to where the consumer had come, should it be deleted; read now and then while messages come.
-    floor: Option<Floor>,
-    reading_floor: Option<BoxFuture<'static, Result<Floor, Error>>>,
-    next_floor: Option<Instant>,
-
+    recovery: Recovery,
+    floor: FloorReader,
     /// Of an ordered handler.
     order: Option<Box<Ordered>>,
 
+    arrived: VecDeque<Arrival>,
+    /// State changes for the worker, which come before the messages in `released`.
     events: VecDeque<DeliveryEvent>,
-    trouble: Option<Recovery>,
-    /// Why the handler is unwell; it stays until the server has answered a request.
-    reason: Option<String>,
-    backoff: ExponentialBackoff,
-    draining: bool,
+    /// Messages that were kept back, and come before those in `arrived`.
+    released: VecDeque<Message>,
 }
 
-/// Why nothing is asked for now, and what is done about it.
-struct Recovery {
-    wait_until: Instant,
-    /// Whether the consumer is looked for when the wait is over.
-    look: bool,
-    looking: Option<BoxFuture<'static, Result<(), Error>>>,
+/// The way to the end of the pulls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// The inbox is being closed; what the server has sent may still arrive.
+    Draining,
+    /// The inbox is closed, and nothing arrives any more.
+    Closed,
 }
 
 impl std::fmt::Debug for Pull {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pull")
-            .field("source", &self.source)
+            .field("binding", &self.binding)
             .field("outstanding", &self.requests.outstanding())
             .finish_non_exhaustive()
     }
@@ -122,81 +98,77 @@ impl Drop for Pull {
 }
 
 impl Pull {
+    /// Opens the pulls of a handler; `fetch_wait` overrides how long a request lives.
     pub(crate) async fn open(
         connection: Arc<Connection>,
-        handler: Arc<Handler>,
-        source: Arc<Binding>,
+        handler: &str,
+        binding: Arc<Binding>,
         fetch_wait: Option<Duration>,
     ) -> Result<Self, Error> {
-        let advisories = connection.routes.advisories(connection.client(), &source.stream).await?;
-        let route = connection.routes.open(&source.stream, &source.consumer);
+        let advisories = connection.routes.advisories(connection.client(), &binding.stream).await?;
+        let route = connection.routes.open(&binding.stream, &binding.consumer);
         let mut epoch = connection.epoch();
         let now = *epoch.borrow_and_update();
-        let order = source.ordered().then(|| Ordered::new(handler.clone(), &source));
+        let handler = Arc::<str>::from(handler);
+        let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
         let mut pull = Self {
-            next_subject: format!("{}.CONSUMER.MSG.NEXT.{}.{}", connection.api_prefix, source.stream, source.consumer),
-            expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
-            shortest_expires: fetch_wait.unwrap_or(FIRST_EXPIRES),
-            longest_expires: fetch_wait.unwrap_or(LONGEST_EXPIRES),
-            max_batch: MAX_BATCH,
+            next_subject: format!(
+                "{}.CONSUMER.MSG.NEXT.{}.{}",
+                connection.api_prefix, binding.stream, binding.consumer
+            ),
             epoch,
             route,
-            seat: None,
+            lease: None,
             stale: false,
             _advisories: advisories,
-            arrived: VecDeque::new(),
+            phase: Phase::Open,
             room: 0,
+            limits: Limits::new(fetch_wait),
             requests: Requests::default(),
             last_heard: Instant::now(),
-            closed: false,
-            floor: None,
-            reading_floor: source.existed.then(|| read_floor(connection.clone(), source.clone())),
-            next_floor: Some(Instant::now()),
+            recovery: Recovery::new(),
+            floor: FloorReader::new(connection.clone(), binding.clone()),
             order,
+            arrived: VecDeque::new(),
             events: VecDeque::new(),
-            trouble: None,
-            reason: None,
-            backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2)),
-            draining: false,
+            released: VecDeque::new(),
             connection,
             handler,
-            source,
+            binding,
         };
-        pull.take_seat(now).await?;
+        pull.lease_inbox(now).await?;
         Ok(pull)
     }
 
-    async fn take_seat(&mut self, epoch: u64) -> Result<(), Error> {
-        let left = self.seat.as_ref();
-        let seat = self.connection.routes.seat(self.connection.client(), &self.route, epoch, left).await?;
-        self.seat = Some(seat);
+    async fn lease_inbox(&mut self, epoch: u64) -> Result<(), Error> {
+        let former = self.lease.as_ref();
+        let lease = self.connection.routes.lease(self.connection.client(), &self.route, epoch, former).await?;
+        self.lease = Some(lease);
         Ok(())
     }
 
+    /// Limits the number of messages that are requested and have not arrived.
     pub(crate) fn room(&mut self, room: usize) {
-        self.room = room.min(self.source.max_ack_pending);
+        self.room = room.min(self.binding.max_ack_pending);
     }
 
-    /// An event that is there already.
-    pub(crate) fn ready(&mut self) -> Option<DeliveryEvent> {
+    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
+            if let Some(message) = self.released.pop_front() {
+                push(message);
+                continue;
+            }
             match self.arrived.pop_front()? {
-                Arrival::Delivery(message) => {
-                    let Some(message) = self.deliver(message) else { continue };
-                    // The usual one does not go through the queue of all others.
-                    if self.events.is_empty() {
-                        return Some(DeliveryEvent::Delivery(message));
-                    }
-                    self.events.push_back(DeliveryEvent::Delivery(message));
-                }
-                Arrival::Status(number, status, message) => self.status(number, status, &message),
-                Arrival::Advisory(message) => self.given_up(&message),
-                Arrival::Closed if self.draining => self.closed = true,
-                // A neighbour has stopped, perhaps before there was time to move; or the client has ended,
-                // which the next inbox will tell.
+                Arrival::Delivery(message) => self.on_delivery(message, push),
+                Arrival::Status(number, status, message) => self.on_status(number, status, &message),
+                Arrival::Advisory(message) => self.on_advisory(&message),
+                Arrival::Closed if self.phase == Phase::Draining => self.phase = Phase::Closed,
+                // Another handler at this inbox has stopped, perhaps before there was time to lease another one; or the
+                // client has ended, which the next lease reports.
                 Arrival::Moving | Arrival::Closed => {
                     self.requests.forget();
                     self.stale = true;
@@ -205,109 +177,104 @@ impl Pull {
         }
     }
 
-    /// Cancel safe: what is awaited either leaves no trace when dropped, or is kept in `self`.
-    pub(crate) async fn next(&mut self) -> DeliveryEvent {
+    /// Waits until [`fill`](Self::fill) has something to pass on.
+    ///
+    /// # Cancel safety
+    ///
+    /// What is awaited either leaves no trace when dropped, or is kept in `self`.
+    pub(crate) async fn arrived(&mut self) {
         loop {
-            if let Some(event) = self.ready() {
-                return event;
+            if self.has_arrivals() {
+                return;
             }
-            self.ask().await;
+            self.request_more().await;
+            if self.has_arrivals() {
+                return;
+            }
             let wake = self.wake();
-            let looking = async {
-                match self.trouble.as_mut().and_then(|trouble| trouble.looking.as_mut()) {
-                    Some(looking) => looking.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let reading_floor = async {
-                match self.reading_floor.as_mut() {
-                    Some(reading) => reading.await,
-                    None => std::future::pending().await,
-                }
-            };
-            let asking = async {
-                match self.order.as_mut().and_then(|order| order.asking.as_mut()) {
-                    Some(asking) => asking.await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
-                () = self.route.take(&mut self.arrived), if !self.closed => self.last_heard = Instant::now(),
-                result = looking => self.looked(result),
-                result = reading_floor => self.read_floor(result),
-                result = asking => Box::pin(self.heard_of_order(result)).await,
-                Ok(()) = self.epoch.changed() => {
-                    // What was asked of the former connection will not be answered.
-                    self.requests.forget();
-                    self.stale = true;
-                    self.next_floor = Some(Instant::now());
-                    if let Some(order) = &mut self.order {
-                        // What was on its way may be lost, in both directions.
-                        order.gate.close();
-                    }
-                    if let Some(trouble) = &mut self.trouble {
-                        trouble.wait_until = Instant::now();
-                    }
+                () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.last_heard = Instant::now(),
+                start = optional(self.recovery.locating()) => self.on_located(start),
+                floor = optional(self.floor.reading()) => self.floor.on_read(&self.handler, floor),
+                info = optional(self.order.as_mut().and_then(|order| order.info())) => {
+                    Box::pin(self.on_consumer_info(info)).await;
                 }
-                () = sleep_until(wake) => self.on_time().await,
+                Ok(()) = self.epoch.changed() => self.on_reconnect(),
+                () = sleep_until(wake) => self.on_wake().await,
             }
         }
     }
 
-    /// Cancel safe: a message is taken from the route only to be returned.
+    fn has_arrivals(&self) -> bool {
+        !(self.arrived.is_empty() && self.events.is_empty() && self.released.is_empty())
+    }
+
+    /// Returns what still arrives until nothing can, and requests nothing more.
+    ///
+    /// # Cancel safety
+    ///
+    /// A message is taken from the route only to be returned.
     pub(crate) async fn last(&mut self) -> Option<Message> {
         self.room = 0;
         if !self.connection.is_connected() {
             return None;
         }
         loop {
-            while let Some(event) = self.ready() {
-                if let DeliveryEvent::Delivery(message) = event {
-                    return Some(message);
-                }
+            if let Some(message) = self.next_delivery() {
+                return Some(message);
             }
-            if self.closed {
-                // What waited at the gate was never begun either.
-                let held = self.order.as_mut().map(|order| order.gate.empty()).unwrap_or_default();
-                if held.is_empty() {
+            if self.phase == Phase::Closed {
+                // What waited in the resequencer was not begun either.
+                let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
+                if pending.is_empty() {
                     return None;
                 }
-                self.events.extend(held.into_iter().map(DeliveryEvent::Delivery));
+                self.released.extend(pending);
                 continue;
             }
-            if !self.draining {
-                // Let what is on its way arrive, then have the server forget the inbox, and with it the open requests.
+            if self.phase == Phase::Open {
+                // Messages in flight may arrive first. Then closing the inbox cancels the open requests.
                 let quiet = Instant::now() + QUIET;
                 if self.requests.outstanding() > 0
                     && timeout_at(quiet, self.route.take(&mut self.arrived)).await.is_ok()
                 {
                     continue;
                 }
-                if let Some(seat) = &self.seat {
-                    self.connection.routes.give_up(seat, &self.route);
+                if let Some(lease) = &self.lease {
+                    self.connection.routes.close_inbox(lease, &self.route);
                 }
-                self.draining = true;
+                self.phase = Phase::Draining;
             }
             if timeout(DRAIN, self.route.take(&mut self.arrived)).await.is_err() {
-                self.closed = true;
+                self.phase = Phase::Closed;
             }
         }
     }
 
-    /// Sends a request when half of the room is free, so that the next batch is under way while this one arrives.
-    async fn ask(&mut self) {
-        if self.closed || self.trouble.is_some() {
+    /// Returns the next delivery that has arrived, without the state changes, which mean nothing to a stop.
+    fn next_delivery(&mut self) -> Option<Message> {
+        if self.released.is_empty() {
+            let mut deliveries = VecDeque::new();
+            while self.fill(&mut |message| deliveries.push_back(message)).is_some() {}
+            self.released = deliveries;
+        }
+        self.released.pop_front()
+    }
+
+    /// Sends a request when half of the room is free, so that the next batch is requested while this one arrives.
+    async fn request_more(&mut self) {
+        if self.phase == Phase::Closed || self.recovery.is_active() {
             return;
         }
         if !self.connection.is_connected() {
-            // A request would only queue up, and ask an inbox that is given up by then.
-            return self.fail("not connected", false);
+            // The request would wait in the client, and then name an inbox that was left meanwhile.
+            return self.back_off("not connected");
         }
         if self.stale {
             let epoch = *self.epoch.borrow();
-            if let Err(error) = Box::pin(self.take_seat(epoch)).await {
-                return self.fail(&chain(&error), false);
+            if let Err(error) = Box::pin(self.lease_inbox(epoch)).await {
+                return self.back_off(&chain(&error));
             }
             self.requests.forget();
             self.stale = false;
@@ -317,163 +284,136 @@ impl Pull {
         if outstanding > room / 2 || outstanding >= room {
             return;
         }
-        // All handlers together never ask for more than the client can hold.
+        // All handlers together never request more than the client can hold.
         let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
-        let batch = (room - outstanding).min(self.max_batch).min(share);
-        // One for hundreds of messages, and too large to be carried along by an idle handler.
+        let batch = (room - outstanding).min(self.limits.max_batch()).min(share);
+        // In a box, because its future is large, and sent once for hundreds of messages.
         Box::pin(self.request(batch)).await;
     }
 
     async fn request(&mut self, batch: usize) {
         let mut request = format!(
             r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}"#,
-            self.expires.as_nanos(),
-            self.heartbeat().as_nanos()
+            self.limits.expires().as_nanos(),
+            self.limits.heartbeat().as_nanos()
         );
         self.add_pin(&mut request);
         request.push('}');
-        let Some(seat) = &self.seat else { return };
-        let reply = seat.reply(&self.route, self.requests.next_number());
+        let Some(lease) = &self.lease else { return };
+        let reply = lease.reply(&self.route, self.requests.next_number());
         let sent =
             self.connection.client().publish_with_reply(self.next_subject.clone(), reply, Bytes::from(request)).await;
         if let Err(error) = sent {
-            return self.fail(&chain(&error), false);
+            return self.back_off(&chain(&error));
         }
         if self.requests.outstanding() == 0 {
             self.last_heard = Instant::now();
         }
         if let Some(order) = &mut self.order {
-            order.kept();
+            order.pin_refreshed();
         }
-        self.requests.sent(batch, self.expires, self.heartbeat());
+        self.requests.sent(batch, &self.limits);
     }
 
-    /// How many messages may be on their way.
+    /// Returns how many messages may be in flight.
     fn room_now(&self) -> usize {
         match &self.order {
-            Some(order) if !order.gate.is_open() => order.gate.room(),
+            Some(order) if !order.resequencer.is_open() => order.resequencer.room(),
             _ => self.room,
         }
     }
 
-    /// Half of the time a request lives is the longest that the server accepts.
-    fn heartbeat(&self) -> Duration {
-        (self.expires / 2).min(LONGEST_HEARTBEAT)
-    }
-
-    /// When the server has been silent for too long.
+    /// Returns when two heartbeats are missing.
     fn silent_at(&self) -> Instant {
-        // By the requests that are open: the next one may be to hear of it more often.
-        self.last_heard + self.requests.heartbeat().unwrap_or(self.heartbeat()) * 2
+        // By the open requests, because the next one may ask for more frequent heartbeats.
+        self.last_heard + self.requests.heartbeat().unwrap_or(self.limits.heartbeat()) * 2
     }
 
-    /// When something is to be done even if nothing arrives.
+    /// Returns when something is due even if nothing arrives.
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let order = self.order.as_ref().and_then(|order| order.wake()).unwrap_or(far);
-        let pull = match &self.trouble {
-            // Someone else wakes us when the looking ends.
-            Some(trouble) if trouble.looking.is_some() => far,
-            Some(trouble) => trouble.wait_until,
-            None if self.requests.outstanding() == 0 => far,
-            None => {
-                let silent = self.silent_at();
-                self.requests.first_end().map_or(silent, |ends| silent.min(ends))
-            }
+        let pull = if self.recovery.is_active() {
+            // Without a wait, the restoration of the consumer wakes the worker.
+            self.recovery.wake().unwrap_or(far)
+        } else if self.requests.outstanding() == 0 {
+            far
+        } else {
+            let silent = self.silent_at();
+            self.requests.first_end().map_or(silent, |ends| silent.min(ends))
         };
         pull.min(order)
     }
 
-    async fn on_time(&mut self) {
+    async fn on_wake(&mut self) {
         let now = Instant::now();
-        let silent = self.requests.outstanding() > 0 && self.silent_at() <= now;
-        match &mut self.trouble {
-            Some(trouble) if trouble.looking.is_none() && trouble.wait_until <= now => {
-                if trouble.look {
-                    let (connection, handler, source) =
-                        (self.connection.clone(), self.handler.clone(), self.source.clone());
-                    let floor = self.floor;
-                    trouble.looking = Some(Box::pin(async move {
-                        let restored = async {
-                            let start = match floor {
-                                // A work queue has forgotten what was handled, and delivers all it has or nothing (10101).
-                                Some(floor) if !source.work_queue => connection.start_sequence(&source, floor).await?,
-                                _ => None,
-                            };
-                            restore_consumer(&Transport::Nats(connection.clone()), &handler, &source, start).await
-                        };
-                        // A cluster that is electing does not answer; then a request is the better question.
-                        timeout(LOOK, restored)
-                            .await
-                            .unwrap_or_else(|_| Err(Error::new(ErrorKind::Timeout, "no answer")))
-                    }));
-                } else {
-                    self.trouble = None;
-                }
-            }
-            Some(_) => {}
-            None if silent => {
-                self.requests.forget();
-                self.stale = true;
-                self.fail("the server sends no heartbeats; it is away, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`", false);
-            }
-            None => self.requests.prune(),
+        if self.recovery.is_active() {
+            self.recovery.proceed(now, || self.floor.start());
+        } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
+            self.requests.forget();
+            self.stale = true;
+            self.back_off("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+        } else {
+            self.requests.prune();
         }
-        self.keep_order(now).await;
+        self.tick(now).await;
     }
 
-    /// The consumer was looked for: go on, or say why not.
-    fn looked(&mut self, result: Result<(), Error>) {
-        self.trouble = None;
+    fn on_reconnect(&mut self) {
+        // The requests on the former connection will not be answered.
+        self.requests.forget();
+        self.stale = true;
+        self.floor.reconnected();
+        if let Some(order) = &mut self.order {
+            // What was in flight may be lost, in both directions.
+            order.resequencer.close();
+        }
+        self.recovery.reconnected();
+    }
+
+    /// Reports the consumer as missing, once it is known where a restored one has to start.
+    fn on_located(&mut self, start: Result<Option<u64>, Error>) {
+        match start {
+            Ok(start) => {
+                self.recovery.restoring();
+                self.events.push_back(DeliveryEvent::ConsumerMissing { start });
+            }
+            Err(error) => self.restored(Err(error)),
+        }
+    }
+
+    /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
+    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+        self.recovery.restored();
         match result {
             Ok(()) => {}
-            // Without the permission to look we can only try.
+            // A cluster that elects a leader does not answer, nor does a server without the permission for it;
+            // then the next request shows whether the consumer exists.
             Err(error) if error.kind() == ErrorKind::Timeout => {
-                tracing::debug!(handler = self.handler.declaration.name, "cannot look for the consumer: {error}");
+                tracing::debug!(handler = &*self.handler, "cannot restore the consumer: {error}");
             }
-            Err(error) => self.fail(&chain(&error), true),
+            Err(error) => self.back_off_and_restore(&chain(&error)),
         }
     }
 
-    /// Counts a delivery, and gives it back if it may be handled now.
-    fn deliver(&mut self, message: Message) -> Option<Message> {
+    /// Counts a delivery, and passes it on if it may be handled now.
+    fn on_delivery(&mut self, message: Message, push: &mut impl FnMut(Message)) {
         self.requests.delivered();
-        self.expires = self.shortest_expires;
-        self.well();
-        self.want_floor();
-        let Some(order) = &mut self.order else { return Some(message) };
-        if order.gate.counts_anew(&message) {
-            self.replaced();
+        self.limits.busy();
+        self.mark_healthy();
+        self.floor.read_if_due(self.last_heard);
+        let Some(order) = &mut self.order else { return push(message) };
+        if order.resequencer.shows_restart(&message) {
+            self.consumer_replaced();
         }
-        self.order.as_mut().and_then(|order| order.pass(message))
-    }
-
-    /// Begins to read how far the consumer has come, if that is due.
-    fn want_floor(&mut self) {
-        if self.next_floor.is_some_and(|next| next <= self.last_heard) {
-            self.next_floor = Some(self.last_heard + FLOOR_PERIOD);
-            self.reading_floor = Some(read_floor(self.connection.clone(), self.source.clone()));
+        if let Some(message) = self.order.as_mut().and_then(|order| order.pass(message)) {
+            // A resync before it must not discard it.
+            if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }
     }
 
-    fn read_floor(&mut self, result: Result<Floor, Error>) {
-        self.reading_floor = None;
-        match result {
-            Ok(floor) => self.floor = Some(floor),
-            Err(error) if error.kind() == ErrorKind::Timeout => {
-                // The user may not ask, or the server is away; in both cases asking on costs more than it gives.
-                tracing::debug!(
-                    handler = self.handler.declaration.name,
-                    "how far the consumer has come is not known: {error}"
-                );
-                self.next_floor = None;
-            }
-            Err(_) => {}
-        }
-    }
-
-    /// The advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
-    fn given_up(&mut self, advisory: &async_nats::Message) {
+    /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
+    fn on_advisory(&mut self, advisory: &async_nats::Message) {
         #[derive(serde::Deserialize)]
         struct MaxDeliver {
             stream_seq: u64,
@@ -481,121 +421,107 @@ impl Pull {
         }
         match serde_json::from_slice(&advisory.payload) {
             Ok(MaxDeliver { stream_seq, deliveries }) => {
-                self.events.push_back(DeliveryEvent::GivenUp { sequence: stream_seq, delivered: deliveries });
+                self.events.push_back(DeliveryEvent::MaxDeliveries { sequence: stream_seq, delivered: deliveries });
             }
-            Err(error) => tracing::warn!(
-                handler = self.handler.declaration.name,
-                "cannot read an advisory of the server: {error}"
-            ),
+            Err(error) => {
+                tracing::warn!(handler = &*self.handler, "cannot read an advisory of the server: {error}");
+            }
         }
     }
 
-    /// What the server says about a request; the texts are its own (`consumer.go`, `jetstream_api.go`).
-    fn status(&mut self, number: u64, status: StatusCode, message: &async_nats::Message) {
+    fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
         let text = message.description.as_deref().unwrap_or_default();
-        let Some(batch) = self.requests.batch(number).or((number == KEEP && status.as_u16() == 423).then_some(0))
-        else {
-            // It belongs to a request that was given up.
+        let status = Status::parse(code, text);
+        let refused_keepalive = number == PIN_KEEPALIVE && status == Status::WrongPin;
+        let Some(batch) = self.requests.batch(number).or(refused_keepalive.then_some(0)) else {
+            // The request was forgotten.
             return;
         };
         let pending =
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
         let left = pending.unwrap_or(batch);
-        match status.as_u16() {
-            100 => self.well(),
-            404 | 408 => {
+        match status {
+            Status::Heartbeat => self.mark_healthy(),
+            Status::Expired => {
                 self.requests.end(number, left);
-                self.well();
+                self.mark_healthy();
                 if left == batch {
-                    // Nothing came: whoever has nothing to do shall ask seldom, and hold no memory.
-                    self.expires = self.longest_expires;
+                    // An idle handler requests seldom, and holds no memory.
+                    self.limits.idle();
                     self.arrived.shrink_to_fit();
                     self.events.shrink_to_fit();
+                    self.released.shrink_to_fit();
                     self.route.shrink();
                 }
             }
-            409 if text.contains("Batch Completed") || text.contains("Message Size Exceeds") => {
-                self.requests.end(number, left);
-            }
-            409 if text.contains("Leadership Change") || text.contains("Server Shutdown") => {
-                // All requests are gone with the leader.
+            Status::Completed => self.requests.end(number, left),
+            Status::LeaderChanged => {
                 self.requests.forget();
-                self.fail(text, false);
+                self.back_off(text);
             }
-            409 if text.contains("Consumer Deleted") => {
+            Status::ConsumerDeleted => {
                 self.requests.forget();
-                self.replaced();
-                self.fail("the consumer was deleted", true);
+                self.consumer_replaced();
+                self.back_off_and_restore("the consumer was deleted");
             }
-            409 if text.contains("Exceeded MaxRequestBatch") => {
+            Status::BatchTooLarge(limit) => {
                 self.requests.end(number, left);
-                self.max_batch =
-                    text.rsplit(' ').next().and_then(|limit| limit.parse().ok()).unwrap_or(1).clamp(1, MAX_BATCH);
+                self.limits.limit_batch(limit);
             }
-            409 if text.contains("Exceeded MaxRequestExpires") => {
+            Status::ExpiresTooLong => {
                 self.requests.end(number, left);
-                self.expires = (self.expires / 2).max(SHORTEST_EXPIRES);
-                self.longest_expires = self.expires;
-                self.shortest_expires = self.shortest_expires.min(self.expires);
-                if self.expires == SHORTEST_EXPIRES {
-                    self.fail(text, false);
+                if !self.limits.shorten_expires() {
+                    self.back_off(text);
                 }
             }
-            423 => {
-                // Another replica is the active one by now, or nobody; what is in hand here is its to have.
+            Status::WrongPin => {
                 self.requests.forget();
                 if let Some(order) = &mut self.order {
                     order.unpinned();
                 }
-                self.events.push_back(DeliveryEvent::Regathering);
-                self.well();
+                // Another instance may be active, and receives what has not been begun here.
+                self.released.clear();
+                self.events.push_back(DeliveryEvent::Resync);
+                self.mark_healthy();
             }
-            // Nobody takes requests: the consumer is gone, or its leader is away.
-            503 => {
+            Status::NoResponders => {
                 self.requests.end(number, left);
-                let again = self.reason.is_some();
-                self.fail("no consumer answers", again);
+                // A leader may be elected soon; the consumer is restored only if the next request fails as well.
+                if self.recovery.has_reason() {
+                    self.back_off_and_restore(NO_RESPONDERS)
+                } else {
+                    self.back_off(NO_RESPONDERS)
+                }
             }
-            _ => {
+            Status::Refused => {
                 self.requests.end(number, left);
-                self.fail(&format!("{status} {text}"), true);
+                self.back_off_and_restore(&format!("{code} {text}"));
             }
         }
     }
 
-    /// Waits before the next request, and says why if that is news.
-    fn fail(&mut self, reason: &str, look: bool) {
-        if self.reason.as_deref() != Some(reason) {
-            tracing::warn!(
-                handler = self.handler.declaration.name,
-                stream = self.source.stream,
-                "no messages for now: {reason}"
-            );
-            self.reason = Some(reason.to_owned());
+    /// Waits before the next request.
+    fn back_off(&mut self, reason: &str) {
+        self.recover(reason, Then::Request);
+    }
+
+    /// Waits before the consumer is restored, in case it does not exist.
+    fn back_off_and_restore(&mut self, reason: &str) {
+        self.recover(reason, Then::Restore);
+    }
+
+    fn recover(&mut self, reason: &str, then: Then) {
+        if self.recovery.back_off(reason, then) {
+            tracing::warn!(handler = &*self.handler, stream = self.binding.stream, "pull paused: {reason}");
             self.events.push_back(DeliveryEvent::Recovering(reason.to_owned()));
         }
-        let known = self.trouble.take();
-        self.trouble = Some(Recovery {
-            wait_until: Instant::now() + self.backoff.next(),
-            look: look || known.as_ref().is_some_and(|known| known.look),
-            looking: known.and_then(|known| known.looking),
-        });
     }
 
-    /// The server has answered a request.
-    fn well(&mut self) {
-        if self.reason.take().is_some() {
-            self.backoff.reset();
-            tracing::info!(
-                handler = self.handler.declaration.name,
-                stream = self.source.stream,
-                "messages can come again"
-            );
+    /// Ends the recovery, because the server has answered a request.
+    fn mark_healthy(&mut self) {
+        if self.recovery.end() {
+            tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
             self.events.push_back(DeliveryEvent::Running);
         }
     }
-}
-
-fn read_floor(connection: Arc<Connection>, source: Arc<Binding>) -> BoxFuture<'static, Result<Floor, Error>> {
-    Box::pin(async move { connection.floor(&source).await })
 }

@@ -1,81 +1,90 @@
-//! What the pulls of an ordered handler need besides: a gate for what arrives, and a pin where there are replicas.
+//! The pulls of an ordered handler: a resequencer for what arrives, and a pin if there are several instances.
 //!
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer;
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::resequencer::{Active, Resequencer, Verdict, is_damaged};
-use super::{LOOK, Pull};
-use crate::delivery::{Binding, DeliveryEvent};
+use super::Pull;
+use super::resequencer::{Action, Active, Resequencer, is_damaged};
+use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, chain};
-use crate::handler::Handler;
-use crate::message::Message;
+use crate::message::{Message, ack_subject};
 
-/// The number of the requests that keep the pin, of which only the refusal matters.
-pub(super) const KEEP: u64 = u64::MAX;
+/// The number of the requests that refresh the pin, of which only the refusal matters.
+pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
-/// The header in which the server says that this is the active one of the replicas (ADR-42).
+/// The header by which the server names the active instance (ADR-42).
 const PIN_ID: &str = "Nats-Pin-Id";
+
+/// The timeout of giving the pin up.
+const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of an ordered handler's pulls.
 pub(super) struct Ordered {
-    handler: Arc<Handler>,
-    pub(super) gate: Resequencer,
-    pub(super) asking: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
-    /// The group of replicas of which the server lets one be active; `None` where there is one process only.
+    handler: Arc<str>,
+    pub(super) resequencer: Resequencer,
+    /// The request for the consumer's info in progress.
+    info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
+    /// How far the worker has acknowledged the stream.
+    pub(super) acked: AckedSequence,
+    /// The priority group of the instances, of which the server pins one; `None` if there is a single instance.
     group: Option<String>,
-    /// The connection on which the server was asked last.
-    asked_on: Option<u64>,
-    /// The one on which it has said which consumer it is.
+    /// The connection of the last request for the consumer's info.
+    requested_on: Option<u64>,
+    /// The connection on which the server has identified the consumer.
     verified_on: Option<u64>,
-    /// How the server knows the active one, while this is it.
+    /// The id of the active instance, while it is this one.
     pin: Option<String>,
-    /// It was said that another replica is the active one.
-    stands_by: bool,
-    /// When the server heard of the pin last.
-    pin_kept: Instant,
-    /// How often it has to hear of it.
+    /// Whether it was logged that another instance is active.
+    is_standby: bool,
+    /// When the server has last received a request of the active instance.
+    pin_refreshed: Instant,
+    /// How often it has to receive one.
     pin_period: Duration,
 }
 
 impl Ordered {
-    pub(super) fn new(handler: Arc<Handler>, source: &Binding) -> Box<Self> {
+    pub(super) fn new(handler: Arc<str>, binding: &Binding) -> Box<Self> {
         Box::new(Self {
             handler,
-            gate: Resequencer::new(source.max_ack_pending),
-            asking: None,
-            group: source.group().map(str::to_owned),
-            asked_on: None,
+            resequencer: Resequencer::new(binding.max_ack_pending),
+            info: None,
+            acked: AckedSequence::default(),
+            group: binding.group().map(str::to_owned),
+            requested_on: None,
             verified_on: None,
             pin: None,
-            stands_by: false,
-            pin_kept: Instant::now(),
-            pin_period: source.config.priority_timeout / 3,
+            is_standby: false,
+            pin_refreshed: Instant::now(),
+            pin_period: binding.config.priority_timeout / 3,
         })
     }
 
-    /// Gives a delivery back if it is the next one in order.
+    /// Returns a delivery if it is the next one in order.
     pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
         if let Some(pin) = message.header(PIN_ID)
             && self.pin.as_deref() != Some(pin)
         {
             self.pin = Some(pin.to_owned());
-            self.kept();
-            self.stands_by = false;
-            tracing::info!(handler = self.handler.declaration.name, "this process is the active one");
+            self.pin_refreshed();
+            self.is_standby = false;
+            tracing::info!(handler = &*self.handler, "this instance is active");
         }
-        self.gate.pass(message)
+        self.resequencer.pass(message)
     }
 
-    /// Who gets the messages, as the server says it.
+    /// The request for the consumer's info in progress, whose result goes to [`Pull::on_consumer_info`].
+    pub(super) fn info(&mut self) -> Option<&mut BoxFuture<'static, Result<Box<consumer::Info>, Error>>> {
+        self.info.as_mut()
+    }
+
+    /// Returns which instance receives the messages.
     fn active(&self, info: &consumer::Info) -> Active {
         if self.group.is_none() {
             return Active::This;
@@ -88,50 +97,54 @@ impl Ordered {
         }
     }
 
-    /// Another replica is the active one, or nobody.
+    /// Forgets the pin and all deliveries: another instance is active, or none is.
     pub(super) fn unpinned(&mut self) {
         self.pin = None;
-        self.asking = None;
-        self.gate.reset();
+        self.info = None;
+        self.resequencer.reset();
     }
 
-    /// Says once that another replica is the active one.
+    /// Logs once that another instance is active.
     fn stand_by(&mut self) {
-        if !std::mem::replace(&mut self.stands_by, true) {
-            tracing::info!(
-                handler = self.handler.declaration.name,
-                "another process is the active one; this one stands by"
-            );
+        if !std::mem::replace(&mut self.is_standby, true) {
+            tracing::info!(handler = &*self.handler, "another instance is active; this one is on standby");
         }
     }
 
-    /// The server has heard of the pin.
-    pub(super) fn kept(&mut self) {
-        self.pin_kept = Instant::now();
+    /// Records that the server receives a request of the active instance.
+    pub(super) fn pin_refreshed(&mut self) {
+        self.pin_refreshed = Instant::now();
     }
 
-    /// When something is to be done.
+    /// Returns when [`Pull::tick`] is due.
     pub(super) fn wake(&self) -> Option<Instant> {
-        let ask = self.ask_at();
-        let keep = self.keep_at();
-        ask.into_iter().chain(keep).min()
+        let request = self.request_at();
+        let refresh = self.refresh_at();
+        request.into_iter().chain(refresh).min()
     }
 
-    /// When the server should hear of the pin again.
-    fn keep_at(&self) -> Option<Instant> {
-        self.pin.as_ref().map(|_| self.pin_kept + self.pin_period)
+    /// Returns when to refresh the pin.
+    fn refresh_at(&self) -> Option<Instant> {
+        self.pin.as_ref().map(|_| self.pin_refreshed + self.pin_period)
     }
 
-    /// When the server should be asked what is unanswered: while something may be missing,
-    /// and while it is not known whether any replica is active.
-    fn ask_at(&self) -> Option<Instant> {
-        let needed = !self.gate.is_open() || self.group.is_some() && self.pin.is_none();
-        (needed && self.asking.is_none()).then(|| self.gate.ask_at())
+    /// Returns when to request the consumer's info: while a message may be missing, and while it is not known whether
+    /// any instance is active.
+    fn request_at(&self) -> Option<Instant> {
+        let needed = !self.resequencer.is_open() || self.group.is_some() && self.pin.is_none();
+        (needed && self.info.is_none()).then(|| self.resequencer.request_at())
     }
 }
 
 impl Pull {
-    /// Stays the active one of an ordered handler's replicas while a message is still being handled; never returns.
+    /// Reads from now on how far the worker of an ordered handler has acknowledged the stream.
+    pub(crate) fn follow_acks(&mut self, acked: AckedSequence) {
+        if let Some(order) = &mut self.order {
+            order.acked = acked;
+        }
+    }
+
+    /// Keeps this instance active while a message is still being handled; never returns.
     pub(crate) async fn stay_active(&mut self) {
         loop {
             let period = self.order.as_ref().filter(|order| order.pin.is_some()).map(|order| order.pin_period);
@@ -139,35 +152,32 @@ impl Pull {
                 Some(period) => sleep(period).await,
                 None => std::future::pending().await,
             }
-            self.keep_pin().await;
+            self.refresh_pin().await;
         }
     }
 
-    /// Asks once more which consumer it is; gives the number of the connection on which it is the same.
+    /// Requests the consumer's info; returns the number of the connection on which the consumer is the same.
     pub(crate) async fn verify(&mut self) -> Option<u64> {
         let epoch = self.connection.epoch_now()?;
         let order = self.order.as_mut()?;
-        order.gate.asks();
-        let info = self.connection.consumer_info(&self.source).await.ok()?;
-        (order.gate.recognises(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
+        order.resequencer.on_request();
+        let info = self.connection.consumer_info(&self.binding).await.ok()?;
+        (order.resequencer.is_same_consumer(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
     }
 
-    /// Lets another replica become the active one.
+    /// Lets another instance become active.
     pub(crate) async fn step_down(&mut self) {
         let Some(Ordered { group: Some(group), pin: Some(_), .. }) = self.order.as_deref() else { return };
-        let Binding { stream, consumer, .. } = &*self.source;
+        let Binding { stream, consumer, .. } = &*self.binding;
         let subject = format!("CONSUMER.UNPIN.{stream}.{consumer}");
         let request = json!({ "group": group });
         let unpinned = self.connection.request::<serde_json::Value>(&subject, &request);
-        if !matches!(timeout(LOOK, unpinned).await, Ok(Ok(_))) {
-            tracing::debug!(
-                handler = self.handler.declaration.name,
-                "the next replica takes over when the pin runs out"
-            );
+        if !matches!(timeout(UNPIN_TIMEOUT, unpinned).await, Ok(Ok(_))) {
+            tracing::debug!(handler = &*self.handler, "the next instance becomes active when the pin times out");
         }
     }
 
-    /// Adds to a request what tells the server whose it is.
+    /// Appends the priority group and the pin to a request.
     pub(super) fn add_pin(&self, request: &mut String) {
         if let Some(Ordered { group: Some(group), pin, .. }) = self.order.as_deref() {
             request.push_str(&format!(r#","group":"{group}""#));
@@ -177,107 +187,105 @@ impl Pull {
         }
     }
 
-    /// Tells the server that the active one is alive, with a request that no message fits into.
-    async fn keep_pin(&mut self) {
+    /// Restarts the server's timeout of the pin with a request into which no message fits.
+    async fn refresh_pin(&mut self) {
         let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
         self.add_pin(&mut request);
         request.push('}');
-        let Some(seat) = &self.seat else { return };
-        let reply = seat.reply(&self.route, KEEP);
+        let Some(lease) = &self.lease else { return };
+        let reply = lease.reply(&self.route, PIN_KEEPALIVE);
         if self.connection.is_connected() {
-            let kept = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
-            kept.await.ok();
+            let sent = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
+            sent.await.ok();
         }
         if let Some(order) = &mut self.order {
-            order.kept();
+            order.pin_refreshed();
         }
     }
 
-    /// Does what is due.
-    pub(super) async fn keep_order(&mut self, now: Instant) {
+    /// Requests the consumer's info and refreshes the pin, if that is due.
+    pub(super) async fn tick(&mut self, now: Instant) {
         let Some(order) = &mut self.order else { return };
-        if order.ask_at().is_some_and(|ask_at| ask_at <= now) {
-            let (connection, source) = (self.connection.clone(), self.source.clone());
-            order.asked_on = connection.epoch_now();
-            order.gate.asks();
-            order.asking = Some(Box::pin(async move { connection.consumer_info(&source).await.map(Box::new) }));
+        if order.request_at().is_some_and(|request_at| request_at <= now) {
+            let (connection, binding) = (self.connection.clone(), self.binding.clone());
+            order.requested_on = connection.epoch_now();
+            order.resequencer.on_request();
+            order.info = Some(Box::pin(async move { connection.consumer_info(&binding).await.map(Box::new) }));
         }
-        if order.keep_at().is_some_and(|keep_at| keep_at <= now) {
-            Box::pin(self.keep_pin()).await;
+        if order.refresh_at().is_some_and(|refresh_at| refresh_at <= now) {
+            Box::pin(self.refresh_pin()).await;
         }
     }
 
-    /// The consumer of an ordered handler is not the one that it was.
-    pub(super) fn replaced(&mut self) {
+    /// Forgets all deliveries of an ordered handler, whose consumer was replaced.
+    pub(super) fn consumer_replaced(&mut self) {
         if let Some(order) = &mut self.order {
-            order.gate.reset();
-            self.source.acked.store(0, Relaxed);
-            self.events.extend([DeliveryEvent::Replaced, DeliveryEvent::Regathering]);
+            order.resequencer.reset();
+            self.released.clear();
+            self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
         }
     }
 
-    /// What the consumer's server says when it is asked ([`Ordered::ask_at`]).
-    pub(super) async fn heard_of_order(&mut self, result: Result<Box<consumer::Info>, Error>) {
+    /// Handles the consumer's info, or that it cannot be read.
+    pub(super) async fn on_consumer_info(&mut self, result: Result<Box<consumer::Info>, Error>) {
         let Some(order) = &mut self.order else { return };
-        order.asking = None;
+        order.info = None;
         let info = match result {
             Ok(info) => info,
             Err(error) => {
-                order.gate.unheard();
-                return self.fail(&format!("what is unanswered is not known: {}", chain(&error)), false);
+                order.resequencer.on_info_failed();
+                return self.back_off(&format!("cannot read what is unacknowledged: {}", chain(&error)));
             }
         };
-        let Some(epoch) = order.asked_on.filter(|epoch| self.connection.epoch_now() == Some(*epoch)) else {
-            // It was said on a former connection, and may have been said before that was lost.
-            return order.gate.close();
+        let Some(epoch) = order.requested_on.filter(|epoch| self.connection.epoch_now() == Some(*epoch)) else {
+            // The answer belongs to a former connection, and may be older than the loss of that.
+            return order.resequencer.close();
         };
-        let same = order.gate.recognises(&info);
+        let same = order.resequencer.is_same_consumer(&info);
         let verified = order.verified_on.replace(epoch) == Some(epoch);
         if !same {
-            self.replaced();
+            self.consumer_replaced();
         }
         if !verified {
-            self.events.push_back(DeliveryEvent::Verified(epoch));
+            self.events.push_back(DeliveryEvent::ConsumerVerified(epoch));
         }
         if same {
-            self.gather(&info).await;
+            self.resequence(&info).await;
         }
     }
 
-    /// Lets messages through when all that is unanswered is in hand, and asks for what is missing.
-    async fn gather(&mut self, info: &consumer::Info) {
-        if let Some(floor) = &mut self.floor {
-            floor.rise(info.ack_floor.stream_sequence);
-        }
-        // A replica that stands by has no deliveries at which to read it.
-        self.want_floor();
+    /// Releases messages if everything unacknowledged has arrived, and naks what is missing.
+    async fn resequence(&mut self, info: &consumer::Info) {
+        self.floor.rise(info.ack_floor.stream_sequence);
+        // An instance on standby has no deliveries at which to read it.
+        self.floor.read_if_due(self.last_heard);
         let Some(order) = &mut self.order else { return };
         let active = order.active(info);
         if active == Active::Other {
             order.stand_by();
         }
-        match order.gate.heard(info, active, self.source.acked.load(Relaxed)) {
-            Verdict::Open(deliveries) => {
+        match order.resequencer.on_info(info, active, order.acked.get()) {
+            Action::Release(deliveries) => {
                 if is_damaged(info) {
                     tracing::error!(
-                        handler = self.handler.declaration.name,
-                        "the ack floor of the consumer `{}` has the number {}, above its last delivery {}: it was reset while a handler was at work, and its server records no delivery any more; delete the consumer while the handler runs, and the handler makes it anew where it had come to",
+                        handler = &*self.handler,
+                        "the ack floor of consumer `{}` is at consumer sequence {}, above its last delivery {}: it was reset while a handler was running, and its server stores no delivery any more; delete the consumer while the handler runs, which then restores it behind what was acknowledged",
                         info.name,
                         info.ack_floor.consumer_sequence,
                         info.delivered.consumer_sequence,
                     );
                 }
-                self.events.extend(deliveries.into_iter().map(DeliveryEvent::Delivery));
+                self.released.extend(deliveries);
             }
-            Verdict::AskBack(subjects) => {
-                for subject in subjects {
-                    let nak = self.connection.client().publish(subject, Bytes::from_static(b"-NAK"));
+            Action::Nak(ack_subjects) => {
+                for ack_subject in ack_subjects {
+                    let nak = self.connection.client().publish(ack_subject, ack_subject::NAK);
                     if nak.await.is_err() {
                         return;
                     }
                 }
             }
-            Verdict::Wait => {}
+            Action::Wait => {}
         }
     }
 }

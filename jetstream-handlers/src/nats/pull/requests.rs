@@ -1,23 +1,94 @@
-//! The open requests of one handler: what they may still bring, and when they end.
+//! The open requests of one handler, and the limits of the next one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long after its end a request is remembered, in case its status is late.
+/// The largest batch that one request asks for.
+const MAX_BATCH: usize = 1000;
+
+/// The `expires` of the first request and of one after a message, and the longest one of an idle handler, unless
+/// `fetch_wait` sets both.
+const INITIAL_EXPIRES: Duration = Duration::from_secs(5);
+const MAX_EXPIRES: Duration = Duration::from_secs(30);
+
+/// The shortest `expires`, where the consumer limits it.
+const MIN_EXPIRES: Duration = Duration::from_millis(10);
+
+/// The longest time between heartbeats, of which two that are missing mean that nothing serves the consumer.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// How long a request is remembered after its end, in case its status is late.
 const LATE: Duration = Duration::from_secs(2);
 
-/// How many requests are remembered.
-const MOST: usize = 64;
+/// The most requests that are remembered.
+const MAX_LIVE: usize = 64;
+
+/// What a request may ask for.
+#[derive(Debug)]
+pub(super) struct Limits {
+    expires: Duration,
+    min_expires: Duration,
+    max_expires: Duration,
+    max_batch: usize,
+}
+
+impl Limits {
+    pub(super) fn new(fetch_wait: Option<Duration>) -> Self {
+        Self {
+            expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),
+            min_expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),
+            max_expires: fetch_wait.unwrap_or(MAX_EXPIRES),
+            max_batch: MAX_BATCH,
+        }
+    }
+
+    /// Returns how long the next request lives.
+    pub(super) fn expires(&self) -> Duration {
+        self.expires
+    }
+
+    /// Returns the heartbeat of the next request; the server accepts at most half of its `expires`.
+    pub(super) fn heartbeat(&self) -> Duration {
+        (self.expires / 2).min(MAX_HEARTBEAT)
+    }
+
+    pub(super) fn max_batch(&self) -> usize {
+        self.max_batch
+    }
+
+    /// Shortens the next request after a delivery.
+    pub(super) fn busy(&mut self) {
+        self.expires = self.min_expires;
+    }
+
+    /// Lengthens the next request after one that returned no message, so that an idle handler seldom sends one.
+    pub(super) fn idle(&mut self) {
+        self.expires = self.max_expires;
+    }
+
+    /// Applies the consumer's `max_batch`.
+    pub(super) fn limit_batch(&mut self, limit: usize) {
+        self.max_batch = limit.clamp(1, MAX_BATCH);
+    }
+
+    /// Halves the `expires`, which is above the consumer's `max_expires`; returns `false` if it cannot be any shorter.
+    pub(super) fn shorten_expires(&mut self) -> bool {
+        self.expires = (self.expires / 2).max(MIN_EXPIRES);
+        self.max_expires = self.expires;
+        self.min_expires = self.min_expires.min(self.expires);
+        self.expires > MIN_EXPIRES
+    }
+}
 
 /// The requests that the server may still answer.
 ///
-/// A delivery does not say which request it belongs to, so what is outstanding is counted over all of them;
-/// a status does, and says what its own request will not bring any more.
+/// A delivery does not name its request, so the outstanding messages are counted over all requests;
+/// a status does, and tells how many messages its request will not deliver any more.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    /// A request that was served in full gets no word about it, and stays until its time is over or there are too many.
+    /// A request that was served in full ends without a status, and stays until its time is over or there are too many.
     live: VecDeque<Request>,
     outstanding: usize,
     next_number: u64,
@@ -32,28 +103,29 @@ struct Request {
 }
 
 impl Requests {
-    /// How many messages the live requests may still bring.
+    /// Returns how many messages the live requests may still deliver.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }
 
-    /// The number that the next request gets.
+    /// Returns the number of the next request.
     pub(super) fn next_number(&self) -> u64 {
         self.next_number
     }
 
-    /// A request for `batch` messages was sent, which ends after `expires` and is owed a sign of life every `heartbeat`.
-    pub(super) fn sent(&mut self, batch: usize, expires: Duration, heartbeat: Duration) {
-        if self.live.len() == MOST {
-            // Long since served, or its late status is not missed.
+    /// Records a request for `batch` messages that was sent under these limits.
+    pub(super) fn sent(&mut self, batch: usize, limits: &Limits) {
+        if self.live.len() == MAX_LIVE {
+            // It was served long ago, or its late status is not missed.
             self.live.pop_front();
         }
-        let ends = Instant::now() + expires + LATE;
-        self.live.push_back(Request { number: self.next_number, batch, heartbeat, ends });
+        let ends = Instant::now() + limits.expires() + LATE;
+        self.live.push_back(Request { number: self.next_number, batch, heartbeat: limits.heartbeat(), ends });
         self.next_number += 1;
         self.outstanding += batch;
     }
 
+    /// Records a delivery.
     pub(super) fn delivered(&mut self) {
         self.outstanding = self.outstanding.saturating_sub(1);
         if self.outstanding == 0 {
@@ -61,27 +133,24 @@ impl Requests {
         }
     }
 
-    /// What a request asked for, if it is a live one.
+    /// Returns the batch of a live request.
     pub(super) fn batch(&self, number: u64) -> Option<usize> {
         self.live.iter().find(|request| request.number == number).map(|request| request.batch)
     }
 
-    /// A request has ended, and brings `left` messages less than it asked for.
+    /// Ends a request, which delivered `left` messages less than its batch.
     pub(super) fn end(&mut self, number: u64, left: usize) {
         self.live.retain(|request| request.number != number);
-        self.outstanding = match self.live.is_empty() {
-            true => 0,
-            false => self.outstanding.saturating_sub(left),
-        };
+        self.outstanding = if self.live.is_empty() { 0 } else { self.outstanding.saturating_sub(left) };
     }
 
-    /// Nothing that was asked for will come any more.
+    /// Ends all requests: none of them will deliver anything any more.
     pub(super) fn forget(&mut self) {
         self.live.clear();
         self.outstanding = 0;
     }
 
-    /// Ends the requests whose time is over, should their status be lost.
+    /// Ends the requests whose time is over, in case their status was lost.
     pub(super) fn prune(&mut self) {
         if self.live.is_empty() {
             return;
@@ -93,12 +162,12 @@ impl Requests {
         }
     }
 
-    /// How long the server may be silent about all of them.
+    /// Returns the longest heartbeat of the live requests.
     pub(super) fn heartbeat(&self) -> Option<Duration> {
         self.live.iter().map(|request| request.heartbeat).max()
     }
 
-    /// When the first of them ends.
+    /// Returns when the first live request ends.
     pub(super) fn first_end(&self) -> Option<Instant> {
         self.live.iter().map(|request| request.ends).min()
     }

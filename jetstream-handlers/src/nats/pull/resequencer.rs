@@ -1,76 +1,80 @@
-//! The gate of an ordered handler: lets messages through while none is missing, and in the order of the stream.
+//! The resequencer of an ordered handler: releases messages in the order of the stream, while none is missing.
 //!
-//! Its acks say "everything up to here", so a message that was delivered and is not in hand — lost with a connection,
-//! or held by a replica that died — would be acked unseen by the next one behind it.
-//! The consumer numbers its deliveries; a gap in these numbers closes the gate until all that is unanswered is in hand.
+//! An ack of the handler covers all messages before its own. A message that was delivered and has not arrived, because
+//! it was lost with a connection or is held by an instance that died, would be covered by the next ack unseen.
+//! The consumer numbers its deliveries; a gap in these numbers closes the resequencer until everything unacknowledged
+//! has arrived.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
-use crate::message::Message;
+use crate::message::{AckPrefix, DeliveryId, Message};
 
-/// How long the gate waits before it asks again how much is unanswered.
+/// How long a closed resequencer waits before it requests the consumer's info again.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// How long it waits where somebody else is active, or the server did not answer.
+/// How long it waits if another instance is active, or the server did not answer.
 const LONG_PERIOD: Duration = Duration::from_secs(1);
 
-/// The longest range of sequences in which what is missing is asked for one by one; beyond it
-/// the consumer's `ack_wait` brings it.
-const LONGEST_RANGE: u64 = 10_000;
+/// The longest range of sequences in which missing messages are nakked one by one; a longer one is left to the
+/// consumer's `ack_wait`.
+const MAX_RANGE: u64 = 10_000;
 
-/// Lets deliveries through in order.
+/// Releases deliveries in order.
 #[derive(Debug)]
 pub(super) struct Resequencer {
     open: bool,
-    /// The number of the delivery that was let through last.
+    /// The consumer sequence of the delivery that was released last.
     last: u64,
-    /// What was let through last, as many as can be unanswered: it is in hand.
-    passed: VecDeque<Passed>,
-    /// How many can be unanswered: what the consumer allows, or what it had unanswered when an operator lowered that.
-    most: usize,
-    /// The lowest number that the next ack may say, so that the server does not ignore it;
-    /// above the delivery's own only where the consumer is damaged.
-    least: u64,
-    /// By sequence in the stream.
-    held: BTreeMap<u64, Message>,
-    /// The highest number that has come, and the one that had come when the server was asked last.
+    /// The messages that were released last, as many as can be unacknowledged: the worker has them.
+    delivered: VecDeque<Delivered>,
+    /// How many messages can be unacknowledged: the consumer's `max_ack_pending`, or what it had unacknowledged when an
+    /// operator lowered that.
+    max_pending: usize,
+    /// The lowest consumer sequence that the next ack may name, so that the server does not ignore it;
+    /// above the delivery's own only if the consumer is damaged.
+    min_ack_sequence: u64,
+    /// The deliveries that wait, by stream sequence.
+    pending: BTreeMap<u64, Message>,
+    /// The highest consumer sequence that has arrived, and the one that had arrived at the last request for the info.
     received: u64,
-    asked: u64,
-    /// Up to where the consumer's acks go, as it was said last.
+    received_at_request: u64,
+    /// The ack floor of the consumer, as it was reported last.
     floor: u64,
-    /// What was delivered in spite of that: it is unanswered, because something behind it was removed from the stream.
-    below: BTreeSet<u64>,
-    /// When the consumer was made.
+    /// The messages that were delivered in spite of the floor: they are unacknowledged, because a message behind them
+    /// was removed from the stream.
+    below_floor: BTreeSet<u64>,
+    /// When the consumer was created.
     created: Option<String>,
-    ask_at: Instant,
-    arriving: Option<Arriving>,
-    /// When what is missing was asked for; that may be lost as well, and is asked again.
-    asked_back: Option<Instant>,
+    request_at: Instant,
+    in_flight: Option<InFlight>,
+    /// When the missing messages were nakked; a nak can be lost as well, and is repeated.
+    nakked_at: Option<Instant>,
 }
 
+/// A message that was released.
 #[derive(Debug)]
-struct Passed {
-    /// In the stream.
-    sequence: u64,
-    /// What the next answer to this message says.
-    number: u64,
+struct Delivered {
+    stream_sequence: u64,
+    /// The consumer sequence that the next ack of this message names.
+    ack_sequence: u64,
 }
 
-/// What the server had delivered when it was asked first after the gate closed: it may be on its way until nothing of it
-/// has come for a [`PERIOD`].
+/// What the server had delivered at the first request after the resequencer closed: it may be in flight until nothing of
+/// it has arrived for a [`PERIOD`].
 ///
-/// Newer deliveries do not count, or a busy stream would keep the gate from asking back.
+/// Later deliveries do not count, because on a busy stream they would put off the naks for ever.
 #[derive(Debug)]
-struct Arriving {
+struct InFlight {
     up_to: u64,
     since: Instant,
 }
 
-/// Which replica the server delivers to.
+/// The instance to which the server delivers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Active {
     This,
@@ -78,252 +82,263 @@ pub(super) enum Active {
     Nobody,
 }
 
-/// What is to be done after the server has said what is unanswered.
+/// What follows from the consumer's info.
 #[derive(Debug)]
-pub(super) enum Verdict {
-    /// All of it is in hand: these are next, in order.
-    Open(Vec<Message>),
-    /// These are with nobody: ack subjects at which the server takes a nak for them.
-    AskBack(Vec<String>),
+pub(super) enum Action {
+    /// Everything unacknowledged has arrived: these messages are next, in order.
+    Release(Vec<Message>),
+    /// No instance has these messages: the ack subjects at which the server accepts a nak for them.
+    Nak(Vec<Subject>),
     Wait,
 }
 
 impl Resequencer {
-    /// A gate for a consumer that has at most so many messages unanswered.
-    pub(super) fn new(most: usize) -> Self {
+    /// Creates a closed resequencer for a consumer with this `max_ack_pending`.
+    pub(super) fn new(max_pending: usize) -> Self {
         Self {
             open: false,
             last: 0,
-            passed: VecDeque::new(),
-            most,
-            least: 0,
-            held: BTreeMap::new(),
+            delivered: VecDeque::new(),
+            max_pending,
+            min_ack_sequence: 0,
+            pending: BTreeMap::new(),
             received: 0,
-            asked: 0,
+            received_at_request: 0,
             floor: 0,
-            below: BTreeSet::new(),
+            below_floor: BTreeSet::new(),
             created: None,
-            ask_at: Instant::now(),
-            arriving: None,
-            asked_back: None,
+            request_at: Instant::now(),
+            in_flight: None,
+            nakked_at: None,
         }
     }
 
-    /// Lets a delivery through if it is the next one, and holds it otherwise.
+    /// Returns a delivery if it is the next one, and keeps it otherwise.
     pub(super) fn pass(&mut self, mut message: Message) -> Option<Message> {
-        let number = message.info.consumer_sequence();
-        let sequence = message.info.stream_sequence();
-        self.received = self.received.max(number);
-        if self.open && self.last + 1 == number {
-            self.last = number;
-            if message.info.delivered() > 1 && self.answer_again(&mut message) {
+        let consumer_sequence = message.info.consumer_sequence();
+        let stream_sequence = message.info.stream_sequence();
+        self.received = self.received.max(consumer_sequence);
+        if self.open && self.last + 1 == consumer_sequence {
+            self.last = consumer_sequence;
+            if message.info.delivered() > 1 && self.pass_again(&mut message) {
                 return Some(message);
             }
-            let answer = number.max(self.least);
-            if answer != number {
-                message.info.answer_as(answer);
+            let ack_sequence = consumer_sequence.max(self.min_ack_sequence);
+            if ack_sequence != consumer_sequence {
+                message.info.set_ack_sequence(ack_sequence);
             }
-            self.least = answer + 1;
-            self.let_through(sequence, answer);
+            self.min_ack_sequence = ack_sequence + 1;
+            self.record(Delivered { stream_sequence, ack_sequence });
             return Some(message);
         }
         if self.open {
             self.close();
         }
-        if let Some(arriving) = &mut self.arriving
-            && number <= arriving.up_to
+        if let Some(in_flight) = &mut self.in_flight
+            && consumer_sequence <= in_flight.up_to
         {
-            arriving.since = Instant::now();
+            in_flight.since = Instant::now();
         }
-        if sequence <= self.floor {
-            self.below.insert(sequence);
+        if stream_sequence <= self.floor {
+            self.below_floor.insert(stream_sequence);
         }
-        self.held.insert(sequence, message);
+        self.pending.insert(stream_sequence, message);
         None
     }
 
-    /// Whether a message was let through before, and is delivered again though the gate is open:
-    /// its ack was lost, or the server ignored it because its number was too low.
+    /// Returns whether a message was released before, and is redelivered though the resequencer is open:
+    /// its ack was lost, or the server ignored it because its consumer sequence was too low.
     ///
-    /// It is answered once more with the same number; should it come yet again, with the number of the delivery before
-    /// that. This number can be above those of messages behind it; then their acks are ignored, and they come back in
-    /// the same way.
-    fn answer_again(&mut self, message: &mut Message) -> bool {
+    /// Its next ack names the same consumer sequence; after yet another redelivery, that of the delivery before.
+    /// This can be above those of messages behind it; then their acks are ignored, and they are redelivered in the same
+    /// way.
+    fn pass_again(&mut self, message: &mut Message) -> bool {
         let sequence = message.info.stream_sequence();
-        let Some(passed) = self.passed.iter_mut().find(|passed| passed.sequence == sequence) else { return false };
-        let before = std::mem::replace(&mut passed.number, message.info.consumer_sequence());
-        message.info.answer_as(before);
+        let Some(known) = self.delivered.iter_mut().find(|known| known.stream_sequence == sequence) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut known.ack_sequence, message.info.consumer_sequence());
+        message.info.set_ack_sequence(before);
         true
     }
 
-    /// Whether a delivery says that the consumer counts anew: it has made its first one before.
-    pub(super) fn counts_anew(&self, delivery: &Message) -> bool {
+    /// Returns whether a delivery shows that the consumer has restarted its numbering: it is the first one, and others
+    /// arrived before it.
+    pub(super) fn shows_restart(&self, delivery: &Message) -> bool {
         delivery.info.consumer_sequence() == 1 && self.received > 0
     }
 
-    /// The server is asked now what is unanswered.
-    pub(super) fn asks(&mut self) {
-        self.asked = self.received;
+    /// Records that the consumer's info is requested now.
+    pub(super) fn on_request(&mut self) {
+        self.received_at_request = self.received;
     }
 
-    /// Takes note of which consumer it is; `false` if that is another one than the last time, or the same one that counts
-    /// its deliveries anew: after `CONSUMER.RESET`, or after its server was killed before it wrote them down.
+    /// Records which consumer it is; returns `false` if that is another one than the last time, or the same one with a
+    /// restarted numbering: after `CONSUMER.RESET`, or after its server was killed before it stored the numbers.
     ///
-    /// Deliveries from before must not be acked then: their numbers are above all that the consumer has counted, and the
-    /// server would ignore every lower ack after that. A consumer to which this has happened is *damaged*. It cannot say
-    /// which of the messages that were let through are unanswered, so that once the gate is closed they are forgotten
-    /// and gathered anew.
-    pub(super) fn recognises(&mut self, info: &consumer::Info) -> bool {
+    /// Earlier deliveries must not be acknowledged then: their numbers are above all that the consumer has counted, and
+    /// the server would ignore every lower ack after that. A consumer to which this has happened is *damaged*. It cannot
+    /// say which of the released messages are unacknowledged, so once the resequencer is closed they are forgotten, and
+    /// everything is redelivered.
+    pub(super) fn is_same_consumer(&mut self, info: &consumer::Info) -> bool {
         let created = info.created.to_string();
         let same = self.created.as_ref().is_none_or(|before| *before == created);
         self.created = Some(created);
-        same && match is_damaged(info) {
-            true => self.open || self.passed.is_empty(),
-            false => info.delivered.consumer_sequence >= self.asked,
-        }
+        let counts_on = if is_damaged(info) {
+            self.open || self.delivered.is_empty()
+        } else {
+            info.delivered.consumer_sequence >= self.received_at_request
+        };
+        same && counts_on
     }
 
-    fn let_through(&mut self, sequence: u64, number: u64) {
-        if self.passed.len() == self.most {
-            self.passed.pop_front();
+    fn record(&mut self, delivered: Delivered) {
+        if self.delivered.len() == self.max_pending {
+            self.delivered.pop_front();
         }
-        self.passed.push_back(Passed { sequence, number });
+        self.delivered.push_back(delivered);
     }
 
-    /// Something may be missing.
+    /// Keeps all deliveries from now on, because one may be missing.
     pub(super) fn close(&mut self) {
-        (self.open, self.ask_at, self.arriving, self.asked_back) = (false, Instant::now(), None, None);
+        (self.open, self.request_at, self.in_flight, self.nakked_at) = (false, Instant::now(), None, None);
     }
 
-    /// Nothing of what is held or was let through is this process's any more: another replica has it, or the consumer is
-    /// another one.
+    /// Forgets all deliveries, because they belong to another instance or the consumer was replaced.
     pub(super) fn reset(&mut self) {
-        *self = Self { created: self.created.take(), ..Self::new(self.most) };
+        *self = Self { created: self.created.take(), ..Self::new(self.max_pending) };
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
 
-    /// How many may come while it is closed: all that the consumer can have delivered, but for what it holds.
+    /// Returns how many messages may arrive while it is closed: all that the consumer can have delivered, without those
+    /// that have arrived.
     pub(super) fn room(&self) -> usize {
-        self.most.saturating_sub(self.held.len())
+        self.max_pending.saturating_sub(self.pending.len())
     }
 
-    /// When the server should be asked what is unanswered, while the gate is closed.
-    pub(super) fn ask_at(&self) -> Instant {
-        self.ask_at
+    /// Returns when to request the consumer's info while it is closed.
+    pub(super) fn request_at(&self) -> Instant {
+        self.request_at
     }
 
-    /// Hears what the consumer's server says; up to `acked` this process has sent an ack.
-    pub(super) fn heard(&mut self, info: &consumer::Info, active: Active, acked: u64) -> Verdict {
+    /// Judges the consumer's info; `acked` is the stream sequence up to which this process has sent an ack.
+    pub(super) fn on_info(&mut self, info: &consumer::Info, active: Active, acked: u64) -> Action {
         let floor = info.ack_floor.stream_sequence;
         let delivered = info.delivered.stream_sequence.max(floor);
         let now = Instant::now();
-        self.ask_at = now + if self.open || active == Active::Other { LONG_PERIOD } else { PERIOD };
+        self.request_at = now + if self.open || active == Active::Other { LONG_PERIOD } else { PERIOD };
         if active == Active::Other || self.open && (active == Active::This || info.num_ack_pending == 0) {
-            return Verdict::Wait;
+            return Action::Wait;
         }
         if self.open {
-            // The active one is gone, and the server would not choose another before there is something to deliver.
+            // The active instance is gone, and the server pins another one only when there is something to deliver.
             self.close();
         }
         self.floor = floor;
-        self.most = self.most.max(info.num_ack_pending);
-        self.held.retain(|sequence, _| *sequence > floor || self.below.contains(sequence));
-        // What is below the floor has ended, mostly; what is above the last delivery came after these words.
-        let unanswered = floor + 1..delivered + 1;
-        // What is acked counts as unanswered as long as the server says so, and not by the floor: where a consumer has
-        // several copies that rises later, and what is acked would stand for as many messages that are missing.
-        let passed = self.passed.iter().map(|passed| passed.sequence).filter(|it| *it > acked);
-        let passed: BTreeSet<u64> = passed.filter(|it| unanswered.contains(it)).collect();
-        let in_hand = match is_damaged(info) {
-            false => {
-                let held = self.held.range(unanswered).filter(|(sequence, _)| !passed.contains(sequence)).count();
-                passed.len() + held + self.below.len()
-            }
-            // It does not say any more what it has delivered; what had come when it was asked, it has.
-            // Nothing was let through by now (see `recognises`).
-            true => self.held.values().filter(|message| message.info.consumer_sequence() <= self.asked).count(),
+        self.max_pending = self.max_pending.max(info.num_ack_pending);
+        self.pending.retain(|sequence, _| *sequence > floor || self.below_floor.contains(sequence));
+        // What is below the floor has ended, mostly; what is above the last delivery arrived after this info.
+        let unacknowledged = floor + 1..delivered + 1;
+        // What this process has acked is not counted, though the floor may be below it: the floor of a replicated
+        // consumer rises later, and an acked message would stand for one that is missing.
+        let released: BTreeSet<u64> = self
+            .delivered
+            .iter()
+            .map(|released| released.stream_sequence)
+            .filter(|sequence| *sequence > acked && unacknowledged.contains(sequence))
+            .collect();
+        let arrived = if is_damaged(info) {
+            // Its count of deliveries is wrong, but it has delivered what had arrived at the request.
+            // Nothing was released by now (see `is_same_consumer`).
+            let at_request = self.received_at_request;
+            self.pending.values().filter(|message| message.info.consumer_sequence() <= at_request).count()
+        } else {
+            let pending = self.pending.range(unacknowledged).filter(|(sequence, _)| !released.contains(sequence));
+            released.len() + pending.count() + self.below_floor.len()
         };
-        if in_hand >= info.num_ack_pending {
-            return Verdict::Open(self.open(info));
+        if arrived >= info.num_ack_pending {
+            return Action::Release(self.open(info));
         }
-        // What the server has delivered may be on its way: its word can come sooner, and the client reads in turns.
+        // The info can overtake a delivery, and the client reads its subscriptions in turns.
         let up_to = info.delivered.consumer_sequence;
-        let arriving = now - self.arriving.get_or_insert(Arriving { up_to, since: now }).since < PERIOD;
-        let asked = self.asked_back.is_some_and(|asked| now - asked < LONG_PERIOD);
-        if arriving || asked || is_damaged(info) || delivered - floor > LONGEST_RANGE {
-            return Verdict::Wait;
+        let in_flight = now - self.in_flight.get_or_insert(InFlight { up_to, since: now }).since < PERIOD;
+        let nakked = self.nakked_at.is_some_and(|nakked_at| now - nakked_at < LONG_PERIOD);
+        if in_flight || nakked || is_damaged(info) || delivered - floor > MAX_RANGE {
+            return Action::Wait;
         }
-        self.asked_back = Some(now);
-        let missing = (floor + 1..=delivered).filter(|it| !self.held.contains_key(it) && !passed.contains(it));
-        let prefix = match self.held.values().next() {
-            Some(any) => any.info.ack_prefix().to_owned(),
-            None => format!("$JS.ACK.{}.{}", info.stream_name, info.name),
+        self.nakked_at = Some(now);
+        let missing = (floor + 1..=delivered).filter(|it| !self.pending.contains_key(it) && !released.contains(it));
+        let prefix = match self.pending.values().next() {
+            Some(any) => any.info.ack_prefix(),
+            None => AckPrefix::new(&info.stream_name, &info.name),
         };
-        // Of the numbers in it the server looks at the sequence, and whether the other one is above its ack floor and not
-        // above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such number, and brings what
-        // is missing after `ack_wait`.
-        let number = info.delivered.consumer_sequence;
-        Verdict::AskBack(missing.map(|sequence| format!("{prefix}.1.{sequence}.{number}.0.0")).collect())
+        // Of the numbers in an ack subject the server reads the stream sequence, and checks that the consumer sequence is
+        // above its ack floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no
+        // such number, and redelivers what is missing after `ack_wait`.
+        let consumer_sequence = info.delivered.consumer_sequence;
+        let nak = |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence };
+        Action::Nak(missing.map(|sequence| prefix.delivery(nak(sequence)).into_subject()).collect())
     }
 
-    /// Lets through all that it holds.
+    /// Opens, and returns all pending deliveries.
     fn open(&mut self, info: &consumer::Info) -> Vec<Message> {
-        let last = self.held.values().map(|message| message.info.consumer_sequence()).max();
+        let last = self.pending.values().map(|message| message.info.consumer_sequence()).max();
         self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
         self.open = true;
-        self.below.clear();
-        self.give_numbers(info.ack_floor.consumer_sequence);
-        std::mem::take(&mut self.held).into_values().collect()
+        self.below_floor.clear();
+        self.assign_ack_sequences(info.ack_floor.consumer_sequence);
+        std::mem::take(&mut self.pending).into_values().collect()
     }
 
-    /// Says which number the answer to each message in hand has.
+    /// Assigns the consumer sequence that the ack of each unacknowledged message names.
     ///
-    /// The server ignores an ack whose number is not above that of the last one, though its sequence is
-    /// (`consumer.go`, `processAckMsg`). What came again has a number above those of messages behind it, which would
-    /// then not be acked. So each ack says a number below that of the next one. It is not below that of its first
-    /// delivery, and what was acked before has a number below that.
-    fn give_numbers(&mut self, floor: u64) {
-        let passed = self.passed.drain(..).filter(|passed| passed.sequence > self.floor);
-        let mut numbers: BTreeMap<u64, u64> = passed.map(|Passed { sequence, number }| (sequence, number)).collect();
-        // What is below the floor counts as acked, whatever its ack says.
-        let above = self.held.range(self.floor + 1..);
-        numbers.extend(above.map(|(sequence, message)| (*sequence, message.info.consumer_sequence())));
+    /// The server ignores an ack whose consumer sequence is not above that of the last ack, though its stream sequence
+    /// is (`consumer.go`, `processAckMsg`). A redelivery has a consumer sequence above those of messages behind it, which
+    /// would then not be acked. So each ack names a consumer sequence below that of the next one. It is not below that of
+    /// the message's first delivery, and what was acked before has one below that.
+    fn assign_ack_sequences(&mut self, floor: u64) {
+        let delivered = self.delivered.drain(..).filter(|delivered| delivered.stream_sequence > self.floor);
+        let mut sequences: BTreeMap<u64, u64> =
+            delivered.map(|delivered| (delivered.stream_sequence, delivered.ack_sequence)).collect();
+        // What is below the floor counts as acked, whatever its ack names.
+        let above = self.pending.range(self.floor + 1..);
+        sequences.extend(above.map(|(sequence, message)| (*sequence, message.info.consumer_sequence())));
         let mut next = self.last + 1;
-        for number in numbers.values_mut().rev() {
-            *number = (*number).min(next.saturating_sub(1));
-            next = *number;
+        for ack_sequence in sequences.values_mut().rev() {
+            *ack_sequence = (*ack_sequence).min(next.saturating_sub(1));
+            next = *ack_sequence;
         }
-        // The floor of a healthy consumer is below all these numbers. A damaged one has it above them, and takes only
-        // what is above it: then the numbers go on from there.
-        self.least = floor + 1;
-        for (sequence, number) in numbers {
-            let number = number.max(self.least);
-            self.least = number + 1;
-            if let Some(message) = self.held.get_mut(&sequence)
-                && message.info.consumer_sequence() != number
+        // The floor of a healthy consumer is below all these numbers. The floor of a damaged one is above them, and it
+        // accepts only what is above its floor: then the numbers continue from there.
+        self.min_ack_sequence = floor + 1;
+        for (stream_sequence, ack_sequence) in sequences {
+            let ack_sequence = ack_sequence.max(self.min_ack_sequence);
+            self.min_ack_sequence = ack_sequence + 1;
+            if let Some(message) = self.pending.get_mut(&stream_sequence)
+                && message.info.consumer_sequence() != ack_sequence
             {
-                message.info.answer_as(number);
+                message.info.set_ack_sequence(ack_sequence);
             }
-            self.let_through(sequence, number);
+            self.record(Delivered { stream_sequence, ack_sequence });
         }
     }
 
-    /// The server could not be asked.
-    pub(super) fn unheard(&mut self) {
-        self.ask_at = Instant::now() + LONG_PERIOD;
+    /// Puts off the next request, after one that failed.
+    pub(super) fn on_info_failed(&mut self) {
+        self.request_at = Instant::now() + LONG_PERIOD;
     }
 
-    /// What it holds, for the next replica.
-    pub(super) fn empty(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.held).into_values().collect()
+    /// Returns all pending deliveries, for the next instance.
+    pub(super) fn take_pending(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.pending).into_values().collect()
     }
 }
 
-/// Whether an ack said a number that the consumer has not reached: it takes none below that (`consumer.go`,
-/// `processAckMsg`), and its store notes no delivery below it (`filestore.go`, `UpdateDelivered`).
+/// Returns whether an ack has named a consumer sequence that the consumer has not reached: it accepts none below that
+/// (`consumer.go`, `processAckMsg`), and its store records no delivery below it (`filestore.go`, `UpdateDelivered`).
 pub(super) fn is_damaged(info: &consumer::Info) -> bool {
     info.ack_floor.consumer_sequence > info.delivered.consumer_sequence
 }
@@ -337,12 +352,12 @@ mod tests {
 
     const CREATED: &str = "2026-11-01T00:00:00Z";
 
-    /// The server's words: what is delivered and up to where it is acked, each as sequence and number.
+    /// The consumer's info: the last delivery and the ack floor, each as stream and consumer sequence.
     fn info((delivered, last): (u64, u64), (floor, acked): (u64, u64), unanswered: usize) -> consumer::Info {
-        made_at(CREATED, (delivered, last), (floor, acked), unanswered)
+        created_at(CREATED, (delivered, last), (floor, acked), unanswered)
     }
 
-    fn made_at(
+    fn created_at(
         created: &str,
         (delivered, last): (u64, u64),
         (floor, acked): (u64, u64),
@@ -360,7 +375,7 @@ mod tests {
             "num_waiting": 0,
             "num_pending": 0,
         }))
-        .expect("it is what a server says")
+        .expect("it is an info of the server")
     }
 
     fn delivery(sequence: u64, number: u64, times: u64) -> Message {
@@ -368,7 +383,7 @@ mod tests {
         Message { info: info.expect("it is an ack subject"), ..Message::new("s", "") }
     }
 
-    /// Sequence and number in the ack of each message.
+    /// Stream and consumer sequence in the ack of each message.
     fn acks<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<(u64, u64)> {
         let ack = |message: &Message| {
             let numbers = message.info.ack_subject().split('.').skip(5).take(2).map(|it| it.parse().expect("a number"));
@@ -378,137 +393,137 @@ mod tests {
         messages.into_iter().map(ack).collect()
     }
 
-    /// A gate that is open, and has let the messages 1 to `last` through.
+    /// An open resequencer, which has released the messages 1 to `last`.
     fn opened(last: u64) -> Resequencer {
-        let mut gate = Resequencer::new(1000);
-        assert!(gate.recognises(&info((0, 0), (0, 0), 0)));
-        assert!(matches!(gate.heard(&info((0, 0), (0, 0), 0), Active::This, 0), Verdict::Open(_)));
+        let mut resequencer = Resequencer::new(1000);
+        assert!(resequencer.is_same_consumer(&info((0, 0), (0, 0), 0)));
+        assert!(matches!(resequencer.on_info(&info((0, 0), (0, 0), 0), Active::This, 0), Action::Release(_)));
         for number in 1..=last {
-            assert!(gate.pass(delivery(number, number, 1)).is_some());
+            assert!(resequencer.pass(delivery(number, number, 1)).is_some());
         }
-        gate.asks();
-        gate
+        resequencer.on_request();
+        resequencer
     }
 
-    fn gathered(gate: &mut Resequencer, info: &consumer::Info) -> Vec<Message> {
-        match gate.heard(info, Active::This, 0) {
-            Verdict::Open(messages) => messages,
-            verdict => panic!("{verdict:?}"),
+    fn released(resequencer: &mut Resequencer, info: &consumer::Info) -> Vec<Message> {
+        match resequencer.on_info(info, Active::This, 0) {
+            Action::Release(messages) => messages,
+            action => panic!("{action:?}"),
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_passes_before_what_is_missing() {
-        let mut gate = opened(2);
+    async fn releases_nothing_before_what_is_missing() {
+        let mut resequencer = opened(2);
         // 3 is lost.
-        assert!(gate.pass(delivery(4, 4, 1)).is_none());
-        let words = info((4, 4), (1, 1), 3);
-        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait), "it may be on its way");
+        assert!(resequencer.pass(delivery(4, 4, 1)).is_none());
+        let info_now = info((4, 4), (1, 1), 3);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait), "it may be in flight");
         tokio::time::advance(PERIOD).await;
-        let Verdict::AskBack(subjects) = gate.heard(&words, Active::This, 0) else { panic!("it is asked for") };
-        assert_eq!(subjects, ["$JS.ACK.S.D.1.3.4.0.0"]);
-        assert!(gate.pass(delivery(3, 5, 2)).is_none());
-        assert_eq!(acks(&gathered(&mut gate, &info((4, 5), (1, 1), 3))), [(3, 3), (4, 4)]);
-        assert!(gate.pass(delivery(5, 6, 1)).is_some());
+        let Action::Nak(subjects) = resequencer.on_info(&info_now, Active::This, 0) else { panic!("it is missing") };
+        assert_eq!(subjects, [Subject::from("$JS.ACK.S.D.1.3.4.0.0")]);
+        assert!(resequencer.pass(delivery(3, 5, 2)).is_none());
+        assert_eq!(acks(&released(&mut resequencer, &info((4, 5), (1, 1), 3))), [(3, 3), (4, 4)]);
+        assert!(resequencer.pass(delivery(5, 6, 1)).is_some());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_comes_meanwhile_does_not_put_off_the_asking() {
-        let mut gate = opened(0);
-        gate.close();
-        let words = info((1, 1), (0, 0), 1);
-        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait));
+    async fn later_deliveries_do_not_put_off_the_nak() {
+        let mut resequencer = opened(0);
+        resequencer.close();
+        let info_now = info((1, 1), (0, 0), 1);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait));
         for number in 2..=6 {
             tokio::time::advance(PERIOD / 4).await;
-            assert!(gate.pass(delivery(number, number, 1)).is_none());
+            assert!(resequencer.pass(delivery(number, number, 1)).is_none());
         }
-        let Verdict::AskBack(subjects) = gate.heard(&info((6, 6), (0, 0), 6), Active::This, 0) else {
-            panic!("not asked")
+        let Action::Nak(subjects) = resequencer.on_info(&info((6, 6), (0, 0), 6), Active::This, 0) else {
+            panic!("it is missing")
         };
-        assert_eq!(subjects, ["$JS.ACK.S.D.1.1.6.0.0"]);
+        assert_eq!(subjects, [Subject::from("$JS.ACK.S.D.1.1.6.0.0")]);
     }
 
     #[test]
-    fn each_ack_says_a_number_below_the_next_one() {
-        let mut gate = opened(0);
-        gate.close();
-        // 1 and 2 were with a process that died, and come again after 3, which is new; 4 is new as well.
+    fn each_ack_names_a_number_below_the_next_one() {
+        let mut resequencer = opened(0);
+        resequencer.close();
+        // 1 and 2 were with a process that died, and are redelivered after 3, which is new, as is 4.
         for (sequence, number, times) in [(3, 3, 1), (1, 4, 2), (2, 5, 2), (4, 6, 1)] {
-            assert!(gate.pass(delivery(sequence, number, times)).is_none());
+            assert!(resequencer.pass(delivery(sequence, number, times)).is_none());
         }
-        assert_eq!(acks(&gathered(&mut gate, &info((4, 6), (0, 0), 4))), [(1, 1), (2, 2), (3, 3), (4, 6)]);
-        let next = gate.pass(delivery(5, 7, 1));
+        assert_eq!(acks(&released(&mut resequencer, &info((4, 6), (0, 0), 4))), [(1, 1), (2, 2), (3, 3), (4, 6)]);
+        let next = resequencer.pass(delivery(5, 7, 1));
         assert_eq!(acks(&next), [(5, 7)]);
     }
 
     #[test]
-    fn what_comes_again_through_the_open_gate_is_answered_as_before_and_then_anew() {
-        let mut gate = opened(2);
-        assert_eq!(acks(&gate.pass(delivery(1, 3, 2))), [(1, 1)]);
-        assert_eq!(acks(&gate.pass(delivery(1, 4, 3))), [(1, 3)]);
+    fn a_redelivery_while_open_is_acked_as_before_and_then_with_its_new_number() {
+        let mut resequencer = opened(2);
+        assert_eq!(acks(&resequencer.pass(delivery(1, 3, 2))), [(1, 1)]);
+        assert_eq!(acks(&resequencer.pass(delivery(1, 4, 3))), [(1, 3)]);
     }
 
     #[test]
-    fn a_consumer_that_counts_anew_is_another_one() {
-        assert!(opened(3).recognises(&info((3, 3), (0, 0), 3)));
-        assert!(!opened(3).recognises(&info((3, 2), (0, 0), 2)), "it has delivered three");
-        assert!(!opened(3).recognises(&made_at("2026-11-02T00:00:00Z", (3, 3), (0, 0), 3)));
+    fn a_consumer_with_restarted_numbering_is_another_one() {
+        assert!(opened(3).is_same_consumer(&info((3, 3), (0, 0), 3)));
+        assert!(!opened(3).is_same_consumer(&info((3, 2), (0, 0), 2)), "it has delivered three");
+        assert!(!opened(3).is_same_consumer(&created_at("2026-11-02T00:00:00Z", (3, 3), (0, 0), 3)));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_acks_for_a_damaged_consumer_say_numbers_above_its_floor() {
-        let mut gate = opened(2);
-        let words = info((0, 0), (0, 500), 2);
-        assert!(gate.recognises(&words), "while it is open that changes nothing");
-        gate.close();
-        assert!(!gate.recognises(&words), "what is in hand may be acked or not");
-        gate.reset();
-        assert!(gate.recognises(&words));
-        assert!(gate.pass(delivery(1, 3, 2)).is_none());
-        gate.asks();
+    async fn acks_for_a_damaged_consumer_name_numbers_above_its_floor() {
+        let mut resequencer = opened(2);
+        let info_now = info((0, 0), (0, 500), 2);
+        assert!(resequencer.is_same_consumer(&info_now), "while it is open that changes nothing");
+        resequencer.close();
+        assert!(!resequencer.is_same_consumer(&info_now), "what was released may be acked or not");
+        resequencer.reset();
+        assert!(resequencer.is_same_consumer(&info_now));
+        assert!(resequencer.pass(delivery(1, 3, 2)).is_none());
+        resequencer.on_request();
         tokio::time::advance(LONG_PERIOD).await;
-        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait), "it would not take a nak");
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait), "it accepts no nak");
         tokio::time::advance(LONG_PERIOD).await;
-        assert!(matches!(gate.heard(&words, Active::This, 0), Verdict::Wait));
-        assert!(gate.pass(delivery(2, 4, 2)).is_none());
-        gate.asks();
-        assert_eq!(acks(&gathered(&mut gate, &words)), [(1, 501), (2, 502)]);
-        assert_eq!(acks(&gate.pass(delivery(3, 5, 1))), [(3, 503)]);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait));
+        assert!(resequencer.pass(delivery(2, 4, 2)).is_none());
+        resequencer.on_request();
+        assert_eq!(acks(&released(&mut resequencer, &info_now)), [(1, 501), (2, 502)]);
+        assert_eq!(acks(&resequencer.pass(delivery(3, 5, 1))), [(3, 503)]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_acked_stands_for_nothing_that_is_missing() {
-        let mut gate = opened(4);
-        gate.close();
-        // 1 to 3 are acked, which the floor does not say yet; 5 to 7 are lost.
-        let words = info((7, 7), (0, 0), 4);
-        assert!(matches!(gate.heard(&words, Active::This, 3), Verdict::Wait));
+    async fn acked_messages_do_not_stand_for_missing_ones() {
+        let mut resequencer = opened(4);
+        resequencer.close();
+        // 1 to 3 are acked, which the floor does not show yet; 5 to 7 are lost.
+        let info_now = info((7, 7), (0, 0), 4);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 3), Action::Wait));
         tokio::time::advance(PERIOD).await;
-        let Verdict::AskBack(subjects) = gate.heard(&words, Active::This, 3) else { panic!("they are missing") };
+        let Action::Nak(subjects) = resequencer.on_info(&info_now, Active::This, 3) else { panic!("they are missing") };
         assert_eq!(subjects.len(), 6, "it may also be the acks that are lost");
         for (sequence, number) in [(5, 8), (6, 9), (7, 10)] {
-            assert!(gate.pass(delivery(sequence, number, 2)).is_none());
+            assert!(resequencer.pass(delivery(sequence, number, 2)).is_none());
         }
-        let Verdict::Open(messages) = gate.heard(&info((7, 10), (3, 3), 4), Active::This, 3) else {
-            panic!("all are here")
+        let Action::Release(messages) = resequencer.on_info(&info((7, 10), (3, 3), 4), Active::This, 3) else {
+            panic!("all have arrived")
         };
         assert_eq!(acks(&messages), [(5, 8), (6, 9), (7, 10)]);
     }
 
     #[test]
-    fn a_first_delivery_after_others_is_one_of_a_consumer_that_counts_anew() {
-        assert!(opened(3).counts_anew(&delivery(1, 1, 1)));
-        assert!(!opened(3).counts_anew(&delivery(1, 4, 2)));
-        assert!(!opened(0).counts_anew(&delivery(1, 1, 1)));
+    fn a_first_delivery_after_others_shows_a_restarted_numbering() {
+        assert!(opened(3).shows_restart(&delivery(1, 1, 1)));
+        assert!(!opened(3).shows_restart(&delivery(1, 4, 2)));
+        assert!(!opened(0).shows_restart(&delivery(1, 1, 1)));
     }
 
     #[test]
-    fn a_replica_that_stands_by_waits() {
-        let mut gate = opened(0);
-        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Other, 0), Verdict::Wait));
-        assert!(gate.is_open());
-        // When the active one is gone, it gathers.
-        assert!(matches!(gate.heard(&info((3, 3), (0, 0), 3), Active::Nobody, 0), Verdict::Wait));
-        assert!(!gate.is_open());
+    fn a_standby_waits() {
+        let mut resequencer = opened(0);
+        assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Other, 0), Action::Wait));
+        assert!(resequencer.is_open());
+        // When the active instance is gone, it closes.
+        assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Nobody, 0), Action::Wait));
+        assert!(!resequencer.is_open());
     }
 }

@@ -1,0 +1,106 @@
+//! Where a message comes from, and how often it was delivered.
+
+use std::time::SystemTime;
+
+use async_nats::Subject;
+
+use super::Stored;
+use super::ack_subject::{AckPrefix, AckSubject, DeliveryId};
+
+/// Where a message comes from and how often it was delivered, read from its ack subject (ADR-15).
+#[derive(Debug, Clone, Default)]
+pub struct Info(AckSubject);
+
+impl Info {
+    /// Reads an ack subject; returns `None` for any other subject.
+    pub(crate) fn parse(ack_subject: Subject) -> Option<Self> {
+        AckSubject::parse(ack_subject).map(Self)
+    }
+
+    /// Reads the ack subject of another delivery of the same consumer; returns it if it belongs to another one.
+    pub(crate) fn parse_same_consumer(&self, ack_subject: Subject) -> Result<Self, Subject> {
+        self.0.parse_same_consumer(ack_subject).map(Self)
+    }
+
+    /// Returns what is known of a message that was read from its stream and not delivered.
+    pub(crate) fn from_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
+        let id = DeliveryId { delivered, stream_sequence: stored.sequence, consumer_sequence: 0 };
+        AckPrefix::new(stream, consumer).stored_delivery(id, stored.time, 0).into()
+    }
+
+    /// Returns the subject to which the delivery is acknowledged.
+    pub(crate) fn ack_subject(&self) -> &Subject {
+        self.0.subject()
+    }
+
+    pub(crate) fn into_ack_subject(self) -> Subject {
+        self.0.into_subject()
+    }
+
+    /// Counts an attempt that needed no delivery, because an `ordered` handler was called again.
+    pub(crate) fn count_attempt(&mut self) {
+        self.0.count_attempt();
+    }
+
+    /// Has the ack name another consumer sequence than the delivery's own.
+    pub(crate) fn set_ack_sequence(&mut self, consumer_sequence: u64) {
+        self.0.set_ack_sequence(consumer_sequence);
+    }
+
+    pub(crate) fn id(&self) -> DeliveryId {
+        self.0.id()
+    }
+
+    pub(crate) fn ack_prefix(&self) -> AckPrefix {
+        self.0.prefix()
+    }
+
+    /// Returns `<stream>.<consumer>`.
+    pub(crate) fn stream_and_consumer(&self) -> &str {
+        self.0.stream_and_consumer()
+    }
+
+    /// Returns the name of the stream that stores the message.
+    pub fn stream(&self) -> &str {
+        self.0.stream()
+    }
+
+    /// Returns the name of the durable consumer that delivered the message: the handler's `queue`.
+    pub fn consumer(&self) -> &str {
+        self.0.consumer()
+    }
+
+    /// Returns the message's sequence in its stream.
+    pub fn stream_sequence(&self) -> u64 {
+        self.id().stream_sequence
+    }
+
+    /// Returns the sequence of this delivery in its consumer.
+    pub fn consumer_sequence(&self) -> u64 {
+        self.id().consumer_sequence
+    }
+
+    /// Returns how often the message was delivered, including this delivery: 1 for the first one.
+    ///
+    /// Every delivery of the server counts, also one that a stopping process handed back.
+    /// For an `ordered` handler, which is called again without another delivery, these attempts count as well.
+    pub fn delivered(&self) -> u64 {
+        self.id().delivered
+    }
+
+    /// Returns the time at which the stream stored the message.
+    pub fn stored_at(&self) -> SystemTime {
+        self.0.stored_at()
+    }
+
+    /// Returns how many messages the consumer had not yet delivered after this one.
+    pub fn pending(&self) -> u64 {
+        self.0.pending()
+    }
+}
+
+impl From<AckSubject> for Info {
+    fn from(ack_subject: AckSubject) -> Self {
+        Self(ack_subject)
+    }
+}

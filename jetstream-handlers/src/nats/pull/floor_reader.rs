@@ -1,0 +1,101 @@
+//! The ack floor of a consumer, read now and then in case the consumer is deleted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::{Instant, timeout};
+
+use super::Connection;
+use crate::delivery::Binding;
+use crate::error::{Error, ErrorKind};
+use crate::nats::floor::Floor;
+
+/// How often the ack floor of a busy consumer is read.
+const PERIOD: Duration = Duration::from_secs(5);
+
+/// The timeout of reading where a restored consumer has to start.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads the ack floor of one consumer.
+pub(super) struct FloorReader {
+    connection: Arc<Connection>,
+    binding: Arc<Binding>,
+    floor: Option<Floor>,
+    reading: Option<BoxFuture<'static, Result<Floor, Error>>>,
+    /// `None` if the floor cannot be read on this connection.
+    next: Option<Instant>,
+}
+
+impl FloorReader {
+    /// Begins to read the floor of a consumer that existed before.
+    pub(super) fn new(connection: Arc<Connection>, binding: Arc<Binding>) -> Self {
+        let existed = binding.existed;
+        let mut reader = Self { connection, binding, floor: None, reading: None, next: Some(Instant::now()) };
+        if existed {
+            reader.read();
+        }
+        reader
+    }
+
+    fn read(&mut self) {
+        let (connection, binding) = (self.connection.clone(), self.binding.clone());
+        self.reading = Some(Box::pin(async move { connection.floor(&binding).await }));
+    }
+
+    /// Begins to read the floor if that is due.
+    pub(super) fn read_if_due(&mut self, now: Instant) {
+        if self.next.is_some_and(|next| next <= now) {
+            self.next = Some(now + PERIOD);
+            self.read();
+        }
+    }
+
+    /// Makes the next reading due, on a new connection.
+    pub(super) fn reconnected(&mut self) {
+        self.next = Some(Instant::now());
+    }
+
+    /// The reading in progress, whose result goes to [`on_read`](Self::on_read).
+    pub(super) fn reading(&mut self) -> Option<&mut BoxFuture<'static, Result<Floor, Error>>> {
+        self.reading.as_mut()
+    }
+
+    pub(super) fn on_read(&mut self, handler: &str, result: Result<Floor, Error>) {
+        self.reading = None;
+        match result {
+            Ok(floor) => self.floor = Some(floor),
+            Err(error) if error.kind() == ErrorKind::Timeout => {
+                // Without the permission, or without a server, further requests would fail as well.
+                tracing::debug!(handler, "cannot read the ack floor of the consumer: {error}");
+                self.next = None;
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Raises a floor that was read to one that the same consumer has reported elsewhere.
+    pub(super) fn rise(&mut self, sequence: u64) {
+        if let Some(floor) = &mut self.floor {
+            floor.rise(sequence);
+        }
+    }
+
+    /// Returns a future with the sequence at which a restored consumer has to start: one behind the floor, or `None`
+    /// for the beginning of the stream.
+    pub(super) fn start(&self) -> BoxFuture<'static, Result<Option<u64>, Error>> {
+        let (connection, binding, floor) = (self.connection.clone(), self.binding.clone(), self.floor);
+        Box::pin(async move {
+            let start = async {
+                match floor {
+                    // A work queue has deleted what was acknowledged, and its consumers have to start at its beginning
+                    // (error 10101).
+                    Some(floor) if !binding.work_queue => connection.start_sequence(&binding, floor).await,
+                    _ => Ok(None),
+                }
+            };
+            let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
+            timeout(TIMEOUT, start).await.unwrap_or_else(no_answer)
+        })
+    }
+}

@@ -1,0 +1,127 @@
+//! The recovery of one handler's pulls: why no requests are sent, and what happens next.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+
+use crate::backoff::ExponentialBackoff;
+use crate::error::Error;
+
+/// The state of a handler's recovery.
+pub(super) struct Recovery {
+    state: State,
+    /// Why the handler is recovering; it stays until the server has answered a request.
+    reason: Option<String>,
+    backoff: ExponentialBackoff,
+}
+
+enum State {
+    /// Requests are sent.
+    Requesting,
+    /// No request is sent before this time.
+    Waiting { until: Instant, then: Then },
+    /// The consumer may be missing; its ack floor decides where a restored one has to start.
+    Locating(BoxFuture<'static, Result<Option<u64>, Error>>),
+    /// The consumer was reported missing, and is being restored.
+    Restoring,
+}
+
+/// What follows the wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Request,
+    Restore,
+}
+
+impl Recovery {
+    pub(super) fn new() -> Self {
+        let backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        Self { state: State::Requesting, reason: None, backoff }
+    }
+
+    /// Returns whether no requests are sent.
+    pub(super) fn is_active(&self) -> bool {
+        !matches!(self.state, State::Requesting)
+    }
+
+    /// Returns whether the server has answered no request since the recovery began.
+    pub(super) fn has_reason(&self) -> bool {
+        self.reason.is_some()
+    }
+
+    /// Waits with exponential backoff; returns `true` if the reason is a new one.
+    ///
+    /// A restoration that was due stays so, and one that has begun goes on.
+    pub(super) fn back_off(&mut self, reason: &str, then: Then) -> bool {
+        let is_new = self.reason.as_deref() != Some(reason);
+        if is_new {
+            self.reason = Some(reason.to_owned());
+        }
+        let until = Instant::now() + self.backoff.next();
+        match &mut self.state {
+            State::Requesting => self.state = State::Waiting { until, then },
+            State::Waiting { then: Then::Restore, .. } => {
+                self.state = State::Waiting { until, then: Then::Restore };
+            }
+            State::Waiting { .. } => self.state = State::Waiting { until, then },
+            State::Locating(_) | State::Restoring => {}
+        }
+        is_new
+    }
+
+    /// Ends the recovery after an answer of the server; returns `false` if there was none.
+    pub(super) fn end(&mut self) -> bool {
+        let was_recovering = self.reason.take().is_some();
+        if was_recovering {
+            self.backoff.reset();
+        }
+        was_recovering
+    }
+
+    /// Ends the wait on a new connection.
+    pub(super) fn reconnected(&mut self) {
+        if let State::Waiting { until, .. } = &mut self.state {
+            *until = Instant::now();
+        }
+    }
+
+    /// Returns when the wait is over, if there is one.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting { until, .. } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// Continues if the wait is over; `start` reads where a restored consumer has to start.
+    pub(super) fn proceed(
+        &mut self,
+        now: Instant,
+        start: impl FnOnce() -> BoxFuture<'static, Result<Option<u64>, Error>>,
+    ) {
+        match self.state {
+            State::Waiting { until, then: Then::Request } if until <= now => self.state = State::Requesting,
+            State::Waiting { until, then: Then::Restore } if until <= now => self.state = State::Locating(start()),
+            _ => {}
+        }
+    }
+
+    /// The reading of where a restored consumer has to start.
+    pub(super) fn locating(&mut self) -> Option<&mut BoxFuture<'static, Result<Option<u64>, Error>>> {
+        match &mut self.state {
+            State::Locating(start) => Some(start),
+            _ => None,
+        }
+    }
+
+    /// Sends no requests until [`restored`](Self::restored).
+    pub(super) fn restoring(&mut self) {
+        self.state = State::Restoring;
+    }
+
+    /// Sends requests again.
+    pub(super) fn restored(&mut self) {
+        self.state = State::Requesting;
+    }
+}

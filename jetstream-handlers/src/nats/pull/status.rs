@@ -1,0 +1,89 @@
+//! The statuses with which the server answers a pull request (`consumer.go`, `jetstream_api.go`).
+
+use async_nats::StatusCode;
+
+/// A status, by what it means for the request and for those after it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// The request is open, and the consumer has no message for it.
+    Heartbeat,
+    /// The request has expired, or there was no message for it.
+    Expired,
+    /// The request was served, or its `max_bytes` are used up.
+    Completed,
+    /// The leader of the consumer has changed or stops, and all requests are gone with it.
+    LeaderChanged,
+    /// The consumer was deleted.
+    ConsumerDeleted,
+    /// The batch was above the consumer's `max_batch`, which is this.
+    BatchTooLarge(usize),
+    /// The request was to live for longer than the consumer's `max_expires`.
+    ExpiresTooLong,
+    /// Another instance holds the pin, or none does (ADR-42).
+    WrongPin,
+    /// Nothing serves the consumer: it does not exist, or it has no leader at this moment.
+    NoResponders,
+    /// Any other refusal.
+    Refused,
+}
+
+impl Status {
+    pub(super) fn parse(code: StatusCode, text: &str) -> Self {
+        /// The texts of code 409, which has no finer code.
+        const CONFLICTS: &[(&str, fn(&str) -> Status)] = &[
+            ("Batch Completed", |_| Status::Completed),
+            ("Message Size Exceeds", |_| Status::Completed),
+            ("Leadership Change", |_| Status::LeaderChanged),
+            ("Server Shutdown", |_| Status::LeaderChanged),
+            ("Consumer Deleted", |_| Status::ConsumerDeleted),
+            ("Exceeded MaxRequestBatch", |text| Status::BatchTooLarge(last_number(text).unwrap_or(1))),
+            ("Exceeded MaxRequestExpires", |_| Status::ExpiresTooLong),
+        ];
+        match code.as_u16() {
+            100 => Self::Heartbeat,
+            404 | 408 => Self::Expired,
+            409 => CONFLICTS
+                .iter()
+                .find(|(known, _)| text.contains(known))
+                .map_or(Self::Refused, |(_, status)| status(text)),
+            423 => Self::WrongPin,
+            503 => Self::NoResponders,
+            _ => Self::Refused,
+        }
+    }
+}
+
+/// Returns the number at the end of "Exceeded MaxRequestBatch of 10".
+fn last_number(text: &str) -> Option<usize> {
+    text.rsplit(' ').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parses_the_statuses_of_the_server() {
+        for (code, text, status) in [
+            (100, "Idle Heartbeat", Status::Heartbeat),
+            (404, "No Messages", Status::Expired),
+            (408, "Request Timeout", Status::Expired),
+            (408, "Interest Expired", Status::Expired),
+            (409, "Batch Completed", Status::Completed),
+            (409, "Message Size Exceeds MaxBytes", Status::Completed),
+            (409, "Leadership Change", Status::LeaderChanged),
+            (409, "Server Shutdown", Status::LeaderChanged),
+            (409, "Consumer Deleted", Status::ConsumerDeleted),
+            (409, "Exceeded MaxRequestBatch of 10", Status::BatchTooLarge(10)),
+            (409, "Exceeded MaxRequestExpires of 1s", Status::ExpiresTooLong),
+            (409, "Exceeded MaxWaiting", Status::Refused),
+            (409, "Consumer is push based", Status::Refused),
+            (423, "Nats-Wrong-Pin-Id", Status::WrongPin),
+            (503, "", Status::NoResponders),
+            (400, "Bad Request", Status::Refused),
+        ] {
+            let code = StatusCode::from_u16(code).expect("it is a status code");
+            assert_eq!(Status::parse(code, text), status, "{code} {text}");
+        }
+    }
+}

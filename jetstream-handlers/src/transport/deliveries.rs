@@ -1,0 +1,202 @@
+//! The deliveries of one handler, and their acks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Transport;
+use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
+use crate::error::Error;
+use crate::message::{Info, Message};
+use crate::{memory, nats};
+
+/// The deliveries of one handler.
+#[derive(Debug)]
+pub(crate) enum Deliveries {
+    Nats(Box<nats::Pull>),
+    Memory(Box<memory::Deliveries>),
+}
+
+impl Transport {
+    /// Opens the deliveries of a handler; no message arrives before [`Deliveries::room`] is called.
+    pub(crate) async fn deliveries(
+        &self,
+        handler: &str,
+        binding: &Arc<Binding>,
+        fetch_wait: Option<Duration>,
+    ) -> Result<Deliveries, Error> {
+        match self {
+            Self::Nats(connection) => {
+                let pull = nats::Pull::open(connection.clone(), handler, binding.clone(), fetch_wait).await?;
+                Ok(Deliveries::Nats(Box::new(pull)))
+            }
+            Self::Memory(memory) => {
+                let deliveries = memory::Deliveries::open(memory.clone(), binding.clone());
+                Ok(Deliveries::Memory(Box::new(deliveries)))
+            }
+        }
+    }
+}
+
+impl Deliveries {
+    /// Limits the number of messages that are requested and have not arrived.
+    pub(crate) fn room(&mut self, room: usize) {
+        match self {
+            Self::Nats(pull) => pull.room(room),
+            Self::Memory(deliveries) => deliveries.room(room),
+        }
+    }
+
+    /// Waits until [`fill`](Self::fill) has something to return.
+    ///
+    /// # Cancel safety
+    ///
+    /// What has arrived stays until it is filled in.
+    pub(crate) async fn arrived(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.arrived().await,
+            Self::Memory(deliveries) => deliveries.arrived().await,
+        }
+    }
+
+    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
+        match self {
+            Self::Nats(pull) => pull.fill(push),
+            Self::Memory(deliveries) => deliveries.fill(push),
+        }
+    }
+
+    /// Continues after [`DeliveryEvent::ConsumerMissing`], with the result of restoring the consumer.
+    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+        match self {
+            Self::Nats(pull) => pull.restored(result),
+            Self::Memory(deliveries) => deliveries.restored(result),
+        }
+    }
+
+    /// Stops requesting, and returns what still arrives until nothing can.
+    ///
+    /// # Cancel safety
+    ///
+    /// A delivery is returned or stays.
+    pub(crate) async fn last(&mut self) -> Option<Message> {
+        match self {
+            Self::Nats(pull) => pull.last().await,
+            Self::Memory(deliveries) => deliveries.last(),
+        }
+    }
+}
+
+/// Deliveries of an ordered handler.
+impl Deliveries {
+    /// Follows how far the worker has acknowledged the stream.
+    pub(crate) fn follow_acks(&mut self, acked: AckedSequence) {
+        match self {
+            Self::Nats(pull) => pull.follow_acks(acked),
+            // No delivery is lost on its way in memory, so nothing has to be judged missing.
+            Self::Memory(_) => {}
+        }
+    }
+
+    /// Keeps other instances from becoming active after [`last`](Self::last); never returns.
+    pub(crate) async fn stay_active(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.stay_active().await,
+            Self::Memory(_) => std::future::pending().await,
+        }
+    }
+
+    /// Checks after a reconnect whether the consumer is still the same; returns the number of the connection if it is.
+    pub(crate) async fn verify(&mut self) -> Option<u64> {
+        match self {
+            Self::Nats(pull) => pull.verify().await,
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Lets another instance become the active one.
+    pub(crate) async fn step_down(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.step_down().await,
+            Self::Memory(deliveries) => deliveries.step_down(),
+        }
+    }
+}
+
+/// Acks and other answers to a delivery.
+impl Transport {
+    /// Acknowledges a delivery if that needs no waiting; returns `false` if it does, and sends nothing.
+    pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
+        match self {
+            Self::Nats(connection) => connection.try_ack(delivery),
+            Self::Memory(memory) => {
+                memory.ack(binding, &delivery);
+                true
+            }
+        }
+    }
+
+    /// Acknowledges a delivery.
+    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.ack(delivery).await,
+            Self::Memory(memory) => {
+                memory.ack(binding, &delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Acknowledges a delivery, and waits until the server has confirmed it.
+    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
+            Self::Memory(memory) => {
+                memory.ack(binding, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Requests a redelivery after `delay`; zero is at once.
+    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.nak(delivery, delay).await,
+            Self::Memory(memory) => {
+                memory.nak(binding, delivery, delay);
+                Ok(())
+            }
+        }
+    }
+
+    /// Terminates a message, which is never redelivered.
+    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.term(delivery, reason).await,
+            Self::Memory(memory) => {
+                memory.term(binding, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Signals that a message is in progress, which restarts its `ack_wait`.
+    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.progress(delivery).await,
+            Self::Memory(memory) => {
+                memory.progress(binding, delivery);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the server has processed all that was sent before for the consumer of a delivery that has ended.
+    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.flush_acks(delivery, limit).await,
+            // A change in memory is complete when the call returns.
+            Self::Memory(_) => Ok(()),
+        }
+    }
+}

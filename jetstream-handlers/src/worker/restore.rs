@@ -1,0 +1,25 @@
+//! Restores the consumer of a handler that was deleted.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Worker;
+use crate::error::{Error, ErrorKind};
+use crate::provision::restore_consumer;
+
+/// The timeout of restoring a consumer.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Restores the consumer, or finds that it exists; it starts at this stream sequence, or at the beginning.
+    ///
+    /// # Errors
+    ///
+    /// The kind is [`ErrorKind::Timeout`] if it is not known whether the consumer exists.
+    pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<(), Error> {
+        let restored = restore_consumer(&self.transport, &self.handler, &self.binding, start);
+        let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
+        timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)
+    }
+}
