@@ -153,7 +153,7 @@ fn with_outputs(subjects: &[&str]) -> Arc<Switch> {
 }
 
 fn stored(broker: &Broker, stream: &str) -> u64 {
-    memory(broker).last_sequence(stream, ">").unwrap_or(0)
+    memory(broker).last_assigned_sequence(stream).unwrap_or(0)
 }
 
 /// Returns whether a message is not acknowledged.
@@ -171,7 +171,7 @@ async fn outputs_are_stored_before_the_ack() {
     assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 2));
     assert!(!unsettled(&running).await);
 
-    memory(&broker).with_faults(|faults| faults.slow = Duration::from_secs(5));
+    memory(&broker).with_faults(|faults| faults.publish_delay = Duration::from_secs(5));
     publish(&broker, 1).await;
     tokio::time::sleep(Duration::from_secs(7)).await;
     assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 2], 3));
