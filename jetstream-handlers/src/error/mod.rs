@@ -63,12 +63,11 @@ struct Inner {
     message: String,
     source: Option<BoxError>,
     problems: Vec<Error>,
-    stored: Option<u64>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None, problems: Vec::new(), stored: None }))
+        Self(Box::new(Inner { kind, message: message.into(), source: None, problems: Vec::new() }))
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -101,19 +100,12 @@ impl Error {
             false => ErrorKind::Startup,
         };
         let message = format!("{} problems with the handlers", problems.len());
-        Self(Box::new(Inner { kind, message, source: None, problems, stored: None }))
+        Self(Box::new(Inner { kind, message, source: None, problems }))
     }
 
     /// What went wrong, to act on.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
-    }
-
-    /// How many messages of an ingest are known to be stored, counted from its first; `None` of any other error.
-    ///
-    /// The text says whether more of them may be.
-    pub fn stored(&self) -> Option<u64> {
-        self.0.stored
     }
 
     /// The problems where there are several, as at a start or at the stop of several handlers; else empty.
