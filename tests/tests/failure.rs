@@ -391,6 +391,24 @@ async fn dead_letters_are_listed_shown_replayed_and_purged_by_handler() {
     running.shutdown().await.unwrap();
 }
 
+#[tokio::test]
+async fn lists_dead_letters_after_newest_was_deleted() {
+    let server = Server::start().await;
+    let broker = connect(&server, &Calls::default()).await;
+    let running = broker.include::<refused>().start_all().await.unwrap();
+    for id in 1..=3 {
+        broker.publish("work.refused", &id).await.unwrap();
+    }
+    let newest = letters(&broker, "refused", 3).await.pop().unwrap();
+    assert!(server.jetstream().await.get_stream("DLQ").await.unwrap().delete_message(newest.sequence).await.unwrap());
+
+    let dead_letters = broker.dead_letters();
+    assert_eq!(dead_letters.list(100).await.unwrap().len(), 2);
+    assert_eq!(dead_letters.list(1).await.unwrap().len(), 1);
+    assert_eq!(dead_letters.purge().await.unwrap(), 2);
+    running.shutdown().await.unwrap();
+}
+
 #[subscriber(subject = "work.long", queue = "long", ack_wait = "200ms")]
 async fn long(id: u64, State(calls): State<Calls>) {
     calls.add(id);
