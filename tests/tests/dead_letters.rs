@@ -106,6 +106,24 @@ async fn terminated_message_becomes_a_dead_letter_at_once() {
 }
 
 #[tokio::test]
+async fn deleted_newest_dead_letter_does_not_hide_the_others() {
+    let server = Server::start().await;
+    let broker = connect_with(&server, &Recorder::new()).await;
+    let running = broker.include::<refused>().start_all().await.unwrap();
+    for id in 1..=3 {
+        broker.publish("work.refused", &id).await.unwrap();
+    }
+    let newest = dead_letters_of(&broker, "refused", 3).await.pop().unwrap();
+    assert!(server.jetstream().await.get_stream("DLQ").await.unwrap().delete_message(newest.sequence).await.unwrap());
+
+    let dead_letters = broker.dead_letters();
+    assert_eq!(dead_letters.list(100).await.unwrap().len(), 2);
+    assert_eq!(dead_letters.list(1).await.unwrap().len(), 1);
+    assert_eq!(dead_letters.purge().await.unwrap(), 2);
+    running.shutdown().await.unwrap();
+}
+
+#[tokio::test]
 async fn undecodable_payload_is_kept_in_the_dead_letter() {
     let server = Server::start().await;
     let calls = Recorder::new();
