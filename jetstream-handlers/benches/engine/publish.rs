@@ -86,7 +86,8 @@ fn pipelined(bench: &Bench) -> Sample {
         let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
         // The acknowledgements are taken and dropped one by one, as in the other variants.
-        let mut results = broker.publish_all(messages);
+        let publisher = broker.publisher();
+        let mut results = publisher.publish_all(messages);
         while let Some(stored) = results.next().await {
             stored.expect("the stream stores it");
         }
@@ -102,7 +103,7 @@ fn ingest(bench: &Bench) -> Sample {
         let meter = bench.meter();
         let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
-        broker.ingest(messages).await.expect("the stream stores them");
+        broker.publisher().ingest(messages).await.expect("the stream stores them");
         let sample = meter.stop(bench.messages);
         broker.disconnect().await.expect("the connection ends");
         let stored = stream.get_info().await.expect("the stream exists").state.messages;
