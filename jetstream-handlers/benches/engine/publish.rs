@@ -86,7 +86,8 @@ fn pipelined(bench: &Bench) -> Sample {
         let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
         let messages = (0..bench.messages).map(|id| broker.publish_message(SUBJECT, &Order::new(id)));
         // The acknowledgements are taken and dropped one by one, as in the other variants.
-        let mut results = broker.publisher().publish_all(messages);
+        let publisher = broker.publisher();
+        let mut results = publisher.publish_all(messages);
         while let Some(stored) = results.next().await {
             stored.expect("the stream stores it");
         }
