@@ -28,6 +28,7 @@ impl Failed for &Error {
 ///
 /// On a success, on another kind and on a missing part.
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "callers pass the result of a call")]
 pub fn assert_error(failed: impl Failed, kind: ErrorKind, parts: &[&str]) {
     let Some(error) = failed.error() else { panic!("success instead of {kind:?} with {parts:?}") };
     let text = format!("{error:?}");
