@@ -43,6 +43,7 @@ fn told(kind: ErrorKind, error: impl Debug) -> (ErrorKind, String) {
 ///
 /// On a success, on another kind and on a missing part.
 #[track_caller]
+#[expect(clippy::needless_pass_by_value, reason = "callers pass the result of a call")]
 pub fn assert_error(failed: impl Failed, kind: ErrorKind, parts: &[&str]) {
     let Some((found, text)) = failed.error() else { panic!("success instead of {kind:?} with {parts:?}") };
     assert_eq!(found, kind, "{text}");

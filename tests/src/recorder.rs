@@ -100,6 +100,7 @@ impl<T> Recorder<T> {
     }
 
     /// Returns the times at which `item` was recorded.
+    #[expect(clippy::needless_pass_by_value, reason = "numbers and texts are passed alike")]
     pub fn times<Q>(&self, item: Q) -> Vec<Instant>
     where
         T: PartialEq<Q>,
