@@ -4,11 +4,10 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::Worker;
 use super::ack_all::AckAll;
-use super::caller::Caller;
 use crate::backoff::ExponentialBackoff;
 use crate::error::Error;
 use crate::message::{Info, Message};
@@ -41,19 +40,23 @@ enum Answer<'a> {
 }
 
 impl Worker {
-    /// Settles a message by the outcome of its call.
-    pub(super) async fn settle(&self, caller: &mut Caller, message: &mut Message, outcome: Outcome) -> Settled {
-        // Fast path: a plain ack needs neither a future nor a clone of the delivery.
-        let plain_ack = outcome.settle == Settle::Ack && self.handler.declaration.plan.ack == Ack::Sent;
-        if plain_ack && self.try_ack(message) {
-            return Settled::Ended;
+    /// Settles a message by the outcome of its call if that needs no waiting: the fast path of the plain ack.
+    pub(super) fn try_settle(&self, message: &mut Message, outcome: &Outcome) -> bool {
+        if outcome.settle != Settle::Ack || self.handler.declaration.plan.ack != Ack::Sent {
+            return false;
         }
-        caller.ended(Instant::now());
-        // Boxed, because it is rare and every slot would hold its size.
-        Box::pin(self.settle_slowly(message, outcome)).await
+        // Moved and restored, because a clone would allocate.
+        let delivery = std::mem::take(&mut message.info);
+        let id = delivery.id();
+        let sent = self.transport.try_ack(&self.binding, delivery);
+        if !sent {
+            message.info = self.info(id);
+        }
+        sent
     }
 
-    async fn settle_slowly(&self, message: &Message, outcome: Outcome) -> Settled {
+    /// Settles a message by the outcome of its call.
+    pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> Settled {
         if outcome.settle == Settle::Ack {
             self.ack(message).await;
             return Settled::Ended;
@@ -75,18 +78,6 @@ impl Worker {
                 Settled::Pending
             }
         }
-    }
-
-    /// Sends an ack if that is possible without waiting.
-    fn try_ack(&self, message: &mut Message) -> bool {
-        // Moved and restored, because a clone would allocate.
-        let delivery = std::mem::take(&mut message.info);
-        let id = delivery.id();
-        let sent = self.transport.try_ack(&self.binding, delivery);
-        if !sent {
-            message.info = self.info(id);
-        }
-        sent
     }
 
     async fn ack(&self, message: &Message) {
@@ -189,8 +180,11 @@ impl Worker {
         }
     }
 
-    /// Publishes the outputs of a call, in order; if one is not stored, the call has failed and is retried.
+    /// Publishes the outputs of a successful call, in order; if one is not stored, the call has failed and is retried.
     pub(super) async fn publish_outputs(&self, outcome: Outcome) -> Outcome {
+        if outcome.settle != Settle::Ack {
+            return outcome;
+        }
         for output in outcome.outputs {
             if let Err(error) = publish(&self.transport, output.with_id()).await {
                 return Outcome::failed(Settle::Retry, Reason::Error, format!("cannot publish an output: {error}"));

@@ -14,7 +14,7 @@ use super::settle::Settled;
 use crate::handler::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::recorder::Call;
-use crate::outcome::{Outcome, Settle};
+use crate::outcome::Outcome;
 use crate::sync::lock;
 
 /// How long a slot runs without yielding to the other futures of its worker.
@@ -91,7 +91,9 @@ impl Worker {
         let mut caller = self.caller();
         let Some(mut now) = self.buffer.arrived().await else { return };
         let mut budget = YieldBudget::new(now);
-        while let Some(Next { since, mut message, refill }) = self.next(&mut now).await {
+        loop {
+            // Not `while let`, which would keep the scrutinee in the future beside the parts moved out of it.
+            let Some(Next { since, mut message, refill }) = self.next(&mut now).await else { return };
             let begun = now;
             slot.take(since, self.delivery_id(&message.info));
             let span = self.span(&message);
@@ -114,7 +116,7 @@ impl Worker {
     pub(super) async fn next(&self, now: &mut Instant) -> Option<Next> {
         loop {
             if !self.is_ready() {
-                self.until_ready().await;
+                Box::pin(self.until_ready()).await;
                 *now = Instant::now();
             }
             if let Some(next) = self.buffer.pop(*now, self.max_age()) {
@@ -132,13 +134,20 @@ impl Worker {
             begun = Instant::now();
             verdict
         };
-        let outcome = match verdict {
-            Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
-            Verdict::Try => self.call_shared(caller, message, begun).await,
-            // Boxed, because it is rare and every slot would hold its size.
-            Verdict::Isolated => Box::pin(self.call_isolated(caller, message)).await,
+        // Futures of the rare cases are boxed, because every slot would hold their size.
+        let settling = {
+            let outcome = match verdict {
+                Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+                Verdict::Try => self.call_shared(caller, message, begun).await,
+                Verdict::Isolated => Box::pin(self.call_isolated(caller, message)).await,
+            };
+            if self.try_settle(message, &outcome) {
+                return Settled::Ended;
+            }
+            caller.ended(Instant::now());
+            Box::pin(self.settle(message, outcome))
         };
-        self.settle(caller, message, outcome).await
+        settling.await
     }
 
     /// Calls the handler, possibly beside other calls but not beside an isolated one.
@@ -197,11 +206,22 @@ impl Worker {
 
     /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
-        let mut outcome = caller.call(Delivery::from(message), begun).await;
-        if !outcome.outputs.is_empty() && outcome.settle == Settle::Ack {
+        let publishing = {
+            let outcome = caller.call(Delivery::from(message), begun).await;
+            if outcome.outputs.is_empty() {
+                self.record(message, &outcome);
+                return outcome;
+            }
             caller.ended(Instant::now());
-            outcome = Box::pin(self.publish_outputs(outcome)).await;
-        }
+            // Boxed, because it is rare and every slot would hold its size.
+            Box::pin(self.publish_outputs(outcome))
+        };
+        let outcome = publishing.await;
+        self.record(message, &outcome);
+        outcome
+    }
+
+    fn record(&self, message: &Message, outcome: &Outcome) {
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
                 handler: self.handler.declaration.name.clone(),
@@ -212,7 +232,6 @@ impl Worker {
                 error: outcome.failure.as_ref().map(|failure| failure.error.clone()),
             });
         }
-        outcome
     }
 }
 

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use tokio::time::Instant;
 
 use crate::Broker;
@@ -25,7 +24,7 @@ use crate::transport::Transport;
 struct Switch {
     ready: AtomicBool,
     waker: Mutex<Option<Waker>>,
-    /// The sequence of each message, and how often it was delivered.
+    /// The sequence of each message, and the number of its deliveries.
     called: Mutex<Vec<(u64, u64)>>,
     outputs: Vec<Outgoing>,
 }
@@ -38,7 +37,7 @@ impl Switch {
         }
     }
 
-    /// Wakes nobody, as a limit does that is reached.
+    /// Wakes no task, like a limit that is reached.
     fn make_busy(&self) {
         self.ready.store(false, Ordering::Relaxed);
     }
@@ -142,7 +141,7 @@ async fn call_that_is_not_ready_starts_nothing_that_is_buffered() {
 }
 
 fn output(subject: &str) -> Outgoing {
-    Outgoing { subject: subject.to_owned().into(), payload: "1".into(), headers: HeaderMap::new() }
+    Outgoing { subject: subject.to_owned().into(), payload: "1".into(), headers: Default::default() }
 }
 
 fn with_outputs(subjects: &[&str]) -> Arc<Switch> {
