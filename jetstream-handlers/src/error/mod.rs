@@ -63,11 +63,29 @@ struct Inner {
     source: Option<BoxError>,
     problems: Vec<Error>,
     stored: Option<u64>,
+    expected_sequence: Option<u64>,
+    found_sequence: Option<u64>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None, problems: Vec::new(), stored: None }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+            problems: Vec::new(),
+            stored: None,
+            expected_sequence: None,
+            found_sequence: None,
+        }))
+    }
+
+    /// Returns the error of a publish whose condition on the last sequence does not hold.
+    #[allow(dead_code, reason = "publish calls it soon")]
+    pub(crate) fn wrong_last_sequence(message: impl Into<String>, expected: Option<u64>, found: Option<u64>) -> Self {
+        let mut error = Self::new(ErrorKind::WrongLastSequence, message);
+        (error.0.expected_sequence, error.0.found_sequence) = (expected, found);
+        error
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -105,7 +123,9 @@ impl Error {
             false => ErrorKind::Startup,
         };
         let message = format!("{} problems with the handlers", problems.len());
-        Self(Box::new(Inner { kind, message, source: None, problems, stored: None }))
+        let mut error = Self::new(kind, message);
+        error.0.problems = problems;
+        error
     }
 
     /// What went wrong, to act on.
@@ -118,6 +138,17 @@ impl Error {
     /// The text says whether more of them may be.
     pub fn stored(&self) -> Option<u64> {
         self.0.stored
+    }
+
+    /// Returns the last sequence that a publish expected, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence).
+    pub fn expected_sequence(&self) -> Option<u64> {
+        self.0.expected_sequence
+    }
+
+    /// Returns the last sequence that the stream had, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence)
+    /// and the server named it.
+    pub fn found_sequence(&self) -> Option<u64> {
+        self.0.found_sequence
     }
 
     /// The problems where there are several, as at a start or at the stop of several handlers; else empty.
