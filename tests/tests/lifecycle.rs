@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::TryStreamExt;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, Status};
+use jetstream_handlers::{Error, ErrorKind, Problem, Status};
 use jetstream_handlers_tests::{Program, Server, assert_says, eventually};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -298,7 +298,7 @@ async fn all_handlers_of_a_stop_share_the_grace_period() {
     let begun = Instant::now();
     let error = broker.disconnect().await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_millis(1900), "one after the other: {:?}", begun.elapsed());
-    let kinds: Vec<_> = error.problems().iter().map(Error::kind).collect();
+    let kinds: Vec<_> = error.problems().iter().map(Problem::kind).collect();
     assert_eq!(kinds, [ErrorKind::GracePeriod; 2], "{error}");
     for part in ["`lifecycle::also_gated`", "`lifecycle::gated_as_well`"] {
         assert!(error.to_string().contains(part), "no {part:?} in {error}");

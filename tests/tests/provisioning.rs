@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, TryStreamExt};
 use jetstream_handlers::async_nats::jetstream::{Context as JetStream, consumer};
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, Subscription, stream};
+use jetstream_handlers::{Error, ErrorKind, Problem, Subscription, stream};
 use jetstream_handlers_tests::{Server, binary, eventually};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -505,7 +505,7 @@ async fn a_consumer_that_differs_is_an_error_and_stays_as_it_is() {
         (
             "max-deliver",
             |c| c.max_deliver = 7,
-            &["max_deliver is 7 on the server, unlimited, or at least 10000 here", "net", EDIT],
+            &["max_deliver is 7 on the server, unlimited, or at least 10000 here", "backstop", EDIT],
         ),
         (
             "backoff",
@@ -911,7 +911,7 @@ async fn a_server_that_pins_no_client_is_told_with_both_ways_out() {
     }
     let (major, minor, patch) = binary::version();
     let version = format!("the server, {major}.{minor}.{patch},");
-    let told = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`replicas = 1`"];
+    let told = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`single_instance`"];
     assert_says(ordered("orders.created").await, ErrorKind::Config, &told);
     let told = ["2 problems", "is a work queue", &version];
     assert_says(ordered("work.hard").await, ErrorKind::Startup, &told);
@@ -968,7 +968,7 @@ async fn a_consumer_that_was_made_without_the_pin_is_told() {
     });
     let broker = Broker::builder().servers([server.url()]).api_prefix("old.API").connect().await.unwrap();
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-    let told = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`replicas = 1`"];
+    let told = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`single_instance`"];
     assert_says(ordered.await, ErrorKind::Config, &told);
 }
 
@@ -1312,7 +1312,8 @@ async fn all_that_is_wrong_is_told_at_once_and_nothing_is_made() {
         (ErrorKind::StreamNotFound, ["`provisioning::many_wild`", "`*.many`"]),
         (ErrorKind::StreamOverlap, ["`provisioning::many_taken`", "stream `PART`"]),
     ] {
-        let of_kind = |problem: &&Error| problem.kind() == kind && told.iter().all(|t| problem.to_string().contains(t));
+        let of_kind =
+            |problem: &&Problem| problem.kind() == kind && told.iter().all(|t| problem.to_string().contains(t));
         let count = error.problems().iter().filter(of_kind).count();
         assert_eq!(count, 1, "{kind:?} with {told:?} in {error}");
         assert!(told.iter().all(|part| error.to_string().contains(part)), "{error}");

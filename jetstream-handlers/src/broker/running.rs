@@ -73,7 +73,7 @@ pub(super) async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error>
         worker.stop.cancel();
     }
     let results = join_all(workers.iter().map(|worker| worker.stop())).await;
-    Error::all(results.into_iter().filter_map(Result::err).collect())
+    Error::joined(results.into_iter().filter_map(Result::err).collect())
 }
 
 /// Handlers that were started together.

@@ -1,17 +1,21 @@
-//! What can go wrong, in kinds that a caller can act on.
+//! Errors, in kinds that a caller can act on.
 
 pub(crate) mod api;
+pub(crate) mod problem;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
+
+use problem::{Difference, Problem};
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What went wrong, for a caller that wants to act on it.
+/// The kind of an error, for a caller that acts on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting in the code or in the environment is wrong.
+    /// A setting in the code or in the environment is invalid.
     Config,
     /// No server could be reached.
     Connect,
@@ -19,7 +23,7 @@ pub enum ErrorKind {
     Authorization,
     /// The server did not answer in time.
     Timeout,
-    /// Several things are wrong with the handlers; see [`Error::problems`].
+    /// The handlers have several problems; see [`Error::problems`].
     Startup,
     /// There is no handler to start.
     NoHandlers,
@@ -31,7 +35,7 @@ pub enum ErrorKind {
     StreamOverlap,
     /// A consumer on the server differs from what the code asks for.
     ConsumerMismatch,
-    /// A handler asks for a state that nobody gave.
+    /// A parameter of a handler lacks something, mostly a state that was not registered.
     MissingState,
     /// A value could not be encoded.
     Encode,
@@ -39,29 +43,30 @@ pub enum ErrorKind {
     PayloadTooLarge,
     /// The stream did not store a message.
     Publish,
-    /// The stream's last sequence was not the expected one.
+    /// The last sequence of the stream is not the expected one; see [`Error::expected_sequence`] and [`Error::found_sequence`].
     WrongLastSequence,
-    /// The stream has a message of an atomic batch already.
+    /// The stream already has a message of an atomic batch.
     Duplicate,
     /// The broker is disconnected.
     Closed,
     /// Handlers were still running when the grace period of a stop ended.
     GracePeriod,
-    /// The server answered with an error, or not as the protocol says.
+    /// The server answered with an error, or against the protocol.
     Server,
 }
 
-/// Everything that this crate reports.
+/// The error of every fallible function of this crate.
 ///
-/// `Display` says what was found, where, and the way out; [`source`](StdError::source) is the cause;
-/// `Debug` prints both in full, because that is what `fn main() -> Result<(), Error>` shows.
+/// `Display` names what was found, where, and how to fix it; [`source`](StdError::source) is the cause.
+/// `Debug` prints all of them, because that is what `fn main() -> Result<(), Error>` shows.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<BoxError>,
-    problems: Vec<Error>,
+    problems: Vec<Problem>,
+    permission: Option<String>,
     stored: Option<u64>,
     expected_sequence: Option<u64>,
     found_sequence: Option<u64>,
@@ -74,6 +79,7 @@ impl Error {
             message: message.into(),
             source: None,
             problems: Vec::new(),
+            permission: None,
             stored: None,
             expected_sequence: None,
             found_sequence: None,
@@ -93,7 +99,13 @@ impl Error {
         self
     }
 
-    /// The same error, with what it is about in front.
+    /// Adds the subject to which the user may lack the permission to publish.
+    pub(crate) fn with_missing_permission(mut self, subject: String) -> Self {
+        self.0.permission = Some(subject);
+        self
+    }
+
+    /// Prefixes the text with what the error is about.
     pub(crate) fn about(mut self, what: &str) -> Self {
         self.0.message = format!("{what}: {}", self.0.message);
         self
@@ -104,40 +116,84 @@ impl Error {
         self
     }
 
-    /// Nothing, or the problems as one error.
-    pub(crate) fn all(problems: Vec<Error>) -> Result<(), Self> {
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Self::of(problems)),
-        }
-    }
-
-    /// Several problems as one error; a single one stays itself, and several stops that took too long stay what they are.
-    pub(crate) fn of(mut problems: Vec<Error>) -> Self {
-        if problems.len() == 1 {
-            return problems.remove(0);
-        }
-        let first = problems.first().map_or(ErrorKind::Startup, Error::kind);
-        let kind = match problems.iter().all(|problem| problem.kind() == first) && first == ErrorKind::GracePeriod {
-            true => ErrorKind::GracePeriod,
-            false => ErrorKind::Startup,
+    /// Returns one error for problems that were found together.
+    pub(crate) fn of(problems: Vec<Problem>) -> Self {
+        let (kind, message) = match &*problems {
+            [problem] => (problem.kind(), problem.to_string()),
+            problems => {
+                let is_late = |problem: &Problem| problem.kind() == ErrorKind::GracePeriod;
+                let kind = if problems.iter().all(is_late) { ErrorKind::GracePeriod } else { ErrorKind::Startup };
+                (kind, format!("{} problems with the handlers", problems.len()))
+            }
         };
-        let message = format!("{} problems with the handlers", problems.len());
         let mut error = Self::new(kind, message);
         error.0.problems = problems;
         error
     }
 
-    /// What went wrong, to act on.
+    /// Returns an error if there are problems.
+    pub(crate) fn all(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::of(problems)) }
+    }
+
+    /// Returns the errors of several stops as one.
+    pub(crate) fn joined(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::of(errors.into_iter().flat_map(Self::into_problems).collect())),
+        }
+    }
+
+    fn into_problems(mut self) -> Vec<Problem> {
+        if self.0.problems.is_empty() {
+            return vec![Problem::Failed { handler: None, error: Arc::new(self) }];
+        }
+        std::mem::take(&mut self.0.problems)
+    }
+
+    /// Returns the kind, for a caller that acts on it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// How many messages of an ingest are known to be stored, counted from its first; `None` of any other error.
+    /// Returns the problems of a failed start or stop, one for each; empty for other errors.
     ///
-    /// The text says whether more of them may be.
-    pub fn stored(&self) -> Option<u64> {
-        self.0.stored
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::{Broker, Problem};
+    ///
+    /// # async fn start(broker: Broker) {
+    /// if let Err(error) = broker.start_all().await {
+    ///     for problem in error.problems() {
+    ///         match problem {
+    ///             Problem::ConsumerDiffers { consumer, differences, .. } => {
+    ///                 for it in differences {
+    ///                     println!("{consumer}: {} is {}, wanted {}", it.field(), it.found(), it.wanted());
+    ///                 }
+    ///             }
+    ///             other => println!("{other}"),
+    ///         }
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn problems(&self) -> &[Problem] {
+        &self.0.problems
+    }
+
+    /// Returns every field in which a stream or a consumer differs from what the code asks for.
+    pub fn differences(&self) -> impl Iterator<Item = &Difference> {
+        self.0.problems.iter().flat_map(Problem::differences)
+    }
+
+    /// Returns the subject to which the user may lack the permission to publish, if that can be the cause.
+    ///
+    /// A server does not answer a request that it does not permit, so that this is known of a request to the
+    /// JetStream API that timed out; an overloaded server causes the same.
+    pub fn missing_permission(&self) -> Option<&str> {
+        self.0.permission.as_deref().or_else(|| self.0.problems.iter().find_map(Problem::missing_permission))
     }
 
     /// Returns the last sequence that a publish expected, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence).
@@ -151,17 +207,21 @@ impl Error {
         self.0.found_sequence
     }
 
-    /// The problems where there are several, as at a start or at the stop of several handlers; else empty.
-    pub fn problems(&self) -> &[Error] {
-        &self.0.problems
+    /// Returns how many messages of an ingest are known to be stored, counted from its first; `None` for other errors.
+    ///
+    /// The text names whether more of them may be.
+    pub fn stored(&self) -> Option<u64> {
+        self.0.stored
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        for problem in &self.0.problems {
-            write!(f, "\n  - {problem}")?;
+        if let several @ [_, _, ..] = &*self.0.problems {
+            for problem in several {
+                write!(f, "\n  - {problem}")?;
+            }
         }
         Ok(())
     }
@@ -170,31 +230,42 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?})", self.0.message, self.0.kind)?;
-        for problem in &self.0.problems {
-            write!(f, "\n  - {problem:?}")?;
+        if let several @ [_, _, ..] = &*self.0.problems {
+            for problem in several {
+                write!(f, "\n  - {problem} ({:?})", problem.kind())?;
+                write_causes(f, problem)?;
+            }
         }
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, "\n    caused by: {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        write_causes(f, self)
     }
+}
+
+fn write_causes(f: &mut fmt::Formatter<'_>, error: &dyn StdError) -> fmt::Result {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, "\n    caused by: {error}")?;
+        cause = error.source();
+    }
+    Ok(())
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        match (&self.0.source, &*self.0.problems) {
+            (Some(source), _) => Some(&**source),
+            (None, [problem]) => problem.source(),
+            (None, _) => None,
+        }
     }
 }
 
-/// An error with all its causes, in one line for a log or a header.
+/// Returns the text of an error with all its causes, in one line for a log or a header.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = error.to_string();
-        // Many libraries repeat the cause in their own text; once is enough.
+        // Many libraries repeat the cause in their own text.
         if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);

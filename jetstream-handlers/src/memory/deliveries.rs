@@ -57,7 +57,8 @@ impl Deliveries {
                 Taken::Message(message, reply) => return self.delivery(*message, reply),
                 Taken::GivenUp { sequence, delivered } => return DeliveryEvent::GivenUp { sequence, delivered },
                 Taken::NoConsumer if self.recovering => {
-                    let made = self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler));
+                    let made =
+                        self.memory.create_consumer(&self.source.stream, &consumer_config(&self.handler.declaration));
                     // Another worker may have been faster; that is as good.
                     if made.is_ok()
                         || self.memory.consumer(&self.source.stream, &self.source.consumer).is_ok_and(|it| it.is_some())

@@ -29,7 +29,8 @@ impl Connection {
     async fn send<T: DeserializeOwned>(&self, subject: &str, payload: Bytes) -> Result<T, ApiError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.settings.request_timeout));
         let subject = format!("{}.{subject}", self.api_prefix);
-        let answer = self.client.send_request(subject, request).await.map_err(ApiError::Unanswered)?;
+        let answer = self.client.send_request(subject.clone(), request).await;
+        let answer = answer.map_err(|error| ApiError::Unanswered { subject, error })?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Response::Ok(answer)) => Ok(answer),
             Ok(Response::Err { error }) => Err(ApiError::Refused(error)),

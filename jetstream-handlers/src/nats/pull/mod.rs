@@ -400,7 +400,13 @@ impl Pull {
                                 Some(floor) if !source.work_queue => connection.start_sequence(&source, floor).await?,
                                 _ => None,
                             };
-                            restore_consumer(&Transport::Nats(connection.clone()), &handler, &source, start).await
+                            restore_consumer(
+                                &Transport::Nats(connection.clone()),
+                                &handler.declaration.name,
+                                &source,
+                                start,
+                            )
+                            .await
                         };
                         // A cluster that is electing does not answer; then a request is the better question.
                         timeout(LOOK, restored)
