@@ -94,7 +94,8 @@ pub use async_nats::jetstream::stream;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::store::{DeadLetter, DeadLetters};
-pub use error::problem::{Difference, Problem, Purpose};
+pub use error::difference::Difference;
+pub use error::problem::{Problem, Purpose};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use handler::{Closure, Subscriber};

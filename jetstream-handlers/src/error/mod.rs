@@ -1,13 +1,15 @@
 //! Errors, in kinds that a caller can act on.
 
 pub(crate) mod api;
+pub(crate) mod difference;
 pub(crate) mod problem;
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::sync::Arc;
 
-use problem::{Difference, Problem};
+use difference::Difference;
+use problem::Problem;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
@@ -273,4 +275,60 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::client::RequestErrorKind;
+
+    use super::api::ApiError;
+    use super::*;
+
+    fn running(handler: &str) -> Problem {
+        Problem::NeverYields { handler: handler.to_owned() }
+    }
+
+    #[test]
+    fn single_problem_is_the_error_itself() {
+        let error = Error::of(vec![running("one")]);
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::GracePeriod, running("one").to_string()));
+        assert_eq!(error.problems().len(), 1);
+        assert!(Error::all(Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn several_problems_are_listed_with_their_causes() {
+        let cause = Error::new(ErrorKind::Server, "reading stream `SHOP`").with_source("out of memory");
+        let failed = Problem::failed(&problem::Purpose::Handler("two".to_owned()), cause);
+        let error = Error::of(vec![running("one"), failed]);
+        assert_eq!(error.kind(), ErrorKind::Startup);
+        let (text, debug) = (error.to_string(), format!("{error:?}"));
+        assert!(text.starts_with("2 problems with the handlers\n  - `one` does not stop"), "{text}");
+        assert!(text.ends_with("\n  - reading stream `SHOP`"), "{text}");
+        assert!(debug.ends_with("\n  - reading stream `SHOP` (Server)\n    caused by: out of memory"), "{debug}");
+        assert_eq!(error.problems()[1].handler(), Some("two"));
+    }
+
+    #[test]
+    fn stops_that_took_too_long_stay_one_kind() {
+        let late = |handler| Error::of(vec![running(handler)]);
+        let joined = Error::joined(vec![late("one"), late("two")]).unwrap_err();
+        assert_eq!((joined.kind(), joined.problems().len()), (ErrorKind::GracePeriod, 2));
+        let panicked = Error::new(ErrorKind::Server, "the worker of `two` panicked");
+        let joined = Error::joined(vec![late("one"), panicked]).unwrap_err();
+        assert_eq!((joined.kind(), joined.problems()[1].kind()), (ErrorKind::Startup, ErrorKind::Server));
+    }
+
+    #[test]
+    fn timed_out_request_names_the_permission_that_may_be_missing() {
+        let subject = "$JS.API.STREAM.INFO.SHOP".to_owned();
+        let unanswered = |kind: RequestErrorKind| ApiError::Unanswered { subject: subject.clone(), error: kind.into() };
+        let error = unanswered(RequestErrorKind::TimedOut).into_error("reading stream `SHOP`");
+        assert_eq!((error.kind(), error.missing_permission()), (ErrorKind::Timeout, Some(&*subject)));
+        assert!(error.to_string().contains("may not publish to `$JS.API.STREAM.INFO.SHOP`"), "{error}");
+        let problem = Problem::failed(&problem::Purpose::Declared, error);
+        assert_eq!(Error::of(vec![problem.clone(), problem]).missing_permission(), Some(&*subject));
+        let error = unanswered(RequestErrorKind::NoResponders).into_error("reading stream `SHOP`");
+        assert_eq!(error.missing_permission(), None);
+    }
 }

@@ -5,47 +5,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::difference::{Difference, Listed};
 use super::{Error, ErrorKind};
 
 /// The end of each text about a stream that an ordered handler cannot read.
 const ORDERED_FIX: &str = "for example one that has this stream as its source and subjects of its own, or drop `ordered` and keep `concurrency` at 1";
-
-/// One field of a stream or a consumer that differs between the server and the code.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Difference {
-    pub(crate) field: &'static str,
-    pub(crate) found: String,
-    pub(crate) wanted: String,
-    pub(crate) changeable: bool,
-}
-
-impl Difference {
-    /// Returns the name of the field, as the server spells it.
-    pub fn field(&self) -> &str {
-        self.field
-    }
-
-    /// Returns the value on the server.
-    pub fn found(&self) -> &str {
-        &self.found
-    }
-
-    /// Returns the value that the code asks for, or the range of values that it accepts.
-    pub fn wanted(&self) -> &str {
-        &self.wanted
-    }
-
-    /// Returns whether the server accepts another value for the field of an existing stream or consumer.
-    pub fn is_changeable(&self) -> bool {
-        self.changeable
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {} on the server, {} here", self.field, self.found, self.wanted)
-    }
-}
 
 /// The purpose for which a stream is needed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -265,7 +229,7 @@ impl fmt::Display for Problem {
                 let name = stream.as_deref().or(default_name.as_deref()).unwrap_or("NAME");
                 write!(
                     f,
-                    ", and `auto_create(false)` disables stream creation; create it (`nats stream add {name} --subjects '{subject}'`), or allow it"
+                    ", and `auto_create(false)` disables stream creation; create it (`nats stream add {name} --subjects '{subject}'`), or remove `auto_create(false)`"
                 )
             }
             Self::SubjectNotCovered { purpose, subject, stream, subjects } => write!(
@@ -408,15 +372,74 @@ impl fmt::Display for MissingState {
 
 impl StdError for MissingState {}
 
-/// Differences in one sentence.
-struct Listed<'a>(&'a [Difference]);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, difference) in self.0.iter().enumerate() {
-            let separator = if index == 0 { "" } else { "; " };
-            write!(f, "{separator}{difference}")?;
+    fn differs(fields: &[(&'static str, &str, &str, bool)]) -> Problem {
+        let difference = |&(field, found, wanted, changeable): &(&'static str, &str, &str, bool)| Difference {
+            field,
+            found: found.to_owned(),
+            wanted: wanted.to_owned(),
+            changeable,
+        };
+        Problem::ConsumerDiffers {
+            handler: "app::bill".to_owned(),
+            stream: "SHOP".to_owned(),
+            consumer: "billing".to_owned(),
+            differences: fields.iter().map(difference).collect(),
         }
-        Ok(())
+    }
+
+    #[test]
+    fn text_of_a_consumer_names_each_field_and_one_fix() {
+        let problem = differs(&[("ack_wait", "60s", "30s", true), ("headers_only", "true", "false", true)]);
+        assert_eq!(
+            problem.to_string(),
+            "`app::bill`: consumer `billing` of stream `SHOP` exists and differs: ack_wait is 60s on the server, 30s here; \
+             headers_only is true on the server, false here; nothing was changed; \
+             change the handler's settings or the consumer (`nats consumer edit SHOP billing`)"
+        );
+        let unchangeable = differs(&[("ack_wait", "60s", "30s", true), ("ack_policy", "all", "explicit", false)]);
+        let text = unchangeable.to_string();
+        assert!(text.contains("give the handler another `queue`"), "{text}");
+        assert!(
+            text.ends_with("made for an `ordered` handler, and the ack policy of a consumer cannot be changed"),
+            "{text}"
+        );
+        assert!(!text.contains("consumer edit"), "{text}");
+    }
+
+    #[test]
+    fn text_of_a_missing_stream_has_the_command_that_creates_it() {
+        let missing = |stream: Option<&str>, default_name: Option<&str>| {
+            Problem::StreamMissing {
+                purpose: Purpose::DeadLetters("app::bill".to_owned()),
+                subject: "dlq.SHOP.billing".to_owned(),
+                stream: stream.map(str::to_owned),
+                default_name: default_name.map(str::to_owned),
+            }
+            .to_string()
+        };
+        assert!(
+            missing(Some("SHOP"), Some("DLQ")).starts_with("the dead letters of `app::bill`: stream `SHOP` does not")
+        );
+        for (text, name) in [
+            (missing(Some("SHOP"), Some("DLQ")), "SHOP"),
+            (missing(None, Some("DLQ")), "DLQ"),
+            (missing(None, None), "NAME"),
+        ] {
+            assert!(text.contains(&format!("`nats stream add {name} --subjects 'dlq.SHOP.billing'`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn handler_is_known_where_a_stream_is_needed_for_it() {
+        let deleted = |purpose| Problem::Deleted { purpose, stream: "SHOP".to_owned(), consumer: None };
+        let name = || "app::bill".to_owned();
+        assert_eq!(deleted(Purpose::Handler(name())).handler(), Some("app::bill"));
+        assert_eq!(deleted(Purpose::DeadLetters(name())).handler(), Some("app::bill"));
+        assert_eq!(deleted(Purpose::Publish("orders.created".to_owned())).handler(), None);
+        assert_eq!(deleted(Purpose::Declared).handler(), None);
     }
 }

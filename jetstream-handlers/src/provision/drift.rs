@@ -9,7 +9,8 @@ use std::time::Duration;
 use async_nats::jetstream::{consumer, stream};
 use serde_json::Value;
 
-use crate::error::problem::{Difference, Problem};
+use crate::error::difference::Difference;
+use crate::error::problem::Problem;
 
 /// The prefix of the entries that this crate adds to the metadata of a consumer.
 pub(super) const METADATA_PREFIX: &str = "jetstream-handlers.";

@@ -218,3 +218,112 @@ fn removes_out_of_order(config: &stream::Config) -> Option<&'static str> {
     }
     config.allow_rollup.then_some("allow_rollup_hdrs")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_nats::jetstream::consumer;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::memory::Memory;
+    use crate::provision::provision;
+    use crate::settings::Settings;
+
+    fn transport(auto_create: bool, streams: Vec<stream::Config>) -> Transport {
+        let limit = Duration::from_secs(1);
+        let (publish_timeout, request_timeout) = (limit, limit);
+        let (domain, api_prefix) = (None, None);
+        Transport::Memory(Memory::new(Settings {
+            auto_create,
+            streams,
+            publish_timeout,
+            request_timeout,
+            domain,
+            api_prefix,
+        }))
+    }
+
+    fn handler(subject: &str, queue: &str) -> Declaration {
+        let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
+        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::new(subject, queue) }
+    }
+
+    fn on(name: &str, subjects: &[&str]) -> stream::Config {
+        let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+        stream::Config { name: name.to_owned(), subjects, ..Default::default() }
+    }
+
+    fn names(plan: &Plan<'_>) -> Vec<String> {
+        plan.missing_streams.iter().map(|stream| stream.config.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn plans_what_is_missing_and_creates_nothing() {
+        let transport = transport(true, vec![on("SHOP", &["orders.>"])]);
+        let (one, other) = (handler("orders.created", "one"), handler("payments.*", "other"));
+        let plan = inspect(&transport, &[&one, &other]).await;
+        assert!(plan.problems.is_empty(), "{:?}", plan.problems);
+        assert_eq!(names(&plan), ["DLQ", "PAYMENTS", "SHOP"]);
+        assert_eq!(plan.missing_consumers, [0, 1]);
+        assert!(transport.stream("SHOP").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn second_start_finds_everything() {
+        let transport = transport(true, Vec::new());
+        let declaration = handler("orders.created", "billing");
+        let created = provision(&transport, &[&declaration], Vec::new()).await.unwrap();
+        assert!(!created[0].existed);
+        let plan = inspect(&transport, &[&declaration]).await;
+        assert!(plan.problems.is_empty() && plan.missing_streams.is_empty() && plan.missing_consumers.is_empty());
+        assert!(plan.bindings[0].1.existed);
+    }
+
+    #[tokio::test]
+    async fn differences_of_a_consumer_are_values() {
+        let transport = transport(true, Vec::new());
+        let declaration = handler("orders.created", "billing");
+        transport.create_stream(&on("ORDERS", &["orders.>"])).await.unwrap();
+        let config = consumer::Config { ack_wait: Duration::from_secs(60), ..consumer_config(&declaration) };
+        transport.create_consumer("ORDERS", &config).await.unwrap();
+        let plan = inspect(&transport, &[&declaration]).await;
+        let [problem @ Problem::ConsumerDiffers { handler, stream, consumer, .. }] = &*plan.problems else {
+            panic!("{:?}", plan.problems);
+        };
+        assert_eq!((handler.as_str(), stream.as_str(), consumer.as_str()), ("app::billing", "ORDERS", "billing"));
+        let [difference] = problem.differences() else { panic!("{problem:?}") };
+        let values = (difference.field(), difference.found(), difference.wanted(), difference.is_changeable());
+        assert_eq!(values, ("ack_wait", "60s", "30s", true));
+    }
+
+    #[tokio::test]
+    async fn problems_leave_everything_as_it_is() {
+        let transport = transport(true, Vec::new());
+        let (one, twin, wild) = (handler("a.b", "twins"), handler("a.*", "twins"), handler("*.c", "wild"));
+        let error = provision(&transport, &[&one, &twin, &wild], Vec::new()).await.unwrap_err();
+        let kinds: Vec<_> = error.problems().iter().map(|it| (it.kind(), it.handler())).collect();
+        let wild = (ErrorKind::StreamNotFound, Some("app::wild"));
+        assert_eq!(kinds, [wild, (ErrorKind::Config, Some("app::twins"))]);
+        let Problem::SharedDurable { differing, .. } = &error.problems()[1] else { panic!("{error:?}") };
+        assert_eq!(differing, &["subject"]);
+        assert!(transport.stream_names(">").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_durable_name_is_shared_on_one_stream_only() {
+        let (one, other) = (handler("orders.created", "twins"), handler("payments.received", "twins"));
+        let apart = inspect(&transport(true, Vec::new()), &[&one, &other]).await;
+        assert!(apart.problems.is_empty(), "{:?}", apart.problems);
+        let together = transport(true, vec![on("BOTH", &["orders.>", "payments.>"])]);
+        let together = inspect(&together, &[&one, &other]).await;
+        assert!(matches!(&*together.problems, [Problem::SharedDurable { .. }]), "{:?}", together.problems);
+        // Without a stream the subjects decide, so that both problems are told at once.
+        let forbidden = transport(false, Vec::new());
+        let twin = handler("orders.*", "twins");
+        let unbound = inspect(&forbidden, &[&one, &other, &twin]).await;
+        let shared = unbound.problems.iter().filter(|it| matches!(it, Problem::SharedDurable { .. }));
+        assert_eq!((unbound.problems.len(), shared.count()), (4, 1));
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! [`inspect`](inspect::inspect) reads everything and collects every problem; [`apply`](apply::apply) creates what is
 //! missing, and runs only without a problem.
+#![allow(clippy::result_large_err, reason = "a problem is built at a start, and not while messages flow")]
 
 mod apply;
 mod consumers;
