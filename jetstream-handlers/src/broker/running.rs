@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Broker;
 use crate::delivery::Binding;
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
@@ -46,13 +47,7 @@ impl WorkerHandle {
             // A worker ends by itself soon after the grace period; one whose handler never yields cannot.
             Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
                 Ok(Ok(result)) => result,
-                Err(_) => Err(Error::new(
-                    ErrorKind::GracePeriod,
-                    format!(
-                        "`{}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own",
-                        self.handler.declaration.name
-                    ),
-                )),
+                Err(_) => Err(Error::of(vec![Problem::NeverYields { handler: self.handler.declaration.name.clone() }])),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
                     format!("the worker of `{}` ended with a defect of ours", self.handler.declaration.name),

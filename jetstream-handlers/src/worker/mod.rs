@@ -28,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backoff::jittered;
 use crate::delivery::{Binding, DeliveryEvent};
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::Context;
 use crate::handler::Handler;
 use crate::message::Info;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::plan::Declaration;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use attempts::Attempts;
@@ -234,15 +236,8 @@ impl Worker {
         }
         self.beat.stopped();
         finished.map_err(|_| {
-            let name = &self.handler.declaration.name;
-            let what = match self.handler.declaration.plan.is_blocking() {
-                true => "it blocks and cannot be cancelled, so it goes on",
-                false => "it was cancelled",
-            };
-            Error::new(
-                ErrorKind::GracePeriod,
-                format!("`{name}` was still running when the grace period of {grace:?} ended; {what}, and its message handed back"),
-            )
+            let Declaration { name, plan, .. } = &self.handler.declaration;
+            Error::of(vec![Problem::StillRunning { handler: name.clone(), grace, cancelled: !plan.is_blocking() }])
         })
     }
 
