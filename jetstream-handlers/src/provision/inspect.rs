@@ -159,7 +159,7 @@ fn shared_durable(one: &Declaration, other: &Declaration) -> Problem {
     }
 }
 
-/// Returns the overlapping filters on work queues, which the server refuses (error 10100) without naming the other consumer.
+/// Returns the overlapping filters on work queues; the server refuses them (`CONSUMER_WQ_CONSUMER_NOT_UNIQUE`) without naming the other consumer.
 fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, (handler, binding)) in bindings.iter().enumerate().filter(|(_, (_, binding))| binding.work_queue) {
@@ -319,7 +319,7 @@ mod tests {
         let together = transport(true, vec![on("BOTH", &["orders.>", "payments.>"])]);
         let together = inspect(&together, &[&one, &other]).await;
         assert!(matches!(&*together.problems, [Problem::SharedDurable { .. }]), "{:?}", together.problems);
-        // Without a stream the subjects decide, so that both problems are told at once.
+        // Without a stream the subjects decide, so that both problems are reported at once.
         let forbidden = transport(false, Vec::new());
         let twin = handler("orders.*", "twins");
         let unbound = inspect(&forbidden, &[&one, &other, &twin]).await;
