@@ -95,7 +95,9 @@ pub use async_nats::jetstream::publish::PublishAck;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::{DeadLetter, DeadLetters};
+pub use error::difference::Difference;
 pub use error::ingest::IngestError;
+pub use error::problem::{Problem, Purpose};
 pub use error::{Error, ErrorKind};
 pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
 pub use handler::{Closure, Subscriber};

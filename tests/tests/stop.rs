@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, Status, Subscription};
+use jetstream_handlers::{ErrorKind, Problem, Status, Subscription};
 use jetstream_handlers_tests::{
     Program, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of, eventually,
     ms, payload_of, publish,

@@ -22,9 +22,10 @@ pub use subscribe::{Subscribe, Subscription};
 
 use crate::dead_letter::DeadLetters;
 use crate::delivery::Binding;
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems, States};
-use crate::handler::{Closure, Handler, Subscriber, chosen, clashes};
+use crate::handler::{Closure, Handler, Subscriber, chosen};
 use crate::observe::health::{HandlerHealth, Health, Status, StatusCell};
 use crate::observe::recorder::Recorder;
 use crate::plan::Plan;
@@ -435,16 +436,13 @@ impl Broker {
             // The server cannot be asked about invalid names.
             return Err(Error::of(problems));
         }
-        problems.extend(clashes(&handlers));
         for (handler, context) in handlers.iter().zip(&contexts) {
             problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
         }
-        let sources = match provision(transport, &handlers, problems).await {
-            Ok(sources) => sources,
-            Err(problems) => return Err(Error::of(problems)),
-        };
+        let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
+        let bindings = provision(transport, &declarations, problems).await?;
         let mut prepared = Vec::new();
-        for (((handler, binding), context), stop) in handlers.into_iter().zip(sources).zip(contexts).zip(stops) {
+        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
             let (handler, binding) = (Arc::new(handler), Arc::new(binding));
             let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
             prepared.push(Prepared { handler, binding, context, stop, deliveries });
@@ -464,13 +462,9 @@ impl Broker {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
         }
         let handlers = prepared.iter().map(|prepared| &prepared.handler);
-        let again = handlers.filter(|handler| all.iter().any(|worker| worker.runs(handler))).map(|handler| {
-            let text = format!(
-                "`{}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again",
-                handler.declaration.name
-            );
-            Error::new(ErrorKind::Config, text)
-        });
+        let again = handlers
+            .filter(|handler| all.iter().any(|worker| worker.runs(handler)))
+            .map(|handler| Problem::AlreadyRunning { handler: handler.declaration.name.clone() });
         Error::all(again.collect())?;
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Broker;
 use crate::delivery::Binding;
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
@@ -48,13 +49,7 @@ impl WorkerHandle {
             // A worker ends soon after the grace period, unless its handler never yields.
             Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
                 Ok(Ok(result)) => result,
-                Err(_) => Err(Error::new(
-                    ErrorKind::GracePeriod,
-                    format!(
-                        "`{}` does not stop: it blocks a thread of the runtime; set `blocking = true`, which runs its calls on threads outside the runtime",
-                        self.handler.declaration.name
-                    ),
-                )),
+                Err(_) => Err(Error::of(vec![Problem::NeverYields { handler: self.handler.declaration.name.clone() }])),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
                     format!("the worker of `{}` panicked (a bug in this crate)", self.handler.declaration.name),
@@ -75,7 +70,7 @@ pub(super) async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error>
         worker.stop.cancel();
     }
     let results = join_all(workers.iter().map(|worker| worker.stop())).await;
-    Error::all(results.into_iter().filter_map(Result::err).collect())
+    Error::joined(results.into_iter().filter_map(Result::err).collect())
 }
 
 /// Handlers that were started together.

@@ -1,4 +1,4 @@
-//! Why a request about streams and consumers failed.
+//! Failures of requests to the JetStream API.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -8,14 +8,14 @@ use async_nats::jetstream::{self, ErrorCode};
 
 use crate::error::{Error, ErrorKind};
 
-/// Why a request to the API failed.
+/// The failure of a request to the JetStream API.
 #[derive(Debug)]
 pub(crate) enum ApiError {
     /// The server refused it.
     Refused(jetstream::Error),
-    /// There was no answer.
-    Unanswered(RequestError),
-    /// The answer is not what the protocol says.
+    /// There was no answer to the request on this subject.
+    Unanswered { subject: String, error: RequestError },
+    /// The answer does not follow the protocol.
     Unreadable(serde_json::Error),
 }
 
@@ -24,32 +24,32 @@ impl ApiError {
         matches!(self, Self::Refused(error) if error.error_code() == code)
     }
 
-    /// An error of ours that says what was being done.
+    /// Returns an error whose text begins with what was being done.
     pub(crate) fn into_error(self, doing: &str) -> Error {
+        let new = |kind, why: &str| Error::new(kind, format!("{doing}: {why}"));
         match self {
-            Self::Refused(error) if error.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                Error::new(ErrorKind::StreamNotFound, format!("{doing}: there is no such stream")).with_source(error)
+            Self::Refused(error) => match error.error_code() {
+                ErrorCode::STREAM_NOT_FOUND => new(ErrorKind::StreamNotFound, "there is no such stream"),
+                ErrorCode::STREAM_SUBJECT_OVERLAP => {
+                    new(ErrorKind::StreamOverlap, "its subjects overlap those of another stream")
+                }
+                _ => new(ErrorKind::Server, "the server refused it"),
             }
-            Self::Refused(error) => {
-                Error::new(ErrorKind::Server, format!("{doing}: the server refused it")).with_source(error)
+            .with_source(error),
+            Self::Unanswered { subject, error } => match error.kind() {
+                RequestErrorKind::NoResponders => new(
+                    ErrorKind::Server,
+                    "JetStream does not answer; is it enabled on the server (`nats-server -js`) and for this account, or is a cluster electing its leader?",
+                ),
+                RequestErrorKind::TimedOut => new(
+                    ErrorKind::Timeout,
+                    &format!("no answer in time; the server is unreachable, or the user may not publish to `{subject}`"),
+                )
+                .with_missing_permission(subject),
+                _ => new(ErrorKind::Server, "the request failed"),
             }
-            Self::Unanswered(error) => {
-                let (kind, why) = match error.kind() {
-                    RequestErrorKind::NoResponders => (
-                        ErrorKind::Server,
-                        "JetStream does not answer; is it enabled on the server (`nats-server -js`) and for this account, or is a cluster electing its leader?",
-                    ),
-                    RequestErrorKind::TimedOut => (
-                        ErrorKind::Timeout,
-                        "no answer in time; the server is away, or the user may not publish to the JetStream API (`$JS.API.>`)",
-                    ),
-                    _ => (ErrorKind::Server, "the request failed"),
-                };
-                Error::new(kind, format!("{doing}: {why}")).with_source(error)
-            }
-            Self::Unreadable(error) => {
-                Error::new(ErrorKind::Server, format!("{doing}: the answer cannot be read")).with_source(error)
-            }
+            .with_source(error),
+            Self::Unreadable(error) => new(ErrorKind::Server, "the answer cannot be read").with_source(error),
         }
     }
 }
@@ -58,7 +58,7 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
-            Self::Unanswered(error) => error.fmt(f),
+            Self::Unanswered { error, .. } => error.fmt(f),
             Self::Unreadable(error) => error.fmt(f),
         }
     }

@@ -1,18 +1,24 @@
-//! What can go wrong, in kinds that a caller can act on.
+//! Errors, in kinds that a caller can act on.
 
 pub(crate) mod api;
+pub(crate) mod difference;
 pub(crate) mod ingest;
+pub(crate) mod problem;
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
+
+use difference::Difference;
+use problem::Problem;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// What went wrong, for a caller that wants to act on it.
+/// The kind of an error, for a caller that acts on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting in the code or in the environment is wrong.
+    /// A setting in the code or in the environment is invalid.
     Config,
     /// No server could be reached.
     Connect,
@@ -20,7 +26,7 @@ pub enum ErrorKind {
     Authorization,
     /// The server did not answer in time.
     Timeout,
-    /// Several things are wrong with the handlers; see [`Error::problems`].
+    /// The handlers have several problems; see [`Error::problems`].
     Startup,
     /// There is no handler to start.
     NoHandlers,
@@ -32,7 +38,7 @@ pub enum ErrorKind {
     StreamOverlap,
     /// A consumer on the server differs from what the code asks for.
     ConsumerMismatch,
-    /// A handler asks for a state that nobody gave.
+    /// A parameter of a handler lacks something, mostly a state that was not registered.
     MissingState,
     /// A value could not be encoded.
     Encode,
@@ -40,34 +46,51 @@ pub enum ErrorKind {
     PayloadTooLarge,
     /// The stream did not store a message.
     Publish,
-    /// The stream's last sequence was not the expected one.
+    /// The last sequence of the stream is not the expected one; see [`Error::expected_sequence`] and [`Error::found_sequence`].
     WrongLastSequence,
-    /// The stream has a message of an atomic batch already.
+    /// The stream already has a message of an atomic batch.
     Duplicate,
     /// The broker is disconnected.
     Closed,
     /// Handlers were still running when the grace period of a stop ended.
     GracePeriod,
-    /// The server answered with an error, or not as the protocol says.
+    /// The server answered with an error, or against the protocol.
     Server,
 }
 
-/// Everything that this crate reports.
+/// The error of every fallible function of this crate.
 ///
-/// `Display` says what was found, where, and the way out; [`source`](StdError::source) is the cause;
-/// `Debug` prints both in full, because that is what `fn main() -> Result<(), Error>` shows.
+/// `Display` names what was found, where, and how to fix it; [`source`](StdError::source) is the cause.
+/// `Debug` prints all of them, because that is what `fn main() -> Result<(), Error>` shows.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
     message: String,
     source: Option<BoxError>,
-    problems: Vec<Error>,
+    problems: Vec<Problem>,
+    permission: Option<String>,
+    expected_sequence: Option<u64>,
+    found_sequence: Option<u64>,
 }
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), source: None, problems: Vec::new() }))
+        Self(Box::new(Inner {
+            kind,
+            message: message.into(),
+            source: None,
+            problems: Vec::new(),
+            permission: None,
+            expected_sequence: None,
+            found_sequence: None,
+        }))
+    }
+
+    /// The sequences of a publish whose condition on the last sequence does not hold, where they are known.
+    pub(crate) fn with_sequences(mut self, expected: Option<u64>, found: Option<u64>) -> Self {
+        (self.0.expected_sequence, self.0.found_sequence) = (expected, found);
+        self
     }
 
     pub(crate) fn with_source(mut self, source: impl Into<BoxError>) -> Self {
@@ -75,50 +98,117 @@ impl Error {
         self
     }
 
-    /// The same error, with what it is about in front.
+    /// Adds the subject to which the user may lack the permission to publish.
+    pub(crate) fn with_missing_permission(mut self, subject: String) -> Self {
+        self.0.permission = Some(subject);
+        self
+    }
+
+    /// Prefixes the text with what the error is about.
     pub(crate) fn about(mut self, what: &str) -> Self {
         self.0.message = format!("{what}: {}", self.0.message);
         self
     }
 
-    /// Nothing, or the problems as one error.
-    pub(crate) fn all(problems: Vec<Error>) -> Result<(), Self> {
-        match problems.is_empty() {
-            true => Ok(()),
-            false => Err(Self::of(problems)),
-        }
-    }
-
-    /// Several problems as one error; a single one stays itself, and several stops that took too long stay what they are.
-    pub(crate) fn of(mut problems: Vec<Error>) -> Self {
-        if problems.len() == 1 {
-            return problems.remove(0);
-        }
-        let first = problems.first().map_or(ErrorKind::Startup, Error::kind);
-        let kind = match problems.iter().all(|problem| problem.kind() == first) && first == ErrorKind::GracePeriod {
-            true => ErrorKind::GracePeriod,
-            false => ErrorKind::Startup,
+    /// Returns one error for problems that were found together.
+    pub(crate) fn of(problems: Vec<Problem>) -> Self {
+        let (kind, message) = match &*problems {
+            [problem] => (problem.kind(), problem.to_string()),
+            problems => {
+                let is_late = |problem: &Problem| problem.kind() == ErrorKind::GracePeriod;
+                let kind = if problems.iter().all(is_late) { ErrorKind::GracePeriod } else { ErrorKind::Startup };
+                (kind, format!("{} problems with the handlers", problems.len()))
+            }
         };
-        let message = format!("{} problems with the handlers", problems.len());
-        Self(Box::new(Inner { kind, message, source: None, problems }))
+        let mut error = Self::new(kind, message);
+        error.0.problems = problems;
+        error
     }
 
-    /// What went wrong, to act on.
+    /// Returns an error if there are problems.
+    pub(crate) fn all(problems: Vec<Problem>) -> Result<(), Self> {
+        if problems.is_empty() { Ok(()) } else { Err(Self::of(problems)) }
+    }
+
+    /// Returns the errors of several stops as one.
+    pub(crate) fn joined(mut errors: Vec<Self>) -> Result<(), Self> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => Err(Self::of(errors.into_iter().flat_map(Self::into_problems).collect())),
+        }
+    }
+
+    fn into_problems(mut self) -> Vec<Problem> {
+        if self.0.problems.is_empty() {
+            return vec![Problem::Failed { handler: None, error: Arc::new(self) }];
+        }
+        std::mem::take(&mut self.0.problems)
+    }
+
+    /// Returns the kind, for a caller that acts on it.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The problems where there are several, as at a start or at the stop of several handlers; else empty.
-    pub fn problems(&self) -> &[Error] {
+    /// Returns the problems of a failed start or stop, one for each; empty for other errors.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::{Broker, Problem};
+    ///
+    /// # async fn start(broker: Broker) {
+    /// if let Err(error) = broker.start_all().await {
+    ///     for problem in error.problems() {
+    ///         match problem {
+    ///             Problem::ConsumerDiffers { consumer, differences, .. } => {
+    ///                 for it in differences {
+    ///                     println!("{consumer}: {} is {}, wanted {}", it.field(), it.found(), it.wanted());
+    ///                 }
+    ///             }
+    ///             other => println!("{other}"),
+    ///         }
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn problems(&self) -> &[Problem] {
         &self.0.problems
+    }
+
+    /// Returns every field in which a stream or a consumer differs from what the code asks for.
+    pub fn differences(&self) -> impl Iterator<Item = &Difference> {
+        self.0.problems.iter().flat_map(Problem::differences)
+    }
+
+    /// Returns the subject to which the user may lack the permission to publish, if that can be the cause.
+    ///
+    /// A server does not answer a request that it does not permit, so that this is known of a request to the
+    /// JetStream API that timed out; an overloaded server causes the same.
+    pub fn missing_permission(&self) -> Option<&str> {
+        self.0.permission.as_deref().or_else(|| self.0.problems.iter().find_map(Problem::missing_permission))
+    }
+
+    /// Returns the last sequence that a publish expected, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence).
+    pub fn expected_sequence(&self) -> Option<u64> {
+        self.0.expected_sequence
+    }
+
+    /// Returns the last sequence that the stream had, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence)
+    /// and the server named it.
+    pub fn found_sequence(&self) -> Option<u64> {
+        self.0.found_sequence
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)?;
-        for problem in &self.0.problems {
-            write!(f, "\n  - {problem}")?;
+        if let several @ [_, _, ..] = &*self.0.problems {
+            for problem in several {
+                write!(f, "\n  - {problem}")?;
+            }
         }
         Ok(())
     }
@@ -127,31 +217,42 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({:?})", self.0.message, self.0.kind)?;
-        for problem in &self.0.problems {
-            write!(f, "\n  - {problem:?}")?;
+        if let several @ [_, _, ..] = &*self.0.problems {
+            for problem in several {
+                write!(f, "\n  - {problem} ({:?})", problem.kind())?;
+                write_causes(f, problem)?;
+            }
         }
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            write!(f, "\n    caused by: {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        write_causes(f, self)
     }
+}
+
+fn write_causes(f: &mut fmt::Formatter<'_>, error: &dyn StdError) -> fmt::Result {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(f, "\n    caused by: {error}")?;
+        cause = error.source();
+    }
+    Ok(())
 }
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        match (&self.0.source, &*self.0.problems) {
+            (Some(source), _) => Some(&**source),
+            (None, [problem]) => problem.source(),
+            (None, _) => None,
+        }
     }
 }
 
-/// An error with all its causes, in one line for a log or a header.
+/// Returns the text of an error with all its causes, in one line for a log or a header.
 pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         let next = error.to_string();
-        // Many libraries repeat the cause in their own text; once is enough.
+        // Many libraries repeat the cause in their own text.
         if !text.ends_with(&next) {
             text.push_str(": ");
             text.push_str(&next);
@@ -159,4 +260,60 @@ pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::client::RequestErrorKind;
+
+    use super::api::ApiError;
+    use super::*;
+
+    fn running(handler: &str) -> Problem {
+        Problem::NeverYields { handler: handler.to_owned() }
+    }
+
+    #[test]
+    fn single_problem_is_the_error_itself() {
+        let error = Error::of(vec![running("one")]);
+        assert_eq!((error.kind(), error.to_string()), (ErrorKind::GracePeriod, running("one").to_string()));
+        assert_eq!(error.problems().len(), 1);
+        assert!(Error::all(Vec::new()).is_ok());
+    }
+
+    #[test]
+    fn several_problems_are_listed_with_their_causes() {
+        let cause = Error::new(ErrorKind::Server, "reading stream `SHOP`").with_source("out of memory");
+        let failed = Problem::failed(&problem::Purpose::Handler("two".to_owned()), cause);
+        let error = Error::of(vec![running("one"), failed]);
+        assert_eq!(error.kind(), ErrorKind::Startup);
+        let (text, debug) = (error.to_string(), format!("{error:?}"));
+        assert!(text.starts_with("2 problems with the handlers\n  - `one` does not stop"), "{text}");
+        assert!(text.ends_with("\n  - reading stream `SHOP`"), "{text}");
+        assert!(debug.ends_with("\n  - reading stream `SHOP` (Server)\n    caused by: out of memory"), "{debug}");
+        assert_eq!(error.problems()[1].handler(), Some("two"));
+    }
+
+    #[test]
+    fn stops_that_took_too_long_stay_one_kind() {
+        let late = |handler| Error::of(vec![running(handler)]);
+        let joined = Error::joined(vec![late("one"), late("two")]).unwrap_err();
+        assert_eq!((joined.kind(), joined.problems().len()), (ErrorKind::GracePeriod, 2));
+        let panicked = Error::new(ErrorKind::Server, "the worker of `two` panicked");
+        let joined = Error::joined(vec![late("one"), panicked]).unwrap_err();
+        assert_eq!((joined.kind(), joined.problems()[1].kind()), (ErrorKind::Startup, ErrorKind::Server));
+    }
+
+    #[test]
+    fn timed_out_request_names_the_permission_that_may_be_missing() {
+        let subject = "$JS.API.STREAM.INFO.SHOP".to_owned();
+        let unanswered = |kind: RequestErrorKind| ApiError::Unanswered { subject: subject.clone(), error: kind.into() };
+        let error = unanswered(RequestErrorKind::TimedOut).into_error("reading stream `SHOP`");
+        assert_eq!((error.kind(), error.missing_permission()), (ErrorKind::Timeout, Some(&*subject)));
+        assert!(error.to_string().contains("may not publish to `$JS.API.STREAM.INFO.SHOP`"), "{error}");
+        let problem = Problem::failed(&problem::Purpose::Declared, error);
+        assert_eq!(Error::of(vec![problem.clone(), problem]).missing_permission(), Some(&*subject));
+        let error = unanswered(RequestErrorKind::NoResponders).into_error("reading stream `SHOP`");
+        assert_eq!(error.missing_permission(), None);
+    }
 }

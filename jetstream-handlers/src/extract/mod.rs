@@ -10,7 +10,8 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::codec;
-use crate::error::{BoxError, Error, ErrorKind, chain};
+use crate::error::problem::{MissingState, Problem};
+use crate::error::{BoxError, chain};
 use crate::message::{Info, Message};
 use crate::publish::Publisher;
 
@@ -173,10 +174,7 @@ impl<T: Clone + Send + Sync + 'static> FromMessage for State<T> {
 }
 
 fn missing_state<T>() -> Rejection {
-    let name = type_name::<T>();
-    Rejection::new(format!(
-        "asks for `State<{name}>`, which nobody gave; call `.state(..)` on the broker's builder with a `{name}`"
-    ))
+    Rejection::new(MissingState { type_name: type_name::<T>() })
 }
 
 /// The subject on which the message was published: what a wildcard matched.
@@ -372,18 +370,21 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
 #[derive(Debug)]
 pub struct Problems {
     context: Context,
-    found: Vec<Error>,
+    found: Vec<Problem>,
 }
 
 impl Problems {
-    pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Vec<Error> {
+    pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Vec<Problem> {
         let mut problems = Self { context: context.clone(), found: Vec::new() };
         check(context, &mut problems);
         problems.found
     }
 
     pub(crate) fn add(&mut self, rejection: &Rejection) {
-        let handler = self.context.handler();
-        self.found.push(Error::new(ErrorKind::MissingState, format!("`{handler}` {rejection}")));
+        let handler = self.context.handler().to_owned();
+        self.found.push(match rejection.0.downcast_ref() {
+            Some(MissingState { type_name }) => Problem::MissingState { handler, type_name },
+            None => Problem::Parameter { handler, problem: rejection.to_string() },
+        });
     }
 }

@@ -9,12 +9,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems};
 use crate::message::Message;
 use crate::plan::{Backoff, DeadLetter, Declaration, Plan, SHORTEST_ACK_WAIT};
 use crate::rules;
-use crate::subject;
 
 pub use call::CallFuture;
 pub(crate) use call::{Call, Delivery};
@@ -80,13 +80,15 @@ impl Handler {
     }
 
     /// What is wrong with the settings; the attribute has checked its own, a closure's come here first.
-    pub(crate) fn problems(&self) -> Vec<Error> {
+    pub(crate) fn problems(&self) -> Vec<Problem> {
         let plan = &self.declaration.plan;
         let mut found = Vec::new();
-        let mut check = |field: &str, problem: Option<String>| {
-            if let Some(problem) = problem {
-                found.push(Error::new(ErrorKind::Config, format!("`{}`: {field}: {problem}", self.declaration.name)));
-            }
+        let mut check = |key: &'static str, problem: Option<String>| {
+            found.extend(problem.map(|problem| Problem::Setting {
+                handler: self.declaration.name.clone(),
+                key,
+                problem,
+            }));
         };
         check("subject", rules::subject_problem(&plan.subject));
         check("queue", rules::name_problem(&plan.queue));
@@ -141,49 +143,6 @@ pub(crate) fn chosen<'a>(
     Ok(chosen)
 }
 
-/// What is wrong with handlers as a set: two of them on one durable consumer.
-pub(crate) fn clashes(subscriptions: &[Handler]) -> Vec<Error> {
-    let mut found = Vec::new();
-    for (index, one) in subscriptions.iter().enumerate() {
-        for other in &subscriptions[index + 1..] {
-            // Durables belong to a stream; where a handler names none, the subject decides, and provisioning checks again.
-            let same_stream = match (&one.declaration.plan.stream, &other.declaration.plan.stream) {
-                (Some(one), Some(other)) => one == other,
-                _ => subject::overlap(&one.declaration.plan.subject, &other.declaration.plan.subject),
-            };
-            if one.declaration.plan.queue == other.declaration.plan.queue && same_stream {
-                found.push(clash(one, other));
-            }
-        }
-    }
-    found
-}
-
-pub(crate) fn clash(one: &Handler, other: &Handler) -> Error {
-    let queue = &one.declaration.plan.queue;
-    let differing: BTreeSet<_> = [
-        ("subject", one.declaration.plan.subject != other.declaration.plan.subject),
-        ("concurrency", one.declaration.plan.concurrency() != other.declaration.plan.concurrency()),
-        ("ordered", one.declaration.plan.ordered != other.declaration.plan.ordered),
-        ("ack_wait", one.declaration.plan.ack_wait != other.declaration.plan.ack_wait),
-        ("max_deliver", one.declaration.plan.max_deliver != other.declaration.plan.max_deliver),
-    ]
-    .into_iter()
-    .filter_map(|(field, differs)| differs.then_some(field))
-    .collect();
-    let how = match differing.is_empty() {
-        true => "each message would reach only one of them".to_owned(),
-        false => format!("and with a different {}", differing.into_iter().collect::<Vec<_>>().join(", ")),
-    };
-    Error::new(
-        ErrorKind::Config,
-        format!(
-            "`{}` ({}) and `{}` ({}) both read the durable consumer `{queue}`, {how}; give each a `queue` of its own",
-            one.declaration.name, one.declaration.location, other.declaration.name, other.declaration.location
-        ),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,7 +159,7 @@ mod tests {
         let mut plan = Plan::new("orders.created", "billing");
         change(&mut plan);
         let handler = Handler::closure(plan, "here".to_owned(), || async {});
-        handler.problems().iter().map(Error::to_string).collect()
+        handler.problems().iter().map(Problem::to_string).collect()
     }
 
     #[test]

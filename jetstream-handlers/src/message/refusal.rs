@@ -22,7 +22,7 @@ pub(crate) fn empty_batch() -> Error {
 /// Returns the error of a message that the stream refused.
 pub(crate) fn refused(message: &Outgoing, error: jetstream::Error) -> Error {
     let (kind, why) = reason(Some(message), &error);
-    Error::new(kind, format!("the message on `{}` was not stored: {why}", message.subject)).with_source(error)
+    refusal(kind, format!("the message on `{}` was not stored: {why}", message.subject), Some(message), error)
 }
 
 /// Returns the error of an atomic batch that the stream refused, at the message of this number if it is known.
@@ -54,11 +54,9 @@ pub(crate) fn batch_refused(messages: &[Outgoing], number: Option<usize>, error:
     };
     let at = number.map_or(String::new(), |number| format!(" at message {number}"));
     let count = messages.len();
-    Error::new(
-        kind,
-        format!("the atomic batch of {count} messages on `{subject}` was refused{at}, and nothing is stored: {why}"),
-    )
-    .with_source(error)
+    let text =
+        format!("the atomic batch of {count} messages on `{subject}` was refused{at}, and nothing is stored: {why}");
+    refusal(kind, text, number.and_then(|number| messages.get(number - 1)), error)
 }
 
 /// Returns the error of a fast-ingest batch whose message of this number the stream refused.
@@ -77,7 +75,18 @@ pub(crate) fn ingest_refused(number: u64, error: jetstream::Error) -> Error {
         }
         _ => reason(None, &error),
     };
-    Error::new(kind, format!("message {number} of the batch was refused: {why}")).with_source(error)
+    refusal(kind, format!("message {number} of the batch was refused: {why}"), None, error)
+}
+
+/// Returns an error with the refusal as its source, and with the sequences of a condition that does not hold.
+fn refusal(kind: ErrorKind, text: String, message: Option<&Outgoing>, refusal: jetstream::Error) -> Error {
+    let error = Error::new(kind, text);
+    let error = if kind == ErrorKind::WrongLastSequence {
+        error.with_sequences(message.and_then(expected_sequence), found_sequence(&refusal))
+    } else {
+        error
+    };
+    error.with_source(refusal)
 }
 
 /// Returns `true` if the stream may store the message at another attempt.

@@ -1,40 +1,33 @@
-//! What differs between the configuration that the code asks for and the one on the server.
+//! Differences between the configuration that the code asks for and the one on the server.
 //!
-//! What the server fills in by itself and its `_nats.*` metadata are no difference.
+//! Defaults that the server fills in and its `_nats.*` metadata do not count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer, stream};
 use serde_json::Value;
 
-/// How the names of our own entries in a consumer's metadata begin.
-pub(crate) const OURS: &str = "jetstream-handlers.";
+use crate::error::difference::Difference;
+use crate::error::problem::Problem;
 
-/// The mark of a consumer that was deleted and made again, in its metadata.
+/// The prefix of the entries that this crate adds to the metadata of a consumer.
+pub(super) const METADATA_PREFIX: &str = "jetstream-handlers.";
+
+/// The metadata entry of a consumer that was deleted and created again.
 pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
 
-/// One field that differs.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Difference {
-    pub(super) field: &'static str,
-    pub(super) found: String,
-    pub(super) wanted: String,
-    /// Whether the server lets the field of an existing object be changed.
-    pub(super) mutable: bool,
-}
-
-/// What of a consumer on the server is not as a handler needs it.
+/// Returns the fields in which a consumer on the server is not what a handler needs.
 ///
-/// Fields that a handler has no say in are the operator's: description, metadata, sampling, replicas, storage,
-/// request limits, inactivity, pause.
-/// `max_ack_pending` is one of them as long as every slot of the handler can be busy.
+/// Fields that no handler sets belong to the operator: description, metadata, sampling, replicas, storage, request
+/// limits, inactivity, pause.
+/// So does `max_ack_pending`, unless it is below the handler's `concurrency`.
 pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, concurrency: usize) -> Vec<Difference> {
     let mut differences = Vec::new();
-    let mut compare = |field, mutable, found: String, wanted: String| {
+    let mut compare = |field, changeable, found: String, wanted: String| {
         if found != wanted {
-            differences.push(Difference { field, found, wanted, mutable });
+            differences.push(Difference { field, found, wanted, changeable });
         }
     };
     let target = |config: &consumer::Config| {
@@ -42,18 +35,18 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     };
     compare("deliver_subject", false, target(found), target(wanted));
     compare("filter_subjects", true, filters(found), filters(wanted));
-    compare("ack_policy", false, word(&found.ack_policy), word(&wanted.ack_policy));
+    compare("ack_policy", false, lower_case(&found.ack_policy), lower_case(&wanted.ack_policy));
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
-    // A consumer that was made again after it was deleted begins where the former one had come to.
+    // A restored consumer starts where the deleted one had stopped.
     if !found.metadata.contains_key(RESTORED) {
-        compare("deliver_policy", false, word(&found.deliver_policy), word(&wanted.deliver_policy));
+        compare("deliver_policy", false, lower_case(&found.deliver_policy), lower_case(&wanted.deliver_policy));
     }
-    compare("replay_policy", false, word(&found.replay_policy), word(&wanted.replay_policy));
+    compare("replay_policy", false, lower_case(&found.replay_policy), lower_case(&wanted.replay_policy));
     compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
     // No server refuses to change these three, whatever ADR-42 says (`consumer.go`, `checkNewConsumerConfig`).
-    compare("priority_policy", true, own_word(&found.priority_policy), own_word(&wanted.priority_policy));
+    compare("priority_policy", true, serialized(&found.priority_policy), serialized(&wanted.priority_policy));
     compare("priority_groups", true, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
     let is_pinned = |config: &consumer::Config| config.priority_policy == consumer::PriorityPolicy::PinnedClient;
     if is_pinned(found) && is_pinned(wanted) {
@@ -64,27 +57,32 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
             duration(wanted.priority_timeout, 120),
         );
     }
-    // Too many deliveries only make the net wider; too few would end messages that are not dead letters yet.
+    // With fewer, the server would stop delivering messages that are not dead letters yet.
     if (1..wanted.max_deliver).contains(&found.max_deliver) {
-        let wanted = format!("unlimited, or at least {}", wanted.max_deliver);
-        differences.push(Difference { field: "max_deliver", found: limit(found.max_deliver), wanted, mutable: true });
+        let (found, wanted) = (found.max_deliver.to_string(), format!("unlimited, or at least {}", wanted.max_deliver));
+        differences.push(Difference { field: "max_deliver", found, wanted, changeable: true });
     }
     if (1..concurrency as i64).contains(&found.max_ack_pending) {
-        let wanted = format!("at least the concurrency of {concurrency}");
-        differences.push(Difference {
-            field: "max_ack_pending",
-            found: found.max_ack_pending.to_string(),
-            wanted,
-            mutable: true,
-        });
+        let (found, wanted) = (found.max_ack_pending.to_string(), format!("at least the concurrency of {concurrency}"));
+        differences.push(Difference { field: "max_ack_pending", found, wanted, changeable: true });
     }
     differences
 }
 
-/// What of a stream on the server is not as the application's own configuration says.
+/// Returns an error if a stream on the server differs from the configuration passed to the builder.
+pub(super) fn check_stream(found: &stream::Config, wanted: &stream::Config) -> Result<(), Problem> {
+    let differences = stream(found, wanted);
+    if differences.is_empty() {
+        Ok(())
+    } else {
+        Err(Problem::StreamDiffers { stream: wanted.name.clone(), differences })
+    }
+}
+
+/// Returns the fields in which a stream on the server differs from the configuration passed to the builder.
 ///
-/// Description, metadata and replicas that it does not give are the operator's.
-pub(super) fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
+/// A description, metadata and replicas that the latter leaves out belong to the operator.
+fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
     // Changing these needs a new stream (nats-server `stream.go`, `configUpdateCheck`).
     const IMMUTABLE: [&str; 4] = ["storage", "retention", "mirror", "max_consumers"];
     let mut found = found.clone();
@@ -102,30 +100,22 @@ pub(super) fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Dif
                 field,
                 found: found.to_string(),
                 wanted: wanted.to_string(),
-                mutable: !IMMUTABLE.contains(field),
+                changeable: !IMMUTABLE.contains(field),
             });
         }
     }
     differences
 }
 
-/// The fields of a stream's configuration with everything that means "the default" brought to one form.
+/// Returns the fields of a stream's configuration, with every spelling of a default in one form.
 fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
     let unlimited = |limit: i64| Value::from(if limit <= 0 { -1 } else { limit });
     let nanos = |duration: Duration| Value::from(format!("{duration:?}"));
-    let subjects: BTreeSet<_> = match config.subjects.is_empty() && config.mirror.is_none() && config.sources.is_none()
-    {
-        true => [config.name.clone()].into(),
-        false => config.subjects.iter().cloned().collect(),
-    };
-    let metadata: Vec<_> = config
-        .metadata
-        .iter()
-        .filter(|(key, _)| !key.starts_with("_nats."))
-        .collect::<std::collections::BTreeMap<_, _>>()
-        .into_iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
+    let has_default_subject = config.subjects.is_empty() && config.mirror.is_none() && config.sources.is_none();
+    let subjects: BTreeSet<_> =
+        if has_default_subject { [config.name.clone()].into() } else { config.subjects.iter().cloned().collect() };
+    let metadata: BTreeMap<_, _> = config.metadata.iter().filter(|(key, _)| !key.starts_with("_nats.")).collect();
+    let metadata: Vec<_> = metadata.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     let duplicates = match (config.duplicate_window.is_zero(), config.max_age.is_zero()) {
         (false, _) => config.duplicate_window,
         (true, true) => Duration::from_secs(120),
@@ -136,9 +126,9 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
     let rollup = config.allow_rollup || config.allow_message_schedules || markers;
     vec![
         ("subjects", Value::from(subjects.into_iter().collect::<Vec<_>>())),
-        ("retention", Value::from(word(&config.retention))),
-        ("storage", Value::from(word(&config.storage))),
-        ("discard", Value::from(word(&config.discard))),
+        ("retention", Value::from(lower_case(&config.retention))),
+        ("storage", Value::from(lower_case(&config.storage))),
+        ("discard", Value::from(lower_case(&config.discard))),
         ("discard_new_per_subject", Value::from(config.discard_new_per_subject)),
         ("max_consumers", unlimited(config.max_consumers.into())),
         ("max_msgs", unlimited(config.max_messages)),
@@ -161,9 +151,9 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         ("sources", json(&config.sources)),
         ("metadata", Value::from(metadata)),
         ("subject_transform", json(&config.subject_transform)),
-        ("compression", Value::from(config.compression.as_ref().map_or("none".to_owned(), word))),
+        ("compression", Value::from(config.compression.as_ref().map_or("none".to_owned(), lower_case))),
         ("consumer_limits", json(&config.consumer_limits.as_ref().filter(|limits| **limits != Default::default()))),
-        ("persist_mode", Value::from(word(&config.persist_mode.unwrap_or_default()))),
+        ("persist_mode", Value::from(lower_case(&config.persist_mode.unwrap_or_default()))),
         ("subject_delete_marker_ttl", nanos(config.subject_delete_marker_ttl.unwrap_or_default())),
         ("first_seq", Value::from(config.first_sequence.unwrap_or(0).max(1))),
         ("placement", json(&config.placement)),
@@ -179,40 +169,31 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
-/// An enum of the client library in lower case, as the server writes it.
-fn word(value: &impl Debug) -> String {
+/// Returns the name of an enum's variant in lower case, as the server writes it.
+fn lower_case(value: &impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-/// A word of several, with the underscores of the server.
-fn own_word(value: &impl serde::Serialize) -> String {
+/// Returns the name of an enum's variant as the server writes it, also one of several words.
+fn serialized(value: &impl serde::Serialize) -> String {
     json(value).as_str().unwrap_or_default().to_owned()
 }
 
 fn duration(value: Duration, default_secs: u64) -> String {
-    match value.is_zero() {
-        true => format!("{:?}", Duration::from_secs(default_secs)),
-        false => format!("{value:?}"),
-    }
+    let value = if value.is_zero() { Duration::from_secs(default_secs) } else { value };
+    format!("{value:?}")
 }
 
-fn limit(value: i64) -> String {
-    match value {
-        ..=0 => "unlimited".to_owned(),
-        value => value.to_string(),
-    }
-}
-
-/// The filters in one form; the server keeps one filter and several in different fields.
+/// Returns the filters in one form; the server keeps one filter and several in different fields.
 fn filters(config: &consumer::Config) -> String {
     let mut filters: BTreeSet<&str> = config.filter_subjects.iter().map(String::as_str).collect();
     if !config.filter_subject.is_empty() {
         filters.insert(&config.filter_subject);
     }
-    match filters.is_empty() {
-        true => "every subject".to_owned(),
-        false => filters.into_iter().collect::<Vec<_>>().join(", "),
+    if filters.is_empty() {
+        return "every subject".to_owned();
     }
+    filters.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -220,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_server_fills_in_is_no_difference() {
+    fn ignores_defaults_of_the_server() {
         let wanted = consumer::Config {
             filter_subject: "orders.created".into(),
             ack_wait: Duration::from_secs(30),
@@ -237,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_that_a_handler_depends_on_is_compared() {
+    fn compares_every_field_that_a_handler_depends_on() {
         let wanted = consumer::Config { ack_wait: Duration::from_secs(3), max_deliver: 10_000, ..Default::default() };
         let found = consumer::Config {
             ack_wait: Duration::from_secs(60),
@@ -257,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_in_order_differs_in_acks_and_in_who_is_chosen() {
+    fn ordered_consumer_differs_in_ack_policy_and_pin() {
         let plain = consumer::Config::default();
         let ordered = consumer::Config {
             ack_policy: consumer::AckPolicy::All,
@@ -268,20 +249,20 @@ mod tests {
         };
         assert_eq!(consumer(&ordered, &ordered, 1), []);
         for (found, wanted) in [(&plain, &ordered), (&ordered, &plain)] {
-            let fields: Vec<_> = consumer(found, wanted, 1).iter().map(|it| (it.field, it.mutable)).collect();
+            let fields: Vec<_> = consumer(found, wanted, 1).iter().map(|it| (it.field, it.changeable)).collect();
             assert_eq!(fields, [("ack_policy", false), ("priority_policy", true), ("priority_groups", true)]);
         }
         let mut found = ordered.clone();
         found.priority_timeout = Duration::ZERO;
         let differences = consumer(&found, &ordered, 1);
-        let [Difference { field: "priority_timeout", found, wanted, mutable: true }] = differences.as_slice() else {
+        let [Difference { field: "priority_timeout", found, wanted, changeable: true }] = differences.as_slice() else {
             panic!("{differences:?}");
         };
-        assert_eq!((found.as_str(), wanted.as_str()), ("120s", "5s"), "the server's own is two minutes");
+        assert_eq!((found.as_str(), wanted.as_str()), ("120s", "5s"), "the default of the server is two minutes");
     }
 
     #[test]
-    fn a_stream_differs_in_what_was_said_only() {
+    fn ignores_stream_fields_that_were_left_to_the_server() {
         let wanted = stream::Config {
             name: "ORDERS".into(),
             subjects: vec!["orders.>".into()],

@@ -18,7 +18,7 @@ impl Worker {
     ///
     /// The kind is [`ErrorKind::Timeout`] if it is not known whether the consumer exists.
     pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<(), Error> {
-        let restored = restore_consumer(&self.transport, &self.handler, &self.binding, start);
+        let restored = restore_consumer(&self.transport, &self.handler.declaration.name, &self.binding, start);
         let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
         timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)
     }

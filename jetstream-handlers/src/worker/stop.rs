@@ -11,8 +11,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Slot, Worker};
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::message::Info;
+use crate::plan::Declaration;
 use crate::transport::Deliveries;
 
 /// How long the stop waits for a round trip, which a user without permission for inboxes never gets.
@@ -125,18 +127,8 @@ impl Worker {
     }
 
     fn still_running(&self, grace: Duration) -> Error {
-        let name = &self.handler.declaration.name;
-        let effect = if self.handler.declaration.plan.is_blocking() {
-            "it blocks and cannot be cancelled, so it keeps running"
-        } else {
-            "it was cancelled"
-        };
-        Error::new(
-            ErrorKind::GracePeriod,
-            format!(
-                "`{name}` was still running when the grace period of {grace:?} ended; {effect}, and its message was handed back"
-            ),
-        )
+        let Declaration { name, plan, .. } = &self.handler.declaration;
+        Error::of(vec![Problem::StillRunning { handler: name.clone(), grace, cancelled: !plan.is_blocking() }])
     }
 }
 

@@ -109,7 +109,7 @@ async fn differing_consumer_is_refused_and_unchanged() {
         (
             "max-deliver",
             |c| c.max_deliver = 7,
-            &["max_deliver is 7 on the server, unlimited, or at least 10000 here", "net", EDIT],
+            &["max_deliver is 7 on the server, unlimited, or at least 10000 here", "backstop", EDIT],
         ),
         ("backoff", |c| c.backoff = vec![secs(30), secs(90)], &["backoff is [30s, 90s] on the server, [] here", EDIT]),
         (

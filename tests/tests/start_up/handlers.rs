@@ -3,7 +3,7 @@
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, stream};
+use jetstream_handlers::{ErrorKind, Problem, stream};
 use jetstream_handlers_tests::{Program, SOON, Server, assert_error, connect, stream_config};
 use linked_handlers as _;
 
@@ -394,7 +394,7 @@ async fn all_problems_are_reported_and_nothing_is_created() {
         (ErrorKind::StreamOverlap, ["`start_up::handlers::many_taken`", "stream `PART`"]),
     ] {
         let of_kind =
-            |problem: &&Error| problem.kind() == kind && parts.iter().all(|t| problem.to_string().contains(t));
+            |problem: &&Problem| problem.kind() == kind && parts.iter().all(|t| problem.to_string().contains(t));
         let count = error.problems().iter().filter(of_kind).count();
         assert_eq!(count, 1, "{kind:?} with {parts:?} in {error}");
         assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");

@@ -295,7 +295,7 @@ async fn server_without_pinning_is_refused() {
     }
     let (major, minor, patch) = binary::version();
     let version = format!("the server, {major}.{minor}.{patch},");
-    let parts = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`replicas = 1`"];
+    let parts = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`single_instance`"];
     assert_error(ordered("orders.created").await, ErrorKind::Config, &parts);
     let parts = ["2 problems", "is a work queue", &version];
     assert_error(ordered("work.hard").await, ErrorKind::Startup, &parts);
@@ -339,6 +339,6 @@ async fn consumer_created_without_pinning_is_refused() {
     });
     let broker = Broker::builder().servers([server.url()]).api_prefix("old.API").connect().await.unwrap();
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-    let parts = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`replicas = 1`"];
+    let parts = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`single_instance`"];
     assert_error(ordered.await, ErrorKind::Config, &parts);
 }

@@ -1,0 +1,445 @@
+//! Problems that a start or a stop of handlers reports, as values.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::difference::{Difference, Listed};
+use super::{Error, ErrorKind};
+
+/// The end of each text about a stream that an ordered handler cannot read.
+const ORDERED_FIX: &str = "for example one that has this stream as its source and subjects of its own, or drop `ordered` and keep `concurrency` at 1";
+
+/// The purpose for which a stream is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purpose {
+    /// Messages of the handler of this name.
+    Handler(String),
+    /// Dead letters of the handler of this name.
+    DeadLetters(String),
+    /// A publish to this subject.
+    Publish(String),
+    /// A stream that was passed to [`Builder::stream`](crate::Builder::stream).
+    Declared,
+}
+
+impl Purpose {
+    fn handler(&self) -> Option<&str> {
+        match self {
+            Self::Handler(name) | Self::DeadLetters(name) => Some(name),
+            Self::Publish(_) | Self::Declared => None,
+        }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Handler(name) => write!(f, "`{name}`"),
+            Self::DeadLetters(name) => write!(f, "the dead letters of `{name}`"),
+            Self::Publish(subject) => write!(f, "publish to `{subject}`"),
+            Self::Declared => f.write_str("the stream given to the builder"),
+        }
+    }
+}
+
+/// One thing that keeps handlers from starting, or from stopping in time.
+///
+/// `Display` names the handler, what was found, what is wanted, and how to fix it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are named for what they hold, and every variant is documented")]
+pub enum Problem {
+    /// A setting of a handler is invalid, or contradicts another one.
+    Setting { handler: String, key: &'static str, problem: String },
+    /// Two handlers read one durable consumer; `differing` are the settings in which they differ.
+    SharedDurable {
+        handler: String,
+        location: String,
+        other: String,
+        other_location: String,
+        consumer: String,
+        differing: Vec<&'static str>,
+    },
+    /// A handler has a parameter `State<T>` of a type for which no value was registered.
+    MissingState { handler: String, type_name: &'static str },
+    /// [`FromMessage::check`](crate::FromMessage::check) of a parameter failed.
+    Parameter { handler: String, problem: String },
+    /// The handler already runs on this broker.
+    AlreadyRunning { handler: String },
+    /// The stream does not exist, and the broker must not create it.
+    ///
+    /// `stream` is the name that the handler asks for, `default_name` the one that the broker would choose.
+    StreamMissing { purpose: Purpose, subject: String, stream: Option<String>, default_name: Option<String> },
+    /// The stream exists, and its subjects do not cover the one that is needed.
+    SubjectNotCovered { purpose: Purpose, subject: String, stream: String, subjects: Vec<String> },
+    /// Several streams have a part of the subject, and none covers it.
+    AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
+    /// The subject belongs to the stream `owner`, not to the one that the handler names.
+    WrongStream { purpose: Purpose, subject: String, stream: String, exists: bool, owner: String },
+    /// No stream covers the subject, and none can be created because it begins with a wildcard.
+    NoDefaultName { purpose: Purpose, subject: String },
+    /// A stream cannot be created because its `subject` overlaps `other_subject` of the stream `other`.
+    StreamOverlap { purpose: Purpose, stream: String, subject: String, other: String, other_subject: String },
+    /// A stream exists with a configuration other than the one passed to [`Builder::stream`](crate::Builder::stream).
+    StreamDiffers { stream: String, differences: Vec<Difference> },
+    /// A consumer exists with a configuration other than the one that its handler needs.
+    ConsumerDiffers { handler: String, stream: String, consumer: String, differences: Vec<Difference> },
+    /// Two consumers of a work-queue stream have overlapping filters.
+    WorkQueueOverlap {
+        handler: String,
+        stream: String,
+        consumer: String,
+        subject: String,
+        other: String,
+        other_subject: String,
+    },
+    /// The dead letters of a handler would be delivered to the handler itself.
+    DeadLetterLoop { handler: String, subject: String, dead_letter: String },
+    /// The stream of a handler's dead letters does not keep every message that it acknowledges.
+    DeadLetterStream { handler: String, stream: String },
+    /// An ordered handler reads a work-queue stream, which accepts no ack for several messages.
+    OrderedWorkQueue { handler: String, stream: String },
+    /// An ordered handler reads a stream from which, because of `field`, a message can leave before older ones.
+    OrderedStream { handler: String, stream: String, field: &'static str },
+    /// The server cannot pin an ordered handler's consumer to one client.
+    ///
+    /// `version` is the version of the connected server; `None` if another server of the cluster created the consumer
+    /// without the pin.
+    ServerTooOld { handler: String, consumer: String, version: Option<String> },
+    /// A stream, or a consumer of it, was deleted while the start was using it.
+    Deleted { purpose: Purpose, stream: String, consumer: Option<String> },
+    /// An operation failed, mostly a request to the server.
+    Failed { handler: Option<String>, error: Arc<Error> },
+    /// A call of the handler was still running when the grace period ended.
+    ///
+    /// A call on a thread of its own cannot be cancelled and goes on.
+    StillRunning { handler: String, grace: Duration, cancelled: bool },
+    /// The handler never yields, so that it can neither be stopped nor cancelled.
+    NeverYields { handler: String },
+}
+
+impl Problem {
+    pub(crate) fn failed(purpose: &Purpose, error: Error) -> Self {
+        Self::Failed { handler: purpose.handler().map(str::to_owned), error: Arc::new(error) }
+    }
+
+    /// Returns the kind, for a caller that acts on it.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Setting { .. }
+            | Self::SharedDurable { .. }
+            | Self::AlreadyRunning { .. }
+            | Self::DeadLetterLoop { .. }
+            | Self::ServerTooOld { .. } => ErrorKind::Config,
+            Self::MissingState { .. } | Self::Parameter { .. } => ErrorKind::MissingState,
+            Self::StreamMissing { .. }
+            | Self::SubjectNotCovered { .. }
+            | Self::AmbiguousStream { .. }
+            | Self::NoDefaultName { .. } => ErrorKind::StreamNotFound,
+            Self::WrongStream { .. } | Self::StreamOverlap { .. } | Self::WorkQueueOverlap { .. } => {
+                ErrorKind::StreamOverlap
+            }
+            Self::StreamDiffers { .. }
+            | Self::DeadLetterStream { .. }
+            | Self::OrderedWorkQueue { .. }
+            | Self::OrderedStream { .. } => ErrorKind::StreamMismatch,
+            Self::ConsumerDiffers { .. } => ErrorKind::ConsumerMismatch,
+            Self::Deleted { .. } => ErrorKind::Server,
+            Self::Failed { error, .. } => error.kind(),
+            Self::StillRunning { .. } | Self::NeverYields { .. } => ErrorKind::GracePeriod,
+        }
+    }
+
+    /// Returns the name of the handler that has the problem, if it is the problem of a handler.
+    pub fn handler(&self) -> Option<&str> {
+        match self {
+            Self::Setting { handler, .. }
+            | Self::SharedDurable { handler, .. }
+            | Self::MissingState { handler, .. }
+            | Self::Parameter { handler, .. }
+            | Self::AlreadyRunning { handler }
+            | Self::ConsumerDiffers { handler, .. }
+            | Self::WorkQueueOverlap { handler, .. }
+            | Self::DeadLetterLoop { handler, .. }
+            | Self::DeadLetterStream { handler, .. }
+            | Self::OrderedWorkQueue { handler, .. }
+            | Self::OrderedStream { handler, .. }
+            | Self::ServerTooOld { handler, .. }
+            | Self::StillRunning { handler, .. }
+            | Self::NeverYields { handler } => Some(handler),
+            Self::StreamMissing { purpose, .. }
+            | Self::SubjectNotCovered { purpose, .. }
+            | Self::AmbiguousStream { purpose, .. }
+            | Self::WrongStream { purpose, .. }
+            | Self::NoDefaultName { purpose, .. }
+            | Self::StreamOverlap { purpose, .. }
+            | Self::Deleted { purpose, .. } => purpose.handler(),
+            Self::StreamDiffers { .. } => None,
+            Self::Failed { handler, .. } => handler.as_deref(),
+        }
+    }
+
+    /// Returns the fields that differ; empty for every other problem.
+    pub fn differences(&self) -> &[Difference] {
+        match self {
+            Self::StreamDiffers { differences, .. } | Self::ConsumerDiffers { differences, .. } => differences,
+            _ => &[],
+        }
+    }
+
+    /// Returns the subject to which the user may lack the permission to publish, if that can be the cause.
+    pub fn missing_permission(&self) -> Option<&str> {
+        match self {
+            Self::Failed { error, .. } => error.missing_permission(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Setting { handler, key, problem } => write!(f, "`{handler}`: {key}: {problem}"),
+            Self::SharedDurable { handler, location, other, other_location, consumer, differing } => {
+                write!(
+                    f,
+                    "`{handler}` ({location}) and `{other}` ({other_location}) both read the durable consumer `{consumer}`, "
+                )?;
+                if differing.is_empty() {
+                    f.write_str("each message would reach only one of them")?;
+                } else {
+                    write!(f, "and with a different {}", differing.join(", "))?;
+                }
+                f.write_str("; give each a `queue` of its own")
+            }
+            Self::MissingState { handler, type_name } => write!(f, "`{handler}` {}", MissingState { type_name }),
+            Self::Parameter { handler, problem } => write!(f, "`{handler}` {problem}"),
+            Self::AlreadyRunning { handler } => write!(
+                f,
+                "`{handler}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again"
+            ),
+            Self::StreamMissing { purpose, subject, stream, default_name } => {
+                match stream {
+                    Some(stream) => write!(f, "{purpose}: stream `{stream}` does not exist")?,
+                    None => write!(f, "{purpose}: no stream covers `{subject}`")?,
+                }
+                let name = stream.as_deref().or(default_name.as_deref()).unwrap_or("NAME");
+                write!(
+                    f,
+                    ", and `auto_create(false)` disables stream creation; create it (`nats stream add {name} --subjects '{subject}'`), or remove `auto_create(false)`"
+                )
+            }
+            Self::SubjectNotCovered { purpose, subject, stream, subjects } => write!(
+                f,
+                "{purpose}: stream `{stream}` has the subjects {subjects:?}, which do not cover `{subject}`; add it (`nats stream edit {stream} --subjects ..`), or correct the subject"
+            ),
+            Self::AmbiguousStream { purpose, subject, streams } => write!(
+                f,
+                "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams:?}; set `stream = \"..\"` or narrow the subject"
+            ),
+            Self::WrongStream { purpose, subject, stream, exists, owner } => {
+                let found = if *exists { "does not cover it" } else { "does not exist" };
+                write!(
+                    f,
+                    "{purpose}: stream `{stream}` {found}, and `{subject}` belongs to stream `{owner}`; set `stream = \"{owner}\"` or leave it out"
+                )
+            }
+            Self::NoDefaultName { purpose, subject } => write!(
+                f,
+                "{purpose}: no stream covers `{subject}`, and none can be created for a subject that begins with a wildcard; begin with a token, as in `orders.*`"
+            ),
+            Self::StreamOverlap { purpose, stream, subject, other, other_subject } => write!(
+                f,
+                "{purpose}: stream `{stream}` cannot be created: its subject `{subject}` overlaps `{other_subject}` of stream `{other}`; pass a `stream::Config` without overlapping subjects to `Builder::stream`, or add the subjects to `{other}`"
+            ),
+            Self::StreamDiffers { stream, differences } => {
+                write!(f, "stream `{stream}` exists and differs: {}; nothing was changed; ", Listed(differences))?;
+                let fixed: Vec<_> = differences.iter().filter(|it| !it.changeable).map(Difference::field).collect();
+                if fixed.is_empty() {
+                    return write!(f, "change the code or the stream (`nats stream edit {stream}`)");
+                }
+                let fixed = fixed.join(", ");
+                write!(
+                    f,
+                    "the server does not let {fixed} of a stream be changed, so name another stream or move its messages"
+                )
+            }
+            Self::ConsumerDiffers { handler, stream, consumer, differences } => {
+                let listed = Listed(differences);
+                write!(
+                    f,
+                    "`{handler}`: consumer `{consumer}` of stream `{stream}` exists and differs: {listed}; nothing was changed; "
+                )?;
+                if differences.iter().all(Difference::is_changeable) {
+                    write!(
+                        f,
+                        "change the handler's settings or the consumer (`nats consumer edit {stream} {consumer}`)"
+                    )?;
+                } else {
+                    write!(
+                        f,
+                        "give the handler another `queue`, or delete the consumer if its progress may be lost (`nats consumer rm {stream} {consumer}`)"
+                    )?;
+                }
+                for difference in differences {
+                    match (difference.field, &*difference.found, &*difference.wanted) {
+                        ("max_deliver", ..) => f.write_str("; the server's `max_deliver` is a backstop for the handler's own, and a message that reaches it is never delivered again")?,
+                        ("ack_policy", _, "all") => f.write_str("; an `ordered` handler acks many messages at once, and the ack policy of a consumer cannot be changed")?,
+                        ("ack_policy", "all", _) => f.write_str("; the consumer was made for an `ordered` handler, and the ack policy of a consumer cannot be changed")?,
+                        _ => {}
+                    }
+                }
+                Ok(())
+            }
+            Self::WorkQueueOverlap { handler, stream, consumer, subject, other, other_subject } => write!(
+                f,
+                "`{handler}`: stream `{stream}` is a work queue, where a subject has one consumer, but `{subject}` of consumer `{consumer}` overlaps `{other_subject}` of consumer `{other}`; use one `queue`, subjects that do not overlap, or a stream with limits retention"
+            ),
+            Self::DeadLetterLoop { handler, subject, dead_letter } => write!(
+                f,
+                "`{handler}`: its dead letters go to `{dead_letter}`, which its own subject `{subject}` covers, so each would be delivered to it again; set `dead_letter` to another subject or to `false`"
+            ),
+            Self::DeadLetterStream { handler, stream } => write!(
+                f,
+                "`{handler}`: its dead letters would go to stream `{stream}`, which may not keep them (it has interest or work-queue retention, or `no_ack`); set `dead_letter` to a subject of a stream with limits retention, or to `false`"
+            ),
+            Self::OrderedWorkQueue { handler, stream } => write!(
+                f,
+                "`{handler}`: ordered: stream `{stream}` is a work queue (`retention` is workqueue), which accepts no ack for several messages; read a stream with limits or interest retention, {ORDERED_FIX}"
+            ),
+            Self::OrderedStream { handler, stream, field } => write!(
+                f,
+                "`{handler}`: ordered: stream `{stream}` has `{field}`, by which a message can leave it before older ones, and the server then counts those as acked too; read a stream without it, {ORDERED_FIX}"
+            ),
+            Self::ServerTooOld { handler, consumer, version } => {
+                write!(f, "`{handler}`: ordered: the server")?;
+                match version {
+                    Some(version) => write!(f, ", {version},")?,
+                    None => write!(f, " that made consumer `{consumer}`")?,
+                }
+                f.write_str(" cannot pin a consumer to one client, which needs 2.11; use a newer server, or set `single_instance` if there is never more than one process")
+            }
+            Self::Deleted { purpose, stream, consumer: None } => {
+                write!(f, "{purpose}: stream `{stream}` was deleted concurrently; start again")
+            }
+            Self::Deleted { purpose, stream, consumer: Some(consumer) } => {
+                write!(f, "{purpose}: consumer `{consumer}` of stream `{stream}` was deleted concurrently; start again")
+            }
+            Self::Failed { error, .. } => error.fmt(f),
+            Self::StillRunning { handler, grace, cancelled } => {
+                let end =
+                    if *cancelled { "it was cancelled" } else { "it blocks and cannot be cancelled, so it goes on" };
+                write!(
+                    f,
+                    "`{handler}` was still running when the grace period of {grace:?} ended; {end}, and its message handed back"
+                )
+            }
+            Self::NeverYields { handler } => write!(
+                f,
+                "`{handler}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own"
+            ),
+        }
+    }
+}
+
+impl StdError for Problem {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Failed { error, .. } => error.source(),
+            _ => None,
+        }
+    }
+}
+
+/// A state for which no value was registered; the cause of a rejection, and of [`Problem::MissingState`].
+#[derive(Debug)]
+pub(crate) struct MissingState {
+    pub(crate) type_name: &'static str,
+}
+
+impl fmt::Display for MissingState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.type_name;
+        write!(
+            f,
+            "asks for `State<{name}>`, but none was registered; call `.state(..)` on the broker's builder with a `{name}`"
+        )
+    }
+}
+
+impl StdError for MissingState {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn differs(fields: &[(&'static str, &str, &str, bool)]) -> Problem {
+        let difference = |&(field, found, wanted, changeable): &(&'static str, &str, &str, bool)| Difference {
+            field,
+            found: found.to_owned(),
+            wanted: wanted.to_owned(),
+            changeable,
+        };
+        Problem::ConsumerDiffers {
+            handler: "app::bill".to_owned(),
+            stream: "SHOP".to_owned(),
+            consumer: "billing".to_owned(),
+            differences: fields.iter().map(difference).collect(),
+        }
+    }
+
+    #[test]
+    fn text_of_a_consumer_names_each_field_and_one_fix() {
+        let problem = differs(&[("ack_wait", "60s", "30s", true), ("headers_only", "true", "false", true)]);
+        assert_eq!(
+            problem.to_string(),
+            "`app::bill`: consumer `billing` of stream `SHOP` exists and differs: ack_wait is 60s on the server, 30s here; \
+             headers_only is true on the server, false here; nothing was changed; \
+             change the handler's settings or the consumer (`nats consumer edit SHOP billing`)"
+        );
+        let unchangeable = differs(&[("ack_wait", "60s", "30s", true), ("ack_policy", "all", "explicit", false)]);
+        let text = unchangeable.to_string();
+        assert!(text.contains("give the handler another `queue`"), "{text}");
+        assert!(
+            text.ends_with("made for an `ordered` handler, and the ack policy of a consumer cannot be changed"),
+            "{text}"
+        );
+        assert!(!text.contains("consumer edit"), "{text}");
+    }
+
+    #[test]
+    fn text_of_a_missing_stream_has_the_command_that_creates_it() {
+        let missing = |stream: Option<&str>, default_name: Option<&str>| {
+            Problem::StreamMissing {
+                purpose: Purpose::DeadLetters("app::bill".to_owned()),
+                subject: "dlq.SHOP.billing".to_owned(),
+                stream: stream.map(str::to_owned),
+                default_name: default_name.map(str::to_owned),
+            }
+            .to_string()
+        };
+        assert!(
+            missing(Some("SHOP"), Some("DLQ")).starts_with("the dead letters of `app::bill`: stream `SHOP` does not")
+        );
+        for (text, name) in [
+            (missing(Some("SHOP"), Some("DLQ")), "SHOP"),
+            (missing(None, Some("DLQ")), "DLQ"),
+            (missing(None, None), "NAME"),
+        ] {
+            assert!(text.contains(&format!("`nats stream add {name} --subjects 'dlq.SHOP.billing'`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn handler_is_known_where_a_stream_is_needed_for_it() {
+        let deleted = |purpose| Problem::Deleted { purpose, stream: "SHOP".to_owned(), consumer: None };
+        let name = || "app::bill".to_owned();
+        assert_eq!(deleted(Purpose::Handler(name())).handler(), Some("app::bill"));
+        assert_eq!(deleted(Purpose::DeadLetters(name())).handler(), Some("app::bill"));
+        assert_eq!(deleted(Purpose::Publish("orders.created".to_owned())).handler(), None);
+        assert_eq!(deleted(Purpose::Declared).handler(), None);
+    }
+}

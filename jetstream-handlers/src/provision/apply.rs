@@ -1,0 +1,74 @@
+//! Creation of the streams and the consumers that a plan found missing.
+
+use async_nats::jetstream::ErrorCode;
+use futures::{StreamExt as _, stream};
+
+use super::consumers::create_consumer;
+use super::drift;
+use super::inspect::{MAX_REQUESTS, Plan};
+use super::streams::{KnownStream, covered, not_covered, overlap_on_server, read_stream};
+use crate::delivery::Binding;
+use crate::error::Error;
+use crate::error::problem::Problem;
+use crate::transport::Transport;
+
+/// Creates what is missing, and returns the binding of every handler.
+pub(super) async fn apply(transport: &Transport, plan: Plan<'_>) -> Result<Vec<Binding>, Error> {
+    let Plan { mut bindings, missing_streams, missing_consumers, .. } = plan;
+    create_streams(transport, &missing_streams).await?;
+    let creations: Vec<_> = missing_consumers
+        .iter()
+        .map(|index| {
+            let (handler, binding) = &bindings[*index];
+            create_consumer(transport, handler, binding)
+        })
+        .collect();
+    let created: Vec<_> = stream::iter(creations).buffered(MAX_REQUESTS).collect().await;
+    let mut problems = Vec::new();
+    for (result, index) in created.into_iter().zip(missing_consumers) {
+        match result {
+            Ok(config) => bindings[index].1.adopt(&config),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Error::all(problems)?;
+    Ok(bindings.into_iter().map(|(_, binding)| binding).collect())
+}
+
+/// Creates streams in order, until one fails.
+pub(super) async fn create_streams(transport: &Transport, missing: &[KnownStream]) -> Result<(), Error> {
+    for stream in missing {
+        create_stream(transport, stream).await.map_err(|problem| Error::of(vec![problem]))?;
+    }
+    Ok(())
+}
+
+async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<(), Problem> {
+    let KnownStream { config, purpose, .. } = stream;
+    let (name, subjects) = (&config.name, &config.subjects);
+    let error = match transport.create_stream(config).await {
+        Ok(()) => {
+            tracing::info!(stream = name, ?subjects, "created the stream");
+            return Ok(());
+        }
+        Err(error) => error,
+    };
+    // Another process started at the same moment; its stream will do if it covers as much.
+    if error.is(ErrorCode::STREAM_NAME_EXIST) {
+        let Some(found) = read_stream(transport, purpose, name).await? else { return Ok(()) };
+        if transport.settings().streams.iter().any(|declared| declared.name == *name) {
+            drift::check_stream(&found, config)?;
+        }
+        return match subjects.iter().find(|subject| !covered(&found, subject)) {
+            Some(subject) => Err(not_covered(purpose, subject, &found)),
+            None => Ok(()),
+        };
+    }
+    if error.is(ErrorCode::STREAM_SUBJECT_OVERLAP)
+        && let Some(problem) = overlap_on_server(transport, stream).await
+    {
+        return Err(problem);
+    }
+    let doing = format!("{purpose}: creating stream `{name}` with subjects {subjects:?}");
+    Err(Problem::failed(purpose, error.into_error(&doing)))
+}

@@ -1,0 +1,165 @@
+//! The durable consumers of handlers: their configuration, their comparison and their creation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{ErrorCode, consumer};
+
+use super::drift;
+use crate::delivery::Binding;
+use crate::error::Error;
+use crate::error::api::ApiError;
+use crate::error::problem::{Problem, Purpose};
+use crate::plan::Declaration;
+use crate::transport::Transport;
+
+/// The priority group of an ordered handler's consumer; each of its pulls names it.
+const GROUP: &str = "ordered";
+
+/// The silence after which the server pins another worker in place of the active one.
+///
+/// Each pull of the active worker restarts it, so it must be longer than the time between two pulls.
+/// The server's default of two minutes would stop the handler for as long as that after a crash.
+const PIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Binding {
+    /// Adopts the configuration of the consumer on the server.
+    pub(super) fn adopt(&mut self, found: &consumer::Config) {
+        self.config = Arc::new(found.clone());
+        self.ack_wait = found.ack_wait;
+        self.max_ack_pending =
+            usize::try_from(found.max_ack_pending).ok().filter(|bound| *bound > 0).unwrap_or(usize::MAX);
+    }
+}
+
+/// Returns the configuration of a handler's consumer.
+pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
+    let plan = &handler.plan;
+    let (priority_policy, priority_groups, priority_timeout) = if plan.is_pinned() {
+        (consumer::PriorityPolicy::PinnedClient, vec![GROUP.to_owned()], PIN_TIMEOUT)
+    } else {
+        Default::default()
+    };
+    consumer::Config {
+        durable_name: Some(plan.queue.to_string()),
+        filter_subject: plan.subject.to_string(),
+        ack_policy: if plan.ordered { consumer::AckPolicy::All } else { consumer::AckPolicy::Explicit },
+        priority_policy,
+        priority_groups,
+        priority_timeout,
+        ack_wait: plan.ack_wait(),
+        max_deliver: plan.server_max_deliver(),
+        max_ack_pending: plan.max_ack_pending(),
+        // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
+        // (`consumer.go`, `processNak` and `checkPending`).
+        ..consumer::Config::default()
+    }
+}
+
+/// Reads the consumer of a handler, and compares it with what the handler needs; `None` if it does not exist.
+pub(super) async fn find_consumer(
+    transport: &Transport,
+    handler: &Declaration,
+    binding: &Binding,
+) -> Result<Option<consumer::Config>, Problem> {
+    Need::of(handler, binding).find(transport).await
+}
+
+/// Creates the consumer of a handler, or finds the one that another process created meanwhile.
+pub(super) async fn create_consumer(
+    transport: &Transport,
+    handler: &Declaration,
+    binding: &Binding,
+) -> Result<consumer::Config, Problem> {
+    let need = Need::of(handler, binding);
+    need.create(transport, &need.config).await
+}
+
+/// Creates the deleted consumer of a handler again, or finds the one that another process created meanwhile.
+///
+/// It delivers the stream from the sequence `start` on, or all of it.
+pub(crate) async fn restore_consumer(
+    transport: &Transport,
+    handler: &str,
+    binding: &Binding,
+    start: Option<u64>,
+) -> Result<(), Error> {
+    // The former configuration, because an operator may have changed it.
+    let mut config = (*binding.config).clone();
+    config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
+    config.deliver_policy = consumer::DeliverPolicy::All;
+    let mut restored = config.clone();
+    if let Some(start_sequence) = start {
+        restored.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
+        restored.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
+    }
+    let need = Need { handler, binding, config, concurrency: 1 };
+    need.create(transport, &restored).await.map(drop).map_err(|problem| Error::of(vec![problem]))
+}
+
+/// The consumer that a handler needs.
+struct Need<'a> {
+    handler: &'a str,
+    binding: &'a Binding,
+    config: consumer::Config,
+    concurrency: usize,
+}
+
+impl<'a> Need<'a> {
+    fn of(handler: &'a Declaration, binding: &'a Binding) -> Self {
+        let (config, concurrency) = (consumer_config(handler), handler.plan.concurrency());
+        Self { handler: &handler.name, binding, config, concurrency }
+    }
+
+    async fn find(&self, transport: &Transport) -> Result<Option<consumer::Config>, Problem> {
+        let Binding { stream, consumer, .. } = self.binding;
+        let found = transport.consumer(stream, consumer).await;
+        let found =
+            found.map_err(|error| self.failed(error, &format!("`{}`: reading consumer `{consumer}`", self.handler)))?;
+        if let Some(found) = &found {
+            let differences = drift::consumer(found, &self.config, self.concurrency);
+            if !differences.is_empty() {
+                return Err(Problem::ConsumerDiffers {
+                    handler: self.handler.to_owned(),
+                    stream: stream.clone(),
+                    consumer: consumer.clone(),
+                    differences,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn create(&self, transport: &Transport, config: &consumer::Config) -> Result<consumer::Config, Problem> {
+        let Self { handler, binding: Binding { stream, consumer, .. }, .. } = self;
+        match transport.create_consumer(stream, config).await {
+            Ok(created) => {
+                tracing::info!(handler, stream, consumer, "created the durable consumer");
+                // Older servers leave out what they do not know, and not every server of a cluster is the connected one.
+                if created.priority_policy != config.priority_policy {
+                    let (handler, consumer) = ((*handler).to_owned(), consumer.clone());
+                    return Err(Problem::ServerTooOld { handler, consumer, version: None });
+                }
+                Ok(created)
+            }
+            Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
+                let purpose = Purpose::Handler((*handler).to_owned());
+                let (stream, consumer) = (stream.clone(), Some(consumer.clone()));
+                self.find(transport).await?.ok_or(Problem::Deleted { purpose, stream, consumer })
+            }
+            Err(error) => {
+                let hint = if matches!(error, ApiError::Refused(_)) {
+                    "; if it is a limit of the stream or the account (`consumer_limits`, `max_consumers`), raise that, or create the consumer yourself"
+                } else {
+                    ""
+                };
+                let doing = format!("`{handler}`: creating consumer `{consumer}` on stream `{stream}`{hint}");
+                Err(self.failed(error, &doing))
+            }
+        }
+    }
+
+    fn failed(&self, error: ApiError, doing: &str) -> Problem {
+        Problem::failed(&Purpose::Handler(self.handler.to_owned()), error.into_error(doing))
+    }
+}

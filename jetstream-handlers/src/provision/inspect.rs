@@ -1,0 +1,328 @@
+//! Inspection of the server: what each handler is bound to, what is missing, and what is wrong.
+
+use std::sync::Arc;
+
+use async_nats::jetstream::stream::{self, RetentionPolicy};
+use futures::StreamExt as _;
+
+use super::consumers::{consumer_config, find_consumer};
+use super::streams::{KnownStream, Streams};
+use crate::delivery::Binding;
+use crate::error::problem::{Problem, Purpose};
+use crate::plan::{DeadLetter, Declaration};
+use crate::subject::{covers, overlap};
+use crate::transport::Transport;
+
+/// The most requests of a start that are in flight at once.
+pub(super) const MAX_REQUESTS: usize = 16;
+
+/// The result of an inspection: what has to be created, or why handlers cannot start.
+pub(super) struct Plan<'a> {
+    /// The handlers whose stream was found or planned, in order; all of them if there is no problem.
+    pub(super) bindings: Vec<(&'a Declaration, Binding)>,
+    pub(super) missing_streams: Vec<KnownStream>,
+    /// The indices of the bindings whose consumer does not exist.
+    pub(super) missing_consumers: Vec<usize>,
+    pub(super) problems: Vec<Problem>,
+}
+
+/// Compares what handlers and the application declare with what the server has; changes nothing.
+pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Plan<'a> {
+    let mut streams = Streams::new(transport);
+    let mut problems = streams.compare_declared(|_| true).await;
+    let mut bindings = Vec::new();
+    let mut unbound = Vec::new();
+    for handler in handlers {
+        match bind(&mut streams, handler).await {
+            Ok(binding) => bindings.push((*handler, binding)),
+            Err(problem) => {
+                problems.push(problem);
+                unbound.push(*handler);
+            }
+        }
+    }
+    problems.extend(shared_durables(&bindings, &unbound));
+    problems.extend(work_queue_overlaps(&streams, &bindings));
+    problems.extend(out_of_order(&streams, &bindings));
+    problems.extend(streams.overlaps().await);
+
+    let searches: Vec<_> = bindings
+        .iter()
+        .map(async |(handler, binding)| match streams.known.get(&binding.stream) {
+            Some(stream) if !stream.exists => Ok(None),
+            _ => find_consumer(transport, handler, binding).await,
+        })
+        .collect();
+    let found: Vec<_> = futures::stream::iter(searches).buffered(MAX_REQUESTS).collect().await;
+    let mut missing_consumers = Vec::new();
+    for (index, (result, (_, binding))) in found.into_iter().zip(&mut bindings).enumerate() {
+        match result {
+            Ok(Some(config)) => {
+                binding.existed = true;
+                binding.adopt(&config);
+            }
+            Ok(None) => missing_consumers.push(index),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Plan { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
+}
+
+/// Finds or plans the streams of a handler and of its dead letters.
+async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Binding, Problem> {
+    let Declaration { name, plan, .. } = handler;
+    let stream = streams.find(&Purpose::Handler(name.clone()), &plan.subject, plan.stream.as_deref()).await?;
+    let dead_letter = match &plan.dead_letter {
+        Some(DeadLetter::Off) => None,
+        Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
+        None => Some(format!("dlq.{stream}.{}", plan.queue)),
+    };
+    if let Some(dead_letter) = &dead_letter {
+        if covers(&plan.subject, dead_letter) {
+            let (handler, subject, dead_letter) = (name.clone(), plan.subject.to_string(), dead_letter.clone());
+            return Err(Problem::DeadLetterLoop { handler, subject, dead_letter });
+        }
+        let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
+        check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
+    }
+    let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
+    Ok(Binding {
+        config: Arc::new(consumer_config(handler)),
+        existed: false,
+        keeps_handled: retention == RetentionPolicy::Limits,
+        work_queue: retention == RetentionPolicy::WorkQueue,
+        stream,
+        consumer: plan.queue.to_string(),
+        ack_wait: plan.ack_wait(),
+        max_ack_pending: plan.max_ack_pending() as usize,
+        dead_letter,
+    })
+}
+
+/// Checks that the stream keeps dead letters; a planned one gets as many replicas as the handler's stream.
+fn check_dead_letter_stream(
+    streams: &mut Streams<'_>,
+    handler: &Declaration,
+    origin: &str,
+    dead_letters: String,
+) -> Result<(), Problem> {
+    let replicas = streams.known.get(origin).map_or(1, |known| known.config.num_replicas);
+    let Some(known) = streams.known.get_mut(&dead_letters) else { return Ok(()) };
+    if !known.exists && !streams.transport.settings().streams.iter().any(|declared| declared.name == dead_letters) {
+        known.config.num_replicas = known.config.num_replicas.max(replicas);
+    }
+    if known.config.retention == RetentionPolicy::Limits && !known.config.no_ack {
+        return Ok(());
+    }
+    Err(Problem::DeadLetterStream { handler: handler.name.clone(), stream: dead_letters })
+}
+
+/// Returns the handlers that read one durable consumer.
+///
+/// Where the stream of a handler is not known because of another problem, overlapping subjects count as one stream.
+fn shared_durables(bindings: &[(&Declaration, Binding)], unbound: &[&Declaration]) -> Vec<Problem> {
+    let bound = bindings.iter().map(|(handler, binding)| (*handler, Some(binding)));
+    let handlers: Vec<_> = bound.chain(unbound.iter().map(|handler| (*handler, None))).collect();
+    let mut problems = Vec::new();
+    for (index, (one, one_binding)) in handlers.iter().enumerate() {
+        for (other, other_binding) in &handlers[index + 1..] {
+            let same_stream = match (one_binding, other_binding, &one.plan.stream, &other.plan.stream) {
+                (Some(one), Some(other), ..) => one.stream == other.stream,
+                (_, _, Some(one), Some(other)) => one == other,
+                _ => overlap(&one.plan.subject, &other.plan.subject),
+            };
+            if same_stream && one.plan.queue == other.plan.queue {
+                problems.push(shared_durable(one, other));
+            }
+        }
+    }
+    problems
+}
+
+fn shared_durable(one: &Declaration, other: &Declaration) -> Problem {
+    let (a, b) = (&one.plan, &other.plan);
+    let settings = [
+        ("ack_wait", a.ack_wait != b.ack_wait),
+        ("concurrency", a.concurrency() != b.concurrency()),
+        ("max_deliver", a.max_deliver != b.max_deliver),
+        ("ordered", a.ordered != b.ordered),
+        ("subject", a.subject != b.subject),
+    ];
+    Problem::SharedDurable {
+        handler: one.name.clone(),
+        location: one.location.clone(),
+        other: other.name.clone(),
+        other_location: other.location.clone(),
+        consumer: a.queue.to_string(),
+        differing: settings.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect(),
+    }
+}
+
+/// Returns the overlapping filters on work queues; the server refuses them (`CONSUMER_WQ_CONSUMER_NOT_UNIQUE`) without naming the other consumer.
+fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (index, (handler, binding)) in bindings.iter().enumerate().filter(|(_, (_, binding))| binding.work_queue) {
+        let same_start = bindings[index + 1..].iter().filter(|(_, other)| other.stream == binding.stream);
+        let same_start = same_start.map(|(other, _)| (other.plan.queue.to_string(), other.plan.subject.to_string()));
+        let on_server =
+            streams.known.get(&binding.stream).into_iter().flat_map(|known| known.consumers.iter().cloned());
+        for (other, other_subject) in same_start.chain(on_server) {
+            if other != binding.consumer && overlap(&other_subject, &handler.plan.subject) {
+                problems.push(Problem::WorkQueueOverlap {
+                    handler: handler.name.clone(),
+                    stream: binding.stream.clone(),
+                    consumer: binding.consumer.clone(),
+                    subject: handler.plan.subject.to_string(),
+                    other,
+                    other_subject,
+                });
+            }
+        }
+    }
+    problems
+}
+
+/// Returns what keeps ordered handlers from receiving their messages in order.
+fn out_of_order(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (declaration, binding) in bindings.iter().filter(|(handler, _)| handler.plan.ordered) {
+        let (handler, stream) = (&declaration.name, &binding.stream);
+        if binding.work_queue {
+            problems.push(Problem::OrderedWorkQueue { handler: handler.clone(), stream: stream.clone() });
+        }
+        let config = streams.known.get(stream).map(|known| &known.config);
+        if let Some(field) = config.and_then(removes_out_of_order) {
+            problems.push(Problem::OrderedStream { handler: handler.clone(), stream: stream.clone(), field });
+        }
+        if declaration.plan.is_pinned()
+            && let version @ Some(_) = streams.transport.too_old_to_pin()
+        {
+            let (handler, consumer) = (handler.clone(), binding.consumer.clone());
+            problems.push(Problem::ServerTooOld { handler, consumer, version });
+        }
+    }
+    problems
+}
+
+/// Returns the field by which a message can leave a stream before older ones.
+///
+/// When an unacked message leaves its stream, the server terminates it, and with `ack_policy` all everything before it
+/// (`consumer.go`, `decStreamPending` and `processTerm`).
+fn removes_out_of_order(config: &stream::Config) -> Option<&'static str> {
+    if config.max_messages_per_subject > 0 {
+        return Some("max_msgs_per_subject");
+    }
+    if config.allow_message_ttl || config.subject_delete_marker_ttl.is_some() {
+        return Some("allow_msg_ttl");
+    }
+    config.allow_rollup.then_some("allow_rollup_hdrs")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_nats::jetstream::consumer;
+
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::memory::Memory;
+    use crate::provision::provision;
+    use crate::settings::Settings;
+
+    fn transport(auto_create: bool, streams: Vec<stream::Config>) -> Transport {
+        let limit = Duration::from_secs(1);
+        let (publish_timeout, request_timeout) = (limit, limit);
+        let (domain, api_prefix) = (None, None);
+        Transport::Memory(Memory::new(Settings {
+            auto_create,
+            streams,
+            publish_timeout,
+            request_timeout,
+            domain,
+            api_prefix,
+        }))
+    }
+
+    fn handler(subject: &str, queue: &str) -> Declaration {
+        let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
+        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::new(subject, queue) }
+    }
+
+    fn on(name: &str, subjects: &[&str]) -> stream::Config {
+        let subjects = subjects.iter().map(|subject| (*subject).to_owned()).collect();
+        stream::Config { name: name.to_owned(), subjects, ..Default::default() }
+    }
+
+    fn names(plan: &Plan<'_>) -> Vec<String> {
+        plan.missing_streams.iter().map(|stream| stream.config.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn plans_what_is_missing_and_creates_nothing() {
+        let transport = transport(true, vec![on("SHOP", &["orders.>"])]);
+        let (one, other) = (handler("orders.created", "one"), handler("payments.*", "other"));
+        let plan = inspect(&transport, &[&one, &other]).await;
+        assert!(plan.problems.is_empty(), "{:?}", plan.problems);
+        assert_eq!(names(&plan), ["DLQ", "PAYMENTS", "SHOP"]);
+        assert_eq!(plan.missing_consumers, [0, 1]);
+        assert!(transport.stream("SHOP").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn second_start_finds_everything() {
+        let transport = transport(true, Vec::new());
+        let declaration = handler("orders.created", "billing");
+        let created = provision(&transport, &[&declaration], Vec::new()).await.unwrap();
+        assert!(!created[0].existed);
+        let plan = inspect(&transport, &[&declaration]).await;
+        assert!(plan.problems.is_empty() && plan.missing_streams.is_empty() && plan.missing_consumers.is_empty());
+        assert!(plan.bindings[0].1.existed);
+    }
+
+    #[tokio::test]
+    async fn differences_of_a_consumer_are_values() {
+        let transport = transport(true, Vec::new());
+        let declaration = handler("orders.created", "billing");
+        transport.create_stream(&on("ORDERS", &["orders.>"])).await.unwrap();
+        let config = consumer::Config { ack_wait: Duration::from_secs(60), ..consumer_config(&declaration) };
+        transport.create_consumer("ORDERS", &config).await.unwrap();
+        let plan = inspect(&transport, &[&declaration]).await;
+        let [problem @ Problem::ConsumerDiffers { handler, stream, consumer, .. }] = &*plan.problems else {
+            panic!("{:?}", plan.problems);
+        };
+        assert_eq!((handler.as_str(), stream.as_str(), consumer.as_str()), ("app::billing", "ORDERS", "billing"));
+        let [difference] = problem.differences() else { panic!("{problem:?}") };
+        let values = (difference.field(), difference.found(), difference.wanted(), difference.is_changeable());
+        assert_eq!(values, ("ack_wait", "60s", "30s", true));
+    }
+
+    #[tokio::test]
+    async fn problems_leave_everything_as_it_is() {
+        let transport = transport(true, Vec::new());
+        let (one, twin, wild) = (handler("a.b", "twins"), handler("a.*", "twins"), handler("*.c", "wild"));
+        let error = provision(&transport, &[&one, &twin, &wild], Vec::new()).await.unwrap_err();
+        let kinds: Vec<_> = error.problems().iter().map(|it| (it.kind(), it.handler())).collect();
+        let wild = (ErrorKind::StreamNotFound, Some("app::wild"));
+        assert_eq!(kinds, [wild, (ErrorKind::Config, Some("app::twins"))]);
+        let Problem::SharedDurable { differing, .. } = &error.problems()[1] else { panic!("{error:?}") };
+        assert_eq!(differing, &["subject"]);
+        assert!(transport.stream_names(">").await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn one_durable_name_is_shared_on_one_stream_only() {
+        let (one, other) = (handler("orders.created", "twins"), handler("payments.received", "twins"));
+        let apart = inspect(&transport(true, Vec::new()), &[&one, &other]).await;
+        assert!(apart.problems.is_empty(), "{:?}", apart.problems);
+        let together = transport(true, vec![on("BOTH", &["orders.>", "payments.>"])]);
+        let together = inspect(&together, &[&one, &other]).await;
+        assert!(matches!(&*together.problems, [Problem::SharedDurable { .. }]), "{:?}", together.problems);
+        // Without a stream the subjects decide, so that both problems are reported at once.
+        let forbidden = transport(false, Vec::new());
+        let twin = handler("orders.*", "twins");
+        let unbound = inspect(&forbidden, &[&one, &other, &twin]).await;
+        let shared = unbound.problems.iter().filter(|it| matches!(it, Problem::SharedDurable { .. }));
+        assert_eq!((unbound.problems.len(), shared.count()), (4, 1));
+    }
+}
