@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, Problem, Status, Subscription};
+use jetstream_handlers::{Error, ErrorKind, Problem, Status, Subscription};
 use jetstream_handlers_tests::{
     Program, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of, eventually,
     ms, payload_of, publish,
@@ -199,7 +199,7 @@ async fn handlers_share_one_grace_period() {
     let started = Instant::now();
     let error = broker.disconnect().await.unwrap_err();
     assert!(started.elapsed() < ms(1900), "they stopped one after the other: {:?}", started.elapsed());
-    let kinds: Vec<_> = error.problems().iter().map(Error::kind).collect();
+    let kinds: Vec<_> = error.problems().iter().map(Problem::kind).collect();
     assert_eq!(kinds, [ErrorKind::GracePeriod; 2], "{error}");
     for part in ["`stop::also_held`", "`stop::held_as_well`"] {
         assert!(error.to_string().contains(part), "no {part:?} in {error}");
