@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
 use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
-use super::stream::Message;
+use super::message::Message;
 use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 

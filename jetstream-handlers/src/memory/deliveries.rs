@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Memory;
 use super::consumer::Take;
+use super::message;
 use super::server::State;
-use super::stream;
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, chain};
@@ -197,7 +197,7 @@ enum Wait {
     Until(Instant),
 }
 
-fn delivery(message: stream::Message, info: Info) -> Message {
+fn delivery(message: message::Message, info: Info) -> Message {
     let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
     Message { subject: message.subject, payload: message.payload, headers, info }
 }

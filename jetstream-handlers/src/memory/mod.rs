@@ -7,6 +7,8 @@ mod consumer;
 mod deliveries;
 mod faults;
 mod ingest;
+mod message;
+mod refusal;
 mod server;
 mod stream;
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer, stream as nats_stream};
-use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Faults;
 use super::consumer::Consumer;
+use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
@@ -23,9 +23,6 @@ use crate::sync::lock;
 
 /// The default `max_payload` of nats-server.
 const MAX_PAYLOAD: usize = 1024 * 1024;
-
-/// A refusal with the error code that nats-server would send.
-pub(super) type Refusal = async_nats::jetstream::Error;
 
 /// In-memory JetStream server.
 pub(crate) struct Memory {
@@ -366,12 +363,6 @@ impl State {
 
 fn no_stream() -> PublishFailure {
     PublishFailure::NoStream(Error::new(ErrorKind::Timeout, "no stream covers the subject"))
-}
-
-/// Builds an error as nats-server sends it.
-pub(super) fn refusal(status: u16, code: ErrorCode, description: &str) -> Refusal {
-    let error = json!({ "code": status, "err_code": code, "description": description });
-    serde_json::from_value(error).expect("these are the fields of the server's errors")
 }
 
 fn injected_refusal(status: u16) -> Refusal {

@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
-use async_nats::HeaderMap;
 use async_nats::header::{self, HeaderName};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer};
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::consumer::{Consumer, Take};
 use super::faults::Faults;
-use super::server::{Refusal, refusal};
+use super::message::Message;
+use super::refusal::{Refusal, refusal};
 use crate::message::{Outgoing, Stored};
 use crate::subject::{covers, overlap};
 
@@ -34,19 +33,6 @@ pub(super) struct Stream {
     pub(super) last_sequence: u64,
     /// The message ids within the `duplicate_window`, with sequence and time of their message.
     ids: HashMap<String, (u64, Instant)>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Message {
-    pub(super) subject: async_nats::Subject,
-    pub(super) payload: Bytes,
-    pub(super) headers: HeaderMap,
-    pub(super) stored_at: SystemTime,
-    /// The time of storing on tokio's clock, which counts for `max_age`.
-    at: Instant,
-    /// The time at which its `Nats-TTL` header expires it.
-    expires_at: Option<Instant>,
-    size: usize,
 }
 
 impl Stream {

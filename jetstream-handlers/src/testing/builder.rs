@@ -11,7 +11,7 @@ use crate::handler::{Handler, Subscriber, chosen};
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
 pub struct Builder {
-    builder: crate::Builder,
+    builder: crate::broker::Builder,
     handlers: Vec<Handler>,
     groups: Vec<String>,
 }

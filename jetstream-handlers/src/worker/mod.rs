@@ -9,6 +9,7 @@ mod buffer;
 mod caller;
 mod dead_letter;
 mod delayed;
+mod guarded_call;
 mod heartbeat;
 mod max_deliveries;
 mod ordered;

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::caller::{GuardedCall, MAX_POLL};
+use super::guarded_call::{GuardedCall, MAX_POLL};
 use crate::extract::Context;
 use crate::handler::{Delivery, Handler};
 use crate::message::Message;
