@@ -139,7 +139,7 @@ pub use publish::{PublishMessage, Publisher};
 /// What a service needs in scope: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, Context, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection,
+        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection,
         Settle, Shutdown, State, Subject, subscriber,
     };
 
@@ -156,25 +156,13 @@ pub mod __private {
 
     pub use inventory;
 
-    pub use crate::extract::{Argument, Context, Problems, Rejection};
+    pub use crate::extract::{Argument, Body, Context, Parameter, Problems, Rejection, check, extract, via};
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
     pub use crate::outcome::{IntoSettle, Outcome};
-    pub use crate::plan::{Ack, Backoff, DeadLetter, StaticPlan};
+    pub use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
     use crate::outcome::{Reason, Settle};
-
-    /// Makes one parameter.
-    pub fn extract<'m, T: Argument<'m, Via>, Via>(message: &'m Message, context: &Context) -> Result<T, Rejection> {
-        T::extract(message, context)
-    }
-
-    /// Says what one parameter misses at start-up.
-    pub fn check<'m, T: Argument<'m, Via>, Via>(context: &Context, problems: &mut Problems) {
-        if let Err(rejection) = T::check(context) {
-            problems.add(&rejection);
-        }
-    }
 
     /// What becomes of a call whose parameters could not be made.
     #[allow(clippy::needless_pass_by_value)] // it is the error of a `Result`, written by the expansion

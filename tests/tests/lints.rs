@@ -1,6 +1,6 @@
-//! The expansion under a stern user's lints, and among names that shadow the ones it uses.
+//! The expansion under strict lints, and among names that shadow those it uses.
 //!
-//! It compiles, or it does not: there is nothing to run.
+//! Compiling this file is the test.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -96,9 +96,9 @@ pub mod handlers {
     }
 
     #[subscriber(subject = "lints.view", queue = "lints-view")]
-    pub(super) async fn view(view: OrderView<'_>, text: &str) -> Result<(), std::io::Error> {
+    pub(super) async fn view(view: OrderView<'_>) -> Result<(), std::io::Error> {
         rest().await;
-        println!("{view:?} {text}");
+        println!("{view:?}");
         Ok(())
     }
 
@@ -113,8 +113,8 @@ pub mod handlers {
         Ok::<(), std::fmt::Error>(())
     }
 
-    /// With every key of strict order.
-    #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, replicas = 1)]
+    /// With every key of ordered handlers.
+    #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, single_instance)]
     pub async fn ordered(order: Order) {
         rest().await;
         println!("{order:?}");
@@ -126,8 +126,8 @@ pub mod handlers {
     ///
     /// None.
     #[subscriber(subject = "lints.blocking", queue = "lints-blocking", blocking = true, concurrency = 2)]
-    pub fn blocking(order: Order, view: OrderView<'_>) -> HandlerResult {
-        println!("{order:?} {view:?}");
+    pub fn blocking(view: OrderView<'_>, subject: Subject) -> HandlerResult {
+        println!("{view:?} {subject:?}");
         Ok(())
     }
 
@@ -155,11 +155,11 @@ pub mod handlers {
     async fn never(order: ThisTypeDoesNotExist) {}
 }
 
-/// Names of the user that are names of the expansion as well.
+/// Names of the user that the expansion uses as well.
 pub mod shadowed {
     use ::core::result::Result as Answer;
 
-    use ::jetstream_handlers::prelude::subscriber;
+    use ::jetstream_handlers::prelude::{Subject, subscriber};
 
     use crate::handlers::Order;
 
@@ -181,7 +181,7 @@ pub mod shadowed {
             )*
         };
     }
-    shadows!(Result Option Ok Err Some None Registration Subscriber Entry Message Context);
+    shadows!(Result Option Ok Err Some None Registration Subscriber Entry Message Context Plan Parameter Body);
 
     #[allow(unused_macros)]
     macro_rules! concat {
@@ -193,7 +193,7 @@ pub mod shadowed {
     }
 
     #[subscriber(subject = "shadowed.call", queue = "shadowed-call", concurrency = 2)]
-    async fn call(message: Order, context: Order, slot: Order, argument0: Order) -> Answer<(), String> {
+    async fn call(message: Order, context: Subject, slot: Subject, argument0: Subject) -> Answer<(), String> {
         ::tokio::task::yield_now().await;
         println!("{message:?} {context:?} {slot:?} {argument0:?}");
         Answer::Ok(())
@@ -207,4 +207,4 @@ pub mod shadowed {
 }
 
 #[test]
-fn the_expansion_compiles() {}
+fn expansion_compiles() {}

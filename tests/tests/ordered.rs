@@ -81,7 +81,7 @@ async fn subscribe(broker: &Broker, seen: &Seen, each: Duration) -> Subscription
 /// A handler that is said to be the only one.
 async fn single(broker: &Broker, seen: &Seen, ack_wait: Duration) -> Subscription {
     let subscribing = broker.subscribe("work.ordered", "ordered", noting(seen, Duration::ZERO)).ordered();
-    subscribing.single_replica().ack_wait(ack_wait).await.unwrap()
+    subscribing.single_instance().ack_wait(ack_wait).await.unwrap()
 }
 
 async fn consumer_info(server: &Server) -> consumer::Info {
@@ -290,7 +290,7 @@ async fn what_came_again_does_not_keep_what_is_behind_it_from_being_acked() {
     let seen = Seen::default();
     let subscribe = async || {
         let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, Duration::ZERO)).ordered();
-        subscribing.single_replica().ack_every(10).await.unwrap()
+        subscribing.single_instance().ack_every(10).await.unwrap()
     };
     let first = subscribe().await;
     all_acked(&server, 1).await;
@@ -330,7 +330,7 @@ async fn messages_of_a_former_stream_end_none_of_the_new_one() {
     publish(&publisher, 1..=10).await;
     let (seen, after) = (Seen::default(), Seen::default());
     let subscribing = broker.subscribe("work.ordered", "ordered", noting(&seen, ms(300))).ordered();
-    let first = subscribing.single_replica().await.unwrap();
+    let first = subscribing.single_instance().await.unwrap();
     seen.until(1).await;
     proxy.refuse();
     proxy.cut();
@@ -347,7 +347,7 @@ async fn messages_of_a_former_stream_end_none_of_the_new_one() {
     .await;
     first.unsubscribe().await.unwrap();
     let subscribing = publisher.subscribe("work.ordered", "ordered", noting(&after, Duration::ZERO)).ordered();
-    let _second = subscribing.single_replica().await.unwrap();
+    let _second = subscribing.single_instance().await.unwrap();
     publish(&publisher, [111]).await;
     after.until(111).await;
     let all = seen.all().into_iter().chain(after.all()).filter(|id| *id > 100).collect::<Vec<_>>();
@@ -362,7 +362,7 @@ async fn a_consumer_that_is_deleted_while_the_connection_is_away_stalls_nothing(
     publish(&publisher, 1..=2000).await;
     let seen = Seen::default();
     let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&seen, 2002..=2010)).ordered();
-    let _first = subscribing.single_replica().ack_wait(ms(1000)).await.unwrap();
+    let _first = subscribing.single_instance().ack_wait(ms(1000)).await.unwrap();
     seen.until(2000).await;
     // Then it is read again how far the consumer has come.
     tokio::time::sleep(ms(5200)).await;
@@ -391,7 +391,7 @@ async fn a_consumer_that_is_reset_while_its_handler_stops_stalls_nothing() {
     publish(&broker, 1..=1000).await;
     let subscribe = async || {
         let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&seen, 1001..=1010)).ordered();
-        subscribing.single_replica().ack_wait(ms(2000)).await.unwrap()
+        subscribing.single_instance().ack_wait(ms(2000)).await.unwrap()
     };
     let first = subscribe().await;
     all_acked(&server, 1000).await;
@@ -432,7 +432,7 @@ async fn what_is_acked_and_not_yet_replicated_stands_for_nothing_that_is_missing
                 seen.add(id);
             }
         };
-        let subscribing = broker.subscribe("work.ordered", "ordered", handler).ordered().single_replica();
+        let subscribing = broker.subscribe("work.ordered", "ordered", handler).ordered().single_instance();
         subscribing.ack_every(1).batch_size(100).await.unwrap()
     };
     // It makes the consumer, of which the leader has to be known.

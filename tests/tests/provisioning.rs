@@ -646,7 +646,7 @@ async fn the_consumer_of_an_ordered_handler_acks_up_to_a_message_and_pins_a_clie
         let subscribe = broker.subscribe("orders.created", queue, async |_: Message| {});
         subscribe.ordered().ack_wait(Duration::from_secs(20))
     };
-    let _single = subscribe("single").single_replica().await.unwrap();
+    let _single = subscribe("single").single_instance().await.unwrap();
     let single = consumer_info(&jetstream, "ORDERS", "single").await.config;
     assert_eq!(single.ack_policy, consumer::AckPolicy::All);
     assert_eq!((single.ack_wait, single.max_deliver), (Duration::from_secs(20), MAX_DELIVER));
@@ -673,7 +673,7 @@ async fn the_consumer_of_an_ordered_handler_acks_up_to_a_message_and_pins_a_clie
     queue = "declared",
     ordered,
     ack_every = 10,
-    replicas = 1,
+    single_instance,
     threads = 1,
     group = "in-order"
 )]
@@ -744,7 +744,7 @@ async fn a_consumer_that_is_not_in_order_is_no_ordered_handlers() {
         let before = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
         let start = async || {
             let subscribe = broker.subscribe("orders.created", queue, async |_: Message| {}).ordered();
-            if single { subscribe.single_replica().await } else { subscribe.await }
+            if single { subscribe.single_instance().await } else { subscribe.await }
         };
         let consumer = format!("consumer `{queue}` of stream `SHOP`");
         let told: Vec<_> = told.iter().copied().chain([consumer.as_str(), "nothing was changed"]).collect();
@@ -782,7 +782,7 @@ async fn the_consumer_of_an_ordered_handler_is_nobody_elses() {
         let told: Vec<_> = told.into_iter().chain(pinned).collect();
         assert_says(start(&broker, "orders.created", "pinned").await, ErrorKind::ConsumerMismatch, &told);
         // One process only would do without the pin, which is there all the same.
-        let single = broker.subscribe("orders.created", "pinned", async |_: Message| {}).ordered().single_replica();
+        let single = broker.subscribe("orders.created", "pinned", async |_: Message| {}).ordered().single_instance();
         assert_says(single.await, ErrorKind::ConsumerMismatch, &[pinned[0], "nats consumer edit SHOP pinned"]);
     }
 }
@@ -792,7 +792,7 @@ async fn a_work_queue_keeps_no_order() {
     let server = Server::start().await;
     let stream = work_queue(&server.jetstream().await).await;
     let broker = connect(&server).await;
-    let subscribe = broker.subscribe("work.hard", "hard-work", async |_: Message| {}).ordered().single_replica();
+    let subscribe = broker.subscribe("work.hard", "hard-work", async |_: Message| {}).ordered().single_instance();
     let told =
         ["`closure on work.hard`: ordered", "stream `WORK` is a work queue", "workqueue", "`concurrency`", "source"];
     assert_says(subscribe.await, ErrorKind::StreamMismatch, &told);
@@ -829,7 +829,7 @@ async fn a_stream_that_a_message_can_leave_before_older_ones_keeps_no_order() {
         let shop = jetstream.create_stream(config).await.unwrap();
         let ordered = || {
             let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {});
-            subscribe.ordered().single_replica()
+            subscribe.ordered().single_instance()
         };
         let field = format!("`{field}`");
         let told = ["`closure on orders.created`: ordered", "stream `SHOP`", &field, "source", "`concurrency` at 1"];
@@ -843,7 +843,7 @@ async fn a_stream_that_a_message_can_leave_before_older_ones_keeps_no_order() {
         let history = stream::Config { sources: Some(vec![source]), ..on("HISTORY", &["history.>"]) };
         jetstream.create_stream(history).await.unwrap();
         let subscribe = broker.subscribe("history.created", "in-order", async |_: Message| {});
-        let _ordered = subscribe.ordered().single_replica().await.unwrap();
+        let _ordered = subscribe.ordered().single_instance().await.unwrap();
         for stream in ["HISTORY", "SHOP"] {
             jetstream.delete_stream(stream).await.unwrap();
         }
@@ -895,7 +895,7 @@ async fn a_stream_with_interest_retention_keeps_order_and_what_another_queue_nee
     last(&other, 2).await.double_ack().await.unwrap();
     assert_eq!(left().await, 0);
     let broker = connect(&server).await;
-    let ordered = broker.subscribe("orders.created", "ordered", async |_: Message| {}).ordered().single_replica();
+    let ordered = broker.subscribe("orders.created", "ordered", async |_: Message| {}).ordered().single_instance();
     let _subscription = ordered.await.unwrap();
 }
 
@@ -911,11 +911,11 @@ async fn a_server_that_pins_no_client_is_told_with_both_ways_out() {
     }
     let (major, minor, patch) = binary::version();
     let version = format!("the server, {major}.{minor}.{patch},");
-    let told = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`replicas = 1`"];
+    let told = ["`closure on orders.created`: ordered", &version, "2.11", "newer server", "`single_instance`"];
     assert_says(ordered("orders.created").await, ErrorKind::Config, &told);
     let told = ["2 problems", "is a work queue", &version];
     assert_says(ordered("work.hard").await, ErrorKind::Startup, &told);
-    let _single = ordered("orders.created").single_replica().await.unwrap();
+    let _single = ordered("orders.created").single_instance().await.unwrap();
 }
 
 #[tokio::test]
@@ -933,12 +933,12 @@ async fn a_broker_in_memory_has_ordered_handlers_too() {
 async fn settings_of_a_closure_that_do_not_go_together_are_told() {
     let broker = Broker::in_memory();
     let subscribe = || broker.subscribe("orders.created", "in-order", async |_: Message| {});
-    let told = ["`closure on orders.created`: concurrency", "one message at a time over all replicas"];
+    let told = ["`closure on orders.created`: concurrency", "one message at a time across all instances"];
     assert_says(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &told);
     let told = ["`closure on orders.created`: ack_every", "add `ordered`"];
     assert_says(subscribe().ack_every(10).await, ErrorKind::Config, &told);
-    assert_says(subscribe().single_replica().await, ErrorKind::Config, &["replicas", "add `ordered`"]);
-    let told = ["`closure on orders.created`: concurrency: it is 513", "1 to 512"];
+    assert_says(subscribe().single_instance().await, ErrorKind::Config, &["single_instance", "add `ordered`"]);
+    let told = ["`closure on orders.created`: concurrency: is 513", "1 to 512"];
     assert_says(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &told);
 }
 
@@ -968,7 +968,7 @@ async fn a_consumer_that_was_made_without_the_pin_is_told() {
     });
     let broker = Broker::builder().servers([server.url()]).api_prefix("old.API").connect().await.unwrap();
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-    let told = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`replicas = 1`"];
+    let told = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`single_instance`"];
     assert_says(ordered.await, ErrorKind::Config, &told);
 }
 

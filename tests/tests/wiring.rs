@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use jetstream_handlers::Context;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, ErrorKind};
 use jetstream_handlers_tests::{Program, Server};

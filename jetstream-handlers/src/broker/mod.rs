@@ -369,7 +369,7 @@ impl Broker {
     #[track_caller]
     pub fn subscribe<A: 'static, C: Closure<A>>(&self, subject: &str, queue: &str, closure: C) -> Subscribe<'_> {
         let location = Location::caller().to_string();
-        let plan = Plan::new(subject, queue);
+        let plan = Plan::of_closure(subject, queue);
         Subscribe { broker: self, handler: Handler::closure(plan, location, closure) }
     }
 

@@ -58,7 +58,9 @@ macro_rules! closure {
             }
 
             fn check(context: &Context, problems: &mut Problems) {
-                $(crate::__private::check::<$argument, $via>(context, problems);)*
+                $(problems.check::<$argument, $via>(context);)*
+                let payloads: &[bool] = &[$(<$argument as Argument<'_, $via>>::IS_PAYLOAD),*];
+                problems.check_payloads(payloads.iter().filter(|is_payload| **is_payload).count());
             }
         }
     };

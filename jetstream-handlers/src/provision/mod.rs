@@ -201,8 +201,8 @@ pub(crate) fn consumer_config(handler: &Handler) -> consumer::Config {
         false => Default::default(),
     };
     consumer::Config {
-        durable_name: Some(plan.queue.clone()),
-        filter_subject: plan.subject.clone(),
+        durable_name: Some(plan.queue.to_string()),
+        filter_subject: plan.subject.to_string(),
         ack_policy: match plan.ordered {
             true => consumer::AckPolicy::All,
             false => consumer::AckPolicy::Explicit,
@@ -225,7 +225,7 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Binding, P
         streams.find(&format!("`{}`", handler.declaration.name), &plan.subject, plan.stream.as_deref()).await?;
     let dead_letter = match &plan.dead_letter {
         Some(DeadLetter::Off) => None,
-        Some(DeadLetter::Subject(subject)) => Some(subject.clone()),
+        Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
         None => Some(format!("dlq.{stream}.{}", plan.queue)),
     };
     if let Some(subject) = &dead_letter {
@@ -248,7 +248,7 @@ async fn plan(streams: &mut Streams<'_>, handler: &Handler) -> Result<Binding, P
         keeps_handled: retention == stream::RetentionPolicy::Limits,
         work_queue: retention == stream::RetentionPolicy::WorkQueue,
         stream,
-        consumer: plan.queue.clone(),
+        consumer: plan.queue.to_string(),
         ack_wait: plan.ack_wait(),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
@@ -375,7 +375,7 @@ fn out_of_order(streams: &Streams<'_>, planned: &[(&Handler, Binding)]) -> Vec<P
 
 fn too_old(handler: &Handler, who: &str) -> Problem {
     let message = format!(
-        "`{}`: ordered: {who} cannot choose one worker of many, which needs 2.11 (pinned clients); use a newer server, or set `replicas = 1` if there is never more than one process",
+        "`{}`: ordered: {who} cannot choose one worker of many, which needs 2.11 (pinned clients); use a newer server, or set `single_instance` if there is never more than one process",
         handler.declaration.name
     );
     Error::new(ErrorKind::Config, message)
@@ -412,7 +412,7 @@ fn work_queue_overlaps(streams: &Streams<'_>, planned: &[(&Handler, Binding)]) -
         }
         let same_start = planned[index + 1..].iter().filter(|(_, other)| other.stream == source.stream);
         let same_start =
-            same_start.map(|(other, _)| (other.declaration.plan.queue.clone(), other.declaration.plan.subject.clone()));
+            same_start.map(|(other, _)| (other.declaration.plan.queue.to_string(), other.declaration.plan.subject.to_string()));
         let on_server = known.consumers.iter().cloned();
         for (queue, subject) in same_start.chain(on_server) {
             if queue != handler.declaration.plan.queue && overlap(&subject, &handler.declaration.plan.subject) {

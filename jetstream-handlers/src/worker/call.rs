@@ -190,7 +190,7 @@ impl Thread {
     fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<Self> {
         let (jobs, work) = mpsc::sync_channel::<Job>(1);
         let runtime = Handle::current();
-        let name = handler.declaration.plan.queue.clone();
+        let name = handler.declaration.plan.queue.to_string();
         // Not one of the runtime's own blocking threads: for those a program waits at its end, however long they compute.
         std::thread::Builder::new().name(name).spawn(move || {
             let mut call = Call::new(handler, context, true);
