@@ -95,7 +95,10 @@ pub use async_nats::jetstream::stream;
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
 pub use dead_letter::store::{DeadLetter, DeadLetters};
 pub use error::{Error, ErrorKind};
-pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
+#[doc(hidden)]
+pub use extract::Argument;
+pub use extract::{Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
+#[doc(hidden)]
 pub use handler::{Closure, Subscriber};
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
@@ -132,7 +135,9 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
-pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Settle};
+pub use outcome::{HandlerError, HandlerResult, Settle};
+#[doc(hidden)]
+pub use outcome::{IntoSettle, Outcome};
 pub use publish::all::PublishAll;
 pub use publish::{PublishMessage, Publisher};
 

@@ -730,7 +730,7 @@ async fn parameters_come_in_any_order_and_number() {
         "borrowing 7 Ada borrowing",
         "payload_first Tenant(\"tenant-7\") 7 Ada",
         "payload_last Tenant(\"tenant-7\") OrderCreated { id: 7, customer: \"Ada\" }",
-        "two_payloads 7 \"Ada\"",
+        "value 7 \"Ada\"",
     ];
     assert_eq!(lines, expected);
     assert_eq!(BARE.load(Ordering::SeqCst), 1);
