@@ -13,8 +13,8 @@ use syn::spanned::Spanned as _;
 
 use crate::attribute;
 use crate::errors::Errors;
-use crate::signature::{self, Function};
 use crate::rules::{Accepts, Key, Setting};
+use crate::signature::{self, Function};
 use crate::valid::{self, REQUIRED, Settings};
 
 /// Expands the attribute: the item as it was written, followed by its registration or by the mistakes.

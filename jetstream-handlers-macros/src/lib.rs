@@ -2,6 +2,7 @@
 
 mod attribute;
 mod duration;
+mod enclosing;
 mod errors;
 mod expand;
 mod keys;

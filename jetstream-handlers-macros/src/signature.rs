@@ -9,6 +9,7 @@ use syn::{
     Visibility,
 };
 
+use crate::enclosing;
 use crate::errors::Errors;
 
 /// The signature of an annotated function.
@@ -16,6 +17,8 @@ pub(crate) struct Function {
     attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     signature: Signature,
+    /// Where the signature or the source file shows that the function belongs to a type.
+    of_a_type: Option<Span>,
 }
 
 /// Parses the item, or reports that it is not a function.
@@ -30,7 +33,8 @@ pub(crate) fn parse(item: &TokenStream, errors: &mut Errors) -> Option<Function>
         })?;
         // The item is emitted unchanged, so its body may use syntax that `syn` does not know.
         input.parse::<TokenStream>()?;
-        Ok(Function { attributes, visibility, signature })
+        let of_a_type = place_in_impl(&signature);
+        Ok(Function { attributes, visibility, signature, of_a_type })
     };
     match parser.parse2(item.clone()) {
         Ok(function) => Some(function),
@@ -86,20 +90,23 @@ impl Function {
 
     /// Returns whether a type can be added after the function: not inside an `impl`, and not if a second attribute adds it.
     pub(crate) fn is_free(&self) -> bool {
-        self.self_keyword().is_none() && self.second_attribute().is_none()
+        self.of_a_type.is_none() && self.second_attribute().is_none()
     }
 
     /// Reports everything that prevents the function from being a handler.
     pub(crate) fn check(&self, errors: &mut Errors) {
         let name = self.plain_name();
         if let Some(second) = self.second_attribute() {
-            errors.push_spanned(second, format!("handler `{name}` has two `subscriber` attributes; write a function for each"));
+            errors.push_spanned(
+                second,
+                format!("handler `{name}` has two `subscriber` attributes; write a function for each"),
+            );
         }
-        if let Some(keyword) = self.self_keyword() {
+        if let Some(place) = self.of_a_type {
             let message = format!(
                 "handler `{name}` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`"
             );
-            errors.push(keyword, message);
+            errors.push(place, message);
         }
         self.check_keywords(&name, errors);
         self.check_generics(&name, errors);
@@ -133,14 +140,12 @@ impl Function {
                 GenericParam::Lifetime(lifetime) => {
                     (format!("the lifetime parameter `{}`", lifetime.lifetime), "write `'_` instead")
                 }
-                GenericParam::Type(parameter) => (
-                    format!("the type parameter `{}`", parameter.ident),
-                    "write a handler for each concrete type",
-                ),
-                GenericParam::Const(parameter) => (
-                    format!("the const parameter `{}`", parameter.ident),
-                    "write a handler for each value",
-                ),
+                GenericParam::Type(parameter) => {
+                    (format!("the type parameter `{}`", parameter.ident), "write a handler for each concrete type")
+                }
+                GenericParam::Const(parameter) => {
+                    (format!("the const parameter `{}`", parameter.ident), "write a handler for each value")
+                }
             };
             let message = format!("handler `{name}` has {what}, but handlers cannot be generic; {instead}");
             errors.push_spanned(parameter, message);
@@ -177,17 +182,8 @@ impl Function {
             }
         }
         if let Some(variadic) = &self.signature.variadic {
-            errors.push_spanned(
-                variadic,
-                format!("handler `{name}` has variadic arguments; write out each parameter"),
-            );
+            errors.push_spanned(variadic, format!("handler `{name}` has variadic arguments; write out each parameter"));
         }
-    }
-
-    /// Returns the span of `self` or `Self`, which only functions inside an `impl` or a `trait` can name.
-    fn self_keyword(&self) -> Option<Span> {
-        let receiver = self.signature.receiver().map(|receiver| receiver.self_token.span);
-        receiver.or_else(|| find_ident(self.signature.to_token_stream(), "Self"))
     }
 
     fn second_attribute(&self) -> Option<&Attribute> {
@@ -196,6 +192,13 @@ impl Function {
             last.is_some_and(|segment| segment.ident == "subscriber")
         })
     }
+}
+
+/// Returns the place to report a function inside an `impl` or a `trait`, the only places that can name `self` or `Self`.
+fn place_in_impl(signature: &Signature) -> Option<Span> {
+    let receiver = signature.receiver().map(|receiver| receiver.self_token.span);
+    let keyword = receiver.or_else(|| find_ident(signature.to_token_stream(), "Self"));
+    keyword.or_else(|| enclosing::is_in_impl(signature.fn_token.span).then(|| signature.ident.span()))
 }
 
 /// Reports a parameter that borrows in a way that no message can satisfy.

@@ -81,11 +81,8 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     let attributes = std::mem::take(&mut function.attrs);
     let (name, output) = (&function.sig.ident, &function.sig.output);
     let is_live = settings.0.iter().any(|setting| matches!(setting, Setting::Live));
-    let (clock, start) = if is_live {
-        (quote!(), quote!(start_on_nats_url))
-    } else {
-        (quote!((start_paused = true)), quote!(start))
-    };
+    let (clock, start) =
+        if is_live { (quote!(), quote!(start_on_nats_url)) } else { (quote!((start_paused = true)), quote!(start)) };
     Ok(quote! {
         #[::tokio::test #clock]
         #(#attributes)*

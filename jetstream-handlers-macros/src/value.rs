@@ -61,7 +61,11 @@ impl Reader<'_> {
             (Accepts::Delays, Value::List(delays, span)) => (*span, Setting::Steps(self.steps(key, delays)?.into())),
             (Accepts::Delays, Value::Table(entries, span)) => return self.exponential(entries, *span),
             (Accepts::Delays, _) => {
-                return self.wrong_kind(key, value, "a list of durations or `{ initial = \"1s\", factor = 2, max = \"2m\" }`");
+                return self.wrong_kind(
+                    key,
+                    value,
+                    "a list of durations or `{ initial = \"1s\", factor = 2, max = \"2m\" }`",
+                );
             }
             (Accepts::Flag, _) => unreachable!("flags are read above"),
         };

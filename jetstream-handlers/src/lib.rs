@@ -144,8 +144,8 @@ pub use publish::{PublishMessage, Publisher};
 /// What a service needs in scope: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection,
-        Settle, Shutdown, State, Subject, subscriber,
+        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection, Settle,
+        Shutdown, State, Subject, subscriber,
     };
 
     /// So many seconds, for `fetch_wait(secs(5))` and the like.

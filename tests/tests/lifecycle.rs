@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::TryStreamExt;
-use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::Context;
+use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, ErrorKind, Status};
 use jetstream_handlers_tests::{Program, Server, assert_says, eventually};

@@ -103,10 +103,7 @@ fn entries_that_cannot_be_read() {
     assert_entries(r#""orders""#, &[r#""orders": expected a key, as in `subject = "orders.created"`"#]);
     assert_entries("stream =", &["=: expected a value for `stream` after `=`"]);
     assert_entries("stream = ,", &["=: expected a value for `stream` after `=`"]);
-    assert_entries(
-        r#"stream == "a""#,
-        &[r#"= "a": `stream` takes a string literal, as in `stream = "ORDERS"`"#],
-    );
+    assert_entries(r#"stream == "a""#, &[r#"= "a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
     assert_entries(r#"stream: "a""#, &[r#": "a": expected `=` and a value after `stream`"#]);
     assert_entries(r#"stream("a")"#, &[r#"("a"): expected `=` and a value after `stream`"#]);
     assert_entries(r#"stream = "A" group = "b""#, &["group: expected `,` before `group`"]);
@@ -116,20 +113,14 @@ fn entries_that_cannot_be_read() {
 #[test]
 fn names_and_texts() {
     assert_entries(r#"stream = "a b""#, &[r#""a b": name `a b` contains a space; use letters, digits, `-` and `_`"#]);
-    assert_entries(
-        r#"ack = "maybe""#,
-        &[r#""maybe": `ack` is `"maybe"`; expected `"sent"` or `"confirmed"`"#],
-    );
+    assert_entries(r#"ack = "maybe""#, &[r#""maybe": `ack` is `"maybe"`; expected `"sent"` or `"confirmed"`"#]);
     assert_entries("ack = true", &[r#"true: `ack` takes a string literal, as in `ack = "confirmed"`"#]);
     assert_entries(r#"group = "a.b""#, &[r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#]);
     assert_entries(
         r#"stream = concat!("a", "b")"#,
         &[r#"concat!("a", "b"): `stream` takes a string literal, as in `stream = "ORDERS"`"#],
     );
-    assert_entries(
-        r#"stream = b"a""#,
-        &[r#"b"a": `stream` takes a string literal, as in `stream = "ORDERS"`"#],
-    );
+    assert_entries(r#"stream = b"a""#, &[r#"b"a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
 }
 
 #[test]
@@ -137,25 +128,16 @@ fn numbers() {
     assert_entries("concurrency = 0", &["0: `concurrency` is 0; expected 1 to 10000"]);
     assert_entries("concurrency = 10001", &["10001: `concurrency` is 10001; expected 1 to 10000"]);
     assert_entries("concurrency = -1", &["-1: `concurrency` is -1; expected 1 to 10000"]);
-    assert_entries(
-        r#"concurrency = "4""#,
-        &[r#""4": `concurrency` takes a whole number, as in `concurrency = 4`"#],
-    );
+    assert_entries(r#"concurrency = "4""#, &[r#""4": `concurrency` takes a whole number, as in `concurrency = 4`"#]);
     assert_entries(
         "concurrency = 4usize",
         &["4usize: `concurrency` takes a whole number without a suffix, as in `concurrency = 4`"],
     );
-    assert_entries(
-        "concurrency = 1.5",
-        &["1.5: `concurrency` takes a whole number, as in `concurrency = 4`"],
-    );
+    assert_entries("concurrency = 1.5", &["1.5: `concurrency` takes a whole number, as in `concurrency = 4`"]);
     assert_entries("concurrency", &["concurrency: `concurrency` has no value; add one, as in `concurrency = 4`"]);
     assert_entries("batch_size = 0", &["0: `batch_size` is 0; expected 1 to 10000"]);
     assert_entries("max_deliver = 0", &["0: `max_deliver` is 0; expected 1 to 1000000"]);
-    assert_entries(
-        "max_deliver = 99999999999",
-        &["99999999999: `max_deliver` is 99999999999; expected 1 to 1000000"],
-    );
+    assert_entries("max_deliver = 99999999999", &["99999999999: `max_deliver` is 99999999999; expected 1 to 1000000"]);
     assert_entries("max_deliver = 0xfffff", &["0xfffff: `max_deliver` is 1048575; expected 1 to 1000000"]);
 }
 
@@ -169,14 +151,8 @@ fn durations() {
     );
     assert_entries("ack_wait = 1m30s", &[r#"1m30s: `1m30s` is not a string; write `"1m30s"`"#]);
     assert_entries(r#"ack_wait = "30""#, &[r#""30": `30` has no unit; write `"30s"` for seconds"#]);
-    assert_entries(
-        r#"ack_wait = "50ms""#,
-        &[r#""50ms": `ack_wait` is 50ms; expected 100ms to 8760h"#],
-    );
-    assert_entries(
-        r#"ack_wait = "99ms""#,
-        &[r#""99ms": `ack_wait` is 99ms; expected 100ms to 8760h"#],
-    );
+    assert_entries(r#"ack_wait = "50ms""#, &[r#""50ms": `ack_wait` is 50ms; expected 100ms to 8760h"#]);
+    assert_entries(r#"ack_wait = "99ms""#, &[r#""99ms": `ack_wait` is 99ms; expected 100ms to 8760h"#]);
     assert_entries("ack_wait = WAIT", &[r#"WAIT: `ack_wait` takes a duration, as in `ack_wait = "30s"`"#]);
     assert_entries("ack_wait", &[r#"ack_wait: `ack_wait` has no value; add one, as in `ack_wait = "30s"`"#]);
     assert_entries("timeout = true", &[r#"true: `timeout` takes a duration, as in `timeout = "5m"`"#]);
@@ -190,7 +166,9 @@ fn durations() {
 fn backoffs() {
     assert_entries(
         "backoff = []",
-        &[r#"[]: `backoff` has no delays; add at least one, as in `backoff = ["1s", "5s", "30s"]`, or remove it to use the default"#],
+        &[
+            r#"[]: `backoff` has no delays; add at least one, as in `backoff = ["1s", "5s", "30s"]`, or remove it to use the default"#,
+        ],
     );
     assert_entries(
         r#"backoff = ["1s", "x", 5, ]"#,
@@ -205,10 +183,7 @@ fn backoffs() {
             r#""1s": `backoff` takes a list of durations or `{ initial = "1s", factor = 2, max = "2m" }`, as in `backoff = ["1s", "5s", "30s"]`"#,
         ],
     );
-    assert_entries(
-        "backoff",
-        &[r#"backoff: `backoff` has no value; add one, as in `backoff = ["1s", "5s", "30s"]`"#],
-    );
+    assert_entries("backoff", &[r#"backoff: `backoff` has no value; add one, as in `backoff = ["1s", "5s", "30s"]`"#]);
     assert_entries(
         "backoff = {}",
         &[
@@ -216,10 +191,7 @@ fn backoffs() {
             r#"{}: `backoff` has no `max`; add it, as in `max = "2m"`"#,
         ],
     );
-    assert_entries(
-        r#"backoff = { initial = "2m", max = "1s" }"#,
-        &["max: `max` is 1s, shorter than `initial` (2m)"],
-    );
+    assert_entries(r#"backoff = { initial = "2m", max = "1s" }"#, &["max: `max` is 1s, shorter than `initial` (2m)"]);
     assert_entries(
         r#"backoff = { initial = "1s", factor = 0.5, max = "2s"}"#,
         &["0.5: `factor` is 0.5; expected a finite number of at least 1"],
@@ -246,7 +218,10 @@ fn backoffs() {
 
 #[test]
 fn dead_letters() {
-    assert_entries("dead_letter = true", &["true: `dead_letter` is on by default; write a subject, or remove `dead_letter`"]);
+    assert_entries(
+        "dead_letter = true",
+        &["true: `dead_letter` is on by default; write a subject, or remove `dead_letter`"],
+    );
     assert_entries(
         "dead_letter = 3",
         &[r#"3: `dead_letter` takes a subject or `false`, as in `dead_letter = "dlq.orders"`"#],
@@ -313,9 +288,15 @@ fn ordered_handlers() {
     ] {
         assert_entries(entries, &[]);
     }
-    assert_entries("ordered = 1", &["1: `ordered` is a flag; write `ordered` alone, `ordered = true` or `ordered = false`"]);
+    assert_entries(
+        "ordered = 1",
+        &["1: `ordered` is a flag; write `ordered` alone, `ordered = true` or `ordered = false`"],
+    );
     let one = "but an `ordered` handler handles one message at a time across all instances";
-    assert_entries("concurrency = 4, ordered", &[&format!("concurrency: `concurrency` is 4, {one}; remove `concurrency` or `ordered`")]);
+    assert_entries(
+        "concurrency = 4, ordered",
+        &[&format!("concurrency: `concurrency` is 4, {one}; remove `concurrency` or `ordered`")],
+    );
     assert_entries(
         "ordered, threads = 2",
         &[&format!("threads: `threads` is 2, {one}; replace `threads` with `blocking`, or remove `ordered`")],
@@ -364,12 +345,15 @@ fn blocking_handlers() {
         }
     }
     assert_entries("blocking = false, concurrency = 1000", &[]);
-    let not_async =
-        "fn: handler `f` is not async; write `async fn f`, or add `blocking` if it computes or blocks";
+    let not_async = "fn: handler `f` is not async; write `async fn f`, or add `blocking` if it computes or blocks";
     assert_both("concurrency = 2", PLAIN, &[not_async]);
     assert_both("blocking = false", PLAIN, &[not_async]);
     // A mistake in the key is reported alone.
-    assert_both("blocking = 3", PLAIN, &["3: `blocking` is a flag; write `blocking` alone, `blocking = true` or `blocking = false`"]);
+    assert_both(
+        "blocking = 3",
+        PLAIN,
+        &["3: `blocking` is a flag; write `blocking` alone, `blocking = true` or `blocking = false`"],
+    );
     assert_both("threads = 0", PLAIN, &["0: `threads` is 0; expected 1 to 512"]);
     for (typed, meant) in [("spawn_blocking", "blocking"), ("cpu_bound", "blocking"), ("num_threads", "threads")] {
         let expected = format!("{typed}: unknown key `{typed}`; did you mean `{meant}`? the keys are ALL");
@@ -385,16 +369,12 @@ fn blocking_handlers() {
     assert_both(
         "threads = 2, blocking = false",
         PLAIN,
-        &[
-            "blocking: `blocking` is `false`, but `threads` makes a handler blocking; remove one of them",
-        ],
+        &["blocking: `blocking` is `false`, but `threads` makes a handler blocking; remove one of them"],
     );
     assert_both(
         "blocking, concurrency = 513",
         PLAIN,
-        &[
-            "concurrency: `concurrency` is 513, but a `blocking` handler uses one thread per call; expected 1 to 512",
-        ],
+        &["concurrency: `concurrency` is 513, but a `blocking` handler uses one thread per call; expected 1 to 512"],
     );
 }
 
@@ -409,10 +389,7 @@ fn signatures() {
         "async unsafe fn f() {}",
         &["unsafe: handler `f` is `unsafe`; remove the keyword, and call unsafe code in an `unsafe` block"],
     );
-    assert_item(
-        r#"async extern "C" fn f() {}"#,
-        &[r#"extern "C": handler `f` has an ABI; remove `extern`"#],
-    );
+    assert_item(r#"async extern "C" fn f() {}"#, &[r#"extern "C": handler `f` has an ABI; remove `extern`"#]);
     assert_item(
         "async fn f<T>(a: T) {}",
         &[
@@ -435,11 +412,15 @@ fn signatures() {
     );
     assert_item(
         "async fn f(&mut self) {}",
-        &["self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`"],
+        &[
+            "self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`",
+        ],
     );
     assert_item(
         "async fn f(self: Arc<Self>) {}",
-        &["self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`"],
+        &[
+            "self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`",
+        ],
     );
     assert_item(
         "async fn f(a: impl Copy, b: Vec<Option<impl Copy>>) {}",

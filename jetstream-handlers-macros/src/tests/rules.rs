@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::rules::{
-    batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem, subject_problem,
+    batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem,
+    subject_problem,
 };
 
 #[track_caller]
@@ -64,10 +65,7 @@ fn invalid_subjects() {
         ("orders created", "subject `orders created` contains a space; separate tokens with `.` only"),
         ("orders\tcreated", "subject `orders\\tcreated` contains a tab; separate tokens with `.` only"),
         ("orders\n", "subject `orders\\n` contains a line break; separate tokens with `.` only"),
-        (
-            "orders\0",
-            "subject `orders\\u{0}` contains the invisible character U+0000; separate tokens with `.` only",
-        ),
+        ("orders\0", "subject `orders\\u{0}` contains the invisible character U+0000; separate tokens with `.` only"),
         (
             "orders\u{2003}",
             "subject `orders\\u{2003}` contains the invisible character U+2003; separate tokens with `.` only",
@@ -124,13 +122,12 @@ fn names_of_consumers_streams_and_groups() {
 #[test]
 fn settings_of_a_broker() {
     for messages in [0, 10_001, usize::MAX] {
-        assert_problem(
-            batch_size_problem(messages),
-            &format!("`batch_size` is {messages}; expected 1 to 10000"),
-        );
+        assert_problem(batch_size_problem(messages), &format!("`batch_size` is {messages}; expected 1 to 10000"));
     }
     assert_eq!(batch_size_problem(1), None);
-    for (wait, shown) in [(Duration::ZERO, "0s"), (Duration::from_millis(199), "199ms"), (Duration::from_nanos(1), "1ns")] {
+    for (wait, shown) in
+        [(Duration::ZERO, "0s"), (Duration::from_millis(199), "199ms"), (Duration::from_nanos(1), "1ns")]
+    {
         assert_problem(fetch_wait_problem(wait), &format!("`fetch_wait` is {shown}; expected 200ms to 8760h"));
     }
     assert_eq!(fetch_wait_problem(Duration::from_millis(200)), None);
@@ -142,8 +139,5 @@ fn names_of_closures() {
         assert_eq!(handler_name_problem(name), None);
     }
     assert_problem(handler_name_problem(""), "the name is empty; write for example `order-processor`");
-    assert_problem(
-        handler_name_problem("a\nb"),
-        "name `a\\nb` contains a line break, which a header cannot hold",
-    );
+    assert_problem(handler_name_problem("a\nb"), "name `a\\nb` contains a line break, which a header cannot hold");
 }

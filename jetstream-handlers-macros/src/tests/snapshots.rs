@@ -10,8 +10,7 @@ use super::expand;
 #[track_caller]
 fn assert_snapshot(name: &str, source: &str) {
     let file = syn::parse2(expand(source)).expect("the expansion is a list of items");
-    let expansion =
-        format!("// The expansion of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
+    let expansion = format!("// The expansion of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("snapshots/{name}.rs"));
     if env::var_os("UPDATE_SNAPSHOTS").is_some() {
         fs::write(&path, &expansion).expect("a snapshot can be written");

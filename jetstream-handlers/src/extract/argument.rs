@@ -18,10 +18,6 @@ pub struct ViaPayload(());
 #[derive(Debug)]
 pub struct ViaMessage(());
 
-/// The way of a type that implements both, which is refused.
-#[derive(Debug)]
-pub struct ViaBoth(());
-
 /// The way of an `Option` of a type that implements [`FromMessage`], which is refused.
 #[derive(Debug)]
 pub struct ViaOption(());
@@ -84,41 +80,36 @@ fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` implements both `serde::Deserialize` and `FromMessage`",
     label = "either a payload or extracted from the message, not both",
-    note = "remove one of the two implementations, or take a new type that implements only one"
+    note = "remove one of the two implementations, or take a new type that has only one of them"
 )]
 pub trait OneWay {}
-
-impl<T: OneWay> Argument<'_, ViaBoth> for T {
-    const IS_PAYLOAD: bool = false;
-
-    fn extract(_: &Message, _: &Context) -> Result<Self, Rejection> {
-        unreachable!("no type implements `OneWay`")
-    }
-
-    fn check(_: &Context) -> Result<(), Rejection> {
-        unreachable!("no type implements `OneWay`")
-    }
-}
 
 /// The bound that no type satisfies, for the message about an `Option` of an extracted type.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is not a parameter of a handler",
-    label = "`{Self}` is extracted from the message, and an `Option` of it is not supported",
+    label = "an extracted parameter cannot be an `Option`",
     note = "take `{Self}` itself, or implement `FromMessage` for a type of your own that contains the `Option`"
 )]
-pub trait Optional: Sized {}
+pub trait Optional {}
 
-impl<T: Optional> Argument<'_, ViaOption> for Option<T> {
+#[diagnostic::do_not_recommend]
+impl<T: FromMessage> Argument<'_, ViaOption> for Option<T> {
     const IS_PAYLOAD: bool = false;
 
     fn extract(_: &Message, _: &Context) -> Result<Self, Rejection> {
-        unreachable!("no type implements `Optional`")
+        Err(Rejection::new("an extracted parameter cannot be an `Option`"))
     }
 
     fn check(_: &Context) -> Result<(), Rejection> {
-        unreachable!("no type implements `Optional`")
+        Err(Rejection::new("takes an `Option` of an extracted parameter, which is not supported"))
     }
 }
+
+/// The ways of the parameters of a closure, which has no better message for other types.
+pub trait Supported {}
+
+impl Supported for ViaPayload {}
+impl Supported for ViaMessage {}
 
 /// A type of a parameter, as the attribute names it.
 pub struct Parameter<T>(PhantomData<fn() -> T>);
@@ -144,14 +135,17 @@ pub mod via {
 
     use serde::Deserialize;
 
-    use super::{FromMessage, Parameter, ViaBoth, ViaMessage, ViaOption, ViaPayload};
+    use super::{FromMessage, OneWay, Optional, Parameter, ViaMessage, ViaOption, ViaPayload};
 
-    pub trait First<'m> {
-        fn __jetstream_handlers_via(&self) -> PhantomData<ViaBoth> {
+    pub trait First<'m, T> {
+        fn __jetstream_handlers_via(&self) -> PhantomData<ViaMessage>
+        where
+            T: OneWay,
+        {
             PhantomData
         }
     }
-    impl<'m, T: Deserialize<'m> + FromMessage> First<'m> for &&&Parameter<T> {}
+    impl<'m, T: Deserialize<'m> + FromMessage> First<'m, T> for &&&Parameter<T> {}
 
     pub trait Second<'m> {
         fn __jetstream_handlers_via(&self) -> PhantomData<ViaPayload> {
@@ -160,19 +154,22 @@ pub mod via {
     }
     impl<'m, T: Deserialize<'m>> Second<'m> for &&Parameter<T> {}
 
-    pub trait Third {
-        fn __jetstream_handlers_via(&self) -> PhantomData<ViaOption> {
+    pub trait Third<T> {
+        fn __jetstream_handlers_via(&self) -> PhantomData<ViaOption>
+        where
+            T: Optional,
+        {
             PhantomData
         }
     }
-    impl<T: FromMessage> Third for &Parameter<Option<T>> {}
+    impl<T: FromMessage> Third<T> for &Parameter<Option<T>> {}
 
     pub trait Fourth {
-        fn __jetstream_handlers_via(&self) -> PhantomData<ViaMessage> {
+        fn __jetstream_handlers_via<Via>(&self) -> PhantomData<Via> {
             PhantomData
         }
     }
-    impl<T: FromMessage> Fourth for Parameter<T> {}
+    impl<T> Fourth for Parameter<T> {}
 }
 
 /// The body of a message, which one parameter of a handler may take.
@@ -193,16 +190,16 @@ impl Body<Unread> {
 }
 
 /// The bound on the state of the body that a payload satisfies once.
-#[diagnostic::on_unimplemented(
-    message = "a handler takes one payload, and this is the second",
-    label = "a second payload",
-    note = "a message has one body: declare one type with all fields, or take a `Message` and decode its `payload()` in the handler"
-)]
 pub trait NotRead {}
 
 impl NotRead for Unread {}
 
 /// The state of the body after a parameter that is made in this way.
+#[diagnostic::on_unimplemented(
+    message = "a handler takes one payload, and this is the second",
+    label = "a second payload",
+    note = "a message has one body: declare one type with all fields, or take a `Message` and decode its `payload()` in the handler"
+)]
 pub trait After<State> {
     /// The state of the body after the parameter.
     type State;
@@ -212,12 +209,9 @@ impl<State> After<State> for ViaMessage {
     type State = State;
 }
 
+#[diagnostic::do_not_recommend]
 impl<State: NotRead> After<State> for ViaPayload {
     type State = Read;
-}
-
-impl<State> After<State> for ViaBoth {
-    type State = State;
 }
 
 impl<State> After<State> for ViaOption {

@@ -8,6 +8,7 @@ mod shutdown;
 mod state;
 mod subject;
 
+pub(crate) use argument::Supported;
 pub use argument::{Argument, Body, Parameter, Problems, check, extract, via};
 pub use context::Context;
 pub use headers::Headers;

@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 
 use super::CallFuture;
-use crate::extract::{Argument, Context, Problems};
+use crate::extract::{Argument, Context, Problems, Supported};
 use crate::message::Message;
 use crate::outcome::{HandlerResult, IntoSettle, Settle};
 
@@ -47,7 +47,7 @@ macro_rules! closure {
         where
             F: Fn($($argument),*) -> Answer + Send + Sync + 'static,
             Answer: Future<Output: ClosureResult> + Send + 'static,
-            $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
+            $($argument: for<'m> Argument<'m, $via> + Send + 'static, $via: Supported,)*
         {
             fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context) {
                 $(

@@ -203,7 +203,10 @@ mod tests {
             (|p| p.timeout = Some(Duration::ZERO), "timeout: is 0s; expected 1ms to 8760h"),
             (|p| p.timeout = Some(Duration::MAX), "timeout: is 18446744073709551615.999999999s; expected 1ms to 8760h"),
             (|p| p.backoff = Some(Backoff::Steps(vec![].into())), "backoff: has no delays; add at least one"),
-            (|p| p.backoff = Some(Backoff::Steps(vec![Duration::ZERO].into())), "backoff: has a delay of 0s; expected 1ms to 8760h"),
+            (
+                |p| p.backoff = Some(Backoff::Steps(vec![Duration::ZERO].into())),
+                "backoff: has a delay of 0s; expected 1ms to 8760h",
+            ),
             (
                 |p| {
                     let (initial, max) = (Duration::from_secs(1), Duration::from_secs(2));
@@ -218,7 +221,10 @@ mod tests {
             (|p| p.group = Some("a.b".into()), "group: name `a.b` contains `.`"),
             (|p| (p.ordered, p.concurrency) = (true, Some(4)), &format!("concurrency: is 4, {one}")),
             (|p| (p.ordered, p.threads) = (true, Some(4)), &format!("threads: is 4, {one}")),
-            (|p| (p.ordered, p.ack) = (true, Ack::Confirmed), "ack: is `\"confirmed\"`, but an `ordered` handler sends one"),
+            (
+                |p| (p.ordered, p.ack) = (true, Ack::Confirmed),
+                "ack: is `\"confirmed\"`, but an `ordered` handler sends one",
+            ),
             (|p| p.ack_every = Some(10), "ack_every: requires an `ordered` handler; add `ordered`"),
             (|p| p.single_instance = true, "single_instance: requires an `ordered` handler"),
             (|p| (p.threads, p.concurrency) = (Some(2), Some(2)), "concurrency: excludes `threads`"),
@@ -252,7 +258,9 @@ mod tests {
 
     #[test]
     fn name_of_a_closure_must_fit_a_header() {
-        for (name, expected) in [("", "``: name: the name is empty"), ("a\nb", "`a\\nb`: name: name `a\\nb` contains a line break")] {
+        for (name, expected) in
+            [("", "``: name: the name is empty"), ("a\nb", "`a\\nb`: name: name `a\\nb` contains a line break")]
+        {
             let mut handler = Handler::closure(Plan::new("a", "b"), "here".to_owned(), || async {});
             handler.declaration.name = name.to_owned();
             let found: Vec<_> = handler.problems().iter().map(Error::to_string).collect();

@@ -411,8 +411,8 @@ fn work_queue_overlaps(streams: &Streams<'_>, planned: &[(&Handler, Binding)]) -
             continue;
         }
         let same_start = planned[index + 1..].iter().filter(|(_, other)| other.stream == source.stream);
-        let same_start =
-            same_start.map(|(other, _)| (other.declaration.plan.queue.to_string(), other.declaration.plan.subject.to_string()));
+        let same_start = same_start
+            .map(|(other, _)| (other.declaration.plan.queue.to_string(), other.declaration.plan.subject.to_string()));
         let on_server = known.consumers.iter().cloned();
         for (queue, subject) in same_start.chain(on_server) {
             if queue != handler.declaration.plan.queue && overlap(&subject, &handler.declaration.plan.subject) {
