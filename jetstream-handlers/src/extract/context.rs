@@ -28,7 +28,7 @@ impl Context {
     ///
     /// Its handler is named `test`. [`with_state`](Self::with_state) adds state.
     pub fn for_test() -> Self {
-        let publisher = crate::Broker::in_memory().publisher().clone();
+        let publisher = crate::Broker::in_memory().publisher();
         Self::new("test".to_owned(), Arc::default(), publisher, CancellationToken::new())
     }
 
