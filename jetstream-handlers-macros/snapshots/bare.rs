@@ -1,4 +1,4 @@
-// What the attribute makes of:
+// The expansion of:
 //
 // #[subscriber(subject = "ticks", queue = "ticker", backoff = ["1s", "5s"], dead_letter = false)]
 // pub async fn r#loop() {}
@@ -8,41 +8,26 @@ pub async fn r#loop() {}
 pub struct r#loop {}
 #[allow(deprecated)]
 const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "loop"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-        plan: ::jetstream_handlers::__private::StaticPlan {
-            subject: "ticks",
-            queue: "ticker",
-            stream: ::core::option::Option::None,
-            concurrency: ::core::option::Option::None,
-            blocking: false,
-            threads: ::core::option::Option::None,
-            batch_size: ::core::option::Option::None,
-            ack_wait: ::core::option::Option::None,
-            timeout: ::core::option::Option::None,
-            max_deliver: ::core::option::Option::None,
+        plan: || ::jetstream_handlers::__private::Plan {
             backoff: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Backoff::Steps(
-                    ::jetstream_handlers::__private::Cow::Borrowed(
+                    ::jetstream_handlers::__private::Cow::Borrowed(const {
                         &[
                             ::core::time::Duration::from_millis(1000u64),
                             ::core::time::Duration::from_millis(5000u64),
-                        ],
-                    ),
+                        ]
+                    }),
                 ),
             ),
             dead_letter: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::DeadLetter::Off,
             ),
-            key: ::core::option::Option::None,
-            ordered: false,
-            ack_every: ::core::option::Option::None,
-            replicas: ::core::option::Option::None,
-            publish: ::core::option::Option::None,
-            codec: ::core::option::Option::None,
-            ack: ::jetstream_handlers::__private::Ack::Sent,
-            group: ::core::option::Option::None,
+            ..::jetstream_handlers::__private::Plan::new("ticks", "ticker")
         },
         call: |slot, message, context| {
             let (message, context) = (
@@ -53,7 +38,10 @@ const _: () = {
                 ::jetstream_handlers::__private::outcome::<()>(r#loop().await)
             });
         },
-        check: |context, problems| {},
+        check: |context, problems| {
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let _ = body;
+        },
     };
     impl ::jetstream_handlers::__private::Subscriber for r#loop {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

@@ -1,4 +1,4 @@
-// What the attribute makes of:
+// The expansion of:
 //
 // #[subscriber(subject = "images.uploaded", queue = "thumbnails", threads = 4)]
 // fn thumbnail(image: Image, State(sizes): State<Sizes>) -> HandlerResult {
@@ -12,30 +12,14 @@ fn thumbnail(image: Image, State(sizes): State<Sizes>) -> HandlerResult {
 struct thumbnail {}
 #[allow(deprecated)]
 const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "thumbnail"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-        plan: ::jetstream_handlers::__private::StaticPlan {
-            subject: "images.uploaded",
-            queue: "thumbnails",
-            stream: ::core::option::Option::None,
-            concurrency: ::core::option::Option::None,
-            blocking: false,
-            threads: ::core::option::Option::Some(4usize),
-            batch_size: ::core::option::Option::None,
-            ack_wait: ::core::option::Option::None,
-            timeout: ::core::option::Option::None,
-            max_deliver: ::core::option::Option::None,
-            backoff: ::core::option::Option::None,
-            dead_letter: ::core::option::Option::None,
-            key: ::core::option::Option::None,
-            ordered: false,
-            ack_every: ::core::option::Option::None,
-            replicas: ::core::option::Option::None,
-            publish: ::core::option::Option::None,
-            codec: ::core::option::Option::None,
-            ack: ::jetstream_handlers::__private::Ack::Sent,
-            group: ::core::option::Option::None,
+        plan: || ::jetstream_handlers::__private::Plan {
+            threads: ::core::option::Option::Some(4),
+            ..::jetstream_handlers::__private::Plan::new("images.uploaded", "thumbnails")
         },
         call: |slot, message, context| {
             let (message, context) = (
@@ -46,7 +30,12 @@ const _: () = {
                 let argument0 = match ::jetstream_handlers::__private::extract::<
                     Image,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<Image>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -55,7 +44,12 @@ const _: () = {
                 let argument1 = match ::jetstream_handlers::__private::extract::<
                     State<Sizes>,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<State<Sizes>>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -67,8 +61,30 @@ const _: () = {
             });
         },
         check: |context, problems| {
-            ::jetstream_handlers::__private::check::<Image, _>(context, problems);
-            ::jetstream_handlers::__private::check::<State<Sizes>, _>(context, problems);
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let body = ::jetstream_handlers::__private::check::<
+                Image,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<Image>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let body = ::jetstream_handlers::__private::check::<
+                State<Sizes>,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<State<Sizes>>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let _ = body;
         },
     };
     impl ::jetstream_handlers::__private::Subscriber for thumbnail {

@@ -1,4 +1,4 @@
-// What the attribute makes of:
+// The expansion of:
 //
 // #[subscriber(
 //     subject = "orders.*.created",
@@ -32,40 +32,42 @@ pub(crate) async fn ship(
 pub(crate) struct ship {}
 #[allow(deprecated)]
 const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "ship"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-        plan: ::jetstream_handlers::__private::StaticPlan {
-            subject: "orders.*.created",
-            queue: "order-processor",
-            stream: ::core::option::Option::Some("ORDERS"),
-            concurrency: ::core::option::Option::Some(4usize),
-            blocking: false,
-            threads: ::core::option::Option::None,
-            batch_size: ::core::option::Option::Some(100usize),
+        plan: || ::jetstream_handlers::__private::Plan {
+            stream: ::core::option::Option::Some(
+                ::jetstream_handlers::__private::Cow::Borrowed("ORDERS"),
+            ),
+            concurrency: ::core::option::Option::Some(4),
+            batch_size: ::core::option::Option::Some(100),
             ack_wait: ::core::option::Option::Some(
                 ::core::time::Duration::from_millis(30000u64),
             ),
             timeout: ::core::option::Option::Some(
                 ::core::time::Duration::from_millis(90000u64),
             ),
-            max_deliver: ::core::option::Option::Some(5u32),
+            max_deliver: ::core::option::Option::Some(5),
             backoff: ::core::option::Option::Some(::jetstream_handlers::__private::Backoff::Exponential {
                 initial: ::core::time::Duration::from_millis(1000u64),
                 factor: 1.5f64,
                 max: ::core::time::Duration::from_millis(120000u64),
             }),
             dead_letter: ::core::option::Option::Some(
-                ::jetstream_handlers::__private::DeadLetter::Subject("dlq.orders"),
+                ::jetstream_handlers::__private::DeadLetter::Subject(
+                    ::jetstream_handlers::__private::Cow::Borrowed("dlq.orders"),
+                ),
             ),
-            key: ::core::option::Option::None,
-            ordered: false,
-            ack_every: ::core::option::Option::None,
-            replicas: ::core::option::Option::None,
-            publish: ::core::option::Option::None,
-            codec: ::core::option::Option::None,
             ack: ::jetstream_handlers::__private::Ack::Confirmed,
-            group: ::core::option::Option::Some("billing"),
+            group: ::core::option::Option::Some(
+                ::jetstream_handlers::__private::Cow::Borrowed("billing"),
+            ),
+            ..::jetstream_handlers::__private::Plan::new(
+                "orders.*.created",
+                "order-processor",
+            )
         },
         call: |slot, message, context| {
             let (message, context) = (
@@ -76,7 +78,12 @@ const _: () = {
                 let argument0 = match ::jetstream_handlers::__private::extract::<
                     State<Db>,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<State<Db>>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -85,7 +92,14 @@ const _: () = {
                 let argument1 = match ::jetstream_handlers::__private::extract::<
                     OrderView<'_>,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<
+                        OrderView<'_>,
+                    >::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -97,11 +111,30 @@ const _: () = {
             });
         },
         check: |context, problems| {
-            ::jetstream_handlers::__private::check::<State<Db>, _>(context, problems);
-            ::jetstream_handlers::__private::check::<
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let body = ::jetstream_handlers::__private::check::<
+                State<Db>,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<State<Db>>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let body = ::jetstream_handlers::__private::check::<
                 OrderView<'_>,
                 _,
-            >(context, problems);
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<OrderView<'_>>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let _ = body;
         },
     };
     impl ::jetstream_handlers::__private::Subscriber for ship {

@@ -1,4 +1,4 @@
-// What the attribute makes of:
+// The expansion of:
 //
 // #[subscriber(subject = "orders.created", queue = "order-processor")]
 // async fn process_order(order: OrderCreated) -> HandlerResult {
@@ -14,30 +14,16 @@ async fn process_order(order: OrderCreated) -> HandlerResult {
 struct process_order {}
 #[allow(deprecated)]
 const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "process_order"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-        plan: ::jetstream_handlers::__private::StaticPlan {
-            subject: "orders.created",
-            queue: "order-processor",
-            stream: ::core::option::Option::None,
-            concurrency: ::core::option::Option::None,
-            blocking: false,
-            threads: ::core::option::Option::None,
-            batch_size: ::core::option::Option::None,
-            ack_wait: ::core::option::Option::None,
-            timeout: ::core::option::Option::None,
-            max_deliver: ::core::option::Option::None,
-            backoff: ::core::option::Option::None,
-            dead_letter: ::core::option::Option::None,
-            key: ::core::option::Option::None,
-            ordered: false,
-            ack_every: ::core::option::Option::None,
-            replicas: ::core::option::Option::None,
-            publish: ::core::option::Option::None,
-            codec: ::core::option::Option::None,
-            ack: ::jetstream_handlers::__private::Ack::Sent,
-            group: ::core::option::Option::None,
+        plan: || ::jetstream_handlers::__private::Plan {
+            ..::jetstream_handlers::__private::Plan::new(
+                "orders.created",
+                "order-processor",
+            )
         },
         call: |slot, message, context| {
             let (message, context) = (
@@ -48,7 +34,12 @@ const _: () = {
                 let argument0 = match ::jetstream_handlers::__private::extract::<
                     OrderCreated,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<OrderCreated>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -60,7 +51,19 @@ const _: () = {
             });
         },
         check: |context, problems| {
-            ::jetstream_handlers::__private::check::<OrderCreated, _>(context, problems);
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let body = ::jetstream_handlers::__private::check::<
+                OrderCreated,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<OrderCreated>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let _ = body;
         },
     };
     impl ::jetstream_handlers::__private::Subscriber for process_order {

@@ -1,6 +1,6 @@
-// What the attribute makes of:
+// The expansion of:
 //
-// #[subscriber(subject = "ledger.>", queue = "ledger", ordered, ack_every = 50, replicas = 1)]
+// #[subscriber(subject = "ledger.>", queue = "ledger", ordered, ack_every = 50, single_instance)]
 // async fn book(entry: Entry) -> HandlerResult {
 //     entry.book().await
 // }
@@ -12,30 +12,16 @@ async fn book(entry: Entry) -> HandlerResult {
 struct book {}
 #[allow(deprecated)]
 const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "book"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-        plan: ::jetstream_handlers::__private::StaticPlan {
-            subject: "ledger.>",
-            queue: "ledger",
-            stream: ::core::option::Option::None,
-            concurrency: ::core::option::Option::None,
-            blocking: false,
-            threads: ::core::option::Option::None,
-            batch_size: ::core::option::Option::None,
-            ack_wait: ::core::option::Option::None,
-            timeout: ::core::option::Option::None,
-            max_deliver: ::core::option::Option::None,
-            backoff: ::core::option::Option::None,
-            dead_letter: ::core::option::Option::None,
-            key: ::core::option::Option::None,
+        plan: || ::jetstream_handlers::__private::Plan {
             ordered: true,
-            ack_every: ::core::option::Option::Some(50usize),
-            replicas: ::core::option::Option::Some(1u32),
-            publish: ::core::option::Option::None,
-            codec: ::core::option::Option::None,
-            ack: ::jetstream_handlers::__private::Ack::Sent,
-            group: ::core::option::Option::None,
+            ack_every: ::core::option::Option::Some(50),
+            single_instance: true,
+            ..::jetstream_handlers::__private::Plan::new("ledger.>", "ledger")
         },
         call: |slot, message, context| {
             let (message, context) = (
@@ -46,7 +32,12 @@ const _: () = {
                 let argument0 = match ::jetstream_handlers::__private::extract::<
                     Entry,
                     _,
-                >(&message, &context) {
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<Entry>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
                     ::core::result::Result::Ok(argument) => argument,
                     ::core::result::Result::Err(rejection) => {
                         return ::jetstream_handlers::__private::rejected(rejection);
@@ -58,7 +49,19 @@ const _: () = {
             });
         },
         check: |context, problems| {
-            ::jetstream_handlers::__private::check::<Entry, _>(context, problems);
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let body = ::jetstream_handlers::__private::check::<
+                Entry,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<Entry>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let _ = body;
         },
     };
     impl ::jetstream_handlers::__private::Subscriber for book {

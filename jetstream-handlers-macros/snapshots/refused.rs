@@ -1,4 +1,4 @@
-// What the attribute makes of:
+// The expansion of:
 //
 // #[subscriber(subject = "orders..created", queue = "order-processor")]
 // pub fn process_order(order: OrderCreated) {}
@@ -8,7 +8,7 @@ pub fn process_order(order: OrderCreated) {}
     "subject `orders..created` has an empty token; put a token on both sides of every `.`"
 }
 ::core::compile_error! {
-    "handler `process_order` is not async; write `async fn process_order`, or say `blocking = true` for one that computes or blocks"
+    "handler `process_order` is not async; write `async fn process_order`, or add `blocking` if it computes or blocks"
 }
 /// Names the handler `process_order` for `Broker::include`.
 pub struct process_order {}

@@ -1,4 +1,4 @@
-//! The attribute as it is written: keys and values that nobody has judged yet.
+//! The attribute as it is written: keys and values before validation.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
@@ -6,6 +6,14 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Ident, Lit, Token, braced, bracketed, token};
 
 use crate::errors::Errors;
+
+/// The arguments of the attribute.
+#[derive(Default)]
+pub(crate) struct Attribute {
+    pub(crate) entries: Vec<Entry>,
+    /// Values that stand where an entry is expected.
+    pub(crate) without_key: Vec<TokenStream>,
+}
 
 /// `key = value`, or the key alone.
 pub(crate) struct Entry {
@@ -19,30 +27,39 @@ pub(crate) enum Value {
     List(Vec<Value>, Span),
     /// `{ key = value, … }`
     Table(Vec<Entry>, Span),
-    /// Anything else, kept to point at it.
+    /// Anything else, kept for its span.
     Other(TokenStream),
-    /// Not there, and that mistake is on the list already.
+    /// Missing, which is already reported.
     Missing,
 }
 
-/// Reads all entries, and goes on behind each mistake.
-pub(crate) fn parse(attribute: TokenStream, errors: &mut Errors) -> Vec<Entry> {
+/// Reads all entries, and continues after each mistake.
+pub(crate) fn parse(attribute: TokenStream, errors: &mut Errors) -> Attribute {
     let parsed = (|input: ParseStream<'_>| entries(input, errors)).parse2(attribute);
     parsed.unwrap_or_else(|error| {
         errors.push(error.span(), &error);
-        Vec::new()
+        Attribute::default()
     })
 }
 
-fn entries(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+fn entries(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Attribute> {
+    let mut attribute = Attribute::default();
     while !input.is_empty() {
         if input.peek(Ident::peek_any) {
-            entries.push(entry(input, errors)?);
+            attribute.entries.push(entry(input, errors)?);
         } else {
-            errors.push_spanned(rest_of_entry(input)?, "expected a key, as in `subject = \"orders.created\"`");
+            attribute.without_key.push(rest_of_entry(input)?);
         }
         end_of_entry(input, errors)?;
+    }
+    Ok(attribute)
+}
+
+/// Reads the entries of a table, where every value needs a key.
+fn table(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Entry>> {
+    let Attribute { entries, without_key } = entries(input, errors)?;
+    for value in without_key {
+        errors.push_spanned(value, "expected a key, as in `initial = \"1s\"`");
     }
     Ok(entries)
 }
@@ -53,12 +70,12 @@ fn entry(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Entry> {
         return Ok(Entry { key, value: None });
     }
     if !input.peek(Token![=]) {
-        errors.push_spanned(rest_of_entry(input)?, format!("expected `=` and a value behind `{}`", key.unraw()));
+        errors.push_spanned(rest_of_entry(input)?, format!("expected `=` and a value after `{}`", key.unraw()));
         return Ok(Entry { key, value: Some(Value::Missing) });
     }
     let equals: Token![=] = input.parse()?;
     let value = if input.is_empty() || input.peek(Token![,]) {
-        errors.push(equals.span, format!("expected a value for `{}` behind `=`", key.unraw()));
+        errors.push(equals.span, format!("expected a value for `{}` after `=`", key.unraw()));
         Value::Missing
     } else {
         value(input, errors)?
@@ -79,7 +96,7 @@ fn value(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Value> {
     if input.peek(token::Brace) {
         let content;
         let brace = braced!(content in input);
-        return Ok(Value::Table(entries(&content, errors)?, brace.span.join()));
+        return Ok(Value::Table(table(&content, errors)?, brace.span.join()));
     }
     Ok(Value::Other(rest_of_entry(input)?))
 }
@@ -93,7 +110,7 @@ fn list(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Value>> 
     Ok(values)
 }
 
-/// Consumes the comma behind an entry, or says that it is not there.
+/// Consumes the comma after an entry, or reports that it is missing.
 fn end_of_entry(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<()> {
     if input.is_empty() {
         return Ok(());
@@ -114,7 +131,7 @@ fn starts_entry(input: ParseStream<'_>) -> bool {
     input.peek(Ident::peek_any) && input.peek2(Token![=])
 }
 
-/// Everything up to the next comma.
+/// Consumes everything up to the next comma.
 fn rest_of_entry(input: ParseStream<'_>) -> syn::Result<TokenStream> {
     let mut rest = TokenStream::new();
     while !input.is_empty() && !input.peek(Token![,]) {

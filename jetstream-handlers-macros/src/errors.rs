@@ -1,11 +1,11 @@
-//! Every mistake of one attribute and its function, in the order of the source.
+//! The mistakes of one attribute and its function, in source order.
 
 use std::fmt::Display;
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 
-/// Collects mistakes, so that a user sees all of them after one compilation.
+/// Collects mistakes, so that one compilation shows all of them.
 #[derive(Default)]
 pub(crate) struct Errors {
     all: Vec<syn::Error>,
@@ -16,7 +16,7 @@ impl Errors {
         self.all.push(syn::Error::new(span, message));
     }
 
-    /// Points at all of `tokens`, where one span covers only the first of them.
+    /// Reports a mistake at all of `tokens`; a single span would cover only the first of them.
     pub(crate) fn push_spanned(&mut self, tokens: impl ToTokens, message: impl Display) {
         self.all.push(syn::Error::new_spanned(tokens, message));
     }
@@ -25,7 +25,7 @@ impl Errors {
         self.all.is_empty()
     }
 
-    /// One `compile_error!` for each mistake.
+    /// Returns one `compile_error!` for each mistake.
     pub(crate) fn into_compile_errors(mut self) -> TokenStream {
         self.all.sort_by_key(|error| error.span().start());
         let all = self.all.into_iter().reduce(|mut all, error| {

@@ -1,46 +1,49 @@
-//! What the attribute becomes.
+//! The expansion of the attribute.
 //!
-//! The contract with the library is here: every path into it begins `::jetstream_handlers::__private`.
-//! Tokens of ours carry the span `mixed_site`, so that our locals never meet the user's names, and lints on the user's code leave them alone.
+//! It uses the library only through paths that begin with `::jetstream_handlers::__private`.
+//! Generated tokens carry the span `mixed_site`, so that their local variables cannot collide with the user's names and
+//! lints for the user's code ignore them.
 
 use std::time::Duration;
 
-use proc_macro2::{Ident, Span, TokenStream, TokenTree};
+use proc_macro2::{Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote_spanned};
+use syn::Type;
 use syn::spanned::Spanned as _;
 
 use crate::attribute;
 use crate::errors::Errors;
+use crate::rules::{Accepts, Key, Setting};
 use crate::signature::{self, Function};
-use crate::valid::{self, Ack, Backoff, DeadLetter, Plan};
+use crate::valid::{self, REQUIRED, Settings};
 
-/// The whole attribute: the item as it was written, and beside it the registration or the mistakes.
+/// Expands the attribute: the item as it was written, followed by its registration or by the mistakes.
 pub(crate) fn subscriber(attribute: TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
-    let entries = attribute::parse(attribute, &mut errors);
+    let attribute = attribute::parse(attribute, &mut errors);
     let function = signature::parse(item, &mut errors);
-    let plan = valid::plan(&entries, function.as_ref(), &mut errors);
+    let settings = valid::settings(&attribute, function.as_ref(), &mut errors);
     if let Some(function) = &function {
         function.check(&mut errors);
     }
-    let beside = match &function {
-        Some(function) if errors.is_empty() => registered(function, &plan),
-        Some(function) if function.takes_company() => unregistered(function),
+    let added = match &function {
+        Some(function) if errors.is_empty() => registered(function, &settings),
+        Some(function) if function.is_free() => unregistered(function),
         _ => TokenStream::new(),
     };
     let errors = errors.into_compile_errors();
-    quote_spanned!(Span::mixed_site()=> #item #errors #beside)
+    quote_spanned!(Span::mixed_site()=> #item #errors #added)
 }
 
-/// The type that names the handler, and its registration.
-fn registered(function: &Function, plan: &Plan) -> TokenStream {
+/// Returns the type that names the handler, and its registration.
+fn registered(function: &Function, settings: &Settings) -> TokenStream {
     let marker = marker(function);
     let name = marker_name(function);
-    let registration = registration(function, plan);
+    let registration = registration(function, settings);
     quote_spanned! {Span::mixed_site()=>
         #marker
 
-        // A handler or a payload may be deprecated, and our use of it is not news.
+        // The use of a deprecated handler or payload in the expansion is not worth a warning.
         #[allow(deprecated)]
         const _: () = {
             #registration
@@ -58,7 +61,7 @@ fn registered(function: &Function, plan: &Plan) -> TokenStream {
     }
 }
 
-/// Stands in for a refused handler, so that code that names it has no errors of its own.
+/// Returns a substitute for a refused handler, so that code that names it has no further errors.
 fn unregistered(function: &Function) -> TokenStream {
     let marker = marker(function);
     let name = marker_name(function);
@@ -73,10 +76,10 @@ fn unregistered(function: &Function) -> TokenStream {
     }
 }
 
-/// The type of the function's name. Braces keep it out of the namespace where functions are.
+/// Returns the type with the name of the function; its braces keep it out of the namespace of functions.
 fn marker(function: &Function) -> TokenStream {
     let doc = format!(" Names the handler `{}` for `Broker::include`.", function.plain_name());
-    let visibility = as_ours(function.visibility.to_token_stream());
+    let visibility = as_generated(function.visibility.to_token_stream());
     let name = marker_name(function);
     quote_spanned! {Span::mixed_site()=>
         #[doc = #doc]
@@ -86,22 +89,23 @@ fn marker(function: &Function) -> TokenStream {
 
 fn marker_name(function: &Function) -> Ident {
     let mut name = function.name().clone();
-    name.set_span(ours_at(name.span()));
+    name.set_span(generated_at(name.span()));
     name
 }
 
-/// The closure that extracts every argument from a message and calls the user's function, to its end.
+/// Returns the closure that makes every argument from a message and calls the function.
 fn call(function: &Function) -> TokenStream {
     let here = Span::mixed_site();
     let name = function.name();
-    let at_name = ours_at(name.span());
+    let at_name = generated_at(name.span());
     let arguments: Vec<Ident> =
         (0..function.parameters().len()).map(|position| format_ident!("argument{position}", span = here)).collect();
     let extractions = function.parameters().into_iter().zip(&arguments).map(|(parameter, argument)| {
-        // What a message cannot give for long enough is reported at the type that asks for it.
-        let at_type = ours_at(parameter.span());
+        // A problem of the parameter is reported at its type.
+        let at_type = generated_at(parameter.span());
+        let via = via(parameter);
         let extracted = quote_spanned! {at_type=>
-            ::jetstream_handlers::__private::extract::<#parameter, _>(&message, &context)
+            ::jetstream_handlers::__private::extract::<#parameter, _>(&message, &context, #via)
         };
         quote_spanned! {here=>
             let #argument = match #extracted {
@@ -117,7 +121,7 @@ fn call(function: &Function) -> TokenStream {
     let outcome = quote_spanned! {here=>
         ::jetstream_handlers::__private::outcome::<#output>(#name(#(#arguments),*) #awaited)
     };
-    // The span is where the compiler points when the future is not `Send`.
+    // A future that is not `Send` is reported at this span.
     let run = quote_spanned! {at_name=>
         slot.run(async move { #(#extractions)* #outcome });
     };
@@ -129,112 +133,101 @@ fn call(function: &Function) -> TokenStream {
     }
 }
 
-/// The closure that looks at start-up whether every parameter can be made.
+/// Returns the closure that checks at the start whether every parameter can be made.
 fn check(function: &Function) -> TokenStream {
     let here = Span::mixed_site();
-    let parameters = function.parameters();
+    let checks = function.parameters().into_iter().map(|parameter| {
+        let at_type = generated_at(parameter.span());
+        let via = via(parameter);
+        quote_spanned! {at_type=>
+            let body = ::jetstream_handlers::__private::check::<#parameter, _, _>(context, problems, #via, body);
+        }
+    });
     quote_spanned! {here=>
         |context, problems| {
-            #(::jetstream_handlers::__private::check::<#parameters, _>(context, problems);)*
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            #(#checks)*
+            let _ = body;
         }
     }
 }
 
-/// The static that is registered.
+/// Returns the expression whose type tells how a parameter is made; `via` resolves to the first trait that applies.
+fn via(parameter: &Type) -> TokenStream {
+    quote_spanned! {generated_at(parameter.span())=>
+        (&&&&::jetstream_handlers::__private::Parameter::<#parameter>::NEW).__jetstream_handlers_via()
+    }
+}
+
+/// Returns the static that is registered.
 ///
-/// Its two closures name every parameter's type once each.
-/// They stand in one initializer, because the compiler reports a wrong type once for each body that it checks.
-fn registration(function: &Function, plan: &Plan) -> TokenStream {
+/// Its closures stand in one initializer, because the compiler reports a wrong type once for each body that names it.
+fn registration(function: &Function, settings: &Settings) -> TokenStream {
     let name = function.plain_name();
-    let plan = static_plan(plan);
+    let plan = plan(settings);
     let call = call(function);
     let check = check(function);
     quote_spanned! {Span::mixed_site()=>
+        #[allow(unused_imports)] // which traits are used depends on the parameters
+        use ::jetstream_handlers::__private::via::*;
+
         static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration =
             ::jetstream_handlers::__private::Registration {
                 name: ::core::concat!(::core::module_path!(), "::", #name),
                 location: ::core::concat!(::core::file!(), ":", ::core::line!()),
-                plan: #plan,
+                plan: || #plan,
                 call: #call,
                 check: #check,
             };
     }
 }
 
-fn static_plan(plan: &Plan) -> TokenStream {
-    let here = Span::mixed_site();
-    let subject = &plan.subject;
-    let queue = &plan.queue;
-    let stream = option(plan.stream.as_ref());
-    let concurrency = option(plan.concurrency.map(|number| number as usize));
-    let blocking = plan.blocking;
-    let threads = option(plan.threads.map(|number| number as usize));
-    let batch_size = option(plan.batch_size.map(|number| number as usize));
-    let ack_wait = option(plan.ack_wait.map(duration));
-    let timeout = option(plan.timeout.map(duration));
-    let max_deliver = option(plan.max_deliver);
-    let backoff = option(plan.backoff.as_ref().map(backoff));
-    let dead_letter = option(plan.dead_letter.as_ref().map(dead_letter));
-    let key = option(plan.key.as_ref());
-    let ordered = plan.ordered;
-    let ack_every = option(plan.ack_every.map(|number| number as usize));
-    let replicas = option(plan.replicas);
-    let publish = option(plan.publish.as_ref());
-    let codec = option(plan.codec.as_ref());
-    let ack = match plan.ack {
-        Ack::Sent => quote_spanned!(here=> ::jetstream_handlers::__private::Ack::Sent),
-        Ack::Confirmed => quote_spanned!(here=> ::jetstream_handlers::__private::Ack::Confirmed),
-    };
-    let group = option(plan.group.as_ref());
-    quote_spanned! {here=>
-        ::jetstream_handlers::__private::StaticPlan {
-            subject: #subject,
-            queue: #queue,
-            stream: #stream,
-            concurrency: #concurrency,
-            blocking: #blocking,
-            threads: #threads,
-            batch_size: #batch_size,
-            ack_wait: #ack_wait,
-            timeout: #timeout,
-            max_deliver: #max_deliver,
-            backoff: #backoff,
-            dead_letter: #dead_letter,
-            key: #key,
-            ordered: #ordered,
-            ack_every: #ack_every,
-            replicas: #replicas,
-            publish: #publish,
-            codec: #codec,
-            ack: #ack,
-            group: #group,
+/// Returns the plan: a field for each key that is given, and the defaults for all others.
+fn plan(settings: &Settings) -> TokenStream {
+    let required = REQUIRED.map(|name| match settings.iter().find(|(key, _)| key.name == name) {
+        Some((_, Setting::Text(text))) => text.to_string(),
+        _ => unreachable!("a missing `{name}` was reported"),
+    });
+    let optional = settings.iter().filter(|(key, _)| !REQUIRED.contains(&key.name));
+    let fields = optional.map(|(key, setting)| {
+        let field = Ident::new(key.name, Span::mixed_site());
+        let value = field_value(key, setting);
+        quote_spanned!(Span::mixed_site()=> #field: #value)
+    });
+    quote_spanned! {Span::mixed_site()=>
+        ::jetstream_handlers::__private::Plan {
+            #(#fields,)*
+            ..::jetstream_handlers::__private::Plan::new(#(#required),*)
         }
     }
 }
 
-fn option(value: Option<impl ToTokens>) -> TokenStream {
-    match value {
-        Some(value) => {
-            quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#value))
-        }
-        None => quote_spanned!(Span::mixed_site()=> ::core::option::Option::None),
-    }
-}
-
-fn duration(duration: Duration) -> TokenStream {
-    let millis = u64::try_from(duration.as_millis()).expect("durations are bounded when parsed");
-    quote_spanned!(Span::mixed_site()=> ::core::time::Duration::from_millis(#millis))
-}
-
-fn backoff(backoff: &Backoff) -> TokenStream {
+/// Returns the value of a field of the plan; its type follows from what the key accepts.
+fn field_value(key: &Key, setting: &Setting<'_>) -> TokenStream {
     let here = Span::mixed_site();
-    match backoff {
-        Backoff::Steps(steps) => {
-            let steps = steps.iter().copied().map(duration);
-            quote_spanned!(here=> ::jetstream_handlers::__private::Backoff::Steps(::jetstream_handlers::__private::Cow::Borrowed(&[#(#steps),*])))
+    let value = match (&key.accepts, setting) {
+        (_, Setting::Flag(is_on)) => return quote_spanned!(here=> #is_on),
+        (Accepts::Choice { of, variants }, Setting::Text(text)) => {
+            let variant = variants.iter().find(|(known, _)| known == text).map_or("", |(_, variant)| variant);
+            let (of, variant) = (Ident::new(of, here), Ident::new(variant, here));
+            return quote_spanned!(here=> ::jetstream_handlers::__private::#of::#variant);
         }
-        Backoff::Exponential { initial, factor, max } => {
-            let (initial, max) = (duration(*initial), duration(*max));
+        (Accepts::SubjectOrOff, Setting::Text(subject)) => {
+            let subject = borrowed(subject);
+            quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#subject))
+        }
+        (_, Setting::Text(text)) => borrowed(text),
+        (_, Setting::Off) => quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Off),
+        (_, Setting::Number(number)) => Literal::u64_unsuffixed(*number).into_token_stream(),
+        (_, Setting::Factor(factor)) => factor.to_token_stream(),
+        (_, Setting::Duration(duration)) => duration_value(*duration),
+        (_, Setting::Steps(steps)) => {
+            let steps = steps.iter().copied().map(duration_value);
+            let steps = borrowed(quote_spanned!(here=> const { &[#(#steps),*] }));
+            quote_spanned!(here=> ::jetstream_handlers::__private::Backoff::Steps(#steps))
+        }
+        (_, Setting::Exponential { initial, factor, max }) => {
+            let (initial, max) = (duration_value(*initial), duration_value(*max));
             quote_spanned! {here=>
                 ::jetstream_handlers::__private::Backoff::Exponential {
                     initial: #initial,
@@ -243,35 +236,35 @@ fn backoff(backoff: &Backoff) -> TokenStream {
                 }
             }
         }
-    }
+    };
+    quote_spanned!(here=> ::core::option::Option::Some(#value))
 }
 
-fn dead_letter(dead_letter: &DeadLetter) -> TokenStream {
-    let here = Span::mixed_site();
-    match dead_letter {
-        DeadLetter::Subject(subject) => {
-            quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#subject))
-        }
-        DeadLetter::Off => quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Off),
-    }
+fn borrowed(value: impl ToTokens) -> TokenStream {
+    quote_spanned!(Span::mixed_site()=> ::jetstream_handlers::__private::Cow::Borrowed(#value))
 }
 
-/// A span of ours that the compiler shows at `place`.
-fn ours_at(place: Span) -> Span {
+fn duration_value(duration: Duration) -> TokenStream {
+    let millis = u64::try_from(duration.as_millis()).expect("the rules limit durations to a year");
+    quote_spanned!(Span::mixed_site()=> ::core::time::Duration::from_millis(#millis))
+}
+
+/// Returns the span of generated code that the compiler shows at `place`.
+fn generated_at(place: Span) -> Span {
     Span::mixed_site().located_at(place)
 }
 
-/// The user's tokens with spans of ours, so that lints take the code for ours.
-fn as_ours(tokens: TokenStream) -> TokenStream {
+/// Returns the user's tokens as generated code, which lints ignore.
+fn as_generated(tokens: TokenStream) -> TokenStream {
     tokens
         .into_iter()
         .map(|mut token| {
             if let TokenTree::Group(group) = &token {
-                let mut ours = proc_macro2::Group::new(group.delimiter(), as_ours(group.stream()));
-                ours.set_span(group.span());
-                token = ours.into();
+                let mut generated = proc_macro2::Group::new(group.delimiter(), as_generated(group.stream()));
+                generated.set_span(group.span());
+                token = generated.into();
             }
-            token.set_span(ours_at(token.span()));
+            token.set_span(generated_at(token.span()));
             token
         })
         .collect()

@@ -1,40 +1,29 @@
-//! The keys of the attribute: which there are, and which one a typing error meant.
+//! Lookup of keys: by name, and by what a user probably meant.
 
-/// Every key, with a value to show in messages.
-const KEYS: [(&str, &str); 20] = [
-    ("subject", "\"orders.created\""),
-    ("queue", "\"order-processor\""),
-    ("stream", "\"ORDERS\""),
-    ("concurrency", "4"),
-    ("blocking", "true"),
-    ("threads", "4"),
-    ("batch_size", "100"),
-    ("ack_wait", "\"30s\""),
-    ("timeout", "\"5m\""),
-    ("max_deliver", "5"),
-    ("backoff", "[\"1s\", \"5s\", \"30s\"]"),
-    ("dead_letter", "\"dlq.orders\""),
-    ("key", "\"customer\""),
-    ("ordered", ""),
-    ("ack_every", "100"),
-    ("replicas", "1"),
-    ("publish", "\"orders.confirmed\""),
-    ("codec", "\"json\""),
-    ("ack", "\"confirmed\""),
-    ("group", "\"billing\""),
+use crate::rules::{BACKOFF_KEYS, KEYS, Key};
+
+/// Keys of earlier versions and of later ones, each with what to write today.
+const UNSUPPORTED: [(&str, &str); 4] = [
+    (
+        "key",
+        "`key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
+    ),
+    (
+        "publish",
+        "`publish` is not supported yet; add a parameter `publisher: Publisher` and publish in the handler, or remove `publish`",
+    ),
+    (
+        "codec",
+        "`codec` is not supported yet, payloads are JSON; add a parameter `message: Message` to decode its `payload()` in the handler, or remove `codec`",
+    ),
+    (
+        "replicas",
+        "`replicas` is not a key; write `single_instance` if only one process ever reads the queue, or remove `replicas`",
+    ),
 ];
 
-/// Keys whose behaviour is still to come.
-///
-/// They are parsed and checked, and then refused, because a setting must never be ignored in silence.
-/// To deliver one, strike it off here.
-const NOT_YET: [&str; 3] = ["key", "publish", "codec"];
-
-/// The keys of `backoff = { … }`, with a value to show in messages.
-const BACKOFF_KEYS: [(&str, &str); 3] = [("initial", "\"1s\""), ("factor", "2"), ("max", "\"2m\"")];
-
-/// What users of other systems may type, and the key that does it here.
-const SYNONYMS: [(&str, &str); 28] = [
+/// Names from other systems, each with the key of the same meaning.
+const SYNONYMS: [(&str, &str); 30] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -62,75 +51,78 @@ const SYNONYMS: [(&str, &str); 28] = [
     ("single_active", "ordered"),
     ("single_active_consumer", "ordered"),
     ("ack_batch", "ack_every"),
-    ("single_replica", "replicas"),
+    ("replica", "single_instance"),
+    ("single_replica", "single_instance"),
+    ("single_process", "single_instance"),
 ];
 
-/// The farthest that a typing error may be from the key it meant.
+/// The maximum edit distance between a misspelt key and the one that is suggested.
 const MAX_DISTANCE: usize = 2;
 
 /// The keys that are valid in one place.
 #[derive(Clone, Copy)]
 pub(crate) struct Keys {
-    all: &'static [(&'static str, &'static str)],
+    all: &'static [Key],
     synonyms: &'static [(&'static str, &'static str)],
+    unsupported: &'static [(&'static str, &'static str)],
 }
 
-pub(crate) const OF_ATTRIBUTE: Keys = Keys { all: &KEYS, synonyms: &SYNONYMS };
+pub(crate) const OF_ATTRIBUTE: Keys = Keys { all: &KEYS, synonyms: &SYNONYMS, unsupported: &UNSUPPORTED };
 
-pub(crate) const OF_BACKOFF: Keys = Keys { all: &BACKOFF_KEYS, synonyms: &[] };
+pub(crate) const OF_BACKOFF: Keys = Keys { all: &BACKOFF_KEYS, synonyms: &[], unsupported: &[] };
 
 impl Keys {
-    pub(crate) fn contain(self, key: &str) -> bool {
-        self.all.iter().any(|(name, _)| *name == key)
+    /// Returns the key of this name.
+    pub(crate) fn find(self, name: &str) -> Option<&'static Key> {
+        self.all.iter().find(|key| key.name == name)
     }
 
-    /// The key with a value, as a user would write it.
-    pub(crate) fn example(self, key: &str) -> String {
-        let value = self.all.iter().find(|(name, _)| *name == key);
-        match value {
-            Some((_, value)) if !value.is_empty() => format!("{key} = {value}"),
-            _ => key.to_owned(),
+    /// Returns whether `typed` is the key `name`, or a misspelling or synonym of it.
+    pub(crate) fn means(self, typed: &str, name: &str) -> bool {
+        typed == name || (self.find(typed).is_none() && self.nearest(typed) == Some(name))
+    }
+
+    /// Returns the key that was probably meant.
+    fn nearest(self, typed: &str) -> Option<&'static str> {
+        if self.unsupported.iter().any(|(name, _)| *name == typed) {
+            return None;
         }
-    }
-
-    /// Whether a user who typed this meant `key`, spelt right or not.
-    pub(crate) fn mean(self, typed: &str, key: &str) -> bool {
-        typed == key || (!self.contain(typed) && self.nearest(typed) == Some(key))
-    }
-
-    /// The key that was probably meant.
-    pub(crate) fn nearest(self, typed: &str) -> Option<&'static str> {
-        let synonym = self.synonyms.iter().find(|(word, _)| *word == typed);
-        if let Some((_, key)) = synonym {
-            return Some(key);
+        let synonym = self.synonyms.iter().find(|(synonym, _)| *synonym == typed);
+        if let Some((_, name)) = synonym {
+            return Some(name);
         }
-        // Short words are all near each other, hence the second bound.
+        // All short names are similar, hence the second bound.
         let farthest = MAX_DISTANCE.min(typed.chars().count() / 2);
         self.all
             .iter()
-            .map(|(key, _)| (distance(typed, key), *key))
+            .map(|key| (distance(typed, key.name), key.name))
             .filter(|(distance, _)| *distance <= farthest)
             .min_by_key(|(distance, _)| *distance)
-            .map(|(_, key)| key)
+            .map(|(_, name)| name)
     }
 
-    /// The message for a key that does not exist.
+    /// Returns the message for a name that is not a key.
     pub(crate) fn unknown(self, typed: &str) -> String {
-        let names = self.all.iter().map(|(key, _)| *key).filter(|key| !is_not_supported_yet(key));
-        let names: Vec<String> = names.map(|key| format!("`{key}`")).collect();
-        let accepted = format!("accepted are {}", names.join(", "));
+        if let Some((_, message)) = self.unsupported.iter().find(|(name, _)| *name == typed) {
+            return (*message).to_owned();
+        }
+        let names: Vec<String> = self.all.iter().map(|key| format!("`{}`", key.name)).collect();
+        let names = names.join(", ");
         match self.nearest(typed) {
-            Some(key) => format!("unknown key `{typed}`; did you mean `{key}`? {accepted}"),
-            None => format!("unknown key `{typed}`; {accepted}"),
+            Some(name) => format!("unknown key `{typed}`; did you mean `{name}`? the keys are {names}"),
+            None => format!("unknown key `{typed}`; the keys are {names}"),
         }
     }
 }
 
-pub(crate) fn is_not_supported_yet(key: &str) -> bool {
-    NOT_YET.contains(&key)
+impl Key {
+    /// Returns the key with a value, as a user would write it.
+    pub(crate) fn in_use(&self) -> String {
+        if self.example.is_empty() { self.name.to_owned() } else { format!("{} = {}", self.name, self.example) }
+    }
 }
 
-/// How many characters must be put in, taken out or changed to get from one word to the other.
+/// Returns the number of characters to insert, delete or replace to turn one text into the other.
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
@@ -151,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_that_was_meant() {
+    fn suggests_the_key_that_was_meant() {
         for (typed, meant) in [
             ("subjct", "subject"),
             ("subjects", "subject"),
@@ -171,25 +163,28 @@ mod tests {
             ("fifo", "ordered"),
             ("single_active", "ordered"),
             ("ack_evry", "ack_every"),
-            ("replica", "replicas"),
+            ("single_replica", "single_instance"),
+            ("single_instanc", "single_instance"),
             ("blockng", "blocking"),
             ("spawn_blocking", "blocking"),
             ("cpu_bound", "blocking"),
             ("thread", "threads"),
-            ("ky", "key"),
         ] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), Some(meant), "for `{typed}`");
         }
-        for typed in ["colour", "type", "foo", "x", "subscription"] {
+        for typed in ["colour", "type", "foo", "x", "subscription", "key", "replicas"] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), None, "for `{typed}`");
         }
     }
 
     #[test]
-    fn every_list_names_keys_that_exist() {
-        let meant = SYNONYMS.iter().map(|(_, key)| key);
-        for key in NOT_YET.iter().chain(meant) {
-            assert!(OF_ATTRIBUTE.contain(key), "`{key}`");
+    fn synonyms_name_keys_that_exist() {
+        for (synonym, name) in SYNONYMS {
+            assert!(OF_ATTRIBUTE.find(name).is_some(), "`{name}`");
+            assert!(OF_ATTRIBUTE.find(synonym).is_none(), "`{synonym}`");
+        }
+        for (name, _) in UNSUPPORTED {
+            assert!(OF_ATTRIBUTE.find(name).is_none(), "`{name}`");
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod attribute;
 mod duration;
+mod enclosing;
 mod errors;
 mod expand;
 mod keys;
@@ -21,7 +22,7 @@ pub fn subscriber(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand::subscriber(attribute.into(), &item.into()).into()
 }
 
-/// Makes an `async fn` a test with a broker in memory; documented where `jetstream-handlers` re-exports it.
+#[allow(missing_docs)] // `jetstream-handlers` documents it at the re-export, where the examples can run
 #[proc_macro_attribute]
 pub fn test(attribute: TokenStream, item: TokenStream) -> TokenStream {
     test::test(attribute.into(), &item.into()).into()

@@ -1,33 +1,40 @@
-//! The function under the attribute: what the expansion takes from it, and which functions cannot be handlers.
+//! The function under the attribute: its parts that the expansion uses, and the functions that cannot be handlers.
 
 use proc_macro2::{Ident, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, FnArg, GenericParam, Receiver, ReturnType, Safety, Signature, Type, Visibility};
+use syn::{
+    Attribute, FnArg, GenericArgument, GenericParam, Lifetime, PathArguments, ReturnType, Safety, Signature, Type,
+    Visibility,
+};
 
+use crate::enclosing;
 use crate::errors::Errors;
 
-/// A function that wants to be a handler. Its body does not matter here.
+/// The signature of an annotated function.
 pub(crate) struct Function {
     attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     signature: Signature,
+    /// Where the signature or the source file shows that the function belongs to a type.
+    of_a_type: Option<Span>,
 }
 
-/// Reads the item, or says that it is not a function.
+/// Parses the item, or reports that it is not a function.
 pub(crate) fn parse(item: &TokenStream, errors: &mut Errors) -> Option<Function> {
     let parser = |input: ParseStream<'_>| {
         let attributes = input.call(Attribute::parse_outer)?;
         let visibility = input.parse()?;
         let next = input.fork().parse::<TokenTree>()?;
         let signature = input.parse::<Signature>().map_err(|_| {
-            let message = "a handler is an `async fn`; put the attribute on one";
+            let message = "expected a function; a handler is a free `async fn`";
             syn::Error::new(next.span(), message)
         })?;
-        // The item goes out as it came in, so its body may be written in a newer Rust than `syn` knows.
+        // The item is emitted unchanged, so its body may use syntax that `syn` does not know.
         input.parse::<TokenStream>()?;
-        Ok(Function { attributes, visibility, signature })
+        let of_a_type = place_in_impl(&signature);
+        Ok(Function { attributes, visibility, signature, of_a_type })
     };
     match parser.parse2(item.clone()) {
         Ok(function) => Some(function),
@@ -43,7 +50,7 @@ impl Function {
         &self.signature.ident
     }
 
-    /// The name without `r#`, as people and logs use it.
+    /// Returns the name without `r#`.
     pub(crate) fn plain_name(&self) -> String {
         self.signature.ident.unraw().to_string()
     }
@@ -52,12 +59,12 @@ impl Function {
         self.signature.asyncness.is_some()
     }
 
-    /// The place of the word `fn`.
+    /// Returns the span of the keyword `fn`.
     pub(crate) fn keyword(&self) -> Span {
         self.signature.fn_token.span
     }
 
-    /// The types of the parameters, in their order.
+    /// Returns the types of the parameters in order.
     pub(crate) fn parameters(&self) -> Vec<&Type> {
         self.signature
             .inputs
@@ -69,28 +76,37 @@ impl Function {
             .collect()
     }
 
-    /// The type that the function returns, as an expression may name it.
+    /// Returns the return type as an expression can name it.
     pub(crate) fn output(&self) -> TokenStream {
         match &self.signature.output {
             ReturnType::Default => quote_spanned!(Span::mixed_site()=> ()),
-            // `impl Trait` cannot be named, so the compiler shall find it out.
-            ReturnType::Type(_, output) => match impl_keyword(output.to_token_stream()) {
+            // `impl Trait` cannot be named and is left to inference.
+            ReturnType::Type(_, output) => match find_ident(output.to_token_stream(), "impl") {
                 Some(span) => quote_spanned!(span=> _),
                 None => output.to_token_stream(),
             },
         }
     }
 
-    /// Whether types may stand beside the function: not inside an `impl`, where methods are, and not when another attribute adds them.
-    pub(crate) fn takes_company(&self) -> bool {
-        self.signature.receiver().is_none() && self.second_attribute().is_none()
+    /// Returns whether a type can be added after the function: not inside an `impl`, and not if a second attribute adds it.
+    pub(crate) fn is_free(&self) -> bool {
+        self.of_a_type.is_none() && self.second_attribute().is_none()
     }
 
-    /// Says what keeps the function from being a handler.
+    /// Reports everything that prevents the function from being a handler.
     pub(crate) fn check(&self, errors: &mut Errors) {
         let name = self.plain_name();
         if let Some(second) = self.second_attribute() {
-            errors.push_spanned(second, format!("handler `{name}` has the attribute twice; write a function for each"));
+            errors.push_spanned(
+                second,
+                format!("handler `{name}` has two `subscriber` attributes; write a function for each"),
+            );
+        }
+        if let Some(place) = self.of_a_type {
+            let message = format!(
+                "handler `{name}` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`"
+            );
+            errors.push(place, message);
         }
         self.check_keywords(&name, errors);
         self.check_generics(&name, errors);
@@ -114,7 +130,7 @@ impl Function {
             );
         }
         if let Some(abi) = &signature.abi {
-            errors.push_spanned(abi, format!("handler `{name}` has an ABI; remove `extern`, it is called from Rust"));
+            errors.push_spanned(abi, format!("handler `{name}` has an ABI; remove `extern`"));
         }
     }
 
@@ -122,24 +138,22 @@ impl Function {
         for parameter in &self.signature.generics.params {
             let (what, instead) = match parameter {
                 GenericParam::Lifetime(lifetime) => {
-                    (format!("the lifetime parameter `{}`", lifetime.lifetime), "write `'_` in its place")
+                    (format!("the lifetime parameter `{}`", lifetime.lifetime), "write `'_` instead")
                 }
-                GenericParam::Type(parameter) => (
-                    format!("the type parameter `{}`", parameter.ident),
-                    "write a concrete type, and a handler for each",
-                ),
-                GenericParam::Const(parameter) => (
-                    format!("the const parameter `{}`", parameter.ident),
-                    "write a concrete value, and a handler for each",
-                ),
+                GenericParam::Type(parameter) => {
+                    (format!("the type parameter `{}`", parameter.ident), "write a handler for each concrete type")
+                }
+                GenericParam::Const(parameter) => {
+                    (format!("the const parameter `{}`", parameter.ident), "write a handler for each value")
+                }
             };
-            errors
-                .push_spanned(parameter, format!("handler `{name}` has {what}, and nobody could choose it; {instead}"));
+            let message = format!("handler `{name}` has {what}, but handlers cannot be generic; {instead}");
+            errors.push_spanned(parameter, message);
         }
         if let Some(clause) = &self.signature.generics.where_clause {
             errors.push(
                 clause.where_token.span,
-                format!("handler `{name}` has a `where` clause; a handler is not generic, remove it"),
+                format!("handler `{name}` has a `where` clause, but handlers cannot be generic; remove it"),
             );
         }
     }
@@ -147,33 +161,28 @@ impl Function {
     fn check_inputs(&self, name: &str, errors: &mut Errors) {
         for input in &self.signature.inputs {
             let attributes = match input {
-                FnArg::Receiver(receiver) => {
-                    check_receiver(receiver, name, errors);
-                    &receiver.attrs
-                }
+                FnArg::Receiver(receiver) => &receiver.attrs,
                 FnArg::Typed(parameter) => {
-                    if let Some(span) = impl_keyword(parameter.ty.to_token_stream()) {
-                        errors.push(span, format!("handler `{name}` takes an `impl Trait`; write a concrete type"));
+                    if let Some(span) = find_ident(parameter.ty.to_token_stream(), "impl") {
+                        errors.push(span, format!("handler `{name}` takes an `impl Trait`, but handlers cannot be generic; write a concrete type"));
                     }
+                    check_borrow(&parameter.ty, name, errors);
                     &parameter.attrs
                 }
             };
-            // It is evaluated after this attribute, so that nobody knows yet whether the parameter is there.
+            // `cfg` is evaluated after this attribute, so that the expansion would name a parameter that may vanish.
             let condition = attributes.iter().find(|it| it.path().is_ident("cfg"));
             if let Some(condition) = condition {
                 errors.push_spanned(
                     condition,
                     format!(
-                        "handler `{name}` has a conditional parameter; put `#[cfg]` on the function, and write one for each case"
+                        "handler `{name}` has a conditional parameter; write a function for each case, with `#[cfg]` on the function"
                     ),
                 );
             }
         }
         if let Some(variadic) = &self.signature.variadic {
-            errors.push_spanned(
-                variadic,
-                format!("handler `{name}` takes any number of arguments; write each parameter"),
-            );
+            errors.push_spanned(variadic, format!("handler `{name}` has variadic arguments; write out each parameter"));
         }
     }
 
@@ -185,18 +194,60 @@ impl Function {
     }
 }
 
-fn check_receiver(receiver: &Receiver, name: &str, errors: &mut Errors) {
-    errors.push(
-        receiver.self_token.span,
-        format!("handler `{name}` takes `self`; a handler is a free function, and what it shares comes as `State<T>`"),
-    );
+/// Returns the place to report a function inside an `impl` or a `trait`, the only places that can name `self` or `Self`.
+fn place_in_impl(signature: &Signature) -> Option<Span> {
+    let receiver = signature.receiver().map(|receiver| receiver.self_token.span);
+    let keyword = receiver.or_else(|| find_ident(signature.to_token_stream(), "Self"));
+    keyword.or_else(|| enclosing::is_in_impl(signature.fn_token.span).then(|| signature.ident.span()))
 }
 
-/// Where `impl` is written in a type, at any depth.
-fn impl_keyword(tokens: TokenStream) -> Option<Span> {
+/// Reports a parameter that borrows in a way that no message can satisfy.
+fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
+    let is_static = |lifetime: &Lifetime| lifetime.ident == "static";
+    match parameter {
+        Type::Reference(reference) => match &*reference.elem {
+            Type::Path(path) if path.path.is_ident("str") => errors.push_spanned(
+                reference,
+                format!(
+                    "handler `{name}` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+                ),
+            ),
+            Type::Slice(_) => errors.push_spanned(
+                reference,
+                format!("handler `{name}` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload"),
+            ),
+            _ if reference.lifetime.as_ref().is_some_and(is_static) => errors.push_spanned(
+                reference,
+                format!("handler `{name}` takes a `'static` reference, but the message ends with the call; write `&` without `'static`"),
+            ),
+            _ => {}
+        },
+        Type::Path(path) => {
+            let Some(segment) = path.path.segments.last() else { return };
+            let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return };
+            let lifetime = arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Lifetime(lifetime) if is_static(lifetime) => Some(lifetime),
+                _ => None,
+            });
+            if let Some(lifetime) = lifetime {
+                let ty = &segment.ident;
+                errors.push(
+                    lifetime.span(),
+                    format!(
+                        "handler `{name}` takes a `{ty}<'static>`, but what it borrows from the message ends with the call; write `{ty}<'_>`, or an alias (`type Owned{ty} = {ty}<'static>;`) if it borrows nothing"
+                    ),
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns the span of `ident` in the tokens, at any depth.
+fn find_ident(tokens: TokenStream, ident: &str) -> Option<Span> {
     tokens.into_iter().find_map(|token| match token {
-        TokenTree::Ident(ident) if ident == "impl" => Some(ident.span()),
-        TokenTree::Group(group) => impl_keyword(group.stream()),
+        TokenTree::Ident(found) if found == ident => Some(found.span()),
+        TokenTree::Group(group) => find_ident(group.stream(), ident),
         _ => None,
     })
 }

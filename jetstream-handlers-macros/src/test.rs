@@ -1,4 +1,4 @@
-//! The attribute of a test: a paused clock, and a broker in memory with the handlers started.
+//! The attribute of a test: a paused clock, and an in-memory broker that has started the handlers.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Error, Expr, Ident, ItemFn, LitStr, Path, Token, parenthesized};
 
-/// What stands in the parentheses of the attribute.
+/// An argument of the attribute.
 enum Setting {
     State(Expr),
     Group(LitStr),
@@ -34,7 +34,7 @@ impl Parse for Setting {
             }
             other => {
                 let message = format!(
-                    "unknown key `{other}`; accepted are `live`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
+                    "unknown key `{other}`; the keys are `live`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
                 );
                 Err(Error::new(key.span(), message))
             }
@@ -63,10 +63,10 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     let mut function: ItemFn = syn::parse2(item)?;
     let signature = &function.sig;
     if signature.asyncness.is_none() {
-        return Err(Error::new_spanned(signature.fn_token, "a test with a broker is an `async fn`; add `async`"));
+        return Err(Error::new_spanned(signature.fn_token, "expected an `async fn`; add `async`"));
     }
     if signature.inputs.len() != 1 {
-        let message = "a test with a broker has one parameter, as in `broker: TestBroker`";
+        let message = "expected one parameter, as in `broker: TestBroker`";
         return Err(Error::new_spanned(&signature.ident, message));
     }
     let calls = settings.0.iter().map(|setting| match setting {
@@ -81,10 +81,8 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     let attributes = std::mem::take(&mut function.attrs);
     let (name, output) = (&function.sig.ident, &function.sig.output);
     let is_live = settings.0.iter().any(|setting| matches!(setting, Setting::Live));
-    let (clock, start) = match is_live {
-        true => (quote!(), quote!(start_on_nats_url)),
-        false => (quote!((start_paused = true)), quote!(start)),
-    };
+    let (clock, start) =
+        if is_live { (quote!(), quote!(start_on_nats_url)) } else { (quote!((start_paused = true)), quote!(start)) };
     Ok(quote! {
         #[::tokio::test #clock]
         #(#attributes)*

@@ -1,4 +1,4 @@
-//! Tests of the whole attribute, on streams as the compiler would hand them over.
+//! Tests of the whole attribute, on token streams as the compiler passes them.
 
 mod attribute_of_tests;
 mod refusals;
@@ -10,7 +10,7 @@ use syn::LitStr;
 
 use crate::expand;
 
-/// Expands `#[subscriber(…)] item`, written as a user writes it.
+/// Expands `#[subscriber(…)] item`.
 fn expand(source: &str) -> TokenStream {
     let source: TokenStream = source.parse().expect("the test's source has balanced brackets");
     let mut tokens = source.into_iter().skip(1);
@@ -24,7 +24,7 @@ fn expand(source: &str) -> TokenStream {
     expand::subscriber(attribute, &tokens.collect())
 }
 
-/// The mistakes in `source`, each as "`what it points at`: message".
+/// Returns the mistakes in `source`, each as "tokens it points at: message".
 fn mistakes(source: &str) -> Vec<String> {
     let tokens: Vec<TokenTree> = expand(source).into_iter().collect();
     // `::core::compile_error! { "message" }` is eight tokens.

@@ -1,7 +1,6 @@
-//! Reads one value of the attribute as what its key asks for, or says what is wrong with it.
+//! Reads the values of the attribute as their keys accept them.
 
 use std::fmt::Display;
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use proc_macro2::{Span, TokenStream};
@@ -12,149 +11,159 @@ use syn::ext::IdentExt;
 use crate::attribute::{Entry, Value};
 use crate::duration;
 use crate::errors::Errors;
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
+use crate::rules::{self, Accepts, DEFAULT_FACTOR, Key, Setting};
 
-/// Reads the values of one set of keys.
-///
-/// Every method gives `None` after a mistake, which is on the list by then.
+/// Reads the values of entries, and reports the mistakes in them.
 pub(crate) struct Reader<'a> {
-    pub(crate) keys: Keys,
     pub(crate) errors: &'a mut Errors,
 }
 
 impl Reader<'_> {
-    /// A text in which `problem` finds none.
-    pub(crate) fn text(&mut self, entry: &Entry, problem: fn(&str) -> Option<String>) -> Option<String> {
-        let Value::Literal(Lit::Str(text)) = self.given(entry)? else {
-            return self.wrong_kind(entry, "a string literal");
+    /// Reads the value of an entry; `None` after a mistake, which is reported then.
+    pub(crate) fn setting(&mut self, key: &'static Key, entry: &Entry) -> Option<Setting<'static>> {
+        if let Accepts::Flag = key.accepts {
+            return Some(self.flag(key, entry));
+        }
+        let value = self.given(key, entry)?;
+        let (span, setting) = match (&key.accepts, value) {
+            (Accepts::Text(_) | Accepts::Choice { .. } | Accepts::SubjectOrOff, Value::Literal(Lit::Str(text))) => {
+                (text.span(), Setting::Text(text.value().into()))
+            }
+            (Accepts::Text(_) | Accepts::Choice { .. }, _) => return self.wrong_kind(key, value, "a string literal"),
+            (Accepts::SubjectOrOff, Value::Literal(Lit::Bool(on))) if on.value => {
+                let message = format!("`{0}` is on by default; write a subject, or remove `{0}`", key.name);
+                return self.refuse(on.span, message);
+            }
+            (Accepts::SubjectOrOff, Value::Literal(Lit::Bool(off))) => (off.span, Setting::Off),
+            (Accepts::SubjectOrOff, _) => return self.wrong_kind(key, value, "a subject or `false`"),
+            (Accepts::Number(range), Value::Literal(Lit::Int(literal))) if literal.suffix().is_empty() => {
+                match literal.base10_parse() {
+                    Ok(number) => (literal.span(), Setting::Number(number)),
+                    Err(_) => return self.refuse(literal.span(), rules::out_of_range(key.name, literal, range)),
+                }
+            }
+            (Accepts::Number(_), Value::Literal(Lit::Int(_))) => {
+                return self.wrong_kind(key, value, "a whole number without a suffix");
+            }
+            (Accepts::Number(_), _) => return self.wrong_kind(key, value, "a whole number"),
+            (Accepts::Factor, Value::Literal(Lit::Int(literal))) => {
+                (literal.span(), Setting::Factor(literal.base10_parse().unwrap_or(f64::NAN)))
+            }
+            (Accepts::Factor, Value::Literal(Lit::Float(literal))) => {
+                (literal.span(), Setting::Factor(literal.base10_parse().unwrap_or(f64::NAN)))
+            }
+            (Accepts::Factor, _) => return self.wrong_kind(key, value, "a number"),
+            (Accepts::Duration(_), _) => {
+                let (span, duration) = self.duration(key, value)?;
+                (span, Setting::Duration(duration))
+            }
+            (Accepts::Delays, Value::List(delays, span)) => (*span, Setting::Steps(self.steps(key, delays)?.into())),
+            (Accepts::Delays, Value::Table(entries, span)) => return self.exponential(entries, *span),
+            (Accepts::Delays, _) => {
+                return self.wrong_kind(
+                    key,
+                    value,
+                    "a list of durations or `{ initial = \"1s\", factor = 2, max = \"2m\" }`",
+                );
+            }
+            (Accepts::Flag, _) => unreachable!("flags are read above"),
         };
-        match problem(&text.value()) {
-            None => Some(text.value()),
-            Some(problem) => self.refuse(text.span(), problem),
+        match rules::value_problem(key, &setting) {
+            Some(problem) => self.refuse(span, problem),
+            None => Some(setting),
         }
     }
 
-    pub(crate) fn number(&mut self, entry: &Entry, accepted: RangeInclusive<u32>) -> Option<u32> {
-        let Value::Literal(Lit::Int(literal)) = self.given(entry)? else {
-            return self.wrong_kind(entry, "a whole number");
-        };
-        if !literal.suffix().is_empty() {
-            return self.wrong_kind(entry, "a whole number without a suffix");
+    /// Reads a flag; after a mistake it counts as set, so that keys which require it are not reported as well.
+    fn flag(&mut self, key: &Key, entry: &Entry) -> Setting<'static> {
+        match &entry.value {
+            Some(Value::Literal(Lit::Bool(literal))) => return Setting::Flag(literal.value),
+            Some(value) => {
+                let name = key.name;
+                let message = format!("`{name}` is a flag; write `{name}` alone, `{name} = true` or `{name} = false`");
+                self.refuse_value::<()>(value, message);
+            }
+            None => {}
         }
-        match literal.base10_parse() {
-            Ok(number) if accepted.contains(&number) => Some(number),
-            _ => self.refuse(
-                literal.span(),
-                format!(
-                    "`{}` is {literal}; accepted are {} to {}",
-                    entry.key.unraw(),
-                    accepted.start(),
-                    accepted.end()
-                ),
-            ),
-        }
+        Setting::Flag(true)
     }
 
-    /// A number of at least one, whole or not.
-    pub(crate) fn factor(&mut self, entry: &Entry) -> Option<f64> {
-        let (span, literal, number) = match self.given(entry)? {
-            Value::Literal(Lit::Int(it)) => (it.span(), it.to_string(), it.base10_parse()),
-            Value::Literal(Lit::Float(it)) => (it.span(), it.to_string(), it.base10_parse()),
-            _ => return self.wrong_kind(entry, "a number"),
-        };
-        match number {
-            Ok(factor) if f64::is_finite(factor) && factor >= 1.0 => Some(factor),
-            _ => self.refuse(
-                span,
-                format!("`{}` is {literal}; accepted is 1 or more, so that delays never shrink", entry.key.unraw()),
-            ),
-        }
-    }
-
-    pub(crate) fn duration(&mut self, entry: &Entry, minimum: Duration) -> Option<Duration> {
-        let value = self.given(entry)?;
-        let (span, duration) = self.duration_in(entry, value)?;
-        if duration < minimum {
-            return self.refuse(
-                span,
-                format!(
-                    "`{}` is shorter than {} milliseconds, the least that is accepted",
-                    entry.key.unraw(),
-                    minimum.as_millis()
-                ),
-            );
-        }
-        Some(duration)
-    }
-
-    /// `value` as a duration, be it the value of `entry` or an element of it.
-    pub(crate) fn duration_in(&mut self, entry: &Entry, value: &Value) -> Option<(Span, Duration)> {
+    /// Reads a value that is a duration, and leaves its range to the rules.
+    fn duration(&mut self, key: &Key, value: &Value) -> Option<(Span, Duration)> {
         match value {
             Value::Literal(Lit::Str(text)) => match duration::parse(&text.value()) {
                 Ok(duration) => Some((text.span(), duration)),
                 Err(problem) => self.refuse(text.span(), problem),
             },
             Value::Literal(Lit::Int(number)) if number.suffix().is_empty() => {
-                self.refuse(number.span(), format!("`{number}` has no unit; write `\"{number}s\"`"))
+                self.refuse(number.span(), format!("`{number}` has no unit; write `\"{number}s\"` for seconds"))
             }
             Value::Literal(literal @ (Lit::Int(_) | Lit::Float(_))) => {
                 let literal = literal.to_token_stream();
-                match duration::parse(&literal.to_string()) {
-                    Ok(_) => {
-                        self.refuse_tokens(&literal, format!("`{literal}` is not a string; write `\"{literal}\"`"))
-                    }
-                    Err(problem) => self.refuse_tokens(&literal, problem),
+                let problem = match duration::parse(&literal.to_string()) {
+                    Ok(_) => format!("`{literal}` is not a string; write `\"{literal}\"`"),
+                    Err(problem) => problem,
+                };
+                self.refuse_tokens(&literal, problem)
+            }
+            _ => self.wrong_kind(key, value, "a duration"),
+        }
+    }
+
+    fn steps(&mut self, key: &Key, delays: &[Value]) -> Option<Vec<Duration>> {
+        // Collected first, so that every mistake is reported.
+        let steps: Vec<Option<Duration>> = delays
+            .iter()
+            .map(|value| {
+                let (span, delay) = self.duration(key, value)?;
+                match rules::step_problem(delay) {
+                    Some(problem) => self.refuse(span, problem),
+                    None => Some(delay),
                 }
-            }
-            _ => self.wrong_kind_of(entry, value, "a duration"),
-        }
+            })
+            .collect();
+        steps.into_iter().collect()
     }
 
-    /// Whether something is on, as a key says that may stand alone.
-    ///
-    /// After a mistake it counts as on, so that what depends on it is no mistake of its own.
-    pub(crate) fn switch(&mut self, entry: &Entry) -> bool {
-        match &entry.value {
-            Some(Value::Literal(Lit::Bool(on))) => on.value,
-            Some(value) => {
-                let key = entry.key.unraw();
-                let message = format!("`{key}` is on or off; write `{key}` alone, or `{key} = false`");
-                self.refuse_value::<()>(value, message);
-                true
+    fn exponential(&mut self, entries: &[Entry], span: Span) -> Option<Setting<'static>> {
+        let known = known_once(entries, keys::OF_BACKOFF, self.errors);
+        let settings: Vec<_> = known.iter().map(|(key, entry)| (key.name, self.setting(key, entry))).collect();
+        let mut find = |name: &str| match settings.iter().find(|(key, _)| *key == name) {
+            Some((_, Some(Setting::Duration(duration)))) => Some(*duration),
+            Some(_) => None,
+            None => {
+                let example = keys::OF_BACKOFF.find(name).map(Key::in_use).unwrap_or_default();
+                self.refuse(span, format!("`backoff` has no `{name}`; add it, as in `{example}`"))
             }
-            None => true,
+        };
+        let (initial, max) = (find("initial"), find("max"));
+        let factor = match settings.iter().find(|(key, _)| *key == "factor") {
+            Some((_, Some(Setting::Factor(factor)))) => Some(*factor),
+            Some(_) => None,
+            None => Some(DEFAULT_FACTOR),
+        };
+        let (initial, factor, max) = (initial?, factor?, max?);
+        if let Some(problem) = rules::exponential_problem(initial, max) {
+            let at = known.iter().find(|(key, _)| key.name == "max").map_or(span, |(_, entry)| entry.key.span());
+            return self.refuse(at, problem);
         }
+        Some(Setting::Exponential { initial, factor, max })
     }
 
-    /// The value, where the key may not stand alone.
-    pub(crate) fn given<'e>(&mut self, entry: &'e Entry) -> Option<&'e Value> {
+    /// Returns the value of a key that requires one.
+    fn given<'e>(&mut self, key: &Key, entry: &'e Entry) -> Option<&'e Value> {
         match &entry.value {
             Some(Value::Missing) => None,
             Some(value) => Some(value),
             None => {
-                let key = entry.key.unraw().to_string();
-                let example = self.keys.example(&key);
-                self.refuse(entry.key.span(), format!("`{key}` has no value; write for example `{example}`"))
+                self.refuse(entry.key.span(), format!("`{}` has no value; add one, as in `{}`", key.name, key.in_use()))
             }
         }
     }
 
-    /// Says that the value of `entry` is of another kind than its key takes.
-    pub(crate) fn wrong_kind<T>(&mut self, entry: &Entry, accepted: &str) -> Option<T> {
-        let value = entry.value.as_ref()?;
-        self.wrong_kind_of(entry, value, accepted)
-    }
-
-    pub(crate) fn refuse<T>(&mut self, span: Span, message: impl Display) -> Option<T> {
-        self.errors.push(span, message);
-        None
-    }
-
-    fn wrong_kind_of<T>(&mut self, entry: &Entry, value: &Value, accepted: &str) -> Option<T> {
-        let key = entry.key.unraw().to_string();
-        let example = self.keys.example(&key);
-        let message = format!("`{key}` takes {accepted}; write for example `{example}`");
-        self.refuse_value(value, message)
+    fn wrong_kind<T>(&mut self, key: &Key, value: &Value, accepted: &str) -> Option<T> {
+        self.refuse_value(value, format!("`{}` takes {accepted}, as in `{}`", key.name, key.in_use()))
     }
 
     fn refuse_value<T>(&mut self, value: &Value, message: String) -> Option<T> {
@@ -166,8 +175,29 @@ impl Reader<'_> {
         }
     }
 
+    fn refuse<T>(&mut self, span: Span, message: impl Display) -> Option<T> {
+        self.errors.push(span, message);
+        None
+    }
+
     fn refuse_tokens<T>(&mut self, tokens: &TokenStream, message: String) -> Option<T> {
         self.errors.push_spanned(tokens, message);
         None
     }
+}
+
+/// Returns the entries with known keys, each once, and reports all others.
+pub(crate) fn known_once<'e>(entries: &'e [Entry], keys: Keys, errors: &mut Errors) -> Vec<(&'static Key, &'e Entry)> {
+    let mut known: Vec<(&'static Key, &Entry)> = Vec::new();
+    for entry in entries {
+        let name = entry.key.unraw().to_string();
+        match keys.find(&name) {
+            None => errors.push(entry.key.span(), keys.unknown(&name)),
+            Some(_) if known.iter().any(|(key, _)| key.name == name) => {
+                errors.push(entry.key.span(), format!("`{name}` is given twice; remove one of them"));
+            }
+            Some(key) => known.push((key, entry)),
+        }
+    }
+    known
 }

@@ -99,7 +99,10 @@ pub use error::difference::Difference;
 pub use error::ingest::IngestError;
 pub use error::problem::{Problem, Purpose};
 pub use error::{Error, ErrorKind};
-pub use extract::{Argument, Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
+#[doc(hidden)]
+pub use extract::Argument;
+pub use extract::{Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
+#[doc(hidden)]
 pub use handler::{Closure, Subscriber};
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
@@ -136,7 +139,9 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
-pub use outcome::{HandlerError, HandlerResult, IntoSettle, Outcome, Reason, Settle};
+pub use outcome::{HandlerError, HandlerResult, Reason, Settle};
+#[doc(hidden)]
+pub use outcome::{IntoSettle, Outcome};
 pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
@@ -167,33 +172,18 @@ pub mod __private {
 
     pub use inventory;
 
-    pub use crate::extract::{Argument, Context, Problems, Rejection};
+    pub use crate::extract::{Argument, Body, Context, Parameter, Problems, Rejection, check, extract, via};
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
     pub use crate::outcome::{IntoSettle, Outcome};
-    pub use crate::plan::{Ack, Backoff, DeadLetter, StaticPlan};
+    pub use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
-    use crate::outcome::{Reason, Settle};
-
-    /// Makes one parameter.
-    pub fn extract<'m, T: Argument<'m, Via>, Via>(message: &'m Message, context: &Context) -> Result<T, Rejection> {
-        T::extract(message, context)
-    }
-
-    /// Says what one parameter misses at start-up.
-    pub fn check<'m, T: Argument<'m, Via>, Via>(context: &Context, problems: &mut Problems) {
-        if let Err(rejection) = T::check(context) {
-            problems.add(&rejection);
-        }
-    }
-
-    /// What becomes of a call whose parameters could not be made.
-    #[allow(clippy::needless_pass_by_value)] // it is the error of a `Result`, written by the expansion
+    /// Returns the outcome of a call whose parameters could not be made.
     pub fn rejected(rejection: Rejection) -> Outcome {
-        Outcome::failed(Settle::Terminate, Reason::Undecodable, rejection.to_string())
+        rejection.into_outcome()
     }
 
-    /// What became of a call.
+    /// Returns the outcome of a call that has returned.
     pub fn outcome<T: IntoSettle>(returned: T) -> Outcome {
         returned.into_outcome()
     }

@@ -189,14 +189,24 @@ impl Outcome {
 
 /// A return type of a handler: `()`, `Result<(), E>` for any error `E`, or [`Settle`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say how a message ends",
-    label = "not a return type of a handler",
-    note = "return `()`, `Result<(), E>` for any error `E`, or `Settle`"
+    message = "`{Self}` is not a return type of a handler",
+    label = "a handler returns `()`, `Result<(), E>` or `Settle`",
+    note = "a handler that returns a value in `Ok` must return `Ok(())` instead, because nothing receives the value",
+    note = "the error of a `Result<(), E>` must implement `std::error::Error`, or convert into `HandlerError` or a `Box<dyn Error + Send + Sync>`"
 )]
-pub trait IntoSettle {
-    /// Converts the returned value.
+pub trait IntoSettle: Sealed {
+    /// Converts the result of a call.
+    #[doc(hidden)]
     fn into_outcome(self) -> Outcome;
 }
+
+/// The bound that keeps [`IntoSettle`] closed to other types.
+pub trait Sealed {}
+
+impl Sealed for () {}
+impl Sealed for Settle {}
+#[diagnostic::do_not_recommend]
+impl<E: Into<HandlerError>> Sealed for Result<(), E> {}
 
 impl IntoSettle for () {
     fn into_outcome(self) -> Outcome {
@@ -213,6 +223,8 @@ impl IntoSettle for Settle {
     }
 }
 
+// Otherwise a wrong error type is reported through the chain of conversions that it lacks.
+#[diagnostic::do_not_recommend]
 impl<E: Into<HandlerError>> IntoSettle for Result<(), E> {
     fn into_outcome(self) -> Outcome {
         match self {

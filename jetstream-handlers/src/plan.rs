@@ -3,17 +3,15 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::backoff::MAX_DURATION;
+use crate::rules::{self, MAX_DURATION, Setting};
 
-/// What a handler was declared with: the keys of the attribute, none of them defaulted yet.
-///
-/// `S` is `&'static str` in the attribute's expansion and `String` for a closure.
-#[derive(Debug, Clone)]
-#[allow(missing_docs)] // the fields are the keys of the attribute, described there
-pub struct Plan<S> {
-    pub subject: S,
-    pub queue: S,
-    pub stream: Option<S>,
+/// The settings of a handler: the keys of the attribute, without defaults.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs)] // the fields are the keys of the attribute, documented there
+pub struct Plan {
+    pub subject: Cow<'static, str>,
+    pub queue: Cow<'static, str>,
+    pub stream: Option<Cow<'static, str>>,
     pub concurrency: Option<usize>,
     pub blocking: bool,
     pub threads: Option<usize>,
@@ -22,26 +20,20 @@ pub struct Plan<S> {
     pub timeout: Option<Duration>,
     pub max_deliver: Option<u32>,
     pub backoff: Option<Backoff>,
-    pub dead_letter: Option<DeadLetter<S>>,
-    pub key: Option<S>,
+    pub dead_letter: Option<DeadLetter>,
     pub ordered: bool,
     pub ack_every: Option<usize>,
-    pub replicas: Option<u32>,
-    pub publish: Option<S>,
-    pub codec: Option<S>,
+    pub single_instance: bool,
     pub ack: Ack,
-    pub group: Option<S>,
+    pub group: Option<Cow<'static, str>>,
 }
-
-/// The plan in the attribute's expansion.
-pub type StaticPlan = Plan<&'static str>;
 
 /// The delays between the attempts of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Backoff {
-    /// These delays; the last one repeats.
+    /// These delays, of which the last one repeats.
     Steps(Cow<'static, [Duration]>),
-    /// `initial`, then times `factor` each time, never above `max`.
+    /// A delay that starts at `initial` and is multiplied by `factor` after each attempt, up to `max`.
     #[allow(missing_docs)]
     Exponential { initial: Duration, factor: f64, max: Duration },
 }
@@ -56,181 +48,44 @@ impl Backoff {
             }
             Self::Exponential { initial, factor, max } => {
                 let factor = factor.powi(i32::try_from(index).unwrap_or(i32::MAX));
-                // A product beyond a `Duration` is far beyond `max` too.
+                // A product that a `Duration` cannot hold is above `max` too.
                 Duration::try_from_secs_f64(initial.as_secs_f64() * factor).map_or(*max, |delay| delay.min(*max))
             }
         }
     }
 }
 
-/// Where the dead letters of a handler go.
+/// The destination of the dead letters of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeadLetter<S> {
-    /// To this subject.
-    Subject(S),
-    /// Nowhere: the message is terminated.
+pub enum DeadLetter {
+    /// This subject.
+    Subject(Cow<'static, str>),
+    /// None: the message is terminated without a copy.
     Off,
 }
 
-/// How an ack is sent.
+/// The way in which an ack is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
-    /// Written to the connection; a lost one leads to a redelivery.
+    /// Written to the connection; a lost ack leads to a redelivery.
     Sent,
-    /// Answered by the server before the message counts as done.
+    /// Confirmed by the server before the message counts as done.
     Confirmed,
 }
 
-/// The shortest `ack_wait`, of which a third is still enough for a signal to arrive; the attribute refuses a shorter one.
-pub(crate) const SHORTEST_ACK_WAIT: Duration = Duration::from_millis(100);
-
-/// How many deliveries the server grants, whatever the handler's own `max_deliver`.
+/// The minimum `max_deliver` of the consumer on the server, whatever the handler's own.
 ///
-/// Ours decides; the server's is the net under it for messages that cannot even be received,
-/// and so large because what it ends is never delivered again: it must not be used up by deliveries that are no
-/// attempts, those handed back by stopping processes and those at which a dead letter could not be stored.
+/// The handler's own decides; the server's is a backstop for messages that cannot even be received.
+/// It is large because the server never redelivers a message that has reached it, and deliveries that are not attempts
+/// count as well: those handed back by stopping processes, and those at which a dead letter could not be stored.
 const SERVER_MAX_DELIVER: u32 = 10_000;
 
-/// How many messages of an ordered handler may be unacked; the attribute refuses an `ack_every` above it.
-///
-/// The one active worker holds them all, so what it may hold is what may be handled again after a crash.
-/// None of them waits for a next attempt beside others, because in strict order what is behind a failed message waits.
-const ORDERED_PENDING: usize = 1000;
-
-/// The most threads of one handler; the attribute refuses more.
-const MAX_THREADS: usize = 512;
-
-impl Plan<String> {
-    /// How many messages this process handles at the same time.
-    pub(crate) fn concurrency(&self) -> usize {
-        match self.ordered {
-            true => 1,
-            false => self.threads.or(self.concurrency).unwrap_or(1),
-        }
-    }
-
-    /// How many messages of an ordered handler one ack is for.
-    pub(crate) fn ack_every(&self) -> usize {
-        self.ack_every.unwrap_or(100)
-    }
-
-    /// Whether each call has a thread of its own, beside those of the runtime.
-    pub(crate) fn is_blocking(&self) -> bool {
-        self.blocking || self.threads.is_some()
-    }
-
-    /// Whether the server chooses the one replica that gets the messages.
-    pub(crate) fn is_pinned(&self) -> bool {
-        self.ordered && self.replicas != Some(1)
-    }
-
-    pub(crate) fn ack_wait(&self) -> Duration {
-        self.ack_wait.unwrap_or(Duration::from_secs(30)).clamp(SHORTEST_ACK_WAIT, MAX_DURATION)
-    }
-
-    /// How long one call may take; without a limit a handler that hangs would hold its message for ever.
-    pub(crate) fn timeout(&self) -> Duration {
-        self.timeout.unwrap_or(Duration::from_secs(30 * 60)).min(MAX_DURATION)
-    }
-
-    pub(crate) fn max_deliver(&self) -> u32 {
-        self.max_deliver.unwrap_or(5)
-    }
-
-    pub(crate) fn server_max_deliver(&self) -> i64 {
-        // The same number for most handlers, so that another `max_deliver` in the code is no difference on the server.
-        i64::from(SERVER_MAX_DELIVER.max(self.max_deliver().saturating_mul(2)))
-    }
-
-    /// How many messages may be unanswered over all replicas.
-    ///
-    /// Messages that wait for their next attempt count too (nats-server issue 6093), so the server's 1000 would let
-    /// a thousand failing messages stop the healthy ones; what a worker holds is bounded by its own requests.
-    pub(crate) fn max_ack_pending(&self) -> i64 {
-        const DELAYED: i64 = 10_000;
-        const REPLICAS: i64 = 16;
-        if self.ordered {
-            return ORDERED_PENDING as i64;
-        }
-        DELAYED.max(self.concurrency() as i64 * REPLICAS)
-    }
-
-    /// Which settings do not go together.
-    pub(crate) fn contradictions(&self) -> Vec<(&'static str, String)> {
-        let mut found = Vec::new();
-        let mut check = |is_wrong: bool, field, problem: &str| {
-            if is_wrong {
-                found.push((field, problem.to_owned()));
-            }
-        };
-        let numbers = [("concurrency", self.concurrency), ("threads", self.threads), ("batch_size", self.batch_size)];
-        for (field, number) in numbers {
-            check(number == Some(0), field, "it is 0; accepted are numbers from 1");
-        }
-        let several = |number: Option<usize>| number.is_some_and(|number| number > 1);
-        if self.ordered {
-            let one = "an ordered handler has one message at a time over all replicas";
-            let drop_one = |other| format!("{one}; drop `{other}`, or `ordered`");
-            check(several(self.concurrency), "concurrency", &drop_one("concurrency"));
-            check(several(self.threads), "threads", &drop_one("threads"));
-            check(
-                self.ack == Ack::Confirmed,
-                "ack",
-                "an ordered handler sends one ack for many messages, so that none of them has its own to confirm; drop `ack`, or `ordered`",
-            );
-            check(
-                self.key.is_some(),
-                "key",
-                "it keeps messages of one key in order and `ordered` keeps all of them; drop one of the two",
-            );
-        } else {
-            let of_ordered = |field| format!("it is for an ordered handler; add `ordered`, or drop `{field}`");
-            check(self.ack_every.is_some(), "ack_every", &of_ordered("ack_every"));
-            check(self.replicas.is_some(), "replicas", &of_ordered("replicas"));
-        }
-        let ack_every = self.ack_every();
-        check(
-            !(1..=ORDERED_PENDING).contains(&ack_every),
-            "ack_every",
-            &format!("it is {ack_every}; accepted are 1 to {ORDERED_PENDING}, as many as a worker may hold unacked"),
-        );
-        check(
-            self.replicas.is_some_and(|replicas| replicas != 1),
-            "replicas",
-            "accepted is 1, which says that there is never more than one process; leave it out where there may be more",
-        );
-        check(
-            self.threads.is_some() && self.concurrency.is_some(),
-            "concurrency",
-            "`threads` is the concurrency of a blocking handler; drop one of the two",
-        );
-        let threads = self.concurrency();
-        check(
-            self.is_blocking() && threads > MAX_THREADS,
-            "concurrency",
-            &format!(
-                "it is {threads}, and a blocking handler has a thread for each call; accepted are 1 to {MAX_THREADS}"
-            ),
-        );
-        found
-    }
-
-    /// The delay before the next attempt, when `attempt` (from 1) has failed.
-    pub(crate) fn delay_after(&self, attempt: u64) -> Duration {
-        const DEFAULT: Backoff = Backoff::Steps(Cow::Borrowed(&[
-            Duration::from_secs(1),
-            Duration::from_secs(5),
-            Duration::from_secs(30),
-            Duration::from_secs(120),
-        ]));
-        self.backoff.as_ref().unwrap_or(&DEFAULT).after(attempt)
-    }
-
-    /// The plan of a closure: every key but these two at its default.
-    pub(crate) fn new(subject: &str, queue: &str) -> Self {
-        Plan {
-            subject: subject.to_owned(),
-            queue: queue.to_owned(),
+impl Plan {
+    /// Returns a plan with every key but these two at its default.
+    pub const fn new(subject: &'static str, queue: &'static str) -> Self {
+        Self {
+            subject: Cow::Borrowed(subject),
+            queue: Cow::Borrowed(queue),
             stream: None,
             concurrency: None,
             blocking: false,
@@ -241,46 +96,153 @@ impl Plan<String> {
             max_deliver: None,
             backoff: None,
             dead_letter: None,
-            key: None,
             ordered: false,
             ack_every: None,
-            replicas: None,
-            publish: None,
-            codec: None,
+            single_instance: false,
             ack: Ack::Sent,
             group: None,
         }
     }
+
+    /// Returns the plan of a closure, with every key but these two at its default.
+    pub(crate) fn of_closure(subject: &str, queue: &str) -> Self {
+        Self { subject: Cow::Owned(subject.to_owned()), queue: Cow::Owned(queue.to_owned()), ..Self::new("", "") }
+    }
+
+    /// Returns the keys that are set, for the rules.
+    pub(crate) fn settings(&self) -> Vec<(&'static str, Setting<'_>)> {
+        // Without `..`, so that a new field cannot be left out.
+        let Self {
+            subject,
+            queue,
+            stream,
+            concurrency,
+            blocking,
+            threads,
+            batch_size,
+            ack_wait,
+            timeout,
+            max_deliver,
+            backoff,
+            dead_letter,
+            ordered,
+            ack_every,
+            single_instance,
+            ack,
+            group,
+        } = self;
+        let settings = [
+            ("subject", Some(text(subject))),
+            ("queue", Some(text(queue))),
+            ("stream", stream.as_deref().map(text)),
+            ("concurrency", concurrency.map(number)),
+            ("blocking", flag(*blocking)),
+            ("threads", threads.map(number)),
+            ("batch_size", batch_size.map(number)),
+            ("ack_wait", ack_wait.map(Setting::Duration)),
+            ("timeout", timeout.map(Setting::Duration)),
+            ("max_deliver", max_deliver.map(|attempts| Setting::Number(attempts.into()))),
+            ("backoff", backoff.as_ref().map(delays)),
+            ("dead_letter", dead_letter.as_ref().map(destination)),
+            ("ordered", flag(*ordered)),
+            ("ack_every", ack_every.map(number)),
+            ("single_instance", flag(*single_instance)),
+            ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
+            ("group", group.as_deref().map(text)),
+        ];
+        settings.into_iter().filter_map(|(key, setting)| Some((key, setting?))).collect()
+    }
+
+    /// Returns the maximum number of messages that this process handles at the same time.
+    pub(crate) fn concurrency(&self) -> usize {
+        if self.ordered { 1 } else { self.threads.or(self.concurrency).unwrap_or(1) }
+    }
+
+    /// Returns the maximum number of messages of an ordered handler that one ack covers.
+    pub(crate) fn ack_every(&self) -> usize {
+        self.ack_every.unwrap_or(100)
+    }
+
+    /// Returns whether each call runs on a thread outside of the runtime.
+    pub(crate) fn is_blocking(&self) -> bool {
+        self.blocking || self.threads.is_some()
+    }
+
+    /// Returns whether the server chooses the one instance that receives the messages.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.ordered && !self.single_instance
+    }
+
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait.unwrap_or(Duration::from_secs(30)).min(MAX_DURATION)
+    }
+
+    /// Returns the time limit of one call; without one, a handler that hangs would keep its message forever.
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout.unwrap_or(Duration::from_secs(30 * 60)).min(MAX_DURATION)
+    }
+
+    pub(crate) fn max_deliver(&self) -> u32 {
+        self.max_deliver.unwrap_or(5)
+    }
+
+    pub(crate) fn server_max_deliver(&self) -> i64 {
+        // The same number for most handlers, so that a changed `max_deliver` does not differ from the server's.
+        i64::from(SERVER_MAX_DELIVER.max(self.max_deliver().saturating_mul(2)))
+    }
+
+    /// Returns the maximum number of unacknowledged messages across all instances.
+    ///
+    /// Messages that wait for their next attempt count as well (nats-server issue 6093), so that with the server's
+    /// default of 1000 a thousand failing messages would stop the healthy ones.
+    /// An ordered handler has none that wait beside others, and after a crash of its active instance everything
+    /// unacknowledged is handled again.
+    pub(crate) fn max_ack_pending(&self) -> i64 {
+        const DELAYED: i64 = 10_000;
+        const INSTANCES: i64 = 16;
+        if self.ordered {
+            return rules::MAX_ACK_EVERY as i64;
+        }
+        DELAYED.max(self.concurrency() as i64 * INSTANCES)
+    }
+
+    /// Returns the delay before the next attempt, when `attempt` (from 1) has failed.
+    pub(crate) fn delay_after(&self, attempt: u64) -> Duration {
+        const DEFAULT: Backoff = Backoff::Steps(Cow::Borrowed(&[
+            Duration::from_secs(1),
+            Duration::from_secs(5),
+            Duration::from_secs(30),
+            Duration::from_secs(120),
+        ]));
+        self.backoff.as_ref().unwrap_or(&DEFAULT).after(attempt)
+    }
 }
 
-impl StaticPlan {
-    pub(crate) fn to_owned(&self) -> Plan<String> {
-        let owned = |text: Option<&'static str>| text.map(str::to_owned);
-        Plan {
-            subject: self.subject.to_owned(),
-            queue: self.queue.to_owned(),
-            stream: owned(self.stream),
-            concurrency: self.concurrency,
-            blocking: self.blocking,
-            threads: self.threads,
-            batch_size: self.batch_size,
-            ack_wait: self.ack_wait,
-            timeout: self.timeout,
-            max_deliver: self.max_deliver,
-            backoff: self.backoff.clone(),
-            dead_letter: self.dead_letter.as_ref().map(|target| match target {
-                DeadLetter::Subject(subject) => DeadLetter::Subject((*subject).to_owned()),
-                DeadLetter::Off => DeadLetter::Off,
-            }),
-            key: owned(self.key),
-            ordered: self.ordered,
-            ack_every: self.ack_every,
-            replicas: self.replicas,
-            publish: owned(self.publish),
-            codec: owned(self.codec),
-            ack: self.ack,
-            group: owned(self.group),
+fn text(text: &str) -> Setting<'_> {
+    Setting::Text(text.into())
+}
+
+fn number(number: usize) -> Setting<'static> {
+    Setting::Number(number as u64)
+}
+
+fn flag(is_on: bool) -> Option<Setting<'static>> {
+    is_on.then_some(Setting::Flag(true))
+}
+
+fn delays(backoff: &Backoff) -> Setting<'_> {
+    match backoff {
+        Backoff::Steps(steps) => Setting::Steps(Cow::Borrowed(steps)),
+        Backoff::Exponential { initial, factor, max } => {
+            Setting::Exponential { initial: *initial, factor: *factor, max: *max }
         }
+    }
+}
+
+fn destination(dead_letter: &DeadLetter) -> Setting<'_> {
+    match dead_letter {
+        DeadLetter::Subject(subject) => text(subject),
+        DeadLetter::Off => Setting::Off,
     }
 }
 
@@ -292,5 +254,72 @@ pub(crate) struct Declaration {
     pub(crate) is_closure: bool,
     /// File, line and column of the declaration.
     pub(crate) location: String,
-    pub(crate) plan: Plan<String>,
+    pub(crate) plan: Plan,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_name_every_key() {
+        let plan = Plan {
+            stream: Some("ORDERS".into()),
+            concurrency: Some(1),
+            blocking: true,
+            threads: Some(1),
+            batch_size: Some(1),
+            ack_wait: Some(Duration::from_secs(1)),
+            timeout: Some(Duration::from_secs(1)),
+            max_deliver: Some(1),
+            backoff: Some(Backoff::Steps(Cow::Borrowed(&[]))),
+            dead_letter: Some(DeadLetter::Off),
+            ordered: true,
+            ack_every: Some(1),
+            single_instance: true,
+            ack: Ack::Confirmed,
+            group: Some("billing".into()),
+            ..Plan::new("orders.created", "billing")
+        };
+        let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();
+        let keys: Vec<_> = rules::KEYS.iter().map(|key| key.name).collect();
+        assert_eq!(set, keys);
+    }
+
+    #[test]
+    fn last_step_of_backoff_repeats() {
+        let plan = Plan::new("a", "b");
+        let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
+        assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
+    }
+
+    #[test]
+    fn exponential_backoff_stops_at_its_maximum() {
+        let (initial, max) = (Duration::from_secs(1), Duration::from_secs(120));
+        let backoff = Backoff::Exponential { initial, factor: 2.0, max };
+        let delays: Vec<_> =
+            [1, 2, 3, 7, 8, 9, u64::MAX].into_iter().map(|attempt| backoff.after(attempt).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 64, 120, 120, 120]);
+    }
+
+    #[test]
+    fn ordered_handler_has_one_message_at_a_time() {
+        let mut plan = Plan { ordered: true, single_instance: true, ..Plan::new("a", "b") };
+        assert_eq!((plan.concurrency(), plan.ack_every(), plan.max_ack_pending()), (1, 100, 1000));
+        assert!(!plan.is_pinned());
+        (plan.single_instance, plan.ack_every) = (false, Some(7));
+        assert!(plan.is_pinned());
+        assert_eq!(plan.ack_every(), 7);
+    }
+
+    #[test]
+    fn threads_are_the_concurrency_of_a_blocking_handler() {
+        assert!(!Plan::new("a", "b").is_blocking());
+        let plan = Plan { threads: Some(8), ..Plan::new("a", "b") };
+        assert!(plan.is_blocking());
+        assert_eq!(plan.concurrency(), 8);
+        let plan = Plan { blocking: true, concurrency: Some(3), ..Plan::new("a", "b") };
+        assert!(plan.is_blocking());
+        assert_eq!(plan.concurrency(), 3);
+    }
 }

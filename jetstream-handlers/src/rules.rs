@@ -1,14 +1,298 @@
-//! What a subject and a name may look like.
+//! Rules for the settings of a handler: the keys, the values that each accepts, and the keys that exclude one another.
 //!
-//! The library and its macro crate each hold this file, word for word, so that a text is judged alike when it is compiled and when it is run.
+//! The library and its macro crate each contain this file, byte for byte: a macro crate cannot depend on the library
+//! whose expansion it writes, and both must accept the same settings and refuse all others with the same text.
 //! It needs nothing but `std`.
 
-/// The longest subject and the longest name that we take, in bytes.
+#![allow(dead_code)] // neither crate uses all of it
+
+use std::borrow::Cow;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// One key of the attribute, which is also a setter of the closure builder and a field of the plan.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    /// A value to show in messages, as the attribute writes it; empty for a flag.
+    pub(crate) example: &'static str,
+    pub(crate) accepts: Accepts,
+}
+
+/// The values that a key accepts.
+#[derive(Debug)]
+pub(crate) enum Accepts {
+    /// Text in which this function finds no problem.
+    Text(fn(&str) -> Option<String>),
+    /// A whole number in this range.
+    Number(RangeInclusive<u64>),
+    /// A duration in this range.
+    Duration(RangeInclusive<Duration>),
+    /// A finite number of at least 1.
+    Factor,
+    /// `true`, `false`, or the key alone.
+    Flag,
+    /// One of these texts, each with the variant of the enum `of` that it stands for.
+    Choice { of: &'static str, variants: &'static [(&'static str, &'static str)] },
+    /// A subject to publish to, or `false`.
+    SubjectOrOff,
+    /// A list of delays, or an exponential backoff.
+    Delays,
+}
+
+/// The value of one key.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Setting<'a> {
+    Text(Cow<'a, str>),
+    Number(u64),
+    Duration(Duration),
+    Factor(f64),
+    Flag(bool),
+    Off,
+    Steps(Cow<'a, [Duration]>),
+    Exponential { initial: Duration, factor: f64, max: Duration },
+}
+
+/// The longest duration: a point in time that far ahead can be computed, and the server can count its nanoseconds.
+pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The shortest timeout and the shortest delay between attempts.
+const MIN_DURATION: Duration = Duration::from_millis(1);
+
+/// The shortest `ack_wait`: a third of it must be long enough for an in-progress signal to arrive.
+pub(crate) const MIN_ACK_WAIT: Duration = Duration::from_millis(100);
+
+/// The shortest `fetch_wait`.
+const MIN_FETCH_WAIT: Duration = Duration::from_millis(200);
+
+/// The most calls of one handler at a time in one process.
+const MAX_CONCURRENCY: u64 = 10_000;
+
+/// The most threads of one blocking handler.
+const MAX_THREADS: u64 = 512;
+
+/// The most messages that a handler requests in advance, all of which wait in memory.
+const MAX_BATCH_SIZE: u64 = 10_000;
+
+/// The most attempts of one message.
+const MAX_DELIVER: u64 = 1_000_000;
+
+/// The most messages that one ack covers, which is also the most that an ordered handler may have unacknowledged.
+pub(crate) const MAX_ACK_EVERY: u64 = 1000;
+
+/// Every key of the attribute.
+pub(crate) static KEYS: [Key; 17] = [
+    Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Text(subject_problem) },
+    Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "concurrency", example: "4", accepts: Accepts::Number(1..=MAX_CONCURRENCY) },
+    Key { name: "blocking", example: "", accepts: Accepts::Flag },
+    Key { name: "threads", example: "4", accepts: Accepts::Number(1..=MAX_THREADS) },
+    Key { name: "batch_size", example: "100", accepts: Accepts::Number(1..=MAX_BATCH_SIZE) },
+    Key { name: "ack_wait", example: "\"30s\"", accepts: Accepts::Duration(MIN_ACK_WAIT..=MAX_DURATION) },
+    Key { name: "timeout", example: "\"5m\"", accepts: Accepts::Duration(MIN_DURATION..=MAX_DURATION) },
+    Key { name: "max_deliver", example: "5", accepts: Accepts::Number(1..=MAX_DELIVER) },
+    Key { name: "backoff", example: "[\"1s\", \"5s\", \"30s\"]", accepts: Accepts::Delays },
+    Key { name: "dead_letter", example: "\"dlq.orders\"", accepts: Accepts::SubjectOrOff },
+    Key { name: "ordered", example: "", accepts: Accepts::Flag },
+    Key { name: "ack_every", example: "100", accepts: Accepts::Number(1..=MAX_ACK_EVERY) },
+    Key { name: "single_instance", example: "", accepts: Accepts::Flag },
+    Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
+    Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
+];
+
+const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };
+
+/// The keys of an exponential backoff, `backoff = { … }`.
+pub(crate) static BACKOFF_KEYS: [Key; 3] = [
+    Key { name: "initial", example: "\"1s\"", accepts: Accepts::Duration(MIN_DURATION..=MAX_DURATION) },
+    Key { name: "factor", example: "2", accepts: Accepts::Factor },
+    Key { name: "max", example: "\"2m\"", accepts: Accepts::Duration(MIN_DURATION..=MAX_DURATION) },
+];
+
+/// The `factor` of an exponential backoff that does not set it.
+pub(crate) const DEFAULT_FACTOR: f64 = 2.0;
+
+/// Returns every problem of the settings of one handler, each with its key.
+pub(crate) fn problems<'a>(settings: &[(&'static str, Setting<'a>)]) -> Vec<(&'static str, String)> {
+    let mut problems = Vec::new();
+    let mut valid = Vec::new();
+    for (name, setting) in settings {
+        let key = KEYS.iter().find(|key| key.name == *name);
+        match key.and_then(|key| value_problem(key, setting)) {
+            Some(problem) => problems.push((*name, problem)),
+            None => valid.push((*name, setting.clone())),
+        }
+    }
+    problems.extend(contradictions(&valid));
+    problems
+}
+
+/// Returns the problem of the value of one key.
+pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> {
+    match (&key.accepts, setting) {
+        (Accepts::Text(problem), Setting::Text(text)) => problem(text),
+        (Accepts::SubjectOrOff, Setting::Text(subject)) => publish_subject_problem(subject),
+        (Accepts::Choice { variants, .. }, Setting::Text(text)) => choice_problem(key.name, variants, text),
+        (Accepts::Number(range), Setting::Number(number)) => {
+            (!range.contains(number)).then(|| out_of_range(key.name, number, range))
+        }
+        (Accepts::Duration(range), Setting::Duration(duration)) => duration_problem(key.name, *duration, range),
+        (Accepts::Factor, Setting::Factor(factor)) => factor_problem(key.name, *factor),
+        (Accepts::Delays, Setting::Steps(steps)) if steps.is_empty() => Some(format!(
+            "`{0}` has no delays; add at least one, as in `{0} = {1}`, or remove it to use the default",
+            key.name, key.example
+        )),
+        (Accepts::Delays, Setting::Steps(steps)) => steps.iter().find_map(|delay| step_problem(*delay)),
+        (Accepts::Delays, Setting::Exponential { initial, factor, max }) => {
+            let settings = [Setting::Duration(*initial), Setting::Factor(*factor), Setting::Duration(*max)];
+            let problem = BACKOFF_KEYS.iter().zip(&settings).find_map(|(key, setting)| value_problem(key, setting));
+            problem.or_else(|| exponential_problem(*initial, *max))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the problem of one delay in a list of them.
+pub(crate) fn step_problem(delay: Duration) -> Option<String> {
+    let [shown, min, max] = [delay, MIN_DURATION, MAX_DURATION].map(written);
+    let is_valid = (MIN_DURATION..=MAX_DURATION).contains(&delay);
+    (!is_valid).then(|| format!("`backoff` has a delay of {shown}; expected {min} to {max}"))
+}
+
+/// Returns the problem of an exponential backoff whose values are valid each by itself.
+pub(crate) fn exponential_problem(initial: Duration, max: Duration) -> Option<String> {
+    (initial > max).then(|| format!("`max` is {}, shorter than `initial` ({})", written(max), written(initial)))
+}
+
+/// Returns the text for a number that is not in the range of its key.
+pub(crate) fn out_of_range(name: &str, number: impl std::fmt::Display, range: &RangeInclusive<u64>) -> String {
+    format!("`{name}` is {number}; expected {} to {}", range.start(), range.end())
+}
+
+/// Returns the problem of a `batch_size` for all handlers of a broker.
+pub(crate) fn batch_size_problem(messages: usize) -> Option<String> {
+    let range = 1..=MAX_BATCH_SIZE;
+    (!range.contains(&(messages as u64))).then(|| out_of_range("batch_size", messages, &range))
+}
+
+/// Returns the problem of a `fetch_wait` for all handlers of a broker.
+pub(crate) fn fetch_wait_problem(wait: Duration) -> Option<String> {
+    duration_problem("fetch_wait", wait, &(MIN_FETCH_WAIT..=MAX_DURATION))
+}
+
+fn duration_problem(name: &str, duration: Duration, range: &RangeInclusive<Duration>) -> Option<String> {
+    (!range.contains(&duration)).then(|| {
+        let [duration, min, max] = [duration, *range.start(), *range.end()].map(written);
+        format!("`{name}` is {duration}; expected {min} to {max}")
+    })
+}
+
+fn factor_problem(name: &str, factor: f64) -> Option<String> {
+    let is_valid = factor.is_finite() && factor >= 1.0;
+    (!is_valid).then(|| format!("`{name}` is {factor}; expected a finite number of at least 1"))
+}
+
+fn choice_problem(name: &str, variants: &[(&str, &str)], text: &str) -> Option<String> {
+    let accepted: Vec<String> = variants.iter().map(|(text, _)| format!("`\"{text}\"`")).collect();
+    let is_known = variants.iter().any(|(known, _)| *known == text);
+    (!is_known).then(|| format!("`{name}` is `\"{}\"`; expected {}", visible(text), accepted.join(" or ")))
+}
+
+/// Returns the settings that exclude one another, each at the key that is easier to remove.
+pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
+    let find = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting);
+    let number = |name: &str| match find(name) {
+        Some(Setting::Number(number)) => Some(*number),
+        _ => None,
+    };
+    let flag = |name: &str| match find(name) {
+        Some(Setting::Flag(is_on)) => Some(*is_on),
+        _ => None,
+    };
+    let mut found = Vec::new();
+    if flag("ordered") == Some(true) {
+        const ONE: &str = "an `ordered` handler handles one message at a time across all instances";
+        if let Some(concurrency) = number("concurrency").filter(|concurrency| *concurrency > 1) {
+            let text = format!("`concurrency` is {concurrency}, but {ONE}; remove `concurrency` or `ordered`");
+            found.push(("concurrency", text));
+        }
+        if let Some(threads) = number("threads").filter(|threads| *threads > 1) {
+            let text =
+                format!("`threads` is {threads}, but {ONE}; replace `threads` with `blocking`, or remove `ordered`");
+            found.push(("threads", text));
+        }
+        if find("ack") == Some(&Setting::Text("confirmed".into())) {
+            let text = "`ack` is `\"confirmed\"`, but an `ordered` handler sends one ack for many messages; remove `ack` or `ordered`";
+            found.push(("ack", text.to_owned()));
+        }
+    } else {
+        if find("ack_every").is_some() {
+            let text = "`ack_every` requires an `ordered` handler; add `ordered`, or remove `ack_every`";
+            found.push(("ack_every", text.to_owned()));
+        }
+        if flag("single_instance") == Some(true) {
+            let text = "`single_instance` requires an `ordered` handler, because any other shares its messages among instances; add `ordered`, or remove `single_instance`";
+            found.push(("single_instance", text.to_owned()));
+        }
+    }
+    let has_threads = find("threads").is_some();
+    if has_threads && find("concurrency").is_some() {
+        let text = "`concurrency` excludes `threads`, which is the concurrency of a blocking handler; remove `concurrency`, or replace `threads` with `blocking`";
+        found.push(("concurrency", text.to_owned()));
+    }
+    if has_threads && flag("blocking") == Some(false) {
+        let text = "`blocking` is `false`, but `threads` makes a handler blocking; remove one of them";
+        found.push(("blocking", text.to_owned()));
+    }
+    if flag("blocking") == Some(true)
+        && let Some(concurrency) = number("concurrency").filter(|concurrency| *concurrency > MAX_THREADS)
+    {
+        let text = format!(
+            "`concurrency` is {concurrency}, but a `blocking` handler uses one thread per call; expected 1 to {MAX_THREADS}"
+        );
+        found.push(("concurrency", text));
+    }
+    found
+}
+
+/// Returns the duration as the attribute writes it, as in `1m30s`.
+fn written(duration: Duration) -> String {
+    if duration.is_zero() {
+        return "0s".to_owned();
+    }
+    if !duration.subsec_nanos().is_multiple_of(1_000_000) {
+        return format!("{duration:?}");
+    }
+    let mut rest = duration.as_millis();
+    let mut text = String::new();
+    for (unit, length) in [("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        if rest >= length {
+            text.push_str(&format!("{}{unit}", rest / length));
+            rest %= length;
+        }
+    }
+    text
+}
+
+/// The maximum length of a subject and of a name, in bytes.
 ///
-/// The server keeps a consumer in a directory of its name, and file systems end a name at 255 bytes.
+/// The server keeps a consumer in a directory of its name, and most file systems limit a name to 255 bytes.
 const MAX_LENGTH: usize = 255;
 
-/// What is wrong with `subject` as something to subscribe to, wildcards allowed.
+/// Returns the problem of `name` as the name of a closure, which logs, health and dead letters show.
+pub(crate) fn handler_name_problem(name: &str) -> Option<String> {
+    if name.is_empty() {
+        return Some("the name is empty; write for example `order-processor`".to_owned());
+    }
+    if name.len() > MAX_LENGTH {
+        return Some(format!("the name is {} bytes long; the maximum is {MAX_LENGTH}", name.len()));
+    }
+    let wrong = name.chars().find(|character| character.is_control())?;
+    Some(format!("name `{}` contains {}, which a header cannot hold", visible(name), in_words(wrong)))
+}
+
+/// Returns the problem of `subject` as a subject to subscribe to, which may have wildcards.
 pub(crate) fn subject_problem(subject: &str) -> Option<String> {
     let tokens: Vec<&str> = subject.split('.').collect();
     let last = tokens.len() - 1;
@@ -20,41 +304,41 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
                 "*" => None,
                 ">" if position == last => None,
                 ">" => Some(format!(
-                    "subject `{subject}` has `>` before its end; write `*` for a single token, and `>` only as the last one"
+                    "subject `{subject}` has `>` before its end; use `*` for a single token, and `>` only as the last token"
                 )),
                 token if is_placeholder(token) => Some(format!(
-                    "subject `{subject}` has the placeholder `{token}`; placeholders are not supported yet, write `*`"
+                    "subject `{subject}` has the placeholder `{token}`; placeholders are not supported yet, so write `*` in its place"
                 )),
                 token => {
                     let wildcard = token.chars().find(is_wildcard)?;
                     Some(format!(
-                        "subject `{subject}` has `{wildcard}` within the token `{token}`; a wildcard is a whole token, as in `orders.{wildcard}`"
+                        "subject `{subject}` has `{wildcard}` within the token `{token}`; a wildcard must be a whole token, as in `orders.{wildcard}`"
                     ))
                 }
             })
     })
 }
 
-/// What is wrong with `subject` as something to publish to.
+/// Returns the problem of `subject` as a subject to publish to.
 pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
-    // It is asked for every message, and most subjects need no closer look.
+    // It runs for every message, and most subjects are plain.
     if is_plain(subject) {
         return None;
     }
     spelling_problem(subject).or_else(|| {
         if let Some(placeholder) = subject.split('.').find(|token| is_placeholder(token)) {
             return Some(format!(
-                "subject `{subject}` has the placeholder `{placeholder}`; placeholders are not supported yet, write every token out"
+                "subject `{subject}` has the placeholder `{placeholder}`; placeholders are not supported yet, so write out every token"
             ));
         }
         let wildcard = subject.chars().find(is_wildcard)?;
         Some(format!(
-            "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write every token out"
+            "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write out every token"
         ))
     })
 }
 
-/// Whether a subject has nothing but letters, digits, `-` and `_` between single dots.
+/// Returns whether a subject has only letters, digits, `-` and `_` between single dots.
 fn is_plain(subject: &str) -> bool {
     let mut before = b'.';
     for byte in subject.bytes() {
@@ -68,37 +352,37 @@ fn is_plain(subject: &str) -> bool {
     before != b'.' && subject.len() <= MAX_LENGTH
 }
 
-/// What is wrong with `name` as the name of a consumer, a stream or a group.
+/// Returns the problem of `name` as the name of a consumer, a stream or a group.
 pub(crate) fn name_problem(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("the name is empty; write for example `order-processor`".to_owned());
     }
     if name.len() > MAX_LENGTH {
-        return Some(format!("the name is {} bytes long; at most {MAX_LENGTH} are accepted", name.len()));
+        return Some(format!("the name is {} bytes long; the maximum is {MAX_LENGTH}", name.len()));
     }
     let wrong =
         name.chars().find(|character| is_blank(character) || matches!(character, '.' | '*' | '>' | '/' | '\\'))?;
     Some(format!("name `{}` contains {}; use letters, digits, `-` and `_`", visible(name), in_words(wrong)))
 }
 
-/// What holds for every subject, with wildcards or without.
+/// Returns the problem of a subject, with or without wildcards, that its spelling alone shows.
 fn spelling_problem(subject: &str) -> Option<String> {
     if subject.is_empty() {
         return Some("the subject is empty; write for example `orders.created`".to_owned());
     }
     if subject.len() > MAX_LENGTH {
-        return Some(format!("the subject is {} bytes long; at most {MAX_LENGTH} are accepted", subject.len()));
+        return Some(format!("the subject is {} bytes long; the maximum is {MAX_LENGTH}", subject.len()));
     }
     if let Some(wrong) = subject.chars().find(is_blank) {
         return Some(format!(
-            "subject `{}` contains {}; separate its tokens by `.` alone",
+            "subject `{}` contains {}; separate tokens with `.` only",
             visible(subject),
             in_words(wrong)
         ));
     }
     if subject.starts_with('$') {
         return Some(format!(
-            "subject `{subject}` begins with `$`, which is reserved for the server; begin with another token"
+            "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
         ));
     }
     if subject.split('.').any(str::is_empty) {
@@ -107,6 +391,7 @@ fn spelling_problem(subject: &str) -> Option<String> {
     None
 }
 
+/// Returns whether a character is white space or not printable.
 fn is_blank(character: &char) -> bool {
     character.is_whitespace() || character.is_control()
 }
@@ -119,7 +404,7 @@ fn is_placeholder(token: &str) -> bool {
     token.starts_with('{') && token.ends_with('}')
 }
 
-/// The text with everything escaped that would not show in a terminal.
+/// Returns the text with everything escaped that a terminal would not show.
 fn visible(text: &str) -> String {
     let mut shown = String::new();
     for character in text.chars() {
@@ -132,7 +417,7 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// A character as a sentence can name it.
+/// Returns the name of a character for a sentence.
 fn in_words(character: char) -> String {
     match character {
         ' ' => "a space".to_owned(),

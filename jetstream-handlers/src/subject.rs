@@ -1,6 +1,6 @@
-//! How subjects with wildcards relate.
+//! Relations between subjects with wildcards.
 
-/// Whether every subject that `filter` matches is matched by `pattern` too.
+/// Returns whether `pattern` matches every subject that `filter` matches.
 pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
     let mut pattern = pattern.split('.');
     let mut filter = filter.split('.');
@@ -15,7 +15,7 @@ pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
     }
 }
 
-/// Whether there is a subject that both match.
+/// Returns whether there is a subject that both match.
 pub(crate) fn overlap(one: &str, other: &str) -> bool {
     let mut one = one.split('.');
     let mut other = other.split('.');
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_covers_what_it_matches_whole() {
+    fn pattern_covers_narrower_filters() {
         for (pattern, filter) in [
             ("orders.>", "orders.created"),
             ("orders.>", "orders.*.created"),
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_overlap_where_one_subject_fits_both() {
+    fn patterns_overlap_if_one_subject_matches_both() {
         for (one, other) in [("orders.*", "*.created"), (">", "a.b"), ("a.>", "a.b.c"), ("a.*.c", "a.b.*")] {
             assert!(overlap(one, other) && overlap(other, one), "{one} and {other}");
         }

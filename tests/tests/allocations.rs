@@ -58,7 +58,7 @@ async fn with_a_handler(broker: &Broker, queue: &str, concurrency: usize, ordere
         }
     };
     let subscribe = broker.subscribe("work.counted", queue, handler).concurrency(concurrency);
-    let subscribe = if ordered { subscribe.ordered().single_replica() } else { subscribe };
+    let subscribe = if ordered { subscribe.ordered().single_instance() } else { subscribe };
     let subscription = subscribe.await.unwrap();
     handled(&counter).await;
     subscription.unsubscribe().await.unwrap();

@@ -1,4 +1,6 @@
-//! The expansion compiles with strict lints of the user, and with names in scope that shadow those that it uses.
+//! The expansion under strict lints, and among names that shadow those it uses.
+//!
+//! Compiling this file is the test.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -94,9 +96,9 @@ pub mod handlers {
     }
 
     #[subscriber(subject = "lints.view", queue = "lints-view")]
-    pub(super) async fn view(view: OrderView<'_>, text: &str) -> Result<(), std::io::Error> {
+    pub(super) async fn view(view: OrderView<'_>) -> Result<(), std::io::Error> {
         rest().await;
-        println!("{view:?} {text}");
+        println!("{view:?}");
         Ok(())
     }
 
@@ -111,8 +113,8 @@ pub mod handlers {
         Ok::<(), std::fmt::Error>(())
     }
 
-    /// An ordered handler with every key.
-    #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, replicas = 1)]
+    /// With every key of ordered handlers.
+    #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, single_instance)]
     pub async fn ordered(order: Order) {
         rest().await;
         println!("{order:?}");
@@ -124,8 +126,8 @@ pub mod handlers {
     ///
     /// None.
     #[subscriber(subject = "lints.blocking", queue = "lints-blocking", blocking = true, concurrency = 2)]
-    pub fn blocking(order: Order, view: OrderView<'_>) -> HandlerResult {
-        println!("{order:?} {view:?}");
+    pub fn blocking(view: OrderView<'_>, subject: Subject) -> HandlerResult {
+        println!("{view:?} {subject:?}");
         Ok(())
     }
 
@@ -157,7 +159,7 @@ pub mod handlers {
 pub mod shadowed {
     use ::core::result::Result as Answer;
 
-    use ::jetstream_handlers::prelude::subscriber;
+    use ::jetstream_handlers::prelude::{Subject, subscriber};
 
     use crate::handlers::Order;
 
@@ -179,7 +181,7 @@ pub mod shadowed {
             )*
         };
     }
-    shadows!(Result Option Ok Err Some None Registration Subscriber Entry Message Context);
+    shadows!(Result Option Ok Err Some None Registration Subscriber Entry Message Context Plan Parameter Body);
 
     #[allow(unused_macros)]
     macro_rules! concat {
@@ -191,7 +193,7 @@ pub mod shadowed {
     }
 
     #[subscriber(subject = "shadowed.call", queue = "shadowed-call", concurrency = 2)]
-    async fn call(message: Order, context: Order, slot: Order, argument0: Order) -> Answer<(), String> {
+    async fn call(message: Order, context: Subject, slot: Subject, argument0: Subject) -> Answer<(), String> {
         ::tokio::task::yield_now().await;
         println!("{message:?} {context:?} {slot:?} {argument0:?}");
         Answer::Ok(())

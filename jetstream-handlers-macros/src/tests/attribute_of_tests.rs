@@ -1,4 +1,4 @@
-//! The attribute of a test: what it becomes, and what it refuses.
+//! The attribute of a test: its expansion, and its refusals.
 
 use proc_macro2::TokenStream;
 
@@ -10,7 +10,7 @@ fn expand(attribute: &str, item: &str) -> String {
 const TEST: &str = "async fn works(broker: TestBroker) {}";
 
 #[test]
-fn a_test_has_a_paused_clock_and_a_broker_in_memory() {
+fn expands_to_a_paused_clock_and_an_in_memory_broker() {
     let expanded = expand("include(a, b::c), group = \"shop\", state = Vec::new(), state = 7", TEST);
     assert!(expanded.contains("#[::tokio::test(start_paused=true)]"), "{expanded}");
     let settings = ".include::<a>().include::<b::c>().group(\"shop\").state(Vec::new()).state(7).start().await";
@@ -18,19 +18,19 @@ fn a_test_has_a_paused_clock_and_a_broker_in_memory() {
 }
 
 #[test]
-fn the_word_live_takes_a_server_and_a_clock_that_runs() {
+fn live_expands_to_a_server_and_a_running_clock() {
     let expanded = expand("live, include(a)", TEST);
     assert!(expanded.contains("#[::tokio::test]"), "{expanded}");
     assert!(expanded.contains(".include::<a>().start_on_nats_url().await"), "{expanded}");
 }
 
 #[test]
-fn what_is_no_test_with_a_broker_is_refused_and_kept() {
+fn other_items_are_refused_and_kept() {
     for (attribute, item, told) in [
         ("stat = 1", TEST, "unknown key `stat`"),
         ("", "fn works(broker: TestBroker) {}", "`async fn`; add `async`"),
-        ("", "async fn works() {}", "has one parameter"),
-        ("", "async fn works(a: TestBroker, b: u8) {}", "has one parameter"),
+        ("", "async fn works() {}", "expected one parameter"),
+        ("", "async fn works(a: TestBroker, b: u8) {}", "expected one parameter"),
         ("", "struct Works;", "expected"),
     ] {
         let expanded = expand(attribute, item);

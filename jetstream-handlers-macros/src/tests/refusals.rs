@@ -1,31 +1,31 @@
-//! Every mistake has a message, and all of them come at once.
+//! The message of every mistake, and the order in which they are reported.
 
 use super::{expand, mistakes};
 
-/// What `ALL` stands for in the expected messages.
-const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `replicas`, `ack`, `group`";
+/// The text that `ALL` stands for in the expected messages.
+const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`";
 
-/// Each mistake begins with what it points at.
+/// Each expected mistake begins with the tokens that it points at.
 #[track_caller]
 fn assert_mistakes(source: &str, expected: &[&str]) {
     let expected: Vec<String> = expected.iter().map(|mistake| mistake.replace("ALL", ALL)).collect();
     assert_eq!(mistakes(source), expected, "in {source}");
 }
 
-/// `entries` stand behind a subject and a queue.
+/// Puts `entries` after a subject and a queue.
 #[track_caller]
 fn assert_entries(entries: &str, expected: &[&str]) {
     let source = format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] async fn f() {{}}"#);
     assert_mistakes(&source, expected);
 }
 
-/// `entries` stand behind a subject and a queue, and `item` stands under them.
+/// Puts `entries` after a subject and a queue, above `item`.
 #[track_caller]
 fn assert_both(entries: &str, item: &str, expected: &[&str]) {
     assert_mistakes(&format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] {item}"#), expected);
 }
 
-/// `item` stands under a valid attribute.
+/// Puts a valid attribute above `item`.
 #[track_caller]
 fn assert_item(item: &str, expected: &[&str]) {
     let source = format!(r#"#[subscriber(subject = "a", queue = "b")] {item}"#);
@@ -37,56 +37,75 @@ fn required_keys() {
     assert_mistakes(
         "#[subscriber] async fn f() {}",
         &[
-            r#"#[subscriber]: handler `f` has no `subject`; add for example `subject = "orders.created"`"#,
-            r#"#[subscriber]: handler `f` has no `queue`; add for example `queue = "order-processor"`"#,
+            r#"#[subscriber]: handler `f` has no `subject`; add it, as in `subject = "orders.created"`"#,
+            r#"#[subscriber]: handler `f` has no `queue`; add it, as in `queue = "order-processor"`"#,
         ],
     );
     assert_mistakes(
         r#"#[subscriber(subject = "a")] async fn f() {}"#,
-        &[r#"#[subscriber]: handler `f` has no `queue`; add for example `queue = "order-processor"`"#],
+        &[r#"#[subscriber]: handler `f` has no `queue`; add it, as in `queue = "order-processor"`"#],
     );
     assert_mistakes(
         r#"#[subscriber(subjct = "a", durable = "b")] async fn f() {}"#,
         &[
-            "subjct: unknown key `subjct`; did you mean `subject`? accepted are ALL",
-            "durable: unknown key `durable`; did you mean `queue`? accepted are ALL",
+            "subjct: unknown key `subjct`; did you mean `subject`? the keys are ALL",
+            "durable: unknown key `durable`; did you mean `queue`? the keys are ALL",
         ],
     );
     assert_mistakes(
         "#[subscriber(subject, queue)] async fn f() {}",
         &[
-            r#"subject: `subject` has no value; write for example `subject = "orders.created"`"#,
-            r#"queue: `queue` has no value; write for example `queue = "order-processor"`"#,
+            r#"subject: `subject` has no value; add one, as in `subject = "orders.created"`"#,
+            r#"queue: `queue` has no value; add one, as in `queue = "order-processor"`"#,
         ],
     );
     assert_mistakes(
         r#"#[subscriber(subject = SUBJECT, queue = "")] async fn f() {}"#,
         &[
-            r#"SUBJECT: `subject` takes a string literal; write for example `subject = "orders.created"`"#,
+            r#"SUBJECT: `subject` takes a string literal, as in `subject = "orders.created"`"#,
             r#""": the name is empty; write for example `order-processor`"#,
         ],
     );
 }
 
 #[test]
+fn values_without_a_key() {
+    assert_mistakes(
+        r#"#[subscriber("orders.created", queue = "b")] async fn f() {}"#,
+        &[r#""orders.created": expected a key; write `subject = "orders.created"`"#],
+    );
+    assert_mistakes(
+        r#"#[subscriber("orders.created", "billing")] async fn f() {}"#,
+        &[
+            r#""orders.created": expected a key; write `subject = "orders.created"`"#,
+            r#""billing": expected a key; write `queue = "billing"`"#,
+        ],
+    );
+    assert_mistakes(
+        r#"#[subscriber("orders.created")] async fn f() {}"#,
+        &[
+            r#"#[subscriber]: handler `f` has no `queue`; add it, as in `queue = "order-processor"`"#,
+            r#""orders.created": expected a key; write `subject = "orders.created"`"#,
+        ],
+    );
+}
+
+#[test]
 fn unknown_and_repeated_keys() {
-    assert_entries(r#"subject = "c""#, &["subject: `subject` is given twice; keep one of them"]);
-    assert_entries(r#"r#queue = "q""#, &["r#queue: `queue` is given twice; keep one of them"]);
-    assert_entries(r#"type = "x""#, &["type: unknown key `type`; accepted are ALL"]);
-    assert_entries("foo", &["foo: unknown key `foo`; accepted are ALL"]);
+    assert_entries(r#"subject = "c""#, &["subject: `subject` is given twice; remove one of them"]);
+    assert_entries(r#"r#queue = "q""#, &["r#queue: `queue` is given twice; remove one of them"]);
+    assert_entries(r#"type = "x""#, &["type: unknown key `type`; the keys are ALL"]);
+    assert_entries("foo", &["foo: unknown key `foo`; the keys are ALL"]);
 }
 
 #[test]
 fn entries_that_cannot_be_read() {
     assert_entries(r#""orders""#, &[r#""orders": expected a key, as in `subject = "orders.created"`"#]);
-    assert_entries("stream =", &["=: expected a value for `stream` behind `=`"]);
-    assert_entries("stream = ,", &["=: expected a value for `stream` behind `=`"]);
-    assert_entries(
-        r#"stream == "a""#,
-        &[r#"= "a": `stream` takes a string literal; write for example `stream = "ORDERS"`"#],
-    );
-    assert_entries(r#"stream: "a""#, &[r#": "a": expected `=` and a value behind `stream`"#]);
-    assert_entries(r#"stream("a")"#, &[r#"("a"): expected `=` and a value behind `stream`"#]);
+    assert_entries("stream =", &["=: expected a value for `stream` after `=`"]);
+    assert_entries("stream = ,", &["=: expected a value for `stream` after `=`"]);
+    assert_entries(r#"stream == "a""#, &[r#"= "a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
+    assert_entries(r#"stream: "a""#, &[r#": "a": expected `=` and a value after `stream`"#]);
+    assert_entries(r#"stream("a")"#, &[r#"("a"): expected `=` and a value after `stream`"#]);
     assert_entries(r#"stream = "A" group = "b""#, &["group: expected `,` before `group`"]);
     assert_entries(r#"stream = "A" "b""#, &[r#""b": expected `,` before `"b"`"#]);
 }
@@ -94,73 +113,52 @@ fn entries_that_cannot_be_read() {
 #[test]
 fn names_and_texts() {
     assert_entries(r#"stream = "a b""#, &[r#""a b": name `a b` contains a space; use letters, digits, `-` and `_`"#]);
-    assert_entries(
-        r#"ack = "maybe""#,
-        &[r#""maybe": unknown ack `maybe`; accepted are `"sent"`, the default, and `"confirmed"`"#],
-    );
-    assert_entries("ack = true", &[r#"true: `ack` takes a string literal; write for example `ack = "confirmed"`"#]);
+    assert_entries(r#"ack = "maybe""#, &[r#""maybe": `ack` is `"maybe"`; expected `"sent"` or `"confirmed"`"#]);
+    assert_entries("ack = true", &[r#"true: `ack` takes a string literal, as in `ack = "confirmed"`"#]);
     assert_entries(r#"group = "a.b""#, &[r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#]);
     assert_entries(
         r#"stream = concat!("a", "b")"#,
-        &[r#"concat!("a", "b"): `stream` takes a string literal; write for example `stream = "ORDERS"`"#],
+        &[r#"concat!("a", "b"): `stream` takes a string literal, as in `stream = "ORDERS"`"#],
     );
-    assert_entries(
-        r#"stream = b"a""#,
-        &[r#"b"a": `stream` takes a string literal; write for example `stream = "ORDERS"`"#],
-    );
+    assert_entries(r#"stream = b"a""#, &[r#"b"a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
 }
 
 #[test]
 fn numbers() {
-    assert_entries("concurrency = 0", &["0: `concurrency` is 0; accepted are 1 to 10000"]);
-    assert_entries("concurrency = 10001", &["10001: `concurrency` is 10001; accepted are 1 to 10000"]);
-    assert_entries("concurrency = -1", &["-1: `concurrency` is -1; accepted are 1 to 10000"]);
-    assert_entries(
-        r#"concurrency = "4""#,
-        &[r#""4": `concurrency` takes a whole number; write for example `concurrency = 4`"#],
-    );
+    assert_entries("concurrency = 0", &["0: `concurrency` is 0; expected 1 to 10000"]);
+    assert_entries("concurrency = 10001", &["10001: `concurrency` is 10001; expected 1 to 10000"]);
+    assert_entries("concurrency = -1", &["-1: `concurrency` is -1; expected 1 to 10000"]);
+    assert_entries(r#"concurrency = "4""#, &[r#""4": `concurrency` takes a whole number, as in `concurrency = 4`"#]);
     assert_entries(
         "concurrency = 4usize",
-        &["4usize: `concurrency` takes a whole number without a suffix; write for example `concurrency = 4`"],
+        &["4usize: `concurrency` takes a whole number without a suffix, as in `concurrency = 4`"],
     );
-    assert_entries(
-        "concurrency = 1.5",
-        &["1.5: `concurrency` takes a whole number; write for example `concurrency = 4`"],
-    );
-    assert_entries("concurrency", &["concurrency: `concurrency` has no value; write for example `concurrency = 4`"]);
-    assert_entries("batch_size = 0", &["0: `batch_size` is 0; accepted are 1 to 10000"]);
-    assert_entries("max_deliver = 0", &["0: `max_deliver` is 0; accepted are 1 to 1000000"]);
-    assert_entries(
-        "max_deliver = 99999999999",
-        &["99999999999: `max_deliver` is 99999999999; accepted are 1 to 1000000"],
-    );
-    assert_entries("max_deliver = 0xfffff", &["0xfffff: `max_deliver` is 0xfffff; accepted are 1 to 1000000"]);
+    assert_entries("concurrency = 1.5", &["1.5: `concurrency` takes a whole number, as in `concurrency = 4`"]);
+    assert_entries("concurrency", &["concurrency: `concurrency` has no value; add one, as in `concurrency = 4`"]);
+    assert_entries("batch_size = 0", &["0: `batch_size` is 0; expected 1 to 10000"]);
+    assert_entries("max_deliver = 0", &["0: `max_deliver` is 0; expected 1 to 1000000"]);
+    assert_entries("max_deliver = 99999999999", &["99999999999: `max_deliver` is 99999999999; expected 1 to 1000000"]);
+    assert_entries("max_deliver = 0xfffff", &["0xfffff: `max_deliver` is 1048575; expected 1 to 1000000"]);
 }
 
 #[test]
 fn durations() {
-    assert_entries("ack_wait = 30", &[r#"30: `30` has no unit; write `"30s"`"#]);
+    assert_entries("ack_wait = 30", &[r#"30: `30` has no unit; write `"30s"` for seconds"#]);
     assert_entries("ack_wait = 30s", &[r#"30s: `30s` is not a string; write `"30s"`"#]);
     assert_entries(
         "ack_wait = 1.5",
         &[r#"1.5: `1.5` is not a duration; write whole numbers with a unit, as in `"500ms"`, `"30s"` or `"1m30s"`"#],
     );
     assert_entries("ack_wait = 1m30s", &[r#"1m30s: `1m30s` is not a string; write `"1m30s"`"#]);
-    assert_entries(r#"ack_wait = "30""#, &[r#""30": `30` has no unit; write `"30s"`"#]);
-    assert_entries(
-        r#"ack_wait = "50ms""#,
-        &[r#""50ms": `ack_wait` is shorter than 100 milliseconds, the least that is accepted"#],
-    );
-    assert_entries(
-        r#"ack_wait = "99ms""#,
-        &[r#""99ms": `ack_wait` is shorter than 100 milliseconds, the least that is accepted"#],
-    );
-    assert_entries("ack_wait = WAIT", &[r#"WAIT: `ack_wait` takes a duration; write for example `ack_wait = "30s"`"#]);
-    assert_entries("ack_wait", &[r#"ack_wait: `ack_wait` has no value; write for example `ack_wait = "30s"`"#]);
-    assert_entries("timeout = true", &[r#"true: `timeout` takes a duration; write for example `timeout = "5m"`"#]);
+    assert_entries(r#"ack_wait = "30""#, &[r#""30": `30` has no unit; write `"30s"` for seconds"#]);
+    assert_entries(r#"ack_wait = "50ms""#, &[r#""50ms": `ack_wait` is 50ms; expected 100ms to 8760h"#]);
+    assert_entries(r#"ack_wait = "99ms""#, &[r#""99ms": `ack_wait` is 99ms; expected 100ms to 8760h"#]);
+    assert_entries("ack_wait = WAIT", &[r#"WAIT: `ack_wait` takes a duration, as in `ack_wait = "30s"`"#]);
+    assert_entries("ack_wait", &[r#"ack_wait: `ack_wait` has no value; add one, as in `ack_wait = "30s"`"#]);
+    assert_entries("timeout = true", &[r#"true: `timeout` takes a duration, as in `timeout = "5m"`"#]);
     assert_entries(
         "timeout = Duration::from_secs(3)",
-        &[r#"Duration::from_secs(3): `timeout` takes a duration; write for example `timeout = "5m"`"#],
+        &[r#"Duration::from_secs(3): `timeout` takes a duration, as in `timeout = "5m"`"#],
     );
 }
 
@@ -168,185 +166,177 @@ fn durations() {
 fn backoffs() {
     assert_entries(
         "backoff = []",
-        &[r#"[]: `backoff` has no steps; write for example `backoff = ["1s", "5s", "30s"]`, or leave it out"#],
+        &[
+            r#"[]: `backoff` has no delays; add at least one, as in `backoff = ["1s", "5s", "30s"]`, or remove it to use the default"#,
+        ],
     );
     assert_entries(
         r#"backoff = ["1s", "x", 5, ]"#,
         &[
             r#""x": `x` is not a duration; write whole numbers with a unit, as in `"500ms"`, `"30s"` or `"1m30s"`"#,
-            r#"5: `5` has no unit; write `"5s"`"#,
+            r#"5: `5` has no unit; write `"5s"` for seconds"#,
         ],
     );
     assert_entries(
         r#"backoff = "1s""#,
         &[
-            r#""1s": `backoff` takes a list of durations or `{ initial = "1s", factor = 2, max = "2m" }`; write for example `backoff = ["1s", "5s", "30s"]`"#,
+            r#""1s": `backoff` takes a list of durations or `{ initial = "1s", factor = 2, max = "2m" }`, as in `backoff = ["1s", "5s", "30s"]`"#,
         ],
     );
-    assert_entries(
-        "backoff",
-        &[r#"backoff: `backoff` has no value; write for example `backoff = ["1s", "5s", "30s"]`"#],
-    );
+    assert_entries("backoff", &[r#"backoff: `backoff` has no value; add one, as in `backoff = ["1s", "5s", "30s"]`"#]);
     assert_entries(
         "backoff = {}",
         &[
-            r#"{}: `backoff` has no `initial`; add for example `initial = "1s"`"#,
-            r#"{}: `backoff` has no `max`; add for example `max = "2m"`"#,
+            r#"{}: `backoff` has no `initial`; add it, as in `initial = "1s"`"#,
+            r#"{}: `backoff` has no `max`; add it, as in `max = "2m"`"#,
         ],
     );
-    assert_entries(
-        r#"backoff = { initial = "2m", max = "1s" }"#,
-        &["max: `max` is shorter than `initial`; accepted is the same or longer"],
-    );
+    assert_entries(r#"backoff = { initial = "2m", max = "1s" }"#, &["max: `max` is 1s, shorter than `initial` (2m)"]);
     assert_entries(
         r#"backoff = { initial = "1s", factor = 0.5, max = "2s"}"#,
-        &["0.5: `factor` is 0.5; accepted is 1 or more, so that delays never shrink"],
+        &["0.5: `factor` is 0.5; expected a finite number of at least 1"],
     );
     assert_entries(
         r#"backoff = { initial = "1s", factor = -2, max = "2s"}"#,
-        &["-2: `factor` is -2; accepted is 1 or more, so that delays never shrink"],
+        &["-2: `factor` is -2; expected a finite number of at least 1"],
     );
     assert_entries(
         r#"backoff = { initial = "1s", factr = "x", max = "2s", max = "3s"}"#,
         &[
-            "factr: unknown key `factr`; did you mean `factor`? accepted are `initial`, `factor`, `max`",
-            "max: `max` is given twice; keep one of them",
+            "factr: unknown key `factr`; did you mean `factor`? the keys are `initial`, `factor`, `max`",
+            "max: `max` is given twice; remove one of them",
         ],
     );
     assert_entries(
         "backoff = { initial, max = 3}",
         &[
-            r#"initial: `initial` has no value; write for example `initial = "1s"`"#,
-            r#"3: `3` has no unit; write `"3s"`"#,
+            r#"initial: `initial` has no value; add one, as in `initial = "1s"`"#,
+            r#"3: `3` has no unit; write `"3s"` for seconds"#,
         ],
     );
 }
 
 #[test]
 fn dead_letters() {
-    assert_entries("dead_letter = true", &["true: `dead_letter` is on already; name a subject, or leave the key out"]);
+    assert_entries(
+        "dead_letter = true",
+        &["true: `dead_letter` is on by default; write a subject, or remove `dead_letter`"],
+    );
     assert_entries(
         "dead_letter = 3",
-        &[r#"3: `dead_letter` takes a subject or `false`; write for example `dead_letter = "dlq.orders"`"#],
+        &[r#"3: `dead_letter` takes a subject or `false`, as in `dead_letter = "dlq.orders"`"#],
     );
     assert_entries(
         r#"dead_letter = "dlq.*""#,
         &[
-            r#""dlq.*": subject `dlq.*` has the wildcard `*`; a message is published to one subject, so write every token out"#,
+            r#""dlq.*": subject `dlq.*` has the wildcard `*`; a message is published to one subject, so write out every token"#,
         ],
     );
     assert_entries(
         "dead_letter",
-        &[r#"dead_letter: `dead_letter` has no value; write for example `dead_letter = "dlq.orders"`"#],
+        &[r#"dead_letter: `dead_letter` has no value; add one, as in `dead_letter = "dlq.orders"`"#],
     );
 }
 
 #[test]
-fn keys_that_are_not_supported_yet_are_checked_all_the_same() {
-    assert_entries(r#"key = "customer""#, &["key: `key` is not supported yet"]);
+fn unsupported_keys_say_what_to_write_instead() {
     assert_entries(
-        r#"key = """#,
+        r#"key = "customer""#,
         &[
-            "key: `key` is not supported yet",
-            r#""": the key is no field's name; write the name of a field of the payload, as in `key = "customer"`"#,
+            "key: `key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
         ],
     );
     assert_entries(
-        r#"publish = "a.*""#,
+        r#"publish = "a.b""#,
         &[
-            "publish: `publish` is not supported yet",
-            r#""a.*": subject `a.*` has the wildcard `*`; a message is published to one subject, so write every token out"#,
+            "publish: `publish` is not supported yet; add a parameter `publisher: Publisher` and publish in the handler, or remove `publish`",
         ],
     );
-    assert_entries(r#"codec = "json""#, &["codec: `codec` is not supported yet"]);
     assert_entries(
-        "codec = 3",
+        r#"codec = "json""#,
         &[
-            "codec: `codec` is not supported yet",
-            r#"3: `codec` takes a string literal; write for example `codec = "json"`"#,
+            "codec: `codec` is not supported yet, payloads are JSON; add a parameter `message: Message` to decode its `payload()` in the handler, or remove `codec`",
         ],
     );
+    for value in ["1", "3", "true"] {
+        assert_entries(
+            &format!("ordered, replicas = {value}"),
+            &[
+                "replicas: `replicas` is not a key; write `single_instance` if only one process ever reads the queue, or remove `replicas`",
+            ],
+        );
+    }
 }
 
 const ASYNC: &str = "async fn f() {}";
 const PLAIN: &str = "fn f() {}";
 
 #[test]
-fn order_over_all_replicas() {
+fn ordered_handlers() {
     for entries in [
         "ordered",
         "ordered = true",
         "ordered = false, concurrency = 4",
         "ordered, concurrency = 1",
         "ordered, ack_every = 1",
-        "ordered, ack_every = 1000, replicas = 1",
+        "ordered, ack_every = 1000, single_instance",
+        "ordered, single_instance = true",
+        "single_instance = false",
         "ordered, blocking",
         "ordered, threads = 1",
         r#"ordered, ack = "sent""#,
     ] {
         assert_entries(entries, &[]);
     }
-    assert_entries("ordered = 1", &["1: `ordered` is on or off; write `ordered` alone, or `ordered = false`"]);
-    let one = "an `ordered` handler has one message at a time over all replicas";
-    assert_entries("concurrency = 4, ordered", &[&format!("concurrency: {one}; drop `concurrency`, or `ordered`")]);
+    assert_entries(
+        "ordered = 1",
+        &["1: `ordered` is a flag; write `ordered` alone, `ordered = true` or `ordered = false`"],
+    );
+    let one = "but an `ordered` handler handles one message at a time across all instances";
+    assert_entries(
+        "concurrency = 4, ordered",
+        &[&format!("concurrency: `concurrency` is 4, {one}; remove `concurrency` or `ordered`")],
+    );
     assert_entries(
         "ordered, threads = 2",
-        &[&format!("threads: {one}; write `blocking` in place of `threads`, or drop `ordered`")],
+        &[&format!("threads: `threads` is 2, {one}; replace `threads` with `blocking`, or remove `ordered`")],
     );
     assert_entries(
         r#"ordered, ack = "confirmed""#,
         &[
-            "ack: an `ordered` handler sends one ack for many messages, so that none of them has its own to confirm; drop `ack`, or `ordered`",
-        ],
-    );
-    assert_entries(
-        r#"ordered, key = "customer""#,
-        &[
-            "key: `key` is not supported yet",
-            "key: `key` keeps messages of one key in order and `ordered` keeps all of them; drop one of the two",
+            r#"ack: `ack` is `"confirmed"`, but an `ordered` handler sends one ack for many messages; remove `ack` or `ordered`"#,
         ],
     );
 }
 
 #[test]
-fn what_is_for_ordered_handlers_alone() {
-    let ack_every = "ack_every: `ack_every` is for an `ordered` handler; add `ordered`, or drop `ack_every`";
+fn settings_of_ordered_handlers_require_it() {
+    let ack_every = "ack_every: `ack_every` requires an `ordered` handler; add `ordered`, or remove `ack_every`";
     assert_entries("ack_every = 10", &[ack_every]);
     assert_entries("ack_every = 10, ordered = false", &[ack_every]);
-    // What is wrong with `ordered` is one mistake.
+    // A mistake in `ordered` is reported alone.
     assert_entries(
         "ack_every = 10, ordered = 3",
-        &["3: `ordered` is on or off; write `ordered` alone, or `ordered = false`"],
+        &["3: `ordered` is a flag; write `ordered` alone, `ordered = true` or `ordered = false`"],
     );
     assert_entries(
-        "fifo, ack_every = 10, replicas = 1",
-        &["fifo: unknown key `fifo`; did you mean `ordered`? accepted are ALL"],
+        "fifo, ack_every = 10, single_instance",
+        &["fifo: unknown key `fifo`; did you mean `ordered`? the keys are ALL"],
     );
     for (number, shown) in [("0", "0"), ("1001", "1001")] {
-        let expected = format!("{shown}: `ack_every` is {shown}; accepted are 1 to 1000");
+        let expected = format!("{shown}: `ack_every` is {shown}; expected 1 to 1000");
         assert_entries(&format!("ordered, ack_every = {number}"), &[&expected]);
     }
     assert_entries(
-        "replicas = 1",
+        "single_instance",
         &[
-            "replicas: `replicas` is for an `ordered` handler, any other shares its messages among replicas; add `ordered`, or drop `replicas`",
+            "single_instance: `single_instance` requires an `ordered` handler, because any other shares its messages among instances; add `ordered`, or remove `single_instance`",
         ],
     );
-    for number in ["0", "3", "-1", "99999999999999999999"] {
-        let expected = format!(
-            "{number}: `replicas` is {number}; accepted is 1, which says that there is never more than one process, so that a server before 2.11 will do; leave the key out where there may be more"
-        );
-        assert_entries(&format!("ordered, replicas = {number}"), &[&expected]);
-    }
-    for value in ["true", "1u8", "1.0"] {
-        let expected = format!("{value}: `replicas` takes the number 1; write for example `replicas = 1`");
-        assert_entries(&format!("ordered, replicas = {value}"), &[&expected]);
-    }
-    assert_entries("ordered, replicas", &["replicas: `replicas` has no value; write for example `replicas = 1`"]);
 }
 
 #[test]
-fn handlers_that_block() {
+fn blocking_handlers() {
     for entries in
         ["blocking", "blocking = true", "threads = 1", "blocking, concurrency = 512", "blocking, threads = 2"]
     {
@@ -355,37 +345,36 @@ fn handlers_that_block() {
         }
     }
     assert_entries("blocking = false, concurrency = 1000", &[]);
-    let not_async =
-        "fn: handler `f` is not async; write `async fn f`, or say `blocking = true` for one that computes or blocks";
+    let not_async = "fn: handler `f` is not async; write `async fn f`, or add `blocking` if it computes or blocks";
     assert_both("concurrency = 2", PLAIN, &[not_async]);
     assert_both("blocking = false", PLAIN, &[not_async]);
-    // What is wrong with the key is one mistake.
-    assert_both("blocking = 3", PLAIN, &["3: `blocking` is on or off; write `blocking` alone, or `blocking = false`"]);
-    assert_both("threads = 0", PLAIN, &["0: `threads` is 0; accepted are 1 to 512"]);
+    // A mistake in the key is reported alone.
+    assert_both(
+        "blocking = 3",
+        PLAIN,
+        &["3: `blocking` is a flag; write `blocking` alone, `blocking = true` or `blocking = false`"],
+    );
+    assert_both("threads = 0", PLAIN, &["0: `threads` is 0; expected 1 to 512"]);
     for (typed, meant) in [("spawn_blocking", "blocking"), ("cpu_bound", "blocking"), ("num_threads", "threads")] {
-        let expected = format!("{typed}: unknown key `{typed}`; did you mean `{meant}`? accepted are ALL");
+        let expected = format!("{typed}: unknown key `{typed}`; did you mean `{meant}`? the keys are ALL");
         assert_both(typed, PLAIN, &[&expected]);
     }
     assert_both(
         "threads = 2, concurrency = 2",
         PLAIN,
         &[
-            "concurrency: `threads` is the concurrency of a blocking handler; drop `concurrency`, or write `blocking` in place of `threads`",
+            "concurrency: `concurrency` excludes `threads`, which is the concurrency of a blocking handler; remove `concurrency`, or replace `threads` with `blocking`",
         ],
     );
     assert_both(
         "threads = 2, blocking = false",
         PLAIN,
-        &[
-            "blocking: `threads` makes a handler blocking, and `blocking = false` says that it is none; drop one of the two",
-        ],
+        &["blocking: `blocking` is `false`, but `threads` makes a handler blocking; remove one of them"],
     );
     assert_both(
         "blocking, concurrency = 513",
         PLAIN,
-        &[
-            "concurrency: `concurrency` is 513, and a `blocking` handler has a thread for each call; accepted are 1 to 512",
-        ],
+        &["concurrency: `concurrency` is 513, but a `blocking` handler uses one thread per call; expected 1 to 512"],
     );
 }
 
@@ -393,94 +382,131 @@ fn handlers_that_block() {
 fn signatures() {
     assert_item(
         "fn f() {}",
-        &["fn: handler `f` is not async; write `async fn f`, or say `blocking = true` for one that computes or blocks"],
+        &["fn: handler `f` is not async; write `async fn f`, or add `blocking` if it computes or blocks"],
     );
     assert_item("pub const async fn f() {}", &["const: handler `f` is `const`; remove the keyword"]);
     assert_item(
         "async unsafe fn f() {}",
         &["unsafe: handler `f` is `unsafe`; remove the keyword, and call unsafe code in an `unsafe` block"],
     );
-    assert_item(
-        r#"async extern "C" fn f() {}"#,
-        &[r#"extern "C": handler `f` has an ABI; remove `extern`, it is called from Rust"#],
-    );
+    assert_item(r#"async extern "C" fn f() {}"#, &[r#"extern "C": handler `f` has an ABI; remove `extern`"#]);
     assert_item(
         "async fn f<T>(a: T) {}",
         &[
-            "T: handler `f` has the type parameter `T`, and nobody could choose it; write a concrete type, and a handler for each",
+            "T: handler `f` has the type parameter `T`, but handlers cannot be generic; write a handler for each concrete type",
         ],
     );
     assert_item(
-        "async fn f<'a>(a: &'a str) {}",
-        &["'a: handler `f` has the lifetime parameter `'a`, and nobody could choose it; write `'_` in its place"],
+        "async fn f<'a>(a: View<'a>) {}",
+        &["'a: handler `f` has the lifetime parameter `'a`, but handlers cannot be generic; write `'_` instead"],
     );
     assert_item(
         "async fn f<const N: usize>() {}",
         &[
-            "const N: usize: handler `f` has the const parameter `N`, and nobody could choose it; write a concrete value, and a handler for each",
+            "const N: usize: handler `f` has the const parameter `N`, but handlers cannot be generic; write a handler for each value",
         ],
     );
     assert_item(
         "async fn f() where u8: Copy {}",
-        &["where: handler `f` has a `where` clause; a handler is not generic, remove it"],
+        &["where: handler `f` has a `where` clause, but handlers cannot be generic; remove it"],
     );
     assert_item(
         "async fn f(&mut self) {}",
-        &["self: handler `f` takes `self`; a handler is a free function, and what it shares comes as `State<T>`"],
+        &[
+            "self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`",
+        ],
     );
     assert_item(
         "async fn f(self: Arc<Self>) {}",
-        &["self: handler `f` takes `self`; a handler is a free function, and what it shares comes as `State<T>`"],
+        &[
+            "self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`",
+        ],
     );
     assert_item(
         "async fn f(a: impl Copy, b: Vec<Option<impl Copy>>) {}",
         &[
-            "impl: handler `f` takes an `impl Trait`; write a concrete type",
-            "impl: handler `f` takes an `impl Trait`; write a concrete type",
+            "impl: handler `f` takes an `impl Trait`, but handlers cannot be generic; write a concrete type",
+            "impl: handler `f` takes an `impl Trait`, but handlers cannot be generic; write a concrete type",
         ],
     );
     assert_item(
         "async fn f(#[cfg(test)] a: u8) {}",
         &[
-            "#[cfg(test)]: handler `f` has a conditional parameter; put `#[cfg]` on the function, and write one for each case",
+            "#[cfg(test)]: handler `f` has a conditional parameter; write a function for each case, with `#[cfg]` on the function",
         ],
     );
     assert_item(
         "async unsafe extern fn f(a: u8, ...) {}",
         &[
             "unsafe: handler `f` is `unsafe`; remove the keyword, and call unsafe code in an `unsafe` block",
-            "extern: handler `f` has an ABI; remove `extern`, it is called from Rust",
-            "...: handler `f` takes any number of arguments; write each parameter",
+            "extern: handler `f` has an ABI; remove `extern`",
+            "...: handler `f` has variadic arguments; write out each parameter",
         ],
     );
     assert_item("async fn f();", &[]);
 }
 
 #[test]
-fn items_that_are_no_functions() {
-    assert_item("struct F;", &["struct: a handler is an `async fn`; put the attribute on one"]);
-    assert_item("pub(crate) enum F {}", &["enum: a handler is an `async fn`; put the attribute on one"]);
-    assert_item("impl F {}", &["impl: a handler is an `async fn`; put the attribute on one"]);
-    assert_item("const F: u8 = 3;", &["const: a handler is an `async fn`; put the attribute on one"]);
+fn parameters_that_outlive_the_message() {
+    assert_item(
+        "async fn f(view: shop::View<'static>) {}",
+        &[
+            "'static: handler `f` takes a `View<'static>`, but what it borrows from the message ends with the call; write `View<'_>`, or an alias (`type OwnedView = View<'static>;`) if it borrows nothing",
+        ],
+    );
+    assert_item(
+        "async fn f(text: &'static str) {}",
+        &[
+            "&'static str: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload",
+        ],
+    );
+    assert_item(
+        "async fn f(value: &'static RawValue) {}",
+        &[
+            "&'static RawValue: handler `f` takes a `'static` reference, but the message ends with the call; write `&` without `'static`",
+        ],
+    );
+    assert_item(
+        "async fn f(bytes: &[u8]) {}",
+        &[
+            "&[u8]: handler `f` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload",
+        ],
+    );
+    assert_item("async fn f(view: View<'_>, value: &RawValue, State(text): State<&'static str>) {}", &[]);
+}
+
+#[test]
+fn associated_functions() {
+    let expected = "Self: handler `f` belongs to a type; move it out of the `impl`, because a handler is a free function, and take what it shares as `State<T>`";
+    assert_item("async fn f(order: Self) {}", &[expected]);
+    assert_item("async fn f() -> Result<(), Self::Error> {}", &[expected]);
+}
+
+#[test]
+fn other_items() {
+    assert_item("struct F;", &["struct: expected a function; a handler is a free `async fn`"]);
+    assert_item("pub(crate) enum F {}", &["enum: expected a function; a handler is a free `async fn`"]);
+    assert_item("impl F {}", &["impl: expected a function; a handler is a free `async fn`"]);
+    assert_item("const F: u8 = 3;", &["const: expected a function; a handler is a free `async fn`"]);
     assert_item(
         "/// Doc.
 mod x {}",
-        &["mod: a handler is an `async fn`; put the attribute on one"],
+        &["mod: expected a function; a handler is a free `async fn`"],
     );
 }
 
 #[test]
-fn one_attribute_for_each_function() {
+fn second_attribute() {
     assert_item(
         r#"#[subscriber(subject = "c", queue = "d")] async fn f() {}"#,
         &[
-            r#"#[subscriber(subject = "c", queue = "d")]: handler `f` has the attribute twice; write a function for each"#,
+            r#"#[subscriber(subject = "c", queue = "d")]: handler `f` has two `subscriber` attributes; write a function for each"#,
         ],
     );
 }
 
 #[test]
-fn all_mistakes_come_at_once_in_the_order_of_the_source() {
+fn all_mistakes_are_reported_in_source_order() {
     assert_mistakes(
         r#"#[subscriber(
             concurrency = 0,
@@ -491,23 +517,22 @@ fn all_mistakes_come_at_once_in_the_order_of_the_source() {
         )]
         fn process_order<T>(order: T, other: impl Sized) {}"#,
         &[
-            r#"#[subscriber]: handler `process_order` has no `subject`; add for example `subject = "orders.created"`"#,
-            "0: `concurrency` is 0; accepted are 1 to 10000",
-            r#""orders.created": expected a key, as in `subject = "orders.created"`"#,
+            "0: `concurrency` is 0; expected 1 to 10000",
+            r#""orders.created": expected a key; write `subject = "orders.created"`"#,
             r#""order.processor": name `order.processor` contains `.`; use letters, digits, `-` and `_`"#,
-            r#"30: `30` has no unit; write `"30s"`"#,
+            r#"30: `30` has no unit; write `"30s"` for seconds"#,
             "timeout: expected `,` before `timeout`",
-            r#""5": `5` has no unit; write `"5s"`"#,
-            "colour: unknown key `colour`; accepted are ALL",
-            "fn: handler `process_order` is not async; write `async fn process_order`, or say `blocking = true` for one that computes or blocks",
-            "T: handler `process_order` has the type parameter `T`, and nobody could choose it; write a concrete type, and a handler for each",
-            "impl: handler `process_order` takes an `impl Trait`; write a concrete type",
+            r#""5": `5` has no unit; write `"5s"` for seconds"#,
+            "colour: unknown key `colour`; the keys are ALL",
+            "fn: handler `process_order` is not async; write `async fn process_order`, or add `blocking` if it computes or blocks",
+            "T: handler `process_order` has the type parameter `T`, but handlers cannot be generic; write a handler for each concrete type",
+            "impl: handler `process_order` takes an `impl Trait`, but handlers cannot be generic; write a concrete type",
         ],
     );
 }
 
 #[test]
-fn the_item_is_left_as_it_is() {
+fn item_is_emitted_unchanged() {
     for item in
         ["pub async fn f (a : u8 ,) { body that :: rustc [may] know }", "fn f () { }", "struct F ;", "impl F { }"]
     {
@@ -519,7 +544,7 @@ fn the_item_is_left_as_it_is() {
 }
 
 #[test]
-fn nothing_stands_beside_a_method() {
+fn no_type_is_added_after_a_method() {
     let expansion = expand(r#"#[subscriber(subject = "a", queue = "b")] async fn f(&self) {}"#);
     assert!(!expansion.to_string().contains("struct"), "{expansion}");
 }

@@ -1,6 +1,11 @@
-//! Tests of `rules.rs`, which is apart because the library has the same file.
+//! Tests of `rules.rs`, which itself must equal the file of the library.
 
-use crate::rules::{name_problem, publish_subject_problem, subject_problem};
+use std::time::Duration;
+
+use crate::rules::{
+    batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem,
+    subject_problem,
+};
 
 #[track_caller]
 fn assert_problem(problem: Option<String>, expected: &str) {
@@ -34,15 +39,15 @@ fn subjects_to_publish_to() {
     }
     assert_problem(
         publish_subject_problem("dlq.*"),
-        "subject `dlq.*` has the wildcard `*`; a message is published to one subject, so write every token out",
+        "subject `dlq.*` has the wildcard `*`; a message is published to one subject, so write out every token",
     );
     assert_problem(
         publish_subject_problem("dlq.>"),
-        "subject `dlq.>` has the wildcard `>`; a message is published to one subject, so write every token out",
+        "subject `dlq.>` has the wildcard `>`; a message is published to one subject, so write out every token",
     );
     assert_problem(
         publish_subject_problem("dlq.{region}"),
-        "subject `dlq.{region}` has the placeholder `{region}`; placeholders are not supported yet, write every token out",
+        "subject `dlq.{region}` has the placeholder `{region}`; placeholders are not supported yet, so write out every token",
     );
     assert_problem(
         publish_subject_problem("dlq."),
@@ -51,46 +56,43 @@ fn subjects_to_publish_to() {
 }
 
 #[test]
-fn subjects_that_are_none() {
+fn invalid_subjects() {
     for (subject, expected) in [
         ("", "the subject is empty; write for example `orders.created`"),
         ("orders..created", "subject `orders..created` has an empty token; put a token on both sides of every `.`"),
         (".", "subject `.` has an empty token; put a token on both sides of every `.`"),
         (".orders", "subject `.orders` has an empty token; put a token on both sides of every `.`"),
-        ("orders created", "subject `orders created` contains a space; separate its tokens by `.` alone"),
-        ("orders\tcreated", "subject `orders\\tcreated` contains a tab; separate its tokens by `.` alone"),
-        ("orders\n", "subject `orders\\n` contains a line break; separate its tokens by `.` alone"),
-        (
-            "orders\0",
-            "subject `orders\\u{0}` contains the invisible character U+0000; separate its tokens by `.` alone",
-        ),
+        ("orders created", "subject `orders created` contains a space; separate tokens with `.` only"),
+        ("orders\tcreated", "subject `orders\\tcreated` contains a tab; separate tokens with `.` only"),
+        ("orders\n", "subject `orders\\n` contains a line break; separate tokens with `.` only"),
+        ("orders\0", "subject `orders\\u{0}` contains the invisible character U+0000; separate tokens with `.` only"),
         (
             "orders\u{2003}",
-            "subject `orders\\u{2003}` contains the invisible character U+2003; separate its tokens by `.` alone",
+            "subject `orders\\u{2003}` contains the invisible character U+2003; separate tokens with `.` only",
         ),
         (
             "orders.>.created",
-            "subject `orders.>.created` has `>` before its end; write `*` for a single token, and `>` only as the last one",
+            "subject `orders.>.created` has `>` before its end; use `*` for a single token, and `>` only as the last token",
         ),
-        (">.>", "subject `>.>` has `>` before its end; write `*` for a single token, and `>` only as the last one"),
+        (">.>", "subject `>.>` has `>` before its end; use `*` for a single token, and `>` only as the last token"),
         (
             "orders.cre*",
-            "subject `orders.cre*` has `*` within the token `cre*`; a wildcard is a whole token, as in `orders.*`",
+            "subject `orders.cre*` has `*` within the token `cre*`; a wildcard must be a whole token, as in `orders.*`",
         ),
         (
             "orders>",
-            "subject `orders>` has `>` within the token `orders>`; a wildcard is a whole token, as in `orders.>`",
+            "subject `orders>` has `>` within the token `orders>`; a wildcard must be a whole token, as in `orders.>`",
         ),
-        ("**", "subject `**` has `*` within the token `**`; a wildcard is a whole token, as in `orders.*`"),
+        ("**", "subject `**` has `*` within the token `**`; a wildcard must be a whole token, as in `orders.*`"),
         (
             "orders.{region}.created",
-            "subject `orders.{region}.created` has the placeholder `{region}`; placeholders are not supported yet, write `*`",
+            "subject `orders.{region}.created` has the placeholder `{region}`; placeholders are not supported yet, so write `*` in its place",
         ),
-        ("$JS.API", "subject `$JS.API` begins with `$`, which is reserved for the server; begin with another token"),
+        ("$JS.API", "subject `$JS.API` begins with `$`, which is reserved for the server; choose another first token"),
     ] {
         assert_problem(subject_problem(subject), expected);
     }
-    assert_problem(subject_problem(&"o".repeat(256)), "the subject is 256 bytes long; at most 255 are accepted");
+    assert_problem(subject_problem(&"o".repeat(256)), "the subject is 256 bytes long; the maximum is 255");
 }
 
 #[test]
@@ -100,7 +102,7 @@ fn names_of_consumers_streams_and_groups() {
         assert_eq!(name_problem(name), None);
     }
     assert_problem(name_problem(""), "the name is empty; write for example `order-processor`");
-    assert_problem(name_problem(&"o".repeat(256)), "the name is 256 bytes long; at most 255 are accepted");
+    assert_problem(name_problem(&"o".repeat(256)), "the name is 256 bytes long; the maximum is 255");
     for (name, shown, wrong) in [
         ("a.b", "a.b", "`.`"),
         ("a*", "a*", "`*`"),
@@ -115,4 +117,27 @@ fn names_of_consumers_streams_and_groups() {
         let expected = format!("name `{shown}` contains {wrong}; use letters, digits, `-` and `_`");
         assert_problem(name_problem(name), &expected);
     }
+}
+
+#[test]
+fn settings_of_a_broker() {
+    for messages in [0, 10_001, usize::MAX] {
+        assert_problem(batch_size_problem(messages), &format!("`batch_size` is {messages}; expected 1 to 10000"));
+    }
+    assert_eq!(batch_size_problem(1), None);
+    for (wait, shown) in
+        [(Duration::ZERO, "0s"), (Duration::from_millis(199), "199ms"), (Duration::from_nanos(1), "1ns")]
+    {
+        assert_problem(fetch_wait_problem(wait), &format!("`fetch_wait` is {shown}; expected 200ms to 8760h"));
+    }
+    assert_eq!(fetch_wait_problem(Duration::from_millis(200)), None);
+}
+
+#[test]
+fn names_of_closures() {
+    for name in ["billing", "closure on orders.>", "größe"] {
+        assert_eq!(handler_name_problem(name), None);
+    }
+    assert_problem(handler_name_problem(""), "the name is empty; write for example `order-processor`");
+    assert_problem(handler_name_problem("a\nb"), "name `a\\nb` contains a line break, which a header cannot hold");
 }

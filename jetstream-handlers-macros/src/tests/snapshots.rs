@@ -1,6 +1,6 @@
-//! What the attribute writes, kept as files that a person can read.
+//! Snapshots of the expansion, kept as readable files.
 //!
-//! After an intended change, `UPDATE_SNAPSHOTS=1 cargo test -p jetstream-handlers-macros` writes them anew.
+//! After an intended change, `UPDATE_SNAPSHOTS=1 cargo test -p jetstream-handlers-macros` updates them.
 
 use std::path::Path;
 use std::{env, fs};
@@ -10,8 +10,7 @@ use super::expand;
 #[track_caller]
 fn assert_snapshot(name: &str, source: &str) {
     let file = syn::parse2(expand(source)).expect("the expansion is a list of items");
-    let expansion =
-        format!("// What the attribute makes of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
+    let expansion = format!("// The expansion of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("snapshots/{name}.rs"));
     if env::var_os("UPDATE_SNAPSHOTS").is_some() {
         fs::write(&path, &expansion).expect("a snapshot can be written");
@@ -20,7 +19,7 @@ fn assert_snapshot(name: &str, source: &str) {
     assert_eq!(
         expansion,
         kept,
-        "the expansion is not the one in {}; if it should be, run with UPDATE_SNAPSHOTS=1",
+        "the expansion differs from {}; if that is intended, run with UPDATE_SNAPSHOTS=1",
         path.display()
     );
 }
@@ -30,7 +29,7 @@ fn commented(source: &str) -> String {
 }
 
 #[test]
-fn the_front_page() {
+fn front_page() {
     assert_snapshot(
         "front_page",
         r#"#[subscriber(subject = "orders.created", queue = "order-processor")]
@@ -68,7 +67,7 @@ pub(crate) async fn ship(State(db): State<Db>, OrderView { id, .. }: OrderView<'
 }
 
 #[test]
-fn no_parameters_no_result_no_dead_letter() {
+fn bare() {
     assert_snapshot(
         "bare",
         r#"#[subscriber(subject = "ticks", queue = "ticker", backoff = ["1s", "5s"], dead_letter = false)]
@@ -77,7 +76,7 @@ pub async fn r#loop() {}"#,
 }
 
 #[test]
-fn a_plain_fn_that_blocks() {
+fn blocking() {
     assert_snapshot(
         "blocking",
         r#"#[subscriber(subject = "images.uploaded", queue = "thumbnails", threads = 4)]
@@ -88,10 +87,10 @@ fn thumbnail(image: Image, State(sizes): State<Sizes>) -> HandlerResult {
 }
 
 #[test]
-fn an_ordered_handler() {
+fn ordered() {
     assert_snapshot(
         "ordered",
-        r#"#[subscriber(subject = "ledger.>", queue = "ledger", ordered, ack_every = 50, replicas = 1)]
+        r#"#[subscriber(subject = "ledger.>", queue = "ledger", ordered, ack_every = 50, single_instance)]
 async fn book(entry: Entry) -> HandlerResult {
     entry.book().await
 }"#,
@@ -99,7 +98,7 @@ async fn book(entry: Entry) -> HandlerResult {
 }
 
 #[test]
-fn a_refused_handler() {
+fn refused() {
     assert_snapshot(
         "refused",
         r#"#[subscriber(subject = "orders..created", queue = "order-processor")]

@@ -69,7 +69,7 @@ pub(crate) fn groups() -> Vec<Group> {
             variants: vec![
                 Variant::new(OURS, |bench| ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered())),
                 Variant::new(SINGLE, |bench| {
-                    ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered().single_replica())
+                    ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered().single_instance())
                 }),
                 Variant::new(TUNED, |bench| messages(bench, 1000)),
             ],

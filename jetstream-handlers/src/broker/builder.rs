@@ -73,14 +73,7 @@ impl Builder {
             wait_for_server: Duration::ZERO,
             states: States::default(),
             defaults: Defaults { batch_size: None, fetch_wait: None, shutdown_grace: Duration::from_secs(30) },
-            settings: Settings {
-                auto_create: true,
-                streams: Vec::new(),
-                publish_timeout: Duration::from_secs(20),
-                request_timeout: Duration::from_secs(5),
-                domain: None,
-                api_prefix: None,
-            },
+            settings: Settings::default(),
         }
     }
 

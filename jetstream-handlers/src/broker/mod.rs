@@ -3,6 +3,7 @@
 mod builder;
 mod running;
 mod signals;
+mod start;
 mod subscribe;
 
 use std::fmt;
@@ -21,19 +22,15 @@ use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
 use crate::dead_letter::DeadLetters;
-use crate::delivery::Binding;
-use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
-use crate::extract::{Context, Problems, States};
+use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, chosen};
-use crate::observe::health::{HandlerHealth, Health, Status, StatusCell};
+use crate::observe::health::{HandlerHealth, Health, Status};
 use crate::observe::recorder::Recorder;
 use crate::plan::Plan;
-use crate::provision::provision;
 use crate::publish::{PublishMessage, Publisher};
 use crate::sync::lock;
-use crate::transport::{Deliveries, Transport};
-use crate::worker::{Delayed, Parts, Worker};
+use crate::transport::Transport;
 
 /// Settings of handlers that do not have their own.
 #[derive(Debug, Clone)]
@@ -84,15 +81,6 @@ impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker").field("transport", &self.inner.transport).finish_non_exhaustive()
     }
-}
-
-/// A handler that is ready to start.
-struct Prepared {
-    handler: Arc<Handler>,
-    binding: Arc<Binding>,
-    context: Context,
-    stop: CancellationToken,
-    deliveries: Deliveries,
 }
 
 impl Broker {
@@ -320,7 +308,7 @@ impl Broker {
     #[track_caller]
     pub fn subscribe<A: 'static, C: Closure<A>>(&self, subject: &str, queue: &str, closure: C) -> Subscribe<'_> {
         let location = Location::caller().to_string();
-        let plan = Plan::new(subject, queue);
+        let plan = Plan::of_closure(subject, queue);
         Subscribe { broker: self, handler: Handler::closure(plan, location, closure) }
     }
 
@@ -405,93 +393,6 @@ impl Broker {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
-    }
-
-    async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
-        self.start_with(handlers, None).await
-    }
-
-    /// Validates everything, creates what is missing, and starts the workers.
-    async fn start_with(&self, handlers: Vec<Handler>, recorder: Option<Recorder>) -> Result<Running, Error> {
-        let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
-        if closing.is_cancelled() {
-            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
-        }
-        if handlers.is_empty() {
-            return Err(Error::new(
-                ErrorKind::NoHandlers,
-                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
-            ));
-        }
-        let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
-        let contexts: Vec<_> = handlers
-            .iter()
-            .zip(&stops)
-            .map(|(handler, stop)| {
-                Context::new(handler.declaration.name.clone(), states.clone(), publisher.clone(), stop.clone())
-            })
-            .collect();
-        let mut problems: Vec<_> = handlers.iter().flat_map(Handler::problems).collect();
-        if !problems.is_empty() {
-            // The server cannot be asked about invalid names.
-            return Err(Error::of(problems));
-        }
-        for (handler, context) in handlers.iter().zip(&contexts) {
-            problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
-        }
-        let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
-        let bindings = provision(transport, &declarations, problems).await?;
-        let mut prepared = Vec::new();
-        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
-            let (handler, binding) = (Arc::new(handler), Arc::new(binding));
-            let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
-            prepared.push(Prepared { handler, binding, context, stop, deliveries });
-        }
-        let workers = self.spawn(prepared, recorder.as_ref())?;
-        // Lets each worker send its first request before the caller publishes.
-        tokio::task::yield_now().await;
-        Ok(Running { broker: self.clone(), workers })
-    }
-
-    /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of
-    /// them or prevents the start.
-    fn spawn(&self, prepared: Vec<Prepared>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
-        let Inner { transport, defaults, closing, .. } = &*self.inner;
-        let mut all = self.workers();
-        if closing.is_cancelled() {
-            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
-        }
-        let handlers = prepared.iter().map(|prepared| &prepared.handler);
-        let again = handlers
-            .filter(|handler| all.iter().any(|worker| worker.runs(handler)))
-            .map(|handler| Problem::AlreadyRunning { handler: handler.declaration.name.clone() });
-        Error::all(again.collect())?;
-        let grace = defaults.shutdown_grace;
-        let mut workers = Vec::new();
-        for Prepared { handler, binding, context, stop, deliveries } in prepared {
-            let (beat, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
-            let worker = Worker::new(Parts {
-                handler: handler.clone(),
-                binding: binding.clone(),
-                transport: transport.clone(),
-                context,
-                status: beat.clone(),
-                delayed: delayed.clone(),
-                recorder: recorder.cloned(),
-                batch_size: defaults.batch_size,
-            });
-            // Also run when the worker panics, so that health does not report a handler that no longer runs.
-            let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
-            let stopping = stop.clone();
-            let task = tokio::spawn(async move {
-                let _guards = guards;
-                worker.run(deliveries, stopping, grace).await
-            });
-            let task = Mutex::new(Some(task));
-            workers.push(Arc::new(WorkerHandle { handler, source: binding, delayed, beat, grace, stop, ended, task }));
-        }
-        all.extend(workers.iter().cloned());
-        Ok(workers)
     }
 
     async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {

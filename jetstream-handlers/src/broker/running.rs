@@ -24,7 +24,7 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 /// The worker of one handler that was started.
 pub(super) struct WorkerHandle {
     pub(super) handler: Arc<Handler>,
-    pub(super) source: Arc<Binding>,
+    pub(super) binding: Arc<Binding>,
     pub(super) delayed: Arc<Delayed>,
     pub(super) beat: StatusCell,
     pub(super) grace: Duration,
@@ -34,13 +34,6 @@ pub(super) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Whether this worker runs the same function.
-    ///
-    /// Two closures created at one place in the source are different handlers.
-    pub(super) fn runs(&self, handler: &Handler) -> bool {
-        !handler.declaration.is_closure && !self.ended.is_cancelled() && self.handler.is(handler)
-    }
-
     /// Stops the handler; the first caller receives its result.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
@@ -115,7 +108,7 @@ impl Running {
     /// Whether no message of these handlers is unacknowledged, except those that wait for their next attempt.
     pub(crate) async fn is_settled(&self) -> bool {
         for worker in &self.workers {
-            let unanswered = self.broker.transport().count_outstanding(&worker.source).await;
+            let unanswered = self.broker.transport().count_outstanding(&worker.binding).await;
             if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {
                 return false;
             }

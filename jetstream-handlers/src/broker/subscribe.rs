@@ -1,5 +1,6 @@
-//! Closures as handlers: settings, then the start.
+//! Closures as handlers: their settings, and their start.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
@@ -7,10 +8,29 @@ use std::time::Duration;
 use super::{Broker, Running};
 use crate::error::Error;
 use crate::handler::Handler;
-use crate::plan::{Backoff, DeadLetter};
+use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
-/// A closure that is about to handle a subject: settings, then await it.
-#[must_use = "nothing is started until it is awaited"]
+/// Settings of a closure that handles a subject; awaiting it starts the closure.
+///
+/// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), where it is described in full.
+/// Methods store what they are given; the start reports all invalid settings together, with the text of the attribute.
+///
+/// # Examples
+///
+/// ```no_run
+/// # use jetstream_handlers::prelude::*;
+/// # async fn start(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+/// let subscription = broker
+///     .subscribe("orders.created", "order-processor", |id: u64| async move { println!("order {id}") })
+///     .name("orders")
+///     .concurrency(16)
+///     .max_deliver(8)
+///     .backoff_exponential(secs(1), 2.0, secs(120))
+///     .await?;
+/// # drop(subscription);
+/// # Ok(()) }
+/// ```
+#[must_use = "a closure is not started until this is awaited"]
 pub struct Subscribe<'a> {
     pub(super) broker: &'a Broker,
     pub(super) handler: Handler,
@@ -23,79 +43,117 @@ impl fmt::Debug for Subscribe<'_> {
 }
 
 impl Subscribe<'_> {
-    /// The stream to read, where the subject alone does not tell.
-    pub fn stream(mut self, stream: &str) -> Self {
-        self.handler.declaration.plan.stream = Some(stream.to_owned());
-        self
-    }
-
-    /// How many messages are handled at the same time; 1 unless said.
-    pub fn concurrency(mut self, concurrency: usize) -> Self {
-        self.handler.declaration.plan.concurrency = Some(concurrency.max(1));
-        self
-    }
-
-    /// Runs each call on a thread of its own, for a closure that computes or blocks; `concurrency` says on how many.
-    pub fn blocking(mut self) -> Self {
-        self.handler.declaration.plan.blocking = true;
-        self
-    }
-
-    /// Handles one message after the other in the order of the stream, over all replicas.
+    /// Sets the name of the closure in logs, health and dead letters; defaults to `closure on <subject>`.
     ///
-    /// A message that failed holds up those behind it until it has succeeded or is a dead letter.
-    pub fn ordered(mut self) -> Self {
-        self.handler.declaration.plan.ordered = true;
+    /// It must not be empty or contain control characters.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.handler.declaration.name = name.into();
         self
     }
 
-    /// How many messages of an [`ordered`](Self::ordered) closure one ack is for; 100 unless said.
-    pub fn ack_every(mut self, messages: usize) -> Self {
-        self.handler.declaration.plan.ack_every = Some(messages.max(1));
-        self
+    /// Sets the name of the stream to read; defaults to the stream that covers the subject.
+    pub fn stream(self, stream: impl Into<String>) -> Self {
+        self.with(|plan| plan.stream = Some(Cow::Owned(stream.into())))
     }
 
-    /// Says that never more than one process has this queue, so that an [`ordered`](Self::ordered) closure
-    /// does not need a server from 2.11, which would choose one of several.
-    pub fn single_replica(mut self) -> Self {
-        self.handler.declaration.plan.replicas = Some(1);
-        self
+    /// Sets the maximum number of messages that are handled at the same time, from 1 to 10000; defaults to 1.
+    pub fn concurrency(self, calls: usize) -> Self {
+        self.with(|plan| plan.concurrency = Some(calls))
     }
 
-    /// How many messages are asked for beyond those that can start at once.
-    pub fn batch_size(mut self, messages: usize) -> Self {
-        self.handler.declaration.plan.batch_size = Some(messages.max(1));
-        self
+    /// Runs each call on a thread outside of the runtime, for a closure that computes or blocks; off by default.
+    ///
+    /// [`concurrency`](Self::concurrency) sets the number of threads, which must not exceed 512.
+    pub fn blocking(self) -> Self {
+        self.with(|plan| plan.blocking = true)
     }
 
-    /// After which silence of ours the server delivers a message again; 30 s unless said.
-    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
-        self.handler.declaration.plan.ack_wait = Some(ack_wait);
-        self
+    /// Makes the closure [`blocking`](Self::blocking), with this number of threads from 1 to 512 as its concurrency;
+    /// not set by default.
+    pub fn threads(self, threads: usize) -> Self {
+        self.with(|plan| plan.threads = Some(threads))
     }
 
-    /// How long one call may take; 30 minutes unless said.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.handler.declaration.plan.timeout = Some(timeout);
-        self
+    /// Sets the number of messages that are requested in addition to those that can start at once, from 1 to 10000.
+    ///
+    /// Defaults to [`Builder::batch_size`](crate::Builder::batch_size), and without it adapts to the closure's speed.
+    pub fn batch_size(self, messages: usize) -> Self {
+        self.with(|plan| plan.batch_size = Some(messages))
     }
 
-    /// How often a message is tried before it is a dead letter; 5 unless said.
-    pub fn max_deliver(mut self, attempts: u32) -> Self {
-        self.handler.declaration.plan.max_deliver = Some(attempts.max(1));
-        self
+    /// Sets the time without an ack or in-progress signal after which the server redelivers a message, from 100 ms;
+    /// defaults to 30 s.
+    pub fn ack_wait(self, wait: Duration) -> Self {
+        self.with(|plan| plan.ack_wait = Some(wait))
     }
 
-    /// The delays between attempts, of which the last repeats; 1 s, 5 s, 30 s, 2 m unless said.
-    pub fn backoff(mut self, delays: &[Duration]) -> Self {
-        self.handler.declaration.plan.backoff = Some(Backoff::Steps(delays.to_vec().into()));
-        self
+    /// Sets the time limit of one call, from 1 ms; defaults to 30 minutes.
+    pub fn timeout(self, timeout: Duration) -> Self {
+        self.with(|plan| plan.timeout = Some(timeout))
     }
 
-    /// Where dead letters go; `dlq.<stream>.<queue>` unless said, and `None` for nowhere.
-    pub fn dead_letter(mut self, subject: Option<&str>) -> Self {
-        self.handler.declaration.plan.dead_letter =
-            Some(subject.map_or(DeadLetter::Off, |subject| DeadLetter::Subject(subject.to_owned())));
+    /// Sets the number of attempts before a message is dead-lettered, from 1 to 1000000; defaults to 5.
+    pub fn max_deliver(self, attempts: u32) -> Self {
+        self.with(|plan| plan.max_deliver = Some(attempts))
+    }
+
+    /// Sets the delays between attempts, each from 1 ms; the last one repeats. Defaults to 1 s, 5 s, 30 s and 2 minutes.
+    ///
+    /// Each delay has ±20 % jitter.
+    pub fn backoff(self, delays: &[Duration]) -> Self {
+        self.with(|plan| plan.backoff = Some(Backoff::Steps(delays.to_vec().into())))
+    }
+
+    /// Sets delays between attempts that start at `initial` and are multiplied by `factor` after each attempt, up to `max`.
+    ///
+    /// `factor` must be at least 1. It replaces [`backoff`](Self::backoff), whose defaults apply without both.
+    pub fn backoff_exponential(self, initial: Duration, factor: f64, max: Duration) -> Self {
+        self.with(|plan| plan.backoff = Some(Backoff::Exponential { initial, factor, max }))
+    }
+
+    /// Sets the subject of dead letters, or with `None` terminates messages without a dead letter;
+    /// defaults to `dlq.<stream>.<queue>`.
+    pub fn dead_letter(self, subject: Option<&str>) -> Self {
+        let dead_letter =
+            subject.map_or(DeadLetter::Off, |subject| DeadLetter::Subject(Cow::Owned(subject.to_owned())));
+        self.with(|plan| plan.dead_letter = Some(dead_letter))
+    }
+
+    /// Handles one message at a time in the order of the stream, across all instances; off by default.
+    ///
+    /// A failed message delays those behind it until it succeeds or is dead-lettered.
+    pub fn ordered(self) -> Self {
+        self.with(|plan| plan.ordered = true)
+    }
+
+    /// Sets the maximum number of messages of an [`ordered`](Self::ordered) closure that one ack covers, from 1 to 1000;
+    /// defaults to 100.
+    pub fn ack_every(self, messages: usize) -> Self {
+        self.with(|plan| plan.ack_every = Some(messages))
+    }
+
+    /// Declares that only one process ever reads this queue, so that an [`ordered`](Self::ordered) closure works on a
+    /// server before 2.11 as well; off by default.
+    ///
+    /// Nothing prevents a second process from starting, which breaks the order.
+    pub fn single_instance(self) -> Self {
+        self.with(|plan| plan.single_instance = true)
+    }
+
+    /// Waits for the server to confirm each ack, which is `ack = "confirmed"` of the attribute; off by default.
+    pub fn ack_confirmed(self) -> Self {
+        self.with(|plan| plan.ack = Ack::Confirmed)
+    }
+
+    /// Sets the group of the closure; not set by default.
+    ///
+    /// A closure is started by awaiting it and never by [`Broker::start_groups`], so that its group is only checked.
+    pub fn group(self, group: impl Into<String>) -> Self {
+        self.with(|plan| plan.group = Some(Cow::Owned(group.into())))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
+        change(&mut self.handler.declaration.plan);
         self
     }
 }
@@ -109,26 +167,67 @@ impl<'a> IntoFuture for Subscribe<'a> {
     }
 }
 
-/// A closure at work, from [`Broker::subscribe`].
+/// A running closure, returned by [`Broker::subscribe`].
 ///
 /// Dropping it leaves the closure running.
 #[derive(Debug)]
-#[must_use = "the closure runs on without it; call `unsubscribe` to stop it"]
+#[must_use = "the closure keeps running without it; call `unsubscribe` to stop it"]
 pub struct Subscription(Running);
 
 impl Subscription {
     /// Stops the closure gracefully, as [`Running::shutdown`] does.
     ///
-    /// The durable consumer stays on the server and remembers how far it came.
+    /// The durable consumer stays on the server with its position in the stream.
     ///
     /// # Errors
     ///
-    /// Those of `Running::shutdown`.
+    /// Returns the errors of `Running::shutdown`.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the stop to go on by itself, without anyone to hear its result.
+    /// If the future is dropped, the stop continues detached, and its result is lost.
     pub async fn unsubscribe(self) -> Result<(), Error> {
         self.0.shutdown().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules;
+
+    #[test]
+    fn every_key_has_a_setter() {
+        type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
+        let setters: [(&str, Setter); 17] = [
+            ("stream", |it| it.stream("ORDERS")),
+            ("concurrency", |it| it.concurrency(4)),
+            ("blocking", |it| it.blocking()),
+            ("threads", |it| it.threads(4)),
+            ("batch_size", |it| it.batch_size(100)),
+            ("ack_wait", |it| it.ack_wait(Duration::from_secs(30))),
+            ("timeout", |it| it.timeout(Duration::from_secs(300))),
+            ("max_deliver", |it| it.max_deliver(5)),
+            ("backoff", |it| it.backoff(&[Duration::from_secs(1)])),
+            ("backoff", |it| it.backoff_exponential(Duration::from_secs(1), 2.0, Duration::from_secs(120))),
+            ("dead_letter", |it| it.dead_letter(Some("dlq.orders"))),
+            ("dead_letter", |it| it.dead_letter(None)),
+            ("ordered", |it| it.ordered()),
+            ("ack_every", |it| it.ack_every(100)),
+            ("single_instance", |it| it.single_instance()),
+            ("ack", |it| it.ack_confirmed()),
+            ("group", |it| it.group("billing")),
+        ];
+        let broker = Broker::in_memory();
+        let subscribe = || broker.subscribe("orders.created", "billing", async || {});
+        let mut set = vec!["subject", "queue"];
+        for (key, setter) in setters {
+            let plan = setter(subscribe()).handler.declaration.plan;
+            let keys: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();
+            assert_eq!(keys, ["subject", "queue", key]);
+            set.push(key);
+        }
+        set.dedup();
+        assert_eq!(set, rules::KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
     }
 }

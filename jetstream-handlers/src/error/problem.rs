@@ -67,6 +67,8 @@ pub enum Problem {
     MissingState { handler: String, type_name: &'static str },
     /// [`FromMessage::check`](crate::FromMessage::check) of a parameter failed.
     Parameter { handler: String, problem: String },
+    /// A handler has more than one payload parameter.
+    SeveralPayloads { handler: String, payloads: usize },
     /// The handler already runs on this broker.
     AlreadyRunning { handler: String },
     /// The stream does not exist, and the broker must not create it.
@@ -122,6 +124,12 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Returns the problem of one key; `problem` may begin with the key, which its text names already.
+    pub(crate) fn setting(handler: &str, key: &'static str, problem: &str) -> Self {
+        let problem = problem.strip_prefix(&format!("`{key}` ")).unwrap_or(problem).to_owned();
+        Self::Setting { handler: handler.to_owned(), key, problem }
+    }
+
     pub(crate) fn failed(purpose: &Purpose, error: Error) -> Self {
         Self::Failed { handler: purpose.handler().map(str::to_owned), error: Arc::new(error) }
     }
@@ -131,6 +139,7 @@ impl Problem {
         match self {
             Self::Setting { .. }
             | Self::SharedDurable { .. }
+            | Self::SeveralPayloads { .. }
             | Self::AlreadyRunning { .. }
             | Self::DeadLetterLoop { .. }
             | Self::ServerTooOld { .. } => ErrorKind::Config,
@@ -160,6 +169,7 @@ impl Problem {
             | Self::SharedDurable { handler, .. }
             | Self::MissingState { handler, .. }
             | Self::Parameter { handler, .. }
+            | Self::SeveralPayloads { handler, .. }
             | Self::AlreadyRunning { handler }
             | Self::ConsumerDiffers { handler, .. }
             | Self::WorkQueueOverlap { handler, .. }
@@ -202,7 +212,7 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Setting { handler, key, problem } => write!(f, "`{handler}`: {key}: {problem}"),
+            Self::Setting { handler, key, problem } => write!(f, "`{}`: {key}: {problem}", handler.escape_debug()),
             Self::SharedDurable { handler, location, other, other_location, consumer, differing } => {
                 write!(
                     f,
@@ -217,6 +227,10 @@ impl fmt::Display for Problem {
             }
             Self::MissingState { handler, type_name } => write!(f, "`{handler}` {}", MissingState { type_name }),
             Self::Parameter { handler, problem } => write!(f, "`{handler}` {problem}"),
+            Self::SeveralPayloads { handler, payloads } => write!(
+                f,
+                "`{handler}` takes {payloads} payloads, but a message has one body; declare one type with all fields, or take a `Message` and decode its `payload()` in the handler"
+            ),
             Self::AlreadyRunning { handler } => write!(
                 f,
                 "`{handler}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again"

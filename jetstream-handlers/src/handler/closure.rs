@@ -3,20 +3,22 @@
 use futures::FutureExt as _;
 
 use super::CallFuture;
-use crate::extract::{Argument, Context, Problems};
+use crate::extract::{Argument, Context, Problems, Supported};
 use crate::message::Message;
 use crate::outcome::{HandlerResult, IntoSettle, Settle};
 
-/// A closure that [`Broker::subscribe`](crate::Broker::subscribe) takes as a handler.
+/// A closure that [`Broker::subscribe`](crate::Broker::subscribe) accepts as a handler.
 ///
-/// It is implemented for every closure of up to eight parameters that an annotated function could have as well,
-/// as long as none of them borrows from the message.
-/// It returns `()`, [`Settle`] or a [`HandlerResult`], and no other `Result`:
-/// so the compiler knows the error of a plain `Ok(())` and of every `?`.
+/// It is implemented for closures of up to eight parameters, each of which an annotated function could take as well and
+/// does not borrow from the message.
+/// A closure returns `()`, [`Settle`] or a [`HandlerResult`] and no other `Result`, so that the error type of a plain
+/// `Ok(())` and of every `?` can be inferred.
 #[diagnostic::on_unimplemented(
     message = "this closure is not a handler",
     label = "not a handler",
-    note = "write `|order: OrderCreated| async move {{ Ok(()) }}`: each parameter a payload or something to extract, the result `()`, `HandlerResult` or `Settle`"
+    note = "write `|order: OrderCreated| async move {{ Ok(()) }}`, which returns `()`, `HandlerResult` or `Settle`",
+    note = "each parameter is a payload that implements `serde::de::DeserializeOwned`, or implements `jetstream_handlers::FromMessage`",
+    note = "a closure takes at most eight parameters; it may run in parallel and must be `Fn + Send + Sync + 'static`"
 )]
 pub trait Closure<Arguments>: Send + Sync + 'static {
     #[doc(hidden)]
@@ -26,11 +28,11 @@ pub trait Closure<Arguments>: Send + Sync + 'static {
     fn check(context: &Context, problems: &mut Problems);
 }
 
-/// What a closure returns; that there is one `Result` among them lets its error be inferred.
+/// A return type of a closure; a single `Result` among them lets its error type be inferred.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say how a message ends",
-    label = "not a result of a closure",
-    note = "return `()`, `Settle` or a `HandlerResult`; the `?` operator makes a `HandlerError` of any error"
+    message = "`{Self}` is not a return type of a closure",
+    label = "a closure returns `()`, `HandlerResult` or `Settle`",
+    note = "the `?` operator converts any error into the `HandlerError` of a `HandlerResult`; end with `Ok(())`"
 )]
 pub trait ClosureResult: IntoSettle {}
 
@@ -45,20 +47,22 @@ macro_rules! closure {
         where
             F: Fn($($argument),*) -> Answer + Send + Sync + 'static,
             Answer: Future<Output: ClosureResult> + Send + 'static,
-            $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
+            $($argument: for<'m> Argument<'m, $via> + Send + 'static, $via: Supported,)*
         {
             fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context) {
                 $(
                     let $argument = match $argument::extract(message, context) {
                         Ok(argument) => argument,
-                        Err(rejection) => return slot.run(std::future::ready(crate::__private::rejected(rejection))),
+                        Err(rejection) => return slot.run(std::future::ready(rejection.into_outcome())),
                     };
                 )*
                 slot.run(self($($argument),*).map(IntoSettle::into_outcome));
             }
 
             fn check(context: &Context, problems: &mut Problems) {
-                $(crate::__private::check::<$argument, $via>(context, problems);)*
+                $(problems.check::<$argument, $via>(context);)*
+                let payloads: &[bool] = &[$(<$argument as Argument<'_, $via>>::IS_PAYLOAD),*];
+                problems.check_payloads(payloads.iter().filter(|is_payload| **is_payload).count());
             }
         }
     };

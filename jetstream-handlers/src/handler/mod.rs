@@ -1,4 +1,4 @@
-//! Handlers: a declaration, and the code to call.
+//! Handlers: their declarations, and the code to call.
 
 mod call;
 mod closure;
@@ -7,13 +7,12 @@ mod registration;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Problems};
 use crate::message::Message;
-use crate::plan::{Backoff, DeadLetter, Declaration, Plan, SHORTEST_ACK_WAIT};
+use crate::plan::{Declaration, Plan};
 use crate::rules;
 
 pub use call::CallFuture;
@@ -23,7 +22,7 @@ pub use registration::{Entry, Registration, Subscriber};
 
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
-/// A handler: what it was declared with, and how to call it.
+/// A handler: its declaration, and the functions that call and check it.
 #[derive(Clone)]
 pub(crate) struct Handler {
     pub(crate) declaration: Declaration,
@@ -47,14 +46,14 @@ impl Handler {
                 name: registration.name.to_owned(),
                 is_closure: false,
                 location: registration.location.to_owned(),
-                plan: registration.plan.to_owned(),
+                plan: (registration.plan)(),
             },
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
         }
     }
 
-    pub(crate) fn closure<H, Arguments: 'static>(plan: Plan<String>, location: String, handler: H) -> Self
+    pub(crate) fn closure<H, Arguments: 'static>(plan: Plan, location: String, handler: H) -> Self
     where
         H: Closure<Arguments>,
     {
@@ -67,53 +66,29 @@ impl Handler {
         }
     }
 
-    /// Whether it is the same function; two in different function bodies may have one name.
+    /// Returns whether both are the same function; two in different function bodies may have the same name.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.declaration.name == other.declaration.name && self.declaration.location == other.declaration.location
     }
 
-    /// Every handler that the program was linked with, by name.
+    /// Returns every handler that is linked into the program, sorted by name.
     pub(crate) fn all() -> Vec<Self> {
         let mut all: Vec<_> = inventory::iter::<Entry>().map(|entry| Self::registered(entry.0)).collect();
         all.sort_by(|one, other| one.declaration.name.cmp(&other.declaration.name));
         all
     }
 
-    /// What is wrong with the settings; the attribute has checked its own, a closure's come here first.
+    /// Returns the problems of the settings; the attribute has refused them already, a closure's are new.
     pub(crate) fn problems(&self) -> Vec<Problem> {
-        let plan = &self.declaration.plan;
-        let mut found = Vec::new();
-        let mut check = |key: &'static str, problem: Option<String>| {
-            found.extend(problem.map(|problem| Problem::Setting {
-                handler: self.declaration.name.clone(),
-                key,
-                problem,
-            }));
-        };
-        check("subject", rules::subject_problem(&plan.subject));
-        check("queue", rules::name_problem(&plan.queue));
-        check("stream", plan.stream.as_deref().and_then(rules::name_problem));
-        if let Some(DeadLetter::Subject(subject)) = &plan.dead_letter {
-            check("dead_letter", rules::publish_subject_problem(subject));
-        }
-        let too_short = |value: Option<Duration>, least: Duration| {
-            let value = value.filter(|value| *value < least)?;
-            Some(format!("{value:?} is too short; it is at least {least:?}"))
-        };
-        check("ack_wait", too_short(plan.ack_wait, SHORTEST_ACK_WAIT));
-        check("timeout", too_short(plan.timeout, Duration::from_nanos(1)));
-        if let Some(Backoff::Steps(steps)) = &plan.backoff {
-            check("backoff", steps.is_empty().then(|| "it has no delay; give at least one".to_owned()));
-            check("backoff", too_short(steps.iter().min().copied(), Duration::from_nanos(1)));
-        }
-        for (field, problem) in plan.contradictions() {
-            check(field, Some(problem));
-        }
-        found
+        let Declaration { name, plan, .. } = &self.declaration;
+        let name_problem = rules::handler_name_problem(name).filter(|_| self.declaration.is_closure);
+        let name_problem = name_problem.map(|problem| ("name", problem));
+        let problems = name_problem.into_iter().chain(rules::problems(&plan.settings()));
+        problems.map(|(key, problem)| Problem::setting(name, key, &problem)).collect()
     }
 }
 
-/// The handlers named one by one and those of groups, each once.
+/// Returns the handlers in `named` and those of the groups, each once.
 pub(crate) fn chosen<'a>(
     named: Vec<Handler>,
     groups: impl IntoIterator<Item = &'a str>,
@@ -127,9 +102,10 @@ pub(crate) fn chosen<'a>(
         if candidates.len() == before {
             let known: BTreeSet<_> =
                 all.iter().filter_map(|handler| handler.declaration.plan.group.as_deref()).collect();
-            let message = match known.is_empty() {
-                true => format!("no handler has `group = \"{group}\"`, and none has any group"),
-                false => format!("no handler has `group = \"{group}\"`; the groups there are: {known:?}"),
+            let message = if known.is_empty() {
+                format!("no handler has `group = \"{group}\"`, and no handler has a group")
+            } else {
+                format!("no handler has `group = \"{group}\"`; the existing groups are: {known:?}")
             };
             return Err(Error::new(ErrorKind::NoHandlers, message));
         }
@@ -145,17 +121,14 @@ pub(crate) fn chosen<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::plan::Ack;
+    use crate::plan::{Ack, Backoff, DeadLetter};
 
-    #[test]
-    fn the_last_step_of_a_backoff_repeats() {
-        let plan = Plan::new("a", "b");
-        let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
-        assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
-    }
+    type Change = fn(&mut Plan);
 
-    fn problems(change: impl FnOnce(&mut Plan<String>)) -> Vec<String> {
+    fn problems(change: Change) -> Vec<String> {
         let mut plan = Plan::new("orders.created", "billing");
         change(&mut plan);
         let handler = Handler::closure(plan, "here".to_owned(), || async {});
@@ -163,51 +136,63 @@ mod tests {
     }
 
     #[test]
-    fn a_handler_in_order_has_one_message_at_a_time() {
-        let mut plan = Plan::new("a", "b");
-        (plan.ordered, plan.replicas) = (true, Some(1));
-        assert_eq!((plan.concurrency(), plan.ack_every(), plan.max_ack_pending()), (1, 100, 1000));
-        assert!(!plan.is_pinned(), "one process needs nobody to choose it");
-        (plan.replicas, plan.ack_every) = (None, Some(7));
-        assert!(plan.is_pinned());
-        assert_eq!(plan.ack_every(), 7);
-    }
-
-    #[test]
-    fn threads_are_the_concurrency_of_a_handler_that_blocks() {
-        let mut plan = Plan::new("a", "b");
-        assert!(!plan.is_blocking());
-        plan.threads = Some(8);
-        assert!(plan.is_blocking());
-        assert_eq!(plan.concurrency(), 8);
-        let blocking = Plan { blocking: true, concurrency: Some(3), ..Plan::new("a", "b") };
-        assert!(blocking.is_blocking());
-        assert_eq!(blocking.concurrency(), 3);
-    }
-
-    #[test]
-    fn what_a_closure_cannot_be_is_told_with_the_way_out() {
-        type Change = fn(&mut Plan<String>);
-        let cases: [(Change, &str); 11] = [
-            (|p| (p.ordered, p.concurrency) = (true, Some(4)), "concurrency: an ordered handler has one message"),
-            (|p| (p.ordered, p.threads) = (true, Some(4)), "threads: an ordered handler has one message"),
-            (|p| (p.ordered, p.ack) = (true, Ack::Confirmed), "ack: an ordered handler sends one ack for many"),
-            (|p| (p.ordered, p.key) = (true, Some("id".to_owned())), "key: it keeps messages of one key in order"),
-            (|p| p.ack_every = Some(10), "ack_every: it is for an ordered handler; add `ordered`"),
-            (|p| p.replicas = Some(1), "replicas: it is for an ordered handler; add `ordered`"),
-            (|p| (p.ordered, p.ack_every) = (true, Some(1001)), "ack_every: it is 1001; accepted are 1 to 1000"),
-            (|p| (p.ordered, p.ack_every) = (true, Some(0)), "ack_every: it is 0; accepted are 1 to 1000"),
-            (|p| (p.ordered, p.replicas) = (true, Some(2)), "replicas: accepted is 1"),
-            (|p| (p.threads, p.concurrency) = (Some(2), Some(2)), "concurrency: `threads` is the concurrency"),
-            (|p| (p.blocking, p.concurrency) = (true, Some(513)), "concurrency: it is 513, and a blocking handler"),
+    fn closure_is_refused_with_the_text_of_the_attribute() {
+        let one = "but an `ordered` handler handles one message at a time";
+        let cases: [(Change, &str); 21] = [
+            (|p| p.concurrency = Some(0), "concurrency: is 0; expected 1 to 10000"),
+            (|p| p.concurrency = Some(20_000), "concurrency: is 20000; expected 1 to 10000"),
+            (|p| p.threads = Some(0), "threads: is 0; expected 1 to 512"),
+            (|p| p.batch_size = Some(0), "batch_size: is 0; expected 1 to 10000"),
+            (|p| p.batch_size = Some(usize::MAX), "batch_size: is 18446744073709551615; expected 1 to 10000"),
+            (|p| p.max_deliver = Some(0), "max_deliver: is 0; expected 1 to 1000000"),
+            (|p| p.ack_wait = Some(Duration::from_millis(99)), "ack_wait: is 99ms; expected 100ms to 8760h"),
+            (|p| p.timeout = Some(Duration::ZERO), "timeout: is 0s; expected 1ms to 8760h"),
+            (|p| p.timeout = Some(Duration::MAX), "timeout: is 18446744073709551615.999999999s; expected 1ms to 8760h"),
+            (|p| p.backoff = Some(Backoff::Steps(vec![].into())), "backoff: has no delays; add at least one"),
+            (
+                |p| p.backoff = Some(Backoff::Steps(vec![Duration::ZERO].into())),
+                "backoff: has a delay of 0s; expected 1ms to 8760h",
+            ),
+            (
+                |p| {
+                    let (initial, max) = (Duration::from_secs(1), Duration::from_secs(2));
+                    p.backoff = Some(Backoff::Exponential { initial, factor: f64::NAN, max });
+                },
+                "backoff: `factor` is NaN; expected a finite number of at least 1",
+            ),
+            (
+                |p| p.dead_letter = Some(DeadLetter::Subject("dlq.*".into())),
+                "dead_letter: subject `dlq.*` has the wildcard `*`",
+            ),
+            (|p| p.group = Some("a.b".into()), "group: name `a.b` contains `.`"),
+            (|p| (p.ordered, p.concurrency) = (true, Some(4)), &format!("concurrency: is 4, {one}")),
+            (|p| (p.ordered, p.threads) = (true, Some(4)), &format!("threads: is 4, {one}")),
+            (
+                |p| (p.ordered, p.ack) = (true, Ack::Confirmed),
+                "ack: is `\"confirmed\"`, but an `ordered` handler sends one",
+            ),
+            (|p| p.ack_every = Some(10), "ack_every: requires an `ordered` handler; add `ordered`"),
+            (|p| p.single_instance = true, "single_instance: requires an `ordered` handler"),
+            (|p| (p.threads, p.concurrency) = (Some(2), Some(2)), "concurrency: excludes `threads`"),
+            (|p| (p.blocking, p.concurrency) = (true, Some(513)), "concurrency: is 513, but a `blocking` handler uses"),
         ];
-        for (change, told) in cases {
+        for (change, expected) in cases {
             let found = problems(change);
             assert_eq!(found.len(), 1, "{found:?}");
-            assert!(found[0].starts_with(&format!("`closure on orders.created`: {told}")), "{found:?}");
+            assert!(found[0].starts_with(&format!("`closure on orders.created`: {expected}")), "{found:?}");
         }
+    }
+
+    #[test]
+    fn all_problems_of_a_closure_are_reported_together() {
+        let found = problems(|p| (p.concurrency, p.max_deliver, p.ack_every) = (Some(0), Some(0), Some(10)));
+        assert_eq!(found.len(), 3, "{found:?}");
+    }
+
+    #[test]
+    fn compatible_settings_are_accepted() {
         let fine: [Change; 4] = [
-            |p| (p.ordered, p.concurrency, p.ack_every, p.replicas) = (true, Some(1), Some(1000), Some(1)),
+            |p| (p.ordered, p.concurrency, p.ack_every, p.single_instance) = (true, Some(1), Some(1000), true),
             |p| (p.ordered, p.blocking) = (true, true),
             |p| (p.ordered, p.threads) = (true, Some(1)),
             |p| (p.blocking, p.concurrency) = (true, Some(512)),
@@ -218,11 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn an_exponential_backoff_ends_at_its_maximum() {
-        let (initial, max) = (Duration::from_secs(1), Duration::from_secs(120));
-        let backoff = Backoff::Exponential { initial, factor: 2.0, max };
-        let delays: Vec<_> =
-            [1, 2, 3, 7, 8, 9, u64::MAX].into_iter().map(|attempt| backoff.after(attempt).as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 64, 120, 120, 120]);
+    fn name_of_a_closure_must_fit_a_header() {
+        for (name, expected) in
+            [("", "``: name: the name is empty"), ("a\nb", "`a\\nb`: name: name `a\\nb` contains a line break")]
+        {
+            let mut handler = Handler::closure(Plan::new("a", "b"), "here".to_owned(), || async {});
+            handler.declaration.name = name.to_owned();
+            let found: Vec<_> = handler.problems().iter().map(Problem::to_string).collect();
+            assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
+        }
     }
 }

@@ -3,15 +3,16 @@
 use super::CallFuture;
 use crate::extract::{Context, Problems};
 use crate::message::Message;
-use crate::plan::StaticPlan;
+use crate::plan::Plan;
 
-/// One annotated function, as the attribute registers it at link time.
+/// An annotated function, as the attribute registers it at link time.
 #[derive(Debug)]
 #[allow(missing_docs)] // written by the attribute alone
 pub struct Registration {
     pub name: &'static str,
     pub location: &'static str,
-    pub plan: StaticPlan,
+    /// A function, because a `Plan` that is updated from another cannot be evaluated in a static.
+    pub plan: fn() -> Plan,
     pub call: fn(&mut CallFuture, &Message, &Context),
     pub check: fn(&Context, &mut Problems),
 }
@@ -22,9 +23,7 @@ pub struct Entry(pub &'static Registration);
 
 inventory::collect!(Entry);
 
-/// A name that stands for an annotated function, in [`Broker::include`](crate::Broker::include).
-///
-/// The attribute implements it for the type that it puts beside the function.
+/// The type of the same name that the attribute adds for each annotated function, for [`Broker::include`](crate::Broker::include).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "has no `#[subscriber(..)]`",

@@ -5,7 +5,7 @@ use futures::{StreamExt as _, stream};
 
 use super::consumers::create_consumer;
 use super::drift;
-use super::inspect::{MAX_REQUESTS, Plan};
+use super::inspect::{MAX_REQUESTS, ProvisionPlan};
 use super::streams::{KnownStream, covered, not_covered, overlap_on_server, read_stream};
 use crate::delivery::Binding;
 use crate::error::Error;
@@ -13,8 +13,8 @@ use crate::error::problem::Problem;
 use crate::transport::Transport;
 
 /// Creates what is missing, and returns the binding of every handler.
-pub(super) async fn apply(transport: &Transport, plan: Plan<'_>) -> Result<Vec<Binding>, Error> {
-    let Plan { mut bindings, missing_streams, missing_consumers, .. } = plan;
+pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Result<Vec<Binding>, Error> {
+    let ProvisionPlan { mut bindings, missing_streams, missing_consumers, .. } = plan;
     create_streams(transport, &missing_streams).await?;
     let creations: Vec<_> = missing_consumers
         .iter()

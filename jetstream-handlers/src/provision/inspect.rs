@@ -17,7 +17,7 @@ use crate::transport::Transport;
 pub(super) const MAX_REQUESTS: usize = 16;
 
 /// The result of an inspection: what has to be created, or why handlers cannot start.
-pub(super) struct Plan<'a> {
+pub(super) struct ProvisionPlan<'a> {
     /// The handlers whose stream was found or planned, in order; all of them if there is no problem.
     pub(super) bindings: Vec<(&'a Declaration, Binding)>,
     pub(super) missing_streams: Vec<KnownStream>,
@@ -27,7 +27,7 @@ pub(super) struct Plan<'a> {
 }
 
 /// Compares what handlers and the application declare with what the server has; changes nothing.
-pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Plan<'a> {
+pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> ProvisionPlan<'a> {
     let mut streams = Streams::new(transport);
     let mut problems = streams.compare_declared(|_| true).await;
     let mut bindings = Vec::new();
@@ -65,7 +65,7 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
             Err(problem) => problems.push(problem),
         }
     }
-    Plan { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
+    ProvisionPlan { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
 }
 
 /// Finds or plans the streams of a handler and of its dead letters.
@@ -139,7 +139,8 @@ fn shared_durables(bindings: &[(&Declaration, Binding)], unbound: &[&Declaration
     problems
 }
 
-fn shared_durable(one: &Declaration, other: &Declaration) -> Problem {
+/// Returns the problem of two handlers that read one durable consumer.
+pub(crate) fn shared_durable(one: &Declaration, other: &Declaration) -> Problem {
     let (a, b) = (&one.plan, &other.plan);
     let settings = [
         ("ack_wait", a.ack_wait != b.ack_wait),
@@ -246,7 +247,7 @@ mod tests {
 
     fn handler(subject: &str, queue: &str) -> Declaration {
         let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
-        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::new(subject, queue) }
+        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::of_closure(subject, queue) }
     }
 
     fn on(name: &str, subjects: &[&str]) -> stream::Config {
@@ -254,7 +255,7 @@ mod tests {
         stream::Config { name: name.to_owned(), subjects, ..Default::default() }
     }
 
-    fn names(plan: &Plan<'_>) -> Vec<String> {
+    fn names(plan: &ProvisionPlan<'_>) -> Vec<String> {
         plan.missing_streams.iter().map(|stream| stream.config.name.clone()).collect()
     }
 

@@ -11,6 +11,7 @@ mod inspect;
 mod streams;
 
 pub(crate) use consumers::restore_consumer;
+pub(crate) use inspect::shared_durable;
 
 use crate::delivery::Binding;
 use crate::error::Error;

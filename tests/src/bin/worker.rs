@@ -49,7 +49,7 @@ async fn audit(id: u64) {
     subject = "work.failing",
     queue = "failing",
     ordered,
-    replicas = 1,
+    single_instance,
     backoff = ["300ms"],
     max_deliver = 3,
     group = "failing"

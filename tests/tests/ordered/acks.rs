@@ -110,7 +110,7 @@ async fn redelivered_messages_do_not_block_later_acks() {
     let calls = Recorder::new();
     let subscribe = async || {
         let subscribing = broker.subscribe("work.ordered", "ordered", recording(&calls, Duration::ZERO)).ordered();
-        subscribing.single_replica().ack_every(10).await.unwrap()
+        subscribing.single_instance().ack_every(10).await.unwrap()
     };
     let first = subscribe().await;
     all_acked(&server, 1).await;

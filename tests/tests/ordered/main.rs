@@ -35,7 +35,7 @@ async fn subscribe(broker: &Broker, calls: &Recorder, each: Duration) -> Subscri
 /// Starts an ordered handler that is declared to be the only instance.
 async fn single(broker: &Broker, calls: &Recorder, ack_wait: Duration) -> Subscription {
     let subscribing = broker.subscribe("work.ordered", "ordered", recording(calls, Duration::ZERO)).ordered();
-    subscribing.single_replica().ack_wait(ack_wait).await.unwrap()
+    subscribing.single_instance().ack_wait(ack_wait).await.unwrap()
 }
 
 /// Waits until all messages up to `last` are acknowledged.

@@ -122,7 +122,7 @@ async fn messages_of_a_deleted_stream_do_not_ack_new_ones() {
     publish(&publisher, "work.ordered", 1..=10).await;
     let (calls, after) = (Recorder::new(), Recorder::new());
     let subscribing = broker.subscribe("work.ordered", "ordered", recording(&calls, ms(300))).ordered();
-    let first = subscribing.single_replica().await.unwrap();
+    let first = subscribing.single_instance().await.unwrap();
     calls.until(1).await;
     proxy.refuse();
     proxy.cut();
@@ -139,7 +139,7 @@ async fn messages_of_a_deleted_stream_do_not_ack_new_ones() {
     .await;
     first.unsubscribe().await.unwrap();
     let subscribing = publisher.subscribe("work.ordered", "ordered", recording(&after, Duration::ZERO)).ordered();
-    let _second = subscribing.single_replica().await.unwrap();
+    let _second = subscribing.single_instance().await.unwrap();
     publish(&publisher, "work.ordered", [111]).await;
     after.until(111).await;
     let all = calls.items().into_iter().chain(after.items()).filter(|id| *id > 100).collect::<Vec<_>>();
@@ -200,7 +200,7 @@ async fn consumer_deleted_during_a_disconnect_is_recreated() {
     publish(&publisher, "work.ordered", 1..=2000).await;
     let calls = Recorder::new();
     let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&calls, 2002..=2010)).ordered();
-    let _first = subscribing.single_replica().ack_wait(ms(1000)).await.unwrap();
+    let _first = subscribing.single_instance().ack_wait(ms(1000)).await.unwrap();
     calls.until(2000).await;
     // After this time, the worker reads the position of the consumer again.
     tokio::time::sleep(ms(5200)).await;
@@ -229,7 +229,7 @@ async fn consumer_reset_during_a_stop_skips_nothing() {
     publish(&broker, "work.ordered", 1..=1000).await;
     let subscribe = async || {
         let subscribing = broker.subscribe("work.ordered", "ordered", slow_with(&calls, 1001..=1010)).ordered();
-        subscribing.single_replica().ack_wait(ms(2000)).await.unwrap()
+        subscribing.single_instance().ack_wait(ms(2000)).await.unwrap()
     };
     let first = subscribe().await;
     all_acked(&server, 1000).await;
@@ -284,7 +284,7 @@ async fn acked_messages_do_not_hide_missing_ones() {
                 calls.add(id);
             }
         };
-        let subscribing = broker.subscribe("work.ordered", "ordered", handler).ordered().single_replica();
+        let subscribing = broker.subscribe("work.ordered", "ordered", handler).ordered().single_instance();
         subscribing.ack_every(1).batch_size(100).await.unwrap()
     };
     // Creates the consumer, whose leader must be known.

@@ -322,12 +322,12 @@ async fn only_included_handlers_start() {
 async fn contradicting_settings_of_a_closure_are_refused() {
     let broker = Broker::in_memory();
     let subscribe = || broker.subscribe("orders.created", "in-order", async |_: Message| {});
-    let parts = ["`closure on orders.created`: concurrency", "one message at a time over all replicas"];
+    let parts = ["`closure on orders.created`: concurrency", "one message at a time across all instances"];
     assert_error(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &parts);
     let parts = ["`closure on orders.created`: ack_every", "add `ordered`"];
     assert_error(subscribe().ack_every(10).await, ErrorKind::Config, &parts);
-    assert_error(subscribe().single_replica().await, ErrorKind::Config, &["replicas", "add `ordered`"]);
-    let parts = ["`closure on orders.created`: concurrency: it is 513", "1 to 512"];
+    assert_error(subscribe().single_instance().await, ErrorKind::Config, &["single_instance", "add `ordered`"]);
+    let parts = ["`closure on orders.created`: concurrency: is 513", "1 to 512"];
     assert_error(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &parts);
 }
 

@@ -29,7 +29,7 @@ async fn consumer_has_cumulative_acks_and_pins_one_client() {
         let subscribe = broker.subscribe("orders.created", queue, async |_: Message| {});
         subscribe.ordered().ack_wait(secs(20))
     };
-    let _single = subscribe("single").single_replica().await.unwrap();
+    let _single = subscribe("single").single_instance().await.unwrap();
     let single = consumer_info(&jetstream, "ORDERS", "single").await.config;
     assert_eq!(single.ack_policy, consumer::AckPolicy::All);
     assert_eq!((single.ack_wait, single.max_deliver), (secs(20), MAX_DELIVER));
@@ -56,7 +56,7 @@ async fn consumer_has_cumulative_acks_and_pins_one_client() {
     queue = "declared",
     ordered,
     ack_every = 10,
-    replicas = 1,
+    single_instance,
     threads = 1,
     group = "in-order"
 )]
@@ -127,7 +127,7 @@ async fn unordered_consumer_is_refused() {
         let before = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
         let start = async || {
             let subscribe = broker.subscribe("orders.created", queue, async |_: Message| {}).ordered();
-            if single { subscribe.single_replica().await } else { subscribe.await }
+            if single { subscribe.single_instance().await } else { subscribe.await }
         };
         let consumer = format!("consumer `{queue}` of stream `SHOP`");
         let parts: Vec<_> = parts.iter().copied().chain([consumer.as_str(), "nothing was changed"]).collect();
@@ -165,7 +165,7 @@ async fn ordered_consumer_is_refused_for_other_handlers() {
         let parts: Vec<_> = parts.into_iter().chain(pinned).collect();
         assert_error(start(&broker, "orders.created", "pinned").await, ErrorKind::ConsumerMismatch, &parts);
         // A single instance needs no pinning, but the consumer has it.
-        let single = broker.subscribe("orders.created", "pinned", async |_: Message| {}).ordered().single_replica();
+        let single = broker.subscribe("orders.created", "pinned", async |_: Message| {}).ordered().single_instance();
         assert_error(single.await, ErrorKind::ConsumerMismatch, &[pinned[0], "nats consumer edit SHOP pinned"]);
     }
 }
@@ -175,7 +175,7 @@ async fn work_queue_is_refused() {
     let server = Server::start().await;
     let stream = work_queue(&server.jetstream().await).await;
     let broker = connect(&server).await;
-    let subscribe = broker.subscribe("work.hard", "hard-work", async |_: Message| {}).ordered().single_replica();
+    let subscribe = broker.subscribe("work.hard", "hard-work", async |_: Message| {}).ordered().single_instance();
     let parts =
         ["`closure on work.hard`: ordered", "stream `WORK` is a work queue", "workqueue", "`concurrency`", "source"];
     assert_error(subscribe.await, ErrorKind::StreamMismatch, &parts);
@@ -212,7 +212,7 @@ async fn stream_that_removes_newer_messages_first_is_refused() {
         let shop = jetstream.create_stream(config).await.unwrap();
         let ordered = || {
             let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {});
-            subscribe.ordered().single_replica()
+            subscribe.ordered().single_instance()
         };
         let field = format!("`{field}`");
         let parts = ["`closure on orders.created`: ordered", "stream `SHOP`", &field, "source", "`concurrency` at 1"];
@@ -226,7 +226,7 @@ async fn stream_that_removes_newer_messages_first_is_refused() {
         let history = stream::Config { sources: Some(vec![source]), ..stream_config("HISTORY", &["history.>"]) };
         jetstream.create_stream(history).await.unwrap();
         let subscribe = broker.subscribe("history.created", "in-order", async |_: Message| {});
-        let _ordered = subscribe.ordered().single_replica().await.unwrap();
+        let _ordered = subscribe.ordered().single_instance().await.unwrap();
         for stream in ["HISTORY", "SHOP"] {
             jetstream.delete_stream(stream).await.unwrap();
         }
@@ -279,7 +279,7 @@ async fn interest_stream_is_accepted_and_keeps_messages_for_other_queues() {
     last(&other, 2).await.double_ack().await.unwrap();
     assert_eq!(left().await, 0);
     let broker = connect(&server).await;
-    let ordered = broker.subscribe("orders.created", "ordered", async |_: Message| {}).ordered().single_replica();
+    let ordered = broker.subscribe("orders.created", "ordered", async |_: Message| {}).ordered().single_instance();
     let _subscription = ordered.await.unwrap();
 }
 
@@ -299,7 +299,7 @@ async fn server_without_pinning_is_refused() {
     assert_error(ordered("orders.created").await, ErrorKind::Config, &parts);
     let parts = ["2 problems", "is a work queue", &version];
     assert_error(ordered("work.hard").await, ErrorKind::Startup, &parts);
-    let _single = ordered("orders.created").single_replica().await.unwrap();
+    let _single = ordered("orders.created").single_instance().await.unwrap();
 }
 
 #[tokio::test]

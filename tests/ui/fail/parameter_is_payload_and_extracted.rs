@@ -5,7 +5,7 @@ use serde::Deserialize;
 struct Tenant(String);
 
 impl FromMessage for Tenant {
-    fn from_message(message: &Message, context: &jetstream_handlers::Context) -> Result<Self, jetstream_handlers::Rejection> {
+    fn from_message(message: &Message, context: &jetstream_handlers::Context) -> Result<Self, Rejection> {
         let subject = Subject::from_message(message, context)?;
         Ok(Self(subject.to_string()))
     }

@@ -79,7 +79,7 @@ async fn blocking_and_async(order: OrderCreated) {
     println!("{order:?}");
 }
 
-#[subscriber(subject = "orders.ordered", queue = "ordered", ordered, ack_every = 50, replicas = 1)]
+#[subscriber(subject = "orders.ordered", queue = "ordered", ordered, ack_every = 50, single_instance)]
 async fn ordered(order: OrderCreated) -> HandlerResult {
     rest().await;
     println!("{order:?}");

@@ -1,8 +1,8 @@
 use jetstream_handlers::prelude::*;
 
 #[subscriber(subject = "orders.created", queue = "order-processor")]
-async fn process_order(order: &'static str) {
-    println!("{order}");
+async fn process_order(order: &[u8]) {
+    println!("{order:?}");
 }
 
 fn main() {}

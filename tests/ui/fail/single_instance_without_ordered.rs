@@ -1,6 +1,6 @@
 use jetstream_handlers::prelude::*;
 
-#[subscriber(subject = "orders.created", queue = "order-processor", replicas = 1)]
+#[subscriber(subject = "orders.created", queue = "order-processor", single_instance)]
 async fn process_order(order: String) -> HandlerResult {
     println!("{order}");
     Ok(())

@@ -1,0 +1,149 @@
+//! Starting handlers: validation, then one worker for each handler.
+
+use std::sync::{Arc, Mutex};
+
+use tokio_util::sync::CancellationToken;
+
+use super::running::{Running, WorkerHandle};
+use super::{Broker, Defaults, Inner};
+use crate::delivery::Binding;
+use crate::error::problem::Problem;
+use crate::error::{Error, ErrorKind};
+use crate::extract::{Context, Problems};
+use crate::handler::Handler;
+use crate::observe::health::StatusCell;
+use crate::observe::recorder::Recorder;
+use crate::provision::{provision, shared_durable};
+use crate::rules;
+use crate::transport::Deliveries;
+use crate::worker::{Delayed, Parts, Worker};
+
+/// The name of the broker's own settings in a problem.
+const DEFAULTS: &str = "Builder";
+
+/// A handler that is ready to start.
+struct Prepared {
+    handler: Arc<Handler>,
+    binding: Arc<Binding>,
+    context: Context,
+    stop: CancellationToken,
+    deliveries: Deliveries,
+}
+
+impl Broker {
+    pub(super) async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
+        self.start_with(handlers, None).await
+    }
+
+    /// Validates everything, creates what is missing, and starts the workers.
+    pub(super) async fn start_with(
+        &self,
+        handlers: Vec<Handler>,
+        recorder: Option<Recorder>,
+    ) -> Result<Running, Error> {
+        let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
+        if closing.is_cancelled() {
+            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
+        }
+        if handlers.is_empty() {
+            return Err(Error::new(
+                ErrorKind::NoHandlers,
+                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
+            ));
+        }
+        let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
+        let contexts: Vec<_> = handlers
+            .iter()
+            .zip(&stops)
+            .map(|(handler, stop)| {
+                Context::new(handler.declaration.name.clone(), states.clone(), publisher.clone(), stop.clone())
+            })
+            .collect();
+        let mut problems = defaults.problems();
+        problems.extend(handlers.iter().flat_map(Handler::problems));
+        if !problems.is_empty() {
+            // The server cannot be asked about invalid names.
+            return Err(Error::of(problems));
+        }
+        for (handler, context) in handlers.iter().zip(&contexts) {
+            problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
+        }
+        let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
+        let bindings = provision(transport, &declarations, problems).await?;
+        let mut prepared = Vec::new();
+        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
+            let (handler, binding) = (Arc::new(handler), Arc::new(binding));
+            let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
+            prepared.push(Prepared { handler, binding, context, stop, deliveries });
+        }
+        let workers = self.spawn(prepared, recorder.as_ref())?;
+        // Lets each worker send its first request before the caller publishes.
+        tokio::task::yield_now().await;
+        Ok(Running { broker: self.clone(), workers })
+    }
+
+    /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of
+    /// them or prevents the start.
+    fn spawn(&self, prepared: Vec<Prepared>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
+        let Inner { transport, defaults, closing, .. } = &*self.inner;
+        let mut all = self.workers();
+        if closing.is_cancelled() {
+            return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
+        }
+        let problems = prepared.iter().flat_map(|new| all.iter().filter_map(|worker| worker.conflict(new)));
+        Error::all(problems.collect())?;
+        let grace = defaults.shutdown_grace;
+        let mut workers = Vec::new();
+        for Prepared { handler, binding, context, stop, deliveries } in prepared {
+            let (beat, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
+            let worker = Worker::new(Parts {
+                handler: handler.clone(),
+                binding: binding.clone(),
+                transport: transport.clone(),
+                context,
+                status: beat.clone(),
+                delayed: delayed.clone(),
+                recorder: recorder.cloned(),
+                batch_size: defaults.batch_size,
+            });
+            // Also run when the worker panics, so that health does not report a handler that no longer runs.
+            let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
+            let stopping = stop.clone();
+            let task = tokio::spawn(async move {
+                let _guards = guards;
+                worker.run(deliveries, stopping, grace).await
+            });
+            let task = Mutex::new(Some(task));
+            workers.push(Arc::new(WorkerHandle { handler, binding, delayed, beat, grace, stop, ended, task }));
+        }
+        all.extend(workers.iter().cloned());
+        Ok(workers)
+    }
+}
+
+impl Defaults {
+    fn problems(&self) -> Vec<Problem> {
+        let batch_size = self.batch_size.and_then(rules::batch_size_problem);
+        let fetch_wait = self.fetch_wait.and_then(rules::fetch_wait_problem);
+        [("batch_size", batch_size), ("fetch_wait", fetch_wait)]
+            .into_iter()
+            .filter_map(|(key, problem)| Some(Problem::setting(DEFAULTS, key, &problem?)))
+            .collect()
+    }
+}
+
+impl WorkerHandle {
+    /// Returns the problem of a handler that cannot run beside this one: the same function, or the same durable consumer.
+    fn conflict(&self, new: &Prepared) -> Option<Problem> {
+        if self.ended.is_cancelled() {
+            return None;
+        }
+        let (running, starting) = (&self.handler.declaration, &new.handler.declaration);
+        // Two closures that are created at one place in the source are different handlers.
+        if !starting.is_closure && self.handler.is(&new.handler) {
+            return Some(Problem::AlreadyRunning { handler: starting.name.clone() });
+        }
+        let is_shared = self.binding.stream == new.binding.stream && self.binding.consumer == new.binding.consumer;
+        is_shared.then(|| shared_durable(running, starting))
+    }
+}

@@ -1,0 +1,64 @@
+//! The subject of a message.
+
+use std::fmt;
+use std::ops::Deref;
+
+use super::{Context, FromMessage, Rejection};
+use crate::message::Message;
+
+/// The subject that the message was published to, in which wildcards of the handler's subject are replaced.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+///
+/// #[subscriber(subject = "orders.*.created", queue = "regions")]
+/// async fn by_region(subject: Subject) {
+///     println!("an order from {}", subject.token(1).unwrap_or("nowhere"));
+/// }
+///
+/// # async fn test() {
+/// // In a unit test:
+/// by_region(Subject::new("orders.eu.created")).await;
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject(async_nats::Subject);
+
+impl Subject {
+    /// Returns a subject, to call a handler in a unit test.
+    pub fn new(subject: impl Into<String>) -> Self {
+        Self(subject.into().into())
+    }
+
+    /// Returns the subject as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Returns the token at `index`, counted from 0.
+    pub fn token(&self, index: usize) -> Option<&str> {
+        self.0.split('.').nth(index)
+    }
+}
+
+impl Deref for Subject {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromMessage for Subject {
+    fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
+        Ok(Self(message.subject.clone()))
+    }
+}

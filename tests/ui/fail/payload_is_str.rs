@@ -1,0 +1,8 @@
+use jetstream_handlers::prelude::*;
+
+#[subscriber(subject = "orders.created", queue = "order-processor")]
+async fn process_order(order: &str) {
+    println!("{order}");
+}
+
+fn main() {}
