@@ -26,7 +26,7 @@ pub(super) const PAYLOAD_OMITTED: &str = "Dead-Letter-Payload-Omitted";
 const MAX_ERROR: usize = 1024;
 
 /// Returns the dead letter of a message: its payload and headers, and headers that describe the failure.
-pub(crate) fn copy(subject: &str, handler: &str, message: &Message, failure: &Failure) -> Outgoing {
+pub(super) fn copy(subject: &str, handler: &str, message: &Message, failure: &Failure) -> Outgoing {
     let info = &message.info;
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(|headers| headers.iter()) {
@@ -59,7 +59,7 @@ pub(crate) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
 }
 
 /// Removes the payload of a dead letter that would exceed the server's limit because of its added headers.
-pub(crate) fn without_payload(mut letter: Outgoing) -> Outgoing {
+pub(super) fn without_payload(mut letter: Outgoing) -> Outgoing {
     letter.payload = bytes::Bytes::new();
     letter.headers.insert(PAYLOAD_OMITTED, "true");
     letter

@@ -2,8 +2,9 @@
 
 mod headers;
 mod letter;
+mod letters;
 mod store;
 
-pub(crate) use headers::{copy, without_payload};
 pub use letter::DeadLetter;
-pub use store::DeadLetters;
+pub use letters::DeadLetters;
+pub(crate) use store::store;

@@ -1,234 +1,29 @@
-//! The dead letters in a stream: listed, replayed and deleted.
+//! Storing dead letters.
 
-use std::sync::Arc;
-
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::RetentionPolicy;
-
-use super::DeadLetter;
-use crate::error::api::ApiError;
+use super::headers;
+use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
+use crate::message::{Message, PublishAck};
+use crate::outcome::Failure;
 use crate::publish::publish;
-use crate::subject::overlap;
 use crate::transport::Transport;
 
-/// The stream of dead letters, unless the `dead_letter` subject of a handler belongs to another one.
-const DEFAULT_STREAM: &str = "DLQ";
-
-/// The dead letters in a stream, of all handlers or of one.
+/// Stores the dead letter of a message on `subject`, and returns after its stream has acknowledged it.
 ///
-/// # Examples
-///
-/// ```no_run
-/// # async fn replay(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
-/// let letters = broker.dead_letters().for_handler("process_order");
-/// for letter in letters.list(100).await? {
-///     println!("{letter}");
-///     letters.replay(letter.sequence).await?;
-/// }
-/// # Ok(()) }
-/// ```
-///
-/// [`after`](Self::after) pages through more of them than fit in memory:
-///
-/// ```no_run
-/// # async fn count(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
-/// let mut letters = broker.dead_letters();
-/// loop {
-///     let page = letters.list(100).await?;
-///     let Some(last) = page.last() else { break };
-///     letters = letters.after(last.sequence);
-///     println!("{} dead letters up to #{}", page.len(), last.sequence);
-/// }
-/// # Ok(()) }
-/// ```
-#[derive(Debug, Clone)]
-pub struct DeadLetters {
-    transport: Arc<Transport>,
-    stream: String,
-    handler: Option<String>,
-    after: u64,
-}
-
-impl DeadLetters {
-    pub(crate) fn new(transport: Arc<Transport>) -> Self {
-        Self { transport, stream: DEFAULT_STREAM.to_owned(), handler: None, after: 0 }
-    }
-
-    /// Selects the stream, for handlers whose `dead_letter` subject belongs to another stream; defaults to `DLQ`.
-    #[must_use]
-    pub fn stream(mut self, stream: &str) -> Self {
-        self.stream = stream.to_owned();
-        self
-    }
-
-    /// Selects the dead letters of one handler, by the name of its function or the end of its full path.
-    #[must_use]
-    pub fn for_handler(mut self, handler: &str) -> Self {
-        self.handler = Some(handler.to_owned());
-        self
-    }
-
-    /// Selects the dead letters after this sequence, to continue behind the last one of a [`list`](Self::list).
-    #[must_use]
-    pub fn after(mut self, sequence: u64) -> Self {
-        self.after = sequence;
-        self
-    }
-
-    /// Returns the oldest dead letters, at most `limit`; none if the stream does not exist.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the server does not answer, or its answer cannot be decoded.
-    ///
-    /// # Cancel safety
-    ///
-    /// This method is cancel safe: it only reads.
-    pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
-        let mut found = Vec::new();
-        while found.len() < limit
-            && let Some(letter) = letters.next(end).await?
-        {
-            found.push(letter);
+/// A dead letter that is too large for the server is stored without its payload if the stream keeps the original.
+pub(crate) async fn store(
+    transport: &Transport,
+    binding: &Binding,
+    subject: &str,
+    handler: &str,
+    message: &Message,
+    failure: &Failure,
+) -> Result<PublishAck, Error> {
+    let copy = headers::copy(subject, handler, message, failure);
+    match publish(transport, copy.clone()).await {
+        Err(error) if error.kind() == ErrorKind::PayloadTooLarge && binding.keeps_handled => {
+            publish(transport, headers::without_payload(copy)).await
         }
-        Ok(found)
-    }
-
-    /// Returns the dead letter with this sequence in the stream of dead letters.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the server does not answer, or its answer cannot be decoded.
-    ///
-    /// # Cancel safety
-    ///
-    /// This method is cancel safe: it only reads.
-    pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
-        let stored = self.transport.stored(&self.stream, sequence).await?;
-        Ok(stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)))
-    }
-
-    /// Publishes the original message of a dead letter to its original subject, then deletes the dead letter.
-    ///
-    /// The header `Dead-Letter-Replay-Of` of the new message identifies the dead letter, as `<stream>:<sequence>`.
-    /// Every queue on the subject receives the new message, not only the one whose handler failed.
-    /// Headers that the server acted on for the original (`Nats-Msg-Id`, `Nats-Expected-..`) are not repeated.
-    /// A replay repeated within the stream's `duplicate_window` is stored once.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the dead letter does not exist, or no stream stores the message; the dead letter is kept then.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the message may be published and the dead letter not deleted.
-    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {
-        let Some(letter) = self.get(sequence).await? else {
-            let handler = self.handler.as_ref().map_or(String::new(), |handler| format!(" of handler `{handler}`"));
-            let message = format!("stream `{}` has no dead letter {sequence}{handler}", self.stream);
-            return Err(Error::new(ErrorKind::Config, message));
-        };
-        let mut message = letter.to_original(&self.stream);
-        if letter.is_payload_omitted() {
-            let original = self.transport.stored(&letter.stream, letter.stream_sequence).await?;
-            let Some(original) = original.filter(|original| original.subject.as_str() == letter.subject) else {
-                let message = format!(
-                    "dead letter {sequence} has no payload because it was too large, and its original (message {} of stream `{}`) is gone",
-                    letter.stream_sequence, letter.stream
-                );
-                return Err(Error::new(ErrorKind::Config, message));
-            };
-            message.payload = original.payload;
-        }
-        self.check_interest(&letter).await?;
-        let ack = publish(&self.transport, message).await?;
-        self.transport.delete(&self.stream, sequence).await?;
-        Ok(ack)
-    }
-
-    /// Replays all dead letters stored before the call, oldest first; returns their number.
-    ///
-    /// # Errors
-    ///
-    /// Stops at the first dead letter that cannot be replayed, and returns its error; those before it are replayed.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, some dead letters are replayed, and at most one of those is not deleted.
-    pub async fn replay_all(&self) -> Result<usize, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
-        let mut count = 0;
-        while let Some(letter) = letters.next(end).await? {
-            self.replay(letter.sequence).await?;
-            count += 1;
-        }
-        Ok(count)
-    }
-
-    /// Deletes all dead letters stored before the call; returns their number.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the server does not answer; some dead letters may be deleted then.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, some dead letters are deleted.
-    pub async fn purge(&self) -> Result<usize, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
-        let mut count = 0;
-        while let Some(letter) = letters.next(end).await? {
-            count += usize::from(self.transport.delete(&self.stream, letter.sequence).await?);
-        }
-        Ok(count)
-    }
-
-    /// Returns an error if a stream with interest retention would discard the replayed message.
-    async fn check_interest(&self, letter: &DeadLetter) -> Result<(), Error> {
-        let failed = |error: ApiError| error.into_error(&format!("looking up consumers of `{}`", letter.subject));
-        for name in self.transport.stream_names(&letter.subject).await.map_err(failed)? {
-            let config = self.transport.stream(&name).await.map_err(failed)?;
-            if config.is_some_and(|config| config.retention == RetentionPolicy::Interest) {
-                let consumers = self.transport.consumers(&name).await.map_err(failed)?;
-                if !consumers.iter().any(|(_, filter)| overlap(filter, &letter.subject)) {
-                    let message = format!(
-                        "stream `{name}` has interest retention and no consumer for `{}`, so it would discard the replayed message; start a handler for the subject first",
-                        letter.subject
-                    );
-                    return Err(Error::new(ErrorKind::Publish, message));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns the last sequence of the stream; dead letters stored later, as by a replay that failed again, are not touched.
-    async fn end(&self) -> Result<u64, Error> {
-        match self.transport.last_assigned_sequence(&self.stream).await {
-            Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),
-            result => result,
-        }
-    }
-
-    /// Returns the next dead letter up to the sequence `end`, and advances `after` to it.
-    async fn next(&mut self, end: u64) -> Result<Option<DeadLetter>, Error> {
-        while self.after < end {
-            let stored = match self.transport.next_stored(&self.stream, self.after + 1).await {
-                Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
-                result => result?,
-            };
-            let Some(stored) = stored.filter(|stored| stored.sequence <= end) else { break };
-            self.after = stored.sequence;
-            if let Some(letter) = DeadLetter::parse(stored).filter(|letter| self.selects(letter)) {
-                return Ok(Some(letter));
-            }
-        }
-        Ok(None)
-    }
-
-    fn selects(&self, letter: &DeadLetter) -> bool {
-        self.handler.as_ref().is_none_or(|handler| letter.is_of(handler))
+        result => result,
     }
 }

@@ -1,13 +1,12 @@
-//! Storing dead letters.
+//! Dead letters of messages that have failed for good.
 
 use std::time::Duration;
 
 use super::Worker;
 use crate::dead_letter;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::message::{Message, PublishAck};
 use crate::outcome::Failure;
-use crate::publish::publish;
 
 impl Worker {
     /// Stores the dead letter of a message, if the handler has dead letters.
@@ -41,21 +40,14 @@ impl Worker {
         }
     }
 
-    /// Publishes the copy of a message.
-    ///
-    /// A copy that is too large for the server is published without its payload if the stream keeps the original.
+    /// Stores the dead letter of a message on `subject`.
     pub(super) async fn store_dead_letter(
         &self,
         subject: &str,
         message: &Message,
         failure: &Failure,
     ) -> Result<PublishAck, Error> {
-        let copy = dead_letter::copy(subject, &self.handler.declaration.name, message, failure);
-        match publish(&self.transport, copy.clone()).await {
-            Err(error) if error.kind() == ErrorKind::PayloadTooLarge && self.binding.keeps_handled => {
-                publish(&self.transport, dead_letter::without_payload(copy)).await
-            }
-            result => result,
-        }
+        let handler = &self.handler.declaration.name;
+        dead_letter::store(&self.transport, &self.binding, subject, handler, message, failure).await
     }
 }
