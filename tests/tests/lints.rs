@@ -126,8 +126,8 @@ pub mod handlers {
     ///
     /// None.
     #[subscriber(subject = "lints.blocking", queue = "lints-blocking", blocking = true, concurrency = 2)]
-    pub fn blocking(view: OrderView<'_>, subject: Subject) -> HandlerResult {
-        println!("{view:?} {subject:?}");
+    pub fn blocking(view: OrderView<'_>) -> HandlerResult {
+        println!("{view:?}");
         Ok(())
     }
 

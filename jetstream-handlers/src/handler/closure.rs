@@ -77,3 +77,23 @@ closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE);
 closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG);
 closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG, H ViaH);
 closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG, H ViaH, I ViaI);
+
+#[cfg(test)]
+mod tests {
+    use crate::Broker;
+    use crate::error::ErrorKind;
+    use crate::extract::Subject;
+
+    #[tokio::test]
+    async fn second_payload_is_refused_at_the_start() {
+        let broker = Broker::in_memory();
+        let handler = async |_: u64, _: Subject, _: String| {};
+        let error = broker.subscribe("orders.created", "billing", handler).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        let text = error.to_string();
+        assert!(
+            text.starts_with("`closure on orders.created` takes 2 payloads, but a message has one body;"),
+            "{text}"
+        );
+    }
+}
