@@ -183,7 +183,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Awaiting gives the errors of [`Publisher::publish_message`].
+    /// Awaiting it returns the errors of [`Publisher::publish_message`].
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         self.inner.publisher.publish_message(subject, value)
     }
