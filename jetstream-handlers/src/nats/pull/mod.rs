@@ -488,9 +488,9 @@ impl Pull {
                 self.requests.end(number, left);
                 // A leader may be elected soon; the consumer is restored only if the next request fails as well.
                 if self.recovery.has_reason() {
-                    self.back_off_and_restore(NO_RESPONDERS)
+                    self.back_off_and_restore(NO_RESPONDERS);
                 } else {
-                    self.back_off(NO_RESPONDERS)
+                    self.back_off(NO_RESPONDERS);
                 }
             }
             Status::Refused => {

@@ -29,26 +29,31 @@ pub(super) enum Status {
 
 impl Status {
     pub(super) fn parse(code: StatusCode, text: &str) -> Self {
-        /// The texts of code 409, which has no finer code.
-        const CONFLICTS: &[(&str, fn(&str) -> Status)] = &[
-            ("Batch Completed", |_| Status::Completed),
-            ("Message Size Exceeds", |_| Status::Completed),
-            ("Leadership Change", |_| Status::LeaderChanged),
-            ("Server Shutdown", |_| Status::LeaderChanged),
-            ("Consumer Deleted", |_| Status::ConsumerDeleted),
-            ("Exceeded MaxRequestBatch", |text| Status::BatchTooLarge(last_number(text).unwrap_or(1))),
-            ("Exceeded MaxRequestExpires", |_| Status::ExpiresTooLong),
-        ];
         match code.as_u16() {
             100 => Self::Heartbeat,
             404 | 408 => Self::Expired,
-            409 => CONFLICTS
-                .iter()
-                .find(|(known, _)| text.contains(known))
-                .map_or(Self::Refused, |(_, status)| status(text)),
+            409 => Self::parse_conflict(text),
             423 => Self::WrongPin,
             503 => Self::NoResponders,
             _ => Self::Refused,
+        }
+    }
+
+    /// Parses the text of a status 409, which has no finer code.
+    fn parse_conflict(text: &str) -> Self {
+        let has = |known: &str| text.contains(known);
+        if has("Batch Completed") || has("Message Size Exceeds") {
+            Self::Completed
+        } else if has("Leadership Change") || has("Server Shutdown") {
+            Self::LeaderChanged
+        } else if has("Consumer Deleted") {
+            Self::ConsumerDeleted
+        } else if has("Exceeded MaxRequestBatch") {
+            Self::BatchTooLarge(last_number(text).unwrap_or(1))
+        } else if has("Exceeded MaxRequestExpires") {
+            Self::ExpiresTooLong
+        } else {
+            Self::Refused
         }
     }
 }
