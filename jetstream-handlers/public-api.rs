@@ -16,51 +16,6 @@ impl Builder {
     pub async fn start_live(self, server: &str) -> TestBroker {}
 }
 
-// jetstream_handlers::testing::TestBroker
-#[derive(Debug)]
-pub struct TestBroker {}
-impl TestBroker {
-    pub async fn start() -> Self {}
-    pub fn builder() -> Builder {}
-    pub fn broker(&self) -> &Broker {}
-    pub async fn publish<T: Serialize + ?Sized>(
-        &self,
-        subject: &str,
-        value: &T,
-    ) -> PublishAck {}
-    pub async fn publish_bytes(
-        &self,
-        subject: &str,
-        payload: impl Into<Bytes>,
-    ) -> PublishAck {}
-    pub async fn advance(&self, duration: Duration) {}
-    pub async fn settled(&self) {}
-    #[must_use = "it asserts nothing by itself"]
-    pub fn handled<H: Subscriber>(&self) -> Handled {}
-    pub async fn dead_letters(&self) -> Vec<DeadLetter> {}
-    pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {}
-    pub fn lose_acks(&self, count: usize) -> &Self {}
-    pub fn crash_before_ack(&self) -> &Self {}
-    pub fn redeliver(&self, count: usize) -> &Self {}
-    pub fn reorder(&self) -> &Self {}
-    pub fn fail_next_publish(&self, subject: &str) -> &Self {}
-    pub fn slow_server(&self, delay: Duration) -> &Self {}
-    pub fn delete_consumer(&self, stream: &str, consumer: &str) -> bool {}
-    pub fn delete_stream(&self, stream: &str) -> bool {}
-    pub fn delete_message(&self, stream: &str, sequence: u64) -> bool {}
-    pub fn purge(&self, stream: &str) -> usize {}
-}
-
-// jetstream_handlers::testing::assert_idempotent
-pub async fn assert_idempotent<E, S>(scenario: S)
-where
-    E: PartialEq + fmt::Debug,
-    S: AsyncFn(fn(Builder) -> Starting) -> E,
-{}
-
-// jetstream_handlers::testing::Starting
-pub type Starting = std::pin::Pin<Box<dyn Future<Output = TestBroker>>>;
-
 // jetstream_handlers::testing::Handled
 #[derive(Debug, Clone)]
 pub struct Handled {}
@@ -73,14 +28,56 @@ impl Handled {
     pub fn retried(self, count: usize) -> Self {}
 }
 
+// jetstream_handlers::testing::assert_idempotent
+pub async fn assert_idempotent<E, S>(scenario: S)
+where
+    E: PartialEq + fmt::Debug,
+    S: AsyncFn(fn(Builder) -> Pin<Box<dyn Future<Output = TestBroker>>>) -> E,
+{}
+
+// jetstream_handlers::testing::TestBroker
+#[derive(Debug)]
+pub struct TestBroker {}
+impl TestBroker {
+    pub async fn start() -> Self {}
+    pub fn builder() -> Builder {}
+    pub async fn second_instance(&self) -> Broker {}
+    pub fn broker(&self) -> &Broker {}
+    pub async fn publish<T: Serialize + ?Sized>(
+        &self,
+        subject: &str,
+        value: &T,
+    ) -> PublishAck {}
+    pub async fn publish_bytes(
+        &self,
+        subject: &str,
+        payload: impl Into<Bytes>,
+    ) -> PublishAck {}
+    pub async fn advance(&self, duration: Duration) {}
+    pub async fn idle(&self) {}
+    #[must_use = "it asserts nothing by itself"]
+    pub fn handled<H: Subscriber>(&self) -> Handled {}
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {}
+    pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {}
+}
+impl TestBroker {
+    pub fn lose_acks(&self, count: usize) -> &Self {}
+    pub fn crash_before_ack(&self) -> &Self {}
+    pub fn redeliver(&self, count: usize) -> &Self {}
+    pub fn reorder(&self) -> &Self {}
+    pub fn fail_next_publish(&self, subject: &str) -> &Self {}
+    pub fn slow_server(&self, delay: Duration) -> &Self {}
+    pub fn delete_consumer(&self, stream: &str, consumer: &str) -> bool {}
+    pub fn delete_stream(&self, stream: &str) -> bool {}
+    pub fn delete_message(&self, stream: &str, sequence: u64) -> bool {}
+    pub fn purge(&self, stream: &str) -> usize {}
+}
+
 // jetstream_handlers::async_nats
 pub use async_nats;
 
 // jetstream_handlers::PublishAck
 pub use async_nats::jetstream::publish::PublishAck;
-
-// jetstream_handlers::stream
-pub use async_nats::jetstream::stream;
 
 // jetstream_handlers::Broker
 #[derive(Clone)]
@@ -99,20 +96,8 @@ impl Broker {
         &self,
         subject: &str,
         value: &T,
-    ) -> PublishMessage<'_> {}
-    pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
-    {}
-    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>>,
-    {}
-    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
-    {}
-    pub fn publisher(&self) -> Publisher {}
+    ) -> PublishMessage {}
+    pub fn publisher(&self) -> &Publisher {}
     pub fn include<H: Subscriber>(&self) -> &Self {}
     pub async fn start_all(&self) -> Result<Running, Error> {}
     pub async fn start_groups<'a>(
@@ -131,13 +116,15 @@ impl Broker {
         closure: C,
     ) -> Subscribe<'_> {}
     pub fn health(&self) -> Health {}
+    pub fn client(&self) -> Option<async_nats::Client> {}
+    pub fn jetstream(&self) -> Option<async_nats::jetstream::Context> {}
     pub fn dead_letters(&self) -> DeadLetters {}
     pub async fn disconnect(&self) -> Result<(), Error> {}
 }
 impl fmt::Debug for Broker {}
 
 // jetstream_handlers::Builder
-#[must_use = "nothing happens before `connect`"]
+#[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {}
 impl Builder {
     pub fn servers<S: Into<String>>(
@@ -161,13 +148,13 @@ impl Builder {
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
-    pub fn in_memory(self) -> Broker {}
+    pub fn connect_in_memory(self) -> Broker {}
     pub async fn connect(self) -> Result<Broker, Error> {}
 }
 impl fmt::Debug for Builder {}
 
 // jetstream_handlers::Running
-#[must_use = "the handlers run on without it; call `shutdown` to stop them"]
+#[must_use = "dropping it does not stop the handlers; call `shutdown`"]
 pub struct Running {}
 impl Running {
     pub async fn shutdown(self) -> Result<(), Error> {}
@@ -175,31 +162,41 @@ impl Running {
 impl fmt::Debug for Running {}
 
 // jetstream_handlers::Subscribe
-#[must_use = "nothing is started until it is awaited"]
+#[must_use = "a closure is not started until this is awaited"]
 pub struct Subscribe<'a> {}
 impl<'a> IntoFuture for Subscribe<'a> {
     type Output = Result<Subscription, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 }
 impl Subscribe<'_> {
-    pub fn stream(mut self, stream: &str) -> Self {}
-    pub fn concurrency(mut self, concurrency: usize) -> Self {}
-    pub fn blocking(mut self) -> Self {}
-    pub fn ordered(mut self) -> Self {}
-    pub fn ack_every(mut self, messages: usize) -> Self {}
-    pub fn single_replica(mut self) -> Self {}
-    pub fn batch_size(mut self, messages: usize) -> Self {}
-    pub fn ack_wait(mut self, ack_wait: Duration) -> Self {}
-    pub fn timeout(mut self, timeout: Duration) -> Self {}
-    pub fn max_deliver(mut self, attempts: u32) -> Self {}
-    pub fn backoff(mut self, delays: &[Duration]) -> Self {}
-    pub fn dead_letter(mut self, subject: Option<&str>) -> Self {}
+    pub fn name(mut self, name: impl Into<String>) -> Self {}
+    pub fn stream(self, stream: impl Into<String>) -> Self {}
+    pub fn concurrency(self, calls: usize) -> Self {}
+    pub fn blocking(self) -> Self {}
+    pub fn threads(self, threads: usize) -> Self {}
+    pub fn batch_size(self, messages: usize) -> Self {}
+    pub fn ack_wait(self, wait: Duration) -> Self {}
+    pub fn timeout(self, timeout: Duration) -> Self {}
+    pub fn max_deliver(self, attempts: u32) -> Self {}
+    pub fn backoff(self, delays: &[Duration]) -> Self {}
+    pub fn backoff_exponential(
+        self,
+        initial: Duration,
+        factor: f64,
+        max: Duration,
+    ) -> Self {}
+    pub fn dead_letter(self, subject: Option<&str>) -> Self {}
+    pub fn ordered(self) -> Self {}
+    pub fn ack_every(self, messages: usize) -> Self {}
+    pub fn single_instance(self) -> Self {}
+    pub fn ack_confirmed(self) -> Self {}
+    pub fn group(self, group: impl Into<String>) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
 
 // jetstream_handlers::Subscription
 #[derive(Debug)]
-#[must_use = "the closure runs on without it; call `unsubscribe` to stop it"]
+#[must_use = "the closure keeps running without it; call `unsubscribe` to stop it"]
 pub struct Subscription();
 impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {}
@@ -211,7 +208,7 @@ impl Subscription {
 pub struct DeadLetter {
     pub sequence: u64,
     pub stored_at: SystemTime,
-    pub reason: String,
+    pub reason: Reason,
     pub error: String,
     pub handler: String,
     pub stream: String,
@@ -230,23 +227,142 @@ impl fmt::Display for DeadLetter {}
 #[derive(Debug, Clone)]
 pub struct DeadLetters {}
 impl DeadLetters {
+    #[must_use]
     pub fn stream(mut self, stream: &str) -> Self {}
-    pub fn of(mut self, handler: &str) -> Self {}
+    #[must_use]
+    pub fn for_handler(mut self, handler: &str) -> Self {}
+    #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {}
-    pub async fn list(&self) -> Result<Vec<DeadLetter>, Error> {}
-    pub async fn show(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {}
+    pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {}
+    pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {}
     pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {}
     pub async fn replay_all(&self) -> Result<usize, Error> {}
     pub async fn purge(&self) -> Result<usize, Error> {}
 }
 
+// jetstream_handlers::Difference
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {}
+impl Difference {
+    pub fn field(&self) -> &str {}
+    pub fn found(&self) -> &str {}
+    pub fn wanted(&self) -> &str {}
+    pub fn is_changeable(&self) -> bool {}
+}
+impl fmt::Display for Difference {}
+
+// jetstream_handlers::IngestError
+pub struct IngestError {}
+impl IngestError {
+    pub fn stored(&self) -> u64 {}
+    pub fn kind(&self) -> ErrorKind {}
+    pub fn into_error(self) -> Error {}
+}
+impl StdError for IngestError {}
+impl fmt::Debug for IngestError {}
+impl fmt::Display for IngestError {}
+
+// jetstream_handlers::Problem
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Problem {
+    Setting { handler: String, key: &'static str, problem: String },
+    SharedDurable {
+        handler: String,
+        location: String,
+        other: String,
+        other_location: String,
+        consumer: String,
+        differing: Vec<&'static str>,
+    },
+    MissingState { handler: String, type_name: &'static str },
+    Parameter { handler: String, problem: String },
+    SeveralPayloads { handler: String, payloads: usize },
+    AlreadyRunning { handler: String },
+    StreamMissing {
+        purpose: Purpose,
+        subject: String,
+        stream: Option<String>,
+        default_name: Option<String>,
+    },
+    SubjectNotCovered {
+        purpose: Purpose,
+        subject: String,
+        stream: String,
+        subjects: Vec<String>,
+    },
+    AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
+    WrongStream {
+        purpose: Purpose,
+        subject: String,
+        stream: String,
+        exists: bool,
+        owner: String,
+    },
+    NoDefaultName { purpose: Purpose, subject: String },
+    StreamOverlap {
+        purpose: Purpose,
+        stream: String,
+        subject: String,
+        other: String,
+        other_subject: String,
+    },
+    StreamDiffers { stream: String, differences: Vec<Difference> },
+    ConsumerDiffers {
+        handler: String,
+        stream: String,
+        consumer: String,
+        differences: Vec<Difference>,
+    },
+    WorkQueueOverlap {
+        handler: String,
+        stream: String,
+        consumer: String,
+        subject: String,
+        other: String,
+        other_subject: String,
+    },
+    DeadLetterLoop { handler: String, subject: String, dead_letter: String },
+    DeadLetterStream { handler: String, stream: String },
+    OrderedWorkQueue { handler: String, stream: String },
+    OrderedStream { handler: String, stream: String, field: &'static str },
+    ServerTooOld { handler: String, consumer: String, version: Option<String> },
+    Deleted { purpose: Purpose, stream: String, consumer: Option<String> },
+    Failed { handler: Option<String>, error: Arc<Error> },
+    StillRunning { handler: String, grace: Duration, cancelled: bool },
+    NeverYields { handler: String },
+}
+impl Problem {
+    pub fn kind(&self) -> ErrorKind {}
+    pub fn handler(&self) -> Option<&str> {}
+    pub fn differences(&self) -> &[Difference] {}
+    pub fn missing_permission(&self) -> Option<&str> {}
+}
+impl StdError for Problem {}
+impl fmt::Display for Problem {}
+
+// jetstream_handlers::Purpose
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Purpose {
+    Handler(String),
+    DeadLetters(String),
+    Publish(String),
+    Declared,
+}
+impl fmt::Display for Purpose {}
+
 // jetstream_handlers::Error
 pub struct Error();
 impl Error {
     pub fn kind(&self) -> ErrorKind {}
-    pub fn stored(&self) -> Option<u64> {}
-    pub fn problems(&self) -> &[Error] {}
+    pub fn problems(&self) -> &[Problem] {}
+    pub fn differences(&self) -> impl Iterator<Item = &Difference> {}
+    pub fn missing_permission(&self) -> Option<&str> {}
+    pub fn expected_sequence(&self) -> Option<u64> {}
+    pub fn found_sequence(&self) -> Option<u64> {}
 }
+impl From<IngestError> for Error {}
 impl StdError for Error {}
 impl fmt::Debug for Error {}
 impl fmt::Display for Error {}
@@ -276,16 +392,13 @@ pub enum ErrorKind {
     Server,
 }
 
-// jetstream_handlers::Argument
-pub trait Argument<'m, Via>: Sized {
-    fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection>;
-    fn check(context: &Context) -> Result<(), Rejection>;
-}
-
 // jetstream_handlers::Context
 #[derive(Debug, Clone)]
 pub struct Context();
 impl Context {
+    pub fn for_test() -> Self {}
+    #[must_use]
+    pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
     pub fn handler(&self) -> &str {}
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn publisher(&self) -> &Publisher {}
@@ -300,6 +413,7 @@ pub trait FromMessage: Sized {
 // jetstream_handlers::Headers
 #[derive(Debug, Clone, Default)]
 pub struct Headers();
+impl<N: AsRef<str>, V: AsRef<str>> FromIterator<(N, V)> for Headers {}
 impl FromMessage for Headers {}
 impl Headers {
     pub fn get(&self, name: &str) -> Option<&str> {}
@@ -315,10 +429,11 @@ impl Rejection {
 impl fmt::Display for Rejection {}
 
 // jetstream_handlers::Shutdown
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Shutdown();
 impl FromMessage for Shutdown {}
 impl Shutdown {
+    pub fn new() -> Self {}
     pub fn is_requested(&self) -> bool {}
     pub async fn requested(&self) {}
     pub fn token(&self) -> CancellationToken {}
@@ -340,21 +455,11 @@ impl Deref for Subject {
 }
 impl FromMessage for Subject {}
 impl Subject {
+    pub fn new(subject: impl Into<String>) -> Self {}
     pub fn as_str(&self) -> &str {}
     pub fn token(&self, index: usize) -> Option<&str> {}
 }
 impl fmt::Display for Subject {}
-
-// jetstream_handlers::Closure
-pub trait Closure<Arguments>: Send + Sync + 'static {
-    fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context);
-    fn check(context: &Context, problems: &mut Problems);
-}
-
-// jetstream_handlers::Subscriber
-pub trait Subscriber {
-    fn registration() -> &'static Registration;
-}
 
 // jetstream_handlers::subscriber
 pub use jetstream_handlers_macros::subscriber;
@@ -363,9 +468,9 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 
 // jetstream_handlers::Info
-#[derive(Debug, Clone)]
-pub struct Info {}
-impl Default for Info {}
+#[derive(Debug, Clone, Default)]
+pub struct Info();
+impl From<AckSubject> for Info {}
 impl FromMessage for Info {}
 impl Info {
     pub fn stream(&self) -> &str {}
@@ -436,14 +541,21 @@ impl fmt::Display for HandlerError {}
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 impl ClosureResult for HandlerResult {}
 
-// jetstream_handlers::IntoSettle
-pub trait IntoSettle {
-    fn into_outcome(self) -> Outcome;
+// jetstream_handlers::Reason
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    Error,
+    Panic,
+    Timeout,
+    Undecodable,
+    Killed,
+    Unknown,
 }
-
-// jetstream_handlers::Outcome
-#[derive(Debug)]
-pub struct Outcome {}
+impl Reason {
+    pub fn as_str(self) -> &'static str {}
+}
+impl fmt::Display for Reason {}
 
 // jetstream_handlers::Settle
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -455,14 +567,11 @@ pub enum Settle {
 }
 impl ClosureResult for Settle {}
 impl IntoSettle for Settle {}
+impl Sealed for Settle {}
 
 // jetstream_handlers::PublishAll
-#[must_use = "nothing is published until it is awaited or its results are taken"]
+#[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {}
-impl<'a> IntoFuture for PublishAll<'a> {
-    type Output = Vec<Result<PublishAck, Error>>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-}
 impl PublishAll<'_> {
     pub async fn next(&mut self) -> Option<Result<PublishAck, Error>> {}
 }
@@ -473,12 +582,12 @@ impl fmt::Debug for PublishAll<'_> {}
 
 // jetstream_handlers::PublishMessage
 #[must_use = "nothing is published until it is awaited"]
-pub struct PublishMessage<'a> {}
-impl<'a> IntoFuture for PublishMessage<'a> {
+pub struct PublishMessage {}
+impl IntoFuture for PublishMessage {
     type Output = Result<PublishAck, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 }
-impl PublishMessage<'_> {
+impl PublishMessage {
     pub fn header(mut self, name: &str, value: &str) -> Self {}
     pub fn message_id(self, id: &str) -> Self {}
     pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {}
@@ -486,12 +595,18 @@ impl PublishMessage<'_> {
     pub fn expect_stream(self, stream: &str) -> Self {}
     pub fn ttl(self, ttl: Duration) -> Self {}
 }
-impl fmt::Debug for PublishMessage<'_> {}
+impl fmt::Debug for PublishMessage {}
 
 // jetstream_handlers::Publisher
 #[derive(Clone)]
 pub struct Publisher {}
 impl FromMessage for Publisher {}
+impl Publisher {
+    pub async fn ingest<I>(&self, messages: I) -> Result<PublishAck, IngestError>
+    where
+        I: IntoIterator<Item = PublishMessage, IntoIter: Send>,
+    {}
+}
 impl Publisher {
     pub async fn publish<T: Serialize + ?Sized>(
         &self,
@@ -502,31 +617,60 @@ impl Publisher {
         &self,
         subject: &str,
         value: &T,
-    ) -> PublishMessage<'_> {}
+    ) -> PublishMessage {}
 }
 impl Publisher {
-    pub async fn publish_atomic<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
+    pub async fn publish_atomic<I>(&self, messages: I) -> Result<PublishAck, Error>
     where
-        I: IntoIterator<Item = PublishMessage<'a>>,
-    {}
-    pub async fn ingest<'a, I>(&self, messages: I) -> Result<PublishAck, Error>
-    where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send>,
+        I: IntoIterator<Item = PublishMessage>,
     {}
 }
 impl Publisher {
     pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
     where
-        I: IntoIterator<Item = PublishMessage<'a>, IntoIter: Send + 'a>,
+        I: IntoIterator<Item = PublishMessage, IntoIter: Send + 'a>,
     {}
 }
 impl fmt::Debug for Publisher {}
 
+// jetstream_handlers::stream::Compression
+pub use async_nats::jetstream::stream::Compression;
+
+// jetstream_handlers::stream::Config
+pub use async_nats::jetstream::stream::Config;
+
+// jetstream_handlers::stream::ConsumerLimits
+pub use async_nats::jetstream::stream::ConsumerLimits;
+
+// jetstream_handlers::stream::DiscardPolicy
+pub use async_nats::jetstream::stream::DiscardPolicy;
+
+// jetstream_handlers::stream::External
+pub use async_nats::jetstream::stream::External;
+
+// jetstream_handlers::stream::PersistenceMode
+pub use async_nats::jetstream::stream::PersistenceMode;
+
+// jetstream_handlers::stream::Placement
+pub use async_nats::jetstream::stream::Placement;
+
+// jetstream_handlers::stream::Republish
+pub use async_nats::jetstream::stream::Republish;
+
+// jetstream_handlers::stream::RetentionPolicy
+pub use async_nats::jetstream::stream::RetentionPolicy;
+
+// jetstream_handlers::stream::Source
+pub use async_nats::jetstream::stream::Source;
+
+// jetstream_handlers::stream::StorageType
+pub use async_nats::jetstream::stream::StorageType;
+
+// jetstream_handlers::stream::SubjectTransform
+pub use async_nats::jetstream::stream::SubjectTransform;
+
 // jetstream_handlers::prelude::Broker
 pub use crate::Broker;
-
-// jetstream_handlers::prelude::Context
-pub use crate::Context;
 
 // jetstream_handlers::prelude::FromMessage
 pub use crate::FromMessage;

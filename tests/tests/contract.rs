@@ -254,13 +254,17 @@ async fn waiting_messages_are_not_redelivered(transport: &Transport) {
 
 /// Starts a handler that records the messages.
 async fn record(broker: &TestBroker, queue: &str, subject: &str) -> (Subscription, Recorder) {
+    record_on(broker.broker(), queue, subject).await
+}
+
+async fn record_on(broker: &Broker, queue: &str, subject: &str) -> (Subscription, Recorder) {
     let calls = Recorder::new();
     let recorder = calls.clone();
     let handler = move |order: Order| {
         recorder.add(order.id);
         std::future::ready(())
     };
-    (broker.broker().subscribe(subject, queue, handler).await.unwrap(), calls)
+    (broker.subscribe(subject, queue, handler).await.unwrap(), calls)
 }
 
 async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
@@ -324,20 +328,21 @@ async fn failing_message_blocks_an_ordered_handler(transport: &Transport) {
 
 async fn standby_ordered_worker_takes_over(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
-    let start = async || {
+    let start = async |broker: &Broker| {
         let calls = Recorder::new();
         let recorder = calls.clone();
         let handler = move |order: Order| {
             recorder.add(order.id);
             async {}
         };
-        let subscription = broker.broker().subscribe("orders.created", "in-order", handler).ordered().await.unwrap();
+        let subscription = broker.subscribe("orders.created", "in-order", handler).ordered().await.unwrap();
         (subscription, calls)
     };
-    let (one, first_calls) = start().await;
+    let (one, first_calls) = start(broker.broker()).await;
     publish(&broker, 0..5).await;
     first_calls.until_len(5).await;
-    let (_other, second_calls) = start().await;
+    let second = broker.second_instance().await;
+    let (_other, second_calls) = start(&second).await;
     publish(&broker, 5..10).await;
     first_calls.until_len(10).await;
     assert!(second_calls.is_empty());
@@ -386,7 +391,8 @@ async fn each_queue_receives_every_message(transport: &Transport) {
 async fn workers_of_one_queue_share_the_messages(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let (_one, first_calls) = record(&broker, "shared", "orders.created").await;
-    let (_other, second_calls) = record(&broker, "shared", "orders.created").await;
+    let second = broker.second_instance().await;
+    let (_other, second_calls) = record_on(&second, "shared", "orders.created").await;
     publish(&broker, 0..40).await;
     let total = || first_calls.len() + second_calls.len();
     eventually("forty calls", SOON, async || (total() >= 40).then_some(())).await;
@@ -738,8 +744,9 @@ async fn stop_returns_waiting_messages(transport: &Transport) {
     let subscription = broker.broker().subscribe("orders.created", "handed", slow).await.unwrap();
     publish(&broker, 0..4).await;
     tokio::time::sleep(ms(100)).await;
+    let second = broker.second_instance().await;
     let (stopped, (_successor, calls)) =
-        futures::join!(subscription.unsubscribe(), record(&broker, "handed", "orders.created"));
+        futures::join!(subscription.unsubscribe(), record_on(&second, "handed", "orders.created"));
     stopped.unwrap();
     calls.until_len(3).await;
     broker.idle().await;

@@ -412,7 +412,7 @@ async fn retry_delay_is_not_logged_as_blocking() {
     let mut program = warning_worker(&server, "failing");
     program.until("tried 1").await;
     let output = program.output();
-    assert!(output.contains("failed, again") && !output.contains("computed for"), "{output}");
+    assert!(output.contains("failed, retrying") && !output.contains("computed for"), "{output}");
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Data, which does no I/O.
     &[
-        "sync", "future", "backoff", "error", "rules", "subject", "plan", "message", "codec", "settings", "delivery",
+        "sync", "future", "rules", "backoff", "error", "subject", "plan", "message", "codec", "settings", "delivery",
         "outcome",
     ],
     // The transports.

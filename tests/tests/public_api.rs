@@ -303,3 +303,36 @@ fn the_public_surface_is_the_listed_one() {
         "the public surface is not the one of {LISTING}; the first line that differs: {differs:?}; after an intended change run with UPDATE_PUBLIC_API=1"
     );
 }
+
+/// A handle that an application shares between threads, or a future that it spawns, must not lose `Send` by accident.
+#[test]
+fn handles_and_futures_can_move_between_threads() {
+    use jetstream_handlers::testing::TestBroker;
+    use jetstream_handlers::{
+        Broker, Builder, Context, DeadLetter, DeadLetters, Error, HandlerError, Headers, Health, Info, IngestError,
+        Message, Problem, PublishAll, PublishMessage, Publisher, Running, Shutdown, State, Subject, Subscribe,
+        Subscription,
+    };
+
+    fn is_send<T: Send>() {}
+    fn is_send_and_sync<T: Send + Sync>() {}
+    fn is_send_future<T>(_: impl FnOnce(&'static Broker) -> T)
+    where
+        T: Future + Send,
+    {
+    }
+
+    is_send_and_sync::<(Broker, Running, Subscription, Publisher, DeadLetters, DeadLetter, Health)>();
+    is_send_and_sync::<(Context, Headers, Info, Message, Shutdown, State<String>, Subject)>();
+    is_send_and_sync::<(Error, IngestError, Problem, HandlerError)>();
+    is_send::<(Builder, Subscribe<'_>, PublishMessage, PublishAll<'_>, TestBroker)>();
+    is_send_future(|_| Broker::builder().connect());
+    is_send_future(|broker| broker.start_all());
+    is_send_future(|broker| broker.run_groups(["group"]));
+    is_send_future(|broker| broker.publish("subject", &1));
+    is_send_future(|broker| broker.publisher().publish_atomic([broker.publish_message("subject", &1)]));
+    is_send_future(|broker| broker.publisher().ingest([broker.publish_message("subject", &1)]));
+    is_send_future(|broker| broker.subscribe("subject", "queue", |_: u64| async {}).into_future());
+    is_send_future(|broker| async { broker.dead_letters().replay_all().await });
+    is_send_future(|broker| broker.disconnect());
+}

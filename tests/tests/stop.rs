@@ -83,7 +83,7 @@ async fn second_signal_ends_the_process_at_once() {
     let status = worker.ended().await;
     assert!(started.elapsed() < secs(10), "the grace period is 30 s: {:?}", started.elapsed());
     assert_eq!((status.success(), status.signal()), (false, None), "exited by itself: {status}");
-    assert!(worker.output().contains("ended by a second signal"), "{}", worker.output());
+    assert!(worker.output().contains("stopped by a second signal"), "{}", worker.output());
 }
 
 #[subscriber(subject = "notes.taken", queue = "recording", group = "recording")]

@@ -353,8 +353,7 @@ impl Broker {
     /// ```no_run
     /// # async fn start(broker: jetstream_handlers::Broker) -> Result<(), Box<dyn std::error::Error>> {
     /// if let Some(jetstream) = broker.jetstream() {
-    ///     let bucket = jetstream.get_key_value("settings").await?;
-    ///     bucket.put("color", "blue".into()).await?;
+    ///     jetstream.get_stream("ORDERS").await?.purge().filter("orders.test").await?;
     /// }
     /// # Ok(()) }
     /// ```
@@ -393,6 +392,17 @@ impl Broker {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
+    }
+
+    /// Returns a broker with the settings and the state of this one on the same in-memory server, or on the connection
+    /// of `other`.
+    pub(crate) fn second(&self, other: Option<&Self>) -> Self {
+        let transport = match (other, self.transport()) {
+            (Some(other), _) => other.inner.transport.clone(),
+            (None, Transport::Memory(memory)) => Arc::new(Transport::Memory(memory.reconnected())),
+            (None, Transport::Nats(_)) => self.inner.transport.clone(),
+        };
+        Self::new(transport, self.inner.states.clone(), self.inner.defaults.clone())
     }
 
     async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::publish::PublishAck;
@@ -24,11 +25,12 @@ use crate::sync::lock;
 /// The default `max_payload` of nats-server.
 const MAX_PAYLOAD: usize = 1024 * 1024;
 
-/// In-memory JetStream server.
+/// A connection of one broker to an in-memory JetStream server.
 pub(crate) struct Memory {
     pub(crate) settings: Settings,
-    state: Mutex<State>,
-    pub(super) changed: Notify,
+    state: Arc<Mutex<State>>,
+    pub(super) changed: Arc<Notify>,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -37,7 +39,6 @@ pub(super) struct State {
     /// The number of readers of each consumer, by stream and name; a consumer without readers counts as idle.
     readers: BTreeMap<(String, String), usize>,
     pub(super) faults: Faults,
-    closed: bool,
 }
 
 impl fmt::Debug for Memory {
@@ -49,15 +50,25 @@ impl fmt::Debug for Memory {
 impl Memory {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
         tracing::warn!("the broker is in memory: messages are not persisted, and other processes do not see them");
-        Arc::new(Self { settings, state: Mutex::default(), changed: Notify::new() })
+        Self::connected(settings, Arc::default(), Arc::default())
+    }
+
+    /// Returns a connection of another broker to the same server.
+    pub(crate) fn reconnected(&self) -> Arc<Self> {
+        Self::connected(self.settings.clone(), self.state.clone(), self.changed.clone())
+    }
+
+    fn connected(settings: Settings, state: Arc<Mutex<State>>, changed: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { settings, state, changed, closed: AtomicBool::new(false) })
     }
 
     pub(crate) fn close(&self) {
-        self.change(|state| state.closed = true);
+        self.closed.store(true, Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        !self.state().closed
+        !self.closed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn with_faults<T>(&self, change: impl FnOnce(&mut Faults) -> T) -> T {
@@ -207,7 +218,7 @@ impl Memory {
     async fn store(&self, message: &Outgoing) -> Result<Result<PublishAck, Refusal>, PublishFailure> {
         let delay = {
             let mut state = self.state();
-            if state.closed {
+            if !self.is_open() {
                 return Err(PublishFailure::Permanent(closed(&message.subject)));
             }
             if state.faults.fails_publish(&message.subject) {
@@ -229,7 +240,7 @@ impl Memory {
         let first = messages.first().map_or("", |message| message.subject.as_str());
         let permanent = |number, error| PublishFailure::Permanent(batch_refused(messages, number, error));
         self.change(|state| {
-            if state.closed {
+            if !self.is_open() {
                 return Err(PublishFailure::Permanent(closed(first)));
             }
             if messages.iter().any(|message| state.faults.fails_publish(&message.subject)) {

@@ -67,7 +67,7 @@ impl Builder {
     /// Returns the errors of [`Broker::start_all`].
     pub async fn try_start(self) -> Result<TestBroker, Error> {
         let Self { builder, handlers, groups } = self;
-        start(builder.connect_in_memory(), handlers, groups).await
+        start(builder.connect_in_memory(), handlers, groups, None).await
     }
 
     /// Starts the handlers on the server at `NATS_URL`, which defaults to `nats://localhost:4222`.
@@ -90,15 +90,20 @@ impl Builder {
     pub async fn start_live(self, server: &str) -> TestBroker {
         let Self { builder, handlers, groups } = self;
         let broker = builder.servers([server]).connect().await.unwrap_or_else(|error| panic!("{error:?}"));
-        start(broker, handlers, groups).await.unwrap_or_else(|error| panic!("{error:?}"))
+        start(broker, handlers, groups, Some(server.to_owned())).await.unwrap_or_else(|error| panic!("{error:?}"))
     }
 }
 
-async fn start(broker: Broker, handlers: Vec<Handler>, groups: Vec<String>) -> Result<TestBroker, Error> {
+async fn start(
+    broker: Broker,
+    handlers: Vec<Handler>,
+    groups: Vec<String>,
+    server: Option<String>,
+) -> Result<TestBroker, Error> {
     let handlers = if handlers.is_empty() && groups.is_empty() {
         Handler::all()
     } else {
         chosen(handlers, groups.iter().map(String::as_str))?
     };
-    TestBroker::with_handlers(broker, handlers).await
+    TestBroker::with_handlers(broker, handlers, server).await
 }

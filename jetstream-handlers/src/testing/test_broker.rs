@@ -32,6 +32,8 @@ pub struct TestBroker {
     broker: Broker,
     running: Running,
     recorder: Recorder,
+    /// The address of a live server.
+    server: Option<String>,
 }
 
 impl TestBroker {
@@ -49,12 +51,49 @@ impl TestBroker {
         Builder::new()
     }
 
-    pub(super) async fn with_handlers(broker: Broker, handlers: Vec<Handler>) -> Result<Self, Error> {
+    pub(super) async fn with_handlers(
+        broker: Broker,
+        handlers: Vec<Handler>,
+        server: Option<String>,
+    ) -> Result<Self, Error> {
         let recorder = Recorder::default();
         let running = broker.start_recorded(handlers, recorder.clone()).await?;
-        let test_broker = Self { broker, running, recorder };
+        let test_broker = Self { broker, running, recorder, server };
         test_broker.idle().await;
         Ok(test_broker)
+    }
+
+    /// Returns another broker on the same server, with the same state, as a second instance of the service has it.
+    ///
+    /// It has started no handlers, and the calls of those that it starts are not recorded.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a live server cannot be reached.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use jetstream_handlers::testing::TestBroker;
+    ///
+    /// #[subscriber(subject = "orders.created", queue = "billing")]
+    /// async fn bill(order: u64) {}
+    ///
+    /// #[jetstream_handlers::test(include(bill))]
+    /// async fn instances_share_the_messages(broker: TestBroker) {
+    ///     let second = broker.second_instance().await;
+    ///     let running = second.include::<bill>().start_all().await.unwrap();
+    ///     broker.publish("orders.created", &7).await;
+    ///     running.shutdown().await.unwrap();
+    /// }
+    /// ```
+    pub async fn second_instance(&self) -> Broker {
+        let connection = match &self.server {
+            Some(server) => Some(Broker::connect(server.as_str()).await.unwrap_or_else(|error| panic!("{error:?}"))),
+            None => None,
+        };
+        self.broker.second(connection.as_ref())
     }
 
     /// Returns the broker itself, for what this type has no method for.

@@ -93,7 +93,7 @@ async fn call_that_is_not_ready_stops_the_pull() {
     let (busy, free) = (Arc::<Switch>::default(), Arc::<Switch>::default());
     free.make_ready();
     let (_busy, _) = start(&broker, &busy).await;
-    let (free_worker, _) = start(&broker, &free).await;
+    let (free_worker, _) = start(&broker.second(None), &free).await;
     publish(&broker, 20).await;
     settle().await;
     assert_eq!(busy.called(), Vec::<u64>::new());

@@ -115,14 +115,14 @@ async fn instance_that_lost_its_pin_drops_its_messages() {
 }
 
 #[tokio::test]
-async fn workers_of_one_process_never_run_at_once() {
+async fn instances_never_run_at_once() {
     let server = Server::start().await;
-    let (broker, publisher) = (connect(&server).await, connect(&server).await);
+    let (broker, second, publisher) = (connect(&server).await, connect(&server).await, connect(&server).await);
     publish(&publisher, "work.ordered", [0]).await;
     let (running, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let handled = Recorder::<(usize, u64)>::default();
     let mut workers = Vec::new();
-    for worker in 0..2 {
+    for (worker, broker) in [&broker, &second].into_iter().enumerate() {
         let (running, most, handled) = (running.clone(), most.clone(), handled.clone());
         let handler = move |id: u64| {
             let (running, most, handled) = (running.clone(), most.clone(), handled.clone());
@@ -152,9 +152,10 @@ async fn workers_of_one_process_never_run_at_once() {
     let publishing = publish(&publisher, "work.ordered", next + 1..=last);
     let churn = async {
         for number in 0..25 {
-            let subscribe =
-                async || broker.subscribe("work.other", &format!("{number}"), async |_: u64| {}).await.unwrap();
-            let (one, other) = (subscribe().await, subscribe().await);
+            let subscribe = async |queue: &str| {
+                broker.subscribe("work.other", &format!("{queue}-{number}"), async |_: u64| {}).await.unwrap()
+            };
+            let (one, other) = (subscribe("one").await, subscribe("other").await);
             one.unsubscribe().await.unwrap();
             other.unsubscribe().await.unwrap();
         }

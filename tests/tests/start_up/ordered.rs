@@ -220,13 +220,15 @@ async fn stream_that_removes_newer_messages_first_is_refused() {
         let consumers: Vec<_> = shop.consumer_names().try_collect().await.unwrap();
         assert_eq!(consumers, Vec::<String>::new());
         // Both suggested fixes work.
-        let _unordered = start(&broker, "orders.created", "unordered").await.unwrap();
+        let unordered = start(&broker, "orders.created", "unordered").await.unwrap();
+        unordered.unsubscribe().await.unwrap();
         let transform = stream::SubjectTransform { source: "orders.>".into(), destination: "history.>".into() };
         let source = stream::Source { name: "SHOP".into(), subject_transforms: vec![transform], ..Default::default() };
         let history = stream::Config { sources: Some(vec![source]), ..stream_config("HISTORY", &["history.>"]) };
         jetstream.create_stream(history).await.unwrap();
         let subscribe = broker.subscribe("history.created", "in-order", async |_: Message| {});
-        let _ordered = subscribe.ordered().single_instance().await.unwrap();
+        let ordered = subscribe.ordered().single_instance().await.unwrap();
+        ordered.unsubscribe().await.unwrap();
         for stream in ["HISTORY", "SHOP"] {
             jetstream.delete_stream(stream).await.unwrap();
         }
