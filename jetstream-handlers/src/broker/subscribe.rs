@@ -12,7 +12,8 @@ use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
 /// The settings of a closure that handles a subject; awaiting it starts the closure.
 ///
-/// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), where it is described in full.
+/// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), whose documentation describes
+/// it in full.
 /// The methods do not validate; the start reports all invalid settings together, with the error texts of the attribute.
 ///
 /// # Examples

@@ -25,7 +25,7 @@ const LIVE_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A broker that runs the application's handlers and records their calls.
 ///
-/// Its methods panic where those of [`Broker`] return an error, so that a test fails with the error's text.
+/// Its methods panic if those of [`Broker`] return an error, so that a test fails with the error's text.
 /// A failed assertion of [`handled`](Self::handled) shows all calls of the handler.
 #[derive(Debug)]
 pub struct TestBroker {

@@ -23,7 +23,7 @@ const MAX_UNSTORED_FAILURES: usize = 1000;
 /// The maximum number of isolated attempts of a message, if they cannot be recorded for other processes.
 const MAX_UNRECORDED_ISOLATED_ATTEMPTS: u64 = 10;
 
-/// The state by which a worker tells deliveries from attempts.
+/// The state by which a worker distinguishes attempts from deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     /// The time until which the server is not asked: without the permission to ask, each request would wait for its
