@@ -11,11 +11,11 @@ use crate::errors::Errors;
 #[derive(Default)]
 pub(crate) struct Attribute {
     pub(crate) entries: Vec<Entry>,
-    /// Values that stand where an entry is expected.
+    /// The values that stand in the place of an entry.
     pub(crate) without_key: Vec<TokenStream>,
 }
 
-/// `key = value`, or the key alone.
+/// An entry: `key = value`, or the key alone.
 pub(crate) struct Entry {
     pub(crate) key: Ident,
     pub(crate) value: Option<Value>,
@@ -23,13 +23,13 @@ pub(crate) struct Entry {
 
 pub(crate) enum Value {
     Literal(Lit),
-    /// `[value, …]`
+    /// A list: `[value, …]`.
     List(Vec<Value>, Span),
-    /// `{ key = value, … }`
+    /// A table: `{ key = value, … }`.
     Table(Vec<Entry>, Span),
-    /// Anything else, kept for its span.
+    /// Other tokens, kept for their span.
     Other(TokenStream),
-    /// Missing, which is already reported.
+    /// A missing value, which is already reported.
     Missing,
 }
 
@@ -55,7 +55,7 @@ fn entries(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Attribute
     Ok(attribute)
 }
 
-/// Reads the entries of a table, where every value needs a key.
+/// Reads the entries of a table, in which every value needs a key.
 fn table(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Vec<Entry>> {
     let Attribute { entries, without_key } = entries(input, errors)?;
     for value in without_key {

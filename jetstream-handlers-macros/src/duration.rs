@@ -7,7 +7,7 @@ const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), 
 
 /// Parses a duration; the error is a message that shows how to write it.
 ///
-/// Which durations are too short or too long is left to the rules of each key.
+/// The range is checked by the rules of each key.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() {
         return Err("the duration is empty; write a number with a unit, as in `\"30s\"`".to_owned());

@@ -9,10 +9,10 @@ use std::str::Chars;
 
 use proc_macro2::Span;
 
-/// Returns whether the code at `place` is directly inside an `impl` or a `trait`; `false` if the source is not available.
+/// Returns `true` if the code at `place` is directly inside an `impl` or a `trait`, as far as its source is available.
 pub(crate) fn is_in_impl(place: Span) -> bool {
     let start = place.start();
-    // Not indented: the source need not be read for most handlers.
+    // Most handlers are not indented, so that their source need not be read.
     if start.column == 0 {
         return false;
     }
@@ -40,7 +40,7 @@ impl Header {
     }
 }
 
-/// Returns whether the innermost block that `source` leaves open is an `impl` or a `trait`.
+/// Returns `true` if the innermost block that `source` leaves open is an `impl` or a `trait`.
 fn ends_in_impl(source: &str) -> bool {
     let mut blocks: Vec<Header> = Vec::new();
     let mut header = Header::default();
@@ -100,7 +100,7 @@ fn skip_quoted(rest: &mut Peekable<Chars<'_>>, quote: char) {
     }
 }
 
-/// Skips `'x'` and `'\n'`, and of a lifetime only the quote.
+/// Skips a character such as `'x'` or `'\n'`, or only the quote of a lifetime.
 fn skip_character_or_lifetime(rest: &mut Peekable<Chars<'_>>) {
     let mut ahead = rest.clone();
     let first = ahead.next();
@@ -109,7 +109,7 @@ fn skip_character_or_lifetime(rest: &mut Peekable<Chars<'_>>) {
     }
 }
 
-/// Skips a raw string after its `r`, and returns whether there is one.
+/// Skips a raw string after its `r`; returns `false` if there is none.
 fn skip_raw_string(rest: &mut Peekable<Chars<'_>>) -> bool {
     let mut ahead = rest.clone();
     let mut hashes = 0;

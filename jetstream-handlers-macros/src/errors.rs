@@ -5,7 +5,7 @@ use std::fmt::Display;
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 
-/// Collects mistakes, so that one compilation shows all of them.
+/// The mistakes found so far, collected so that one compilation shows all of them.
 #[derive(Default)]
 pub(crate) struct Errors {
     all: Vec<syn::Error>,

@@ -17,7 +17,7 @@ use crate::rules::{Accepts, Key, Setting};
 use crate::signature::{self, Function};
 use crate::valid::{self, REQUIRED, Settings};
 
-/// Expands the attribute: the item as it was written, followed by its registration or by the mistakes.
+/// Expands the attribute to the item as it was written, followed by its registration or by the mistakes.
 pub(crate) fn subscriber(attribute: TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
     let attribute = attribute::parse(attribute, &mut errors);
@@ -43,7 +43,7 @@ fn registered(function: &Function, settings: &Settings) -> TokenStream {
     quote_spanned! {Span::mixed_site()=>
         #marker
 
-        // The use of a deprecated handler or payload in the expansion is not worth a warning.
+        // The compiler already warns about the user's own use of a deprecated handler or payload.
         #[allow(deprecated)]
         const _: () = {
             #registration
@@ -152,7 +152,7 @@ fn check(function: &Function) -> TokenStream {
     }
 }
 
-/// Returns the expression whose type tells how a parameter is made; `via` resolves to the first trait that applies.
+/// Returns the expression whose type is the marker of a parameter; `via` resolves to the first trait that applies.
 fn via(parameter: &Type) -> TokenStream {
     quote_spanned! {generated_at(parameter.span())=>
         (&&&&::jetstream_handlers::__private::Parameter::<#parameter>::NEW).__jetstream_handlers_via()
@@ -161,7 +161,7 @@ fn via(parameter: &Type) -> TokenStream {
 
 /// Returns the static that is registered.
 ///
-/// Its closures stand in one initializer, because the compiler reports a wrong type once for each body that names it.
+/// Its closures are in one initializer, because the compiler reports a wrong type once for each body that names it.
 fn registration(function: &Function, settings: &Settings) -> TokenStream {
     let name = function.plain_name();
     let plan = plan(settings);
@@ -182,7 +182,7 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
     }
 }
 
-/// Returns the plan: a field for each key that is given, and the defaults for all others.
+/// Returns the plan: a field for each key that is present, and the defaults for all others.
 fn plan(settings: &Settings) -> TokenStream {
     let required = REQUIRED.map(|name| match settings.iter().find(|(key, _)| key.name == name) {
         Some((_, Setting::Text(text))) => text.to_string(),

@@ -1,8 +1,8 @@
-//! Lookup of keys: by name, and by what a user probably meant.
+//! The lookup of keys, by exact, misspelt or synonymous names.
 
 use crate::rules::{BACKOFF_KEYS, KEYS, Key};
 
-/// Keys of earlier versions and of later ones, each with what to write today.
+/// The keys of earlier and later versions, each with the message that states what to write instead.
 const UNSUPPORTED: [(&str, &str); 4] = [
     (
         "key",
@@ -22,7 +22,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
     ),
 ];
 
-/// Names from other systems, each with the key of the same meaning.
+/// The names from other systems, each with the key of the same meaning.
 const SYNONYMS: [(&str, &str); 30] = [
     ("topic", "subject"),
     ("filter", "subject"),
@@ -77,7 +77,7 @@ impl Keys {
         self.all.iter().find(|key| key.name == name)
     }
 
-    /// Returns whether `typed` is the key `name`, or a misspelling or synonym of it.
+    /// Returns `true` if `typed` is the key `name`, or a misspelling or synonym of it.
     pub(crate) fn means(self, typed: &str, name: &str) -> bool {
         typed == name || (self.find(typed).is_none() && self.nearest(typed) == Some(name))
     }
@@ -91,7 +91,7 @@ impl Keys {
         if let Some((_, name)) = synonym {
             return Some(name);
         }
-        // All short names are similar, hence the second bound.
+        // The second bound exists because all short names are similar.
         let farthest = MAX_DISTANCE.min(typed.chars().count() / 2);
         self.all
             .iter()

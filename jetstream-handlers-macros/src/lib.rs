@@ -1,4 +1,4 @@
-//! The attribute of the `jetstream-handlers` crate; use it from there.
+//! The attribute macros of the `jetstream-handlers` crate, which re-exports them.
 
 mod attribute;
 mod duration;

@@ -17,7 +17,7 @@ pub(crate) struct Function {
     attributes: Vec<Attribute>,
     pub(crate) visibility: Visibility,
     signature: Signature,
-    /// Where the signature or the source file shows that the function belongs to a type.
+    /// The place at which the signature or the source file shows that the function belongs to a type.
     of_a_type: Option<Span>,
 }
 
@@ -76,7 +76,7 @@ impl Function {
             .collect()
     }
 
-    /// Returns the return type as an expression can name it.
+    /// Returns the return type in a form that an expression can name.
     pub(crate) fn output(&self) -> TokenStream {
         match &self.signature.output {
             ReturnType::Default => quote_spanned!(Span::mixed_site()=> ()),
@@ -88,7 +88,8 @@ impl Function {
         }
     }
 
-    /// Returns whether a type can be added after the function: not inside an `impl`, and not if a second attribute adds it.
+    /// Returns `true` if a type can be added after the function: it is not inside an `impl`, and no second attribute
+    /// adds the type.
     pub(crate) fn is_free(&self) -> bool {
         self.of_a_type.is_none() && self.second_attribute().is_none()
     }
@@ -170,7 +171,7 @@ impl Function {
                     &parameter.attrs
                 }
             };
-            // `cfg` is evaluated after this attribute, so that the expansion would name a parameter that may vanish.
+            // `cfg` is evaluated after this attribute, so that the expansion would name a parameter that may not exist.
             let condition = attributes.iter().find(|it| it.path().is_ident("cfg"));
             if let Some(condition) = condition {
                 errors.push_spanned(

@@ -1,4 +1,4 @@
-//! Validates the entries of the attribute; valid settings can be expanded as they are.
+//! The validation of the attribute's entries; valid settings are expanded without further checks.
 
 use proc_macro2::Span;
 use syn::Lit;
@@ -14,7 +14,7 @@ use crate::value::{Reader, known_once};
 /// The settings of a handler, in the order of the attribute.
 pub(crate) type Settings = Vec<(&'static Key, Setting<'static>)>;
 
-/// Keys without a default.
+/// The keys without a default.
 pub(crate) const REQUIRED: [&str; 2] = ["subject", "queue"];
 
 /// Returns the settings of a handler, which are complete only if no errors were reported.
@@ -33,7 +33,7 @@ pub(crate) fn settings(attribute: &Attribute, function: Option<&Function>, error
 /// Reports keys that exclude one another.
 fn contradictions(settings: &Settings, entries: &[Entry], known: &[(&Key, &Entry)], errors: &mut Errors) {
     let mut settings: Vec<_> = settings.iter().map(|(key, setting)| (key.name, setting.clone())).collect();
-    // A misspelt `ordered` is reported as such, and counts for the keys that require it.
+    // A misspelt `ordered` is reported once, and satisfies the keys that require it.
     if is_meant("ordered", entries) && !known.iter().any(|(key, _)| key.name == "ordered") {
         settings.push(("ordered", Setting::Flag(true)));
     }
@@ -58,12 +58,12 @@ fn check_async(settings: &Settings, entries: &[Entry], function: Option<&Functio
     }
 }
 
-/// Returns whether the key is given, even if misspelt.
+/// Returns `true` if the key is present, even if misspelt.
 fn is_meant(key: &str, entries: &[Entry]) -> bool {
     entries.iter().any(|entry| keys::OF_ATTRIBUTE.means(&entry.key.unraw().to_string(), key))
 }
 
-/// Reports required keys that are missing; a value without a key stands for the first of them.
+/// Reports required keys that are missing; a value without a key is taken for the value of the first of them.
 fn require(attribute: &Attribute, function: Option<&Function>, errors: &mut Errors) {
     let handler = function.map_or("the handler".to_owned(), |function| format!("handler `{}`", function.plain_name()));
     let mut missing = REQUIRED.into_iter().filter(|key| !is_meant(key, &attribute.entries));

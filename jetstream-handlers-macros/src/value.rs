@@ -1,4 +1,4 @@
-//! Reads the values of the attribute as their keys accept them.
+//! The reading of the attribute's values, as their keys accept them.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::errors::Errors;
 use crate::keys::{self, Keys};
 use crate::rules::{self, Accepts, DEFAULT_FACTOR, Key, Setting};
 
-/// Reads the values of entries, and reports the mistakes in them.
+/// The reader of the values of entries, which reports the mistakes in them.
 pub(crate) struct Reader<'a> {
     pub(crate) errors: &'a mut Errors,
 }
 
 impl Reader<'_> {
-    /// Reads the value of an entry; `None` after a mistake, which is reported then.
+    /// Reads the value of an entry; reports a mistake and returns `None`.
     pub(crate) fn setting(&mut self, key: &'static Key, entry: &Entry) -> Option<Setting<'static>> {
         if let Accepts::Flag = key.accepts {
             return Some(self.flag(key, entry));
@@ -89,7 +89,7 @@ impl Reader<'_> {
         Setting::Flag(true)
     }
 
-    /// Reads a value that is a duration, and leaves its range to the rules.
+    /// Reads a value that is a duration, without checking its range.
     fn duration(&mut self, key: &Key, value: &Value) -> Option<(Span, Duration)> {
         match value {
             Value::Literal(Lit::Str(text)) => match duration::parse(&text.value()) {

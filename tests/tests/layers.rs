@@ -1,6 +1,6 @@
-//! The layers of the library: no file imports a file of a layer above it, and no files import each other in a circle.
+//! Tests of the library's layers: no file imports a file of a higher layer, and no files import each other in a cycle.
 //!
-//! CONTRIBUTING.md describes the layers. This test reads the imports and the paths of every source file.
+//! CONTRIBUTING.md describes the layers. The tests read the imports and the paths of every source file.
 
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
@@ -21,17 +21,17 @@ const LAYERS: &[&[&str]] = &[
     &["nats"],
     // The choice between the transports.
     &["transport"],
-    // Streams and consumers, publishing, and what could not be handled.
+    // Streams and consumers, publishing, and dead letters.
     &["provision", "publish", "dead_letter"],
-    // What a user declares.
+    // Handlers and their parameters.
     &["extract", "handler"],
-    // What runs, and what is observed of it.
+    // Running handlers and their observation.
     &["observe", "worker"],
-    // What a user calls.
+    // The broker, and test support.
     &["broker", "testing"],
 ];
 
-/// Modules that must not import each other although one is listed before the other.
+/// The modules that must not import each other although one is listed before the other.
 const STRANGERS: &[(&str, &str)] = &[("nats", "memory")];
 
 /// A module by its path below the crate root: `["nats", "pull"]`.
@@ -49,9 +49,9 @@ impl Sources {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../jetstream-handlers/src");
         let mut files = BTreeMap::new();
         collect(&root, &root, &mut files);
-        // Unit tests may reach for a higher layer to set up what they test.
+        // Unit tests may import a higher layer for their setup.
         files.retain(|module, _| module.last().is_none_or(|last| last != "tests"));
-        // The crate root names everything and is named through re-exports; the rules are for the files below it.
+        // The crate root imports every layer for its re-exports; the rules are for the files below it.
         files.remove(&Module::new());
         let modules: BTreeSet<_> = files.keys().cloned().collect();
         let (mut imports, mut from_root) = (BTreeMap::new(), Vec::new());
@@ -73,7 +73,7 @@ impl Sources {
     }
 }
 
-/// The source files below a directory, by module; `mod.rs` and `lib.rs` stand for their directory.
+/// Collects the source files below a directory, by module; `mod.rs` and `lib.rs` have the module of their directory.
 fn collect(root: &Path, directory: &Path, files: &mut BTreeMap<Module, PathBuf>) {
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
@@ -90,9 +90,9 @@ fn collect(root: &Path, directory: &Path, files: &mut BTreeMap<Module, PathBuf>)
     }
 }
 
-/// Every path of a file that begins with `crate`, `super` or `self`, resolved from the crate root.
+/// Returns every path in a file that begins with `crate`, `super` or `self`, resolved from the crate root.
 ///
-/// Those of unit tests are left out.
+/// Paths in unit tests are left out.
 fn paths(text: &str, module: &Module) -> Vec<Module> {
     let file = syn::parse_file(text).unwrap();
     let items = file.items.iter().filter(|item| !is_test(item));
@@ -123,7 +123,7 @@ fn scan(tokens: proc_macro2::TokenStream, module: &Module, found: &mut Vec<Modul
                     "self" => Some(module.clone()),
                     _ => None,
                 };
-                // `pub(crate)` and `self.field` are no paths.
+                // `pub(crate)` and `self.field` are not paths.
                 if let Some(start) = start
                     && is_path_separator(&tokens, index + 1)
                 {
@@ -142,7 +142,7 @@ fn is_path_separator(tokens: &[proc_macro2::TokenTree], index: usize) -> bool {
     is_colon(index) && is_colon(index + 1)
 }
 
-/// Follows a path behind its first `::`, through the braces of a `use`; returns the index behind it.
+/// Follows a path after its first `::`, through the braces of a `use`; returns the index after it.
 fn follow(tokens: &[proc_macro2::TokenTree], mut index: usize, mut path: Module, found: &mut Vec<Module>) -> usize {
     loop {
         match tokens.get(index) {
@@ -172,7 +172,7 @@ fn follow(tokens: &[proc_macro2::TokenTree], mut index: usize, mut path: Module,
     }
 }
 
-/// The file that has what a path names: the longest beginning of it that is a file.
+/// Returns the module of the file in which a path is defined: the longest prefix of the path that is a file.
 fn file_of(path: &Module, modules: &BTreeSet<Module>) -> Option<Module> {
     (1..=path.len()).rev().map(|length| path[..length].to_vec()).find(|module| modules.contains(module))
 }
@@ -222,13 +222,13 @@ fn the_transports_do_not_import_each_other() {
 #[test]
 fn no_files_import_each_other_in_a_circle() {
     let sources = Sources::read();
-    // A parent and its child may name each other: the child is a part of it.
+    // A parent and its child may import each other, because the child is a part of the parent.
     let related = |one: &Module, other: &Module| one.starts_with(other) || other.starts_with(one);
     let mut arrows: BTreeMap<&Module, BTreeSet<&Module>> = BTreeMap::new();
     for (from, to) in sources.arrows().filter(|(from, to)| !related(from, to)) {
         arrows.entry(from).or_default().insert(to);
     }
-    // What imports nothing that is left, and what nothing left imports, cannot be in a circle.
+    // A file that imports no remaining file, or that no remaining file imports, cannot be part of a cycle.
     loop {
         let before = arrows.len();
         let open: BTreeSet<_> = arrows.keys().copied().collect();

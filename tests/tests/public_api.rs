@@ -1,4 +1,4 @@
-//! The public surface of the library, kept as a file, so that a change of it is seen in review.
+//! A test of the library's public surface, which is kept as a file, so that a review shows each change of it.
 //!
 //! After an intended change, `UPDATE_PUBLIC_API=1 cargo test -p jetstream-handlers-tests --test public_api` writes the
 //! file again.
@@ -18,7 +18,7 @@ const HEADER: &str =
     "// The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.\n";
 
 /// Every public item of the library, by name, and every `impl` block, by the name of its type; each with the module of
-/// the crate root that has it.
+/// the crate root that contains it.
 #[derive(Default)]
 struct Definitions {
     items: BTreeMap<String, Vec<(String, Item)>>,
@@ -65,7 +65,7 @@ impl Definitions {
         let all = self.items.get(name).map_or(&[][..], Vec::as_slice);
         let found: Vec<_> = all.iter().filter(|(module, _)| module == root).collect();
         let [(_, item)] = found[..] else { panic!("`{name}` must have one public definition in `{root}`") };
-        // Where two modules have a type of this name, only its own module implements traits for it.
+        // If several modules have a type of this name, only the impl blocks of the item's own module are listed.
         let is_of_item =
             |module: &str, block: &syn::ItemImpl| module == root || (block.trait_.is_some() && all.len() == 1);
         let blocks = self.impls.get(name).into_iter().flatten().filter(|(module, block)| is_of_item(module, block));
@@ -120,14 +120,14 @@ fn is_hidden(attributes: &[Attribute]) -> bool {
         .any(|attribute| attribute.path().is_ident("doc") && attribute.to_token_stream().to_string().contains("hidden"))
 }
 
-/// Keeps what a caller can notice.
+/// Removes all attributes that do not affect a caller.
 fn strip(attributes: &mut Vec<Attribute>) {
     attributes.retain(|attribute| {
         ["must_use", "non_exhaustive", "derive"].iter().any(|kept| attribute.path().is_ident(kept))
     });
 }
 
-/// An item without its documentation, its private fields and its function bodies.
+/// Returns an item without its documentation, its private fields and its function bodies.
 fn surface(mut item: Item) -> Item {
     let empty = || syn::parse_quote!({});
     match &mut item {
@@ -178,7 +178,7 @@ fn surface(mut item: Item) -> Item {
     item
 }
 
-/// The public methods of an `impl` block; of a trait's, its header alone. `None` where nothing is left.
+/// Returns the public methods of an `impl` block, or the header of one of a trait; `None` if nothing is left.
 fn public_part(mut block: syn::ItemImpl) -> Option<syn::ItemImpl> {
     if is_hidden(&block.attrs) || is_test(&block.attrs) {
         return None;
@@ -255,7 +255,7 @@ fn list_use(
             let name = name.ident.to_string();
             let is_ours =
                 from.first().is_some_and(|first| first != "async_nats" && !first.starts_with("jetstream_handlers"));
-            // What the crate root exports is listed once, there.
+            // An item that the crate root exports is listed only there.
             if is_ours && from[0] != "crate" {
                 // `pub use` in a module names its children; at the crate root it names a module.
                 let root = if root == "lib" { &from[0] } else { root };
@@ -280,7 +280,7 @@ fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// The items of a module that has a file of its own.
+/// Returns the items of a module that has a file of its own.
 fn module_file(name: &str) -> Vec<Item> {
     let file = [source().join(format!("{name}.rs")), source().join(name).join("mod.rs")];
     let file = file.iter().find(|file| file.is_file()).unwrap();

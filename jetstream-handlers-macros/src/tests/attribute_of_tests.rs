@@ -1,4 +1,4 @@
-//! The attribute of a test: its expansion, and its refusals.
+//! Tests of the attribute of a test: its expansion, and its refusals.
 
 use proc_macro2::TokenStream;
 

@@ -1,31 +1,31 @@
-//! The message of every mistake, and the order in which they are reported.
+//! Tests of the message of every mistake, and of the order in which mistakes are reported.
 
 use super::{expand, mistakes};
 
-/// The text that `ALL` stands for in the expected messages.
+/// The text that replaces `ALL` in the expected messages.
 const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`";
 
-/// Each expected mistake begins with the tokens that it points at.
+/// Asserts the mistakes in `source`; each expected one begins with the tokens that it points at.
 #[track_caller]
 fn assert_mistakes(source: &str, expected: &[&str]) {
     let expected: Vec<String> = expected.iter().map(|mistake| mistake.replace("ALL", ALL)).collect();
     assert_eq!(mistakes(source), expected, "in {source}");
 }
 
-/// Puts `entries` after a subject and a queue.
+/// Asserts the mistakes in an attribute with a subject, a queue and `entries`.
 #[track_caller]
 fn assert_entries(entries: &str, expected: &[&str]) {
     let source = format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] async fn f() {{}}"#);
     assert_mistakes(&source, expected);
 }
 
-/// Puts `entries` after a subject and a queue, above `item`.
+/// Asserts the mistakes in an attribute with a subject, a queue and `entries`, above `item`.
 #[track_caller]
 fn assert_both(entries: &str, item: &str, expected: &[&str]) {
     assert_mistakes(&format!(r#"#[subscriber(subject = "a", queue = "b", {entries})] {item}"#), expected);
 }
 
-/// Puts a valid attribute above `item`.
+/// Asserts the mistakes in `item` under a valid attribute.
 #[track_caller]
 fn assert_item(item: &str, expected: &[&str]) {
     let source = format!(r#"#[subscriber(subject = "a", queue = "b")] {item}"#);

@@ -18,7 +18,7 @@ use crate::transport::Transport;
 
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 
-/// Configuration of a [`Broker`].
+/// The configuration of a [`Broker`].
 ///
 /// Building does no I/O; [`connect`](Builder::connect) connects.
 ///

@@ -32,7 +32,7 @@ use crate::publish::{PublishMessage, Publisher};
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// Settings of handlers that do not have their own.
+/// The settings of handlers that do not have their own.
 #[derive(Debug, Clone)]
 pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
@@ -90,7 +90,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of [`Builder::connect`].
+    /// Returns the errors of [`Builder::connect`].
     ///
     /// # Cancel safety
     ///
@@ -139,7 +139,7 @@ impl Broker {
     /// | `NATS_CERT`, `NATS_KEY` | paths of the client certificate's PEM files |
     /// | `NATS_CONTEXT` | name of a context of the `nats` command-line tool; the variables above take precedence over it |
     ///
-    /// If several ways to authenticate are set, the first listed wins.
+    /// If several authentication methods are set, the first one in the table is used.
     ///
     /// # Examples
     ///
@@ -166,24 +166,24 @@ impl Broker {
         }
     }
 
-    /// Publishes a value as JSON, and returns after the stream stored it.
+    /// Publishes a value as JSON, and returns after the stream has stored it.
     ///
     /// # Errors
     ///
-    /// Those of [`Publisher::publish`].
+    /// Returns the errors of [`Publisher::publish`].
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave the message stored or not.
+    /// If the future is dropped, the message may be stored or not.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
     }
 
-    /// Begins a publish with headers or conditions; it is sent when awaited.
+    /// Returns a message to which headers and conditions can be added; it is sent when awaited.
     ///
     /// # Errors
     ///
-    /// Awaiting it returns the errors of [`Publisher::publish_message`].
+    /// Awaiting the message returns the errors of [`Publisher::publish_message`].
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         self.inner.publisher.publish_message(subject, value)
     }
@@ -193,7 +193,7 @@ impl Broker {
         &self.inner.publisher
     }
 
-    /// Restricts [`start_all`](Self::start_all) and [`run_all`](Self::run_all) to this handler, and to others that are
+    /// Restricts [`start_all`](Self::start_all) and [`run_all`](Self::run_all) to this handler and all others that are
     /// included.
     ///
     /// # Examples
@@ -229,7 +229,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Every problem of the handlers, together, as [`Error::problems`]; then no handler is started.
+    /// Returns all problems of the handlers together, as [`Error::problems`]; no handler is started then.
     /// A handler that already runs on this broker is a problem too.
     ///
     /// # Cancel safety
@@ -248,11 +248,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of `start_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
+    /// Returns the errors of `start_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
     ///
     /// # Cancel safety
     ///
-    /// As for `start_all`.
+    /// The same as for `start_all`.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
         let handlers = chosen(Vec::new(), groups)?;
         self.start(handlers).await
@@ -260,12 +260,12 @@ impl Broker {
 
     /// Starts every handler, runs until SIGINT or SIGTERM, then stops gracefully and disconnects.
     ///
-    /// A second signal returns immediately, without waiting for running calls.
+    /// On a second signal it returns immediately, without waiting for running calls.
     ///
     /// # Errors
     ///
-    /// Those of [`start_all`](Self::start_all), and [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not
-    /// finish within the grace period.
+    /// Returns the errors of [`start_all`](Self::start_all), and [`GracePeriod`](ErrorKind::GracePeriod) for calls that
+    /// did not finish within the grace period.
     ///
     /// # Cancel safety
     ///
@@ -278,11 +278,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Those of `run_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
+    /// Returns the errors of `run_all`, and [`NoHandlers`](ErrorKind::NoHandlers) for a group that no handler has.
     ///
     /// # Cancel safety
     ///
-    /// As for `run_all`.
+    /// The same as for `run_all`.
     pub async fn run_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<(), Error> {
         self.run(self.start_groups(groups)).await
     }
@@ -370,8 +370,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period, and an error if
-    /// the server did not confirm the close.
+    /// Returns [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period, and an
+    /// error if the server did not confirm the close.
     ///
     /// # Cancel safety
     ///

@@ -18,7 +18,8 @@ use crate::observe::health::StatusCell;
 use crate::sync::lock;
 use crate::worker::Delayed;
 
-/// How long a worker may take beyond the grace period, to hand messages back and to have the last acks confirmed.
+/// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
+/// confirmed.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// The worker of one handler that was started.
@@ -93,7 +94,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period. They were
+    /// Returns [`GracePeriod`](ErrorKind::GracePeriod) for calls that did not finish within the grace period. They were
     /// cancelled, and their messages handed back.
     ///
     /// # Cancel safety
@@ -105,7 +106,7 @@ impl Running {
         result
     }
 
-    /// Whether no message of these handlers is unacknowledged, except those that wait for their next attempt.
+    /// Returns `true` if no message of these handlers is unacknowledged, except those that wait for their next attempt.
     pub(crate) async fn is_settled(&self) -> bool {
         for worker in &self.workers {
             let unanswered = self.broker.transport().count_outstanding(&worker.binding).await;

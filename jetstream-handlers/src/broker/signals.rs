@@ -2,7 +2,7 @@
 
 use crate::error::{Error, ErrorKind};
 
-/// The shutdown signals: SIGINT and SIGTERM, or Ctrl-C where there are none.
+/// The shutdown signals: SIGINT and SIGTERM, or Ctrl-C on a platform without them.
 pub(super) struct Signals {
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,

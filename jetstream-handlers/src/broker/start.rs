@@ -18,7 +18,7 @@ use crate::rules;
 use crate::transport::Deliveries;
 use crate::worker::{Delayed, Parts, Worker};
 
-/// The name of the broker's own settings in a problem.
+/// The name under which a problem reports the broker's own settings.
 const DEFAULTS: &str = "Builder";
 
 /// A handler that is ready to start.
@@ -35,7 +35,7 @@ impl Broker {
         self.start_with(handlers, None).await
     }
 
-    /// Validates everything, creates what is missing, and starts the workers.
+    /// Validates the settings and the handlers, creates missing streams and consumers, and starts the workers.
     pub(super) async fn start_with(
         &self,
         handlers: Vec<Handler>,
@@ -62,7 +62,7 @@ impl Broker {
         let mut problems = defaults.problems();
         problems.extend(handlers.iter().flat_map(Handler::problems));
         if !problems.is_empty() {
-            // The server cannot be asked about invalid names.
+            // The server is not contacted, because a request cannot contain invalid names.
             return Err(Error::of(problems));
         }
         for (handler, context) in handlers.iter().zip(&contexts) {

@@ -10,10 +10,11 @@ use crate::error::Error;
 use crate::handler::Handler;
 use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
-/// Settings of a closure that handles a subject; awaiting it starts the closure.
+/// The settings of a closure that handles a subject; awaiting it starts the closure.
 ///
-/// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), where it is described in full.
-/// Methods store what they are given; the start reports all invalid settings together, with the text of the attribute.
+/// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), whose documentation describes
+/// it in full.
+/// The methods do not validate; the start reports all invalid settings together, with the error texts of the attribute.
 ///
 /// # Examples
 ///
@@ -106,7 +107,8 @@ impl Subscribe<'_> {
 
     /// Sets delays between attempts that start at `initial` and are multiplied by `factor` after each attempt, up to `max`.
     ///
-    /// `factor` must be at least 1. It replaces [`backoff`](Self::backoff), whose defaults apply without both.
+    /// `factor` must be at least 1. It replaces [`backoff`](Self::backoff); if neither is set, the defaults of
+    /// `backoff` apply.
     pub fn backoff_exponential(self, initial: Duration, factor: f64, max: Duration) -> Self {
         self.with(|plan| plan.backoff = Some(Backoff::Exponential { initial, factor, max }))
     }
@@ -147,7 +149,8 @@ impl Subscribe<'_> {
 
     /// Sets the group of the closure; not set by default.
     ///
-    /// A closure is started by awaiting it and never by [`Broker::start_groups`], so that its group is only checked.
+    /// A closure is started by awaiting it and never by [`Broker::start_groups`], so that its group is validated but
+    /// has no effect.
     pub fn group(self, group: impl Into<String>) -> Self {
         self.with(|plan| plan.group = Some(Cow::Owned(group.into())))
     }

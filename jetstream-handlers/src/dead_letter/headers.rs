@@ -13,7 +13,7 @@ use crate::outcome::Failure;
 /// The prefix of every header that a dead letter adds.
 pub(super) const PREFIX: &str = "Dead-Letter-";
 
-/// The prefix of those headers of the original that the server would act on again.
+/// The prefix under which a dead letter keeps headers of the original message that the server would process again.
 pub(super) const ORIGINAL_PREFIX: &str = "Dead-Letter-Original-";
 
 /// The header of a replayed message that identifies its dead letter.

@@ -17,7 +17,7 @@ use crate::outcome::Reason;
 pub struct DeadLetter {
     /// The sequence in the stream of dead letters, which identifies the dead letter.
     pub sequence: u64,
-    /// The time at which it was stored there.
+    /// The time at which the dead letter was stored.
     pub stored_at: SystemTime,
     /// The class of the failure.
     pub reason: Reason,
@@ -33,7 +33,7 @@ pub struct DeadLetter {
     pub subject: String,
     /// The durable consumer that delivered the original message.
     pub consumer: String,
-    /// The number of deliveries.
+    /// The number of deliveries of the original message.
     pub delivered: u64,
     /// The payload of the original message; empty if it was too large to be stored with the added headers.
     pub payload: Bytes,
@@ -66,7 +66,7 @@ impl DeadLetter {
         })
     }
 
-    /// Returns whether this is the full path of the handler, or the end of it.
+    /// Returns `true` if `handler` is the full path of the dead letter's handler, or the end of that path.
     pub(super) fn is_of(&self, handler: &str) -> bool {
         let path = self.handler.strip_suffix(handler);
         path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
@@ -76,7 +76,7 @@ impl DeadLetter {
         self.headers.get(PAYLOAD_OMITTED).is_some()
     }
 
-    /// Returns the original message, to be published again; `stream` is the one of the dead letter.
+    /// Returns the original message, to be published again; `stream` is the stream of the dead letter.
     pub(super) fn to_original(&self, stream: &str) -> Outgoing {
         let mut headers = HeaderMap::new();
         for (name, values) in self.headers.iter() {

@@ -12,7 +12,7 @@ use crate::publish::publish;
 use crate::subject::overlap;
 use crate::transport::Transport;
 
-/// The stream of dead letters, unless the `dead_letter` subject of a handler belongs to another one.
+/// The default stream of dead letters; the `dead_letter` subject of a handler may belong to another one.
 const DEFAULT_STREAM: &str = "DLQ";
 
 /// The dead letters in a stream, of all handlers or of one.
@@ -29,7 +29,7 @@ const DEFAULT_STREAM: &str = "DLQ";
 /// # Ok(()) }
 /// ```
 ///
-/// [`after`](Self::after) pages through more of them than fit in memory:
+/// [`after`](Self::after) pages through more dead letters than fit in memory:
 ///
 /// ```no_run
 /// # async fn count(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
@@ -69,14 +69,14 @@ impl DeadLetters {
         self
     }
 
-    /// Selects the dead letters after this sequence, to continue behind the last one of a [`list`](Self::list).
+    /// Selects the dead letters after this sequence, to continue after the last one of a [`list`](Self::list).
     #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {
         self.after = sequence;
         self
     }
 
-    /// Returns the oldest dead letters, at most `limit`; none if the stream does not exist.
+    /// Returns the oldest dead letters, at most `limit`; the list is empty if the stream does not exist.
     ///
     /// # Errors
     ///
@@ -96,7 +96,7 @@ impl DeadLetters {
         Ok(found)
     }
 
-    /// Returns the dead letter with this sequence in the stream of dead letters.
+    /// Returns the dead letter with this sequence in the stream of dead letters; `None` if it does not exist.
     ///
     /// # Errors
     ///
@@ -114,12 +114,13 @@ impl DeadLetters {
     ///
     /// The header `Dead-Letter-Replay-Of` of the new message identifies the dead letter, as `<stream>:<sequence>`.
     /// Every queue on the subject receives the new message, not only the one whose handler failed.
-    /// Headers that the server acted on for the original (`Nats-Msg-Id`, `Nats-Expected-..`) are not repeated.
-    /// A replay repeated within the stream's `duplicate_window` is stored once.
+    /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
+    /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once.
     ///
     /// # Errors
     ///
-    /// Returns an error if the dead letter does not exist, or no stream stores the message; the dead letter is kept then.
+    /// Returns an error if the dead letter does not exist, or no stream stores the message; the dead letter is then
+    /// kept.
     ///
     /// # Cancel safety
     ///
@@ -204,7 +205,9 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Returns the last sequence of the stream; dead letters stored later, as by a replay that failed again, are not touched.
+    /// Returns the last sequence of the stream, beyond which dead letters are ignored.
+    ///
+    /// They were stored after the call began, for example by a replayed message that failed again.
     async fn end(&self) -> Result<u64, Error> {
         match self.transport.last_assigned_sequence(&self.stream).await {
             Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),

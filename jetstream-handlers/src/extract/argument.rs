@@ -11,21 +11,21 @@ use crate::codec;
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
 
-/// The way of a parameter that is decoded from the payload.
+/// The marker of a parameter that is decoded from the payload.
 #[derive(Debug)]
 pub struct ViaPayload(());
 
-/// The way of a parameter that is made by [`FromMessage`].
+/// The marker of a parameter that is made by [`FromMessage`].
 #[derive(Debug)]
 pub struct ViaMessage(());
 
-/// The way of an `Option` of a type that implements [`FromMessage`], which is refused.
+/// The marker of an `Option` of a type that implements [`FromMessage`], which is refused.
 #[derive(Debug)]
 pub struct ViaOption(());
 
 /// A parameter of a handler: a payload, or a type that implements [`FromMessage`].
 ///
-/// `Via` tells the blanket implementations apart and is inferred.
+/// `Via` is the marker that distinguishes the blanket implementations; it is inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a parameter of a handler",
     label = "neither a payload nor extracted from the message",
@@ -34,7 +34,7 @@ pub struct ViaOption(());
     note = "`State<T>` requires `T: Clone + Send + Sync + 'static`; otherwise wrap it in an `Arc`"
 )]
 pub trait Argument<'m, Via>: Sized {
-    /// Whether the parameter is decoded from the payload.
+    /// `true` if the parameter is decoded from the payload.
     const IS_PAYLOAD: bool;
 
     /// Makes the parameter from a message.
@@ -77,7 +77,7 @@ fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
         .map_err(|error| Rejection::new(format!("the payload is not valid JSON for `{name}`: {error}")))
 }
 
-/// The bound that no type satisfies, for the message about a type that is both.
+/// A bound that no type satisfies; its error message describes a type that is both a payload and extracted.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` implements both `serde::Deserialize` and `FromMessage`",
     label = "either a payload or extracted from the message, not both",
@@ -85,7 +85,7 @@ fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
 )]
 pub trait OneWay {}
 
-/// The bound that no type satisfies, for the message about an `Option` of an extracted type.
+/// A bound that no type satisfies; its error message describes an `Option` of an extracted type.
 #[diagnostic::on_unimplemented(
     message = "`Option<{Self}>` is not a parameter of a handler",
     label = "an extracted parameter cannot be an `Option`",
@@ -106,17 +106,17 @@ impl<T: FromMessage> Argument<'_, ViaOption> for Option<T> {
     }
 }
 
-/// The ways of the parameters of a closure, which has no better message for other types.
+/// A marker that a closure accepts: every one except [`ViaOption`], for which a closure has no specific error message.
 pub trait Supported {}
 
 impl Supported for ViaPayload {}
 impl Supported for ViaMessage {}
 
-/// A type of a parameter, as the attribute names it.
+/// The type of a parameter, as the expansion of the attribute names it.
 pub struct Parameter<T>(PhantomData<fn() -> T>);
 
 impl<T> Parameter<T> {
-    /// The only value.
+    /// The only value of the type.
     pub const NEW: Self = Self(PhantomData);
 }
 
@@ -126,11 +126,12 @@ impl<T> fmt::Debug for Parameter<T> {
     }
 }
 
-/// The way of a parameter, resolved by the number of references: the trait of the most references wins.
+/// The resolution of a parameter's marker by method lookup: of the traits that apply, the one with the most references
+/// is used.
 ///
 /// Trait resolution alone reports a type that fits two implementations as "type annotations needed".
 pub mod via {
-    #![allow(missing_docs, missing_debug_implementations)] // named by the expansion alone
+    #![allow(missing_docs, missing_debug_implementations)] // used only by the expansion
 
     use std::marker::PhantomData;
 
@@ -190,12 +191,12 @@ impl Body<Unread> {
     pub const UNREAD: Self = Self(PhantomData);
 }
 
-/// The bound on the state of the body that a payload satisfies once.
+/// A bound that only the state of an unread body satisfies, so that a handler takes one payload.
 pub trait NotRead {}
 
 impl NotRead for Unread {}
 
-/// The state of the body after a parameter that is made in this way.
+/// The state of the body after a parameter with this marker.
 #[diagnostic::on_unimplemented(
     message = "a handler takes one payload, and this is the second",
     label = "a second payload",
@@ -219,7 +220,7 @@ impl<State> After<State> for ViaOption {
     type State = State;
 }
 
-/// Makes one parameter.
+/// Makes one parameter from a message.
 pub fn extract<'m, T: Argument<'m, Via>, Via>(
     message: &'m Message,
     context: &Context,
@@ -264,7 +265,7 @@ impl Problems {
         }
     }
 
-    /// Reports a handler with more than one payload, which the attribute refuses at compile time.
+    /// Reports a closure with more than one payload; the attribute refuses such a function at compile time.
     pub(crate) fn check_payloads(&mut self, payloads: usize) {
         if payloads > 1 {
             self.found.push(Problem::SeveralPayloads { handler: self.context.handler().to_owned(), payloads });

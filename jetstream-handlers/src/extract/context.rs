@@ -1,4 +1,4 @@
-//! The surroundings of a message that are the same for all messages of a handler.
+//! The context that all messages of a handler share.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::publish::Publisher;
 use crate::settings::Settings;
 use crate::transport::Transport;
 
-/// Per-handler context: the application's state, a publisher and the shutdown signal.
+/// The context of a handler: the application's state, a publisher and the shutdown signal.
 #[derive(Debug, Clone)]
 pub struct Context(Arc<ContextInner>);
 

@@ -23,9 +23,9 @@ use crate::publish::Publisher;
 
 /// A type that a handler can take as a parameter besides its payload.
 ///
-/// A type of your own that implements it can stand in a signature next to [`State`] and [`Subject`].
+/// An application can implement it for its own types, and use them in a signature like [`State`] and [`Subject`].
 /// Extraction does no I/O; a type that requires I/O takes a handle from the state and uses it in the handler.
-/// A type must not implement `serde::Deserialize` as well, because it would be a payload too.
+/// A type must not implement `serde::Deserialize` as well, because it would then also be a payload.
 ///
 /// # Examples
 ///
@@ -52,7 +52,7 @@ use crate::publish::Publisher;
 /// assert!(Tenant::from_message(&message, &Context::for_test()).is_err());
 /// ```
 pub trait FromMessage: Sized {
-    /// Makes the parameter.
+    /// Makes the parameter from a message.
     ///
     /// # Errors
     ///
@@ -60,7 +60,7 @@ pub trait FromMessage: Sized {
     /// the message is then dead-lettered at once, without a retry.
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
 
-    /// Checks at the start, before the first message, that what the parameter requires is available.
+    /// Checks at the start, before the first message, that everything that the parameter requires is available.
     ///
     /// # Errors
     ///

@@ -39,7 +39,7 @@ impl Shutdown {
         Self::default()
     }
 
-    /// Returns whether a graceful shutdown has begun.
+    /// Returns `true` if a graceful shutdown has begun.
     pub fn is_requested(&self) -> bool {
         self.0.is_cancelled()
     }

@@ -10,7 +10,7 @@ use crate::error::problem::MissingState;
 use crate::message::Message;
 
 /// The values passed to `Builder::state`, by type.
-// There are few, so a linear search beats hashing.
+// A linear search is faster than hashing, because there are few values.
 #[derive(Default, Clone)]
 pub(crate) struct States(Vec<(TypeId, Arc<dyn Any + Send + Sync>)>);
 
@@ -34,7 +34,7 @@ impl fmt::Debug for States {
 /// A value that the application passed to [`Builder::state`](crate::Builder::state), cloned for each call.
 ///
 /// It should be cheap to clone, such as a connection pool or an `Arc`.
-/// If a handler's state is missing, the start fails with an error that names both.
+/// If a handler's state is missing, the start fails with an error that names the handler and the type.
 ///
 /// # Examples
 ///

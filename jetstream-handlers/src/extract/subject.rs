@@ -6,7 +6,7 @@ use std::ops::Deref;
 use super::{Context, FromMessage, Rejection};
 use crate::message::Message;
 
-/// The subject that the message was published to, in which wildcards of the handler's subject are replaced.
+/// The subject to which the message was published; it has no wildcards.
 ///
 /// # Examples
 ///

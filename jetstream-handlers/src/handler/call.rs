@@ -1,4 +1,4 @@
-//! The seam between a worker and the code of a handler.
+//! The interface between a worker and the code of a handler.
 
 use std::fmt;
 use std::task::{self, Poll};
@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 
 /// The code of a handler, as a worker calls it.
 pub(crate) trait Call: Send + Sync {
-    /// Returns whether another call may begin.
+    /// Returns [`Poll::Ready`] if another call may begin.
     ///
     /// While this is pending, the worker begins no call and requests no messages.
     /// As with a future, only the waker of the latest poll has to be woken.
@@ -23,7 +23,7 @@ pub(crate) trait Call: Send + Sync {
     fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context);
 }
 
-/// Annotated functions and closures take one message and are always ready.
+/// The implementation for annotated functions and closures, which take one message and are always ready.
 impl<F> Call for F
 where
     F: Fn(&mut CallFuture, &Message, &Context) + Send + Sync,
@@ -47,7 +47,7 @@ impl<'a> Delivery<'a> {
     ///
     /// # Panics
     ///
-    /// If there are several.
+    /// Panics if there are several messages.
     pub(crate) fn single(self) -> &'a Message {
         let [message] = self.0 else { panic!("a handler of one message was called with {}", self.0.len()) };
         message
@@ -84,7 +84,7 @@ impl CallFuture {
         self.0.set(std::future::pending());
     }
 
-    /// Polls the future, which must not be polled again after its outcome.
+    /// Polls the future, which must not be polled again after it has returned an outcome.
     pub(crate) fn poll(&mut self, task: &mut task::Context<'_>) -> Poll<Outcome> {
         self.0.poll(task)
     }

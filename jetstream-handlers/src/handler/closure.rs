@@ -9,8 +9,8 @@ use crate::outcome::{HandlerResult, IntoSettle, Settle};
 
 /// A closure that [`Broker::subscribe`](crate::Broker::subscribe) accepts as a handler.
 ///
-/// It is implemented for closures of up to eight parameters, each of which an annotated function could take as well and
-/// does not borrow from the message.
+/// It is implemented for closures with up to eight parameters.
+/// Each parameter must be one that an annotated function can take, and must not borrow from the message.
 /// A closure returns `()`, [`Settle`] or a [`HandlerResult`] and no other `Result`, so that the error type of a plain
 /// `Ok(())` and of every `?` can be inferred.
 #[diagnostic::on_unimplemented(
@@ -28,7 +28,7 @@ pub trait Closure<Arguments>: Send + Sync + 'static {
     fn check(context: &Context, problems: &mut Problems);
 }
 
-/// A return type of a closure; a single `Result` among them lets its error type be inferred.
+/// A return type of a closure; only one `Result` implements it, so that the error type can be inferred.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a return type of a closure",
     label = "a closure returns `()`, `HandlerResult` or `Settle`",

@@ -66,7 +66,9 @@ impl Handler {
         }
     }
 
-    /// Returns whether both are the same function; two in different function bodies may have the same name.
+    /// Returns `true` if both are the same function.
+    ///
+    /// The location is compared too, because functions in different function bodies may have the same name.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.declaration.name == other.declaration.name && self.declaration.location == other.declaration.location
     }
@@ -78,7 +80,9 @@ impl Handler {
         all
     }
 
-    /// Returns the problems of the settings; the attribute has refused them already, a closure's are new.
+    /// Returns the problems of the settings.
+    ///
+    /// Only a closure can have problems, because the attribute refuses them at compile time.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let Declaration { name, plan, .. } = &self.declaration;
         let name_problem = rules::handler_name_problem(name).filter(|_| self.declaration.is_closure);

@@ -7,23 +7,25 @@ use crate::plan::Plan;
 
 /// An annotated function, as the attribute registers it at link time.
 #[derive(Debug)]
-#[allow(missing_docs)] // written by the attribute alone
+#[allow(missing_docs)] // used only by the expansion of the attribute
 pub struct Registration {
     pub name: &'static str,
     pub location: &'static str,
-    /// A function, because a `Plan` that is updated from another cannot be evaluated in a static.
+    /// The plan, returned by a function because a static cannot evaluate a `Plan` with struct update syntax.
     pub plan: fn() -> Plan,
     pub call: fn(&mut CallFuture, &Message, &Context),
     pub check: fn(&Context, &mut Problems),
 }
 
-/// The entry of the link-time collection.
+/// An entry of the link-time collection.
 #[derive(Debug)]
 pub struct Entry(pub &'static Registration);
 
 inventory::collect!(Entry);
 
-/// The type of the same name that the attribute adds for each annotated function, for [`Broker::include`](crate::Broker::include).
+/// A type that names an annotated function for [`Broker::include`](crate::Broker::include).
+///
+/// The attribute adds it with the name of the function.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler",
     label = "has no `#[subscriber(..)]`",

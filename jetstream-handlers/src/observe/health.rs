@@ -14,7 +14,7 @@ pub enum Status {
     Running,
     /// The handler receives no messages, and retries until it does.
     Recovering {
-        /// The problem, for a person to read.
+        /// The problem, as human-readable text.
         reason: String,
         /// The time at which the handler stopped receiving messages.
         since: Instant,
@@ -31,14 +31,15 @@ pub enum Status {
 pub struct HandlerHealth {
     /// The full name of the handler.
     pub handler: String,
-    /// Its status.
+    /// The status of the handler.
     pub status: Status,
 }
 
 /// The health of a broker, for a readiness probe.
 ///
 /// It is the state last reported by the server, and reflects a failure within a few seconds.
-/// A consumer without a leader, on a server that answers, is noticed within the `fetch_wait`.
+/// A consumer that has no leader although the server answers is noticed within the
+/// [`fetch_wait`](crate::Builder::fetch_wait).
 ///
 /// # Examples
 ///
@@ -51,14 +52,14 @@ pub struct HandlerHealth {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether a server is connected.
+    /// `true` if a server is connected.
     pub connected: bool,
     /// The started handlers that [`Running::shutdown`](crate::Running::shutdown) has not stopped.
     pub handlers: Vec<HandlerHealth>,
 }
 
 impl Health {
-    /// Returns whether a server is connected and all handlers are [`Running`](Status::Running).
+    /// Returns `true` if a server is connected and all handlers are [`Running`](Status::Running).
     pub fn is_healthy(&self) -> bool {
         self.connected && self.handlers.iter().all(|handler| handler.status == Status::Running)
     }
@@ -98,7 +99,7 @@ impl StatusCell {
         self.set(Status::Running);
     }
 
-    /// Sets the status to recovering, and keeps the time of the first problem while the reasons change.
+    /// Sets the status to recovering; if it already is, replaces the reason and keeps the time of the first problem.
     pub(crate) fn recovering(&self, reason: String) {
         let since = match self.status() {
             Status::Recovering { since, .. } => since,
@@ -125,7 +126,7 @@ impl StatusCell {
     }
 }
 
-/// Sets the status of a worker to stopped when dropped.
+/// A guard that sets the status of a worker to stopped when it is dropped.
 #[derive(Debug)]
 pub(crate) struct StoppedOnDrop(StatusCell);
 

@@ -53,7 +53,7 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
         }
         Err(error) => error,
     };
-    // Another process started at the same moment; its stream will do if it covers as much.
+    // Another process created the stream at the same time; it is used if it covers the same subjects.
     if error.is(ErrorCode::STREAM_NAME_EXIST) {
         let Some(found) = read_stream(transport, purpose, name).await? else { return Ok(()) };
         if transport.settings().streams.iter().any(|declared| declared.name == *name) {

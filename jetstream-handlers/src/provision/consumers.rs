@@ -13,13 +13,13 @@ use crate::error::problem::{Problem, Purpose};
 use crate::plan::Declaration;
 use crate::transport::Transport;
 
-/// The priority group of an ordered handler's consumer; each of its pulls names it.
+/// The priority group of an ordered handler's consumer; each pull request names it.
 const GROUP: &str = "ordered";
 
-/// The silence after which the server pins another worker in place of the active one.
+/// The time without a pull request after which the server pins another worker instead of the active one.
 ///
-/// Each pull of the active worker restarts it, so it must be longer than the time between two pulls.
-/// The server's default of two minutes would stop the handler for as long as that after a crash.
+/// Each pull request of the active worker restarts it, so it must be longer than the time between two requests.
+/// With the server's default, no worker would receive messages for two minutes after the active one has crashed.
 const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Binding {
@@ -56,7 +56,7 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
     }
 }
 
-/// Reads the consumer of a handler, and compares it with what the handler needs; `None` if it does not exist.
+/// Reads the consumer of a handler, and compares it with what the handler needs; returns `None` if it does not exist.
 pub(super) async fn find_consumer(
     transport: &Transport,
     handler: &Declaration,
@@ -77,14 +77,14 @@ pub(super) async fn create_consumer(
 
 /// Creates the deleted consumer of a handler again, or finds the one that another process created meanwhile.
 ///
-/// It delivers the stream from the sequence `start` on, or all of it.
+/// The consumer delivers the stream from the sequence `start` on, or the whole stream if `start` is `None`.
 pub(crate) async fn restore_consumer(
     transport: &Transport,
     handler: &str,
     binding: &Binding,
     start: Option<u64>,
 ) -> Result<(), Error> {
-    // The former configuration, because an operator may have changed it.
+    // The configuration that the deleted consumer had, because an operator may have changed it.
     let mut config = (*binding.config).clone();
     config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
     config.deliver_policy = consumer::DeliverPolicy::All;
@@ -135,7 +135,8 @@ impl<'a> Need<'a> {
         match transport.create_consumer(stream, config).await {
             Ok(created) => {
                 tracing::info!(handler, stream, consumer, "created the durable consumer");
-                // Older servers leave out what they do not know, and not every server of a cluster is the connected one.
+                // An older server ignores fields that it does not know, and it may be another server of the cluster
+                // than the connected one.
                 if created.priority_policy != config.priority_policy {
                     let (handler, consumer) = ((*handler).to_owned(), consumer.clone());
                     return Err(Problem::ServerTooOld { handler, consumer, version: None });

@@ -1,6 +1,6 @@
 //! Differences between the configuration that the code asks for and the one on the server.
 //!
-//! Defaults that the server fills in and its `_nats.*` metadata do not count.
+//! Defaults that the server fills in and its `_nats.*` metadata are not differences.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -15,14 +15,15 @@ use crate::error::problem::Problem;
 /// The prefix of the entries that this crate adds to the metadata of a consumer.
 pub(super) const METADATA_PREFIX: &str = "jetstream-handlers.";
 
-/// The metadata entry of a consumer that was deleted and created again.
+/// The metadata key of a consumer that was deleted and created again; its value is the stream sequence at which it
+/// starts.
 pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
 
-/// Returns the fields in which a consumer on the server is not what a handler needs.
+/// Returns the fields in which a consumer on the server differs from the configuration that a handler needs.
 ///
-/// Fields that no handler sets belong to the operator: description, metadata, sampling, replicas, storage, request
-/// limits, inactivity, pause.
-/// So does `max_ack_pending`, unless it is below the handler's `concurrency`.
+/// Fields that no handler sets are not compared, so that an operator can set them: description, metadata, sampling,
+/// replicas, storage, request limits, inactivity, pause.
+/// The same applies to `max_ack_pending`, unless it is below the handler's `concurrency`.
 pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, concurrency: usize) -> Vec<Difference> {
     let mut differences = Vec::new();
     let mut compare = |field, changeable, found: String, wanted: String| {
@@ -38,14 +39,14 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("ack_policy", false, lower_case(&found.ack_policy), lower_case(&wanted.ack_policy));
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
-    // A restored consumer starts where the deleted one had stopped.
+    // A restored consumer starts at the sequence at which the deleted one had stopped.
     if !found.metadata.contains_key(RESTORED) {
         compare("deliver_policy", false, lower_case(&found.deliver_policy), lower_case(&wanted.deliver_policy));
     }
     compare("replay_policy", false, lower_case(&found.replay_policy), lower_case(&wanted.replay_policy));
     compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
-    // No server refuses to change these three, whatever ADR-42 says (`consumer.go`, `checkNewConsumerConfig`).
+    // nats-server can change these fields, although ADR-42 states otherwise (`consumer.go`, `checkNewConsumerConfig`).
     compare("priority_policy", true, serialized(&found.priority_policy), serialized(&wanted.priority_policy));
     compare("priority_groups", true, format!("{:?}", found.priority_groups), format!("{:?}", wanted.priority_groups));
     let is_pinned = |config: &consumer::Config| config.priority_policy == consumer::PriorityPolicy::PinnedClient;
@@ -57,7 +58,7 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
             duration(wanted.priority_timeout, 120),
         );
     }
-    // With fewer, the server would stop delivering messages that are not dead letters yet.
+    // With fewer deliveries, the server would stop delivering a message before its last attempt.
     if (1..wanted.max_deliver).contains(&found.max_deliver) {
         let (found, wanted) = (found.max_deliver.to_string(), format!("unlimited, or at least {}", wanted.max_deliver));
         differences.push(Difference { field: "max_deliver", found, wanted, changeable: true });
@@ -81,7 +82,7 @@ pub(super) fn check_stream(found: &stream::Config, wanted: &stream::Config) -> R
 
 /// Returns the fields in which a stream on the server differs from the configuration passed to the builder.
 ///
-/// A description, metadata and replicas that the latter leaves out belong to the operator.
+/// A description, metadata and replicas are compared only if the builder's configuration has them.
 fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
     // Changing these needs a new stream (nats-server `stream.go`, `configUpdateCheck`).
     const IMMUTABLE: [&str; 4] = ["storage", "retention", "mirror", "max_consumers"];
@@ -107,7 +108,7 @@ fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
     differences
 }
 
-/// Returns the fields of a stream's configuration, with every spelling of a default in one form.
+/// Returns the fields of a stream's configuration, with each default in one spelling.
 fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
     let unlimited = |limit: i64| Value::from(if limit <= 0 { -1 } else { limit });
     let nanos = |duration: Duration| Value::from(format!("{duration:?}"));
@@ -121,7 +122,7 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         (true, true) => Duration::from_secs(120),
         (true, false) => config.max_age.min(Duration::from_secs(120)),
     };
-    // The server turns on what another feature needs (`stream.go`, `checkStreamCfg`).
+    // The server enables a field that another enabled field requires (`stream.go`, `checkStreamCfg`).
     let markers = config.subject_delete_marker_ttl.is_some();
     let rollup = config.allow_rollup || config.allow_message_schedules || markers;
     vec![
@@ -174,7 +175,7 @@ fn lower_case(value: &impl Debug) -> String {
     format!("{value:?}").to_lowercase()
 }
 
-/// Returns the name of an enum's variant as the server writes it, also one of several words.
+/// Returns the name of an enum's variant as the server writes it, including a name of several words.
 fn serialized(value: &impl serde::Serialize) -> String {
     json(value).as_str().unwrap_or_default().to_owned()
 }
@@ -184,7 +185,7 @@ fn duration(value: Duration, default_secs: u64) -> String {
     format!("{value:?}")
 }
 
-/// Returns the filters in one form; the server keeps one filter and several in different fields.
+/// Returns the filters in one form, because the server keeps one filter and several filters in different fields.
 fn filters(config: &consumer::Config) -> String {
     let mut filters: BTreeSet<&str> = config.filter_subjects.iter().map(String::as_str).collect();
     if !config.filter_subject.is_empty() {

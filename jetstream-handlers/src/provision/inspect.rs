@@ -1,4 +1,4 @@
-//! Inspection of the server: what each handler is bound to, what is missing, and what is wrong.
+//! Inspection of the server: the binding of each handler, the missing streams and consumers, and all problems.
 
 use std::sync::Arc;
 
@@ -13,12 +13,12 @@ use crate::plan::{DeadLetter, Declaration};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
-/// The most requests of a start that are in flight at once.
+/// The maximum number of requests that a start has in flight.
 pub(super) const MAX_REQUESTS: usize = 16;
 
-/// The result of an inspection: what has to be created, or why handlers cannot start.
+/// The result of an inspection: the streams and consumers to create, or the problems that prevent the start.
 pub(super) struct ProvisionPlan<'a> {
-    /// The handlers whose stream was found or planned, in order; all of them if there is no problem.
+    /// The handlers whose stream was found or planned, in order; all handlers if there is no problem.
     pub(super) bindings: Vec<(&'a Declaration, Binding)>,
     pub(super) missing_streams: Vec<KnownStream>,
     /// The indices of the bindings whose consumer does not exist.
@@ -26,7 +26,7 @@ pub(super) struct ProvisionPlan<'a> {
     pub(super) problems: Vec<Problem>,
 }
 
-/// Compares what handlers and the application declare with what the server has; changes nothing.
+/// Compares the declarations of handlers and the application with the server, without changing anything.
 pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> ProvisionPlan<'a> {
     let mut streams = Streams::new(transport);
     let mut problems = streams.compare_declared(|_| true).await;
@@ -99,7 +99,8 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     })
 }
 
-/// Checks that the stream keeps dead letters; a planned one gets as many replicas as the handler's stream.
+/// Checks that the stream of dead letters keeps them; if it is planned, raises its replicas to those of the handler's
+/// stream.
 fn check_dead_letter_stream(
     streams: &mut Streams<'_>,
     handler: &Declaration,
@@ -117,9 +118,10 @@ fn check_dead_letter_stream(
     Err(Problem::DeadLetterStream { handler: handler.name.clone(), stream: dead_letters })
 }
 
-/// Returns the handlers that read one durable consumer.
+/// Returns a problem for each pair of handlers that read the same durable consumer.
 ///
-/// Where the stream of a handler is not known because of another problem, overlapping subjects count as one stream.
+/// If the stream of a handler is unknown because of another problem, handlers with overlapping subjects are assumed to
+/// read the same stream.
 fn shared_durables(bindings: &[(&Declaration, Binding)], unbound: &[&Declaration]) -> Vec<Problem> {
     let bound = bindings.iter().map(|(handler, binding)| (*handler, Some(binding)));
     let handlers: Vec<_> = bound.chain(unbound.iter().map(|handler| (*handler, None))).collect();
@@ -139,7 +141,7 @@ fn shared_durables(bindings: &[(&Declaration, Binding)], unbound: &[&Declaration
     problems
 }
 
-/// Returns the problem of two handlers that read one durable consumer.
+/// Returns the problem of two handlers that read the same durable consumer.
 pub(crate) fn shared_durable(one: &Declaration, other: &Declaration) -> Problem {
     let (a, b) = (&one.plan, &other.plan);
     let settings = [
@@ -159,7 +161,9 @@ pub(crate) fn shared_durable(one: &Declaration, other: &Declaration) -> Problem 
     }
 }
 
-/// Returns the overlapping filters on work queues; the server refuses them (`CONSUMER_WQ_CONSUMER_NOT_UNIQUE`) without naming the other consumer.
+/// Returns a problem for each pair of consumers of a work queue whose filters overlap.
+///
+/// The server refuses them (`CONSUMER_WQ_CONSUMER_NOT_UNIQUE`) without naming the other consumer.
 fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (index, (handler, binding)) in bindings.iter().enumerate().filter(|(_, (_, binding))| binding.work_queue) {
@@ -183,7 +187,7 @@ fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding
     problems
 }
 
-/// Returns what keeps ordered handlers from receiving their messages in order.
+/// Returns the problems that prevent ordered handlers from receiving their messages in order.
 fn out_of_order(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (declaration, binding) in bindings.iter().filter(|(handler, _)| handler.plan.ordered) {
@@ -205,10 +209,10 @@ fn out_of_order(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> 
     problems
 }
 
-/// Returns the field by which a message can leave a stream before older ones.
+/// Returns the field that allows a message to be removed from a stream before older ones.
 ///
-/// When an unacked message leaves its stream, the server terminates it, and with `ack_policy` all everything before it
-/// (`consumer.go`, `decStreamPending` and `processTerm`).
+/// The server terminates an unacknowledged message that is removed from its stream and, with the ack policy `all`,
+/// every message before it (`consumer.go`, `decStreamPending` and `processTerm`).
 fn removes_out_of_order(config: &stream::Config) -> Option<&'static str> {
     if config.max_messages_per_subject > 0 {
         return Some("max_msgs_per_subject");
@@ -319,7 +323,7 @@ mod tests {
         let together = transport(true, vec![on("BOTH", &["orders.>", "payments.>"])]);
         let together = inspect(&together, &[&one, &other]).await;
         assert!(matches!(&*together.problems, [Problem::SharedDurable { .. }]), "{:?}", together.problems);
-        // Without a stream the subjects decide, so that both problems are reported at once.
+        // If the streams are unknown, subjects are compared, so that both problems are reported together.
         let forbidden = transport(false, Vec::new());
         let twin = handler("orders.*", "twins");
         let unbound = inspect(&forbidden, &[&one, &other, &twin]).await;

@@ -1,7 +1,7 @@
-//! Streams and consumers: found, or created where missing, never changed.
+//! Streams and consumers: found or, if missing, created; never changed.
 //!
-//! [`inspect`](inspect::inspect) reads everything and collects every problem; [`apply`](apply::apply) creates what is
-//! missing, and runs only without a problem.
+//! [`inspect`](inspect::inspect) reads the streams and consumers, and collects every problem; [`apply`](apply::apply)
+//! creates missing ones, and runs only if there is no problem.
 #![allow(clippy::result_large_err, reason = "a problem is built at a start, and not while messages flow")]
 
 mod apply;
@@ -20,7 +20,8 @@ use crate::plan::Declaration;
 use crate::transport::Transport;
 use streams::{Streams, covered};
 
-/// Finds or creates the stream and the consumer of every handler; fails without a change if there are `problems`.
+/// Finds or creates the stream and the consumer of every handler; if there are `problems`, fails without changing
+/// anything.
 pub(crate) async fn provision(
     transport: &Transport,
     handlers: &[&Declaration],
@@ -32,7 +33,7 @@ pub(crate) async fn provision(
     apply::apply(transport, plan).await
 }
 
-/// Finds or creates the stream that covers a subject to publish to; returns whether it was created.
+/// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(transport);
     Error::all(streams.compare_declared(|config| covered(config, subject)).await)?;

@@ -1,4 +1,4 @@
-//! The streams that handlers and publishes need: found on the server, or planned.
+//! The streams that handlers and publishes need: found on the server, or planned for creation.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::error::problem::{Problem, Purpose};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
-/// A stream that exists, or is planned.
+/// A stream that exists on the server, or is planned for creation.
 pub(super) struct KnownStream {
     pub(super) config: stream::Config,
     pub(super) exists: bool,
-    /// The first purpose that it was needed for.
+    /// The purpose for which the stream was needed first.
     pub(super) purpose: Purpose,
     /// The consumers of a work queue, with their filters; empty for other streams.
     pub(super) consumers: Vec<(String, String)>,
@@ -30,7 +30,8 @@ impl<'a> Streams<'a> {
         Self { transport, known: BTreeMap::new() }
     }
 
-    /// Compares the streams passed to the builder with those on the server, as far as `is_needed`.
+    /// Compares the streams passed to the builder with those on the server, if `is_needed` returns `true` for them;
+    /// plans missing ones.
     pub(super) async fn compare_declared(&mut self, is_needed: impl Fn(&stream::Config) -> bool) -> Vec<Problem> {
         let mut problems = Vec::new();
         let settings = self.transport.settings();
@@ -38,7 +39,7 @@ impl<'a> Streams<'a> {
             match self.load(&Purpose::Declared, &wanted.name).await {
                 Ok(true) => problems.extend(drift::check_stream(&self.known[&wanted.name].config, wanted).err()),
                 Ok(false) if settings.auto_create => self.plan(&Purpose::Declared, wanted.clone()),
-                // A missing stream is a problem of the handler that needs it.
+                // A missing stream is reported for the handler that needs it.
                 Ok(false) => {}
                 Err(problem) => problems.push(problem),
             }
@@ -71,7 +72,7 @@ impl<'a> Streams<'a> {
             }
             match self.names(purpose, subject).await?.into_iter().next() {
                 Some(owner) if owner != name => return Err(wrong_stream(purpose, subject, name, false, owner)),
-                // Another process has created it since.
+                // Another process has created the stream in the meantime.
                 Some(_) => drop(self.load(purpose, name).await?),
                 None if default_name(subject).is_none() => return Err(no_default_name(purpose, subject)),
                 None => self.plan(purpose, default_stream(name, subject)),
@@ -107,7 +108,7 @@ impl<'a> Streams<'a> {
         {
             return Ok(name.clone());
         }
-        // These streams have parts of the subject, which a new stream would overlap.
+        // Each of these streams covers a part of the subject, so that a new stream would overlap it.
         if names.len() > 1 || (!names.is_empty() && default_name(subject).is_none()) {
             let (purpose, subject) = (purpose.clone(), subject.to_owned());
             return Err(Problem::AmbiguousStream { purpose, subject, streams: names });
@@ -121,7 +122,7 @@ impl<'a> Streams<'a> {
         self.plan_default(purpose, subject).await
     }
 
-    /// Plans the default stream of a subject that no stream has.
+    /// Plans the default stream of a subject that no stream covers.
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
         let Some(name) = default_name(subject) else {
             return Err(no_default_name(purpose, subject));
@@ -130,7 +131,7 @@ impl<'a> Streams<'a> {
             self.load(purpose, &name).await?;
         }
         match self.known.get_mut(&name) {
-            // Another process has created it since.
+            // Another process has created the stream in the meantime.
             Some(known) if covered(&known.config, subject) => {}
             Some(known) if known.exists => return Err(not_covered(purpose, subject, &known.config)),
             Some(known) => known.config.subjects.extend(default_subjects(subject)),
@@ -139,7 +140,7 @@ impl<'a> Streams<'a> {
         Ok(name)
     }
 
-    /// Reads a stream from the server; returns whether it exists.
+    /// Reads a stream from the server; returns `false` if it does not exist.
     async fn load(&mut self, purpose: &Purpose, name: &str) -> Result<bool, Problem> {
         if self.known.get(name).is_some_and(|known| known.exists) {
             return Ok(true);
@@ -157,14 +158,14 @@ impl<'a> Streams<'a> {
         Ok(true)
     }
 
-    /// Returns the names of the streams on the server that have a part of `subject`.
+    /// Returns the names of the streams on the server that cover at least a part of `subject`.
     async fn names(&self, purpose: &Purpose, subject: &str) -> Result<Vec<String>, Problem> {
         self.transport.stream_names(subject).await.map_err(|error| {
             Problem::failed(purpose, error.into_error(&format!("looking for the stream of `{subject}`")))
         })
     }
 
-    /// Returns the overlaps of planned streams, with streams on the server and with each other.
+    /// Returns a problem for each planned stream that overlaps another planned stream or a stream on the server.
     pub(super) async fn overlaps(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut earlier: Vec<&KnownStream> = Vec::new();
@@ -184,7 +185,7 @@ impl<'a> Streams<'a> {
     }
 }
 
-/// Reads the configuration of a stream; `None` if it does not exist.
+/// Reads the configuration of a stream; returns `None` if it does not exist.
 pub(super) async fn read_stream(
     transport: &Transport,
     purpose: &Purpose,
@@ -194,7 +195,8 @@ pub(super) async fn read_stream(
     found.map_err(|error| Problem::failed(purpose, error.into_error(&format!("reading stream `{name}`"))))
 }
 
-/// Returns the stream on the server that a planned one would overlap; the server's own error does not name it.
+/// Returns the problem of a planned stream that overlaps a stream on the server, which the server's own error does not
+/// name.
 pub(super) async fn overlap_on_server(transport: &Transport, planned: &KnownStream) -> Option<Problem> {
     for subject in &planned.config.subjects {
         for other in transport.stream_names(subject).await.unwrap_or_default() {
@@ -221,7 +223,7 @@ fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> 
     })
 }
 
-/// Returns whether a stream covers `subject`.
+/// Returns `true` if a stream covers `subject`.
 pub(super) fn covered(config: &stream::Config, subject: &str) -> bool {
     if config.subjects.is_empty() {
         return config.name == subject;
@@ -243,7 +245,9 @@ fn wrong_stream(purpose: &Purpose, subject: &str, stream: &str, exists: bool, ow
     Problem::WrongStream { purpose, subject, stream, exists, owner }
 }
 
-/// The server accepts no stream with a wildcard as its first token, because that overlaps the server's own `$JS`.
+/// Returns the problem of a subject whose first token is a wildcard.
+///
+/// The server accepts no stream for it, because the stream would overlap the server's own `$JS` subjects.
 fn no_default_name(purpose: &Purpose, subject: &str) -> Problem {
     Problem::NoDefaultName { purpose: purpose.clone(), subject: subject.to_owned() }
 }
@@ -257,7 +261,7 @@ fn missing(purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
     }
 }
 
-/// Returns the configuration of a stream that nobody declared: limits retention and file storage.
+/// Returns the configuration of a stream that the application did not declare: limits retention and file storage.
 fn default_stream(name: &str, subject: &str) -> stream::Config {
     stream::Config { name: name.to_owned(), subjects: default_subjects(subject), ..stream::Config::default() }
 }

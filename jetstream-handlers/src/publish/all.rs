@@ -18,15 +18,16 @@ use crate::transport::{Pipeline, Transport};
 impl Publisher {
     /// Publishes many messages, up to 256 at once, and returns the result of each in order.
     ///
-    /// Take the results with [`next`](PublishAll::next) or as a [`Stream`].
-    /// A message is taken from the iterator only while fewer than 256 have no result, so that an endless iterator runs in bounded memory.
-    /// Each message is checked, sent and judged by itself, so one that fails does not stop the others.
-    /// A message without a [`message_id`](PublishMessage::message_id) gets an id of its own, under which it is repeated
-    /// while its answer is missing, until the [publish timeout](crate::Builder::publish_timeout).
+    /// The results are read with [`next`](PublishAll::next) or as a [`Stream`].
+    /// A message is taken from the iterator only while fewer than 256 messages are in flight, so that an infinite
+    /// iterator runs in bounded memory.
+    /// Each message is checked, sent and acknowledged separately, so that one that fails does not stop the others.
+    /// A message without a [`message_id`](PublishMessage::message_id) receives a generated id. It is sent again under
+    /// the same id while the stream does not answer, until the [publish timeout](crate::Builder::publish_timeout).
     ///
-    /// The streams store the messages in the order of the iterator, as long as none has to be repeated.
-    /// Where the order is more important than the rate, publish one after the other,
-    /// or all or none with [`publish_atomic`](Self::publish_atomic).
+    /// The streams store the messages in the order of the iterator, unless one has to be sent again.
+    /// If the order is more important than the throughput, publish the messages one after another with
+    /// [`publish_message`](Self::publish_message), or as a batch with [`publish_atomic`](Self::publish_atomic).
     ///
     /// # Examples
     ///
@@ -43,13 +44,14 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Each result has the errors of [`publish_message`](Self::publish_message) for its own message.
-    /// A message of another broker is not sent; its result has the kind [`Config`](crate::ErrorKind::Config).
+    /// Each result is an error in the cases of [`publish_message`](Self::publish_message).
+    /// A message of another broker is not sent; the kind of its error is [`Config`](crate::ErrorKind::Config).
     ///
     /// # Cancel safety
     ///
     /// Nothing is sent before the first result is polled.
-    /// After [`PublishAll`] is dropped, up to 256 messages without a result may be stored or not, and no more are sent.
+    /// If [`PublishAll`] is dropped, up to 256 messages without a result may be stored or not, and no further messages
+    /// are sent.
     pub fn publish_all<'a, I>(&self, messages: I) -> PublishAll<'a>
     where
         I: IntoIterator<Item = PublishMessage, IntoIter: Send + 'a>,
@@ -64,7 +66,7 @@ impl Publisher {
 
 /// The results of [`Publisher::publish_all`], one for each message, in order.
 ///
-/// It is a [`Stream`], and [`next`](Self::next) needs no trait in scope.
+/// It implements [`Stream`]; [`next`](Self::next) requires no trait in scope.
 ///
 /// # Examples
 ///
@@ -87,11 +89,11 @@ impl PublishAll<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`Publisher::publish_message`] for this message.
+    /// Returns the errors of [`Publisher::publish_message`] for this message.
     ///
     /// # Cancel safety
     ///
-    /// No result is lost if the future is dropped; the next call returns it.
+    /// This method is cancel safe: no result is lost if the future is dropped, and the next call returns it.
     pub async fn next(&mut self) -> Option<Result<PublishAck, Error>> {
         self.results.next().await
     }

@@ -18,22 +18,24 @@ use crate::transport::Transport;
 /// The server's default limit for the messages of an atomic batch (ADR-50).
 const MAX_MESSAGES: usize = 1000;
 
-/// Oldest server whose atomic batches are used (ADR-50).
+/// The oldest server version whose atomic batches are used (ADR-50).
 const SERVER: (i64, i64, i64) = (2, 12, 1);
 
 impl Publisher {
     /// Publishes up to 1000 messages to one stream, all or none.
     ///
     /// They are stored one after another without other messages between them, and become visible together.
-    /// The ack is that of the last one, and its `batch_size` is their number.
-    /// Conditions are judged when all messages have arrived: if one does not hold, nothing is stored.
+    /// The returned ack is that of the last message, and its `batch_size` is the number of messages.
+    /// Conditions are checked when all messages have arrived: if one does not hold, nothing is stored.
     ///
-    /// It requires a server from 2.12.1 and a stream with `allow_atomic_publish`, which streams that the broker creates on its own do not have:
-    /// declare the stream with [`Builder::stream`](crate::Builder::stream), or update it on the server (ADR-50).
+    /// It requires a server from 2.12.1 and a stream with `allow_atomic_publish` (ADR-50).
+    /// A stream that the broker creates by default does not have it: declare the stream with
+    /// [`Builder::stream`](crate::Builder::stream), or update it on the server.
     ///
-    /// Each message without a [`message_id`](PublishMessage::message_id) gets an id of its own.
-    /// While no server answers, the batch is repeated under these ids until the [publish timeout](crate::Builder::publish_timeout).
-    /// If it turns out to be stored already, the ack is returned.
+    /// Each message without a [`message_id`](PublishMessage::message_id) receives a generated id.
+    /// While no server answers, the batch is sent again under the same ids until the [publish
+    /// timeout](crate::Builder::publish_timeout).
+    /// If the batch is already stored, its ack is returned.
     ///
     /// # Examples
     ///
@@ -52,23 +54,24 @@ impl Publisher {
     ///
     /// # Errors
     ///
-    /// Nothing is stored, except perhaps with a [`Timeout`](ErrorKind::Timeout) or a [`Duplicate`](ErrorKind::Duplicate) after
-    /// a lost answer, whose texts say so.
+    /// If an error is returned, nothing is stored.
+    /// The exceptions are a [`Timeout`](ErrorKind::Timeout) and a [`Duplicate`](ErrorKind::Duplicate) after a lost
+    /// answer, whose texts state that the batch may be stored.
     ///
     /// | kind | reason |
     /// |---|---|
-    /// | [`Config`](ErrorKind::Config) | no message, more than 1000, two with the same id, one of another broker, one that cannot be published, `expect_last_sequence` on another than the first, or the server is too old |
+    /// | [`Config`](ErrorKind::Config) | there is no message or there are more than 1000, two messages have the same id, a message belongs to another broker or cannot be published, a message other than the first has `expect_last_sequence`, or the server is too old |
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers a subject |
     /// | [`StreamMismatch`](ErrorKind::StreamMismatch) | the stream does not allow atomic batches |
     /// | [`WrongLastSequence`](ErrorKind::WrongLastSequence) | a condition does not hold |
     /// | [`Duplicate`](ErrorKind::Duplicate) | the stream has a message with one of the ids |
     /// | [`Publish`](ErrorKind::Publish) | the messages belong to several streams, or the stream refused one |
     ///
-    /// and the other errors of [`publish`](Self::publish).
+    /// The other errors are those of [`publish`](Self::publish).
     ///
     /// # Cancel safety
     ///
-    /// After the future is dropped, all of the batch may be stored, or nothing.
+    /// If the future is dropped, either the whole batch is stored or nothing.
     pub async fn publish_atomic<I>(&self, messages: I) -> Result<PublishAck, Error>
     where
         I: IntoIterator<Item = PublishMessage>,

@@ -12,24 +12,26 @@ use crate::message::refusal::empty_batch;
 use crate::message::{BeginFailure, Outgoing};
 use crate::transport::{Ingest, Transport};
 
-/// Oldest server with fast-ingest batches (ADR-50).
+/// The oldest server version with fast-ingest batches (ADR-50).
 const SERVER: (i64, i64, i64) = (2, 14, 0);
 
 impl Publisher {
-    /// Publishes many messages to one stream in order, as fast as it accepts them.
+    /// Publishes many messages to one stream in order, as fast as the stream accepts them.
     ///
-    /// The stream answers once for hundreds of messages, and its answers limit how many are in flight; 1000 at most.
-    /// The iterator is read no faster, so that even a long one needs little memory.
+    /// The stream acknowledges hundreds of messages at once, and its acks limit the number of messages in flight to at
+    /// most 1000.
+    /// The iterator is read only as fast as messages are sent, so that a long one runs in bounded memory.
     /// The messages are stored in order and without a gap, but messages of other publishers may lie between them.
-    /// The ack is that of the last one, and its `batch_size` is their number.
+    /// The returned ack is that of the last message, and its `batch_size` is the number of messages.
     ///
-    /// It requires a server from 2.14 and a stream with `allow_batch_publish`, which streams that the broker creates on its own do not have:
-    /// declare the stream with [`Builder::stream`](crate::Builder::stream), or update it on the server (ADR-50, "fast ingest").
+    /// It requires a server from 2.14 and a stream with `allow_batch_publish` (ADR-50, "fast ingest").
+    /// A stream that the broker creates by default does not have it: declare the stream with
+    /// [`Builder::stream`](crate::Builder::stream), or update it on the server.
     ///
-    /// The batch ends at the first message that is refused or does not arrive, and nothing is repeated;
-    /// [`IngestError::stored`] returns how many are known to be stored.
-    /// No message gets an id of its own; with a [`message_id`](PublishMessage::message_id) for each, the same batch can be published
-    /// again, and what the stream has already counts as stored.
+    /// The batch ends at the first message that is refused or does not arrive, and no message is sent again;
+    /// [`IngestError::stored`] returns the number of messages that are known to be stored.
+    /// Messages receive no generated id. If each message has a [`message_id`](PublishMessage::message_id), the same
+    /// batch can be published again, and messages that the stream already has count as stored.
     ///
     /// # Examples
     ///
@@ -51,13 +53,14 @@ impl Publisher {
     /// | [`StreamNotFound`](crate::ErrorKind::StreamNotFound) | no stream covers the subject of the first message |
     /// | [`StreamMismatch`](crate::ErrorKind::StreamMismatch) | the stream does not allow fast-ingest batches |
     /// | [`Publish`](crate::ErrorKind::Publish) | the stream refused a message, or lost the batch: it was restarted, no message arrived for ten seconds, or a message belongs to another stream |
-    /// | [`Timeout`](crate::ErrorKind::Timeout) | the stream did not answer for the publish timeout |
+    /// | [`Timeout`](crate::ErrorKind::Timeout) | the stream did not answer within the publish timeout |
     ///
-    /// and the other errors of [`publish`](Self::publish).
+    /// The other errors are those of [`publish`](Self::publish).
     ///
     /// # Cancel safety
     ///
-    /// After the future is dropped, a beginning of the batch is stored: the messages that were answered, and up to 1000 more.
+    /// If the future is dropped, the first messages of the batch are stored: those that were acknowledged, and up to
+    /// 1000 more.
     pub async fn ingest<I>(&self, messages: I) -> Result<PublishAck, IngestError>
     where
         I: IntoIterator<Item = PublishMessage, IntoIter: Send>,

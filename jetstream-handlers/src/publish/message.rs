@@ -50,7 +50,7 @@ use crate::rules;
 /// # Cancel safety
 ///
 /// Nothing is sent before it is awaited.
-/// After its future is dropped, the message may be stored or not.
+/// If its future is dropped, the message may be stored or not.
 #[must_use = "nothing is published until it is awaited"]
 pub struct PublishMessage {
     publisher: Publisher,
@@ -71,7 +71,7 @@ impl PublishMessage {
     /// A name must not be empty or contain a space or a colon, and a value must not contain a line break.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
-            // The client library accepts an empty name, and sends a line that nobody can parse.
+            // The client library accepts an empty name, and sends a header line that cannot be parsed.
             (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
             _ => {
                 let problem = format!(
@@ -85,17 +85,19 @@ impl PublishMessage {
 
     /// Sets the id by which the stream drops duplicates within its `duplicate_window`.
     ///
-    /// Defaults to a new id for each publish, so that only its own repetitions are duplicates.
+    /// Defaults to a generated id for each publish, so that only its own retries are dropped as duplicates.
     pub fn message_id(self, id: &str) -> Self {
         self.single(header::NATS_MESSAGE_ID, id)
     }
 
-    /// Stores the message only if the last message on its subject has this sequence; 0 means that there is none.
+    /// Stores the message only if the last message on its subject has this sequence; 0 means that the subject has no
+    /// message.
     pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {
         self.single(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, &sequence.to_string())
     }
 
-    /// Stores the message only if the last message of the stream has this sequence; 0 means that there is none.
+    /// Stores the message only if the last message of the stream has this sequence; 0 means that the stream has no
+    /// message.
     pub fn expect_last_sequence(self, sequence: u64) -> Self {
         self.single(header::NATS_EXPECTED_LAST_SEQUENCE, &sequence.to_string())
     }
@@ -105,7 +107,7 @@ impl PublishMessage {
         self.single(header::NATS_EXPECTED_STREAM, stream)
     }
 
-    /// Removes the message from the stream after this time, rounded up to whole seconds.
+    /// Sets the time after which the stream removes the message, rounded up to whole seconds.
     ///
     /// It requires a server from 2.11 and a stream with `allow_message_ttl` (ADR-43).
     pub fn ttl(self, ttl: Duration) -> Self {
@@ -124,7 +126,9 @@ impl PublishMessage {
         self
     }
 
-    /// Returns the message as `publisher` sends it, without an id unless the caller set one; an error if it belongs to another broker.
+    /// Returns the message in the form that `publisher` sends, with an id only if the caller set one.
+    ///
+    /// Fails if the message belongs to another broker.
     pub(super) fn outgoing_of(self, publisher: &Publisher) -> Result<Outgoing, Error> {
         let (own, message) = self.into_parts();
         let message = message?;

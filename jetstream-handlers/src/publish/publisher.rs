@@ -1,4 +1,4 @@
-//! The publisher.
+//! The publisher of typed values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::codec;
 use crate::error::{Error, ErrorKind};
 use crate::transport::Transport;
 
-/// Publishes typed values and waits until the stream has stored them.
+/// A publisher of typed values, which waits until the stream has stored them.
 ///
-/// A handler takes it as a parameter; an application gets it from [`Broker::publisher`](crate::Broker::publisher).
+/// A handler takes it as a parameter; [`Broker::publisher`](crate::Broker::publisher) returns it to an application.
 /// Cloning is cheap.
 ///
 /// # Examples
@@ -41,8 +41,9 @@ impl Publisher {
     /// Publishes a value as JSON, and returns after the stream has stored it.
     ///
     /// If no stream covers the subject, one is created as for a handler.
-    /// While no server answers, the publish is repeated under one message id until the
-    /// [publish timeout](crate::Builder::publish_timeout), so that the message is stored once across an election or a restart.
+    /// While no server answers, the message is sent again under the same message id until the [publish
+    /// timeout](crate::Builder::publish_timeout), so that it is stored once even if a server restarts or a leader is
+    /// elected meanwhile.
     ///
     /// # Examples
     ///
@@ -62,13 +63,13 @@ impl Publisher {
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
     /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server |
-    /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or another subscriber answered |
+    /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or a subscriber that is not a stream answered |
     /// | [`Closed`](ErrorKind::Closed) | the broker is disconnected |
-    /// | [`Timeout`](ErrorKind::Timeout) | the publish timeout has passed; the text says whether the message may be stored |
+    /// | [`Timeout`](ErrorKind::Timeout) | the publish timeout has passed; the text states whether the message may be stored |
     ///
     /// # Cancel safety
     ///
-    /// After the future is dropped, the message may be stored or not.
+    /// If the future is dropped, the message may be stored or not.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
     }
@@ -98,16 +99,18 @@ impl Publisher {
     /// Awaiting the message returns the errors of [`publish`](Self::publish).
     /// If a condition does not hold, the kind is [`WrongLastSequence`](ErrorKind::WrongLastSequence), or
     /// [`StreamMismatch`](ErrorKind::StreamMismatch) for [`expect_stream`](PublishMessage::expect_stream).
-    /// A header or an id that cannot be sent is a [`Config`](ErrorKind::Config), as is a [`ttl`](PublishMessage::ttl) for a server before 2.11.
+    /// The kind is [`Config`](ErrorKind::Config) for a header or an id that cannot be sent, and for a
+    /// [`ttl`](PublishMessage::ttl) on a server before 2.11.
     ///
-    /// If the answer to a message with a condition was lost, the stream is read to tell this message from another one
+    /// If the answer to a message with a condition was lost, the stream is read to distinguish this message from
+    /// another one
     /// (`$JS.API.STREAM.NAMES`, `STREAM.INFO` and `STREAM.MSG.GET`).
-    /// Where that is not possible, the error is a [`Timeout`](ErrorKind::Timeout).
+    /// If that is not possible, the kind is [`Timeout`](ErrorKind::Timeout).
     ///
     /// # Cancel safety
     ///
     /// Dropping the message before it is awaited sends nothing.
-    /// After the future is dropped, the message may be stored or not.
+    /// If the future is dropped, the message may be stored or not.
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         let payload = codec::encode(value).map_err(|error| {
             let name = std::any::type_name::<T>();

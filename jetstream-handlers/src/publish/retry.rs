@@ -1,4 +1,4 @@
-//! Repeated attempts of a publish, until its deadline.
+//! Repeated attempts of a publish until its deadline.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use crate::provision::ensure_stream;
 use crate::subject::covers;
 use crate::transport::Transport;
 
-/// Delay before the second attempt.
+/// The delay before the second attempt.
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 
-/// Longest delay between two attempts.
+/// The maximum delay between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// The time between attempts, with exponential backoff, up to a deadline.
+/// The delays between attempts: exponential backoff up to a deadline.
 #[derive(Debug)]
 pub(super) struct Pause {
     backoff: ExponentialBackoff,
@@ -29,7 +29,7 @@ impl Pause {
         Self { backoff: ExponentialBackoff::new(MIN_PAUSE, MAX_PAUSE), deadline }
     }
 
-    /// Waits before the next attempt; an error at once if the deadline would pass meanwhile.
+    /// Waits until the next attempt; returns an error immediately if the deadline is earlier.
     pub(super) async fn wait(&mut self) -> Result<(), DeadlinePassed> {
         let pause = self.backoff.next();
         if Instant::now() + pause >= self.deadline {
@@ -40,11 +40,11 @@ impl Pause {
     }
 }
 
-/// There is no time for another attempt.
+/// The error if the deadline leaves no time for another attempt.
 #[derive(Debug)]
 pub(super) struct DeadlinePassed;
 
-/// Kind of a publish.
+/// The kind of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unit {
     Message,
@@ -52,9 +52,9 @@ pub(super) enum Unit {
     Ingest,
 }
 
-/// State of a publish that is repeated until it is stored, refused, or its deadline passes.
+/// The state of a publish that is repeated until it is stored, refused, or its deadline passes.
 ///
-/// It is the one place that creates a missing stream for a publish, so that both transports behave alike.
+/// Only this type creates a missing stream for a publish, so that both transports behave alike.
 pub(super) struct Retry<'a> {
     transport: &'a Transport,
     subject: &'a str,
@@ -67,12 +67,12 @@ pub(super) struct Retry<'a> {
     stream_found: bool,
 }
 
-/// Result of looking for the stream of a message that had no answer.
+/// The result of the lookup of a publish's stream.
 enum StreamLookup {
-    /// There was none, and it was created.
+    /// The stream did not exist and was created.
     Created,
     Found,
-    /// The lookup failed, and a later one may not.
+    /// The lookup failed, but a later one may succeed.
     Unknown(Option<Error>),
 }
 
@@ -82,7 +82,7 @@ impl<'a> Retry<'a> {
         Self { transport, subject, unit, deadline, pause, repeated: false, unanswered: false, stream_found: false }
     }
 
-    /// Returns when the next attempt is due, or the error with which the publish ends.
+    /// Waits until the next attempt is due, or returns the error with which the publish ends.
     pub(super) async fn after(&mut self, failure: PublishFailure) -> Result<(), Error> {
         let (error, may_lack_stream) = match failure {
             PublishFailure::Permanent(error) => return Err(error),
@@ -90,8 +90,8 @@ impl<'a> Retry<'a> {
             PublishFailure::NoStream(error) => (error, true),
             PublishFailure::Unanswered(error) => {
                 self.unanswered = true;
-                // Without a stream, another subscriber may have received the message and returned nothing.
-                // A batch does not come this far without a stream.
+                // If no stream covers the subject, another subscriber may have received the message without answering.
+                // A batch without a stream fails earlier.
                 (error, self.unit == Unit::Message)
             }
         };
@@ -111,7 +111,7 @@ impl<'a> Retry<'a> {
         }
     }
 
-    /// Waits for the next attempt after an error that may pass.
+    /// Waits for the next attempt after a transient error.
     async fn repeat_after(&mut self, error: Error) -> Result<(), Error> {
         if !self.repeated {
             self.repeated = true;
@@ -123,7 +123,7 @@ impl<'a> Retry<'a> {
     fn timeout(&self, error: Error) -> Error {
         let (unit, subject) = (self.unit.name(), self.subject);
         let limit = self.transport.settings().publish_timeout;
-        // Where nothing ever answered, nothing was stored; where an answer was lost, it is unknown.
+        // Only an attempt without an answer may have stored the message.
         let stored = match (self.unit, self.unanswered) {
             (Unit::Message, true) => "it may be stored or not",
             (Unit::Message, false) => "it is not stored",
@@ -134,7 +134,7 @@ impl<'a> Retry<'a> {
         Error::new(ErrorKind::Timeout, text).with_source(error)
     }
 
-    /// Finds or creates the stream until the deadline; returns an error that another lookup would return too.
+    /// Finds or creates the stream until the deadline; returns an error only if another lookup would return it again.
     async fn look_up_stream(&self) -> Result<StreamLookup, Error> {
         match timeout_at(self.deadline, Box::pin(self.ensure_stream())).await {
             Ok(Ok(true)) => Ok(StreamLookup::Created),
@@ -154,7 +154,8 @@ impl<'a> Retry<'a> {
         ensure_stream(self.transport, self.subject).await
     }
 
-    /// Refuses a batch for which a stream would be created that the application did not declare: it would accept no batch.
+    /// Refuses a batch if its stream is missing and not declared by the application: the default stream accepts no
+    /// batches.
     async fn require_declared(&self, setting: &str) -> Result<(), Error> {
         let subject = self.subject;
         let mut declared = self.transport.settings().streams.iter().flat_map(|config| &config.subjects);
@@ -179,7 +180,7 @@ impl Unit {
         }
     }
 
-    /// Returns the setting without which a stream refuses it.
+    /// Returns the setting that a stream requires to accept this kind of publish.
     fn stream_setting(self) -> Option<&'static str> {
         match self {
             Self::Message => None,

@@ -1,4 +1,4 @@
-//! One message, sent until it is stored.
+//! The publish of one message, which is sent until it is stored.
 
 use async_nats::jetstream::publish::PublishAck;
 use tokio::time::{Instant, timeout_at};
@@ -9,7 +9,9 @@ use crate::message::refusal::closed;
 use crate::message::{Attempt, FirstSend, Outgoing, PublishFailure};
 use crate::transport::Transport;
 
-/// Publishes a message, and returns after the stream has stored it; an error also when the broker is disconnected.
+/// Publishes a message, and returns after the stream has stored it.
+///
+/// Fails if the broker is disconnected meanwhile.
 pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
     let subject = message.subject.clone();
     let checked = async {
@@ -19,13 +21,13 @@ pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<
     until_closed(transport, &subject, checked).await
 }
 
-/// Publishes a message that was checked, and perhaps sent before.
+/// Publishes a message that was already checked, and may have been sent.
 pub(super) async fn resend(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
     let subject = attempt.message.subject.clone();
     until_closed(transport, &subject, store(transport, attempt)).await
 }
 
-/// Awaits a publish until the broker is disconnected.
+/// Awaits a publish; fails if the broker is disconnected meanwhile.
 pub(super) async fn until_closed(
     transport: &Transport,
     subject: &str,
@@ -56,12 +58,13 @@ async fn store(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Er
     }
 }
 
-/// Returns the ack of a message whose answer was lost and whose condition no longer holds, perhaps because the message
+/// Returns the ack of a message whose answer was lost and whose condition no longer holds, possibly because the message
 /// itself was stored.
 ///
-/// A server without a cluster judges the condition before the id (`stream.go`, `processJetStreamMsg`), so that it does not
-/// report a duplicate. The stream is read, because publishing once more to find out could break it: a cluster judges
-/// some conditions only when it applies them, and a replicated stream that fails there stays broken.
+/// A server without a cluster checks the condition before the message id (`stream.go`, `processJetStreamMsg`), so that
+/// it does not report a duplicate.
+/// The stream is read instead of publishing again, which could break a replicated stream: a cluster checks some
+/// conditions only when it applies the message, and a stream in which that fails stays broken.
 async fn ack_of_first_send(
     transport: &Transport,
     message: &Outgoing,

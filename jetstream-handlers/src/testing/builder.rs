@@ -21,7 +21,7 @@ impl Builder {
         Self { builder: Broker::builder(), handlers: Vec::new(), groups: Vec::new() }
     }
 
-    /// Adds a value that handlers take as [`State<T>`](crate::State); one for each type.
+    /// Adds a value that handlers take as [`State<T>`](crate::State); there is one value per type.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.builder = self.builder.state(value);
         self
@@ -39,13 +39,13 @@ impl Builder {
         self
     }
 
-    /// Starts this handler instead of all; may be called several times.
+    /// Adds a handler to those that are started; by default, all handlers are started.
     pub fn include<H: Subscriber>(mut self) -> Self {
         self.handlers.push(Handler::registered(H::registration()));
         self
     }
 
-    /// Starts the handlers of this group instead of all; may be called several times.
+    /// Adds the handlers of a group to those that are started; by default, all handlers are started.
     pub fn group(mut self, group: &str) -> Self {
         self.groups.push(group.to_owned());
         self

@@ -9,9 +9,9 @@ use serde_json::Value;
 use crate::observe::recorder::Call;
 use crate::outcome::Settle;
 
-/// The calls of a handler, to assert on.
+/// The calls of a handler, for assertions.
 ///
-/// Each assertion returns it for the next one, and panics with all calls of the handler if it does not hold.
+/// Each assertion returns the value for the next assertion. If it fails, it panics and lists all calls of the handler.
 #[derive(Debug, Clone)]
 pub struct Handled {
     name: String,
@@ -55,7 +55,7 @@ impl Handled {
         self
     }
 
-    /// Asserts that the last attempt of every message ended like this.
+    /// Asserts that the last attempt of every message was settled with `settle`.
     #[track_caller]
     pub fn settled(self, settle: Settle) -> Self {
         let ends: Vec<_> =

@@ -8,7 +8,7 @@ use super::{Builder, TestBroker};
 /// Asserts that handlers are idempotent: that a redelivery of every message does not change the effects.
 ///
 /// The scenario runs twice, each time with a fresh broker: once unchanged, and once with every message redelivered after its ack.
-/// It returns the effects to compare.
+/// The scenario returns the effects to compare.
 ///
 /// # Panics
 ///

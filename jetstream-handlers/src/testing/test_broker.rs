@@ -25,7 +25,7 @@ const LIVE_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A broker that runs the application's handlers and records their calls.
 ///
-/// Its methods panic where those of [`Broker`] return an error, so that a test fails with the error's text.
+/// Its methods panic if those of [`Broker`] return an error, so that a test fails with the error's text.
 /// A failed assertion of [`handled`](Self::handled) shows all calls of the handler.
 #[derive(Debug)]
 pub struct TestBroker {
@@ -96,14 +96,14 @@ impl TestBroker {
         self.broker.second(connection.as_ref())
     }
 
-    /// Returns the broker itself, for what this type has no method for.
+    /// Returns the broker, for operations that this type does not offer.
     pub fn broker(&self) -> &Broker {
         &self.broker
     }
 
     /// Publishes a value, and waits until the handlers are [`idle`](Self::idle) again.
     ///
-    /// Retries that wait for their delay are not waited for; see [`advance`](Self::advance).
+    /// It does not wait for retries whose delay has not passed; see [`advance`](Self::advance).
     ///
     /// # Panics
     ///
@@ -128,7 +128,7 @@ impl TestBroker {
 
     /// Sleeps for `duration`, then waits until the handlers are [`idle`](Self::idle) again.
     ///
-    /// On a paused clock this takes no real time; on a live server it takes all of it.
+    /// On a paused clock this takes no real time; on a live server it takes the whole `duration`.
     pub async fn advance(&self, duration: Duration) {
         tokio::time::sleep(duration).await;
         self.idle().await;
@@ -136,7 +136,7 @@ impl TestBroker {
 
     /// Waits until no handler runs and no message can be delivered.
     ///
-    /// Messages may remain whose redelivery is not due yet.
+    /// Messages whose redelivery is not due yet may remain.
     ///
     /// # Panics
     ///
@@ -156,7 +156,7 @@ impl TestBroker {
         }
     }
 
-    /// Returns the calls of a handler so far, to assert on.
+    /// Returns the calls of a handler so far, for assertions.
     #[must_use = "it asserts nothing by itself"]
     pub fn handled<H: Subscriber>(&self) -> Handled {
         let name = H::registration().name;
@@ -199,7 +199,7 @@ impl TestBroker {
     }
 }
 
-/// Faults, which can be injected on an in-memory broker only.
+/// Faults, which can be injected only on an in-memory broker.
 impl TestBroker {
     /// Loses the next `count` acks; their messages are redelivered after `ack_wait`.
     ///
@@ -221,7 +221,7 @@ impl TestBroker {
         self.with_faults(|faults| faults.crash_before_ack += 1)
     }
 
-    /// Redelivers the next `count` messages although they were acked.
+    /// Redelivers the next `count` messages although they were acknowledged.
     ///
     /// # Panics
     ///
@@ -234,7 +234,7 @@ impl TestBroker {
         self.with_faults(|faults| faults.redeliver_all = true);
     }
 
-    /// Delivers of two new messages the later one first, from now on.
+    /// Delivers the later of two new messages first, from now on.
     ///
     /// # Panics
     ///

@@ -13,7 +13,7 @@ use crate::delivery::AckedSequence;
 use crate::message::Info;
 use crate::sync::lock;
 
-/// How long a message that has ended may wait for the ack that covers it.
+/// The maximum time that a message that has ended waits for the ack that covers it.
 const MAX_ACK_DELAY: Duration = Duration::from_millis(100);
 
 /// The acks of an ordered handler, whose consumer has the ack policy `all`: each covers all messages before it.
@@ -24,15 +24,15 @@ pub(super) struct AckAll {
     acks: Mutex<Acks>,
     /// The stream sequence up to which an ack was sent.
     pub(super) acked: AckedSequence,
-    /// Wakes the timer when the first message since the last ack has ended.
+    /// The wake-up of the timer when the first message since the last ack has ended.
     due: Notify,
     /// The number of times that the deliveries were discarded and requested again; earlier attempts are stale.
     resyncs: AtomicU64,
     /// The number of times that the consumer was replaced; an ack for an earlier consumer would end unseen messages.
     replacements: AtomicU64,
-    /// The connection on which the consumer is verified; on another one nothing is acknowledged yet.
+    /// The connection on which the consumer is verified; on any other connection nothing is acknowledged.
     ///
-    /// 0 is the connection in memory, which needs no verification; those to a server are counted from 1.
+    /// 0 is the in-memory connection, which needs no verification; connections to a server are counted from 1.
     epoch: AtomicU64,
     resynced: Notify,
 }
@@ -41,7 +41,7 @@ pub(super) struct AckAll {
 struct Acks {
     /// The last message that has ended.
     last: Option<Info>,
-    /// Whether an ack for it is to be sent.
+    /// `true` if an ack for the last message is to be sent.
     due: bool,
     /// The number of messages that have ended since the last ack.
     count: usize,
@@ -49,11 +49,11 @@ struct Acks {
 
 /// The state of a delivered message.
 pub(super) enum Progress {
-    /// It has not ended.
+    /// The message has not ended.
     New,
-    /// It is the last one that has ended; its ack was lost or is in flight.
+    /// The message is the last one that has ended; its ack was lost or is in flight.
     Last,
-    /// It has ended, and so has a later one, whose ack covers it.
+    /// The message has ended, and so has a later one, whose ack covers it.
     Covered,
 }
 
@@ -71,7 +71,7 @@ impl AckAll {
         }
     }
 
-    /// Invalidates the running attempt: everything that is not acknowledged will be redelivered.
+    /// Invalidates the running attempt, because all unacknowledged messages will be redelivered.
     pub(super) fn resync(&self) {
         self.resyncs.fetch_add(1, Ordering::Relaxed);
         self.resynced.notify_waiters();
@@ -85,7 +85,7 @@ impl AckAll {
         self.due.notify_one();
     }
 
-    /// Forgets the acks of a consumer that was replaced by another one of the same name.
+    /// Discards the acks of a consumer that was replaced by another one with the same name.
     pub(super) fn consumer_replaced(&self) {
         *self.acks() = Acks::default();
         self.acked.reset();
@@ -120,7 +120,7 @@ impl AckAll {
         }
     }
 
-    /// Records that a message has ended; returns whether it is time for an ack.
+    /// Records that a message has ended; returns `true` if enough messages have ended for an ack.
     pub(super) fn ended(&self, delivery: Info) -> bool {
         let mut acks = self.acks();
         if !std::mem::replace(&mut acks.due, true) {
@@ -144,12 +144,12 @@ impl AckAll {
 }
 
 impl Worker {
-    /// Returns whether the consumer is verified on the current connection.
+    /// Returns `true` if the consumer is verified on the current connection.
     pub(super) fn is_verified(&self, acks: &AckAll) -> bool {
         self.transport.epoch() == Some(acks.epoch.load(Ordering::Relaxed))
     }
 
-    /// Acknowledges in time what has ended while the next message takes long; never returns.
+    /// Acknowledges messages soon after they have ended, even while the next call takes long; never returns.
     pub(super) async fn ack_in_time(&self) {
         match &self.ack_all {
             Some(acks) => Box::pin(self.ack_all_in_time(acks)).await,

@@ -11,22 +11,23 @@ use crate::message::Info;
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
-/// How long a stop waits until it is recorded which messages it hands back; other workers wait for these messages.
+/// The timeout of recording the messages that a stop hands back; it is short, because other workers wait for them.
 const RECORD_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How long the server is not asked again after it did not answer.
+/// The time after a failed lookup during which the server is not asked again.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(60);
 
-/// How many failures are kept until their dead letters can be stored.
+/// The maximum number of failures that are kept until their dead letters can be stored.
 const MAX_UNSTORED_FAILURES: usize = 1000;
 
-/// How often a message is tried in isolation where that cannot be recorded for other processes.
+/// The maximum number of isolated attempts of a message, if they cannot be recorded for other processes.
 const MAX_UNRECORDED_ISOLATED_ATTEMPTS: u64 = 10;
 
-/// The state by which a worker tells deliveries from attempts.
+/// The state by which a worker distinguishes attempts from deliveries.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    /// Until when the server is not asked: without the permission to ask, each request would wait for its timeout.
+    /// The time until which the server is not asked: without the permission to ask, each request would wait for its
+    /// timeout.
     lookup_paused_until: Mutex<Option<Instant>>,
     /// The failures of messages whose dead letters could not be stored; these messages are redelivered but not tried again.
     unstored_failures: Mutex<BTreeMap<Key, Failure>>,
@@ -38,8 +39,8 @@ type Key = (u64, SystemTime);
 /// The decision on a delivery.
 pub(super) enum Verdict {
     Try,
-    /// Its attempts ended without an answer, possibly because another message crashed the process, so it is tried while
-    /// no other call runs.
+    /// An attempt while no other call runs, because the earlier attempts ended without an answer, possibly because
+    /// another message crashed the process.
     Isolated,
     DeadLetter(Failure),
 }
@@ -47,7 +48,7 @@ pub(super) enum Verdict {
 impl Attempts {
     /// Keeps the failure of a message until its next delivery.
     ///
-    /// A failure that is dropped because there are too many is missing from its dead letter.
+    /// If there are too many failures, one is dropped, and the dead letter of its message lacks it.
     pub(super) fn remember(&self, info: &Info, failure: Failure) {
         let mut failures = lock(&self.unstored_failures);
         failures.insert(key(info), failure);
@@ -62,7 +63,7 @@ fn key(info: &Info) -> Key {
 }
 
 impl Worker {
-    /// Returns which attempt a delivery is, counted from 1.
+    /// Returns the number of a delivery's attempt, counted from 1.
     ///
     /// The server is asked only if the number of deliveries alone would make it the last one.
     pub(super) async fn attempt(&self, info: &Info) -> u64 {
@@ -90,12 +91,13 @@ impl Worker {
         }
     }
 
-    /// Decides whether a message is tried.
+    /// Decides on a delivery: another attempt, or a dead letter.
     ///
-    /// It is not if its attempts are used up: its dead letter could not be stored, or the attempts ended without an
-    /// answer because a handler crashed its process or did not return.
-    /// The number of deliveries does not distinguish such a poison message from the others that were in flight with it,
-    /// so each of them is tried once more in isolation, and only one that is not answered then either is a dead letter.
+    /// A message whose attempts are used up is delivered again if its dead letter could not be stored, or if the
+    /// attempts ended without an answer because a handler crashed its process or did not return.
+    /// The number of deliveries does not distinguish a message that crashes the process from the others that were in
+    /// flight with it. Each of them is therefore tried once more in isolation, and is dead-lettered only if that
+    /// attempt ends without an answer too.
     pub(super) async fn verdict(&self, info: &Info) -> Verdict {
         if let Some(failure) = lock(&self.attempts.unstored_failures).remove(&key(info)) {
             return Verdict::DeadLetter(failure);
@@ -129,7 +131,7 @@ impl Worker {
         Verdict::DeadLetter(Failure { reason: Reason::Killed, error })
     }
 
-    /// Records for every worker of the consumer that these deliveries were no attempts.
+    /// Records for every worker of the consumer that these deliveries were not attempts.
     pub(super) async fn record_hand_back(&self, sequences: &[u64]) {
         let problem = match timeout(RECORD_TIMEOUT, self.transport.hand_back(&self.binding, sequences)).await {
             Ok(Ok(())) => return,

@@ -14,9 +14,9 @@ use crate::sync::lock;
 #[derive(Debug, Default)]
 pub(super) struct Buffer {
     queue: Mutex<Queue>,
-    /// Wakes the slots.
+    /// The wake-up of the slots when messages have arrived.
     arrived: Notify,
-    /// Wakes the heartbeat, which sleeps while there are no messages.
+    /// The wake-up of the heartbeat, which sleeps while there are no messages.
     filled: Notify,
     refill: Notify,
     capacity: Notify,
@@ -37,7 +37,7 @@ pub(super) struct Next {
     /// The time of the last signal to the server about the message.
     pub(super) since: Instant,
     pub(super) message: Message,
-    /// Whether more messages are to be requested now.
+    /// `true` if more messages are to be requested now.
     pub(super) refill: bool,
 }
 

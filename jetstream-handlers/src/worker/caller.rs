@@ -10,11 +10,11 @@ use crate::extract::Context;
 use crate::handler::{Delivery, Handler};
 use crate::outcome::Outcome;
 
-/// Calls a handler for one slot.
+/// The caller of a handler, for one slot.
 pub(super) enum Caller {
-    /// Inside the task of the worker.
+    /// Calls inside the task of the worker.
     Inline(GuardedCall),
-    /// On a thread of the slot, for a handler that blocks.
+    /// Calls on a thread of the slot, for a handler that blocks.
     Thread(CallerThread),
 }
 
@@ -34,14 +34,14 @@ impl Caller {
         }
     }
 
-    /// Reports a call that blocked the worker; to be called after a call and before the next await.
+    /// Reports a call that blocked the worker; must be called after a call and before the next await.
     pub(super) fn ended(&mut self, now: Instant) {
         if let Self::Inline(call) = self {
             call.ended(now);
         }
     }
 
-    /// Returns whether a call still runs after its timeout.
+    /// Returns `true` if a call still runs after its timeout.
     pub(super) fn is_late(&self) -> bool {
         matches!(self, Self::Thread(thread) if thread.is_late())
     }

@@ -1,4 +1,4 @@
-//! Dead letters of messages that have failed for good.
+//! Dead letters of messages that have no attempts left.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// The delay after which to try again, if it cannot be stored. The caller must keep the message alive until then.
+    /// Returns the delay after which to try again, if the dead letter cannot be stored. The caller must not end the
+    /// message before it is stored.
     pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<(), Duration> {
         let Failure { reason, error } = failure;
         let Some(subject) = &self.binding.dead_letter else {

@@ -9,9 +9,10 @@ use tokio::time::Instant;
 
 use crate::sync::lock;
 
-/// The messages that this worker has redelivered with a delay that is not over.
+/// The messages of this worker whose redelivery was requested with a delay that has not passed.
 ///
-/// They count towards the consumer's `max_ack_pending`; once that is reached, nothing is delivered until a delay is over.
+/// They count towards the consumer's `max_ack_pending`; once that is reached, nothing is delivered until a delay has
+/// passed.
 #[derive(Debug, Default)]
 pub(crate) struct Delayed(Mutex<Heap>);
 
@@ -31,14 +32,14 @@ impl Heap {
 }
 
 impl Delayed {
-    /// Returns how many messages wait.
+    /// Returns the number of messages that wait.
     pub(crate) fn count(&self) -> usize {
         let mut heap = lock(&self.0);
         heap.prune();
         heap.due.len()
     }
 
-    /// Adds a message; returns the number of messages each time that it exceeds three quarters of `bound`.
+    /// Adds a message; returns the number of messages each time that it rises above three quarters of `bound`.
     pub(super) fn add(&self, delay: Duration, bound: usize) -> Option<usize> {
         let mut heap = lock(&self.0);
         heap.prune();

@@ -1,4 +1,4 @@
-//! One call of a handler: with a time limit, and guarded against panics.
+//! The call of a handler, with a time limit and guarded against panics.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,10 +12,10 @@ use crate::extract::Context;
 use crate::handler::{CallFuture, Delivery, Handler};
 use crate::outcome::{Outcome, Reason, Settle};
 
-/// How long a handler may compute without an await before it is reported to block its thread.
+/// The maximum time that a handler may compute without an await before it is reported to block its thread.
 pub(super) const MAX_POLL: Duration = Duration::from_millis(100);
 
-/// The shortest time between two reports of one slot.
+/// The minimum time between two reports of one slot.
 const WARNING_PERIOD: Duration = Duration::from_secs(60);
 
 /// The calls of a handler on the current task, one at a time.
@@ -23,9 +23,9 @@ pub(super) struct GuardedCall {
     handler: Arc<Handler>,
     context: Context,
     future: CallFuture,
-    /// Absent on a thread that has nothing else to run.
+    /// The warning about blocking; `None` on a thread that has nothing else to run.
     warning: Option<BlockingWarning>,
-    /// When the last call began, until it was checked for blocking.
+    /// The time at which the last call began; `None` after the call was checked for blocking.
     begun: Option<Instant>,
 }
 
@@ -43,7 +43,7 @@ impl GuardedCall {
         if let Err(panic) = started {
             return panicked(&*panic);
         }
-        // Most calls end at once and need no timer.
+        // Most calls end immediately and need no timer.
         match std::future::poll_fn(|task| Poll::Ready(self.poll(task))).await {
             Poll::Ready(outcome) => outcome,
             Poll::Pending => self.finish(begun).await,
@@ -91,7 +91,7 @@ impl GuardedCall {
         }
     }
 
-    /// Drops the future of the call; the values that it holds are the user's, and may panic.
+    /// Drops the future of the call; the user's values in it may panic when they are dropped.
     fn clear(&mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.future.clear())) {
             tracing::error!("the cancelled call panicked while it was dropped: {}", panic_message(&*panic));

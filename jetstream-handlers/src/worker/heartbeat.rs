@@ -35,7 +35,7 @@ impl Worker {
         for delivery in self.buffer.refresh(min_age) {
             self.in_progress(&delivery).await;
         }
-        // One by one, because a message that was answered meanwhile must get no signal.
+        // One by one, because a signal must not follow the answer to a message.
         for slot in &self.slots {
             if let Some(delivery) = slot.older_than(min_age) {
                 self.in_progress(&self.info(delivery)).await;

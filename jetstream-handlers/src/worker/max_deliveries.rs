@@ -1,4 +1,4 @@
-//! Messages that reached `max_deliver` on the server, until they are dead letters.
+//! Messages that reached `max_deliver` on the server, until they are dead-lettered.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -15,10 +15,10 @@ use crate::message::{Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
-/// How many messages can wait to be stored as dead letters.
+/// The maximum number of messages that can wait to be dead-lettered.
 const MAX_WAITING: usize = 1024;
 
-/// The queue of these messages, each with its sequence and the number of its deliveries.
+/// The queue of messages that reached `max_deliver` on the server, each with its sequence and number of deliveries.
 #[derive(Debug, Default)]
 pub(super) struct ExhaustedMessages {
     waiting: Mutex<VecDeque<(u64, u64)>>,
@@ -67,7 +67,7 @@ impl Worker {
                             tracing::error!(
                                 handler,
                                 sequence,
-                                "too many messages wait for that; it stays in its stream"
+                                "too many messages wait to be dead-lettered, so this one stays in its stream"
                             );
                         }
                     }
@@ -77,7 +77,7 @@ impl Worker {
                 () = self.exhausted.added.notified() => {}
                 // Boxed in a future of its own, so that the handler does not hold its size while nothing has failed.
                 () = async { Box::pin(sleep(backoff.next())).await }, if !failed.is_empty() => {
-                    // At the end of the queue it does not hold up the others.
+                    // At the end of the queue, it does not delay the other messages.
                     let (sequence, delivered) = failed.pop_front().expect("the branch is disabled while it is empty");
                     self.exhausted.put_back(sequence, delivered);
                 }

@@ -1,7 +1,7 @@
-//! The worker of one handler: its parts, its run loop and its capacity.
+//! The worker of one handler: its state, its run loop and its capacity.
 //!
 //! A worker reaches the server only through `transport`.
-//! It is one task, and its slots are futures inside that task, so that a message needs no spawn.
+//! It is one task, and its slots are futures inside that task, so that a message requires no new task.
 
 mod ack_all;
 mod attempts;
@@ -78,7 +78,7 @@ pub(crate) struct Worker {
     buffer: Buffer,
     readiness: Readiness,
     attempts: Attempts,
-    /// Locked for reading during every call, and for writing during an isolated one.
+    /// The lock that is held for reading during every call, and for writing during an isolated call.
     isolation: RwLock<()>,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
@@ -96,7 +96,7 @@ impl Worker {
         let plan = &handler.declaration.plan;
         let slots: Vec<_> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
-        // The active worker of an ordered handler leaves no message to another one, so it always requests the next.
+        // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
         let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait, slots.len(), min_size);
         // Boxed, so that the task that runs it does not hold it twice.
@@ -124,7 +124,7 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// A call that was still running when the grace period ended; its message was handed back.
+    /// Returns an error if a call was still running when the grace period ended; its message was handed back.
     pub(crate) async fn run(
         self: Box<Self>,
         mut deliveries: Deliveries,
@@ -147,7 +147,7 @@ impl Worker {
                 () = stop.cancelled() => break,
                 // The heartbeat, the slots, the acks and the dead letters do not end before the stop: polling runs them.
                 () = &mut heartbeat => {}
-                // Before the slots: a message that has arrived but is not in the buffer gets no heartbeat.
+                // Before the slots: a message that has arrived but is not in the buffer has no heartbeat.
                 () = deliveries.arrived() => {
                     let mut buffer = self.buffer.fill(Instant::now());
                     while let Some(event) = deliveries.fill(&mut |message| buffer.push(message)) {
@@ -215,7 +215,7 @@ impl Worker {
         }
     }
 
-    /// Returns how many messages may be requested.
+    /// Returns the number of messages that may be requested.
     ///
     /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call.
     fn capacity(&self) -> usize {
@@ -228,10 +228,11 @@ impl Worker {
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }
     }
 
-    /// Returns how long a message may stay in the buffer without a heartbeat before it is dropped.
+    /// Returns the maximum time that a message may stay in the buffer without a heartbeat before it is dropped.
     fn max_age(&self) -> Duration {
         match self.ack_all {
-            // Until the server says otherwise, the messages belong to this worker, and a gap must not arise.
+            // The messages belong to this worker until the server reports otherwise, and dropping one would break the
+            // order.
             Some(_) => Duration::MAX,
             None => self.binding.ack_wait,
         }

@@ -26,7 +26,7 @@ struct InPlace<'a> {
 }
 
 impl InPlace<'_> {
-    /// Returns whether the message is redelivered, to this worker or another one.
+    /// Returns `true` if the message is redelivered, to this worker or another one.
     fn is_stale(&self) -> bool {
         self.acks.resyncs() != self.resyncs
     }
@@ -64,7 +64,8 @@ impl Worker {
         self.ack_all(acks).await;
     }
 
-    /// Handles a message until it has ended, and returns whether an ack is due; breaks if the worker stops before.
+    /// Handles a message until it has ended, and continues with `true` if an ack is due; breaks if the worker stops
+    /// before.
     async fn handle_in_order(
         &self,
         slot: &Slot,
@@ -82,7 +83,7 @@ impl Worker {
         let handling = self.until_ended(caller, in_place, begun);
         let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
         if settled == Settled::Pending && !in_place.is_stale() && self.context.shutdown().is_cancelled() {
-            // It stays in the slot, and the stop hands it back.
+            // The message stays in the slot, and the stop hands it back.
             return ControlFlow::Break(());
         }
         slot.release(settled);
@@ -108,7 +109,7 @@ impl Worker {
         Box::pin(self.retry_in_place(caller, in_place, first)).await
     }
 
-    /// Continues after the outcome of the first attempt, if there was one.
+    /// Tries a message until it has ended; `first` is the outcome of the first attempt, if there was one.
     async fn retry_in_place(&self, caller: &mut Caller, in_place: InPlace<'_>, mut first: Option<Outcome>) -> Settled {
         let mut failures = 0;
         // For the handler and the dead letter, an attempt in place counts as a delivery.
@@ -153,7 +154,7 @@ impl Worker {
             Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
             Verdict::Try => self.call_again(caller, message).await,
             Verdict::Isolated => {
-                // No other message is unacknowledged if it crashes the process.
+                // If the call crashes the process, no other message is unacknowledged.
                 self.ack_all(in_place.acks).await;
                 let outcome = self.call_again(caller, message).await;
                 if outcome.settle == Settle::Ack && !in_place.is_stale() {
@@ -173,7 +174,8 @@ impl Worker {
 
     /// Returns the delay before the next attempt, or `None` if the message is a dead letter now.
     ///
-    /// Attempts are counted by failures: what is redelivered after a lost connection was delivered but not tried.
+    /// Attempts are counted by failures, because a message that is redelivered after a lost connection was delivered
+    /// but not tried.
     async fn fail_in_order(&self, message: &Message, outcome: Outcome, failures: u64) -> Option<Duration> {
         if let Some(delay) = self.retry_delay(failures, &outcome) {
             return Some(delay);

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The size until the first message was handled.
 const INITIAL_SIZE: usize = 10;
 
-/// The largest size: larger requests gain nothing, smaller ones stall at each refill.
+/// The maximum size: larger requests are not faster, and with smaller ones the handler waits at each refill.
 const MAX_SIZE: usize = 1000;
 
 /// A buffered message must start within this fraction of `ack_wait`, after which the server would redeliver it.
@@ -18,7 +18,8 @@ const MAX_WAIT: Duration = Duration::from_secs(1);
 /// The divisor of the moving mean: the weight of the latest message is one part of this number.
 const WEIGHT: u64 = 16;
 
-/// The number of messages that may wait in the buffer: it doubles while they are used up, up to what can start soon.
+/// The number of messages that may wait in the buffer: it doubles while they are used up, up to the number that can
+/// start soon.
 ///
 /// A handler that takes microseconds prefetches a thousand messages; one that takes seconds prefetches none.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub(super) struct Prefetch {
     size: AtomicUsize,
     /// The mean duration of a message, or 0 before the first one.
     mean_nanos: AtomicU64,
-    /// How long a message may wait, multiplied by the number of slots.
+    /// The maximum time that a message may wait, multiplied by the number of slots.
     horizon_nanos: u64,
     min_size: usize,
 }
@@ -51,7 +52,7 @@ impl Prefetch {
         size.min(usize::try_from(can_start).unwrap_or(usize::MAX)).max(self.min_size)
     }
 
-    /// Records how long a slot took to handle a message.
+    /// Records the time that a slot took to handle a message.
     pub(super) fn measured(&self, took: Duration) {
         let took = nanos(took).max(1);
         let mean = match self.mean_nanos.load(Ordering::Relaxed) {
@@ -63,7 +64,7 @@ impl Prefetch {
 
     /// Records that the buffered messages are being used up.
     ///
-    /// It is ignored before the first message has ended, which may have arrived ahead of others of its request.
+    /// Does nothing before the first message has ended, because it may have arrived ahead of the others of its request.
     pub(super) fn used_up(&self) {
         if self.fixed.is_none() && self.mean_nanos.load(Ordering::Relaxed) > 0 {
             self.size.store((self.size() * 2).clamp(INITIAL_SIZE, MAX_SIZE), Ordering::Relaxed);

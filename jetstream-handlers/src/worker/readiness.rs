@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 use super::Worker;
 use crate::handler::Call;
 
-/// One waker for all slots of a worker, so that a call has to keep only that of the latest poll.
+/// The waker of all slots of a worker, so that a call has to keep only the waker of the latest poll.
 #[derive(Debug)]
 pub(super) struct Readiness {
     signal: Arc<Signal>,
@@ -17,9 +17,9 @@ pub(super) struct Readiness {
 
 #[derive(Debug, Default)]
 struct Signal {
-    /// Wakes the slots.
+    /// The wake-up of the slots.
     slots: Notify,
-    /// Wakes the run loop, which adapts its capacity.
+    /// The wake-up of the run loop, which adapts its capacity.
     run_loop: Notify,
 }
 
@@ -46,19 +46,20 @@ impl Readiness {
         call.poll_ready(&mut Context::from_waker(&self.waker))
     }
 
-    /// Waits until the handler may have become ready, or not ready.
+    /// Waits until the readiness of the handler may have changed.
     pub(super) async fn changed(&self) {
         self.signal.run_loop.notified().await;
     }
 
-    /// Has all slots poll again.
+    /// Wakes all slots, so that they poll again.
     pub(super) fn wake(&self) {
         self.waker.wake_by_ref();
     }
 }
 
 impl Worker {
-    /// Returns whether the handler is ready for another call; if not, the worker is woken once it may be.
+    /// Returns `true` if the handler is ready for another call; otherwise the worker is woken when it may have become
+    /// ready.
     pub(super) fn is_ready(&self) -> bool {
         self.readiness.poll(&*self.handler.call).is_ready()
     }

@@ -1,4 +1,4 @@
-//! Restores the consumer of a handler that was deleted.
+//! The restoration of a handler's consumer that was deleted.
 
 use std::time::Duration;
 
@@ -12,7 +12,9 @@ use crate::provision::restore_consumer;
 const RESTORE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Worker {
-    /// Restores the consumer, or finds that it exists; it starts at this stream sequence, or at the beginning.
+    /// Restores the consumer, or finds that it exists.
+    ///
+    /// A restored consumer starts at the stream sequence `start`, or at the beginning of the stream if that is `None`.
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@ use crate::outcome::{Outcome, Settle};
 /// The longest delay before a dead letter that could not be stored is tried again.
 const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
 
-/// The same of an ordered handler, whose later messages wait too.
+/// The longest such delay of an ordered handler; it is shorter, because later messages wait too.
 const MAX_DEAD_LETTER_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
 
 impl Worker {

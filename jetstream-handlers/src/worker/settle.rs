@@ -1,4 +1,4 @@
-//! The answers to deliveries. Every message of a worker ends here.
+//! The answers to deliveries, which settle every message of a worker.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -15,32 +15,32 @@ use crate::outcome::{Outcome, Reason, Settle};
 use crate::plan::Ack;
 use crate::publish::publish;
 
-/// How long an ack waits for its confirmation.
+/// The timeout of the confirmation of an ack.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often an ack is sent before its confirmation is given up.
+/// The maximum number of times that an ack is sent until it is confirmed.
 const MAX_CONFIRMATIONS: usize = 10;
 
 /// The state of a message after its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// It was acknowledged or terminated.
+    /// The message was acknowledged or terminated.
     Ended,
-    /// It will be redelivered.
+    /// The message will be redelivered.
     Pending,
 }
 
 /// An answer that ends a delivery.
 enum Answer<'a> {
     Ack,
-    /// Redelivers the message after a delay.
+    /// Redelivery of the message after a delay.
     Nak(Duration),
-    /// Terminates the message, for a reason.
+    /// Termination of the message, with a reason.
     Term(&'a str),
 }
 
 impl Worker {
-    /// Settles a message by the outcome of its call if that needs no waiting: the fast path of the plain ack.
+    /// Settles a message without waiting, if the outcome of its call is a plain ack; returns `false` otherwise.
     pub(super) fn try_settle(&self, message: &mut Message, outcome: &Outcome) -> bool {
         if outcome.settle != Settle::Ack || self.handler.declaration.plan.ack != Ack::Sent {
             return false;
@@ -106,7 +106,8 @@ impl Worker {
 
     /// Acknowledges all messages of an ordered handler that have ended and are not acknowledged yet.
     ///
-    /// Sends nothing while the consumer is not verified: after a reconnect it may be another one of the same name.
+    /// Sends nothing while the consumer is not verified: after a reconnect it may be another consumer with the same
+    /// name.
     pub(super) async fn ack_all(&self, acks: &AckAll) {
         if !self.is_verified(acks) {
             return;
@@ -117,7 +118,7 @@ impl Worker {
         }
     }
 
-    /// Has a message redelivered after `delay`.
+    /// Asks the server to redeliver a message after `delay`.
     async fn retry(&self, message: &Message, delay: Duration) {
         let max_ack_pending = self.binding.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, max_ack_pending) {
@@ -131,11 +132,11 @@ impl Worker {
         self.answer(message.info.clone(), Answer::Nak(delay)).await;
     }
 
-    /// Hands messages to the next worker: those that no call has begun with, and those whose call was cancelled.
+    /// Hands messages back for immediate redelivery: those that were not started, and those whose call was cancelled.
     ///
-    /// Such a delivery does not count as a failed attempt.
+    /// A delivery that is handed back does not count as an attempt.
     pub(super) async fn hand_back(&self, messages: &[Info]) {
-        // Without a connection they are redelivered after `ack_wait`.
+        // Without a connection, the server redelivers them after `ack_wait`.
         if messages.is_empty() || !self.transport.is_connected() {
             return;
         }
@@ -163,7 +164,7 @@ impl Worker {
     /// Waits until a signal is sent, but not beyond `ack_wait`, after which the message is redelivered anyway.
     async fn send(&self, signal: impl Future<Output = Result<(), Error>>) {
         let mut signal = pin!(signal);
-        // Most are sent at once and need no timer.
+        // Most signals are sent immediately and need no timer.
         let sent = match futures::poll!(signal.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
             Poll::Pending => timeout(self.binding.ack_wait, signal).await,

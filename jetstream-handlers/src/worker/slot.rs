@@ -17,19 +17,19 @@ use crate::observe::recorder::Call;
 use crate::outcome::Outcome;
 use crate::sync::lock;
 
-/// How long a slot runs without yielding to the other futures of its worker.
+/// The maximum time that a slot runs without yielding to the other futures of its worker.
 const YIELD_PERIOD: Duration = Duration::from_millis(5);
 
-/// The message that a slot handles, for the heartbeat and the stop.
+/// The message that a slot handles, shared with the heartbeat and the stop.
 #[derive(Debug, Default)]
 pub(super) struct Slot(Mutex<InFlight>);
 
 #[derive(Debug, Default)]
 struct InFlight {
-    /// With the time of the last signal to the server.
+    /// The message that is being handled, with the time of the last signal to the server about it.
     current: Option<(Instant, DeliveryId)>,
     last: Option<DeliveryId>,
-    /// Whether the thread of the slot still runs a call that timed out.
+    /// `true` while the thread of the slot still runs a call that timed out.
     late: bool,
 }
 
@@ -60,8 +60,8 @@ impl Slot {
 
     /// Releases the message.
     ///
-    /// Only one that has ended is remembered as the last one, which the stop asks the server about:
-    /// for one that waits for its next attempt, the request would restart `ack_wait`.
+    /// It becomes the last message only if it has ended, because the stop sends a request about the last message, which
+    /// would restart the `ack_wait` of one that waits for its next attempt.
     pub(super) fn release(&self, settled: Settled) {
         let mut in_flight = self.in_flight();
         let current = in_flight.current.take();
@@ -179,7 +179,7 @@ impl Worker {
         delivery.id()
     }
 
-    /// Returns the delivery of which a slot has kept the id.
+    /// Returns the delivery whose id a slot has kept.
     pub(super) fn info(&self, delivery: DeliveryId) -> Info {
         self.ack_prefix.get().map(|prefix| prefix.delivery(delivery).into()).unwrap_or_default()
     }
@@ -235,7 +235,7 @@ impl Worker {
     }
 }
 
-/// The time until which a slot runs without yielding.
+/// The time up to which a slot runs without yielding.
 pub(super) struct YieldBudget(Instant);
 
 impl YieldBudget {

@@ -17,13 +17,13 @@ use crate::message::Info;
 use crate::plan::Declaration;
 use crate::transport::Deliveries;
 
-/// How long the stop waits for a round trip, which a user without permission for inboxes never gets.
+/// The timeout of a round trip to the server, whose reply never arrives without the permission for inboxes.
 const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long handing back may take.
+/// The timeout of handing messages back.
 const HAND_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long the stop waits until the server has confirmed the last acks.
+/// The timeout of the server's confirmation of the last acks.
 const LAST_ACKS_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Worker {
@@ -55,7 +55,8 @@ impl Worker {
     ///
     /// The messages of an ordered handler are handed back after its running call, because the next worker begins with them.
     async fn stop_pulling(&self, mut deliveries: Deliveries, ended: &CancellationToken) -> (Vec<Info>, Deliveries) {
-        // The pull ends first: a message that is handed back while it is open would be delivered here again.
+        // The pull ends first: a message that is handed back while a pull request is open would be redelivered to this
+        // worker.
         let mut buffered = self.buffer.close();
         self.readiness.wake();
         while let Some(message) = deliveries.last().await {
@@ -73,7 +74,7 @@ impl Worker {
         (waiting, deliveries)
     }
 
-    /// Drops calls that did not finish; the values that they hold are the user's, and may panic.
+    /// Drops calls that did not finish; the user's values in them may panic when they are dropped.
     fn drop_cancelled<T>(&self, slots: T) {
         if catch_unwind(AssertUnwindSafe(|| drop(slots))).is_err() {
             tracing::error!(
@@ -83,7 +84,7 @@ impl Worker {
         }
     }
 
-    /// Hands back the messages of cancelled calls and, of an ordered handler, those that `waiting` holds.
+    /// Hands back the messages of cancelled calls and those in `waiting`, which only an ordered handler has.
     async fn hand_back_cancelled(&self, waiting: Vec<Info>, deliveries: &mut Deliveries) {
         let mut unfinished: Vec<_> =
             self.slots.iter().filter_map(Slot::current).map(|delivery| self.info(delivery)).collect();
@@ -96,7 +97,7 @@ impl Worker {
             }
             self.ack_all(acks).await;
         }
-        // They are redelivered in this order.
+        // The server redelivers messages in the order in which they are handed back.
         unfinished.extend(waiting);
         self.hand_back_in_time(&unfinished).await;
     }
@@ -112,8 +113,8 @@ impl Worker {
     ///
     /// It processes the messages of one connection in order, so one reply confirms everything sent before.
     async fn confirm_last_answers(&self) {
-        // Only a message that has ended can be asked about: for one that waits for its next attempt,
-        // the request would restart `ack_wait`.
+        // The request is about a message that has ended: it would restart the `ack_wait` of one that waits for its next
+        // attempt.
         let last = self.slots.iter().find_map(Slot::last);
         let confirmed = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),

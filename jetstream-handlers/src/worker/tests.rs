@@ -1,4 +1,4 @@
-//! The call seam: readiness and outputs, which no handler of a user has yet.
+//! Tests of the interface to a handler's code: readiness and outputs, which handlers of users do not have yet.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::sync::lock;
 use crate::transport::Transport;
 
-/// A call that is ready while a test wants it to be, and that has outputs.
+/// A call whose readiness and outputs a test controls.
 #[derive(Default)]
 struct Switch {
     ready: AtomicBool,
@@ -37,7 +37,7 @@ impl Switch {
         }
     }
 
-    /// Wakes no task, like a limit that is reached.
+    /// Makes the call not ready without waking a task, as when a limit is reached.
     fn make_busy(&self) {
         self.ready.store(false, Ordering::Relaxed);
     }
@@ -128,14 +128,15 @@ async fn call_that_is_not_ready_starts_nothing_that_is_buffered() {
     publish(&broker, 1).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(switch.called(), [1, 2, 3]);
-    // The stop hands it back without waiting for the call.
+    // The stop hands the message back without waiting for the call.
     let begun = Instant::now();
     running.shutdown().await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     switch.make_ready();
     let (_running, _) = start(&broker, &switch).await;
     settle().await;
-    // Heartbeats kept the buffered one from being redelivered after its `ack_wait`, and the last one was never pulled.
+    // Heartbeats prevented a redelivery of the buffered message after its `ack_wait`, and the last message was never
+    // pulled.
     assert_eq!(lock(&switch.called)[3..], [(4, 2), (5, 1)]);
     broker.disconnect().await.unwrap();
 }
@@ -155,7 +156,7 @@ fn stored(broker: &Broker, stream: &str) -> u64 {
     memory(broker).last_assigned_sequence(stream).unwrap_or(0)
 }
 
-/// Returns whether a message is not acknowledged.
+/// Returns `true` if a message is not acknowledged.
 async fn unsettled(running: &Running) -> bool {
     !running.is_settled().await
 }

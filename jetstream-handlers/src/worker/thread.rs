@@ -13,7 +13,7 @@ use crate::handler::{Delivery, Handler};
 use crate::message::Message;
 use crate::outcome::{Outcome, Reason, Settle};
 
-/// Calls a handler on a thread, which starts with the first call.
+/// The thread on which a handler is called; it starts with the first call.
 pub(super) struct CallerThread {
     handler: Arc<Handler>,
     context: Context,
@@ -57,7 +57,7 @@ impl CallerThread {
     /// Waits for an outcome, or fails with the time limit of the handler.
     async fn outcome(&self, received: &mut oneshot::Receiver<Outcome>) -> Result<Outcome, Duration> {
         let limit = self.handler.declaration.plan.timeout();
-        // A call that waits is cancelled on its thread when its time is over, and its outcome follows at once.
+        // A call that awaits is cancelled on its thread after its time limit, and its outcome follows immediately.
         match timeout(limit + MAX_POLL, received).await {
             Ok(outcome) => Ok(outcome.unwrap_or_else(|_| thread_ended())),
             Err(_) => Err(limit),
