@@ -76,7 +76,7 @@ impl HandlerError {
         Self { settle: Settle::Terminate, source: error.into() }
     }
 
-    /// Returns how the message is settled.
+    /// Returns the way in which the message is settled.
     pub fn settle(&self) -> Settle {
         self.settle
     }

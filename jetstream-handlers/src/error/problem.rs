@@ -345,15 +345,15 @@ impl fmt::Display for Problem {
             Self::Failed { error, .. } => error.fmt(f),
             Self::StillRunning { handler, grace, cancelled } => {
                 let end =
-                    if *cancelled { "it was cancelled" } else { "it blocks and cannot be cancelled, so it goes on" };
+                    if *cancelled { "it was cancelled" } else { "it blocks and cannot be cancelled, so it continues" };
                 write!(
                     f,
-                    "`{handler}` was still running when the grace period of {grace:?} ended; {end}, and its message handed back"
+                    "`{handler}` was still running when the grace period of {grace:?} ended; {end}, and its message was handed back"
                 )
             }
             Self::NeverYields { handler } => write!(
                 f,
-                "`{handler}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own"
+                "`{handler}` does not stop: its handler computes without an await; set `blocking = true`, which runs it on a thread of its own"
             ),
         }
     }

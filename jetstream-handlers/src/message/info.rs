@@ -82,7 +82,7 @@ impl Info {
         self.id().consumer_sequence
     }
 
-    /// Returns how often the message was delivered, including this delivery: 1 for the first one.
+    /// Returns the number of deliveries of the message, including this one: 1 at the first delivery.
     ///
     /// Every delivery of the server counts, including one that a stopping process handed back.
     /// An `ordered` handler is called again without another delivery; these attempts count as well.
