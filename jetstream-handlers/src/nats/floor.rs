@@ -32,8 +32,8 @@ impl Connection {
         Ok(Floor { stream_created, sequence })
     }
 
-    /// Returns the start sequence of a restored consumer: one after the floor; `None` if that is 0, or if the stream
-    /// was replaced.
+    /// Returns the start sequence of a restored consumer: one after the floor; `None` if the floor is 0, or if the
+    /// stream was replaced.
     pub(super) async fn start_sequence(&self, binding: &Binding, floor: Floor) -> Result<Option<u64>, Error> {
         let info = self.stream_info(&binding.stream).await?;
         let is_same =
