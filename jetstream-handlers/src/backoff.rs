@@ -1,10 +1,10 @@
-//! Delays between attempts, with jitter: loops do not spin, and processes do not retry in step.
+//! Delays between attempts, with jitter, which prevent busy loops and simultaneous retries of many processes.
 
 use std::time::Duration;
 
 pub(crate) use crate::rules::MAX_DURATION;
 
-/// A delay that doubles from `initial` up to `max`, with jitter.
+/// An exponential backoff: a delay that doubles from `initial` up to `max`, with jitter.
 #[derive(Debug, Clone)]
 pub(crate) struct ExponentialBackoff {
     initial: Duration,
@@ -24,7 +24,7 @@ impl ExponentialBackoff {
         jittered(delay)
     }
 
-    /// Restarts at the initial delay, after a success.
+    /// Resets the delay to `initial`, after a success.
     pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }

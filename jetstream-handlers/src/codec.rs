@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Error of a value that does not encode, or a payload that does not decode.
+/// The error of encoding a value or decoding a payload.
 pub(crate) type CodecError = serde_json::Error;
 
 /// Encodes a value as a payload.

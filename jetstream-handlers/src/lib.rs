@@ -41,7 +41,7 @@
 //!
 //! A message is acknowledged after its handler returned `Ok`.
 //! After an error, a panic or a timeout, the message is retried with the handler's `backoff`; after `max_deliver` attempts it becomes a dead letter.
-//! [`HandlerError`] and [`Settle`] choose another delay, or end the attempts at once.
+//! [`HandlerError`] and [`Settle`] set another delay, or end the attempts immediately.
 //! Delivery is at least once: a handler may receive a message twice.
 //!
 //! # Dead letters
@@ -52,17 +52,17 @@
 //!
 //! [`Broker::publish`] and [`Publisher::publish`] return after the stream has stored the message.
 //! [`PublishMessage`] adds headers, a message id and conditions.
-//! For many messages, [`Publisher::publish_all`] returns the result of each, [`Publisher::publish_atomic`] stores all or none, and [`Publisher::ingest`] is the fastest.
+//! For many messages, [`Publisher::publish_all`] returns the result of each, [`Publisher::publish_atomic`] stores all or none, and [`Publisher::ingest`] has the highest throughput.
 //!
 //! # Lifecycle
 //!
-//! [`Builder`] holds the settings; [`Builder::connect`] connects.
+//! [`Builder`] configures a broker, and [`Builder::connect`] connects it.
 //! [`Broker::start_all`] validates the configuration and starts the handlers, [`Running::shutdown`] stops them gracefully, and [`Broker::disconnect`] closes the connection; [`Broker::run_all`] does all of this.
 //! [`Broker::health`] returns the state of the connection and of every handler.
 //!
 //! # Errors
 //!
-//! Every fallible function returns an [`Error`]: [`kind`](Error::kind) is for a caller that acts on it, and [`problems`](Error::problems) has the details of a failed start as values.
+//! Every fallible function returns an [`Error`]: [`kind`](Error::kind) classifies it, and [`problems`](Error::problems) returns the details of a failed start as values.
 //! Events of running handlers are logged through `tracing`.
 
 mod backoff;
@@ -178,7 +178,7 @@ pub mod __private {
     pub use crate::outcome::{IntoSettle, Outcome};
     pub use crate::plan::{Ack, Backoff, DeadLetter, Plan};
 
-    /// Returns the outcome of a call whose parameters could not be made.
+    /// Returns the outcome of a call whose parameters could not be extracted.
     pub fn rejected(rejection: Rejection) -> Outcome {
         rejection.into_outcome()
     }

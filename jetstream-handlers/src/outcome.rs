@@ -1,4 +1,4 @@
-//! The outcome of a call: how a message is settled, why it failed, and what is published.
+//! The outcome of a call: the settlement of its message, the failure, and the messages to publish.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -9,7 +9,8 @@ use crate::message::Outgoing;
 
 /// The way in which a message is settled.
 ///
-/// A handler that returns `()` or `Result<(), E>` does not need it; a handler that chooses by itself returns it.
+/// A handler returns it to choose between acknowledgement, retry and termination itself; a handler that returns `()` or
+/// `Result<(), E>` does not need it.
 /// A new variant is deliberately a breaking change, so that every `match` is reviewed.
 ///
 /// # Examples
@@ -38,7 +39,7 @@ pub enum Settle {
     Terminate,
 }
 
-/// The error of a handler, and whether the message is retried.
+/// The error of a handler, with the way in which its message is settled.
 ///
 /// The `?` operator converts any error into it, as [`retry`](HandlerError::retry) does.
 /// Like `anyhow::Error`, it does not implement [`std::error::Error`], because that would rule out this conversion.
@@ -75,7 +76,7 @@ impl HandlerError {
         Self { settle: Settle::Terminate, source: error.into() }
     }
 
-    /// Returns how the message is settled.
+    /// Returns the way in which the message is settled.
     pub fn settle(&self) -> Settle {
         self.settle
     }
@@ -111,7 +112,7 @@ pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 #[derive(Debug)]
 pub struct Outcome {
     pub(crate) settle: Settle,
-    /// The failure, unless the message is acknowledged.
+    /// The failure; `None` if the message is acknowledged.
     pub(crate) failure: Option<Failure>,
     /// The messages to publish before the delivery is acknowledged.
     pub(crate) outputs: Vec<Outgoing>,
@@ -124,7 +125,7 @@ pub(crate) struct Failure {
     pub(crate) error: String,
 }
 
-/// The class of a failure, in the header `Dead-Letter-Reason` of a dead letter.
+/// The class of a failure, as in the header `Dead-Letter-Reason` of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Reason {
@@ -200,7 +201,7 @@ pub trait IntoSettle: Sealed {
     fn into_outcome(self) -> Outcome;
 }
 
-/// The bound that keeps [`IntoSettle`] closed to other types.
+/// The supertrait that seals [`IntoSettle`].
 pub trait Sealed {}
 
 impl Sealed for () {}
@@ -223,7 +224,7 @@ impl IntoSettle for Settle {
     }
 }
 
-// Otherwise a wrong error type is reported through the chain of conversions that it lacks.
+// Without this attribute, the compiler reports a wrong error type as a chain of missing conversions.
 #[diagnostic::do_not_recommend]
 impl<E: Into<HandlerError>> IntoSettle for Result<(), E> {
     fn into_outcome(self) -> Outcome {

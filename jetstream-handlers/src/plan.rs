@@ -31,7 +31,7 @@ pub struct Plan {
 /// The delays between the attempts of a message.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Backoff {
-    /// These delays, of which the last one repeats.
+    /// These delays in order; the last one repeats.
     Steps(Cow<'static, [Duration]>),
     /// A delay that starts at `initial` and is multiplied by `factor` after each attempt, up to `max`.
     #[allow(missing_docs)]
@@ -48,7 +48,7 @@ impl Backoff {
             }
             Self::Exponential { initial, factor, max } => {
                 let factor = factor.powi(i32::try_from(index).unwrap_or(i32::MAX));
-                // A product that a `Duration` cannot hold is above `max` too.
+                // A product that is too large for a `Duration` is above `max` as well.
                 Duration::try_from_secs_f64(initial.as_secs_f64() * factor).map_or(*max, |delay| delay.min(*max))
             }
         }
@@ -73,11 +73,12 @@ pub enum Ack {
     Confirmed,
 }
 
-/// The minimum `max_deliver` of the consumer on the server, whatever the handler's own.
+/// The minimum `max_deliver` of a consumer on the server.
 ///
-/// The handler's own decides; the server's is a backstop for messages that cannot even be received.
-/// It is large because the server never redelivers a message that has reached it, and deliveries that are not attempts
-/// count as well: those handed back by stopping processes, and those at which a dead letter could not be stored.
+/// The worker applies the handler's `max_deliver`; that of the server is a backstop for messages that cannot even be
+/// received. It is large because the server never redelivers a message that has reached it, and because it also counts
+/// deliveries that are not attempts: those handed back by stopping processes, and those whose dead letter could not be
+/// stored.
 const SERVER_MAX_DELIVER: u32 = 10_000;
 
 impl Plan {
@@ -163,12 +164,12 @@ impl Plan {
         self.ack_every.unwrap_or(100)
     }
 
-    /// Returns whether each call runs on a thread outside of the runtime.
+    /// Returns `true` if each call runs on a thread outside of the runtime.
     pub(crate) fn is_blocking(&self) -> bool {
         self.blocking || self.threads.is_some()
     }
 
-    /// Returns whether the server chooses the one instance that receives the messages.
+    /// Returns `true` if the server chooses the one instance that receives the messages.
     pub(crate) fn is_pinned(&self) -> bool {
         self.ordered && !self.single_instance
     }
@@ -177,7 +178,8 @@ impl Plan {
         self.ack_wait.unwrap_or(Duration::from_secs(30)).min(MAX_DURATION)
     }
 
-    /// Returns the time limit of one call; without one, a handler that hangs would keep its message forever.
+    /// Returns the timeout of one call; there is always one, because a handler that hangs would keep its message
+    /// forever.
     pub(crate) fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(Duration::from_secs(30 * 60)).min(MAX_DURATION)
     }
@@ -187,16 +189,16 @@ impl Plan {
     }
 
     pub(crate) fn server_max_deliver(&self) -> i64 {
-        // The same number for most handlers, so that a changed `max_deliver` does not differ from the server's.
+        // Equal for most handlers, so that a consumer does not differ after the handler's `max_deliver` was changed.
         i64::from(SERVER_MAX_DELIVER.max(self.max_deliver().saturating_mul(2)))
     }
 
     /// Returns the maximum number of unacknowledged messages across all instances.
     ///
-    /// Messages that wait for their next attempt count as well (nats-server issue 6093), so that with the server's
-    /// default of 1000 a thousand failing messages would stop the healthy ones.
-    /// An ordered handler has none that wait beside others, and after a crash of its active instance everything
-    /// unacknowledged is handled again.
+    /// Messages that wait for their next attempt count as well (nats-server issue 6093), so with the server's default
+    /// of 1000, a thousand failing messages would block all others.
+    /// The limit of an ordered handler is lower: it retries a message before it handles the next one, and after a crash
+    /// of its active instance every unacknowledged message is handled again.
     pub(crate) fn max_ack_pending(&self) -> i64 {
         const DELAYED: i64 = 10_000;
         const INSTANCES: i64 = 16;
@@ -206,7 +208,7 @@ impl Plan {
         DELAYED.max(self.concurrency() as i64 * INSTANCES)
     }
 
-    /// Returns the delay before the next attempt, when `attempt` (from 1) has failed.
+    /// Returns the delay before the next attempt after `attempt`, counted from 1, has failed.
     pub(crate) fn delay_after(&self, attempt: u64) -> Duration {
         const DEFAULT: Backoff = Backoff::Steps(Cow::Borrowed(&[
             Duration::from_secs(1),
@@ -246,7 +248,7 @@ fn destination(dead_letter: &DeadLetter) -> Setting<'_> {
     }
 }
 
-/// A handler as it was declared: its name, its place in the source, and its settings.
+/// The declaration of a handler: its name, its source location, and its settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Declaration {
     /// The full path of the function, or the name of the closure.

@@ -1,8 +1,8 @@
 //! Rules for the settings of a handler: the keys, the values that each accepts, and the keys that exclude one another.
 //!
-//! The library and its macro crate each contain this file, byte for byte: a macro crate cannot depend on the library
-//! whose expansion it writes, and both must accept the same settings and refuse all others with the same text.
-//! It needs nothing but `std`.
+//! The library and its macro crate each contain this file, byte for byte: the library depends on the macro crate, which
+//! therefore cannot import it, and both must accept the same settings and refuse all others with the same text.
+//! It uses only `std`.
 
 #![allow(dead_code)] // neither crate uses all of it
 
@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(crate) struct Key {
     pub(crate) name: &'static str,
-    /// A value to show in messages, as the attribute writes it; empty for a flag.
+    /// An example for error texts, in the syntax of the attribute; empty for a flag.
     pub(crate) example: &'static str,
     pub(crate) accepts: Accepts,
 }
@@ -22,7 +22,7 @@ pub(crate) struct Key {
 /// The values that a key accepts.
 #[derive(Debug)]
 pub(crate) enum Accepts {
-    /// Text in which this function finds no problem.
+    /// Text for which this function returns no problem.
     Text(fn(&str) -> Option<String>),
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
@@ -32,7 +32,7 @@ pub(crate) enum Accepts {
     Factor,
     /// `true`, `false`, or the key alone.
     Flag,
-    /// One of these texts, each with the variant of the enum `of` that it stands for.
+    /// One of these texts, each with the corresponding variant of the enum `of`.
     Choice { of: &'static str, variants: &'static [(&'static str, &'static str)] },
     /// A subject to publish to, or `false`.
     SubjectOrOff,
@@ -53,31 +53,31 @@ pub(crate) enum Setting<'a> {
     Exponential { initial: Duration, factor: f64, max: Duration },
 }
 
-/// The longest duration: a point in time that far ahead can be computed, and the server can count its nanoseconds.
+/// The maximum duration: an `Instant` can be advanced by it, and its nanoseconds fit into an integer of the server.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The shortest timeout and the shortest delay between attempts.
+/// The minimum timeout, and the minimum delay between attempts.
 const MIN_DURATION: Duration = Duration::from_millis(1);
 
-/// The shortest `ack_wait`: a third of it must be long enough for an in-progress signal to arrive.
+/// The minimum `ack_wait`: a third of it must be long enough for an in-progress signal to arrive.
 pub(crate) const MIN_ACK_WAIT: Duration = Duration::from_millis(100);
 
-/// The shortest `fetch_wait`.
+/// The minimum `fetch_wait`.
 const MIN_FETCH_WAIT: Duration = Duration::from_millis(200);
 
-/// The most calls of one handler at a time in one process.
+/// The maximum number of concurrent calls of one handler in one process.
 const MAX_CONCURRENCY: u64 = 10_000;
 
-/// The most threads of one blocking handler.
+/// The maximum number of threads of one blocking handler.
 const MAX_THREADS: u64 = 512;
 
-/// The most messages that a handler requests in advance, all of which wait in memory.
+/// The maximum number of messages that a handler requests in advance, all of which are held in memory.
 const MAX_BATCH_SIZE: u64 = 10_000;
 
-/// The most attempts of one message.
+/// The maximum number of attempts of one message.
 const MAX_DELIVER: u64 = 1_000_000;
 
-/// The most messages that one ack covers, which is also the most that an ordered handler may have unacknowledged.
+/// The maximum number of messages that one ack covers, which is also the `max_ack_pending` of an ordered handler.
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
@@ -153,14 +153,14 @@ pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> 
     }
 }
 
-/// Returns the problem of one delay in a list of them.
+/// Returns the problem of one delay in a list of delays.
 pub(crate) fn step_problem(delay: Duration) -> Option<String> {
     let [shown, min, max] = [delay, MIN_DURATION, MAX_DURATION].map(written);
     let is_valid = (MIN_DURATION..=MAX_DURATION).contains(&delay);
     (!is_valid).then(|| format!("`backoff` has a delay of {shown}; expected {min} to {max}"))
 }
 
-/// Returns the problem of an exponential backoff whose values are valid each by itself.
+/// Returns the problem of an exponential backoff whose values are valid individually.
 pub(crate) fn exponential_problem(initial: Duration, max: Duration) -> Option<String> {
     (initial > max).then(|| format!("`max` is {}, shorter than `initial` ({})", written(max), written(initial)))
 }
@@ -199,7 +199,7 @@ fn choice_problem(name: &str, variants: &[(&str, &str)], text: &str) -> Option<S
     (!is_known).then(|| format!("`{name}` is `\"{}\"`; expected {}", visible(text), accepted.join(" or ")))
 }
 
-/// Returns the settings that exclude one another, each at the key that is easier to remove.
+/// Returns the problems of settings that exclude one another, each with the key that is easier to remove.
 pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
     let find = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting);
     let number = |name: &str| match find(name) {
@@ -256,7 +256,7 @@ pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&
     found
 }
 
-/// Returns the duration as the attribute writes it, as in `1m30s`.
+/// Returns the duration in the syntax of the attribute, as in `1m30s`.
 fn written(duration: Duration) -> String {
     if duration.is_zero() {
         return "0s".to_owned();
@@ -277,10 +277,10 @@ fn written(duration: Duration) -> String {
 
 /// The maximum length of a subject and of a name, in bytes.
 ///
-/// The server keeps a consumer in a directory of its name, and most file systems limit a name to 255 bytes.
+/// The server stores a consumer in a directory named after it, and most file systems limit a name to 255 bytes.
 const MAX_LENGTH: usize = 255;
 
-/// Returns the problem of `name` as the name of a closure, which logs, health and dead letters show.
+/// Returns the problem of `name` as the name of a closure, which appears in logs, health and dead letters.
 pub(crate) fn handler_name_problem(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("the name is empty; write for example `order-processor`".to_owned());
@@ -321,7 +321,7 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
 
 /// Returns the problem of `subject` as a subject to publish to.
 pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
-    // It runs for every message, and most subjects are plain.
+    // This function runs for every published message, and most subjects are plain.
     if is_plain(subject) {
         return None;
     }
@@ -338,7 +338,7 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
     })
 }
 
-/// Returns whether a subject has only letters, digits, `-` and `_` between single dots.
+/// Returns `true` if a subject needs no further check: it has only letters, digits, `-` and `_` between single dots.
 fn is_plain(subject: &str) -> bool {
     let mut before = b'.';
     for byte in subject.bytes() {
@@ -365,7 +365,7 @@ pub(crate) fn name_problem(name: &str) -> Option<String> {
     Some(format!("name `{}` contains {}; use letters, digits, `-` and `_`", visible(name), in_words(wrong)))
 }
 
-/// Returns the problem of a subject, with or without wildcards, that its spelling alone shows.
+/// Returns the problem that makes a subject invalid both with and without wildcards.
 fn spelling_problem(subject: &str) -> Option<String> {
     if subject.is_empty() {
         return Some("the subject is empty; write for example `orders.created`".to_owned());
@@ -391,7 +391,7 @@ fn spelling_problem(subject: &str) -> Option<String> {
     None
 }
 
-/// Returns whether a character is white space or not printable.
+/// Returns `true` if a character is white space or a control character.
 fn is_blank(character: &char) -> bool {
     character.is_whitespace() || character.is_control()
 }
@@ -404,7 +404,7 @@ fn is_placeholder(token: &str) -> bool {
     token.starts_with('{') && token.ends_with('}')
 }
 
-/// Returns the text with everything escaped that a terminal would not show.
+/// Returns the text with its invisible characters escaped, except for spaces.
 fn visible(text: &str) -> String {
     let mut shown = String::new();
     for character in text.chars() {
@@ -417,7 +417,7 @@ fn visible(text: &str) -> String {
     shown
 }
 
-/// Returns the name of a character for a sentence.
+/// Returns the name of a character for an error text.
 fn in_words(character: char) -> String {
     match character {
         ' ' => "a space".to_owned(),

@@ -1,17 +1,17 @@
-//! Application settings for streams and publishing.
+//! The settings of a broker for streams and publishing.
 
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
 
-/// The settings of a broker for streams and publishing.
+/// Settings for streams and publishing, with their defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) auto_create: bool,
     pub(crate) streams: Vec<stream::Config>,
-    /// How long one publish may take, including its retries.
+    /// The timeout of one publish, including its retries.
     pub(crate) publish_timeout: Duration,
-    /// How long one request to the JetStream API may take.
+    /// The timeout of one request to the JetStream API.
     pub(crate) request_timeout: Duration,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,

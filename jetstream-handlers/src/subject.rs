@@ -1,6 +1,6 @@
 //! Relations between subjects with wildcards.
 
-/// Returns whether `pattern` matches every subject that `filter` matches.
+/// Returns `true` if `pattern` matches every subject that `filter` matches.
 pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
     let mut pattern = pattern.split('.');
     let mut filter = filter.split('.');
@@ -15,7 +15,7 @@ pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
     }
 }
 
-/// Returns whether there is a subject that both match.
+/// Returns `true` if there is a subject that both match.
 pub(crate) fn overlap(one: &str, other: &str) -> bool {
     let mut one = one.split('.');
     let mut other = other.split('.');

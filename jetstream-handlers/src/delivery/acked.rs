@@ -1,10 +1,11 @@
-//! How far an ordered handler has acknowledged its stream.
+//! The position up to which an ordered handler has acknowledged its stream.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The stream sequence up to which this process has sent an ack, shared by the worker, which sends the acks, and its
-/// deliveries, which judge by it what is missing.
+/// The stream sequence up to which this process has acknowledged an ordered handler's messages.
+///
+/// The worker, which sends the acks, shares it with its deliveries, which use it to detect missing messages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AckedSequence(Arc<AtomicU64>);
 
@@ -17,7 +18,7 @@ impl AckedSequence {
         self.0.store(sequence, Ordering::Relaxed);
     }
 
-    /// Forgets the acks, which went to a consumer that was replaced.
+    /// Resets the sequence to 0, because the consumer was replaced.
     pub(crate) fn reset(&self) {
         self.set(0);
     }

@@ -10,34 +10,35 @@ use async_nats::jetstream::consumer;
 pub(crate) struct Binding {
     pub(crate) stream: String,
     pub(crate) consumer: String,
-    /// The effective `ack_wait` of the consumer, which paces the in-progress signals.
+    /// The effective `ack_wait` of the consumer, which determines the interval of the in-progress signals.
     pub(crate) ack_wait: Duration,
     /// The effective `max_ack_pending` of the consumer.
     pub(crate) max_ack_pending: usize,
     /// The configuration on the server, from which a deleted consumer is restored.
     pub(crate) config: Arc<consumer::Config>,
-    /// Whether the consumer existed before this start.
+    /// `true` if the consumer existed before this start.
     pub(crate) existed: bool,
-    /// Whether the stream keeps messages that all its consumers have ended.
+    /// `true` if the stream keeps messages that all its consumers have acknowledged or terminated.
     pub(crate) keeps_handled: bool,
-    /// Whether the stream is a work queue: a message leaves it with its ack, and stays if its consumer gives up.
+    /// `true` if the stream is a work queue: an ack removes the message, and a message that reaches `max_deliver`
+    /// stays.
     pub(crate) work_queue: bool,
     /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
 }
 
 impl Binding {
-    /// Returns whether messages arrive in strict order, and an ack covers all messages before its own.
+    /// Returns `true` if messages arrive in strict order, and an ack covers all messages before its own.
     pub(crate) fn ordered(&self) -> bool {
         self.config.ack_policy == consumer::AckPolicy::All
     }
 
-    /// Returns the priority group that each pull request has to name, if the server pins one of the workers.
+    /// Returns the priority group that each pull request must name, if the server pins one of the workers.
     pub(crate) fn group(&self) -> Option<&str> {
         self.config.priority_groups.first().map(String::as_str).filter(|_| self.pinned())
     }
 
-    /// Returns whether the server pins one of the workers, which alone receives messages (ADR-42).
+    /// Returns `true` if the server pins one of the workers, which alone receives messages (ADR-42).
     pub(crate) fn pinned(&self) -> bool {
         self.config.priority_policy == consumer::PriorityPolicy::PinnedClient
     }

@@ -1,29 +1,29 @@
 //! State changes that a transport reports to a worker.
 
-/// A change in what a worker can expect from its consumer.
+/// A state change of a worker's deliveries.
 #[derive(Debug)]
 pub(crate) enum DeliveryEvent {
-    /// No message can arrive, for the reason given; the transport is recovering.
+    /// No message can arrive, for this reason; the transport is recovering.
     Recovering(String),
     /// Messages can arrive again.
     Running,
     /// The consumer does not exist. The transport sends no requests until `Deliveries::restored` is called.
     ConsumerMissing {
-        /// The stream sequence at which a restored consumer has to start: one behind the ack floor that was read last.
+        /// The stream sequence at which a restored consumer must start: one after the ack floor that was read last.
         /// `None` is the beginning of the stream.
         start: Option<u64>,
     },
-    /// Of an ordered handler: messages that have arrived and were not begun belong to another instance by now, or will
-    /// be redelivered.
+    /// The messages of an ordered handler that have arrived and were not begun must be discarded: another instance
+    /// receives them, or they will be redelivered.
     Resync,
-    /// Of an ordered handler: on the connection of this number the server has identified the consumer; if it is another
-    /// one than before, [`ConsumerReplaced`](Self::ConsumerReplaced) came first.
+    /// The server has identified the consumer of an ordered handler on the connection of this number; if the consumer
+    /// was replaced, [`ConsumerReplaced`](Self::ConsumerReplaced) precedes this event.
     ///
-    /// Acks may be sent on this connection from now on. The last ack on the former connection may be lost, so it is due
-    /// again.
+    /// Acks may be sent on this connection from now on. The last ack on the former connection may be lost, so it must
+    /// be sent again.
     ConsumerVerified(u64),
-    /// Of an ordered handler: the consumer was replaced, and knows nothing of earlier deliveries.
+    /// The consumer of an ordered handler was replaced, and has no record of earlier deliveries.
     ConsumerReplaced,
-    /// The server delivered a message `max_deliver` times without an answer, and will not deliver it again.
+    /// The server delivered a message `max_deliver` times without an acknowledgement, and will not redeliver it.
     MaxDeliveries { sequence: u64, delivered: u64 },
 }

@@ -1,4 +1,4 @@
-//! What a transport and a worker exchange: the binding of a handler, and the state changes of its deliveries.
+//! The types that a transport and a worker exchange: the binding of a handler, and the state changes of its deliveries.
 
 mod acked;
 mod binding;

@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind};
 pub(crate) enum ApiError {
     /// The server refused it.
     Refused(jetstream::Error),
-    /// There was no answer to the request on this subject.
+    /// The request on this subject was not answered.
     Unanswered { subject: String, error: RequestError },
     /// The answer does not follow the protocol.
     Unreadable(serde_json::Error),
@@ -24,7 +24,7 @@ impl ApiError {
         matches!(self, Self::Refused(error) if error.error_code() == code)
     }
 
-    /// Returns an error whose text begins with what was being done.
+    /// Returns an error whose text begins with `doing`, the operation that failed.
     pub(crate) fn into_error(self, doing: &str) -> Error {
         let new = |kind, why: &str| Error::new(kind, format!("{doing}: {why}"));
         match self {

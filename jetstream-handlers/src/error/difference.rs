@@ -1,4 +1,4 @@
-//! Differences between a stream or a consumer on the server and what the code asks for.
+//! Differences between a stream or a consumer on the server and what the code requires.
 
 use std::fmt;
 
@@ -22,12 +22,12 @@ impl Difference {
         &self.found
     }
 
-    /// Returns the value that the code asks for, or the range of values that it accepts.
+    /// Returns the value that the code requires, or the range of values that it accepts.
     pub fn wanted(&self) -> &str {
         &self.wanted
     }
 
-    /// Returns whether the server accepts another value for the field of an existing stream or consumer.
+    /// Returns `true` if the server accepts another value for the field of an existing stream or consumer.
     pub fn is_changeable(&self) -> bool {
         self.changeable
     }
@@ -39,7 +39,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// Differences in one sentence.
+/// A list of differences, displayed on one line.
 pub(super) struct Listed<'a>(pub(super) &'a [Difference]);
 
 impl fmt::Display for Listed<'_> {

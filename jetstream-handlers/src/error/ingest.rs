@@ -5,9 +5,9 @@ use std::fmt;
 
 use super::{Error, ErrorKind};
 
-/// Error of [`Publisher::ingest`](crate::Publisher::ingest), with the number of messages that are stored all the same.
+/// The error of [`Publisher::ingest`](crate::Publisher::ingest), with the number of messages that are stored.
 ///
-/// `?` turns it into an [`Error`], without the number.
+/// `?` converts it into an [`Error`], without the number.
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ impl IngestError {
 
     /// Returns the number of messages that are known to be stored, counted from the first of the batch.
     ///
-    /// The text of the error says whether more of them may be.
+    /// The text of the error states whether more of them may be stored.
     pub fn stored(&self) -> u64 {
         self.stored
     }

@@ -1,4 +1,4 @@
-//! Errors, in kinds that a caller can act on.
+//! Errors and their kinds.
 
 pub(crate) mod api;
 pub(crate) mod difference;
@@ -14,7 +14,7 @@ use problem::Problem;
 
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// The kind of an error, for a caller that acts on it.
+/// The kind of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -32,13 +32,13 @@ pub enum ErrorKind {
     NoHandlers,
     /// No stream covers a subject.
     StreamNotFound,
-    /// A stream on the server differs from what the code asks for.
+    /// A stream on the server differs from what the code requires.
     StreamMismatch,
-    /// A subject belongs to a stream other than the one asked for.
+    /// A subject belongs to a stream other than the required one.
     StreamOverlap,
-    /// A consumer on the server differs from what the code asks for.
+    /// A consumer on the server differs from what the code requires.
     ConsumerMismatch,
-    /// A parameter of a handler lacks something, mostly a state that was not registered.
+    /// A requirement of a handler's parameter is missing, usually a state that was not registered.
     MissingState,
     /// A value could not be encoded.
     Encode,
@@ -54,14 +54,14 @@ pub enum ErrorKind {
     Closed,
     /// Handlers were still running when the grace period of a stop ended.
     GracePeriod,
-    /// The server answered with an error, or against the protocol.
+    /// The server returned an error, or violated the protocol.
     Server,
 }
 
-/// The error of every fallible function of this crate.
+/// The error of the fallible functions of this crate.
 ///
-/// `Display` names what was found, where, and how to fix it; [`source`](StdError::source) is the cause.
-/// `Debug` prints all of them, because that is what `fn main() -> Result<(), Error>` shows.
+/// `Display` states what was found, where, and how to fix it; [`source`](StdError::source) is the cause.
+/// `Debug` prints both, because `fn main() -> Result<(), Error>` reports its error with `Debug`.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -87,7 +87,7 @@ impl Error {
         }))
     }
 
-    /// The sequences of a publish whose condition on the last sequence does not hold, where they are known.
+    /// Adds the expected and the found last sequence of a publish, where they are known.
     pub(crate) fn with_sequences(mut self, expected: Option<u64>, found: Option<u64>) -> Self {
         (self.0.expected_sequence, self.0.found_sequence) = (expected, found);
         self
@@ -104,13 +104,13 @@ impl Error {
         self
     }
 
-    /// Prefixes the text with what the error is about.
+    /// Prefixes the text with `what` and a colon.
     pub(crate) fn about(mut self, what: &str) -> Self {
         self.0.message = format!("{what}: {}", self.0.message);
         self
     }
 
-    /// Returns one error for problems that were found together.
+    /// Combines problems into one error.
     pub(crate) fn of(problems: Vec<Problem>) -> Self {
         let (kind, message) = match &*problems {
             [problem] => (problem.kind(), problem.to_string()),
@@ -125,12 +125,12 @@ impl Error {
         error
     }
 
-    /// Returns an error if there are problems.
+    /// Returns an error with all problems, if there are any.
     pub(crate) fn all(problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() { Ok(()) } else { Err(Self::of(problems)) }
     }
 
-    /// Returns the errors of several stops as one.
+    /// Combines the errors of several stops into one.
     pub(crate) fn joined(mut errors: Vec<Self>) -> Result<(), Self> {
         match errors.len() {
             0 => Ok(()),
@@ -146,12 +146,12 @@ impl Error {
         std::mem::take(&mut self.0.problems)
     }
 
-    /// Returns the kind, for a caller that acts on it.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Returns the problems of a failed start or stop, one for each; empty for other errors.
+    /// Returns the problems of a failed start or stop; empty for other errors.
     ///
     /// # Examples
     ///
@@ -177,26 +177,27 @@ impl Error {
         &self.0.problems
     }
 
-    /// Returns every field in which a stream or a consumer differs from what the code asks for.
+    /// Returns every field in which a stream or a consumer differs from what the code requires.
     pub fn differences(&self) -> impl Iterator<Item = &Difference> {
         self.0.problems.iter().flat_map(Problem::differences)
     }
 
     /// Returns the subject to which the user may lack the permission to publish, if that can be the cause.
     ///
-    /// A server does not answer a request that it does not permit, so that this is known of a request to the
-    /// JetStream API that timed out; an overloaded server causes the same.
+    /// A server does not answer a request that it does not permit, so this is set if a request to the JetStream API
+    /// timed out; an overloaded server causes the same timeout.
     pub fn missing_permission(&self) -> Option<&str> {
         self.0.permission.as_deref().or_else(|| self.0.problems.iter().find_map(Problem::missing_permission))
     }
 
-    /// Returns the last sequence that a publish expected, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence).
+    /// Returns the last sequence that a publish expected, if the kind is
+    /// [`WrongLastSequence`](ErrorKind::WrongLastSequence) and the condition is known.
     pub fn expected_sequence(&self) -> Option<u64> {
         self.0.expected_sequence
     }
 
-    /// Returns the last sequence that the stream had, if this is a [`WrongLastSequence`](ErrorKind::WrongLastSequence)
-    /// and the server named it.
+    /// Returns the last sequence that the stream had, if the kind is
+    /// [`WrongLastSequence`](ErrorKind::WrongLastSequence) and the server reported it.
     pub fn found_sequence(&self) -> Option<u64> {
         self.0.found_sequence
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::difference::{Difference, Listed};
 use super::{Error, ErrorKind};
 
-/// The end of each text about a stream that an ordered handler cannot read.
+/// The fix for a stream that an ordered handler cannot read, at the end of each such text.
 const ORDERED_FIX: &str = "for example one that has this stream as its source and subjects of its own, or drop `ordered` and keep `concurrency` at 1";
 
 /// The purpose for which a stream is needed.
@@ -45,16 +45,16 @@ impl fmt::Display for Purpose {
     }
 }
 
-/// One thing that keeps handlers from starting, or from stopping in time.
+/// A problem that prevents handlers from starting, or from stopping in time.
 ///
-/// `Display` names the handler, what was found, what is wanted, and how to fix it.
+/// `Display` states the handler, the value found, the value required, and how to fix it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the fields are named for what they hold, and every variant is documented")]
 pub enum Problem {
     /// A setting of a handler is invalid, or contradicts another one.
     Setting { handler: String, key: &'static str, problem: String },
-    /// Two handlers read one durable consumer; `differing` are the settings in which they differ.
+    /// Two handlers read one durable consumer; `differing` lists the settings in which they differ.
     SharedDurable {
         handler: String,
         location: String,
@@ -73,11 +73,11 @@ pub enum Problem {
     AlreadyRunning { handler: String },
     /// The stream does not exist, and the broker must not create it.
     ///
-    /// `stream` is the name that the handler asks for, `default_name` the one that the broker would choose.
+    /// `stream` is the name that the handler sets, `default_name` the one that the broker would choose.
     StreamMissing { purpose: Purpose, subject: String, stream: Option<String>, default_name: Option<String> },
     /// The stream exists, and its subjects do not cover the one that is needed.
     SubjectNotCovered { purpose: Purpose, subject: String, stream: String, subjects: Vec<String> },
-    /// Several streams have a part of the subject, and none covers it.
+    /// Several streams overlap the subject, and none covers it.
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
     /// The subject belongs to the stream `owner`, not to the one that the handler names.
     WrongStream { purpose: Purpose, subject: String, stream: String, exists: bool, owner: String },
@@ -113,18 +113,18 @@ pub enum Problem {
     ServerTooOld { handler: String, consumer: String, version: Option<String> },
     /// A stream, or a consumer of it, was deleted while the start was using it.
     Deleted { purpose: Purpose, stream: String, consumer: Option<String> },
-    /// An operation failed, mostly a request to the server.
+    /// An operation failed, usually a request to the server.
     Failed { handler: Option<String>, error: Arc<Error> },
     /// A call of the handler was still running when the grace period ended.
     ///
-    /// A call on a thread of its own cannot be cancelled and goes on.
+    /// A call on a thread of its own cannot be cancelled, and continues.
     StillRunning { handler: String, grace: Duration, cancelled: bool },
     /// The handler never yields, so that it can neither be stopped nor cancelled.
     NeverYields { handler: String },
 }
 
 impl Problem {
-    /// Returns the problem of one key; `problem` may begin with the key, which its text names already.
+    /// Returns the problem of one key, without the key at the beginning of `problem`: `Display` adds it.
     pub(crate) fn setting(handler: &str, key: &'static str, problem: &str) -> Self {
         let problem = problem.strip_prefix(&format!("`{key}` ")).unwrap_or(problem).to_owned();
         Self::Setting { handler: handler.to_owned(), key, problem }
@@ -134,7 +134,7 @@ impl Problem {
         Self::Failed { handler: purpose.handler().map(str::to_owned), error: Arc::new(error) }
     }
 
-    /// Returns the kind, for a caller that acts on it.
+    /// Returns the kind of the problem.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Setting { .. }
@@ -345,15 +345,15 @@ impl fmt::Display for Problem {
             Self::Failed { error, .. } => error.fmt(f),
             Self::StillRunning { handler, grace, cancelled } => {
                 let end =
-                    if *cancelled { "it was cancelled" } else { "it blocks and cannot be cancelled, so it goes on" };
+                    if *cancelled { "it was cancelled" } else { "it blocks and cannot be cancelled, so it continues" };
                 write!(
                     f,
-                    "`{handler}` was still running when the grace period of {grace:?} ended; {end}, and its message handed back"
+                    "`{handler}` was still running when the grace period of {grace:?} ended; {end}, and its message was handed back"
                 )
             }
             Self::NeverYields { handler } => write!(
                 f,
-                "`{handler}` does not stop: its handler computes without an await; set `blocking = true`, which gives it a thread of its own"
+                "`{handler}` does not stop: its handler computes without an await; set `blocking = true`, which runs it on a thread of its own"
             ),
         }
     }

@@ -14,18 +14,18 @@ use crate::subject::covers;
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
     pub(super) config: Config,
-    /// How often messages were handed back without an attempt.
+    /// The number of times that each message was handed back without an attempt, by stream sequence.
     pub(super) handed_back: BTreeMap<u64, u64>,
-    /// The messages that were tried in isolation.
+    /// The stream sequences of the messages that were tried in isolation.
     pub(super) isolated: BTreeSet<u64>,
     /// The first stream sequence that was not delivered yet.
     next: u64,
     /// The number of deliveries so far: the consumer sequence of the last one.
     delivered_total: u64,
-    /// How often each message with a pending ack was delivered.
+    /// The delivery count of each message with a pending ack, by stream sequence.
     deliveries: BTreeMap<u64, u64>,
     pending: BTreeMap<u64, Pending>,
-    /// The messages to redeliver, before any new one.
+    /// The stream sequences to redeliver before any new message.
     redeliver: VecDeque<u64>,
     /// Deliveries to a crashed process, as stream sequence and delivery count: their acks do not arrive.
     lost_deliveries: BTreeSet<(u64, u64)>,
@@ -38,9 +38,9 @@ pub(super) struct Consumer {
 /// A message whose ack is pending.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
-    /// The time of its redelivery.
+    /// The time at which the message is redelivered.
     due: Instant,
-    /// Whether a worker has it; a message that waits for its nak's delay is not in flight.
+    /// `true` if a worker has the message; `false` while it waits for the delay of its nak.
     in_flight: bool,
 }
 
@@ -166,12 +166,12 @@ impl Consumer {
         self.config.ack_policy == AckPolicy::All
     }
 
-    /// Returns whether the number of pending acks has reached `max_ack_pending`.
+    /// Returns `true` if the number of pending acks has reached `max_ack_pending`.
     fn is_full(&self) -> bool {
         self.config.max_ack_pending > 0 && self.pending.len() >= self.config.max_ack_pending as usize
     }
 
-    /// Returns whether a worker has the message.
+    /// Returns `true` if a worker has the message.
     fn is_in_flight(&self, sequence: u64, pending: &Pending) -> bool {
         // A crashed process has lost its messages, although their `ack_wait` has not passed.
         let delivered = self.deliveries.get(&sequence).copied().unwrap_or_default();
@@ -201,7 +201,7 @@ impl Consumer {
 
     /// Acks a message; returns `false` if it was not pending, or a fault prevents the ack.
     ///
-    /// The ack of any delivery counts, also of an earlier one (`consumer.go`, `processAckMsg`).
+    /// The ack of any delivery counts, including an earlier one (`consumer.go`, `processAckMsg`).
     pub(super) fn ack(&mut self, sequence: u64, delivered: u64, faults: &mut Faults) -> bool {
         if !self.is_pending(sequence) || self.lost_deliveries.remove(&(sequence, delivered)) {
             return false;
@@ -243,7 +243,7 @@ impl Consumer {
         }
     }
 
-    /// The stream sequence up to which every message has ended.
+    /// Returns the stream sequence up to which every message has ended.
     pub(super) fn ack_floor(&self) -> u64 {
         let pending = self.pending.keys().next().into_iter().chain(&self.redeliver);
         pending.fold(self.next, |first, sequence| first.min(*sequence)).saturating_sub(1)
@@ -280,7 +280,7 @@ impl Consumer {
         }
     }
 
-    /// Returns whether a message was delivered and its ack is not pending.
+    /// Returns `true` if a message was delivered and its ack is not pending.
     pub(super) fn has_finished(&self, sequence: u64) -> bool {
         sequence < self.next && !self.pending.contains_key(&sequence)
     }
@@ -294,7 +294,7 @@ impl Consumer {
         messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count()
     }
 
-    /// Returns whether no message can be delivered at the moment, and none is in flight.
+    /// Returns `true` if no message can be delivered at the moment, and none is in flight.
     pub(super) fn is_idle(&self, messages: &BTreeMap<u64, Message>) -> bool {
         let now = Instant::now();
         let has_new = self.new_message(self.next, messages).is_some();

@@ -1,4 +1,4 @@
-//! The deliveries of one worker, and its acks.
+//! The deliveries of one worker, and their acknowledgements.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::message::{Info, Message};
 pub(crate) struct Deliveries {
     memory: Arc<Memory>,
     binding: Arc<Binding>,
-    /// The number by which the consumer tells this worker from others.
+    /// The number that identifies this worker to the consumer.
     reader: u64,
     room: usize,
     phase: Phase,
@@ -26,11 +26,11 @@ pub(crate) struct Deliveries {
     /// The ack floor that was read last, in case the consumer is deleted.
     floor: Option<Floor>,
     message: Option<Message>,
-    /// State changes for the worker, which come before `message`.
+    /// State changes for the worker, which [`fill`](Self::fill) returns before it passes `message`.
     events: Vec<DeliveryEvent>,
 }
 
-/// Whether messages can arrive.
+/// The state of the deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
@@ -44,7 +44,7 @@ enum Phase {
 /// The ack floor of a consumer.
 #[derive(Debug, Clone, Copy)]
 struct Floor {
-    /// The id of the stream, which a stream of the same name that replaces it does not have.
+    /// The id of the stream; a later stream of the same name has another id.
     stream: u64,
     sequence: u64,
 }
@@ -72,7 +72,7 @@ impl Deliveries {
         }
     }
 
-    /// Sets how many messages the worker has room for.
+    /// Sets the number of messages for which the worker has capacity.
     pub(crate) fn room(&mut self, room: usize) {
         if room == 0 && self.room > 0 {
             self.memory.leave(&self.binding, self.reader);
@@ -80,7 +80,7 @@ impl Deliveries {
         self.room = room;
     }
 
-    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
     pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
         if !self.events.is_empty() {
             return Some(self.events.remove(0));
@@ -93,11 +93,12 @@ impl Deliveries {
     ///
     /// # Cancel safety
     ///
-    /// A message is taken from the consumer without an await behind it, and stays until it is passed on.
+    /// No message is lost: nothing is awaited after a message was taken from the consumer, and it stays until
+    /// [`fill`](Self::fill) passes it on.
     pub(crate) async fn arrived(&mut self) {
         while self.message.is_none() && self.events.is_empty() {
             if self.room == 0 || self.phase == Phase::Restoring {
-                // The worker calls again when it has room, or has restored the consumer.
+                // The worker calls again when it has capacity, or has restored the consumer.
                 std::future::pending::<()>().await;
             }
             let memory = self.memory.clone();
@@ -115,7 +116,7 @@ impl Deliveries {
         }
     }
 
-    /// Takes a message or a state change; returns what to wait for if there is none.
+    /// Takes a message or a state change; if there is none, returns the condition to wait for.
     fn take(&mut self) -> Option<Wait> {
         let (taken, floor) = self.memory.take(&self.binding, self.reader);
         self.floor = floor.or(self.floor);
@@ -154,15 +155,15 @@ impl Deliveries {
         None
     }
 
-    /// Returns the sequence at which a restored consumer has to start: one behind the floor, or `None` for the beginning
+    /// Returns the sequence at which a restored consumer must start: one after the floor, or `None` for the beginning
     /// of the stream.
     fn start(&self) -> Option<u64> {
-        // A work queue has deleted what was acknowledged, and its consumers have to start at its beginning.
+        // A work queue has deleted the acknowledged messages, and its consumers must start at its beginning.
         let floor = self.floor.filter(|floor| !self.binding.work_queue && floor.sequence > 0)?;
         (self.memory.stream_id(&self.binding) == Some(floor.stream)).then_some(floor.sequence + 1)
     }
 
-    /// Takes messages again after [`DeliveryEvent::ConsumerMissing`], or waits if the consumer was not restored.
+    /// Resumes after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
     pub(crate) fn restored(&mut self, result: Result<(), Error>) {
         match result {
             Ok(()) => self.phase = Phase::Recovering,
@@ -178,7 +179,7 @@ impl Deliveries {
         self.events.push(DeliveryEvent::Recovering(reason.to_owned()));
     }
 
-    /// Returns what has arrived, and takes nothing more; no message is in flight in memory.
+    /// Returns the message that has arrived, and takes no more; in memory, no other one is in flight.
     pub(crate) fn last(&mut self) -> Option<Message> {
         self.room(0);
         self.message.take()
@@ -190,10 +191,10 @@ impl Deliveries {
     }
 }
 
-/// What to wait for before a message is taken.
+/// The condition to wait for before the next message is taken.
 enum Wait {
     Change,
-    /// A change, or this time.
+    /// A change of the server's state, or this time.
     Until(Instant),
 }
 
@@ -233,7 +234,7 @@ impl Memory {
     }
 }
 
-/// Acks and other answers to a delivery.
+/// Acknowledgements: acks, naks, terminations and in-progress signals.
 impl Memory {
     pub(crate) fn ack(&self, binding: &Binding, delivery: &Info) {
         self.acknowledge(binding, |stream, faults| {

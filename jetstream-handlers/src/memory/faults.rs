@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::subject::covers;
 
-/// The faults that are still to happen.
+/// The faults still to be injected.
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     /// The number of acks to lose.
@@ -14,15 +14,15 @@ pub(crate) struct Faults {
     pub(crate) crash_before_ack: usize,
     /// The number of acked messages to redeliver.
     pub(crate) redeliver: usize,
-    /// Whether every message is redelivered after its first ack.
+    /// `true` if every message is redelivered after its first ack.
     pub(crate) redeliver_all: bool,
     /// The messages redelivered by `redeliver_all`, by consumer.
     redelivered: BTreeSet<(String, u64)>,
-    /// Whether of two new messages the later one is delivered first.
+    /// `true` if the later of two new messages is delivered first.
     pub(crate) reorder: bool,
     /// Subjects, which may have wildcards, with the number of publishes to refuse.
     pub(crate) fail_publishes: Vec<(String, usize)>,
-    /// The time that storing a message takes.
+    /// The delay before a message is stored.
     pub(crate) publish_delay: Duration,
 }
 

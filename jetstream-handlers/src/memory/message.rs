@@ -13,9 +13,9 @@ pub(super) struct Message {
     pub(super) payload: Bytes,
     pub(super) headers: HeaderMap,
     pub(super) stored_at: SystemTime,
-    /// The time of storing on tokio's clock, which counts for `max_age`.
+    /// The time of storing on tokio's clock, from which `max_age` counts.
     pub(super) at: Instant,
-    /// The time at which its `Nats-TTL` header expires it.
+    /// The time at which the message expires because of its `Nats-TTL` header.
     pub(super) expires_at: Option<Instant>,
     pub(super) size: usize,
 }

@@ -1,6 +1,6 @@
 //! The in-memory transport: streams and consumers that behave like those of nats-server, on tokio's clock.
 //!
-//! It is for tests and demonstrations, and stores nothing.
+//! It is meant for tests and demonstrations, and persists nothing.
 //! nats-server is the reference for its behaviour: the contract tests run on both.
 
 mod consumer;

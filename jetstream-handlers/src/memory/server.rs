@@ -75,7 +75,7 @@ impl Memory {
         self.change(|state| change(&mut state.faults))
     }
 
-    /// Waits until no message can be delivered and none is in flight: what is left waits for its delay or `ack_wait`.
+    /// Waits until no message can be delivered and none is in flight: those left wait for their delay or `ack_wait`.
     pub(crate) async fn idle(&self) {
         loop {
             let changed = self.changed.notified();
@@ -194,7 +194,8 @@ impl Memory {
         self.store(message).await?.map_err(|error| PublishFailure::Permanent(refused(message, error)))
     }
 
-    /// Stores the message of this number of a fast-ingest batch, all of which belong to the `stream` of the first.
+    /// Stores message `number` of a fast-ingest batch; every message must belong to `stream`, that of the first
+    /// message.
     pub(super) async fn ingest(
         &self,
         message: &Outgoing,
@@ -262,7 +263,7 @@ impl Memory {
         Ok(self.state().stream(stream)?.next_stored(sequence))
     }
 
-    /// Returns the last sequence that a stream has assigned, also if that message is deleted.
+    /// Returns the last sequence that a stream has assigned, even if that message was deleted.
     pub(crate) fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Refusal> {
         Ok(self.state().stream(stream)?.last_sequence)
     }
@@ -281,7 +282,8 @@ impl Memory {
         state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
     }
 
-    /// Returns how often each message of a consumer was handed back without an attempt.
+    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
+    /// sequence.
     pub(crate) fn handed_back(&self, binding: &Binding) -> BTreeMap<u64, u64> {
         let state = self.state();
         state.consumer(binding).map(|consumer| consumer.handed_back.clone()).unwrap_or_default()
@@ -300,7 +302,7 @@ impl Memory {
         });
     }
 
-    /// Records that a message is about to be tried in isolation; returns whether that was recorded before.
+    /// Records that a message is about to be tried in isolation; returns `true` if that was recorded before.
     pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64) -> bool {
         self.change(|state| state.consumer_mut(binding).is_some_and(|consumer| !consumer.isolated.insert(sequence)))
     }
@@ -357,7 +359,7 @@ impl State {
         self.streams.get_mut(name).ok_or_else(|| refusal(404, ErrorCode::STREAM_NOT_FOUND, "stream not found"))
     }
 
-    /// Returns whether every consumer with readers is idle; a missing stream delivers nothing.
+    /// Returns `true` if every consumer with readers is idle; a missing stream delivers nothing.
     fn is_idle(&self) -> bool {
         let mut read = self.readers.keys().filter_map(|(stream, consumer)| Some((self.streams.get(stream)?, consumer)));
         read.all(|(stream, consumer)| stream.is_idle(consumer))

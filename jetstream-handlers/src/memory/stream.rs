@@ -24,7 +24,7 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
-    /// Tells the stream from another one of the same name, which replaced it.
+    /// A random id, which distinguishes the stream from a later one of the same name.
     pub(super) id: u64,
     pub(super) config: Config,
     pub(super) consumers: BTreeMap<String, Consumer>,
@@ -138,7 +138,7 @@ impl Stream {
                 return Err((None, refusal(400, ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE, text)));
             }
         }
-        // Stored in a copy first, because a refused message must undo those before it.
+        // The messages are stored in a copy first, because a refusal must undo the messages stored before it.
         let mut copy = self.clone();
         let mut ack = PublishAck::default();
         for (number, message) in (1..).zip(messages) {
@@ -209,7 +209,7 @@ impl Stream {
         all.len()
     }
 
-    /// Removes a message, also from the consumers; returns `false` if it did not exist.
+    /// Removes a message, including its state in the consumers; returns `false` if it did not exist.
     pub(super) fn remove(&mut self, sequence: u64) -> bool {
         let Some(message) = self.messages.remove(&sequence) else { return false };
         self.bytes -= message.size;
@@ -267,7 +267,7 @@ impl Stream {
         }
     }
 
-    /// Acks a message, in its `delivered`th delivery.
+    /// Acks the delivery of a message whose delivery count is `delivered`.
     pub(super) fn ack(&mut self, consumer: &str, sequence: u64, delivered: u64, faults: &mut Faults) {
         let Some(consumer) = self.consumers.get_mut(consumer) else { return };
         if consumer.ack(sequence, delivered, faults) {
@@ -275,7 +275,7 @@ impl Stream {
         }
     }
 
-    /// Terminates a message; faults affect acks only.
+    /// Terminates a message; injected faults do not affect it.
     pub(super) fn term(&mut self, consumer: &str, sequence: u64) {
         let Some(consumer) = self.consumers.get_mut(consumer) else { return };
         if consumer.is_pending(sequence) {
@@ -284,7 +284,7 @@ impl Stream {
         }
     }
 
-    /// Removes a message that a consumer has finished, if the retention policy says so.
+    /// Removes a message that a consumer has finished, if the retention policy requires it.
     fn remove_if_handled(&mut self, sequence: u64) {
         let is_handled = match self.config.retention {
             RetentionPolicy::Limits => false,
@@ -306,7 +306,7 @@ impl Stream {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.count_outstanding(&self.messages))
     }
 
-    /// Returns whether a consumer has no message to deliver at the moment, and none in flight.
+    /// Returns `true` if a consumer has no message to deliver at the moment, and none in flight.
     ///
     /// A missing consumer is not idle: the worker that reads it is about to recreate it.
     pub(super) fn is_idle(&self, consumer: &str) -> bool {

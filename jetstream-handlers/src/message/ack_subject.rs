@@ -1,4 +1,4 @@
-//! Ack subjects: the subject to which a delivery is acknowledged, and what is sent to it.
+//! Ack subjects: the subject to which a delivery is acknowledged, and the payloads that are sent to it.
 //!
 //! Version 1 has 9 tokens, version 2 has 11 or more (ADR-15; `consumer.go`, `ackReplyInfo`):
 //!
@@ -14,26 +14,27 @@ use bytes::Bytes;
 
 const PREFIX: &str = "$JS.ACK.";
 
-/// The payload that acknowledges a delivery (`consumer.go`, `processAck`, for this and the following).
+/// The payload that acknowledges a delivery (`consumer.go`, `processAck`, as for the payloads below).
 pub(crate) const ACK: Bytes = Bytes::from_static(b"+ACK");
 
-/// The payload that asks for a redelivery without a delay.
+/// The payload that requests a redelivery without a delay.
 pub(crate) const NAK: Bytes = Bytes::from_static(b"-NAK");
 
 /// The payload that restarts the consumer's `ack_wait`.
 pub(crate) const PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
-/// Returns the payload that asks for a redelivery after `delay`.
+/// Returns the payload that requests a redelivery after `delay`.
 pub(crate) fn nak_payload(delay: Duration) -> Bytes {
     if delay.is_zero() { NAK } else { Bytes::from(format!("-NAK {{\"delay\":{}}}", delay.as_nanos())) }
 }
 
-/// Returns the payload that ends a message without another delivery; the server copies `reason` into an advisory.
+/// Returns the payload that terminates a message, which is then never redelivered; the server copies `reason` into an
+/// advisory.
 pub(crate) fn term_payload(reason: &str) -> Bytes {
     Bytes::from(format!("+TERM {reason}"))
 }
 
-/// Identifies one delivery of a consumer.
+/// The numbers that identify one delivery of a consumer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct DeliveryId {
     pub(crate) delivered: u64,
@@ -42,7 +43,7 @@ pub(crate) struct DeliveryId {
 }
 
 impl DeliveryId {
-    /// Reads the tokens behind the consumer, of which at least one more follows.
+    /// Parses the three tokens after the consumer, each of which ends with a dot.
     fn read(mut text: &[u8]) -> Option<Self> {
         Some(Self {
             delivered: number_before_dot(&mut text)?,
@@ -54,8 +55,8 @@ impl DeliveryId {
 
 /// A parsed ack subject.
 ///
-/// Only the delivery's id is read at once; all else is read from the text on request, so that a delivery costs neither
-/// allocations nor moves.
+/// Only the delivery's id is parsed immediately. The rest is parsed on request, so that a delivery needs no allocation,
+/// and the struct stays small.
 #[derive(Debug, Clone)]
 pub(crate) struct AckSubject {
     subject: Subject,
@@ -68,7 +69,7 @@ pub(crate) struct AckSubject {
 /// The part of an ack subject that all deliveries of a consumer share.
 #[derive(Debug, Clone)]
 pub(crate) struct AckPrefix {
-    /// Up to the consumer, without the dot behind it.
+    /// The ack subject up to the consumer, without the dot after it.
     text: String,
     stream_start: u32,
     stream_end: u32,
@@ -93,7 +94,7 @@ impl AckSubject {
         if !text.starts_with(PREFIX.as_bytes()) {
             return None;
         }
-        // Where each token behind the prefix ends.
+        // The end of each token after the prefix.
         let mut ends = [0; 9];
         let mut count = 0;
         for (index, byte) in text.iter().enumerate().skip(PREFIX.len()) {
@@ -126,9 +127,10 @@ impl AckSubject {
         })
     }
 
-    /// Parses the ack subject of another delivery of the same consumer; returns it if it belongs to another one.
+    /// Parses the ack subject of another delivery of the same consumer; returns the subject if it belongs to another
+    /// consumer.
     ///
-    /// The two differ in their numbers alone, so this takes less time than [`parse`](Self::parse).
+    /// The two differ only in their numbers, so this is faster than [`parse`](Self::parse).
     pub(crate) fn parse_same_consumer(&self, subject: Subject) -> Result<Self, Subject> {
         let before_numbers = ..=self.consumer_end as usize;
         let rest = match self.subject.as_bytes().get(before_numbers) {
@@ -153,12 +155,12 @@ impl AckSubject {
         self.id
     }
 
-    /// Counts an attempt that needed no delivery.
+    /// Increments the delivery count, for an attempt without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.id.delivered += 1;
     }
 
-    /// Replaces the consumer sequence in the text; [`id`](Self::id) stays.
+    /// Replaces the consumer sequence in the ack subject; [`id`](Self::id) does not change.
     pub(crate) fn set_ack_sequence(&mut self, consumer_sequence: u64) {
         let DeliveryId { delivered, stream_sequence, .. } = self.id;
         let rest = self.subject.get(self.consumer_end as usize + 1..).unwrap_or_default();
@@ -196,7 +198,7 @@ impl AckSubject {
         self.number(4)
     }
 
-    /// Returns the number at `index` behind the consumer.
+    /// Returns the number at `index` after the consumer.
     fn number(&self, index: usize) -> u64 {
         let numbers = self.subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
         numbers.split(|byte| *byte == b'.').nth(index).and_then(number).unwrap_or_default()
@@ -221,7 +223,8 @@ impl AckPrefix {
         self.build(id, 0, 0)
     }
 
-    /// Returns the ack subject of a message that its stream stored at this time, with this many undelivered behind it.
+    /// Returns the ack subject of a message that was stored at `stored_at`, with `pending` undelivered messages after
+    /// it.
     pub(crate) fn stored_delivery(&self, id: DeliveryId, stored_at: SystemTime, pending: u64) -> AckSubject {
         let nanos = stored_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         self.build(id, nanos, pending)
@@ -240,9 +243,10 @@ impl AckPrefix {
     }
 }
 
-/// Reads a number and the dot behind it, and leaves what follows; in one pass, because every message needs it.
+/// Parses a number and the dot after it, and advances `text` past them; in a single pass, because it runs for every
+/// message.
 fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
-    /// The most digits that always fit into a `u64`.
+    /// The maximum number of digits that always fit into a `u64`.
     const MAX_DIGITS: usize = 19;
     let mut number = 0;
     for (index, byte) in text.iter().enumerate() {
@@ -258,7 +262,7 @@ fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
     None
 }
 
-/// Reads a number of decimal digits alone.
+/// Parses a number that consists of decimal digits only.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

@@ -11,7 +11,7 @@ use crate::error::ingest::IngestError;
 #[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     pub(crate) message: Outgoing,
-    /// Begin of the first attempt, from which the publish timeout counts.
+    /// The start of the first attempt, from which the publish timeout counts.
     pub(crate) begun: Instant,
     /// `true` if an earlier attempt had no answer, so that the message may be stored.
     pub(crate) unanswered: bool,
@@ -24,20 +24,20 @@ impl Attempt {
     }
 }
 
-/// Reason that an attempt returned no ack.
+/// The reason that an attempt returned no ack.
 #[derive(Debug)]
 pub(crate) enum PublishFailure {
-    /// Nobody listens on the subject: no stream covers it, or its stream has no leader.
+    /// The subject has no responder: no stream covers it, or its stream has no leader.
     NoStream(Error),
     /// The answer is missing, so the message may be stored.
     Unanswered(Error),
     /// The message is not stored, and another attempt may store it.
     Transient(Error),
-    /// The message is not stored, and another attempt would fail alike.
+    /// The message is not stored, and another attempt would fail in the same way.
     Permanent(Error),
 }
 
-/// Reason that a fast-ingest batch did not begin.
+/// The reason that a fast-ingest batch did not begin.
 #[derive(Debug)]
 pub(crate) enum BeginFailure {
     /// Nothing is stored.
@@ -46,19 +46,19 @@ pub(crate) enum BeginFailure {
     Ended(IngestError),
 }
 
-/// Result of one of many messages that are published at once.
+/// The result of one of many messages that are published at once.
 #[derive(Debug)]
 pub(crate) enum Pipelined {
     Done(Result<PublishAck, Error>),
-    /// The message has to be sent again, alone and under the same id.
+    /// The message must be sent again, alone and with the same id.
     Resend(Attempt),
 }
 
-/// Outcome of an attempt that had no answer, as read from the stream.
+/// The outcome of an unanswered attempt, as read from the stream.
 #[derive(Debug)]
 pub(crate) enum FirstSend {
     Stored(PublishAck),
     NotStored,
-    /// The stream no longer has a message that could tell.
+    /// The stream no longer contains the message that would show the outcome.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! Where a message comes from, and how often it was delivered.
+//! The origin and the delivery count of a message.
 
 use std::time::SystemTime;
 
@@ -7,22 +7,23 @@ use async_nats::Subject;
 use super::Stored;
 use super::ack_subject::{AckPrefix, AckSubject, DeliveryId};
 
-/// Where a message comes from and how often it was delivered, read from its ack subject (ADR-15).
+/// The origin and the delivery count of a message, parsed from its ack subject (ADR-15).
 #[derive(Debug, Clone, Default)]
 pub struct Info(AckSubject);
 
 impl Info {
-    /// Reads an ack subject; returns `None` for any other subject.
+    /// Parses an ack subject; returns `None` for any other subject.
     pub(crate) fn parse(ack_subject: Subject) -> Option<Self> {
         AckSubject::parse(ack_subject).map(Self)
     }
 
-    /// Reads the ack subject of another delivery of the same consumer; returns it if it belongs to another one.
+    /// Parses the ack subject of another delivery of the same consumer; returns the subject if it belongs to another
+    /// consumer.
     pub(crate) fn parse_same_consumer(&self, ack_subject: Subject) -> Result<Self, Subject> {
         self.0.parse_same_consumer(ack_subject).map(Self)
     }
 
-    /// Returns what is known of a message that was read from its stream and not delivered.
+    /// Returns the info of a message that was read from its stream instead of being delivered.
     pub(crate) fn from_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
         let id = DeliveryId { delivered, stream_sequence: stored.sequence, consumer_sequence: 0 };
         AckPrefix::new(stream, consumer).stored_delivery(id, stored.time, 0).into()
@@ -37,12 +38,13 @@ impl Info {
         self.0.into_subject()
     }
 
-    /// Counts an attempt that needed no delivery, because an `ordered` handler was called again.
+    /// Increments the delivery count, for an `ordered` handler that is called again without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.0.count_attempt();
     }
 
-    /// Has the ack name another consumer sequence than the delivery's own.
+    /// Replaces the consumer sequence in the ack subject; [`consumer_sequence`](Self::consumer_sequence) does not
+    /// change.
     pub(crate) fn set_ack_sequence(&mut self, consumer_sequence: u64) {
         self.0.set_ack_sequence(consumer_sequence);
     }
@@ -80,10 +82,10 @@ impl Info {
         self.id().consumer_sequence
     }
 
-    /// Returns how often the message was delivered, including this delivery: 1 for the first one.
+    /// Returns the number of deliveries of the message, including this one: 1 at the first delivery.
     ///
-    /// Every delivery of the server counts, also one that a stopping process handed back.
-    /// For an `ordered` handler, which is called again without another delivery, these attempts count as well.
+    /// Every delivery of the server counts, including one that a stopping process handed back.
+    /// An `ordered` handler is called again without another delivery; these attempts count as well.
     pub fn delivered(&self) -> u64 {
         self.id().delivered
     }
@@ -93,7 +95,7 @@ impl Info {
         self.0.stored_at()
     }
 
-    /// Returns how many messages the consumer had not yet delivered after this one.
+    /// Returns the number of messages that the consumer had not yet delivered after this one.
     pub fn pending(&self) -> u64 {
         self.0.pending()
     }

@@ -1,4 +1,4 @@
-//! The data of a message: delivered, stored, and to be published.
+//! Messages: delivered, stored, and to be published.
 
 pub(crate) mod ack_subject;
 mod attempt;
@@ -23,7 +23,7 @@ pub use info::Info;
 /// A message as its stream delivered it: the raw payload, its subject, headers and [`Info`].
 ///
 /// As a parameter of a handler it is the undecoded message.
-/// Cloning is cheap, because clones share the parts.
+/// Cloning is cheap, because clones share their data.
 ///
 /// # Examples
 ///
@@ -47,7 +47,7 @@ pub struct Message {
 impl Message {
     /// Creates a message for unit tests, to call a handler with.
     ///
-    /// The numbers of its [`Info`] are zero, the names empty.
+    /// The numbers of its [`Info`] are zero, and the names are empty.
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self {
             subject: async_nats::Subject::from(subject.into()),
@@ -72,7 +72,7 @@ impl Message {
         self.headers.as_ref()?.get(name).map(|value| value.as_str())
     }
 
-    /// Returns where the message comes from, and how often it was delivered.
+    /// Returns the origin and the delivery count of the message.
     pub fn info(&self) -> &Info {
         &self.info
     }

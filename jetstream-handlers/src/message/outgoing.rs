@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind};
 
-/// Bytes of a header block beside the names and values of its headers.
+/// The size in bytes of a header block without its lines.
 const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 
-/// Bytes of a header line beside its name and value.
+/// The size in bytes of a header line without its name and value.
 const LINE_OVERHEAD: usize = ": \r\n".len();
 
 /// A message to be published to a stream.
@@ -21,7 +21,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Returns the message with an id, a new one if it has none.
+    /// Adds a new message id, unless the message has one.
     ///
     /// All attempts of a publish share the id, so that the stream stores the message once.
     pub(crate) fn with_id(mut self) -> Self {

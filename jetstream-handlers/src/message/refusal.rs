@@ -1,4 +1,4 @@
-//! Errors for messages that a stream refused, or that did not reach one.
+//! Errors of messages that a stream refused, or that were not sent to one.
 
 use async_nats::header;
 use async_nats::jetstream::{self, ErrorCode};
@@ -6,7 +6,7 @@ use async_nats::jetstream::{self, ErrorCode};
 use super::Outgoing;
 use crate::error::{Error, ErrorKind};
 
-/// Returns the error of a publish after the disconnect.
+/// Returns the error of a publish after the broker was disconnected.
 pub(crate) fn closed(subject: &str) -> Error {
     Error::new(
         ErrorKind::Closed,
@@ -14,7 +14,7 @@ pub(crate) fn closed(subject: &str) -> Error {
     )
 }
 
-/// Returns the error of a batch without a message.
+/// Returns the error of a batch without messages.
 pub(crate) fn empty_batch() -> Error {
     Error::new(ErrorKind::Config, "the batch has no message; publish at least one")
 }
@@ -25,7 +25,7 @@ pub(crate) fn refused(message: &Outgoing, error: jetstream::Error) -> Error {
     refusal(kind, format!("the message on `{}` was not stored: {why}", message.subject), Some(message), error)
 }
 
-/// Returns the error of an atomic batch that the stream refused, at the message of this number if it is known.
+/// Returns the error of an atomic batch that the stream refused; `number` is that of the refused message, if known.
 pub(crate) fn batch_refused(messages: &[Outgoing], number: Option<usize>, error: jetstream::Error) -> Error {
     let subject = messages.first().map_or("", |message| &message.subject);
     let (kind, why) = match error.error_code() {
@@ -78,7 +78,7 @@ pub(crate) fn ingest_refused(number: u64, error: jetstream::Error) -> Error {
     refusal(kind, format!("message {number} of the batch was refused: {why}"), None, error)
 }
 
-/// Returns an error with the refusal as its source, and with the sequences of a condition that does not hold.
+/// Returns an error with the refusal as its source, and with the last sequences if they are its cause.
 fn refusal(kind: ErrorKind, text: String, message: Option<&Outgoing>, refusal: jetstream::Error) -> Error {
     let error = Error::new(kind, text);
     let error = if kind == ErrorKind::WrongLastSequence {
@@ -102,7 +102,7 @@ pub(crate) fn is_transient(error: &jetstream::Error) -> bool {
     )
 }
 
-/// Returns the kind and the text for a refusal; of a batch, the refused message is not always known.
+/// Returns the kind and the text for a refusal; `message` is `None` if a batch does not show which one was refused.
 fn reason(message: Option<&Outgoing>, error: &jetstream::Error) -> (ErrorKind, String) {
     let (kind, why) = match error.error_code() {
         ErrorCode::STREAM_WRONG_LAST_SEQUENCE
@@ -130,7 +130,7 @@ fn reason(message: Option<&Outgoing>, error: &jetstream::Error) -> (ErrorKind, S
     (kind, why.to_owned())
 }
 
-/// Returns the text for a condition that does not hold.
+/// Returns the text for a last sequence other than the expected one.
 fn wrong_last_sequence(message: Option<&Outgoing>, error: &jetstream::Error) -> String {
     match (found_sequence(error), message.and_then(expected_sequence)) {
         (Some(found), Some(expected)) => format!("the last sequence is {found}, not the expected {expected}"),
@@ -139,7 +139,8 @@ fn wrong_last_sequence(message: Option<&Outgoing>, error: &jetstream::Error) -> 
     }
 }
 
-/// Returns the last sequence that a message expects, of the stream or of its subject; of both, a refusal names neither.
+/// Returns the last sequence that a message expects, of the stream or of its subject; `None` if it expects both,
+/// because a refusal does not name the one that differs.
 fn expected_sequence(message: &Outgoing) -> Option<u64> {
     let expected = |name| message.header(name)?.parse().ok();
     let of_stream = expected(header::NATS_EXPECTED_LAST_SEQUENCE);
@@ -147,7 +148,7 @@ fn expected_sequence(message: &Outgoing) -> Option<u64> {
     of_stream.xor(of_subject)
 }
 
-/// Returns the last sequence that the stream found, which only the text of its refusal has.
+/// Returns the last sequence that the stream found, which only the text of its refusal contains.
 fn found_sequence(error: &jetstream::Error) -> Option<u64> {
     let text = error.to_string();
     let (_, found) = text.split_once("wrong last sequence: ")?;

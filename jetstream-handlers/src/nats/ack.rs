@@ -10,13 +10,13 @@ use super::Connection;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, ack_subject};
 
-/// The maximum length in bytes of a term's reason, which the server copies into an advisory.
+/// The maximum length in bytes of the reason of a termination, which the server copies into an advisory.
 const MAX_REASON: usize = 512;
 
 impl Connection {
-    /// Acks if the client's command channel has capacity, and returns whether it had.
+    /// Acks and returns `true` if the client's command channel has capacity; otherwise sends nothing.
     ///
-    /// It is called for every message; a future passed on would be copied by each caller.
+    /// It is not `async`, because it is called for every message, and each caller would copy its future.
     pub(crate) fn try_ack(&self, delivery: Info) -> bool {
         let ack = pin!(self.client().publish(delivery.into_ack_subject(), ack_subject::ACK));
         matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
@@ -33,9 +33,9 @@ impl Connection {
         self.request_ack(delivery, ack_subject::ACK, limit).await
     }
 
-    /// Waits until the server has processed the acks sent before, also if this delivery has ended.
+    /// Waits until the server has processed the acks sent before, even if this delivery has ended.
     ///
-    /// The server confirms an in-progress signal only after them.
+    /// The server confirms an in-progress signal only after it has processed them.
     pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
         self.request_ack(delivery, ack_subject::PROGRESS, limit).await
     }
@@ -56,7 +56,7 @@ impl Connection {
     }
 
     /// Sends an acknowledgement as a request through the client's own inbox, which reports "no responders";
-    /// the `double_ack` of async-nats takes that for a confirmation.
+    /// the `double_ack` of async-nats treats that as a confirmation.
     async fn request_ack(&self, delivery: &Info, payload: Bytes, limit: Duration) -> Result<(), Error> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(limit));
         match self.client().send_request(delivery.ack_subject().clone(), request).await {

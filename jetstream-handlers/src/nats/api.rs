@@ -15,7 +15,7 @@ use crate::error::api::ApiError;
 impl Connection {
     /// Sends an empty payload to `subject` below the API prefix, and decodes the response.
     ///
-    /// Some requests are refused with any payload ([`ErrorCode::NOT_EMPTY_REQUEST`]).
+    /// The server refuses some requests if they have a payload ([`ErrorCode::NOT_EMPTY_REQUEST`]).
     pub(super) async fn request_empty<T: DeserializeOwned>(&self, subject: &str) -> Result<T, ApiError> {
         self.send(subject, Bytes::new()).await
     }
@@ -51,7 +51,7 @@ impl Connection {
         }
     }
 
-    /// Returns configuration and state of a stream.
+    /// Returns the configuration and the state of a stream.
     pub(super) async fn stream_info(&self, name: &str) -> Result<stream::Info, Error> {
         let info = self.request_stream_info(name).await;
         info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))
@@ -136,7 +136,7 @@ impl Connection {
     /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
     pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;
-        // Right after a message was stored the consumer's `num_pending` may not include it yet.
+        // Immediately after a message was stored, the consumer's `num_pending` may not include it yet.
         let last = self.last_sequence(&binding.stream, &info.config.filter_subject).await?;
         let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
         Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)

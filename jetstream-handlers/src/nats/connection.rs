@@ -66,7 +66,7 @@ impl Connection {
         async_nats::jetstream::with_prefix(self.client.clone(), &self.api_prefix)
     }
 
-    /// Returns the version of the server if it is older than this one.
+    /// Returns the version of the server if it is older than the given one.
     pub(crate) fn version_before(&self, (major, minor, patch): (i64, i64, i64)) -> Option<String> {
         let is_older = !self.client.is_server_compatible(major, minor, patch);
         is_older.then(|| self.client.server_info().version)
@@ -114,7 +114,7 @@ impl Connection {
         }
     }
 
-    /// Returns whether [`close`](Self::close) was called, which the client's own state does not tell.
+    /// Returns `true` if [`close`](Self::close) was called, which the state of the client does not show.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.is_cancelled()
     }
@@ -124,7 +124,7 @@ impl Connection {
         self.closed.cancelled().await;
     }
 
-    /// Returns the number of connections made so far, which changes with every reconnect.
+    /// Returns a receiver of the epoch: the number of connections made so far, which changes with every reconnect.
     pub(super) fn epoch(&self) -> watch::Receiver<u64> {
         self.epoch.clone()
     }
@@ -142,7 +142,7 @@ impl Connection {
         self.client.statistics().in_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sends a request to a subject without subscribers, which the server answers at once with "no responders".
+    /// Sends a request to a subject without subscribers, which the server answers immediately with "no responders".
     pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
         let request = async_nats::Request::new().timeout(Some(limit));
         match self.client.send_request(self.client.new_inbox(), request).await {

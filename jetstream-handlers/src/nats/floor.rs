@@ -8,7 +8,7 @@ use super::Connection;
 use crate::delivery::Binding;
 use crate::error::Error;
 
-/// An ack floor that a consumer once had, and the creation time of its stream.
+/// The last known ack floor of a consumer, and the creation time of its stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Floor {
     stream_created: SystemTime,
@@ -16,7 +16,7 @@ pub(super) struct Floor {
 }
 
 impl Floor {
-    /// Raises the floor to this stream sequence.
+    /// Raises the floor to this stream sequence, if it is lower.
     pub(super) fn rise(&mut self, sequence: u64) {
         self.sequence = self.sequence.max(sequence);
     }
@@ -25,13 +25,15 @@ impl Floor {
 impl Connection {
     /// Returns the ack floor of a handler's consumer, in case it is deleted later.
     pub(super) async fn floor(&self, binding: &Binding) -> Result<Floor, Error> {
-        // Read in this order, a stream replaced in between has a floor that matches neither stream.
+        // In this order, a floor that is read after the stream was replaced is paired with the creation time of the old
+        // stream, and is never used.
         let stream_created = SystemTime::from(self.stream_info(&binding.stream).await?.created);
         let sequence = self.consumer_info::<consumer::Info>(binding).await?.ack_floor.stream_sequence;
         Ok(Floor { stream_created, sequence })
     }
 
-    /// Returns the start sequence for a deleted consumer: behind the floor, if the stream was not replaced.
+    /// Returns the start sequence of a restored consumer: one after the floor; `None` if the floor is 0, or if the
+    /// stream was replaced.
     pub(super) async fn start_sequence(&self, binding: &Binding, floor: Floor) -> Result<Option<u64>, Error> {
         let info = self.stream_info(&binding.stream).await?;
         let is_same =

@@ -1,7 +1,8 @@
 //! Inboxes that many handlers share, and the routes from there to each handler.
 //!
-//! A delivery arrives with the subject on which it was published, a status with the reply subject of its request.
-//! So a delivery is routed by the consumer in its ack subject, and a status by a token of its reply subject.
+//! The subject of a delivery is the one on which its message was published, so a delivery is routed by the consumer in
+//! its ack subject. The subject of a status is the reply subject of its request, so a status is routed by a token of
+//! it.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -19,11 +20,13 @@ use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
 
-/// The most handlers that share one inbox: a subscription takes kilobytes, and when one handler stops, the others at its
-/// inbox have to move.
+/// The maximum number of handlers that share one inbox.
+///
+/// Sharing saves memory, because a subscription takes kilobytes; but when one handler stops, all others at its inbox
+/// must lease another one.
 const MAX_SHARED: usize = 64;
 
-/// The subject of an advisory up to its stream and consumer (`jetstream_api.go`).
+/// The subject of a max-deliveries advisory, without its last tokens: stream and consumer (`jetstream_api.go`).
 const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.";
 
 /// An entry in the queue of one handler.
@@ -34,9 +37,9 @@ pub(super) enum Arrival {
     Status(u64, StatusCode, Box<Message>),
     /// An advisory about a message that reached its `max_deliver`.
     Advisory(Box<Message>),
-    /// The inbox is about to close because another handler stops: lease another one.
+    /// The inbox is about to close because another handler stops; the handler must lease another one.
     Moving,
-    /// The inbox is closed, and receives nothing more.
+    /// The inbox is closed, and no more messages arrive.
     Closed,
 }
 
@@ -59,7 +62,7 @@ impl Route {
     fn push(&self, arrival: Arrival) {
         let mut queue = self.queue();
         if queue.capacity() == 0 {
-            // An idle handler receives single heartbeats, and needs no capacity for more.
+            // An idle handler receives heartbeats one by one, and needs no capacity for more.
             queue.reserve_exact(1);
         }
         queue.push_back(arrival);
@@ -110,7 +113,7 @@ pub(super) struct Routes {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Usually one each; if two workers of a process read one consumer, each has its own inbox.
+    /// Usually one route per consumer; if two workers of a process read the same consumer, each has its own inbox.
     by_consumer: HashMap<String, Vec<Arc<Route>>>,
     by_number: HashMap<u64, Arc<Route>>,
 }
@@ -196,7 +199,7 @@ impl Routes {
     ///
     /// # Cancel safety
     ///
-    /// A subscription that nobody leased is dropped.
+    /// A subscription that was not leased is dropped.
     pub(super) async fn lease(
         self: &Arc<Self>,
         client: &Client,
@@ -233,7 +236,8 @@ impl Routes {
         Ok(InboxLease::new(inbox, route))
     }
 
-    /// Closes an inbox, and thereby cancels the open requests of a handler; the other handlers at it lease another one.
+    /// Closes an inbox, which cancels the open requests of a handler; the other handlers at the inbox lease another
+    /// one.
     ///
     /// JetStream has no request that cancels a pull.
     pub(super) fn close_inbox(&self, lease: &InboxLease, route: &Route) {
@@ -282,7 +286,7 @@ impl Routes {
     }
 }
 
-/// Reads one inbox, and routes what arrives.
+/// The task that reads one inbox, and routes what arrives.
 struct Reader {
     routes: Arc<Routes>,
     client: Client,
@@ -307,7 +311,7 @@ impl Reader {
                 }
             }
             for ack_subject in self.orphaned.drain(..) {
-                // Another instance can have the message at once, and not only after its `ack_wait`.
+                // With a nak, another instance receives the message immediately, not only after its `ack_wait`.
                 self.client.publish(ack_subject, ack_subject::NAK).await.ok();
             }
         }
@@ -319,7 +323,7 @@ impl Reader {
     /// Routes a message and all that have arrived with it.
     fn route(&mut self, first: Message, subscriber: &mut Subscriber) {
         let table = self.routes.table();
-        // Most deliveries follow others of the same handler, whose queue stays locked while they do.
+        // Consecutive deliveries are usually for the same handler, whose queue stays locked for all of them.
         let mut batch: Option<Batch<'_>> = None;
         let mut task = Context::from_waker(Waker::noop());
         let mut next = Poll::Ready(Some(first));
@@ -381,7 +385,7 @@ impl Drop for Batch<'_> {
 }
 
 impl Table {
-    /// Returns whether a handler of this consumer leases this inbox.
+    /// Returns `true` if a handler of this consumer leases this inbox.
     fn serves(&self, inbox: u64, consumer: &str) -> bool {
         let mut routes = self.by_consumer.get(consumer).into_iter().flatten();
         routes.any(|route| route.is_at(inbox))
@@ -391,7 +395,7 @@ impl Table {
     fn find(&self, consumer: &str, inbox: u64) -> Option<&Arc<Route>> {
         let routes = self.by_consumer.get(consumer)?;
         match &routes[..] {
-            // The handler may lease another inbox by now, and still receives what it requested at this one.
+            // The handler may have leased another inbox since, and still receives what it requested at this one.
             [only] => Some(only),
             several => several.iter().find(|route| route.is_at(inbox)),
         }

@@ -79,9 +79,10 @@ impl Connection {
         }
     }
 
-    /// Returns the last sequence that a stream has assigned, also if that message is deleted.
+    /// Returns the last sequence that a stream has assigned, even if that message was deleted.
     ///
-    /// [`last_sequence`](Self::last_sequence) on `>` does not find any message then (seen on nats-server 2.15.1).
+    /// For a deleted message, [`last_sequence`](Self::last_sequence) on `>` finds none (observed on nats-server
+    /// 2.15.1).
     pub(crate) async fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Error> {
         Ok(self.stream_info(stream).await?.state.last_sequence)
     }
@@ -99,7 +100,7 @@ impl Connection {
 
 /// Parses a header block.
 ///
-/// async-nats keeps only one value of a header that a stored message has several times.
+/// The parser of async-nats keeps only one value of a header that a stored message repeats.
 fn parse_headers(block: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in String::from_utf8_lossy(block).split("\r\n").skip(1) {

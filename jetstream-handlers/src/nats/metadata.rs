@@ -1,4 +1,4 @@
-//! The metadata of a consumer, by which processes that share it tell attempts from deliveries.
+//! The metadata of a consumer, with which the processes that share it distinguish attempts from deliveries.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::backoff::jittered;
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
 
-/// The metadata key of the messages that were returned without an attempt.
+/// The metadata key of the messages that were handed back without an attempt.
 const HANDED_BACK: &str = "jetstream-handlers.handed-back";
 
 /// The metadata key of the messages that were tried in isolation.
@@ -26,7 +26,8 @@ const MAX_WRITES: usize = 5;
 const WRITE_PAUSE: Duration = Duration::from_millis(15);
 
 impl Connection {
-    /// Returns how often each message of a consumer was handed back without an attempt.
+    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
+    /// sequence.
     pub(crate) async fn handed_back(&self, binding: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
         Ok(decode_counts(&self.consumer_info(binding).await?, HANDED_BACK))
     }
@@ -36,7 +37,7 @@ impl Connection {
         self.count(binding, HANDED_BACK, sequences).await.map(drop)
     }
 
-    /// Records that a message is about to be tried in isolation; returns whether that was recorded before.
+    /// Records that a message is about to be tried in isolation; returns `true` if that was recorded before.
     pub(crate) async fn mark_isolated(&self, binding: &Binding, sequence: u64) -> Result<bool, Error> {
         Ok(self.count(binding, TRIED_ALONE, &[sequence]).await?.contains_key(&sequence))
     }
@@ -44,7 +45,7 @@ impl Connection {
     /// Increments the counts of messages in one entry of the metadata; returns the previous counts.
     ///
     /// The metadata is shared by all processes and lives as long as the server's own delivery counts.
-    /// Of concurrent writes the last one wins, so each writer reads the entry back and repeats a lost write.
+    /// The last of several concurrent writes wins, so each writer reads the entry back and repeats a lost write.
     async fn count(&self, binding: &Binding, key: &str, sequences: &[u64]) -> Result<BTreeMap<u64, u64>, Error> {
         let mut info: Value = self.consumer_info(binding).await?;
         let before = decode_counts(&info, key);

@@ -1,4 +1,4 @@
-//! The task that notices reconnects and leaves an unresponsive server.
+//! The task that detects reconnects, and reconnects if the server does not respond.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::Connection;
 /// async-nats reports events only to a callback set before connecting, which belongs to the application.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The time without data from the server after which it is probed, and the least time between two probes.
+/// The time without data from the server after which it is probed, and the minimum time between two probes.
 const MAX_SILENCE: Duration = Duration::from_millis(2500);
 
 /// The timeout of a probe.
@@ -21,7 +21,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Publishes the epoch of the connection, and reconnects when the server does not respond to a probe.
 ///
-/// async-nats notices an unresponsive server only after two unanswered pings.
+/// async-nats detects an unresponsive server only after two unanswered pings.
 pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64>) {
     let (mut received, mut received_at) = (0, Instant::now());
     loop {
@@ -36,7 +36,7 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
         if received_at.elapsed() < MAX_SILENCE {
             continue;
         }
-        // A responsive server refuses a request without responders at once, whatever the user's permissions.
+        // A responsive server answers a request without responders immediately, whatever the user's permissions.
         connection.round_trip(PROBE_TIMEOUT).await.ok();
         if connection.bytes_received() == received && connection.is_connected() {
             tracing::warn!("the server does not respond; reconnecting");

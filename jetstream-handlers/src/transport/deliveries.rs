@@ -1,4 +1,4 @@
-//! The deliveries of one handler, and their acks.
+//! The deliveries of one handler, and their acknowledgements.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Deliveries {
     ///
     /// # Cancel safety
     ///
-    /// What has arrived stays until it is filled in.
+    /// No message is lost: what has arrived stays until [`fill`](Self::fill) passes it on.
     pub(crate) async fn arrived(&mut self) {
         match self {
             Self::Nats(pull) => pull.arrived().await,
@@ -58,7 +58,7 @@ impl Deliveries {
         }
     }
 
-    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
     pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
         match self {
             Self::Nats(pull) => pull.fill(push),
@@ -74,11 +74,11 @@ impl Deliveries {
         }
     }
 
-    /// Stops requesting, and returns what still arrives until nothing can.
+    /// Stops sending requests, and returns the next message that still arrives; `None` once none can arrive.
     ///
     /// # Cancel safety
     ///
-    /// A delivery is returned or stays.
+    /// No message is lost: a message that was not returned stays for the next call.
     pub(crate) async fn last(&mut self) -> Option<Message> {
         match self {
             Self::Nats(pull) => pull.last().await,
@@ -89,11 +89,11 @@ impl Deliveries {
 
 /// Deliveries of an ordered handler.
 impl Deliveries {
-    /// Follows how far the worker has acknowledged the stream.
+    /// Sets the position up to which the worker has acknowledged the stream, and which it updates.
     pub(crate) fn follow_acks(&mut self, acked: AckedSequence) {
         match self {
             Self::Nats(pull) => pull.follow_acks(acked),
-            // No delivery is lost on its way in memory, so nothing has to be judged missing.
+            // No delivery is lost in memory, so none can be missing.
             Self::Memory(_) => {}
         }
     }
@@ -123,9 +123,9 @@ impl Deliveries {
     }
 }
 
-/// Acks and other answers to a delivery.
+/// Acknowledgements: acks, naks, terminations and in-progress signals.
 impl Transport {
-    /// Acknowledges a delivery if that needs no waiting; returns `false` if it does, and sends nothing.
+    /// Acknowledges a delivery if that requires no waiting; otherwise sends nothing and returns `false`.
     pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
         match self {
             Self::Nats(connection) => connection.try_ack(delivery),
@@ -158,7 +158,7 @@ impl Transport {
         }
     }
 
-    /// Requests a redelivery after `delay`; zero is at once.
+    /// Requests a redelivery after `delay`, or immediately if it is zero.
     pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.nak(delivery, delay).await,
@@ -191,11 +191,12 @@ impl Transport {
         }
     }
 
-    /// Waits until the server has processed all that was sent before for the consumer of a delivery that has ended.
+    /// Waits until the server has processed all earlier acknowledgements to the consumer of `delivery`, which has
+    /// ended.
     pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.flush_acks(delivery, limit).await,
-            // A change in memory is complete when the call returns.
+            // In memory, every call takes effect before it returns.
             Self::Memory(_) => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! The transport of a broker: a connection to a NATS server, or the in-memory server.
 //!
-//! The layers above know streams and consumers, but not how they are reached;
-//! the layers below do not decide how a message ends.
+//! The layers above use streams and consumers without knowing the transport;
+//! the layers below do not decide how a message is settled.
 
 mod deliveries;
 mod publish;
@@ -47,7 +47,7 @@ impl Transport {
         }
     }
 
-    /// Returns the client of the connection, if there is one.
+    /// Returns the client of the connection; `None` in memory.
     pub(crate) fn client(&self) -> Option<&async_nats::Client> {
         match self {
             Self::Nats(connection) => Some(connection.client()),
@@ -55,7 +55,7 @@ impl Transport {
         }
     }
 
-    /// Returns a JetStream context of the client library with the API prefix of this connection, if there is one.
+    /// Returns a JetStream context of the client library with the API prefix of this connection; `None` in memory.
     pub(crate) fn jetstream(&self) -> Option<async_nats::jetstream::Context> {
         match self {
             Self::Nats(connection) => Some(connection.jetstream()),
@@ -134,7 +134,7 @@ impl Transport {
         }
     }
 
-    /// Returns the last sequence that a stream has assigned, also if that message is deleted.
+    /// Returns the last sequence that a stream has assigned, even if that message was deleted.
     pub(crate) async fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Error> {
         match self {
             Self::Nats(connection) => connection.last_assigned_sequence(stream).await,
@@ -162,7 +162,8 @@ impl Transport {
         }
     }
 
-    /// Returns how often each message of a consumer was handed back without an attempt.
+    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
+    /// sequence.
     pub(crate) async fn handed_back(&self, binding: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
         match self {
             Self::Nats(connection) => connection.handed_back(binding).await,
@@ -183,7 +184,7 @@ impl Transport {
 
     /// Records that a message is about to be tried in isolation.
     ///
-    /// Returns whether that was recorded before; the record ends with the message.
+    /// Returns `true` if that was recorded before; the record is removed once the message has ended.
     pub(crate) async fn mark_isolated(&self, binding: &Binding, sequence: u64) -> Result<bool, Error> {
         match self {
             Self::Nats(connection) => connection.mark_isolated(binding, sequence).await,
@@ -195,12 +196,12 @@ impl Transport {
     pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.round_trip(limit).await,
-            // Calls in memory take effect before they return.
+            // In memory, every call takes effect before it returns.
             Self::Memory(_) => Ok(()),
         }
     }
 
-    /// Returns whether it has a server, with a clock of its own.
+    /// Returns `true` if the transport has a server, whose clock can differ from that of this process.
     pub(crate) fn is_remote(&self) -> bool {
         matches!(self, Self::Nats(_))
     }

@@ -1,4 +1,4 @@
-//! Publishing through the transport: single attempts, whose failures the caller handles.
+//! Publishing through the transport, in single attempts; the caller handles their failures.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::memory::{self, Memory};
 use crate::message::{Attempt, BeginFailure, FirstSend, Outgoing, Pipelined, PublishFailure};
 use crate::nats;
 
-/// Many messages published at once.
+/// Many publishes in flight at once.
 pub(crate) enum Pipeline<I: Iterator> {
     Nats(Box<nats::Pipeline<I>>),
     Memory(Arc<Memory>, I),
@@ -31,7 +31,7 @@ pub(crate) enum Ingest<'a> {
 }
 
 impl Transport {
-    /// Refuses a message that the server would refuse or misread.
+    /// Returns an error for a message that the server would refuse, or of which it would ignore a part.
     pub(crate) fn check(&self, message: &Outgoing) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => nats::check(connection, message),
@@ -47,11 +47,11 @@ impl Transport {
         }
     }
 
-    /// Returns when the connection is closed.
+    /// Waits until the connection is closed.
     pub(crate) async fn closed(&self) {
         match self {
             Self::Nats(connection) => connection.closed().await,
-            // It refuses every publish after it was closed, and none takes long.
+            // The in-memory server refuses every publish after it was closed, so none has to be interrupted.
             Self::Memory(_) => std::future::pending().await,
         }
     }
@@ -148,7 +148,7 @@ impl Ingest<'_> {
     pub(crate) fn has_ended(&self) -> bool {
         match self {
             Self::Nats(batch) => batch.has_ended(),
-            // Every problem ends it with an error at once.
+            // In memory, every problem of a batch is returned as an error immediately.
             Self::Memory(_) => false,
         }
     }

@@ -35,7 +35,7 @@ pub(super) struct ContextFile {
     #[serde(deserialize_with = "non_empty")]
     pub(super) jetstream_api_prefix: Option<String>,
     pub(super) tls_first: bool,
-    // Not supported, and refused because ignoring them would connect differently than the `nats` CLI.
+    // Not supported, and refused, because a connection that ignores them would differ from that of the `nats` CLI.
     #[serde(deserialize_with = "non_empty")]
     nsc: Option<String>,
     #[serde(deserialize_with = "non_empty")]

@@ -126,7 +126,7 @@ fn seed(nkey: &str) -> Result<String, Error> {
     seed.ok_or_else(|| Error::new(ErrorKind::Config, format!("NATS_NKEY: `{nkey}` has no line with a seed (`SU..`)")))
 }
 
-/// Returns the expanded path of a file; an error of async-nats about an unreadable file does not name it.
+/// Returns the expanded path of a file that can be read; otherwise an error with the path, which async-nats omits.
 fn readable(what: &str, path: &str) -> Result<PathBuf, Error> {
     let expanded = PathBuf::from(expanded(path));
     match std::fs::File::open(&expanded) {

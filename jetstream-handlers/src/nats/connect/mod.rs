@@ -20,7 +20,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The maximum number of messages that a subscription buffers; async-nats silently drops any beyond it.
 ///
-/// The pull requests of all handlers together are for at most half of it.
+/// All handlers together request at most half of it.
 pub(super) const CAPACITY: usize = 1 << 18;
 
 /// Returns the default options, with the credentials of the server addresses.
@@ -91,7 +91,7 @@ fn is_transient(error: &ConnectError) -> bool {
         && !is_about_tls(error)
 }
 
-/// Returns whether TLS failed; an untrusted certificate is reported as an I/O error with `ErrorKind::InvalidData`.
+/// Returns `true` if TLS failed; an untrusted certificate is reported as an I/O error with `ErrorKind::InvalidData`.
 fn is_about_tls(error: &ConnectError) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {

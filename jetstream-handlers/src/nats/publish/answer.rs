@@ -10,7 +10,7 @@ use crate::message::{Outgoing, PublishFailure};
 
 /// An ack or a refusal.
 ///
-/// It is one flat structure, because deserializing an untagged enum costs as much as the rest of handling an answer.
+/// It is one flat struct, because deserializing an untagged enum costs as much as the rest of handling an answer.
 #[derive(Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -50,7 +50,7 @@ pub(super) fn read_answer(message: &Outgoing, payload: &[u8]) -> Result<PublishA
     }
 }
 
-/// Parses an ack, or the refusal in its place.
+/// Parses an ack or a refusal.
 pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::Error>, serde_json::Error> {
     let Answer { error, stream, seq, domain, duplicate, val, batch, count } = serde_json::from_slice(payload)?;
     match error {

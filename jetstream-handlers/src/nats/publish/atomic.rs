@@ -17,33 +17,33 @@ use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{batch_refused, empty_batch, is_transient};
 use crate::message::{Outgoing, PublishFailure};
 
-/// Messages of the stream, back from the last one on the subject, among which a batch is looked for whose ack was lost.
+/// The number of messages, back from the last one on the subject, that are searched for a batch whose ack was lost.
 const LOOK_BACK: u64 = 64;
 
 /// An atomic batch over all of its attempts.
 pub(crate) struct AtomicBatch<'a> {
     connection: &'a Connection,
     messages: &'a [Outgoing],
-    /// Prefix of the batch ids of all attempts.
+    /// The prefix of the batch ids of all attempts.
     ids: String,
     attempts: u32,
     answers: Answers,
-    /// The message at which an attempt failed while each was answered.
+    /// The number of the message at which an attempt with [`Answers::Each`] failed.
     missed: Option<usize>,
     /// `true` if the last message of an attempt had no answer, so that the batch may be stored.
     unanswered: bool,
 }
 
-/// Messages that the stream is asked to answer.
+/// The messages whose answer is requested from the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
-    /// The first one reports a stream without permission for batches, the last one the commit.
+    /// The first message, whose answer shows whether the stream accepts batches, and the last one, which is the commit.
     FirstAndLast,
-    /// A refusal of a message between these is only sent if that message asks for an answer.
+    /// Every message; the stream reports that it refused a message only if an answer to that message is requested.
     Each,
 }
 
-/// Reason that an attempt did not store the batch, with the number of the message.
+/// The reason that an attempt did not store the batch, with the number of the message.
 enum Failure {
     Refused(usize, jetstream::Error),
     NoStream(usize, BoxError),
@@ -67,7 +67,7 @@ impl<'a> AtomicBatch<'a> {
     /// Sends the whole batch once, and waits for the ack of its last message.
     pub(crate) async fn attempt(&mut self, deadline: Instant) -> Result<PublishAck, PublishFailure> {
         self.attempts += 1;
-        // The stream abandons the rest of an attempt after ten seconds, so each has a batch id of its own.
+        // The stream keeps a failed attempt for ten seconds, so each attempt has a batch id of its own.
         let id = format!("{}.{}", self.ids, self.attempts);
         match self.send(&id, deadline).await {
             Ok(ack) => Ok(ack),
@@ -89,7 +89,7 @@ impl<'a> AtomicBatch<'a> {
                 self.failed_at(number, error)
             }
             Failure::Refused(number, error) => {
-                // The last message reports the conditions of all, so it does not tell which one does not hold.
+                // The conditions of all messages are checked at the last one, whose answer does not name the message.
                 let number = Some(number).filter(|number| *number < count || count == 1);
                 PublishFailure::Permanent(batch_refused(self.messages, number, error))
             }
@@ -118,7 +118,8 @@ impl<'a> AtomicBatch<'a> {
         if number == 1 {
             return PublishFailure::Transient(error);
         }
-        // The same message twice, although each was answered, belongs to another stream or to none.
+        // A message at which two attempts failed although each message was answered belongs to another stream or to
+        // none.
         let is_repeated = self.answers == Answers::Each && self.missed.replace(number) == Some(number);
         self.answers = Answers::Each;
         if is_repeated && !self.unanswered {
@@ -149,7 +150,7 @@ impl<'a> AtomicBatch<'a> {
         Err(Failure::Other(empty_batch()))
     }
 
-    /// Sends a message without asking for an answer.
+    /// Sends a message without requesting an answer.
     async fn stage(&self, number: usize, message: Outgoing, deadline: Instant) -> Result<(), Failure> {
         let Outgoing { subject, payload, headers } = message;
         let client = self.connection.client();
@@ -218,9 +219,10 @@ impl<'a> AtomicBatch<'a> {
         }
     }
 
-    /// Returns the ack of a batch whose answer was lost, if it is this batch that the stream has stored under the ids.
+    /// Returns the ack of a batch whose answer was lost, if the stream has stored this batch and not another one with
+    /// the same message ids.
     ///
-    /// The stream is read, because publishing once more to find out could break it (see `publish/store.rs`).
+    /// The stream is read, because another publish could damage a replicated stream (see `publish/store.rs`).
     async fn ack_of_lost_answer(&self, refusal: jetstream::Error) -> Result<PublishAck, Error> {
         if let Ok(Some(ack)) = self.stored_batch().await {
             return Ok(ack);
@@ -229,7 +231,7 @@ impl<'a> AtomicBatch<'a> {
         Err(Error::new(ErrorKind::Duplicate, text).with_source(refusal))
     }
 
-    /// Finds the last message of the batch among those that were stored last.
+    /// Searches the last messages of the stream for the last message of the batch, and returns its ack.
     async fn stored_batch(&self) -> Result<Option<PublishAck>, Error> {
         let Some(message) = self.messages.last() else { return Ok(None) };
         let Some(stream) = stream_of(self.connection, message).await? else { return Ok(None) };

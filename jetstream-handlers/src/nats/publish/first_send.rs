@@ -8,7 +8,7 @@ use super::super::Connection;
 use crate::error::Error;
 use crate::message::{FirstSend, Outgoing};
 
-/// Reads the message behind the one that was expected to be the last: it is the one that was sent, or another.
+/// Reads the message after the expected last sequence, which is either the message that was sent or another one.
 pub(crate) async fn first_send(connection: &Connection, message: &Outgoing) -> Result<FirstSend, Error> {
     let expected = |name| message.header(name).and_then(|value| value.parse::<u64>().ok());
     let of_stream = expected(header::NATS_EXPECTED_LAST_SEQUENCE);

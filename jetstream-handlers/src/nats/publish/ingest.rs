@@ -19,53 +19,54 @@ use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{closed, ingest_refused, is_transient};
 use crate::message::{BeginFailure, Outgoing, PublishFailure};
 
-/// Most messages between two answers; the stream begins with at most 500 (`jetstream_batching.go`, `fastBatchInit`).
+/// The maximum number of messages between two answers; the stream begins with at most 500 (`jetstream_batching.go`,
+/// `fastBatchInit`).
 const FLOW: u64 = 500;
 
-/// Answers that may be missing at once, so that the next messages are in flight while one is.
+/// The maximum number of outstanding answers; two, so that messages are in flight while one answer is.
 const MAX_OUTSTANDING: u64 = 2;
 
-/// Longest wait for an answer that may follow the one that ends a batch.
+/// The maximum wait for an answer that may follow the one that ends a batch.
 const LAST_ANSWER: Duration = Duration::from_millis(500);
 
 /// A batch that the stream has begun.
 pub(crate) struct Ingest<'a> {
     connection: &'a Connection,
-    /// Prefix of all reply subjects.
+    /// The prefix of all reply subjects.
     inbox: String,
     answers: Subscriber,
     epoch: watch::Receiver<u64>,
-    /// Subject of the first message, on which the stream is reached.
+    /// The subject of the first message, to which requests to the stream are sent.
     subject: Subject,
     sent: u64,
-    /// The stream has stored all messages up to this one.
+    /// The number of the message up to which the stream has stored all.
     stored: u64,
-    /// Time of the last message sent or stored.
+    /// The time at which a message was last sent or stored.
     progressed_at: Instant,
-    /// `true` after the stream was asked to end the batch.
+    /// `true` after the end of the batch was requested.
     ending: bool,
-    /// Messages after which the stream answers.
+    /// The number of messages after which the stream answers.
     flow: u64,
-    /// Reason that the batch ends early.
+    /// The reason that the batch ends early.
     problem: Option<Error>,
-    /// The message that did not arrive, until the reason is known.
+    /// The number of the message that did not arrive, until the reason is known.
     gap: Option<u64>,
-    /// Ack with which the stream has ended the batch.
+    /// The ack with which the stream has ended the batch.
     ack: Option<PublishAck>,
 }
 
-/// Operation of a message, as its reply subject has it.
+/// The operation of a message, encoded in its reply subject.
 #[derive(Debug, Clone, Copy)]
 enum Operation {
     Start = 0,
     Append = 1,
-    /// Ends the batch, and is not a message of it.
+    /// Ends the batch; it stores no message.
     End = 3,
-    /// Requests the state of the batch.
+    /// Requests an answer with the state of the batch.
     Ping = 4,
 }
 
-/// Answer of the stream.
+/// An answer of the stream.
 enum Answer {
     /// All messages up to `stored` are stored, and the next answer follows after `flow` messages.
     Flow {
@@ -105,7 +106,7 @@ impl<'a> Ingest<'a> {
     }
 
     async fn open(connection: &'a Connection, subject: Subject) -> Result<Self, Error> {
-        // The last token of the inbox is the id of the batch, so each attempt has one of its own.
+        // The last token of the inbox is the id of the batch, so each attempt has an inbox of its own.
         let inbox = connection.client().new_inbox();
         let answers = connection.client().subscribe(format!("{inbox}.>")).await;
         let answers = answers.map_err(|error| unsent(connection, &subject, error))?;
@@ -139,7 +140,7 @@ impl<'a> Ingest<'a> {
                 let what = format!("nothing of the batch on `{}` is stored", self.subject);
                 PublishFailure::Permanent(ingest_refused(1, error).about(&what))
             }
-            // The server has the version, and yet handles the message like any other.
+            // The server has a version that supports batches, but stored the message like any other.
             Answer::Ended(ack) => {
                 let text = format!(
                     "stream `{}` stored the first message of the batch alone: its server does not support fast-ingest batches",
@@ -239,7 +240,7 @@ impl<'a> Ingest<'a> {
         tokio::select! {
             biased;
             sent = publish => sent.map_err(|error| unsent(self.connection, &subject, error)),
-            // Without a connection, sending waits for room in a queue; the timer is created only then.
+            // Without a connection, sending waits for capacity in a queue; the timer is created only then.
             () = self.connection.closed() => Err(closed(&subject)),
             () = async { sleep(limit).await } => {
                 Err(Error::new(ErrorKind::Timeout, format!("could not publish to `{subject}`: not connected")))
@@ -268,7 +269,7 @@ impl<'a> Ingest<'a> {
                     return Err(self.ended(ErrorKind::Timeout, "the stream does not answer"));
                 }
                 None => {
-                    // An answer was lost, or everything sent on a former connection or to a former leader;
+                    // An answer was lost, or everything sent on a former connection or to a former leader was;
                     // the next answer reports how much is stored.
                     let operation = if self.ending { Operation::End } else { Operation::Ping };
                     if let Err(error) = self.control(operation).await {
@@ -279,7 +280,8 @@ impl<'a> Ingest<'a> {
         }
     }
 
-    /// Waits for the ack of a batch that the stream has ended meanwhile; without one, it has lost the batch, as at a restart.
+    /// Waits for the ack of a batch that the stream has already ended; returns an error if none arrives, because the
+    /// stream then has lost the batch, for example in a restart.
     async fn on_unknown_batch(&mut self, error: jetstream::Error) -> Result<(), IngestError> {
         let deadline = Instant::now() + LAST_ANSWER;
         while let Ok(Some(answer)) = timeout_at(deadline, self.answers.next()).await {
@@ -344,7 +346,7 @@ impl<'a> Ingest<'a> {
 
     /// Returns the result of a batch that the stream has ended.
     async fn result(&mut self, ack: PublishAck) -> Result<PublishAck, IngestError> {
-        // The reason for a missing message may be sent by the stream that received it.
+        // A message may be missing because another stream received it, which then sends the reason.
         let deadline = Instant::now() + LAST_ANSWER;
         while self.gap.is_some()
             && let Ok(Some(answer)) = timeout_at(deadline, self.answers.next()).await

@@ -1,6 +1,6 @@
 //! Publishing over a connection: one message, many at once, atomic batches, fast-ingest batches.
 //!
-//! Each attempt is reported as it ended; what follows is decided by the callers.
+//! Each function reports the result of one attempt; its caller decides whether to make another one.
 
 mod answer;
 mod atomic;
@@ -26,13 +26,15 @@ use crate::message::refusal::closed;
 use crate::message::{Outgoing, PublishFailure};
 use answer::read_answer;
 
-/// Longest wait for the answer to one attempt: short, because the next one reaches the new leader, and is stored once.
+/// The maximum wait for the answer to one attempt.
+///
+/// It is short, because after a change of leader the next attempt reaches the new one, and the message is stored once.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reason of an attempt whose connection ended before the answer.
+/// The text for an attempt whose connection ended before the answer.
 const RECONNECTED: &str = "the client reconnected before the answer";
 
-/// Refuses a message that the server would refuse or misread.
+/// Returns an error for a message that the server would refuse, or of which it would ignore a part.
 pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
     message.check_size(connection.client().max_payload())?;
     check_ttl(connection, message)
@@ -51,7 +53,7 @@ pub(crate) async fn publish_once(
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
     let sent = tokio::select! {
-        // The deadline covers the sending too, which waits for room in a queue while there is no connection.
+        // The deadline also covers sending, which waits for capacity in a queue while there is no connection.
         sent = timeout_at(deadline, connection.client().send_request(message.subject.clone(), request)) => sent,
         // No answer to a request of the former connection arrives on this one.
         Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
@@ -67,7 +69,7 @@ pub(crate) async fn publish_once(
     }
 }
 
-/// Returns how long an attempt may wait for its answer.
+/// Returns the timeout of the answer to an attempt that is made now.
 fn attempt_timeout(deadline: Instant) -> Duration {
     ATTEMPT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()))
 }
@@ -88,7 +90,7 @@ fn unsent(connection: &Connection, subject: &str, error: impl Into<BoxError>) ->
     Error::new(ErrorKind::Publish, format!("could not publish to `{subject}`")).with_source(error)
 }
 
-/// Refuses a time to live where the server would ignore it and keep the message for ever, as before 2.11 (ADR-43).
+/// Returns an error for a time to live on a server before 2.11, which would ignore it and keep the message (ADR-43).
 fn check_ttl(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
     if message.headers.get(header::NATS_MESSAGE_TTL).is_none() {
         return Ok(());

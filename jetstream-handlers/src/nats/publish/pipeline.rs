@@ -18,10 +18,11 @@ use crate::error::Error;
 use crate::message::refusal::closed;
 use crate::message::{Attempt, Outgoing, Pipelined, PublishFailure};
 
-/// Most messages without a result.
+/// The maximum number of messages without a result.
 const MAX_IN_FLIGHT: usize = 256;
 
-/// Messages without a result when the next ones are sent: several at once reach the socket in one write, and with fewer left the stream would idle.
+/// The number of messages without a result at which the next ones are sent: several at once reach the socket in one
+/// write, and with a lower number the stream would run out of messages.
 const REFILL_AT: usize = MAX_IN_FLIGHT - 32;
 
 /// Messages that are published at once, at most [`MAX_IN_FLIGHT`], and the results of the oldest ones.
@@ -29,13 +30,13 @@ pub(crate) struct Pipeline<I: Iterator> {
     connection: Arc<Connection>,
     messages: Fuse<I>,
     ended: bool,
-    /// The prefix of the reply subjects and its subscription, made for the first message.
+    /// The prefix of the reply subjects and its subscription, created for the first message.
     inbox: Option<(String, Subscriber)>,
     epoch: watch::Receiver<u64>,
-    /// Prefix of the message ids of this pipeline.
+    /// The prefix of the message ids of this pipeline.
     ids: String,
     entries: VecDeque<Entry>,
-    /// Number of the first entry; the last token of a reply subject is the number of its message.
+    /// The number of the first entry; the last token of a reply subject is the number of its message.
     first: u64,
 }
 
@@ -45,7 +46,7 @@ enum Entry {
     /// The message has no id unless the caller set one, so that most header maps are not copied.
     Sent(Attempt),
     Resend(Attempt),
-    /// It has a result, and those before it may have none.
+    /// The message has a result, although those before it may have none.
     Done(Result<PublishAck, Error>),
 }
 
@@ -94,7 +95,8 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         }
     }
 
-    /// Sends messages up to the limit, once there is room for many; nothing while a message has to be sent again.
+    /// Sends messages up to [`MAX_IN_FLIGHT`] if at most [`REFILL_AT`] have no result; none while a message must be
+    /// sent again.
     async fn fill(&mut self) {
         if self.ended || self.entries.len() > REFILL_AT {
             return;
@@ -129,7 +131,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         }
     }
 
-    /// Passes the message after the last entry to the client library.
+    /// Sends the message that follows the last entry.
     async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
         let number = self.first + self.entries.len() as u64;
         let headers = self.headers(&message, number);
@@ -152,7 +154,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 Ok(()) => Entry::Sent(Attempt { message, begun, unanswered: true }),
                 Err(error) => Entry::failed(unsent(&self.connection, &message.subject, error)),
             },
-            // Without a connection, sending waits for room in a queue.
+            // Without a connection, sending waits for capacity in a queue.
             () = self.connection.closed() => Entry::failed(closed(&message.subject)),
             // The timer is created only if sending waits.
             () = async { sleep(ATTEMPT_TIMEOUT).await } => Entry::Resend(Attempt { message, begun, unanswered: false }),
@@ -168,7 +170,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         headers
     }
 
-    /// Waits for an answer, or for the reason that the first message has none.
+    /// Waits for an answer; without one, marks messages to be sent again, or as failed if the connection is closed.
     async fn receive(&mut self, due: Instant) {
         let Some((_, answers)) = &mut self.inbox else { return };
         tokio::select! {
@@ -201,7 +203,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
 
     fn on_answer(&mut self, answer: &async_nats::Message) {
         let number = answer.subject.rsplit('.').next().and_then(|token| token.parse::<u64>().ok());
-        // A message before the first has its result by another attempt.
+        // A message before the first entry was sent again, and has the result of that attempt.
         let index = number.and_then(|number| number.checked_sub(self.first));
         let Some(entry) = index.and_then(|index| self.entries.get_mut(usize::try_from(index).ok()?)) else { return };
         let (Entry::Sent(attempt) | Entry::Resend(attempt)) = entry else { return };

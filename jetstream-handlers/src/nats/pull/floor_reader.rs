@@ -1,4 +1,4 @@
-//! The ack floor of a consumer, read now and then in case the consumer is deleted.
+//! The ack floor of a consumer, read periodically in case the consumer is deleted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind};
 use crate::nats::floor::Floor;
 
-/// How often the ack floor of a busy consumer is read.
+/// The interval at which the ack floor of a busy consumer is read.
 const PERIOD: Duration = Duration::from_secs(5);
 
-/// The timeout of reading where a restored consumer has to start.
+/// The timeout of reading the start sequence of a restored consumer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads the ack floor of one consumer.
+/// A periodic reader of one consumer's ack floor.
 pub(super) struct FloorReader {
     connection: Arc<Connection>,
     binding: Arc<Binding>,
     floor: Option<Floor>,
     reading: Option<BoxFuture<'static, Result<Floor, Error>>>,
-    /// `None` if the floor cannot be read on this connection.
+    /// The time of the next reading; `None` if the floor cannot be read on this connection.
     next: Option<Instant>,
 }
 
@@ -56,7 +56,7 @@ impl FloorReader {
         self.next = Some(Instant::now());
     }
 
-    /// The reading in progress, whose result goes to [`on_read`](Self::on_read).
+    /// Returns the reading in progress, whose result the caller passes to [`on_read`](Self::on_read).
     pub(super) fn reading(&mut self) -> Option<&mut BoxFuture<'static, Result<Floor, Error>>> {
         self.reading.as_mut()
     }
@@ -81,14 +81,14 @@ impl FloorReader {
         }
     }
 
-    /// Returns a future with the sequence at which a restored consumer has to start: one behind the floor, or `None`
-    /// for the beginning of the stream.
+    /// Returns a future of the sequence at which a restored consumer must start: one after the floor, or `None` for the
+    /// beginning of the stream.
     pub(super) fn start(&self) -> BoxFuture<'static, Result<Option<u64>, Error>> {
         let (connection, binding, floor) = (self.connection.clone(), self.binding.clone(), self.floor);
         Box::pin(async move {
             let start = async {
                 match floor {
-                    // A work queue has deleted what was acknowledged, and its consumers have to start at its beginning
+                    // A work queue has deleted the acknowledged messages, and its consumers must start at its beginning
                     // (error 10101).
                     Some(floor) if !binding.work_queue => connection.start_sequence(&binding, floor).await,
                     _ => Ok(None),

@@ -1,4 +1,4 @@
-//! The pulls of one handler: requests for as many messages as it has room for, through all failures of the server.
+//! The pulls of one handler: requests for as many messages as it has capacity for, and their recovery after failures.
 //!
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
@@ -32,10 +32,10 @@ use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
 
-/// How long a stop waits for messages in flight before it closes the inbox.
+/// The maximum time that a stop waits for messages in flight before it closes the inbox.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// How long a stop waits for the server to confirm that the inbox is closed.
+/// The maximum time that a stop waits for the server to confirm that the inbox is closed.
 const DRAIN: Duration = Duration::from_secs(1);
 
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
@@ -51,7 +51,7 @@ pub(crate) struct Pull {
     epoch: watch::Receiver<u64>,
     route: Arc<Route>,
     lease: Option<InboxLease>,
-    /// Whether the inbox belongs to requests that may be lost: another one is leased before the next request.
+    /// `true` if the requests with this inbox may be lost; another inbox is leased before the next request.
     stale: bool,
     _advisories: Arc<Advisories>,
     phase: Phase,
@@ -62,23 +62,23 @@ pub(crate) struct Pull {
     last_heard: Instant,
     recovery: Recovery,
     floor: FloorReader,
-    /// Of an ordered handler.
+    /// The state of an ordered handler's pulls; `None` for any other handler.
     order: Option<Box<Ordered>>,
 
     arrived: VecDeque<Arrival>,
-    /// State changes for the worker, which come before the messages in `released`.
+    /// State changes for the worker, which [`fill`](Self::fill) returns before it passes the messages in `released`.
     events: VecDeque<DeliveryEvent>,
-    /// Messages that were kept back, and come before those in `arrived`.
+    /// Messages that the resequencer has released, which precede those in `arrived`.
     released: VecDeque<Message>,
 }
 
-/// The way to the end of the pulls.
+/// The progress of a stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
     /// The inbox is being closed; what the server has sent may still arrive.
     Draining,
-    /// The inbox is closed, and nothing arrives any more.
+    /// The inbox is closed, and no more messages arrive.
     Closed,
 }
 
@@ -98,7 +98,7 @@ impl Drop for Pull {
 }
 
 impl Pull {
-    /// Opens the pulls of a handler; `fetch_wait` overrides how long a request lives.
+    /// Opens the pulls of a handler; `fetch_wait` overrides the `expires` of its requests.
     pub(crate) async fn open(
         connection: Arc<Connection>,
         handler: &str,
@@ -152,7 +152,7 @@ impl Pull {
         self.room = room.min(self.binding.max_ack_pending);
     }
 
-    /// Passes what has arrived to `push`, up to the next state change, which it returns; `None` when all is passed on.
+    /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
     pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
         loop {
             if let Some(event) = self.events.pop_front() {
@@ -167,8 +167,8 @@ impl Pull {
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
                 Arrival::Closed if self.phase == Phase::Draining => self.phase = Phase::Closed,
-                // Another handler at this inbox has stopped, perhaps before there was time to lease another one; or the
-                // client has ended, which the next lease reports.
+                // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
+                // client is closed, which the next lease reports.
                 Arrival::Moving | Arrival::Closed => {
                     self.requests.forget();
                     self.stale = true;
@@ -181,7 +181,7 @@ impl Pull {
     ///
     /// # Cancel safety
     ///
-    /// What is awaited either leaves no trace when dropped, or is kept in `self`.
+    /// No message is lost: every awaited future either has no effect when dropped, or is kept in `self`.
     pub(crate) async fn arrived(&mut self) {
         loop {
             if self.has_arrivals() {
@@ -210,11 +210,11 @@ impl Pull {
         !(self.arrived.is_empty() && self.events.is_empty() && self.released.is_empty())
     }
 
-    /// Returns what still arrives until nothing can, and requests nothing more.
+    /// Stops sending requests, and returns the next message that still arrives; `None` once none can arrive.
     ///
     /// # Cancel safety
     ///
-    /// A message is taken from the route only to be returned.
+    /// No message is lost: a message that was not returned stays for the next call.
     pub(crate) async fn last(&mut self) -> Option<Message> {
         self.room = 0;
         if !self.connection.is_connected() {
@@ -225,7 +225,7 @@ impl Pull {
                 return Some(message);
             }
             if self.phase == Phase::Closed {
-                // What waited in the resequencer was not begun either.
+                // The messages in the resequencer were not begun either, so they are returned as well.
                 let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
                 if pending.is_empty() {
                     return None;
@@ -252,7 +252,7 @@ impl Pull {
         }
     }
 
-    /// Returns the next delivery that has arrived, without the state changes, which mean nothing to a stop.
+    /// Returns the next delivery that has arrived; discards the state changes, which do not matter to a stop.
     fn next_delivery(&mut self) -> Option<Message> {
         if self.released.is_empty() {
             let mut deliveries = VecDeque::new();
@@ -262,13 +262,13 @@ impl Pull {
         self.released.pop_front()
     }
 
-    /// Sends a request when half of the room is free, so that the next batch is requested while this one arrives.
+    /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
     async fn request_more(&mut self) {
         if self.phase == Phase::Closed || self.recovery.is_active() {
             return;
         }
         if !self.connection.is_connected() {
-            // The request would wait in the client, and then name an inbox that was left meanwhile.
+            // The client would send the request after a reconnect, with the reply subject of an abandoned inbox.
             return self.back_off("not connected");
         }
         if self.stale {
@@ -284,10 +284,10 @@ impl Pull {
         if outstanding > room / 2 || outstanding >= room {
             return;
         }
-        // All handlers together never request more than the client can hold.
+        // All handlers together never request more than the client can buffer.
         let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
         let batch = (room - outstanding).min(self.limits.max_batch()).min(share);
-        // In a box, because its future is large, and sent once for hundreds of messages.
+        // Boxed, because the future is large, and only needed once for hundreds of messages.
         Box::pin(self.request(batch)).await;
     }
 
@@ -315,7 +315,7 @@ impl Pull {
         self.requests.sent(batch, &self.limits);
     }
 
-    /// Returns how many messages may be in flight.
+    /// Returns the number of messages that may be in flight.
     fn room_now(&self) -> usize {
         match &self.order {
             Some(order) if !order.resequencer.is_open() => order.resequencer.room(),
@@ -323,13 +323,13 @@ impl Pull {
         }
     }
 
-    /// Returns when two heartbeats are missing.
+    /// Returns the time at which two heartbeats have been missed.
     fn silent_at(&self) -> Instant {
-        // By the open requests, because the next one may ask for more frequent heartbeats.
+        // The interval of the open requests counts, because the next one may request more frequent heartbeats.
         self.last_heard + self.requests.heartbeat().unwrap_or(self.limits.heartbeat()) * 2
     }
 
-    /// Returns when something is due even if nothing arrives.
+    /// Returns the time at which [`on_wake`](Self::on_wake) is due if nothing arrives before.
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let order = self.order.as_ref().and_then(|order| order.wake()).unwrap_or(far);
@@ -365,13 +365,13 @@ impl Pull {
         self.stale = true;
         self.floor.reconnected();
         if let Some(order) = &mut self.order {
-            // What was in flight may be lost, in both directions.
+            // Deliveries and acks that were in flight may be lost.
             order.resequencer.close();
         }
         self.recovery.reconnected();
     }
 
-    /// Reports the consumer as missing, once it is known where a restored one has to start.
+    /// Reports the consumer as missing, once the start sequence of a restored one is known.
     fn on_located(&mut self, start: Result<Option<u64>, Error>) {
         match start {
             Ok(start) => {
@@ -387,8 +387,8 @@ impl Pull {
         self.recovery.restored();
         match result {
             Ok(()) => {}
-            // A cluster that elects a leader does not answer, nor does a server without the permission for it;
-            // then the next request shows whether the consumer exists.
+            // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
+            // the next pull request shows whether the consumer exists.
             Err(error) if error.kind() == ErrorKind::Timeout => {
                 tracing::debug!(handler = &*self.handler, "cannot restore the consumer: {error}");
             }
@@ -407,7 +407,7 @@ impl Pull {
             self.consumer_replaced();
         }
         if let Some(message) = self.order.as_mut().and_then(|order| order.pass(message)) {
-            // A resync before it must not discard it.
+            // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }
     }
@@ -434,7 +434,7 @@ impl Pull {
         let status = Status::parse(code, text);
         let refused_keepalive = number == PIN_KEEPALIVE && status == Status::WrongPin;
         let Some(batch) = self.requests.batch(number).or(refused_keepalive.then_some(0)) else {
-            // The request was forgotten.
+            // The request is no longer tracked.
             return;
         };
         let pending =
@@ -446,7 +446,7 @@ impl Pull {
                 self.requests.end(number, left);
                 self.mark_healthy();
                 if left == batch {
-                    // An idle handler requests seldom, and holds no memory.
+                    // An idle handler sends few requests, and holds no memory.
                     self.limits.idle();
                     self.arrived.shrink_to_fit();
                     self.events.shrink_to_fit();
@@ -479,7 +479,7 @@ impl Pull {
                 if let Some(order) = &mut self.order {
                     order.unpinned();
                 }
-                // Another instance may be active, and receives what has not been begun here.
+                // Another instance may be active, and receives the messages that were not begun here.
                 self.released.clear();
                 self.events.push_back(DeliveryEvent::Resync);
                 self.mark_healthy();

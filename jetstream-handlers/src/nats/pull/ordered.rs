@@ -16,13 +16,13 @@ use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, chain};
 use crate::message::{Message, ack_subject};
 
-/// The number of the requests that refresh the pin, of which only the refusal matters.
+/// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
 /// The header by which the server names the active instance (ADR-42).
 const PIN_ID: &str = "Nats-Pin-Id";
 
-/// The timeout of giving the pin up.
+/// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The state of an ordered handler's pulls.
@@ -31,21 +31,21 @@ pub(super) struct Ordered {
     pub(super) resequencer: Resequencer,
     /// The request for the consumer's info in progress.
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
-    /// How far the worker has acknowledged the stream.
+    /// The position up to which the worker has acknowledged the stream.
     pub(super) acked: AckedSequence,
     /// The priority group of the instances, of which the server pins one; `None` if there is a single instance.
     group: Option<String>,
-    /// The connection of the last request for the consumer's info.
+    /// The number of the connection on which the consumer's info was last requested.
     requested_on: Option<u64>,
-    /// The connection on which the server has identified the consumer.
+    /// The number of the connection on which the server has identified the consumer.
     verified_on: Option<u64>,
-    /// The id of the active instance, while it is this one.
+    /// The pin of this instance, while it is the active one.
     pin: Option<String>,
-    /// Whether it was logged that another instance is active.
+    /// `true` if it was logged that another instance is active.
     is_standby: bool,
-    /// When the server has last received a request of the active instance.
+    /// The time at which this instance last sent a request, which refreshes its pin.
     pin_refreshed: Instant,
-    /// How often it has to receive one.
+    /// The interval at which the pin is refreshed: a third of the consumer's `priority_timeout`.
     pin_period: Duration,
 }
 
@@ -79,12 +79,13 @@ impl Ordered {
         self.resequencer.pass(message)
     }
 
-    /// The request for the consumer's info in progress, whose result goes to [`Pull::on_consumer_info`].
+    /// Returns the request for the consumer's info in progress, whose result the caller passes to
+    /// [`Pull::on_consumer_info`].
     pub(super) fn info(&mut self) -> Option<&mut BoxFuture<'static, Result<Box<consumer::Info>, Error>>> {
         self.info.as_mut()
     }
 
-    /// Returns which instance receives the messages.
+    /// Returns the instance that receives the messages.
     fn active(&self, info: &consumer::Info) -> Active {
         if self.group.is_none() {
             return Active::This;
@@ -111,25 +112,25 @@ impl Ordered {
         }
     }
 
-    /// Records that the server receives a request of the active instance.
+    /// Records that a request was sent, which refreshes the pin.
     pub(super) fn pin_refreshed(&mut self) {
         self.pin_refreshed = Instant::now();
     }
 
-    /// Returns when [`Pull::tick`] is due.
+    /// Returns the time at which [`Pull::tick`] is due.
     pub(super) fn wake(&self) -> Option<Instant> {
         let request = self.request_at();
         let refresh = self.refresh_at();
         request.into_iter().chain(refresh).min()
     }
 
-    /// Returns when to refresh the pin.
+    /// Returns the time at which the pin must be refreshed; `None` without a pin.
     fn refresh_at(&self) -> Option<Instant> {
         self.pin.as_ref().map(|_| self.pin_refreshed + self.pin_period)
     }
 
-    /// Returns when to request the consumer's info: while a message may be missing, and while it is not known whether
-    /// any instance is active.
+    /// Returns the time at which to request the consumer's info, while a message may be missing, or while it is unknown
+    /// whether any instance is active; otherwise `None`.
     fn request_at(&self) -> Option<Instant> {
         let needed = !self.resequencer.is_open() || self.group.is_some() && self.pin.is_none();
         (needed && self.info.is_none()).then(|| self.resequencer.request_at())
@@ -137,7 +138,8 @@ impl Ordered {
 }
 
 impl Pull {
-    /// Reads from now on how far the worker of an ordered handler has acknowledged the stream.
+    /// Sets the position up to which the worker of an ordered handler has acknowledged the stream, and which it
+    /// updates.
     pub(crate) fn follow_acks(&mut self, acked: AckedSequence) {
         if let Some(order) = &mut self.order {
             order.acked = acked;
@@ -156,7 +158,7 @@ impl Pull {
         }
     }
 
-    /// Requests the consumer's info; returns the number of the connection on which the consumer is the same.
+    /// Checks whether the consumer is still the same; returns the number of the connection if it is.
     pub(crate) async fn verify(&mut self) -> Option<u64> {
         let epoch = self.connection.epoch_now()?;
         let order = self.order.as_mut()?;
@@ -226,7 +228,7 @@ impl Pull {
         }
     }
 
-    /// Handles the consumer's info, or that it cannot be read.
+    /// Handles the consumer's info, or the failure to read it.
     pub(super) async fn on_consumer_info(&mut self, result: Result<Box<consumer::Info>, Error>) {
         let Some(order) = &mut self.order else { return };
         order.info = None;
@@ -238,7 +240,7 @@ impl Pull {
             }
         };
         let Some(epoch) = order.requested_on.filter(|epoch| self.connection.epoch_now() == Some(*epoch)) else {
-            // The answer belongs to a former connection, and may be older than the loss of that.
+            // The info was requested on a former connection, and may be older than the loss of that connection.
             return order.resequencer.close();
         };
         let same = order.resequencer.is_same_consumer(&info);
@@ -254,10 +256,10 @@ impl Pull {
         }
     }
 
-    /// Releases messages if everything unacknowledged has arrived, and naks what is missing.
+    /// Releases messages if everything unacknowledged has arrived; otherwise naks the missing ones.
     async fn resequence(&mut self, info: &consumer::Info) {
         self.floor.rise(info.ack_floor.stream_sequence);
-        // An instance on standby has no deliveries at which to read it.
+        // An instance on standby receives no deliveries, at which the floor is read otherwise.
         self.floor.read_if_due(self.last_heard);
         let Some(order) = &mut self.order else { return };
         let active = order.active(info);
@@ -269,7 +271,7 @@ impl Pull {
                 if is_damaged(info) {
                     tracing::error!(
                         handler = &*self.handler,
-                        "the ack floor of consumer `{}` is at consumer sequence {}, above its last delivery {}: it was reset while a handler was running, and its server stores no delivery any more; delete the consumer while the handler runs, which then restores it behind what was acknowledged",
+                        "the ack floor of consumer `{}` is at consumer sequence {}, above its last delivery {}: it was reset while a handler was running, and its server no longer stores deliveries; delete the consumer while the handler runs, which then recreates it after the last acknowledged message",
                         info.name,
                         info.ack_floor.consumer_sequence,
                         info.delivered.consumer_sequence,

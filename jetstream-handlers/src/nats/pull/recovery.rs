@@ -1,4 +1,4 @@
-//! The recovery of one handler's pulls: why no requests are sent, and what happens next.
+//! The recovery of one handler's pulls: the reason that no requests are sent, and the next step.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::error::Error;
 /// The state of a handler's recovery.
 pub(super) struct Recovery {
     state: State,
-    /// Why the handler is recovering; it stays until the server has answered a request.
+    /// The reason for the recovery, until the server has answered a request.
     reason: Option<String>,
     backoff: ExponentialBackoff,
 }
@@ -21,13 +21,13 @@ enum State {
     Requesting,
     /// No request is sent before this time.
     Waiting { until: Instant, then: Then },
-    /// The consumer may be missing; its ack floor decides where a restored one has to start.
+    /// The consumer may be missing; the start sequence of a restored one is being read.
     Locating(BoxFuture<'static, Result<Option<u64>, Error>>),
     /// The consumer was reported missing, and is being restored.
     Restoring,
 }
 
-/// What follows the wait.
+/// The step after the wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Request,
@@ -40,19 +40,19 @@ impl Recovery {
         Self { state: State::Requesting, reason: None, backoff }
     }
 
-    /// Returns whether no requests are sent.
+    /// Returns `true` if no requests are sent.
     pub(super) fn is_active(&self) -> bool {
         !matches!(self.state, State::Requesting)
     }
 
-    /// Returns whether the server has answered no request since the recovery began.
+    /// Returns `true` if a recovery has begun and the server has answered no request since.
     pub(super) fn has_reason(&self) -> bool {
         self.reason.is_some()
     }
 
     /// Waits with exponential backoff; returns `true` if the reason is a new one.
     ///
-    /// A restoration that was due stays so, and one that has begun goes on.
+    /// A scheduled restoration stays scheduled, and one in progress continues.
     pub(super) fn back_off(&mut self, reason: &str, then: Then) -> bool {
         let is_new = self.reason.as_deref() != Some(reason);
         if is_new {
@@ -70,7 +70,7 @@ impl Recovery {
         is_new
     }
 
-    /// Ends the recovery after an answer of the server; returns `false` if there was none.
+    /// Ends the recovery after an answer of the server; returns `false` if there was no recovery.
     pub(super) fn end(&mut self) -> bool {
         let was_recovering = self.reason.take().is_some();
         if was_recovering {
@@ -86,7 +86,7 @@ impl Recovery {
         }
     }
 
-    /// Returns when the wait is over, if there is one.
+    /// Returns the time at which the wait ends, if there is one.
     pub(super) fn wake(&self) -> Option<Instant> {
         match self.state {
             State::Waiting { until, .. } => Some(until),
@@ -94,7 +94,7 @@ impl Recovery {
         }
     }
 
-    /// Continues if the wait is over; `start` reads where a restored consumer has to start.
+    /// Continues if the wait has ended; `start` reads the start sequence of a restored consumer.
     pub(super) fn proceed(
         &mut self,
         now: Instant,
@@ -107,7 +107,7 @@ impl Recovery {
         }
     }
 
-    /// The reading of where a restored consumer has to start.
+    /// Returns the reading in progress of the start sequence of a restored consumer.
     pub(super) fn locating(&mut self) -> Option<&mut BoxFuture<'static, Result<Option<u64>, Error>>> {
         match &mut self.state {
             State::Locating(start) => Some(start),

@@ -5,27 +5,28 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The largest batch that one request asks for.
+/// The maximum batch of one request.
 const MAX_BATCH: usize = 1000;
 
-/// The `expires` of the first request and of one after a message, and the longest one of an idle handler, unless
-/// `fetch_wait` sets both.
+/// The `expires` of the first request and of a request after a delivery, unless `fetch_wait` is set.
 const INITIAL_EXPIRES: Duration = Duration::from_secs(5);
+
+/// The `expires` of the requests of an idle handler, unless `fetch_wait` is set.
 const MAX_EXPIRES: Duration = Duration::from_secs(30);
 
-/// The shortest `expires`, where the consumer limits it.
+/// The minimum `expires`, for a consumer that limits it.
 const MIN_EXPIRES: Duration = Duration::from_millis(10);
 
-/// The longest time between heartbeats, of which two that are missing mean that nothing serves the consumer.
+/// The maximum interval of heartbeats; if two are missing, no server serves the consumer.
 const MAX_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// How long a request is remembered after its end, in case its status is late.
+/// The time for which a request is tracked after its end, in case its status is late.
 const LATE: Duration = Duration::from_secs(2);
 
-/// The most requests that are remembered.
+/// The maximum number of requests that are tracked.
 const MAX_LIVE: usize = 64;
 
-/// What a request may ask for.
+/// The limits of the next request.
 #[derive(Debug)]
 pub(super) struct Limits {
     expires: Duration,
@@ -44,7 +45,7 @@ impl Limits {
         }
     }
 
-    /// Returns how long the next request lives.
+    /// Returns the `expires` of the next request.
     pub(super) fn expires(&self) -> Duration {
         self.expires
     }
@@ -85,7 +86,7 @@ impl Limits {
 /// The requests that the server may still answer.
 ///
 /// A delivery does not name its request, so the outstanding messages are counted over all requests;
-/// a status does, and tells how many messages its request will not deliver any more.
+/// a status does, and contains the number of messages that its request will no longer deliver.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
     /// A request that was served in full ends without a status, and stays until its time is over or there are too many.
@@ -103,7 +104,7 @@ struct Request {
 }
 
 impl Requests {
-    /// Returns how many messages the live requests may still deliver.
+    /// Returns the number of messages that the live requests may still deliver.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
     }
@@ -116,7 +117,7 @@ impl Requests {
     /// Records a request for `batch` messages that was sent under these limits.
     pub(super) fn sent(&mut self, batch: usize, limits: &Limits) {
         if self.live.len() == MAX_LIVE {
-            // It was served long ago, or its late status is not missed.
+            // The oldest request was probably served long ago; otherwise its late status is ignored.
             self.live.pop_front();
         }
         let ends = Instant::now() + limits.expires() + LATE;
@@ -138,13 +139,13 @@ impl Requests {
         self.live.iter().find(|request| request.number == number).map(|request| request.batch)
     }
 
-    /// Ends a request, which delivered `left` messages less than its batch.
+    /// Ends a request that will not deliver `left` messages of its batch.
     pub(super) fn end(&mut self, number: u64, left: usize) {
         self.live.retain(|request| request.number != number);
         self.outstanding = if self.live.is_empty() { 0 } else { self.outstanding.saturating_sub(left) };
     }
 
-    /// Ends all requests: none of them will deliver anything any more.
+    /// Ends all requests, because none of them will deliver another message.
     pub(super) fn forget(&mut self) {
         self.live.clear();
         self.outstanding = 0;
@@ -167,7 +168,7 @@ impl Requests {
         self.live.iter().map(|request| request.heartbeat).max()
     }
 
-    /// Returns when the first live request ends.
+    /// Returns the time at which the first live request ends.
     pub(super) fn first_end(&self) -> Option<Instant> {
         self.live.iter().map(|request| request.ends).min()
     }

@@ -1,7 +1,7 @@
-//! The resequencer of an ordered handler: releases messages in the order of the stream, while none is missing.
+//! The resequencer of an ordered handler, which releases messages in the order of the stream, while none is missing.
 //!
-//! An ack of the handler covers all messages before its own. A message that was delivered and has not arrived, because
-//! it was lost with a connection or is held by an instance that died, would be covered by the next ack unseen.
+//! An ack of the handler covers all messages before its own. So the next ack would also acknowledge a message that was
+//! delivered but has not arrived, because it was lost with a connection or with an instance that crashed.
 //! The consumer numbers its deliveries; a gap in these numbers closes the resequencer until everything unacknowledged
 //! has arrived.
 
@@ -14,45 +14,46 @@ use tokio::time::Instant;
 
 use crate::message::{AckPrefix, DeliveryId, Message};
 
-/// How long a closed resequencer waits before it requests the consumer's info again.
+/// The interval at which a closed resequencer requests the consumer's info.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// How long it waits if another instance is active, or the server did not answer.
+/// The interval of the requests for the consumer's info while another instance is active, or after an unanswered one.
 const LONG_PERIOD: Duration = Duration::from_secs(1);
 
-/// The longest range of sequences in which missing messages are nakked one by one; a longer one is left to the
+/// The maximum range of sequences in which missing messages are nakked one by one; a longer one is left to the
 /// consumer's `ack_wait`.
 const MAX_RANGE: u64 = 10_000;
 
-/// Releases deliveries in order.
+/// The state of a resequencer, which releases deliveries in order.
 #[derive(Debug)]
 pub(super) struct Resequencer {
     open: bool,
     /// The consumer sequence of the delivery that was released last.
     last: u64,
-    /// The messages that were released last, as many as can be unacknowledged: the worker has them.
+    /// The messages that were released last, at most `max_pending`: the worker has them.
     delivered: VecDeque<Delivered>,
-    /// How many messages can be unacknowledged: the consumer's `max_ack_pending`, or what it had unacknowledged when an
-    /// operator lowered that.
+    /// The maximum number of unacknowledged messages: the consumer's `max_ack_pending`, or the number that was
+    /// unacknowledged when an operator lowered it.
     max_pending: usize,
-    /// The lowest consumer sequence that the next ack may name, so that the server does not ignore it;
+    /// The lowest consumer sequence that the next ack may contain, so that the server does not ignore it;
     /// above the delivery's own only if the consumer is damaged.
     min_ack_sequence: u64,
-    /// The deliveries that wait, by stream sequence.
+    /// The deliveries that are kept back, by stream sequence.
     pending: BTreeMap<u64, Message>,
-    /// The highest consumer sequence that has arrived, and the one that had arrived at the last request for the info.
+    /// The highest consumer sequence that has arrived.
     received: u64,
+    /// The value of `received` at the last request for the consumer's info.
     received_at_request: u64,
-    /// The ack floor of the consumer, as it was reported last.
+    /// The ack floor of the consumer, as last reported.
     floor: u64,
-    /// The messages that were delivered in spite of the floor: they are unacknowledged, because a message behind them
-    /// was removed from the stream.
+    /// The stream sequences of messages that were delivered although they are not above the floor: they are
+    /// unacknowledged, and the floor rose past them because a message after them was removed from the stream.
     below_floor: BTreeSet<u64>,
-    /// When the consumer was created.
+    /// The time at which the consumer was created.
     created: Option<String>,
     request_at: Instant,
     in_flight: Option<InFlight>,
-    /// When the missing messages were nakked; a nak can be lost as well, and is repeated.
+    /// The time at which the missing messages were nakked; a nak can be lost as well, and is repeated.
     nakked_at: Option<Instant>,
 }
 
@@ -60,14 +61,14 @@ pub(super) struct Resequencer {
 #[derive(Debug)]
 struct Delivered {
     stream_sequence: u64,
-    /// The consumer sequence that the next ack of this message names.
+    /// The consumer sequence that the next ack of this message contains.
     ack_sequence: u64,
 }
 
-/// What the server had delivered at the first request after the resequencer closed: it may be in flight until nothing of
-/// it has arrived for a [`PERIOD`].
+/// The deliveries that the server had made at the first request after the resequencer closed: they may be in flight
+/// until none of them has arrived for a [`PERIOD`].
 ///
-/// Later deliveries do not count, because on a busy stream they would put off the naks for ever.
+/// Later deliveries do not count, because on a busy stream they would delay the naks forever.
 #[derive(Debug)]
 struct InFlight {
     up_to: u64,
@@ -82,7 +83,7 @@ pub(super) enum Active {
     Nobody,
 }
 
-/// What follows from the consumer's info.
+/// The action that follows from the consumer's info.
 #[derive(Debug)]
 pub(super) enum Action {
     /// Everything unacknowledged has arrived: these messages are next, in order.
@@ -113,7 +114,7 @@ impl Resequencer {
         }
     }
 
-    /// Returns a delivery if it is the next one, and keeps it otherwise.
+    /// Returns a delivery if it is the next one, and keeps it back otherwise.
     pub(super) fn pass(&mut self, mut message: Message) -> Option<Message> {
         let consumer_sequence = message.info.consumer_sequence();
         let stream_sequence = message.info.stream_sequence();
@@ -146,12 +147,12 @@ impl Resequencer {
         None
     }
 
-    /// Returns whether a message was released before, and is redelivered though the resequencer is open:
+    /// Returns `true` if a message was released before, and is redelivered although the resequencer is open:
     /// its ack was lost, or the server ignored it because its consumer sequence was too low.
     ///
-    /// Its next ack names the same consumer sequence; after yet another redelivery, that of the delivery before.
-    /// This can be above those of messages behind it; then their acks are ignored, and they are redelivered in the same
-    /// way.
+    /// Its next ack contains the same consumer sequence; after another redelivery, that of the previous delivery.
+    /// That sequence can be above those of later messages; the server then ignores their acks and redelivers them, and
+    /// they are handled in the same way.
     fn pass_again(&mut self, message: &mut Message) -> bool {
         let sequence = message.info.stream_sequence();
         let Some(known) = self.delivered.iter_mut().find(|known| known.stream_sequence == sequence) else {
@@ -162,8 +163,8 @@ impl Resequencer {
         true
     }
 
-    /// Returns whether a delivery shows that the consumer has restarted its numbering: it is the first one, and others
-    /// arrived before it.
+    /// Returns `true` if a delivery shows that the consumer has restarted its numbering: it is the first one, and
+    /// others arrived before it.
     pub(super) fn shows_restart(&self, delivery: &Message) -> bool {
         delivery.info.consumer_sequence() == 1 && self.received > 0
     }
@@ -173,13 +174,13 @@ impl Resequencer {
         self.received_at_request = self.received;
     }
 
-    /// Records which consumer it is; returns `false` if that is another one than the last time, or the same one with a
-    /// restarted numbering: after `CONSUMER.RESET`, or after its server was killed before it stored the numbers.
+    /// Records the identity of the consumer; returns `false` if it is another consumer than before, or the same one
+    /// with a restarted numbering: after `CONSUMER.RESET`, or after its server was killed before it stored the numbers.
     ///
     /// Earlier deliveries must not be acknowledged then: their numbers are above all that the consumer has counted, and
-    /// the server would ignore every lower ack after that. A consumer to which this has happened is *damaged*. It cannot
-    /// say which of the released messages are unacknowledged, so once the resequencer is closed they are forgotten, and
-    /// everything is redelivered.
+    /// the server would ignore every lower ack after that. A consumer to which this has happened is *damaged*. Its info
+    /// does not show which of the released messages are unacknowledged, so once the resequencer is closed they are
+    /// forgotten, and everything is redelivered.
     pub(super) fn is_same_consumer(&mut self, info: &consumer::Info) -> bool {
         let created = info.created.to_string();
         let same = self.created.as_ref().is_none_or(|before| *before == created);
@@ -199,7 +200,7 @@ impl Resequencer {
         self.delivered.push_back(delivered);
     }
 
-    /// Keeps all deliveries from now on, because one may be missing.
+    /// Keeps back all deliveries from now on, because one may be missing.
     pub(super) fn close(&mut self) {
         (self.open, self.request_at, self.in_flight, self.nakked_at) = (false, Instant::now(), None, None);
     }
@@ -213,18 +214,18 @@ impl Resequencer {
         self.open
     }
 
-    /// Returns how many messages may arrive while it is closed: all that the consumer can have delivered, without those
-    /// that have arrived.
+    /// Returns the number of messages that may still arrive at a closed resequencer: all that the consumer can have
+    /// delivered, without those that have arrived.
     pub(super) fn room(&self) -> usize {
         self.max_pending.saturating_sub(self.pending.len())
     }
 
-    /// Returns when to request the consumer's info while it is closed.
+    /// Returns the time at which a closed resequencer needs the consumer's info.
     pub(super) fn request_at(&self) -> Instant {
         self.request_at
     }
 
-    /// Judges the consumer's info; `acked` is the stream sequence up to which this process has sent an ack.
+    /// Evaluates the consumer's info; `acked` is the stream sequence up to which this process has sent an ack.
     pub(super) fn on_info(&mut self, info: &consumer::Info, active: Active, acked: u64) -> Action {
         let floor = info.ack_floor.stream_sequence;
         let delivered = info.delivered.stream_sequence.max(floor);
@@ -240,10 +241,11 @@ impl Resequencer {
         self.floor = floor;
         self.max_pending = self.max_pending.max(info.num_ack_pending);
         self.pending.retain(|sequence, _| *sequence > floor || self.below_floor.contains(sequence));
-        // What is below the floor has ended, mostly; what is above the last delivery arrived after this info.
+        // Messages up to the floor have ended, except those in `below_floor`; messages above the last delivery arrived
+        // after this info.
         let unacknowledged = floor + 1..delivered + 1;
-        // What this process has acked is not counted, though the floor may be below it: the floor of a replicated
-        // consumer rises later, and an acked message would stand for one that is missing.
+        // Messages that this process has acked do not count, although the floor may be below them: the floor of a
+        // replicated consumer rises later, and to count an acked message would hide a missing one.
         let released: BTreeSet<u64> = self
             .delivered
             .iter()
@@ -251,8 +253,8 @@ impl Resequencer {
             .filter(|sequence| *sequence > acked && unacknowledged.contains(sequence))
             .collect();
         let arrived = if is_damaged(info) {
-            // Its count of deliveries is wrong, but it has delivered what had arrived at the request.
-            // Nothing was released by now (see `is_same_consumer`).
+            // The info of a damaged consumer has a wrong count of deliveries, but includes those that had arrived at
+            // the request. No message counts as released here (see `is_same_consumer`).
             let at_request = self.received_at_request;
             self.pending.values().filter(|message| message.info.consumer_sequence() <= at_request).count()
         } else {
@@ -275,15 +277,15 @@ impl Resequencer {
             Some(any) => any.info.ack_prefix(),
             None => AckPrefix::new(&info.stream_name, &info.name),
         };
-        // Of the numbers in an ack subject the server reads the stream sequence, and checks that the consumer sequence is
-        // above its ack floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no
-        // such number, and redelivers what is missing after `ack_wait`.
+        // From an ack subject the server reads the stream sequence, and checks that the consumer sequence is above its
+        // ack floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such
+        // number, and redelivers the missing messages after `ack_wait`.
         let consumer_sequence = info.delivered.consumer_sequence;
         let nak = |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence };
         Action::Nak(missing.map(|sequence| prefix.delivery(nak(sequence)).into_subject()).collect())
     }
 
-    /// Opens, and returns all pending deliveries.
+    /// Opens the resequencer, and returns all pending deliveries.
     fn open(&mut self, info: &consumer::Info) -> Vec<Message> {
         let last = self.pending.values().map(|message| message.info.consumer_sequence()).max();
         self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
@@ -293,17 +295,17 @@ impl Resequencer {
         std::mem::take(&mut self.pending).into_values().collect()
     }
 
-    /// Assigns the consumer sequence that the ack of each unacknowledged message names.
+    /// Assigns the consumer sequence that the ack of each unacknowledged message contains.
     ///
-    /// The server ignores an ack whose consumer sequence is not above that of the last ack, though its stream sequence
-    /// is (`consumer.go`, `processAckMsg`). A redelivery has a consumer sequence above those of messages behind it, which
-    /// would then not be acked. So each ack names a consumer sequence below that of the next one. It is not below that of
-    /// the message's first delivery, and what was acked before has one below that.
+    /// The server ignores an ack whose consumer sequence is not above that of the last ack, even if its stream sequence
+    /// is (`consumer.go`, `processAckMsg`). A redelivery has a consumer sequence above those of later messages, whose
+    /// acks would then be ignored. So each ack contains a consumer sequence below that of the next one. It is not below
+    /// that of the message's first delivery, and the sequences of earlier acks are below that.
     fn assign_ack_sequences(&mut self, floor: u64) {
         let delivered = self.delivered.drain(..).filter(|delivered| delivered.stream_sequence > self.floor);
         let mut sequences: BTreeMap<u64, u64> =
             delivered.map(|delivered| (delivered.stream_sequence, delivered.ack_sequence)).collect();
-        // What is below the floor counts as acked, whatever its ack names.
+        // Messages below the floor count as acked, whatever their acks contain.
         let above = self.pending.range(self.floor + 1..);
         sequences.extend(above.map(|(sequence, message)| (*sequence, message.info.consumer_sequence())));
         let mut next = self.last + 1;
@@ -312,7 +314,7 @@ impl Resequencer {
             next = *ack_sequence;
         }
         // The floor of a healthy consumer is below all these numbers. The floor of a damaged one is above them, and it
-        // accepts only what is above its floor: then the numbers continue from there.
+        // accepts only numbers above its floor, so the numbers continue from there.
         self.min_ack_sequence = floor + 1;
         for (stream_sequence, ack_sequence) in sequences {
             let ack_sequence = ack_sequence.max(self.min_ack_sequence);
@@ -326,7 +328,7 @@ impl Resequencer {
         }
     }
 
-    /// Puts off the next request, after one that failed.
+    /// Delays the next request for the consumer's info, after one that failed.
     pub(super) fn on_info_failed(&mut self) {
         self.request_at = Instant::now() + LONG_PERIOD;
     }
@@ -337,8 +339,9 @@ impl Resequencer {
     }
 }
 
-/// Returns whether an ack has named a consumer sequence that the consumer has not reached: it accepts none below that
-/// (`consumer.go`, `processAckMsg`), and its store records no delivery below it (`filestore.go`, `UpdateDelivered`).
+/// Returns `true` if the consumer received an ack with a consumer sequence that it has not reached: it ignores acks
+/// below that one (`consumer.go`, `processAckMsg`), and its store records no delivery below it (`filestore.go`,
+/// `UpdateDelivered`).
 pub(super) fn is_damaged(info: &consumer::Info) -> bool {
     info.ack_floor.consumer_sequence > info.delivered.consumer_sequence
 }
@@ -352,7 +355,7 @@ mod tests {
 
     const CREATED: &str = "2026-11-01T00:00:00Z";
 
-    /// The consumer's info: the last delivery and the ack floor, each as stream and consumer sequence.
+    /// Returns a consumer's info with this last delivery and ack floor, each as stream and consumer sequence.
     fn info((delivered, last): (u64, u64), (floor, acked): (u64, u64), unanswered: usize) -> consumer::Info {
         created_at(CREATED, (delivered, last), (floor, acked), unanswered)
     }
@@ -383,7 +386,7 @@ mod tests {
         Message { info: info.expect("it is an ack subject"), ..Message::new("s", "") }
     }
 
-    /// Stream and consumer sequence in the ack of each message.
+    /// Returns the stream and consumer sequence in the ack of each message.
     fn acks<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<(u64, u64)> {
         let ack = |message: &Message| {
             let numbers = message.info.ack_subject().split('.').skip(5).take(2).map(|it| it.parse().expect("a number"));
@@ -393,7 +396,7 @@ mod tests {
         messages.into_iter().map(ack).collect()
     }
 
-    /// An open resequencer, which has released the messages 1 to `last`.
+    /// Returns an open resequencer that has released the messages 1 to `last`.
     fn opened(last: u64) -> Resequencer {
         let mut resequencer = Resequencer::new(1000);
         assert!(resequencer.is_same_consumer(&info((0, 0), (0, 0), 0)));
@@ -447,7 +450,7 @@ mod tests {
     fn each_ack_names_a_number_below_the_next_one() {
         let mut resequencer = opened(0);
         resequencer.close();
-        // 1 and 2 were with a process that died, and are redelivered after 3, which is new, as is 4.
+        // 1 and 2 were delivered to a process that crashed, and are redelivered after 3, which is new, as is 4.
         for (sequence, number, times) in [(3, 3, 1), (1, 4, 2), (2, 5, 2), (4, 6, 1)] {
             assert!(resequencer.pass(delivery(sequence, number, times)).is_none());
         }
@@ -522,7 +525,7 @@ mod tests {
         let mut resequencer = opened(0);
         assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Other, 0), Action::Wait));
         assert!(resequencer.is_open());
-        // When the active instance is gone, it closes.
+        // It closes when the active instance is gone.
         assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Nobody, 0), Action::Wait));
         assert!(!resequencer.is_open());
     }

@@ -2,7 +2,7 @@
 
 use async_nats::StatusCode;
 
-/// A status, by what it means for the request and for those after it.
+/// A status, classified by its effect on the request and on later ones.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Status {
     /// The request is open, and the consumer has no message for it.
@@ -15,13 +15,13 @@ pub(super) enum Status {
     LeaderChanged,
     /// The consumer was deleted.
     ConsumerDeleted,
-    /// The batch was above the consumer's `max_batch`, which is this.
+    /// The batch was above the consumer's `max_batch`, which has this value.
     BatchTooLarge(usize),
-    /// The request was to live for longer than the consumer's `max_expires`.
+    /// The `expires` of the request was above the consumer's `max_expires`.
     ExpiresTooLong,
     /// Another instance holds the pin, or none does (ADR-42).
     WrongPin,
-    /// Nothing serves the consumer: it does not exist, or it has no leader at this moment.
+    /// No server serves the consumer: it does not exist, or it has no leader at the moment.
     NoResponders,
     /// Any other refusal.
     Refused,
