@@ -315,7 +315,7 @@ impl Broker {
     /// Returns the current state of the connection and of every handler.
     pub fn health(&self) -> Health {
         let lost = self.inner.transport.lost_since();
-        let status = |worker: &WorkerHandle| match (worker.beat.status(), lost) {
+        let status = |worker: &WorkerHandle| match (worker.status.get(), lost) {
             // An idle handler notices a lost connection late.
             (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
             (status, _) => status,

@@ -27,7 +27,7 @@ pub(super) struct WorkerHandle {
     pub(super) handler: Arc<Handler>,
     pub(super) binding: Arc<Binding>,
     pub(super) delayed: Arc<Delayed>,
-    pub(super) beat: StatusCell,
+    pub(super) status: StatusCell,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
@@ -107,7 +107,7 @@ impl Running {
     }
 
     /// Returns `true` if no message of these handlers is unacknowledged, except those that wait for their next attempt.
-    pub(crate) async fn is_settled(&self) -> bool {
+    pub(crate) async fn is_idle(&self) -> bool {
         for worker in &self.workers {
             let unanswered = self.broker.transport().count_outstanding(&worker.binding).await;
             if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {

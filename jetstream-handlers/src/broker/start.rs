@@ -95,26 +95,26 @@ impl Broker {
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
         for Prepared { handler, binding, context, stop, deliveries } in prepared {
-            let (beat, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
+            let (status, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
             let worker = Worker::new(Parts {
                 handler: handler.clone(),
                 binding: binding.clone(),
                 transport: transport.clone(),
                 context,
-                status: beat.clone(),
+                status: status.clone(),
                 delayed: delayed.clone(),
                 recorder: recorder.cloned(),
                 batch_size: defaults.batch_size,
             });
             // Also run when the worker panics, so that health does not report a handler that no longer runs.
-            let guards = (ended.clone().drop_guard(), beat.stopped_on_drop());
+            let guards = (ended.clone().drop_guard(), status.stopped_on_drop());
             let stopping = stop.clone();
             let task = tokio::spawn(async move {
                 let _guards = guards;
                 worker.run(deliveries, stopping, grace).await
             });
             let task = Mutex::new(Some(task));
-            workers.push(Arc::new(WorkerHandle { handler, binding, delayed, beat, grace, stop, ended, task }));
+            workers.push(Arc::new(WorkerHandle { handler, binding, delayed, status, grace, stop, ended, task }));
         }
         all.extend(workers.iter().cloned());
         Ok(workers)

@@ -20,7 +20,7 @@ pub(crate) struct Deliveries {
     binding: Arc<Binding>,
     /// The number that identifies this worker to the consumer.
     reader: u64,
-    room: usize,
+    capacity: usize,
     phase: Phase,
     backoff: ExponentialBackoff,
     /// The ack floor that was read last, in case the consumer is deleted.
@@ -63,7 +63,7 @@ impl Deliveries {
             memory,
             binding,
             reader: fastrand::u64(..),
-            room: 0,
+            capacity: 0,
             phase: Phase::Running,
             backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2)),
             floor: None,
@@ -73,11 +73,11 @@ impl Deliveries {
     }
 
     /// Sets the number of messages for which the worker has capacity.
-    pub(crate) fn room(&mut self, room: usize) {
-        if room == 0 && self.room > 0 {
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        if capacity == 0 && self.capacity > 0 {
             self.memory.leave(&self.binding, self.reader);
         }
-        self.room = room;
+        self.capacity = capacity;
     }
 
     /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
@@ -97,7 +97,7 @@ impl Deliveries {
     /// [`fill`](Self::fill) passes it on.
     pub(crate) async fn arrived(&mut self) {
         while self.message.is_none() && self.events.is_empty() {
-            if self.room == 0 || self.phase == Phase::Restoring {
+            if self.capacity == 0 || self.phase == Phase::Restoring {
                 // The worker calls again when it has capacity, or has restored the consumer.
                 std::future::pending::<()>().await;
             }
@@ -181,7 +181,7 @@ impl Deliveries {
 
     /// Returns the message that has arrived, and takes no more; in memory, no other one is in flight.
     pub(crate) fn last(&mut self) -> Option<Message> {
-        self.room(0);
+        self.set_capacity(0);
         self.message.take()
     }
 

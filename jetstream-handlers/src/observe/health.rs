@@ -91,7 +91,7 @@ impl StatusCell {
         Self(Arc::new(Mutex::new(Status::Running)))
     }
 
-    pub(crate) fn status(&self) -> Status {
+    pub(crate) fn get(&self) -> Status {
         lock(&self.0).clone()
     }
 
@@ -101,7 +101,7 @@ impl StatusCell {
 
     /// Sets the status to recovering; if it already is, replaces the reason and keeps the time of the first problem.
     pub(crate) fn recovering(&self, reason: String) {
-        let since = match self.status() {
+        let since = match self.get() {
             Status::Recovering { since, .. } => since,
             _ => Instant::now(),
         };

@@ -146,7 +146,7 @@ impl TestBroker {
             Transport::Memory(memory) => memory.idle().await,
             Transport::Nats(_) => {
                 let polling = async {
-                    while !self.running.is_settled().await {
+                    while !self.running.is_idle().await {
                         tokio::time::sleep(LIVE_POLL_INTERVAL).await;
                     }
                 };

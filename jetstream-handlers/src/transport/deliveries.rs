@@ -17,7 +17,7 @@ pub(crate) enum Deliveries {
 }
 
 impl Transport {
-    /// Opens the deliveries of a handler; no message arrives before [`Deliveries::room`] is called.
+    /// Opens the deliveries of a handler; no message arrives before [`Deliveries::set_capacity`] is called.
     pub(crate) async fn deliveries(
         &self,
         handler: &str,
@@ -39,10 +39,10 @@ impl Transport {
 
 impl Deliveries {
     /// Limits the number of messages that are requested and have not arrived.
-    pub(crate) fn room(&mut self, room: usize) {
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
         match self {
-            Self::Nats(pull) => pull.room(room),
-            Self::Memory(deliveries) => deliveries.room(room),
+            Self::Nats(pull) => pull.set_capacity(capacity),
+            Self::Memory(deliveries) => deliveries.set_capacity(capacity),
         }
     }
 

@@ -141,7 +141,7 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
-            deliveries.room(self.capacity());
+            deliveries.set_capacity(self.capacity());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,

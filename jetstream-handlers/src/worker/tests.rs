@@ -158,7 +158,7 @@ fn stored(broker: &Broker, stream: &str) -> u64 {
 
 /// Returns `true` if a message is not acknowledged.
 async fn unsettled(running: &Running) -> bool {
-    !running.is_settled().await
+    !running.is_idle().await
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,7 +56,7 @@ pub(crate) struct Pull {
     _advisories: Arc<Advisories>,
     phase: Phase,
 
-    room: usize,
+    capacity: usize,
     limits: Limits,
     requests: Requests,
     last_heard: Instant,
@@ -122,7 +122,7 @@ impl Pull {
             stale: false,
             _advisories: advisories,
             phase: Phase::Open,
-            room: 0,
+            capacity: 0,
             limits: Limits::new(fetch_wait),
             requests: Requests::default(),
             last_heard: Instant::now(),
@@ -148,8 +148,8 @@ impl Pull {
     }
 
     /// Limits the number of messages that are requested and have not arrived.
-    pub(crate) fn room(&mut self, room: usize) {
-        self.room = room.min(self.binding.max_ack_pending);
+    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+        self.capacity = capacity.min(self.binding.max_ack_pending);
     }
 
     /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
@@ -216,7 +216,7 @@ impl Pull {
     ///
     /// No message is lost: a message that was not returned stays for the next call.
     pub(crate) async fn last(&mut self) -> Option<Message> {
-        self.room = 0;
+        self.capacity = 0;
         if !self.connection.is_connected() {
             return None;
         }
@@ -280,13 +280,13 @@ impl Pull {
             self.stale = false;
         }
         self.requests.prune();
-        let (room, outstanding) = (self.room_now(), self.requests.outstanding());
-        if outstanding > room / 2 || outstanding >= room {
+        let (capacity, outstanding) = (self.capacity_now(), self.requests.outstanding());
+        if outstanding > capacity / 2 || outstanding >= capacity {
             return;
         }
         // All handlers together never request more than the client can buffer.
         let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
-        let batch = (room - outstanding).min(self.limits.max_batch()).min(share);
+        let batch = (capacity - outstanding).min(self.limits.max_batch()).min(share);
         // Boxed, because the future is large, and only needed once for hundreds of messages.
         Box::pin(self.request(batch)).await;
     }
@@ -316,10 +316,10 @@ impl Pull {
     }
 
     /// Returns the number of messages that may be in flight.
-    fn room_now(&self) -> usize {
+    fn capacity_now(&self) -> usize {
         match &self.order {
-            Some(order) if !order.resequencer.is_open() => order.resequencer.room(),
-            _ => self.room,
+            Some(order) if !order.resequencer.is_open() => order.resequencer.capacity(),
+            _ => self.capacity,
         }
     }
 

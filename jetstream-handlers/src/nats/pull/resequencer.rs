@@ -216,7 +216,7 @@ impl Resequencer {
 
     /// Returns the number of messages that may still arrive at a closed resequencer: all that the consumer can have
     /// delivered, without those that have arrived.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.max_pending.saturating_sub(self.pending.len())
     }
 
