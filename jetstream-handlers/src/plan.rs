@@ -259,6 +259,13 @@ pub(crate) struct Declaration {
     pub(crate) plan: Plan,
 }
 
+impl Declaration {
+    /// Returns `true` if both declare the same function; two in different function bodies may have the same name.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.location == other.location
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

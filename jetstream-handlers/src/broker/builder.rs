@@ -77,6 +77,12 @@ impl Builder {
         }
     }
 
+    /// Replaces the settings for streams and publishing.
+    pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// Sets the servers of the cluster to connect to; defaults to `nats://localhost:4222`.
     ///
     /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`.

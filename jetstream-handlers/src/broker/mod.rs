@@ -399,7 +399,7 @@ impl Broker {
     pub(crate) fn second(&self, other: Option<&Self>) -> Self {
         let transport = match (other, self.transport()) {
             (Some(other), _) => other.inner.transport.clone(),
-            (None, Transport::Memory(memory)) => Arc::new(Transport::Memory(memory.reconnected())),
+            (None, Transport::Memory(memory)) => Arc::new(Transport::Memory(memory.second_connection())),
             (None, Transport::Nats(_)) => self.inner.transport.clone(),
         };
         Self::new(transport, self.inner.states.clone(), self.inner.defaults.clone())

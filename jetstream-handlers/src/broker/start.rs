@@ -13,6 +13,7 @@ use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::plan::Declaration;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
 use crate::transport::Deliveries;
@@ -61,15 +62,19 @@ impl Broker {
             .collect();
         let mut problems = defaults.problems();
         problems.extend(handlers.iter().flat_map(Handler::problems));
-        if !problems.is_empty() {
-            // The server is not contacted, because a request cannot contain invalid names.
-            return Err(Error::of(problems));
-        }
+        let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter().zip(&contexts) {
             problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
         }
+        if has_invalid_settings {
+            // The server is not contacted, because a request cannot contain invalid names.
+            return Err(Error::of(problems));
+        }
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
-        let bindings = provision(transport, &declarations, problems).await?;
+        let bindings = provision(transport, &declarations, problems, |declaration, binding| {
+            self.workers().iter().find_map(|worker| worker.conflict(declaration, binding))
+        })
+        .await?;
         let mut prepared = Vec::new();
         for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
             let (handler, binding) = (Arc::new(handler), Arc::new(binding));
@@ -90,7 +95,10 @@ impl Broker {
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
         }
-        let problems = prepared.iter().flat_map(|new| all.iter().filter_map(|worker| worker.conflict(new)));
+        // Another start may have come first since the server was inspected.
+        let problems = prepared
+            .iter()
+            .filter_map(|new| all.iter().find_map(|worker| worker.conflict(&new.handler.declaration, &new.binding)));
         Error::all(problems.collect())?;
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
@@ -134,16 +142,16 @@ impl Defaults {
 
 impl WorkerHandle {
     /// Returns the problem of a handler that cannot run beside this one: the same function, or the same durable consumer.
-    fn conflict(&self, new: &Prepared) -> Option<Problem> {
+    fn conflict(&self, starting: &Declaration, binding: &Binding) -> Option<Problem> {
         if self.ended.is_cancelled() {
             return None;
         }
-        let (running, starting) = (&self.handler.declaration, &new.handler.declaration);
+        let running = &self.handler.declaration;
         // Two closures that are created at one place in the source are different handlers.
-        if !starting.is_closure && self.handler.is(&new.handler) {
+        if !starting.is_closure && running.is_same(starting) {
             return Some(Problem::AlreadyRunning { handler: starting.name.clone() });
         }
-        let is_shared = self.binding.stream == new.binding.stream && self.binding.consumer == new.binding.consumer;
+        let is_shared = self.binding.stream == binding.stream && self.binding.consumer == binding.consumer;
         is_shared.then(|| shared_durable(running, starting))
     }
 }

@@ -252,7 +252,7 @@ impl fmt::Display for Problem {
             ),
             Self::AmbiguousStream { purpose, subject, streams } => write!(
                 f,
-                "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams:?}; set `stream = \"..\"` or narrow the subject"
+                "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams:?}; narrow the subject, or add it to one of them and set `stream`"
             ),
             Self::WrongStream { purpose, subject, stream, exists, owner } => {
                 let found = if *exists { "does not cover it" } else { "does not exist" };
@@ -263,7 +263,7 @@ impl fmt::Display for Problem {
             }
             Self::NoDefaultName { purpose, subject } => write!(
                 f,
-                "{purpose}: no stream covers `{subject}`, and none can be created for a subject that begins with a wildcard; begin with a token, as in `orders.*`"
+                "{purpose}: no stream covers `{subject}`, and none can be created for a subject that begins with a wildcard; begin with a literal token, as in `orders.*`, or create a stream that covers it"
             ),
             Self::StreamOverlap { purpose, stream, subject, other, other_subject } => write!(
                 f,

@@ -70,7 +70,7 @@ impl Handler {
     ///
     /// The location is compared too, because functions in different function bodies may have the same name.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        self.declaration.name == other.declaration.name && self.declaration.location == other.declaration.location
+        self.declaration.is_same(&other.declaration)
     }
 
     /// Returns every handler that is linked into the program, sorted by name.

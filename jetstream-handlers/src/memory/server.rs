@@ -54,7 +54,7 @@ impl Memory {
     }
 
     /// Returns a connection of another broker to the same server.
-    pub(crate) fn reconnected(&self) -> Arc<Self> {
+    pub(crate) fn second_connection(&self) -> Arc<Self> {
         Self::connected(self.settings.clone(), self.state.clone(), self.changed.clone())
     }
 

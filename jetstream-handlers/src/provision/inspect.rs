@@ -278,7 +278,7 @@ mod tests {
     async fn second_start_finds_everything() {
         let transport = transport(true, Vec::new());
         let declaration = handler("orders.created", "billing");
-        let created = provision(&transport, &[&declaration], Vec::new()).await.unwrap();
+        let created = provision(&transport, &[&declaration], Vec::new(), |_, _| None).await.unwrap();
         assert!(!created[0].existed);
         let plan = inspect(&transport, &[&declaration]).await;
         assert!(plan.problems.is_empty() && plan.missing_streams.is_empty() && plan.missing_consumers.is_empty());
@@ -306,7 +306,7 @@ mod tests {
     async fn problems_leave_everything_as_it_is() {
         let transport = transport(true, Vec::new());
         let (one, twin, wild) = (handler("a.b", "twins"), handler("a.*", "twins"), handler("*.c", "wild"));
-        let error = provision(&transport, &[&one, &twin, &wild], Vec::new()).await.unwrap_err();
+        let error = provision(&transport, &[&one, &twin, &wild], Vec::new(), |_, _| None).await.unwrap_err();
         let kinds: Vec<_> = error.problems().iter().map(|it| (it.kind(), it.handler())).collect();
         let wild = (ErrorKind::StreamNotFound, Some("app::wild"));
         assert_eq!(kinds, [wild, (ErrorKind::Config, Some("app::twins"))]);

@@ -22,12 +22,22 @@ use streams::{Streams, covered};
 
 /// Finds or creates the stream and the consumer of every handler; if there are `problems`, fails without changing
 /// anything.
+///
+/// `conflict` returns the problem of a handler that cannot run beside those that run already.
 pub(crate) async fn provision(
     transport: &Transport,
     handlers: &[&Declaration],
     mut problems: Vec<Problem>,
+    conflict: impl Fn(&Declaration, &Binding) -> Option<Problem>,
 ) -> Result<Vec<Binding>, Error> {
     let mut plan = inspect::inspect(transport, handlers).await;
+    for (declaration, binding) in &plan.bindings {
+        let Some(problem) = conflict(declaration, binding) else { continue };
+        // The consumer belongs to the running handler, so it must not be changed to fit this one.
+        plan.problems
+            .retain(|it| !matches!(it, Problem::ConsumerDiffers { handler, .. } if *handler == declaration.name));
+        problems.push(problem);
+    }
     problems.append(&mut plan.problems);
     Error::all(problems)?;
     apply::apply(transport, plan).await

@@ -70,12 +70,19 @@ impl<'a> Streams<'a> {
             if !self.transport.settings().auto_create {
                 return Err(missing(purpose, subject, Some(name)));
             }
-            match self.names(purpose, subject).await?.into_iter().next() {
-                Some(owner) if owner != name => return Err(wrong_stream(purpose, subject, name, false, owner)),
+            let overlapping = self.names(purpose, subject).await?;
+            if overlapping.iter().any(|other| other == name) {
                 // Another process has created the stream in the meantime.
-                Some(_) => drop(self.load(purpose, name).await?),
-                None if default_name(subject).is_none() => return Err(no_default_name(purpose, subject)),
-                None => self.plan(purpose, default_stream(name, subject)),
+                self.load(purpose, name).await?;
+            } else if let Some(owner) = self.covering(purpose, subject, &overlapping).await? {
+                return Err(wrong_stream(purpose, subject, name, false, owner));
+            } else if !overlapping.is_empty() {
+                let (purpose, subject) = (purpose.clone(), subject.to_owned());
+                return Err(Problem::AmbiguousStream { purpose, subject, streams: overlapping });
+            } else if default_name(subject).is_none() {
+                return Err(no_default_name(purpose, subject));
+            } else {
+                self.plan(purpose, default_stream(name, subject));
             }
         }
         let Some(known) = self.known.get_mut(name) else {
@@ -89,10 +96,27 @@ impl<'a> Streams<'a> {
             return Ok(name.to_owned());
         }
         let problem = not_covered(purpose, subject, &known.config);
-        match self.names(purpose, subject).await?.into_iter().find(|owner| owner != name) {
+        let overlapping = self.names(purpose, subject).await?;
+        match self.covering(purpose, subject, &overlapping).await? {
             Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
             None => Err(problem),
         }
+    }
+
+    /// Returns the first of these streams that covers the subject.
+    async fn covering(
+        &mut self,
+        purpose: &Purpose,
+        subject: &str,
+        streams: &[String],
+    ) -> Result<Option<String>, Problem> {
+        for name in streams {
+            self.load(purpose, name).await?;
+            if self.known.get(name).is_some_and(|known| covered(&known.config, subject)) {
+                return Ok(Some(name.clone()));
+            }
+        }
+        Ok(None)
     }
 
     async fn find_by_subject(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {

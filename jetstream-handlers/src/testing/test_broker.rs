@@ -90,7 +90,11 @@ impl TestBroker {
     /// ```
     pub async fn second_instance(&self) -> Broker {
         let connection = match &self.server {
-            Some(server) => Some(Broker::connect(server.as_str()).await.unwrap_or_else(|error| panic!("{error:?}"))),
+            Some(server) => {
+                let builder = Broker::builder().with_settings(self.broker.transport().settings().clone());
+                let broker = builder.servers([server]).connect().await;
+                Some(broker.unwrap_or_else(|error| panic!("{error:?}")))
+            }
             None => None,
         };
         self.broker.second(connection.as_ref())

@@ -151,6 +151,7 @@ async fn batch_ends_at_the_first_refused_message() {
         .await
         .unwrap_err();
     assert_eq!((error.kind(), error.stored()), (ErrorKind::WrongLastSequence, 0), "{error:?}");
+    assert_eq!(error.into_error().found_sequence(), Some(last as u64));
     assert_eq!(stored(&server, "BILLS").await, [0; 0]);
     assert_eq!(stored(&server, "SHOP").await.len(), last);
 }

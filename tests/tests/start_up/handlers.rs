@@ -319,6 +319,41 @@ async fn only_included_handlers_start() {
 }
 
 #[tokio::test]
+async fn second_handler_on_a_running_queue_is_refused_although_its_settings_differ() {
+    for broker in [connect(&Server::start().await).await, Broker::in_memory()] {
+        let subscribe = || broker.subscribe("orders.created", "shared", async |_: Message| {});
+        let first = subscribe().await.unwrap();
+        for second in [subscribe(), subscribe().ack_wait(secs(99)), subscribe().ordered().single_instance()] {
+            let error = second.await.unwrap_err();
+            assert!(matches!(error.problems(), [Problem::SharedDurable { .. }]), "{error:?}");
+        }
+        let wider = broker.subscribe("orders.*", "shared", async |_: Message| {}).await.unwrap_err();
+        assert!(matches!(wider.problems(), [Problem::SharedDurable { .. }]), "{wider:?}");
+        first.unsubscribe().await.unwrap();
+        subscribe().await.unwrap().unsubscribe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn invalid_settings_do_not_hide_missing_state() {
+    let broker = Broker::in_memory();
+    let closure = async |_: u64, _: State<String>| {};
+    let error = broker.subscribe("orders.created", "shared", closure).concurrency(0).await.unwrap_err();
+    let kinds: Vec<_> = error.problems().iter().map(Problem::kind).collect();
+    assert_eq!(kinds, [ErrorKind::Config, ErrorKind::MissingState], "{error:?}");
+}
+
+#[tokio::test]
+async fn stream_that_only_overlaps_a_subject_is_not_suggested() {
+    let broker = Broker::builder().stream(stream_config("BILLS", &["bills.>"])).connect_in_memory();
+    broker.publish("orders.created", &1).await.unwrap();
+    broker.publish("bills.paid", &1).await.unwrap();
+    let subscribe = |stream: &'static str| broker.subscribe("*.paid", "wild", async |_: Message| {}).stream(stream);
+    assert_error(subscribe("BILLS").await, ErrorKind::StreamNotFound, &["`BILLS` has the subjects"]);
+    assert_error(subscribe("WILD").await, ErrorKind::StreamNotFound, &["no single stream covers `*.paid`"]);
+}
+
+#[tokio::test]
 async fn contradicting_settings_of_a_closure_are_refused() {
     let broker = Broker::in_memory();
     let subscribe = || broker.subscribe("orders.created", "in-order", async |_: Message| {});

@@ -394,7 +394,7 @@ impl<'a> Ingest<'a> {
 
 fn ingest_error(error: Error, source: Option<Error>, stored: u64) -> IngestError {
     let error = match source {
-        Some(source) => error.with_source(source),
+        Some(source) => error.with_sequences(source.expected_sequence(), source.found_sequence()).with_source(source),
         None => error,
     };
     IngestError::new(error, stored)
