@@ -10,6 +10,7 @@ use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, ms, s
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 /// The transport of a test.
 enum Transport {
@@ -121,6 +122,7 @@ contract![
     restored_consumer_of_a_work_queue_delivers_the_remaining_messages,
     replaced_stream_is_read_from_its_beginning,
     purged_message_is_not_redelivered,
+    answer_to_a_former_consumer_ends_nothing,
     deleted_stream_is_unhealthy,
     stop_returns_waiting_messages,
     headers_reach_the_handler,
@@ -151,6 +153,30 @@ async fn all(_subject: Subject) {}
 #[subscriber(subject = "orders.created", queue = "fail", max_deliver = 3, backoff = ["100ms", "200ms"])]
 async fn fail(_order: Order) -> HandlerResult {
     Err("fails".into())
+}
+
+/// The calls of [`outlive`]: the first one ends after the consumer was deleted, the second one fails.
+#[derive(Debug, Clone)]
+struct Outliving {
+    calls: Recorder,
+    ended: Arc<Notify>,
+}
+
+#[subscriber(subject = "orders.created", queue = "outlive", concurrency = 2, backoff = ["50ms"])]
+async fn outlive(order: Order, State(outliving): State<Outliving>) -> HandlerResult {
+    match outliving.calls.attempt(order.id) {
+        1 => {
+            outliving.ended.notified().await;
+            Ok(())
+        }
+        2 => {
+            outliving.ended.notify_one();
+            // The first call is answered before this one.
+            tokio::time::sleep(ms(100)).await;
+            Err("fails".into())
+        }
+        _ => Ok(()),
+    }
 }
 
 #[subscriber(subject = "orders.created", queue = "refuse")]
@@ -724,6 +750,15 @@ async fn purged_message_is_not_redelivered(transport: &Transport) {
     tokio::time::sleep(ms(400)).await;
     broker.handled::<fail>().once().retried(0);
     assert!(broker.dead_letters().await.is_empty());
+}
+
+async fn answer_to_a_former_consumer_ends_nothing(transport: &Transport) {
+    let outliving = Outliving { calls: Recorder::new(), ended: Arc::new(Notify::new()) };
+    let broker = transport.start(TestBroker::builder().include::<outlive>().state(outliving.clone())).await;
+    broker.broker().publish("orders.created", &order(1)).await.unwrap();
+    outliving.calls.until(1).await;
+    transport.delete_consumer(&broker, "ORDERS", "outlive").await;
+    outliving.calls.until_times(1, 3).await;
 }
 
 async fn deleted_stream_is_unhealthy(transport: &Transport) {

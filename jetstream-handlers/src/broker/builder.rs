@@ -252,8 +252,8 @@ impl Builder {
         for adjust in adjust {
             options = adjust(options);
         }
-        let client = nats::connect(&urls, options, wait_for_server).await?;
-        let transport = Transport::Nats(nats::Connection::new(client, settings));
+        let connection = nats::Connection::connect(urls, options, wait_for_server, settings).await?;
+        let transport = Transport::Nats(connection);
         Ok(Broker::new(Arc::new(transport), Arc::new(states), defaults))
     }
 }

@@ -342,7 +342,7 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn client(&self) -> Option<async_nats::Client> {
-        self.inner.transport.client().cloned()
+        self.inner.transport.client()
     }
 
     /// Returns a JetStream context with the domain or the API prefix of this broker, for what this crate does not

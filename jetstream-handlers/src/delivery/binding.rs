@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
+use super::Incarnations;
+
 /// The stream and the consumer of one handler, as start-up found or created them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Binding {
     pub(crate) stream: String,
     pub(crate) consumer: String,
@@ -16,6 +18,7 @@ pub(crate) struct Binding {
     pub(crate) max_ack_pending: usize,
     /// The configuration on the server, from which a deleted consumer is restored.
     pub(crate) config: Arc<consumer::Config>,
+    pub(crate) incarnations: Incarnations,
     /// `true` if the consumer existed before this start.
     pub(crate) existed: bool,
     /// `true` if the stream keeps messages that all its consumers have acknowledged or terminated.

@@ -3,7 +3,11 @@
 mod acked;
 mod binding;
 mod event;
+mod found;
+mod incarnations;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;
+pub(crate) use found::FoundConsumer;
+pub(crate) use incarnations::{Incarnations, Standing};

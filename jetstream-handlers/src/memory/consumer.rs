@@ -13,6 +13,8 @@ use crate::subject::covers;
 
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
+    /// Distinguishes the consumer from a later one of the same name.
+    pub(super) id: u32,
     pub(super) config: Config,
     /// The number of times that each message was handed back without an attempt, by stream sequence.
     pub(super) handed_back: BTreeMap<u64, u64>,
@@ -65,6 +67,7 @@ impl Consumer {
             _ => 1,
         };
         Self {
+            id: fastrand::u32(..),
             config,
             handed_back: BTreeMap::new(),
             isolated: BTreeSet::new(),
@@ -193,7 +196,12 @@ impl Consumer {
         self.delivered_total += 1;
         self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_flight: true });
         let consumer = self.config.durable_name.as_deref().unwrap_or_default();
-        let id = DeliveryId { delivered, stream_sequence: sequence, consumer_sequence: self.delivered_total };
+        let id = DeliveryId {
+            delivered,
+            stream_sequence: sequence,
+            consumer_sequence: self.delivered_total,
+            incarnation: self.id,
+        };
         let ack_subject =
             AckPrefix::new(stream, consumer).stored_delivery(id, message.stored_at, self.count_new(messages) as u64);
         Take::Message(Box::new(message.clone()), ack_subject.into())

@@ -1,7 +1,7 @@
 //! The deliveries of one worker, and their acknowledgements.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -164,9 +164,9 @@ impl Deliveries {
     }
 
     /// Resumes after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
-    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+    pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
         match result {
-            Ok(()) => self.phase = Phase::Recovering,
+            Ok(_) => self.phase = Phase::Recovering,
             Err(error) => {
                 self.recover(&chain(&error));
                 self.phase = Phase::Waiting(Instant::now() + self.backoff.next());
@@ -237,13 +237,13 @@ impl Memory {
 /// Acknowledgements: acks, naks, terminations and in-progress signals.
 impl Memory {
     pub(crate) fn ack(&self, binding: &Binding, delivery: &Info) {
-        self.acknowledge(binding, |stream, faults| {
+        self.acknowledge(binding, delivery, |stream, faults| {
             stream.ack(&binding.consumer, delivery.stream_sequence(), delivery.delivered(), faults);
         });
     }
 
     pub(crate) fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) {
-        self.acknowledge(binding, |stream, _| {
+        self.acknowledge(binding, delivery, |stream, _| {
             if let Some(consumer) = stream.consumers.get_mut(&binding.consumer) {
                 consumer.nak(delivery.stream_sequence(), delay);
             }
@@ -251,11 +251,11 @@ impl Memory {
     }
 
     pub(crate) fn term(&self, binding: &Binding, delivery: &Info) {
-        self.acknowledge(binding, |stream, _| stream.term(&binding.consumer, delivery.stream_sequence()));
+        self.acknowledge(binding, delivery, |stream, _| stream.term(&binding.consumer, delivery.stream_sequence()));
     }
 
     pub(crate) fn progress(&self, binding: &Binding, delivery: &Info) {
-        self.acknowledge(binding, |stream, _| {
+        self.acknowledge(binding, delivery, |stream, _| {
             if let Some(consumer) = stream.consumers.get_mut(&binding.consumer) {
                 consumer.progress(delivery.stream_sequence());
             }

@@ -14,10 +14,10 @@ use super::Faults;
 use super::consumer::Consumer;
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, FoundConsumer};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
-use crate::message::{Outgoing, PublishFailure, Stored};
+use crate::message::{Info, Outgoing, PublishFailure, Stored};
 use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::sync::lock;
@@ -154,10 +154,10 @@ impl Memory {
         self.change(|state| Ok(state.stream(name)?.purge()))
     }
 
-    /// Returns the configuration of a consumer, if it exists.
-    pub(crate) fn consumer(&self, stream: &str, name: &str) -> Result<Option<nats_consumer::Config>, Refusal> {
+    /// Returns a consumer, if it exists.
+    pub(crate) fn consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, Refusal> {
         let mut state = self.state();
-        Ok(state.stream(stream)?.consumers.get(name).map(|consumer| consumer.config.clone()))
+        Ok(state.stream(stream)?.consumers.get(name).map(|consumer| found(consumer.config.clone())))
     }
 
     /// Returns each consumer of a stream with its filter.
@@ -172,8 +172,8 @@ impl Memory {
         &self,
         stream: &str,
         config: &nats_consumer::Config,
-    ) -> Result<nats_consumer::Config, Refusal> {
-        self.change(|state| state.stream(stream)?.create_consumer(config.clone()))
+    ) -> Result<FoundConsumer, Refusal> {
+        self.change(|state| state.stream(stream)?.create_consumer(config.clone()).map(found))
     }
 
     /// Deletes a consumer; returns `false` if it did not exist.
@@ -343,11 +343,13 @@ impl Memory {
         });
     }
 
-    /// Applies an acknowledgement to the stream of a handler, if it exists.
-    pub(super) fn acknowledge(&self, binding: &Binding, apply: impl FnOnce(&mut Stream, &mut Faults)) {
+    /// Applies an acknowledgement to the stream of a handler, if the consumer that made the delivery still exists.
+    pub(super) fn acknowledge(&self, binding: &Binding, delivery: &Info, apply: impl FnOnce(&mut Stream, &mut Faults)) {
         self.change(|state| {
             let State { streams, faults, .. } = state;
-            if let Some(stream) = streams.get_mut(&binding.stream) {
+            let Some(stream) = streams.get_mut(&binding.stream) else { return };
+            let consumer = stream.consumers.get(&binding.consumer);
+            if consumer.is_some_and(|consumer| consumer.id == delivery.id().incarnation) {
                 apply(stream, faults);
             }
         });
@@ -372,6 +374,10 @@ impl State {
     fn consumer_mut(&mut self, binding: &Binding) -> Option<&mut Consumer> {
         self.streams.get_mut(&binding.stream)?.consumers.get_mut(&binding.consumer)
     }
+}
+
+fn found(config: nats_consumer::Config) -> FoundConsumer {
+    FoundConsumer { config, created: None }
 }
 
 fn no_stream() -> PublishFailure {

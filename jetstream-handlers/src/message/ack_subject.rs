@@ -40,6 +40,8 @@ pub(crate) struct DeliveryId {
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
     pub(crate) consumer_sequence: u64,
+    /// The incarnation of the consumer; the ack subject does not contain it.
+    pub(crate) incarnation: u32,
 }
 
 impl DeliveryId {
@@ -49,6 +51,7 @@ impl DeliveryId {
             delivered: number_before_dot(&mut text)?,
             stream_sequence: number_before_dot(&mut text)?,
             consumer_sequence: number_before_dot(&mut text)?,
+            incarnation: 0,
         })
     }
 }
@@ -155,6 +158,10 @@ impl AckSubject {
         self.id
     }
 
+    pub(crate) fn set_incarnation(&mut self, incarnation: u32) {
+        self.id.incarnation = incarnation;
+    }
+
     /// Increments the delivery count, for an attempt without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.id.delivered += 1;
@@ -232,7 +239,7 @@ impl AckPrefix {
 
     fn build(&self, id: DeliveryId, nanos: u128, pending: u64) -> AckSubject {
         let Self { text, stream_start, stream_end } = self;
-        let DeliveryId { delivered, stream_sequence, consumer_sequence } = id;
+        let DeliveryId { delivered, stream_sequence, consumer_sequence, .. } = id;
         AckSubject {
             subject: format!("{text}.{delivered}.{stream_sequence}.{consumer_sequence}.{nanos}.{pending}").into(),
             stream_start: *stream_start,
@@ -282,7 +289,7 @@ mod tests {
     }
 
     fn numbers(ack: &AckSubject) -> (u64, u64, u64) {
-        let DeliveryId { delivered, stream_sequence, consumer_sequence } = ack.id();
+        let DeliveryId { delivered, stream_sequence, consumer_sequence, .. } = ack.id();
         (delivered, stream_sequence, consumer_sequence)
     }
 
@@ -336,7 +343,7 @@ mod tests {
 
     #[test]
     fn builds_what_it_parses() {
-        let id = DeliveryId { delivered: 2, stream_sequence: 7, consumer_sequence: 9 };
+        let id = DeliveryId { delivered: 2, stream_sequence: 7, consumer_sequence: 9, incarnation: 0 };
         let v2 = parse("$JS.ACK.hub.hash.S.D.1.2.3.4.5.tail");
         for (built, subject) in [
             (AckPrefix::new("S", "D").delivery(id), "$JS.ACK.S.D.2.7.9.0.0"),

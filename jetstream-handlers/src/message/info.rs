@@ -25,7 +25,7 @@ impl Info {
 
     /// Returns the info of a message that was read from its stream instead of being delivered.
     pub(crate) fn from_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
-        let id = DeliveryId { delivered, stream_sequence: stored.sequence, consumer_sequence: 0 };
+        let id = DeliveryId { delivered, stream_sequence: stored.sequence, ..DeliveryId::default() };
         AckPrefix::new(stream, consumer).stored_delivery(id, stored.time, 0).into()
     }
 
@@ -47,6 +47,11 @@ impl Info {
     /// change.
     pub(crate) fn set_ack_sequence(&mut self, consumer_sequence: u64) {
         self.0.set_ack_sequence(consumer_sequence);
+    }
+
+    /// Sets the incarnation of the consumer that made the delivery.
+    pub(crate) fn set_incarnation(&mut self, incarnation: u32) {
+        self.0.set_incarnation(incarnation);
     }
 
     pub(crate) fn id(&self) -> DeliveryId {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Connection;
+use crate::delivery::{Binding, Standing};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, ack_subject};
 
@@ -17,42 +18,57 @@ impl Connection {
     /// Acks and returns `true` if the client's command channel has capacity; otherwise sends nothing.
     ///
     /// It is not `async`, because it is called for every message, and each caller would copy its future.
-    pub(crate) fn try_ack(&self, delivery: Info) -> bool {
-        let ack = pin!(self.client().publish(delivery.into_ack_subject(), ack_subject::ACK));
+    pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
+        match self.standing(binding, &delivery) {
+            Standing::Current => {}
+            Standing::Unknown => return false,
+            Standing::Former => return true,
+        }
+        let client = self.client();
+        let ack = pin!(client.publish(delivery.into_ack_subject(), ack_subject::ACK));
         matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
     }
 
-    pub(crate) async fn ack(&self, delivery: Info) -> Result<(), Error> {
+    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
+        if !self.may_answer(binding, &delivery).await {
+            return Ok(());
+        }
         let subject = delivery.into_ack_subject();
         let sent = self.client().publish(subject, ack_subject::ACK).await;
         sent.map_err(|error| Error::new(ErrorKind::Closed, "could not send an ack").with_source(error))
     }
 
     /// Acks, and waits for the server's confirmation.
-    pub(crate) async fn ack_confirmed(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        if !self.may_answer(binding, delivery).await {
+            return Ok(());
+        }
         self.request_ack(delivery, ack_subject::ACK, limit).await
     }
 
     /// Waits until the server has processed the acks sent before, even if this delivery has ended.
     ///
     /// The server confirms an in-progress signal only after it has processed them.
-    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn flush_acks(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+        if self.standing(binding, delivery) != Standing::Current {
+            return self.round_trip(limit).await;
+        }
         self.request_ack(delivery, ack_subject::PROGRESS, limit).await
     }
 
-    pub(crate) async fn nak(&self, delivery: &Info, delay: Duration) -> Result<(), Error> {
-        self.send_ack(delivery, ack_subject::nak_payload(delay)).await
+    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
+        self.send_ack(binding, delivery, ack_subject::nak_payload(delay)).await
     }
 
-    pub(crate) async fn term(&self, delivery: &Info, reason: &str) -> Result<(), Error> {
+    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
-        self.send_ack(delivery, ack_subject::term_payload(&reason)).await
+        self.send_ack(binding, delivery, ack_subject::term_payload(&reason)).await
     }
 
-    pub(crate) async fn progress(&self, delivery: &Info) -> Result<(), Error> {
-        self.send_ack(delivery, ack_subject::PROGRESS).await
+    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
+        self.send_ack(binding, delivery, ack_subject::PROGRESS).await
     }
 
     /// Sends an acknowledgement as a request through the client's own inbox, which reports "no responders";
@@ -68,7 +84,10 @@ impl Connection {
         }
     }
 
-    async fn send_ack(&self, delivery: &Info, payload: Bytes) -> Result<(), Error> {
+    async fn send_ack(&self, binding: &Binding, delivery: &Info, payload: Bytes) -> Result<(), Error> {
+        if !self.may_answer(binding, delivery).await {
+            return Ok(());
+        }
         self.client().publish(delivery.ack_subject().clone(), payload).await.map_err(|error| {
             let message = format!("could not send an acknowledgement to `{}`", delivery.ack_subject());
             Error::new(ErrorKind::Closed, message).with_source(error)

@@ -1,5 +1,7 @@
 //! Requests to the JetStream API.
 
+use std::time::SystemTime;
+
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
@@ -8,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::Connection;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, FoundConsumer};
 use crate::error::Error;
 use crate::error::api::ApiError;
 
@@ -75,10 +77,10 @@ impl Connection {
         self.request::<stream::Info>(&format!("STREAM.CREATE.{}", config.name), config).await.map(drop)
     }
 
-    /// Returns the configuration of a consumer, if it exists.
-    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
+    /// Returns a consumer, if it exists.
+    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, ApiError> {
         match self.request_empty::<consumer::Info>(&format!("CONSUMER.INFO.{stream}.{name}")).await {
-            Ok(info) => Ok(Some(info.config)),
+            Ok(info) => Ok(Some(found(info))),
             Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
@@ -125,12 +127,12 @@ impl Connection {
         &self,
         stream: &str,
         config: &consumer::Config,
-    ) -> Result<consumer::Config, ApiError> {
+    ) -> Result<FoundConsumer, ApiError> {
         // Permissions of the account are checked against the filter at the end of the subject.
         let name = config.durable_name.as_deref().unwrap_or_default();
         let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
-        self.request::<consumer::Info>(&subject, &request).await.map(|info| info.config)
+        self.request::<consumer::Info>(&subject, &request).await.map(found)
     }
 
     /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
@@ -141,4 +143,8 @@ impl Connection {
         let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
         Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)
     }
+}
+
+fn found(info: consumer::Info) -> FoundConsumer {
+    FoundConsumer { created: Some(SystemTime::from(info.created)), config: info.config }
 }

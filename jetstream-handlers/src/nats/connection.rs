@@ -1,17 +1,21 @@
 //! The connection of a broker, and its state.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
-use async_nats::client::RequestErrorKind;
 use async_nats::connection::State;
+use async_nats::{Client, ConnectOptions};
+use bytes::Bytes;
+use futures::StreamExt as _;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::connect::connect;
 use super::inbox::Routes;
 use super::watchdog::watch;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -20,56 +24,118 @@ use crate::sync::lock;
 
 /// One connection, shared by all handlers and publishers of a broker.
 pub(crate) struct Connection {
-    client: Client,
+    client: RwLock<Arc<CurrentClient>>,
+    /// `true` while the task of the client has ended, and no other client is connected yet.
+    client_ended: AtomicBool,
+    servers: Vec<String>,
+    options: ConnectOptions,
     pub(super) api_prefix: String,
     pub(crate) settings: Settings,
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
     closed: CancellationToken,
+    /// `true` if this process has ended the present connection, or is about to.
+    forced: AtomicBool,
+    /// The epoch that began although the server kept running.
+    broken_epoch: AtomicU64,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
     _watchdog: AbortOnDropHandle<()>,
 }
 
+/// The client in use.
+///
+/// async-nats reconnects by itself; another client is made only if its task has ended, as after a panic.
+pub(crate) struct CurrentClient {
+    client: Client,
+    /// The number of connections that the former clients have made.
+    connects_before: u64,
+}
+
+impl Deref for CurrentClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl CurrentClient {
+    fn connects(&self) -> u64 {
+        self.connects_before + self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+}
+
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("state", &self.client.connection_state()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("state", &self.client().connection_state()).finish_non_exhaustive()
     }
 }
 
 impl Connection {
-    pub(crate) fn new(client: Client, settings: Settings) -> Arc<Self> {
+    /// Connects; retries until `wait` has passed while no server can be reached.
+    pub(crate) async fn connect(
+        servers: Vec<String>,
+        options: ConnectOptions,
+        wait: Duration,
+        settings: Settings,
+    ) -> Result<Arc<Self>, Error> {
+        let client = connect(&servers, options.clone(), wait).await?;
         let api_prefix = match (&settings.api_prefix, &settings.domain) {
             (Some(prefix), _) => prefix.clone(),
             (None, Some(domain)) => format!("$JS.{domain}.API"),
             (None, None) => "$JS.API".to_owned(),
         };
-        let (sender, epoch) = watch::channel(connects(&client));
-        Arc::new_cyclic(|connection| Self {
-            client,
+        let client = CurrentClient { client, connects_before: 0 };
+        let (sender, epoch) = watch::channel(client.connects());
+        Ok(Arc::new_cyclic(|connection| Self {
+            client: RwLock::new(Arc::new(client)),
+            client_ended: AtomicBool::new(false),
+            servers,
+            options,
             api_prefix,
             settings,
             epoch,
             routes: Arc::default(),
             closed: CancellationToken::new(),
+            forced: AtomicBool::new(false),
+            broken_epoch: AtomicU64::new(0),
             lost_at: Mutex::default(),
             _watchdog: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
-        })
+        }))
     }
 
-    pub(crate) fn client(&self) -> &Client {
-        &self.client
+    /// Returns the client in use.
+    pub(crate) fn client(&self) -> Arc<CurrentClient> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Connects another client, because the task of the present one has ended.
+    pub(super) async fn replace_client(&self) -> Result<(), Error> {
+        self.client_ended.store(true, Ordering::Relaxed);
+        let client = connect(&self.servers, self.options.clone(), Duration::ZERO).await?;
+        // One more than the connections before, so that the epoch changes.
+        let client = CurrentClient { client, connects_before: self.connects() + 1 };
+        *self.client.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
+        self.client_ended.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Records that the task of the client has ended, so that nothing is sent until another client is connected.
+    pub(super) fn client_has_ended(&self) {
+        self.client_ended.store(true, Ordering::Relaxed);
     }
 
     /// Returns a JetStream context of the client library with the same API prefix.
     pub(crate) fn jetstream(&self) -> async_nats::jetstream::Context {
-        async_nats::jetstream::with_prefix(self.client.clone(), &self.api_prefix)
+        async_nats::jetstream::with_prefix(self.client().client.clone(), &self.api_prefix)
     }
 
     /// Returns the version of the server if it is older than the given one.
     pub(crate) fn version_before(&self, (major, minor, patch): (i64, i64, i64)) -> Option<String> {
-        let is_older = !self.client.is_server_compatible(major, minor, patch);
-        is_older.then(|| self.client.server_info().version)
+        let client = self.client();
+        let is_older = !client.is_server_compatible(major, minor, patch);
+        is_older.then(|| client.server_info().version)
     }
 
     /// Returns an error if the server is older than the version that introduced `feature`.
@@ -87,8 +153,34 @@ impl Connection {
         Err(Error::new(ErrorKind::Config, text))
     }
 
+    /// Ends the present connection, and makes another one.
+    pub(super) async fn force_reconnect(&self) {
+        self.forced.store(true, Ordering::Relaxed);
+        self.client().force_reconnect().await.ok();
+    }
+
+    /// Returns the id of the server, which it generates when it starts.
+    pub(super) fn server_id(&self) -> String {
+        self.client().server_info().server_id
+    }
+
+    /// Records a new connection; `same_server` is `true` if it is to the same server process as the former one.
+    pub(super) fn record_break(&self, epoch: u64, same_server: bool) {
+        if !self.forced.swap(false, Ordering::Relaxed) && same_server {
+            self.broken_epoch.store(epoch, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns `true` if the connection before this epoch ended although its server kept running, as it does when the
+    /// client reads a message that it cannot parse.
+    pub(super) fn may_be_unreadable(&self, epoch: u64) -> bool {
+        self.broken_epoch.load(Ordering::Relaxed) == epoch
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
-        !self.is_closed() && self.client.connection_state() == State::Connected
+        !self.is_closed()
+            && !self.client_ended.load(Ordering::Relaxed)
+            && self.client().connection_state() == State::Connected
     }
 
     /// Returns the time of the disconnect, if no server is connected.
@@ -135,20 +227,29 @@ impl Connection {
     }
 
     pub(super) fn connects(&self) -> u64 {
-        connects(&self.client)
+        self.client().connects()
     }
 
     pub(super) fn bytes_received(&self) -> u64 {
-        self.client.statistics().in_bytes.load(Ordering::Relaxed)
+        self.client().statistics().in_bytes.load(Ordering::Relaxed)
     }
 
-    /// Sends a request to a subject without subscribers, which the server answers immediately with "no responders".
+    /// Waits until the server has processed everything sent before.
+    ///
+    /// The message goes to a subscription of this connection, so that the answer does not depend on who else listens:
+    /// if the connection has no echo, the server reports "no responders" instead, to the same subscription.
     pub(crate) async fn round_trip(&self, limit: Duration) -> Result<(), Error> {
-        let request = async_nats::Request::new().timeout(Some(limit));
-        match self.client.send_request(self.client.new_inbox(), request).await {
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
-            Ok(_) => Ok(()),
-            Err(error) => Err(Error::new(ErrorKind::Timeout, "the server did not answer").with_source(error)),
+        let client = self.client();
+        let inbox = client.new_inbox();
+        let echo = async {
+            let mut echo = client.subscribe(inbox.clone()).await.ok()?;
+            client.publish_with_reply(inbox.clone(), inbox, Bytes::new()).await.ok()?;
+            echo.next().await
+        };
+        match timeout(limit, echo).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Error::new(ErrorKind::Closed, "the connection was lost")),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the server did not answer")),
         }
     }
 
@@ -157,16 +258,16 @@ impl Connection {
         if self.is_closed() {
             return Ok(());
         }
-        let connected = self.is_connected();
+        let (connected, client) = (self.is_connected(), self.client());
         self.closed.cancel();
         if !connected {
             // Without a server a flush would only delay the stop until the timeout.
-            self.client.drain().await.ok();
+            client.drain().await.ok();
             return Ok(());
         }
         let closing = async {
-            self.client.flush().await.map_err(|error| Box::new(error) as BoxError)?;
-            self.client.drain().await.map_err(|error| Box::new(error) as BoxError)
+            client.flush().await.map_err(|error| Box::new(error) as BoxError)?;
+            client.drain().await.map_err(|error| Box::new(error) as BoxError)
         };
         match tokio::time::timeout(self.settings.request_timeout, closing).await {
             Ok(Ok(())) => Ok(()),
@@ -179,8 +280,4 @@ impl Connection {
             )),
         }
     }
-}
-
-fn connects(client: &Client) -> u64 {
-    client.statistics().connects.load(Ordering::Relaxed)
 }

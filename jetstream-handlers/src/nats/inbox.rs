@@ -16,6 +16,7 @@ use futures::task::AtomicWaker;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::Connection;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
@@ -29,6 +30,12 @@ const MAX_SHARED: usize = 64;
 /// The subject of a max-deliveries advisory, without its last tokens: stream and consumer (`jetstream_api.go`).
 const MAX_DELIVERIES: &str = "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.";
 
+/// The subject of an advisory about a deleted stream, without its last token, the stream.
+const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.";
+
+/// The subject of an advisory about a deleted consumer, without its last tokens: stream and consumer.
+const CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.";
+
 /// An entry in the queue of one handler.
 #[derive(Debug)]
 pub(super) enum Arrival {
@@ -39,6 +46,8 @@ pub(super) enum Arrival {
     Advisory(Box<Message>),
     /// The inbox is about to close because another handler stops; the handler must lease another one.
     Moving,
+    /// The stream or the consumer was deleted, and may have been created again.
+    Deleted,
     /// The inbox is closed, and no more messages arrive.
     Closed,
 }
@@ -108,6 +117,7 @@ pub(super) struct Routes {
     /// Held while an inbox is found or created, so that handlers that start together share one.
     inboxes: tokio::sync::Mutex<Vec<Weak<Inbox>>>,
     advisories: tokio::sync::Mutex<HashMap<String, Weak<Advisories>>>,
+    deletions: tokio::sync::Mutex<Weak<Advisories>>,
     last_number: AtomicU64,
 }
 
@@ -134,10 +144,37 @@ impl fmt::Debug for Inbox {
     }
 }
 
-/// The advisories of all consumers of one stream.
+/// A subscription to advisories, and the task that reads it.
 #[derive(Debug)]
 pub(super) struct Advisories {
-    _reader: AbortOnDropHandle<()>,
+    reader: AbortOnDropHandle<()>,
+}
+
+impl Advisories {
+    /// Returns `false` if the client that delivered them has ended.
+    fn is_open(&self) -> bool {
+        !self.reader.is_finished()
+    }
+}
+
+/// The inboxes that a handler has leased, each with the incarnation of its consumer at that time.
+#[derive(Debug, Default)]
+pub(super) struct Inboxes(VecDeque<(u32, u32)>);
+
+impl Inboxes {
+    /// The maximum number of former inboxes that are remembered; a message of an older one does not arrive any more.
+    const MAX: usize = 16;
+
+    /// Adds the inbox that was leased last.
+    pub(super) fn add(&mut self, inbox: u32, incarnation: u32) {
+        self.0.truncate(Self::MAX);
+        self.0.push_front((inbox, incarnation));
+    }
+
+    /// Returns the incarnation whose deliveries arrive at an inbox.
+    pub(super) fn incarnation(&self, inbox: u32) -> Option<u32> {
+        self.0.iter().find(|(known, _)| *known == inbox).map(|(_, incarnation)| *incarnation)
+    }
 }
 
 /// A handler's share of an inbox.
@@ -151,9 +188,21 @@ impl InboxLease {
         Self(inbox)
     }
 
+    /// Returns the number of the inbox.
+    pub(super) fn number(&self) -> u32 {
+        self.0.tag()
+    }
+
     /// Returns the reply subject of the request with this number.
     pub(super) fn reply(&self, route: &Route, request: u64) -> String {
         format!("{}.{}.{request}", self.0.subject, route.number)
+    }
+}
+
+impl Inbox {
+    /// Returns the number by which a delivery names its inbox, in place of an incarnation.
+    fn tag(&self) -> u32 {
+        tag(self.number)
     }
 }
 
@@ -195,17 +244,17 @@ impl Routes {
         self.table().by_number.len()
     }
 
-    /// Leases an inbox that was created on this connection (`epoch`) and is not the `former` one.
+    /// Leases an inbox that was created on this connection (`epoch`) and is none of the `former` ones.
     ///
     /// # Cancel safety
     ///
     /// A subscription that was not leased is dropped.
     pub(super) async fn lease(
         self: &Arc<Self>,
-        client: &Client,
+        connection: &Arc<Connection>,
         route: &Route,
         epoch: u64,
-        former: Option<&InboxLease>,
+        former: &Inboxes,
     ) -> Result<InboxLease, Error> {
         let mut inboxes = self.inboxes.lock().await;
         inboxes.retain(|inbox| inbox.strong_count() > 0);
@@ -213,16 +262,18 @@ impl Routes {
             inbox.epoch == epoch
                 && !inbox.closing.is_cancelled()
                 && inbox.leases.load(Ordering::Relaxed) < MAX_SHARED
-                && former.is_none_or(|former| former.0.number != inbox.number)
+                && former.incarnation(inbox.tag()).is_none()
                 && !self.table().serves(inbox.number, &route.consumer)
         });
         if let Some(inbox) = free {
             return Ok(InboxLease::new(inbox, route));
         }
+        let client = connection.client();
         let subject = client.new_inbox();
-        let subscriber = subscribe(client, format!("{subject}.*.*")).await?;
+        let subscriber = subscribe(&client, format!("{subject}.*.*")).await?;
         let (number, closing) = (self.last_number.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
-        let reader = Reader { routes: self.clone(), client: client.clone(), inbox: number, orphaned: Vec::new() };
+        let connection = Arc::downgrade(connection);
+        let reader = Reader { routes: self.clone(), connection, epoch, inbox: number, orphaned: Vec::new() };
         let reader = tokio::spawn(reader.run(subscriber, closing.clone()));
         let inbox = Arc::new(Inbox {
             number,
@@ -256,7 +307,9 @@ impl Routes {
     pub(super) async fn advisories(self: &Arc<Self>, client: &Client, stream: &str) -> Result<Arc<Advisories>, Error> {
         let mut all = self.advisories.lock().await;
         all.retain(|_, advisories| advisories.strong_count() > 0);
-        if let Some(advisories) = all.get(stream).and_then(Weak::upgrade) {
+        if let Some(advisories) = all.get(stream).and_then(Weak::upgrade)
+            && advisories.is_open()
+        {
             return Ok(advisories);
         }
         let mut subscriber = subscribe(client, format!("{MAX_DELIVERIES}{stream}.*")).await?;
@@ -270,9 +323,49 @@ impl Routes {
                 }
             }
         });
-        let advisories = Arc::new(Advisories { _reader: AbortOnDropHandle::new(reader) });
+        let advisories = Arc::new(Advisories { reader: AbortOnDropHandle::new(reader) });
         all.insert(stream.to_owned(), Arc::downgrade(&advisories));
         Ok(advisories)
+    }
+
+    /// Subscribes to the advisories about deleted streams and consumers.
+    pub(super) async fn deletions(self: &Arc<Self>, client: &Client) -> Result<Arc<Advisories>, Error> {
+        let mut known = self.deletions.lock().await;
+        if let Some(advisories) = known.upgrade()
+            && advisories.is_open()
+        {
+            return Ok(advisories);
+        }
+        let mut streams = subscribe(client, format!("{STREAM_DELETED}*")).await?;
+        let mut consumers = subscribe(client, format!("{CONSUMER_DELETED}*.*")).await?;
+        let routes = self.clone();
+        let reader = tokio::spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    message = streams.next() => message,
+                    message = consumers.next() => message,
+                };
+                let Some(message) = message else { return };
+                routes.deleted(&message.subject);
+            }
+        });
+        let advisories = Arc::new(Advisories { reader: AbortOnDropHandle::new(reader) });
+        *known = Arc::downgrade(&advisories);
+        Ok(advisories)
+    }
+
+    /// Tells the handlers whose stream or consumer was deleted, by the subject of the advisory.
+    ///
+    /// Everyone can publish an advisory, so the handlers only ask the server whether their consumer is still the same.
+    fn deleted(&self, subject: &str) {
+        let table = self.table();
+        let routes = table.by_number.values();
+        if let Some(stream) = subject.strip_prefix(STREAM_DELETED) {
+            let of_stream = |route: &&Arc<Route>| route.consumer.split('.').next() == Some(stream);
+            routes.filter(of_stream).for_each(|route| route.push(Arrival::Deleted));
+        } else if let Some(consumer) = subject.strip_prefix(CONSUMER_DELETED) {
+            routes.filter(|route| route.consumer == consumer).for_each(|route| route.push(Arrival::Deleted));
+        }
     }
 
     /// Returns the routes of the handlers at an inbox.
@@ -289,7 +382,8 @@ impl Routes {
 /// The task that reads one inbox, and routes what arrives.
 struct Reader {
     routes: Arc<Routes>,
-    client: Client,
+    connection: Weak<Connection>,
+    epoch: u64,
     inbox: u64,
     /// The ack subjects of deliveries for handlers that no longer exist.
     orphaned: Vec<Subject>,
@@ -310,13 +404,25 @@ impl Reader {
                     subscriber.drain().await.ok();
                 }
             }
-            for ack_subject in self.orphaned.drain(..) {
-                // With a nak, another instance receives the message immediately, not only after its `ack_wait`.
-                self.client.publish(ack_subject, ack_subject::NAK).await.ok();
-            }
+            self.nak_orphaned().await;
         }
         for route in self.routes.at(self.inbox) {
             route.push(Arrival::Closed);
+        }
+    }
+
+    /// Naks the messages of handlers that no longer exist, so that another instance receives them immediately and not
+    /// only after their `ack_wait`.
+    async fn nak_orphaned(&mut self) {
+        if self.orphaned.is_empty() {
+            return;
+        }
+        let Some(connection) = self.connection.upgrade() else { return };
+        for ack_subject in self.orphaned.drain(..) {
+            // On another connection, the nak could be for a message of another stream.
+            if connection.epoch_now() == Some(self.epoch) {
+                connection.client().publish(ack_subject, ack_subject::NAK).await.ok();
+            }
         }
     }
 
@@ -341,7 +447,9 @@ impl Reader {
                 }) {
                     Some(Ok(info)) => {
                         let queue = batch.as_mut().map(|batch| &mut batch.queue);
-                        queue.expect("the ack subject was parsed by the batch").push_back(arrival(message, info));
+                        queue
+                            .expect("the ack subject was parsed by the batch")
+                            .push_back(arrival(message, info, self.inbox));
                     }
                     Some(Err(ack_subject)) => match Info::parse(ack_subject) {
                         Some(info) => {
@@ -350,7 +458,7 @@ impl Reader {
                             let route = table.find(info.stream_and_consumer(), self.inbox);
                             batch = route.map(|route| Batch::begin(route, info.clone()));
                             match &mut batch {
-                                Some(batch) => batch.queue.push_back(arrival(message, info)),
+                                Some(batch) => batch.queue.push_back(arrival(message, info, self.inbox)),
                                 None => self.orphaned.push(info.into_ack_subject()),
                             }
                         }
@@ -418,7 +526,14 @@ async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error
     })
 }
 
-fn arrival(message: Message, info: Info) -> Arrival {
+/// Returns the number of an inbox as a delivery contains it; the inboxes of one handler never differ by that much.
+fn tag(inbox: u64) -> u32 {
+    inbox as u32
+}
+
+fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
+    // Replaced by the incarnation that is read from this inbox.
+    info.set_incarnation(tag(inbox));
     let Message { subject, payload, headers, .. } = message;
     Arrival::Delivery(Delivery { subject, payload, headers: headers.map(Arc::new), info })
 }

@@ -5,6 +5,7 @@ mod api;
 mod connect;
 mod connection;
 mod floor;
+mod identity;
 mod inbox;
 mod messages;
 mod metadata;
@@ -12,7 +13,7 @@ mod publish;
 mod pull;
 mod watchdog;
 
-pub(crate) use connect::{Environment, connect, credentials_file, options};
+pub(crate) use connect::{Environment, credentials_file, options};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;

@@ -1,12 +1,16 @@
-//! The task that detects reconnects, and reconnects if the server does not respond.
+//! The task that detects reconnects, reconnects if the server does not respond, and replaces a client whose task has
+//! ended.
 
 use std::sync::Weak;
 use std::time::Duration;
 
+use async_nats::{Client, Subscriber};
+use futures::StreamExt as _;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Connection;
+use crate::backoff::ExponentialBackoff;
 
 /// The interval at which the connection is checked.
 ///
@@ -16,18 +20,38 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 /// The time without data from the server after which it is probed, and the minimum time between two probes.
 const MAX_SILENCE: Duration = Duration::from_millis(2500);
 
-/// The timeout of a probe.
+/// The time in which the server must answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Publishes the epoch of the connection, and reconnects when the server does not respond to a probe.
+/// Publishes the epoch of the connection, reconnects when the server does not respond to a probe, and replaces a client
+/// whose task has ended.
 ///
 /// async-nats detects an unresponsive server only after two unanswered pings.
 pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64>) {
     let (mut received, mut received_at) = (0, Instant::now());
+    // A subscription ends with the task of its client, which nothing else shows.
+    let Some(first) = connection.upgrade() else { return };
+    let (mut client_end, mut server) = (subscribe(&first).await, first.server_id());
+    drop(first);
     loop {
-        tokio::time::sleep(CHECK_INTERVAL).await;
+        let ended = tokio::select! {
+            () = sleep(CHECK_INTERVAL) => false,
+            () = ended(&mut client_end) => true,
+        };
         let Some(connection) = connection.upgrade() else { return };
+        if connection.is_closed() {
+            return;
+        }
+        if ended {
+            replace_client(&connection).await;
+            client_end = subscribe(&connection).await;
+        }
         let connects = connection.connects();
+        if *epoch.borrow() != connects {
+            // A server that was restarted has another id, as has another server of the cluster.
+            let before = std::mem::replace(&mut server, connection.server_id());
+            connection.record_break(connects, server == before);
+        }
         let reconnected = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
         connection.record_state(reconnected);
         if connection.bytes_received() != received || reconnected || !connection.is_connected() {
@@ -36,12 +60,59 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
         if received_at.elapsed() < MAX_SILENCE {
             continue;
         }
-        // A responsive server answers a request without responders immediately, whatever the user's permissions.
-        connection.round_trip(PROBE_TIMEOUT).await.ok();
-        if connection.bytes_received() == received && connection.is_connected() {
+        if !responds(&connection, received).await && connection.is_connected() {
             tracing::warn!("the server does not respond; reconnecting");
-            connection.client().force_reconnect().await.ok();
+            connection.force_reconnect().await;
         }
         received_at = Instant::now();
     }
+}
+
+async fn subscribe(connection: &Connection) -> Option<Subscriber> {
+    let client = connection.client();
+    client.subscribe(client.new_inbox()).await.ok()
+}
+
+/// Waits until a subscription has ended.
+async fn ended(subscriber: &mut Option<Subscriber>) {
+    match subscriber {
+        Some(subscriber) => while subscriber.next().await.is_some() {},
+        None => std::future::pending().await,
+    }
+}
+
+/// Connects another client, and retries until that succeeds or the connection is closed.
+async fn replace_client(connection: &Connection) {
+    connection.client_has_ended();
+    connection.record_state(false);
+    tracing::error!("the task of the NATS client has ended unexpectedly; connecting another client");
+    let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(4));
+    while let Err(error) = connection.replace_client().await {
+        tracing::warn!("cannot connect another client: {error:?}");
+        tokio::select! {
+            () = sleep(backoff.next()) => {}
+            () = connection.closed() => return,
+        }
+    }
+}
+
+/// Returns `true` if the server responds to a ping.
+///
+/// A server always responds to it, whatever the permissions of the user, and whoever else listens.
+async fn responds(connection: &Connection, received: u64) -> bool {
+    let client = connection.client();
+    let answer = async {
+        if ping(&client).await.is_none() {
+            return std::future::pending().await;
+        }
+        while connection.bytes_received() == received {
+            sleep(CHECK_INTERVAL / 10).await;
+        }
+    };
+    timeout(PROBE_TIMEOUT, answer).await.is_ok()
+}
+
+/// Sends a ping, which async-nats does only when it drains a subscription.
+async fn ping(client: &Client) -> Option<()> {
+    client.subscribe(client.new_inbox()).await.ok()?.drain().await.ok()
 }

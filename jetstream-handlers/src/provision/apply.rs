@@ -27,7 +27,7 @@ pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Res
     let mut problems = Vec::new();
     for (result, index) in created.into_iter().zip(missing_consumers) {
         match result {
-            Ok(config) => bindings[index].1.adopt(&config),
+            Ok(created) => bindings[index].1.adopt(created),
             Err(problem) => problems.push(problem),
         }
     }

@@ -1,12 +1,12 @@
 //! The durable consumers of handlers: their configuration, their comparison and their creation.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{ErrorCode, consumer};
 
 use super::drift;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, FoundConsumer, Incarnations};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::error::problem::{Problem, Purpose};
@@ -23,12 +23,13 @@ const GROUP: &str = "ordered";
 const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Binding {
-    /// Adopts the configuration of the consumer on the server.
-    pub(super) fn adopt(&mut self, found: &consumer::Config) {
-        self.config = Arc::new(found.clone());
+    /// Adopts the consumer on the server.
+    pub(super) fn adopt(&mut self, FoundConsumer { config: found, created }: FoundConsumer) {
+        self.incarnations = Incarnations::of(created);
         self.ack_wait = found.ack_wait;
         self.max_ack_pending =
             usize::try_from(found.max_ack_pending).ok().filter(|bound| *bound > 0).unwrap_or(usize::MAX);
+        self.config = Arc::new(found);
     }
 }
 
@@ -61,7 +62,7 @@ pub(super) async fn find_consumer(
     transport: &Transport,
     handler: &Declaration,
     binding: &Binding,
-) -> Result<Option<consumer::Config>, Problem> {
+) -> Result<Option<FoundConsumer>, Problem> {
     Need::of(handler, binding).find(transport).await
 }
 
@@ -70,7 +71,7 @@ pub(super) async fn create_consumer(
     transport: &Transport,
     handler: &Declaration,
     binding: &Binding,
-) -> Result<consumer::Config, Problem> {
+) -> Result<FoundConsumer, Problem> {
     let need = Need::of(handler, binding);
     need.create(transport, &need.config).await
 }
@@ -78,12 +79,13 @@ pub(super) async fn create_consumer(
 /// Creates the deleted consumer of a handler again, or finds the one that another process created meanwhile.
 ///
 /// The consumer delivers the stream from the sequence `start` on, or the whole stream if `start` is `None`.
+/// Returns the time at which it was created.
 pub(crate) async fn restore_consumer(
     transport: &Transport,
     handler: &str,
     binding: &Binding,
     start: Option<u64>,
-) -> Result<(), Error> {
+) -> Result<Option<SystemTime>, Error> {
     // The configuration that the deleted consumer had, because an operator may have changed it.
     let mut config = (*binding.config).clone();
     config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
@@ -94,7 +96,7 @@ pub(crate) async fn restore_consumer(
         restored.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
     }
     let need = Need { handler, binding, config, concurrency: 1 };
-    need.create(transport, &restored).await.map(drop).map_err(|problem| Error::of(vec![problem]))
+    need.create(transport, &restored).await.map(|found| found.created).map_err(|problem| Error::of(vec![problem]))
 }
 
 /// The consumer that a handler needs.
@@ -111,13 +113,13 @@ impl<'a> Need<'a> {
         Self { handler: &handler.name, binding, config, concurrency }
     }
 
-    async fn find(&self, transport: &Transport) -> Result<Option<consumer::Config>, Problem> {
+    async fn find(&self, transport: &Transport) -> Result<Option<FoundConsumer>, Problem> {
         let Binding { stream, consumer, .. } = self.binding;
         let found = transport.consumer(stream, consumer).await;
         let found =
             found.map_err(|error| self.failed(error, &format!("`{}`: reading consumer `{consumer}`", self.handler)))?;
         if let Some(found) = &found {
-            let differences = drift::consumer(found, &self.config, self.concurrency);
+            let differences = drift::consumer(&found.config, &self.config, self.concurrency);
             if !differences.is_empty() {
                 return Err(Problem::ConsumerDiffers {
                     handler: self.handler.to_owned(),
@@ -130,14 +132,14 @@ impl<'a> Need<'a> {
         Ok(found)
     }
 
-    async fn create(&self, transport: &Transport, config: &consumer::Config) -> Result<consumer::Config, Problem> {
+    async fn create(&self, transport: &Transport, config: &consumer::Config) -> Result<FoundConsumer, Problem> {
         let Self { handler, binding: Binding { stream, consumer, .. }, .. } = self;
         match transport.create_consumer(stream, config).await {
             Ok(created) => {
                 tracing::info!(handler, stream, consumer, "created the durable consumer");
                 // An older server ignores fields that it does not know, and it may be another server of the cluster
                 // than the connected one.
-                if created.priority_policy != config.priority_policy {
+                if created.config.priority_policy != config.priority_policy {
                     let (handler, consumer) = ((*handler).to_owned(), consumer.clone());
                     return Err(Problem::ServerTooOld { handler, consumer, version: None });
                 }

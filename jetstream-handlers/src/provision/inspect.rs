@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 
 use super::consumers::{consumer_config, find_consumer};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Incarnations};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration};
 use crate::subject::{covers, overlap};
@@ -57,9 +57,9 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
     let mut missing_consumers = Vec::new();
     for (index, (result, (_, binding))) in found.into_iter().zip(&mut bindings).enumerate() {
         match result {
-            Ok(Some(config)) => {
+            Ok(Some(found)) => {
                 binding.existed = true;
-                binding.adopt(&config);
+                binding.adopt(found);
             }
             Ok(None) => missing_consumers.push(index),
             Err(problem) => problems.push(problem),
@@ -88,6 +88,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
+        incarnations: Incarnations::default(),
         existed: false,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,

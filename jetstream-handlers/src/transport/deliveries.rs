@@ -1,7 +1,7 @@
 //! The deliveries of one handler, and their acknowledgements.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Transport;
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
@@ -66,8 +66,9 @@ impl Deliveries {
         }
     }
 
-    /// Continues after [`DeliveryEvent::ConsumerMissing`], with the result of restoring the consumer.
-    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+    /// Continues after [`DeliveryEvent::ConsumerMissing`], with the result of restoring the consumer: the time at which
+    /// it was created.
+    pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
         match self {
             Self::Nats(pull) => pull.restored(result),
             Self::Memory(deliveries) => deliveries.restored(result),
@@ -128,7 +129,7 @@ impl Transport {
     /// Acknowledges a delivery if that requires no waiting; otherwise sends nothing and returns `false`.
     pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
         match self {
-            Self::Nats(connection) => connection.try_ack(delivery),
+            Self::Nats(connection) => connection.try_ack(binding, delivery),
             Self::Memory(memory) => {
                 memory.ack(binding, &delivery);
                 true
@@ -139,7 +140,7 @@ impl Transport {
     /// Acknowledges a delivery.
     pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.ack(delivery).await,
+            Self::Nats(connection) => connection.ack(binding, delivery).await,
             Self::Memory(memory) => {
                 memory.ack(binding, &delivery);
                 Ok(())
@@ -150,7 +151,7 @@ impl Transport {
     /// Acknowledges a delivery, and waits until the server has confirmed it.
     pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.ack_confirmed(delivery, limit).await,
+            Self::Nats(connection) => connection.ack_confirmed(binding, delivery, limit).await,
             Self::Memory(memory) => {
                 memory.ack(binding, delivery);
                 Ok(())
@@ -161,7 +162,7 @@ impl Transport {
     /// Requests a redelivery after `delay`, or immediately if it is zero.
     pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.nak(delivery, delay).await,
+            Self::Nats(connection) => connection.nak(binding, delivery, delay).await,
             Self::Memory(memory) => {
                 memory.nak(binding, delivery, delay);
                 Ok(())
@@ -172,7 +173,7 @@ impl Transport {
     /// Terminates a message, which is never redelivered.
     pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.term(delivery, reason).await,
+            Self::Nats(connection) => connection.term(binding, delivery, reason).await,
             Self::Memory(memory) => {
                 memory.term(binding, delivery);
                 Ok(())
@@ -183,7 +184,7 @@ impl Transport {
     /// Signals that a message is in progress, which restarts its `ack_wait`.
     pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.progress(delivery).await,
+            Self::Nats(connection) => connection.progress(binding, delivery).await,
             Self::Memory(memory) => {
                 memory.progress(binding, delivery);
                 Ok(())
@@ -193,9 +194,9 @@ impl Transport {
 
     /// Waits until the server has processed all earlier acknowledgements to the consumer of `delivery`, which has
     /// ended.
-    pub(crate) async fn flush_acks(&self, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn flush_acks(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => connection.flush_acks(delivery, limit).await,
+            Self::Nats(connection) => connection.flush_acks(binding, delivery, limit).await,
             // In memory, every call takes effect before it returns.
             Self::Memory(_) => Ok(()),
         }

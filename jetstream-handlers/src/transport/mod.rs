@@ -16,7 +16,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::Binding;
+use crate::delivery::{Binding, FoundConsumer};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -48,9 +48,9 @@ impl Transport {
     }
 
     /// Returns the client of the connection; `None` in memory.
-    pub(crate) fn client(&self) -> Option<&async_nats::Client> {
+    pub(crate) fn client(&self) -> Option<async_nats::Client> {
         match self {
-            Self::Nats(connection) => Some(connection.client()),
+            Self::Nats(connection) => Some((**connection.client()).clone()),
             Self::Memory(_) => None,
         }
     }
@@ -78,8 +78,8 @@ impl Transport {
         }
     }
 
-    /// Returns the configuration of a consumer, if it exists.
-    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<consumer::Config>, ApiError> {
+    /// Returns a consumer, if it exists.
+    pub(crate) async fn consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, ApiError> {
         match self {
             Self::Nats(connection) => connection.consumer(stream, name).await,
             Self::Memory(memory) => memory.consumer(stream, name).map_err(ApiError::Refused),
@@ -107,7 +107,7 @@ impl Transport {
         &self,
         stream: &str,
         config: &consumer::Config,
-    ) -> Result<consumer::Config, ApiError> {
+    ) -> Result<FoundConsumer, ApiError> {
         match self {
             Self::Nats(connection) => connection.create_consumer(stream, config).await,
             Self::Memory(memory) => memory.create_consumer(stream, config).map_err(ApiError::Refused),

@@ -26,7 +26,7 @@ mod thread;
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
@@ -181,7 +181,7 @@ impl Worker {
         &'a self,
         event: DeliveryEvent,
         buffer: &mut BufferGuard<'_>,
-        restoring: &mut Option<BoxFuture<'a, Result<(), Error>>>,
+        restoring: &mut Option<BoxFuture<'a, Result<Option<SystemTime>, Error>>>,
     ) {
         match event {
             DeliveryEvent::ConsumerMissing { start } => *restoring = Some(Box::pin(self.restore_consumer(start))),

@@ -1,6 +1,6 @@
 //! The restoration of a handler's consumer that was deleted.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 
@@ -15,11 +15,12 @@ impl Worker {
     /// Restores the consumer, or finds that it exists.
     ///
     /// A restored consumer starts at the stream sequence `start`, or at the beginning of the stream if that is `None`.
+    /// Returns the time at which the consumer was created.
     ///
     /// # Errors
     ///
     /// The kind is [`ErrorKind::Timeout`] if it is not known whether the consumer exists.
-    pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<(), Error> {
+    pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<Option<SystemTime>, Error> {
         let restored = restore_consumer(&self.transport, &self.handler.declaration.name, &self.binding, start);
         let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
         timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)

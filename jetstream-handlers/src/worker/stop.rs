@@ -118,7 +118,7 @@ impl Worker {
         let last = self.slots.iter().find_map(Slot::last);
         let confirmed = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
-            Some(delivery) => self.transport.flush_acks(&self.info(delivery), LAST_ACKS_TIMEOUT).await,
+            Some(delivery) => self.transport.flush_acks(&self.binding, &self.info(delivery), LAST_ACKS_TIMEOUT).await,
             None => self.transport.round_trip(ROUND_TRIP_TIMEOUT).await,
         };
         if let Err(error) = confirmed {

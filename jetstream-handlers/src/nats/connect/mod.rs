@@ -67,7 +67,7 @@ pub(crate) async fn credentials_file(options: ConnectOptions, path: &Path) -> Re
 }
 
 /// Connects; retries with exponential backoff until `wait` has passed while no server can be reached.
-pub(crate) async fn connect(servers: &[String], options: ConnectOptions, wait: Duration) -> Result<Client, Error> {
+pub(super) async fn connect(servers: &[String], options: ConnectOptions, wait: Duration) -> Result<Client, Error> {
     let options = options.subscription_capacity(CAPACITY);
     let deadline = Instant::now() + wait;
     let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(4));

@@ -172,8 +172,9 @@ impl<'a> AtomicBatch<'a> {
         let Outgoing { subject, payload, headers } = message;
         let wait = attempt_timeout(deadline);
         let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
+        let client = self.connection.client();
         let sent = tokio::select! {
-            sent = timeout_at(deadline, self.connection.client().send_request(subject.clone(), request)) => sent,
+            sent = timeout_at(deadline, client.send_request(subject.clone(), request)) => sent,
             // No answer to a request of the former connection arrives on this one.
             Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),
         };

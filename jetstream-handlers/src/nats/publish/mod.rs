@@ -52,9 +52,10 @@ pub(crate) async fn publish_once(
         .timeout(Some(attempt_timeout(deadline)));
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
+    let client = connection.client();
     let sent = tokio::select! {
         // The deadline also covers sending, which waits for capacity in a queue while there is no connection.
-        sent = timeout_at(deadline, connection.client().send_request(message.subject.clone(), request)) => sent,
+        sent = timeout_at(deadline, client.send_request(message.subject.clone(), request)) => sent,
         // No answer to a request of the former connection arrives on this one.
         Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
     };

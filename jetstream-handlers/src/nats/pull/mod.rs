@@ -12,7 +12,7 @@ mod status;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::StatusCode;
 use bytes::Bytes;
@@ -21,11 +21,11 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
-use super::inbox::{Advisories, Arrival, InboxLease, Route};
+use super::inbox::{Advisories, Arrival, InboxLease, Inboxes, Route};
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::Message;
+use crate::message::{DeliveryId, Message};
 use floor_reader::FloorReader;
 use ordered::{Ordered, PIN_KEEPALIVE};
 use recovery::{Recovery, Then};
@@ -51,9 +51,10 @@ pub(crate) struct Pull {
     epoch: watch::Receiver<u64>,
     route: Arc<Route>,
     lease: Option<InboxLease>,
+    inboxes: Inboxes,
     /// `true` if the requests with this inbox may be lost; another inbox is leased before the next request.
     stale: bool,
-    _advisories: Arc<Advisories>,
+    _advisories: [Arc<Advisories>; 2],
     phase: Phase,
 
     capacity: usize,
@@ -65,6 +66,8 @@ pub(crate) struct Pull {
     /// The state of an ordered handler's pulls; `None` for any other handler.
     order: Option<Box<Ordered>>,
 
+    /// The inbox and the consumer sequence of the last delivery.
+    last_delivery: Option<(u32, u64)>,
     arrived: VecDeque<Arrival>,
     /// State changes for the worker, which [`fill`](Self::fill) returns before it passes the messages in `released`.
     events: VecDeque<DeliveryEvent>,
@@ -105,10 +108,11 @@ impl Pull {
         binding: Arc<Binding>,
         fetch_wait: Option<Duration>,
     ) -> Result<Self, Error> {
-        let advisories = connection.routes.advisories(connection.client(), &binding.stream).await?;
+        let advisories = subscribe_to_advisories(&connection, &binding).await?;
         let route = connection.routes.open(&binding.stream, &binding.consumer);
         let mut epoch = connection.epoch();
         let now = *epoch.borrow_and_update();
+        binding.incarnations.connected(now);
         let handler = Arc::<str>::from(handler);
         let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
         let mut pull = Self {
@@ -119,6 +123,7 @@ impl Pull {
             epoch,
             route,
             lease: None,
+            inboxes: Inboxes::default(),
             stale: false,
             _advisories: advisories,
             phase: Phase::Open,
@@ -129,6 +134,7 @@ impl Pull {
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
             order,
+            last_delivery: None,
             arrived: VecDeque::new(),
             events: VecDeque::new(),
             released: VecDeque::new(),
@@ -141,9 +147,17 @@ impl Pull {
     }
 
     async fn lease_inbox(&mut self, epoch: u64) -> Result<(), Error> {
-        let former = self.lease.as_ref();
-        let lease = self.connection.routes.lease(self.connection.client(), &self.route, epoch, former).await?;
+        let lease = self.connection.routes.lease(&self.connection, &self.route, epoch, &self.inboxes).await?;
+        self.inboxes.add(lease.number(), self.binding.incarnations.current());
         self.lease = Some(lease);
+        Ok(())
+    }
+
+    /// Leases another inbox, and subscribes again to what a client that has ended had subscribed to.
+    async fn lease_again(&mut self) -> Result<(), Error> {
+        let epoch = *self.epoch.borrow();
+        self.lease_inbox(epoch).await?;
+        self._advisories = subscribe_to_advisories(&self.connection, &self.binding).await?;
         Ok(())
     }
 
@@ -166,6 +180,7 @@ impl Pull {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
+                Arrival::Deleted => self.doubt(),
                 Arrival::Closed if self.phase == Phase::Draining => self.phase = Phase::Closed,
                 // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
                 // client is closed, which the next lease reports.
@@ -272,8 +287,7 @@ impl Pull {
             return self.back_off("not connected");
         }
         if self.stale {
-            let epoch = *self.epoch.borrow();
-            if let Err(error) = Box::pin(self.lease_inbox(epoch)).await {
+            if let Err(error) = Box::pin(self.lease_again()).await {
                 return self.back_off(&chain(&error));
             }
             self.requests.forget();
@@ -351,8 +365,8 @@ impl Pull {
             self.recovery.proceed(now, || self.floor.start());
         } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
             self.requests.forget();
-            self.stale = true;
-            self.back_off("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.doubt();
+            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
         } else {
             self.requests.prune();
         }
@@ -362,6 +376,7 @@ impl Pull {
     fn on_reconnect(&mut self) {
         // The requests on the former connection will not be answered.
         self.requests.forget();
+        self.binding.incarnations.connected(*self.epoch.borrow());
         self.stale = true;
         self.floor.reconnected();
         if let Some(order) = &mut self.order {
@@ -382,11 +397,27 @@ impl Pull {
         }
     }
 
+    /// Begins another incarnation of the consumer, because it may have been replaced.
+    fn doubt(&mut self) {
+        self.binding.incarnations.doubt();
+        self.stale = true;
+    }
+
+    /// Begins another incarnation of the consumer, because it was replaced.
+    fn replaced(&mut self) {
+        self.binding.incarnations.replace();
+        self.stale = true;
+        self.consumer_replaced();
+    }
+
     /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
-    pub(crate) fn restored(&mut self, result: Result<(), Error>) {
+    pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
         self.recovery.restored();
         match result {
-            Ok(()) => {}
+            Ok(created) => {
+                let incarnations = &self.binding.incarnations;
+                incarnations.identify(incarnations.current(), created);
+            }
             // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
             // the next pull request shows whether the consumer exists.
             Err(error) if error.kind() == ErrorKind::Timeout => {
@@ -397,19 +428,35 @@ impl Pull {
     }
 
     /// Counts a delivery, and passes it on if it may be handled now.
-    fn on_delivery(&mut self, message: Message, push: &mut impl FnMut(Message)) {
+    fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
+        self.check_numbering(&mut message);
         self.requests.delivered();
         self.limits.busy();
         self.mark_healthy();
         self.floor.read_if_due(self.last_heard);
-        let Some(order) = &mut self.order else { return push(message) };
-        if order.resequencer.shows_restart(&message) {
-            self.consumer_replaced();
+        if self.order.is_none() {
+            return push(message);
         }
         if let Some(message) = self.order.as_mut().and_then(|order| order.pass(message)) {
             // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }
+    }
+
+    /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering.
+    fn check_numbering(&mut self, message: &mut Message) {
+        let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
+        let incarnation = self.inboxes.incarnation(inbox);
+        // Deliveries in two inboxes can overtake each other.
+        let last = self.last_delivery.replace((inbox, consumer_sequence));
+        let is_lower = last.is_some_and(|(last_inbox, last)| last_inbox == inbox && consumer_sequence <= last);
+        let is_first = self.order.as_ref().is_some_and(|order| order.resequencer.shows_restart(message));
+        if is_lower || is_first {
+            tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
+            self.replaced();
+            self.inboxes.add(inbox, self.binding.incarnations.current());
+        }
+        message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
     }
 
     /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
@@ -461,7 +508,7 @@ impl Pull {
             }
             Status::ConsumerDeleted => {
                 self.requests.forget();
-                self.consumer_replaced();
+                self.replaced();
                 self.back_off_and_restore("the consumer was deleted");
             }
             Status::BatchTooLarge(limit) => {
@@ -486,6 +533,7 @@ impl Pull {
             }
             Status::NoResponders => {
                 self.requests.end(number, left);
+                self.doubt();
                 // A leader may be elected soon; the consumer is restored only if the next request fails as well.
                 if self.recovery.has_reason() {
                     self.back_off_and_restore(NO_RESPONDERS);
@@ -495,6 +543,7 @@ impl Pull {
             }
             Status::Refused => {
                 self.requests.end(number, left);
+                self.doubt();
                 self.back_off_and_restore(&format!("{code} {text}"));
             }
         }
@@ -524,4 +573,13 @@ impl Pull {
             self.events.push_back(DeliveryEvent::Running);
         }
     }
+}
+
+async fn subscribe_to_advisories(
+    connection: &Arc<Connection>,
+    binding: &Binding,
+) -> Result<[Arc<Advisories>; 2], Error> {
+    let client = connection.client();
+    let max_deliveries = connection.routes.advisories(&client, &binding.stream).await?;
+    Ok([max_deliveries, connection.routes.deletions(&client).await?])
 }

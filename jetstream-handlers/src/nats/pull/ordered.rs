@@ -3,7 +3,7 @@
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer;
 use futures::future::BoxFuture;
@@ -197,8 +197,8 @@ impl Pull {
         let Some(lease) = &self.lease else { return };
         let reply = lease.reply(&self.route, PIN_KEEPALIVE);
         if self.connection.is_connected() {
-            let sent = self.connection.client().publish_with_reply(self.next_subject.clone(), reply, request.into());
-            sent.await.ok();
+            let client = self.connection.client();
+            client.publish_with_reply(self.next_subject.clone(), reply, request.into()).await.ok();
         }
         if let Some(order) = &mut self.order {
             order.pin_refreshed();
@@ -244,6 +244,8 @@ impl Pull {
             return order.resequencer.close();
         };
         let same = order.resequencer.is_same_consumer(&info);
+        let incarnations = &self.binding.incarnations;
+        incarnations.identify(incarnations.current(), Some(SystemTime::from(info.created)));
         let verified = order.verified_on.replace(epoch) == Some(epoch);
         if !same {
             self.consumer_replaced();
@@ -281,8 +283,7 @@ impl Pull {
             }
             Action::Nak(ack_subjects) => {
                 for ack_subject in ack_subjects {
-                    let nak = self.connection.client().publish(ack_subject, ack_subject::NAK);
-                    if nak.await.is_err() {
+                    if self.connection.client().publish(ack_subject, ack_subject::NAK).await.is_err() {
                         return;
                     }
                 }
