@@ -4,6 +4,8 @@ use std::time::UNIX_EPOCH;
 
 use async_nats::HeaderMap;
 use async_nats::header;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,6 +23,9 @@ pub(super) const REPLAY_OF: &str = "Dead-Letter-Replay-Of";
 
 /// The header of a dead letter whose payload was left out because of its size.
 pub(super) const PAYLOAD_OMITTED: &str = "Dead-Letter-Payload-Omitted";
+
+/// The header with the header block of a message that the client library could not read, in base64.
+pub(super) const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
 
 /// The maximum length of the error text in a header, in bytes.
 const MAX_ERROR: usize = 1024;
@@ -55,6 +60,13 @@ pub(super) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
     add("Delivered", info.delivered().to_string());
     add("Handler", handler.to_owned());
     add("Time", OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default());
+    match &message.unreadable {
+        Some(unreadable) if unreadable.is_complete => {
+            headers.insert(HEADER_BLOCK, BASE64.encode(&unreadable.header_block));
+        }
+        Some(_) => headers.insert(PAYLOAD_OMITTED, "true"),
+        None => {}
+    }
     Outgoing { subject: subject.to_owned().into(), payload: message.payload.clone(), headers }
 }
 

@@ -5,9 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_nats::HeaderMap;
 use async_nats::header;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 
-use super::headers::{ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX, REPLAY_OF};
+use super::headers::{HEADER_BLOCK, ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX, REPLAY_OF};
 use crate::message::{Outgoing, Stored};
 use crate::outcome::Reason;
 
@@ -45,6 +47,14 @@ impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {
         let kept = self.headers.get(format!("{ORIGINAL_PREFIX}{name}").as_str());
         kept.or_else(|| self.headers.get(name)).map(|value| value.as_str())
+    }
+
+    /// Returns the original header block of a message that could not be read, such as one with a header that is not
+    /// UTF-8; `None` for any other message.
+    ///
+    /// A replay publishes only those headers that can be read.
+    pub fn header_block(&self) -> Option<Vec<u8>> {
+        BASE64.decode(self.headers.get(HEADER_BLOCK)?.as_str()).ok()
     }
 
     /// Parses a stored message; returns `None` if it is not a dead letter.

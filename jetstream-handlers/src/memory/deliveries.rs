@@ -200,7 +200,7 @@ enum Wait {
 
 fn delivery(message: message::Message, info: Info) -> Message {
     let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
-    Message { subject: message.subject, payload: message.payload, headers, info }
+    Message { subject: message.subject, payload: message.payload, headers, info, unreadable: None }
 }
 
 impl Drop for Deliveries {

@@ -167,6 +167,11 @@ impl AckSubject {
         self.id.delivered += 1;
     }
 
+    /// Subtracts deliveries that did not arrive from the delivery count.
+    pub(crate) fn discount(&mut self, lost: u64) {
+        self.id.delivered = self.id.delivered.saturating_sub(lost).max(1);
+    }
+
     /// Replaces the consumer sequence in the ack subject; [`id`](Self::id) does not change.
     pub(crate) fn set_ack_sequence(&mut self, consumer_sequence: u64) {
         let DeliveryId { delivered, stream_sequence, .. } = self.id;

@@ -38,6 +38,11 @@ impl Info {
         self.0.into_subject()
     }
 
+    /// Subtracts deliveries that were lost with a connection from the delivery count.
+    pub(crate) fn discount(&mut self, lost: u64) {
+        self.0.discount(lost);
+    }
+
     /// Increments the delivery count, for an `ordered` handler that is called again without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.0.count_attempt();
@@ -89,7 +94,8 @@ impl Info {
 
     /// Returns the number of deliveries of the message, including this one: 1 at the first delivery.
     ///
-    /// Every delivery of the server counts, including one that a stopping process handed back.
+    /// Every delivery of the server counts, including one that a stopping process handed back, except for those that
+    /// this process knows to be lost with a connection.
     /// An `ordered` handler is called again without another delivery; these attempts count as well.
     pub fn delivered(&self) -> u64 {
         self.id().delivered

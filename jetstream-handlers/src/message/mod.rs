@@ -6,11 +6,13 @@ mod info;
 mod outgoing;
 pub(crate) mod refusal;
 mod stored;
+mod unreadable;
 
 pub(crate) use async_nats::jetstream::publish::PublishAck;
 pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
 pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;
+pub(crate) use unreadable::{Unreadable, unreadable};
 
 use std::sync::Arc;
 
@@ -42,6 +44,8 @@ pub struct Message {
     pub(crate) payload: Bytes,
     pub(crate) headers: Option<Arc<HeaderMap>>,
     pub(crate) info: Info,
+    /// The parts of the message that the client library cannot read; the handler is not called for such a message.
+    pub(crate) unreadable: Option<Arc<Unreadable>>,
 }
 
 impl Message {
@@ -54,6 +58,7 @@ impl Message {
             payload: payload.into(),
             headers: None,
             info: Info::default(),
+            unreadable: None,
         }
     }
 

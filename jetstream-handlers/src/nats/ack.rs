@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_nats::Subject;
 use bytes::Bytes;
 
 use super::Connection;
@@ -69,6 +70,16 @@ impl Connection {
 
     pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
         self.send_ack(binding, delivery, ack_subject::PROGRESS).await
+    }
+
+    /// Naks messages that were lost with a connection, unless the present one is lost as well.
+    pub(super) async fn nak_lost(&self, ack_subjects: impl IntoIterator<Item = Subject>) {
+        let client = self.client();
+        for ack_subject in ack_subjects {
+            if !self.is_connected() || client.publish(ack_subject, ack_subject::NAK).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Sends an acknowledgement as a request through the client's own inbox, which reports "no responders";

@@ -13,6 +13,8 @@ use crate::error::Error;
 pub(super) struct Floor {
     stream_created: SystemTime,
     sequence: u64,
+    /// The number of deliveries that the consumer had made.
+    pub(super) delivered: u64,
 }
 
 impl Floor {
@@ -28,8 +30,9 @@ impl Connection {
         // In this order, a floor that is read after the stream was replaced is paired with the creation time of the old
         // stream, and is never used.
         let stream_created = SystemTime::from(self.stream_info(&binding.stream).await?.created);
-        let sequence = self.consumer_info::<consumer::Info>(binding).await?.ack_floor.stream_sequence;
-        Ok(Floor { stream_created, sequence })
+        let info: consumer::Info = self.consumer_info(binding).await?;
+        let (sequence, delivered) = (info.ack_floor.stream_sequence, info.delivered.consumer_sequence);
+        Ok(Floor { stream_created, sequence, delivered })
     }
 
     /// Returns the start sequence of a restored consumer: one after the floor; `None` if the floor is 0, or if the

@@ -128,14 +128,20 @@ struct Table {
     by_number: HashMap<u64, Arc<Route>>,
 }
 
-/// A subscription, and the task that reads it.
+/// A subscription that a task reads.
 pub(super) struct Inbox {
     number: u64,
     subject: String,
     epoch: u64,
     leases: AtomicUsize,
     closing: CancellationToken,
-    _reader: AbortOnDropHandle<()>,
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        // The reader ends once it has routed what the server has sent already.
+        self.closing.cancel();
+    }
 }
 
 impl fmt::Debug for Inbox {
@@ -274,15 +280,8 @@ impl Routes {
         let (number, closing) = (self.last_number.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let connection = Arc::downgrade(connection);
         let reader = Reader { routes: self.clone(), connection, epoch, inbox: number, orphaned: Vec::new() };
-        let reader = tokio::spawn(reader.run(subscriber, closing.clone()));
-        let inbox = Arc::new(Inbox {
-            number,
-            subject,
-            epoch,
-            leases: AtomicUsize::new(0),
-            closing,
-            _reader: AbortOnDropHandle::new(reader),
-        });
+        tokio::spawn(reader.run(subscriber, closing.clone()));
+        let inbox = Arc::new(Inbox { number, subject, epoch, leases: AtomicUsize::new(0), closing });
         inboxes.push(Arc::downgrade(&inbox));
         Ok(InboxLease::new(inbox, route))
     }
@@ -535,7 +534,7 @@ fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
     // Replaced by the incarnation that is read from this inbox.
     info.set_incarnation(tag(inbox));
     let Message { subject, payload, headers, .. } = message;
-    Arrival::Delivery(Delivery { subject, payload, headers: headers.map(Arc::new), info })
+    Arrival::Delivery(Delivery { subject, payload, headers: headers.map(Arc::new), info, unreadable: None })
 }
 
 fn ignored(message: &Message) {

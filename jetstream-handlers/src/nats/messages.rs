@@ -9,6 +9,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessage;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -37,7 +38,22 @@ impl Connection {
         self.read_stored(stream, sequence, &json!({ "seq": sequence, "next_by_subj": subject })).await
     }
 
+    /// Returns the first message at or after this sequence on a subject, with its header block.
+    pub(super) async fn next_raw(
+        &self,
+        stream: &str,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<(Stored, Bytes)>, Error> {
+        self.read_raw(stream, sequence, &json!({ "seq": sequence, "next_by_subj": subject })).await
+    }
+
     async fn read_stored(&self, stream: &str, sequence: u64, request: &Value) -> Result<Option<Stored>, Error> {
+        Ok(self.read_raw(stream, sequence, request).await?.map(|(stored, _)| stored))
+    }
+
+    /// Reads a message as JSON, which the client library can decode whatever the headers contain.
+    async fn read_raw(&self, stream: &str, sequence: u64, request: &Value) -> Result<Option<(Stored, Bytes)>, Error> {
         #[derive(Deserialize)]
         struct Found {
             message: RawMessage,
@@ -53,13 +69,14 @@ impl Connection {
         let RawMessage { subject, sequence, payload, headers, time } = found.message;
         let payload = BASE64.decode(payload).map_err(|error| unreadable(&error))?;
         let headers = BASE64.decode(headers.unwrap_or_default()).map_err(|error| unreadable(&error))?;
-        Ok(Some(Stored {
+        let stored = Stored {
             sequence,
             subject: subject.into(),
             payload: payload.into(),
             headers: parse_headers(&headers),
             time: SystemTime::from(time),
-        }))
+        };
+        Ok(Some((stored, headers.into())))
     }
 
     /// Returns the sequence of the last message on a subject, which may have wildcards; 0 if there is none.

@@ -17,8 +17,14 @@ impl Worker {
         let min_age = self.binding.ack_wait / (2 * PER_ACK_WAIT);
         loop {
             // An idle handler sends no heartbeats.
-            self.buffer.filled().await;
-            while !self.buffer.is_empty() || self.slots.iter().any(|slot| slot.current().is_some()) {
+            tokio::select! {
+                () = self.buffer.filled() => {}
+                () = self.quarantine.added() => {}
+            }
+            while !self.buffer.is_empty()
+                || !self.quarantine.is_empty()
+                || self.slots.iter().any(|slot| slot.current().is_some())
+            {
                 sleep(period).await;
                 Box::pin(self.send_heartbeats(min_age)).await;
             }
@@ -32,7 +38,7 @@ impl Worker {
             // A signal sent after the reconnect might be for a message that another worker has by then.
             return;
         }
-        for delivery in self.buffer.refresh(min_age) {
+        for delivery in self.buffer.refresh(min_age).into_iter().chain(self.quarantine.deliveries()) {
             self.in_progress(&delivery).await;
         }
         // One by one, because a signal must not follow the answer to a message.

@@ -99,6 +99,7 @@ impl Worker {
             subject: stored.subject,
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),
+            unreadable: None,
         };
         self.store_dead_letter(subject, &message, &Failure { reason: Reason::Killed, error }).await?;
         if *work_queue {

@@ -14,6 +14,7 @@ mod heartbeat;
 mod max_deliveries;
 mod ordered;
 mod prefetch;
+mod quarantine;
 mod readiness;
 mod restore;
 mod retry;
@@ -40,7 +41,7 @@ use crate::error::Error;
 use crate::extract::Context;
 use crate::future::optional;
 use crate::handler::Handler;
-use crate::message::AckPrefix;
+use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::transport::{Deliveries, Transport};
@@ -50,6 +51,7 @@ use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
 use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
+use quarantine::Quarantine;
 use readiness::Readiness;
 use slot::Slot;
 
@@ -86,6 +88,7 @@ pub(crate) struct Worker {
     /// The acks of an ordered handler.
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
+    quarantine: Quarantine,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
     ack_prefix: OnceLock<AckPrefix>,
 }
@@ -116,6 +119,7 @@ impl Worker {
             slots,
             ack_all,
             exhausted: ExhaustedMessages::default(),
+            quarantine: Quarantine::default(),
             ack_prefix: OnceLock::new(),
         })
     }
@@ -136,6 +140,7 @@ impl Worker {
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut dead_letters = pin!(self.dead_letter_exhausted());
+        let mut unreadable = pin!(self.dead_letter_unreadable());
         let mut restoring = None;
         if let Some(acks) = &self.ack_all {
             deliveries.follow_acks(acks.acked.clone());
@@ -150,7 +155,7 @@ impl Worker {
                 // Before the slots: a message that has arrived but is not in the buffer has no heartbeat.
                 () = deliveries.arrived() => {
                     let mut buffer = self.buffer.fill(Instant::now());
-                    while let Some(event) = deliveries.fill(&mut |message| buffer.push(message)) {
+                    while let Some(event) = deliveries.fill(&mut |message| self.receive(message, &mut buffer)) {
                         self.on_event(event, &mut buffer, &mut restoring);
                     }
                 }
@@ -160,6 +165,7 @@ impl Worker {
                 }
                 Some(()) = slots.next() => {}
                 () = &mut dead_letters => {}
+                () = &mut unreadable => {}
                 () = &mut ack_in_time => {}
                 () = self.buffer.refill() => self.prefetch.used_up(),
                 () = self.buffer.capacity_changed() => {}
@@ -168,6 +174,19 @@ impl Worker {
         }
         // Boxed, so that the task does not hold its size until then.
         Box::pin(self.stop(slots, heartbeat, deliveries, grace)).await
+    }
+
+    /// Puts a message into the buffer, or into quarantine if it cannot be read.
+    fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
+        match (quarantine::failure(&message), &self.ack_all) {
+            (None, _) => buffer.push(message),
+            (Some(_), None) => self.quarantine.add(message),
+            (Some(failure), Some(_)) => {
+                // It ends in its turn, because the next ack covers it.
+                self.attempts.remember(&message.info, failure);
+                buffer.push(message);
+            }
+        }
     }
 
     async fn run_slot(&self, slot: &Slot) {

@@ -147,6 +147,11 @@ impl Worker {
         }
     }
 
+    /// Terminates a message, which is never redelivered.
+    pub(super) async fn terminate(&self, message: &Message, reason: &str) {
+        self.answer(message.info.clone(), Answer::Term(reason)).await;
+    }
+
     /// Restarts the `ack_wait` of a delivery.
     pub(super) async fn in_progress(&self, delivery: &Info) {
         self.send(self.transport.progress(&self.binding, delivery)).await;

@@ -4,6 +4,7 @@
 //! `checkWaitingForInterest`, `nextWaiting`).
 
 mod floor_reader;
+mod losses;
 mod ordered;
 mod recovery;
 mod requests;
@@ -21,13 +22,15 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
+use super::floor::Floor;
 use super::inbox::{Advisories, Arrival, InboxLease, Inboxes, Route};
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::{DeliveryId, Message};
 use floor_reader::FloorReader;
-use ordered::{Ordered, PIN_KEEPALIVE};
+use losses::{Findings, Losses};
+use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
@@ -63,6 +66,9 @@ pub(crate) struct Pull {
     last_heard: Instant,
     recovery: Recovery,
     floor: FloorReader,
+    losses: Losses,
+    /// The number of messages that could have arrived at an inbox that was closed.
+    lost_requests: usize,
     /// The state of an ordered handler's pulls; `None` for any other handler.
     order: Option<Box<Ordered>>,
 
@@ -115,6 +121,10 @@ impl Pull {
         binding.incarnations.connected(now);
         let handler = Arc::<str>::from(handler);
         let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
+        let mut losses = Losses::default();
+        if !binding.existed {
+            losses.begin_after(0);
+        }
         let mut pull = Self {
             next_subject: format!(
                 "{}.CONSUMER.MSG.NEXT.{}.{}",
@@ -133,6 +143,8 @@ impl Pull {
             last_heard: Instant::now(),
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
+            losses,
+            lost_requests: 0,
             order,
             last_delivery: None,
             arrived: VecDeque::new(),
@@ -183,8 +195,9 @@ impl Pull {
                 Arrival::Deleted => self.doubt(),
                 Arrival::Closed if self.phase == Phase::Draining => self.phase = Phase::Closed,
                 // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
-                // client is closed, which the next lease reports.
+                // client is closed or has ended, and what was on its way is lost.
                 Arrival::Moving | Arrival::Closed => {
+                    self.lost_requests = self.requests.outstanding();
                     self.requests.forget();
                     self.stale = true;
                 }
@@ -211,10 +224,12 @@ impl Pull {
                 biased;
                 () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.last_heard = Instant::now(),
                 start = optional(self.recovery.locating()) => self.on_located(start),
-                floor = optional(self.floor.reading()) => self.floor.on_read(&self.handler, floor),
-                info = optional(self.order.as_mut().and_then(|order| order.info())) => {
-                    Box::pin(self.on_consumer_info(info)).await;
-                }
+                floor = optional(self.floor.reading()) => self.on_floor(floor),
+                found = optional(self.losses.searching()) => Box::pin(self.on_found(found)).await,
+                answer = answer(&mut self.order) => match answer {
+                    Answer::Info(info) => Box::pin(self.on_consumer_info(info)).await,
+                    Answer::Examined(found) => Box::pin(self.on_examined(found)).await,
+                },
                 Ok(()) = self.epoch.changed() => self.on_reconnect(),
                 () = sleep_until(wake) => self.on_wake().await,
             }
@@ -279,7 +294,7 @@ impl Pull {
 
     /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
     async fn request_more(&mut self) {
-        if self.phase == Phase::Closed || self.recovery.is_active() {
+        if self.phase == Phase::Closed || self.recovery.is_active() || self.losses.is_searching() {
             return;
         }
         if !self.connection.is_connected() {
@@ -294,7 +309,10 @@ impl Pull {
             self.stale = false;
         }
         self.requests.prune();
-        let (capacity, outstanding) = (self.capacity_now(), self.requests.outstanding());
+        let (mut capacity, outstanding) = (self.capacity_now(), self.requests.outstanding());
+        if self.losses.is_careful() {
+            capacity = capacity.min(1);
+        }
         if outstanding > capacity / 2 || outstanding >= capacity {
             return;
         }
@@ -374,9 +392,19 @@ impl Pull {
     }
 
     fn on_reconnect(&mut self) {
-        // The requests on the former connection will not be answered.
+        let epoch = *self.epoch.borrow();
+        let outstanding = self.requests.outstanding().max(std::mem::take(&mut self.lost_requests));
+        if outstanding > 0 && self.connection.may_be_unreadable(epoch) {
+            match &mut self.order {
+                Some(order) => order.may_be_unreadable(),
+                None => self.losses.search(self.connection.clone(), self.binding.clone(), outstanding),
+            }
+        }
+        // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
+        // their inbox is subscribed.
         self.requests.forget();
-        self.binding.incarnations.connected(*self.epoch.borrow());
+        self.lease = None;
+        self.binding.incarnations.connected(epoch);
         self.stale = true;
         self.floor.reconnected();
         if let Some(order) = &mut self.order {
@@ -384,6 +412,40 @@ impl Pull {
             order.resequencer.close();
         }
         self.recovery.reconnected();
+    }
+
+    fn on_floor(&mut self, floor: Result<Floor, Error>) {
+        self.losses.tick(self.last_heard);
+        if let Ok(floor) = &floor {
+            self.losses.begin_after(floor.delivered);
+        }
+        self.floor.on_read(&self.handler, floor);
+    }
+
+    /// Passes on the messages that cannot be read, and requests the others that were lost.
+    async fn on_found(&mut self, result: Result<Findings, Error>) {
+        if let Err(error) = &result {
+            let handler = &*self.handler;
+            tracing::warn!(handler, "cannot find out what was lost with the connection: {}", chain(error));
+        }
+        let (unreadable, lost) = self.losses.found(&self.binding, result);
+        self.report_unreadable(&unreadable);
+        self.released.extend(unreadable);
+        self.connection.nak_lost(lost).await;
+    }
+
+    /// Logs the messages that cannot be read.
+    fn report_unreadable(&self, messages: &[Message]) {
+        for message in messages {
+            let Some(unreadable) = &message.unreadable else { continue };
+            tracing::warn!(
+                handler = &*self.handler,
+                stream = self.binding.stream,
+                sequence = message.info.stream_sequence(),
+                "a message cannot be read, and ended the connection: {}; it becomes a dead letter",
+                unreadable.reason
+            );
+        }
     }
 
     /// Reports the consumer as missing, once the start sequence of a restored one is known.
@@ -406,6 +468,7 @@ impl Pull {
     /// Begins another incarnation of the consumer, because it was replaced.
     fn replaced(&mut self) {
         self.binding.incarnations.replace();
+        self.losses.reset();
         self.stale = true;
         self.consumer_replaced();
     }
@@ -430,6 +493,7 @@ impl Pull {
     /// Counts a delivery, and passes it on if it may be handled now.
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
         self.check_numbering(&mut message);
+        self.losses.arrived(&mut message.info);
         self.requests.delivered();
         self.limits.busy();
         self.mark_healthy();
@@ -488,7 +552,10 @@ impl Pull {
             message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
         let left = pending.unwrap_or(batch);
         match status {
-            Status::Heartbeat => self.mark_healthy(),
+            Status::Heartbeat => {
+                self.losses.tick(self.last_heard);
+                self.mark_healthy();
+            }
             Status::Expired => {
                 self.requests.end(number, left);
                 self.mark_healthy();

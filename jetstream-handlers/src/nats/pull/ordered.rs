@@ -2,25 +2,32 @@
 //!
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Pull;
+use super::losses::{unknown, unreadable_among};
 use super::resequencer::{Action, Active, Resequencer, is_damaged};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, chain};
-use crate::message::{Message, ack_subject};
+use crate::future::optional;
+use crate::message::Message;
 
 /// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
 /// The header by which the server names the active instance (ADR-42).
 const PIN_ID: &str = "Nats-Pin-Id";
+
+/// The number of times that a message which cannot be read from its stream is requested alone.
+const MAX_REQUESTED_ALONE: u32 = 2;
 
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -31,6 +38,14 @@ pub(super) struct Ordered {
     pub(super) resequencer: Resequencer,
     /// The request for the consumer's info in progress.
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
+    /// The examination of missing messages in progress.
+    examining: Option<BoxFuture<'static, Result<Vec<Message>, Error>>>,
+    /// The missing messages that are examined, each with the ack subject at which the server accepts a nak for it.
+    missing: Vec<(u64, Subject)>,
+    /// `true` if a missing message may be one that the client library cannot read.
+    may_be_unreadable: bool,
+    /// The number of times that a message was requested alone, because it cannot be read from its stream.
+    requested_alone: BTreeMap<u64, u32>,
     /// The position up to which the worker has acknowledged the stream.
     pub(super) acked: AckedSequence,
     /// The priority group of the instances, of which the server pins one; `None` if there is a single instance.
@@ -49,12 +64,40 @@ pub(super) struct Ordered {
     pin_period: Duration,
 }
 
+/// An answer of the server about an ordered handler's consumer or its messages.
+pub(super) enum Answer {
+    /// The consumer's info, for [`Pull::on_consumer_info`].
+    Info(Result<Box<consumer::Info>, Error>),
+    /// The unreadable ones of the missing messages, for [`Pull::on_examined`].
+    Examined(Result<Vec<Message>, Error>),
+}
+
+/// Waits for the next answer; never returns for a handler that is not ordered.
+///
+/// # Cancel safety
+///
+/// The requests are only borrowed, so they continue at the next call.
+pub(super) async fn answer(order: &mut Option<Box<Ordered>>) -> Answer {
+    let (info, examining) = match order {
+        Some(order) => (order.info.as_mut(), order.examining.as_mut()),
+        None => (None, None),
+    };
+    tokio::select! {
+        info = optional(info) => Answer::Info(info),
+        found = optional(examining) => Answer::Examined(found),
+    }
+}
+
 impl Ordered {
     pub(super) fn new(handler: Arc<str>, binding: &Binding) -> Box<Self> {
         Box::new(Self {
             handler,
             resequencer: Resequencer::new(binding.max_ack_pending),
             info: None,
+            examining: None,
+            missing: Vec::new(),
+            may_be_unreadable: false,
+            requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
             group: binding.group().map(str::to_owned),
             requested_on: None,
@@ -79,10 +122,16 @@ impl Ordered {
         self.resequencer.pass(message)
     }
 
-    /// Returns the request for the consumer's info in progress, whose result the caller passes to
-    /// [`Pull::on_consumer_info`].
-    pub(super) fn info(&mut self) -> Option<&mut BoxFuture<'static, Result<Box<consumer::Info>, Error>>> {
-        self.info.as_mut()
+    /// Records that the connection may have ended at a message that the client library cannot read.
+    pub(super) fn may_be_unreadable(&mut self) {
+        self.may_be_unreadable = true;
+    }
+
+    /// Returns `true` if a message was requested alone so often that it must be the one at which the connection ends.
+    fn ends_connection(&mut self, sequence: u64) -> bool {
+        let requested = self.requested_alone.entry(sequence).or_default();
+        *requested += 1;
+        *requested > MAX_REQUESTED_ALONE
     }
 
     /// Returns the instance that receives the messages.
@@ -102,6 +151,7 @@ impl Ordered {
     pub(super) fn unpinned(&mut self) {
         self.pin = None;
         self.info = None;
+        self.examining = None;
         self.resequencer.reset();
     }
 
@@ -281,14 +331,55 @@ impl Pull {
                 }
                 self.released.extend(deliveries);
             }
-            Action::Nak(ack_subjects) => {
-                for ack_subject in ack_subjects {
-                    if self.connection.client().publish(ack_subject, ack_subject::NAK).await.is_err() {
-                        return;
-                    }
-                }
+            Action::Nak(missing) if order.may_be_unreadable => {
+                let sequences = missing.iter().map(|(sequence, _)| *sequence).collect();
+                let delivered = info.delivered.consumer_sequence;
+                let (connection, binding) = (self.connection.clone(), self.binding.clone());
+                order.missing = missing;
+                order.examining = Some(Box::pin(unreadable_among(connection, binding, sequences, delivered)));
+            }
+            Action::Nak(missing) => {
+                self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await
             }
             Action::Wait => {}
         }
+    }
+
+    /// Takes unreadable messages for delivered, and naks the other missing ones.
+    ///
+    /// If messages cannot be read from the stream, the first missing one is requested alone.
+    pub(super) async fn on_examined(&mut self, result: Result<Vec<Message>, Error>) {
+        let Some(order) = &mut self.order else { return };
+        order.examining = None;
+        let mut missing = std::mem::take(&mut order.missing);
+        let unreadable = match result {
+            Ok(unreadable) => {
+                order.may_be_unreadable = false;
+                unreadable
+            }
+            Err(error) => {
+                tracing::warn!(
+                    handler = &*self.handler,
+                    "cannot read the missing messages, so they are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+                    self.connection.api_prefix,
+                    self.binding.stream,
+                    chain(&error)
+                );
+                missing.truncate(1);
+                let first = missing.first().map(|(sequence, _)| *sequence);
+                match first.filter(|sequence| order.ends_connection(*sequence)) {
+                    Some(sequence) => vec![unknown(&self.binding, sequence, order.resequencer.received())],
+                    None => Vec::new(),
+                }
+            }
+        };
+        missing.retain(|(sequence, _)| !unreadable.iter().any(|message| message.info.stream_sequence() == *sequence));
+        self.report_unreadable(&unreadable);
+        if let Some(order) = &mut self.order {
+            for message in unreadable {
+                order.resequencer.pass(message);
+            }
+        }
+        self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
     }
 }

@@ -88,8 +88,8 @@ pub(super) enum Active {
 pub(super) enum Action {
     /// Everything unacknowledged has arrived: these messages are next, in order.
     Release(Vec<Message>),
-    /// No instance has these messages: the ack subjects at which the server accepts a nak for them.
-    Nak(Vec<Subject>),
+    /// No instance has these messages: their sequences, and the ack subjects at which the server accepts a nak for them.
+    Nak(Vec<(u64, Subject)>),
     Wait,
 }
 
@@ -210,6 +210,11 @@ impl Resequencer {
         *self = Self { created: self.created.take(), ..Self::new(self.max_pending) };
     }
 
+    /// Returns the highest consumer sequence that has arrived.
+    pub(super) fn received(&self) -> u64 {
+        self.received
+    }
+
     pub(super) fn is_open(&self) -> bool {
         self.open
     }
@@ -282,7 +287,7 @@ impl Resequencer {
         // number, and redelivers the missing messages after `ack_wait`.
         let consumer_sequence = info.delivered.consumer_sequence;
         let nak = |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence, incarnation: 0 };
-        Action::Nak(missing.map(|sequence| prefix.delivery(nak(sequence)).into_subject()).collect())
+        Action::Nak(missing.map(|sequence| (sequence, prefix.delivery(nak(sequence)).into_subject())).collect())
     }
 
     /// Opens the resequencer, and returns all pending deliveries.
@@ -424,7 +429,7 @@ mod tests {
         assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait), "it may be in flight");
         tokio::time::advance(PERIOD).await;
         let Action::Nak(subjects) = resequencer.on_info(&info_now, Active::This, 0) else { panic!("it is missing") };
-        assert_eq!(subjects, [Subject::from("$JS.ACK.S.D.1.3.4.0.0")]);
+        assert_eq!(subjects, [(3, Subject::from("$JS.ACK.S.D.1.3.4.0.0"))]);
         assert!(resequencer.pass(delivery(3, 5, 2)).is_none());
         assert_eq!(acks(&released(&mut resequencer, &info((4, 5), (1, 1), 3))), [(3, 3), (4, 4)]);
         assert!(resequencer.pass(delivery(5, 6, 1)).is_some());
@@ -443,7 +448,7 @@ mod tests {
         let Action::Nak(subjects) = resequencer.on_info(&info((6, 6), (0, 0), 6), Active::This, 0) else {
             panic!("it is missing")
         };
-        assert_eq!(subjects, [Subject::from("$JS.ACK.S.D.1.1.6.0.0")]);
+        assert_eq!(subjects, [(1, Subject::from("$JS.ACK.S.D.1.1.6.0.0"))]);
     }
 
     #[test]

@@ -1,0 +1,426 @@
+//! Deliveries that were lost with a connection: found, told from those that the client library cannot read, and
+//! requested again.
+//!
+//! The client library ends the connection when it reads a message that it cannot parse, and everything that the server
+//! had sent behind that message is lost. The server would redeliver all of it only after `ack_wait`, and the next
+//! connection would end at the same message.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+use async_nats::jetstream::consumer;
+use bytes::Bytes;
+use futures::future::{BoxFuture, try_join_all};
+use tokio::time::{Instant, sleep};
+
+use super::Connection;
+use crate::delivery::Binding;
+use crate::error::{Error, chain};
+use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, unreadable};
+
+/// The maximum number of messages that are read after one loss; the others are redelivered after `ack_wait`.
+const MAX_READ: usize = 5000;
+
+/// The number of requests that read messages at the same time.
+const PARALLEL: u64 = 16;
+
+/// The time during which another instance that has received messages is assumed to have some in flight.
+const SHARED: Duration = Duration::from_secs(60);
+
+/// The maximum age of a gap in the numbers of the deliveries that a lost connection explains: a loss is noticed sooner.
+const MAX_GAP_AGE: Duration = Duration::from_secs(1);
+
+/// The maximum number of deliveries after a gap that a lost connection explains.
+const MAX_AFTER_GAP: usize = 5000;
+
+/// The number of times and the interval at which the server is asked whether another instance waits for messages: it
+/// may still count the requests on the lost connection.
+const QUESTIONS: (usize, Duration) = (5, Duration::from_millis(40));
+
+/// The number of messages that are requested one by one after a loss whose cause was not found.
+const CAREFUL: usize = 100;
+
+/// The number of times that the connection must end at one message until that message counts as unreadable.
+const MAX_STRIKES: u32 = 2;
+
+/// The reason of a message that no known rule explains.
+const ENDS_CONNECTION: &str = "the connection ends whenever it is delivered";
+
+/// The maximum number of messages whose lost deliveries are remembered.
+const MAX_REMEMBERED: usize = 10_000;
+
+/// The losses of one handler.
+#[derive(Default)]
+pub(super) struct Losses {
+    /// The last delivery that has arrived; `None` if it is not known how many were made before this instance started.
+    position: Option<Position>,
+    gap: Option<Gap>,
+    /// The time at which deliveries were found to go to another instance as well.
+    shared_at: Option<Instant>,
+    messages: BTreeMap<u64, Lost>,
+    /// The number of messages that are still requested one by one.
+    careful: usize,
+    search: Option<BoxFuture<'static, Result<Findings, Error>>>,
+}
+
+/// The last delivery that has arrived, or that is accounted for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Position {
+    consumer_sequence: u64,
+    stream_sequence: u64,
+}
+
+/// A gap in the numbers of the deliveries: they were lost, or have gone to another instance.
+struct Gap {
+    before: Position,
+    since: Instant,
+    /// The stream sequences of the deliveries that have arrived since.
+    arrived: BTreeSet<u64>,
+}
+
+/// A message of which deliveries were lost.
+#[derive(Debug, Default)]
+struct Lost {
+    /// The number of deliveries that were lost, which are no attempts.
+    count: u64,
+    /// `true` if the message was requested again and has not arrived since.
+    awaited: bool,
+    /// The number of times that the connection has ended when only this message could have arrived.
+    strikes: u32,
+}
+
+/// The result of a search.
+#[derive(Default)]
+pub(super) struct Findings {
+    /// The last delivery of the consumer.
+    delivered: Option<Position>,
+    /// The messages that the client library cannot read.
+    unreadable: Vec<Message>,
+    /// The stream sequences of the other messages that were lost.
+    lost: Vec<u64>,
+    /// The only message that can have ended the connection, if a single one was requested.
+    suspect: Option<Message>,
+    /// `true` if messages cannot be read from the stream.
+    is_blind: bool,
+}
+
+impl Losses {
+    /// Records a delivery that has arrived, and does not count the lost ones of its message.
+    pub(super) fn arrived(&mut self, info: &mut Info) {
+        let DeliveryId { consumer_sequence, stream_sequence, .. } = info.id();
+        if let Some(position) = &mut self.position {
+            if consumer_sequence > position.consumer_sequence + 1 && self.gap.is_none() {
+                self.gap = Some(Gap { before: *position, since: Instant::now(), arrived: BTreeSet::new() });
+            }
+            position.consumer_sequence = position.consumer_sequence.max(consumer_sequence);
+            position.stream_sequence = position.stream_sequence.max(stream_sequence);
+        }
+        if let Some(gap) = &mut self.gap
+            && self.shared_at.is_none()
+        {
+            gap.arrived.insert(stream_sequence);
+            if gap.arrived.len() > MAX_AFTER_GAP || gap.since.elapsed() > MAX_GAP_AGE {
+                self.shared_at = Some(Instant::now());
+                gap.arrived.clear();
+            }
+        }
+        self.careful = self.careful.saturating_sub(1);
+        if let Some(lost) = self.messages.get_mut(&stream_sequence) {
+            lost.awaited = false;
+            info.discount(lost.count);
+        }
+    }
+
+    /// Forgets a gap that another instance explains; called from time to time.
+    pub(super) fn tick(&mut self, now: Instant) {
+        let Some(gap) = self.gap.take_if(|gap| now - gap.since > MAX_GAP_AGE) else {
+            self.shared_at = self.shared_at.filter(|at| now - *at < SHARED);
+            return;
+        };
+        drop(gap);
+        self.shared_at = Some(now);
+    }
+
+    /// Sets the number of deliveries that the consumer had made before the first one to this instance.
+    pub(super) fn begin_after(&mut self, consumer_sequence: u64) {
+        self.position.get_or_insert(Position { consumer_sequence, stream_sequence: 0 });
+    }
+
+    /// Forgets everything, because the consumer was replaced.
+    pub(super) fn reset(&mut self) {
+        *self = Self::default();
+        self.begin_after(0);
+    }
+
+    /// Returns `true` if messages must be requested one by one.
+    pub(super) fn is_careful(&self) -> bool {
+        self.careful > 0
+    }
+
+    /// Searches for what was lost with a connection on which `outstanding` messages could have arrived.
+    pub(super) fn search(&mut self, connection: Arc<Connection>, binding: Arc<Binding>, outstanding: usize) {
+        let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
+        let gap = self.gap.take();
+        let search = Search {
+            connection,
+            binding,
+            position: gap.as_ref().map(|gap| gap.before).or(self.position),
+            arrived: gap.map(|gap| gap.arrived).unwrap_or_default(),
+            outstanding: outstanding as u64,
+            is_shared: self.shared_at.is_some(),
+            awaited: awaited.collect(),
+        };
+        self.search = Some(Box::pin(search.run()));
+    }
+
+    /// Returns the search in progress, whose result the caller passes to [`found`](Self::found).
+    pub(super) fn searching(&mut self) -> Option<&mut BoxFuture<'static, Result<Findings, Error>>> {
+        self.search.as_mut()
+    }
+
+    /// Returns `true` while a search is in progress.
+    pub(super) fn is_searching(&self) -> bool {
+        self.search.is_some()
+    }
+
+    /// Handles the result of a search: returns the unreadable messages, and the ack subjects of those to request again.
+    pub(super) fn found(&mut self, binding: &Binding, result: Result<Findings, Error>) -> (Vec<Message>, Vec<Subject>) {
+        self.search = None;
+        let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, suspect, is_blind }) = result else {
+            self.careful = CAREFUL;
+            return Default::default();
+        };
+        if is_blind || unreadable.is_empty() && !lost.is_empty() {
+            self.careful = CAREFUL;
+        }
+        if unreadable.is_empty()
+            && let Some(suspect) = suspect
+            && self.strike(suspect.info.stream_sequence())
+        {
+            lost.retain(|sequence| *sequence != suspect.info.stream_sequence());
+            unreadable.push(suspect);
+        }
+        self.position = self.position.max(Some(delivered));
+        for sequence in &lost {
+            let lost = self.messages.entry(*sequence).or_default();
+            (lost.count, lost.awaited) = (lost.count + 1, true);
+        }
+        while self.messages.len() > MAX_REMEMBERED {
+            self.messages.pop_first();
+        }
+        let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
+        let id = |stream_sequence| DeliveryId {
+            delivered: 1,
+            stream_sequence,
+            consumer_sequence: delivered.consumer_sequence,
+            incarnation: 0,
+        };
+        (unreadable, lost.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect())
+    }
+
+    /// Records that the connection has ended at a message; returns `true` if it did so too often.
+    fn strike(&mut self, sequence: u64) -> bool {
+        let lost = self.messages.entry(sequence).or_default();
+        lost.strikes += 1;
+        lost.strikes >= MAX_STRIKES
+    }
+}
+
+/// A search for the messages that were delivered and have not arrived.
+struct Search {
+    connection: Arc<Connection>,
+    binding: Arc<Binding>,
+    /// The last delivery before the first one that may be lost.
+    position: Option<Position>,
+    /// The stream sequences of the deliveries that have arrived since.
+    arrived: BTreeSet<u64>,
+    /// The number of messages that could have arrived.
+    outstanding: u64,
+    /// `true` if another instance receives messages too.
+    is_shared: bool,
+    /// The messages that were requested again, and have not arrived since.
+    awaited: Vec<u64>,
+}
+
+impl Search {
+    async fn run(self) -> Result<Findings, Error> {
+        let info = self.info().await?;
+        let delivered = Position {
+            consumer_sequence: info.delivered.consumer_sequence,
+            stream_sequence: info.delivered.stream_sequence,
+        };
+        let position = self.position.unwrap_or_default();
+        let count = delivered.consumer_sequence.saturating_sub(position.consumer_sequence);
+        let count = count.saturating_sub(self.arrived.len() as u64);
+        if count == 0 {
+            return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
+        }
+        // If more was delivered than this instance had requested, another one has some of it.
+        let is_shared = self.is_shared || self.position.is_none() || info.num_waiting > 0 || count > self.outstanding;
+        let first = info.ack_floor.stream_sequence + 1;
+        let mut findings = Findings { delivered: Some(delivered), ..Findings::default() };
+        let read = Reading { connection: &self.connection, binding: &self.binding, delivered }
+            .read(&self.awaited, first)
+            .await;
+        let mut lost = Vec::new();
+        match read {
+            Ok(messages) => {
+                for message in messages {
+                    if message.unreadable.is_some() {
+                        findings.unreadable.push(message);
+                    } else if self.may_be_lost(message.info.stream_sequence(), position) {
+                        lost.push(message.info.stream_sequence());
+                    }
+                }
+            }
+            Err(error) => {
+                findings.is_blind = true;
+                tracing::warn!(
+                    stream = self.binding.stream,
+                    consumer = self.binding.consumer,
+                    "cannot read what was lost with the connection, so messages are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+                    self.connection.api_prefix,
+                    self.binding.stream,
+                    chain(&error)
+                );
+            }
+        }
+        // Another instance has some of what was not lost here, if there is more of it than was delivered.
+        if !is_shared && lost.len() as u64 <= count {
+            if count == 1 {
+                // The server redelivers before it delivers new messages.
+                let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
+                findings.suspect = Some(self.suspect(suspect, delivered, findings.is_blind).await);
+                if findings.is_blind {
+                    lost.push(suspect);
+                }
+            }
+            findings.lost = lost;
+        }
+        Ok(findings)
+    }
+
+    /// Returns `true` if a message that can be read may be lost.
+    fn may_be_lost(&self, sequence: u64, position: Position) -> bool {
+        self.awaited.contains(&sequence) || sequence > position.stream_sequence && !self.arrived.contains(&sequence)
+    }
+
+    /// Reads the consumer, and waits until it no longer counts requests on the lost connection.
+    async fn info(&self) -> Result<consumer::Info, Error> {
+        let (questions, interval) = QUESTIONS;
+        let mut info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        for _ in 1..questions {
+            if info.num_waiting == 0 || self.is_shared {
+                break;
+            }
+            sleep(interval).await;
+            info = self.connection.consumer_info(&self.binding).await?;
+        }
+        Ok(info)
+    }
+
+    /// Returns the message at which the connection ends, with as much of it as can be read.
+    async fn suspect(&self, sequence: u64, delivered: Position, is_blind: bool) -> Message {
+        let Self { connection, binding, .. } = self;
+        let found =
+            if is_blind { None } else { connection.next_raw(&binding.stream, sequence, ">").await.ok().flatten() };
+        match found.filter(|(stored, _)| stored.sequence == sequence) {
+            Some((stored, header_block)) => {
+                let unreadable = Unreadable { reason: ENDS_CONNECTION.to_owned(), header_block, is_complete: true };
+                read_message(binding, stored, delivered, Some(unreadable))
+            }
+            None => unknown(binding, sequence, delivered.consumer_sequence),
+        }
+    }
+}
+
+/// Reads messages from the stream of a handler.
+struct Reading<'a> {
+    connection: &'a Connection,
+    binding: &'a Binding,
+    delivered: Position,
+}
+
+impl Reading<'_> {
+    /// Reads the messages at these sequences, and those of the consumer from `first` up to its last delivery.
+    async fn read(&self, sequences: &[u64], first: u64) -> Result<Vec<Message>, Error> {
+        let end = self.delivered.stream_sequence + 1;
+        let length = end.saturating_sub(first).div_ceil(PARALLEL).max(1);
+        let ranges = (0..PARALLEL).map(|part| first + part * length).map(|start| (start, (start + length).min(end)));
+        let single = sequences
+            .iter()
+            .filter(|sequence| **sequence < first || **sequence >= end)
+            .map(|sequence| (*sequence, *sequence + 1));
+        let reads: Vec<_> = single.chain(ranges).map(|(start, end)| self.read_range(start, end)).collect();
+        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
+    }
+
+    async fn read_range(&self, start: u64, end: u64) -> Result<Vec<Message>, Error> {
+        let filter = &*self.binding.config.filter_subject;
+        let filter = if filter.is_empty() { ">" } else { filter };
+        let mut messages = Vec::new();
+        let mut next = start;
+        while next < end
+            && messages.len() < MAX_READ / PARALLEL as usize
+            && let Some((stored, header_block)) = self.connection.next_raw(&self.binding.stream, next, filter).await?
+        {
+            next = stored.sequence + 1;
+            if stored.sequence >= end {
+                break;
+            }
+            let reason = unreadable(&stored.subject, &header_block);
+            let unreadable = reason.map(|reason| Unreadable { reason, header_block, is_complete: true });
+            messages.push(read_message(self.binding, stored, self.delivered, unreadable));
+        }
+        Ok(messages)
+    }
+}
+
+/// Reads the messages at these sequences, each of which was delivered and has not arrived; returns the unreadable ones.
+pub(super) async fn unreadable_among(
+    connection: Arc<Connection>,
+    binding: Arc<Binding>,
+    sequences: Vec<u64>,
+    delivered: u64,
+) -> Result<Vec<Message>, Error> {
+    let delivered = Position { consumer_sequence: delivered, stream_sequence: 0 };
+    let reading = Reading { connection: &connection, binding: &binding, delivered };
+    let mut messages = reading.read(&sequences, 1).await?;
+    messages.retain(|message| message.unreadable.is_some());
+    Ok(messages)
+}
+
+/// Returns a message at which the connection ends, and of which only the sequence is known.
+pub(super) fn unknown(binding: &Binding, sequence: u64, delivered: u64) -> Message {
+    let reason = ENDS_CONNECTION.to_owned();
+    let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
+    let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
+    message.info = info(binding, sequence, Position { consumer_sequence: delivered, stream_sequence: 0 });
+    message.unreadable = Some(Arc::new(unreadable));
+    message
+}
+
+fn info(binding: &Binding, stream_sequence: u64, delivered: Position) -> Info {
+    // More than one delivery, because the first one was lost.
+    let id = DeliveryId {
+        delivered: 2,
+        stream_sequence,
+        consumer_sequence: delivered.consumer_sequence,
+        incarnation: binding.incarnations.current(),
+    };
+    AckPrefix::new(&binding.stream, &binding.consumer).delivery(id).into()
+}
+
+fn read_message(binding: &Binding, stored: Stored, delivered: Position, unreadable: Option<Unreadable>) -> Message {
+    let id = info(binding, stored.sequence, delivered).id();
+    let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
+    Message {
+        info: prefix.stored_delivery(id, stored.time, 0).into(),
+        subject: stored.subject,
+        payload: stored.payload,
+        headers: Some(Arc::new(stored.headers)),
+        unreadable: unreadable.map(Arc::new),
+    }
+}

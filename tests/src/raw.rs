@@ -1,0 +1,63 @@
+//! A client that publishes any bytes, as clients of other languages can.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+
+/// A connection that sends bytes as they are.
+#[derive(Debug)]
+pub struct RawClient {
+    stream: BufReader<TcpStream>,
+}
+
+impl RawClient {
+    /// Connects to a server without authentication.
+    pub async fn connect(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).await.expect("the server accepts connections");
+        let mut client = Self { stream: BufReader::new(stream) };
+        client.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"lang\":\"raw\",\"version\":\"0\"}\r\n").await;
+        client.flush().await;
+        client
+    }
+
+    /// Publishes a message; `headers` is its header block without the version line and the empty line at the end.
+    pub async fn publish(&mut self, subject: impl AsRef<[u8]>, headers: impl AsRef<[u8]>, payload: impl AsRef<[u8]>) {
+        let block = [b"NATS/1.0\r\n", headers.as_ref(), b"\r\n\r\n"].concat();
+        self.publish_block(subject, block, payload).await;
+    }
+
+    /// Publishes a message with this header block.
+    pub async fn publish_block(
+        &mut self,
+        subject: impl AsRef<[u8]>,
+        block: impl AsRef<[u8]>,
+        payload: impl AsRef<[u8]>,
+    ) {
+        let (block, payload) = (block.as_ref(), payload.as_ref());
+        let sizes = format!(" {} {}\r\n", block.len(), block.len() + payload.len());
+        self.send(&[b"HPUB ", subject.as_ref(), sizes.as_bytes(), block, payload, b"\r\n"].concat()).await;
+    }
+
+    /// Waits until the server has received everything sent before.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the server reports an error.
+    pub async fn flush(&mut self) {
+        self.send(b"PING\r\n").await;
+        loop {
+            let mut line = Vec::new();
+            self.stream.read_until(b'\n', &mut line).await.expect("the connection is open");
+            let line = String::from_utf8_lossy(&line);
+            assert!(!line.is_empty() && !line.starts_with("-ERR"), "the server refused something: {line}");
+            if line.starts_with("PONG") {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the connection is open");
+    }
+}

@@ -1,0 +1,153 @@
+//! Messages that the client library cannot read: each ends alone, and the others are handled at once.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::time::{Duration, Instant};
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{DeadLetter, Health, Reason, Subscription};
+use jetstream_handlers_tests::{
+    RawClient, Recorder, Server, connect, dead_letters, eventually, once_each, publish, stream_config, until_health,
+};
+
+/// Header lines that async-nats cannot read.
+const UNREADABLE: [&[u8]; 5] =
+    [b"Customer: Zo\xeb", b"no colon", b"A name: with a space", b"X: a\rb", b"N\xc3\xa4me: b"];
+
+/// Everything must be handled long before `ack_wait`.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+async fn subscribe(broker: &Broker, handled: &Recorder) -> Subscription {
+    broker.subscribe("work.>", "worker", handled.handler()).concurrency(4).ack_wait(secs(60)).await.unwrap()
+}
+
+async fn create_streams(server: &Server) {
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("DLQ", &["dlq.>"])).await.unwrap();
+}
+
+/// Checks that a dead letter has the bytes of an unreadable message.
+fn check_letter(letter: &DeadLetter, sequence: u64, headers: &[u8], payload: &str) {
+    assert_eq!((letter.reason, letter.stream_sequence), (Reason::Undecodable, sequence), "{letter}");
+    assert_eq!(letter.payload, payload.as_bytes(), "{letter}");
+    let block = [b"NATS/1.0\r\n", headers, b"\r\n\r\n"].concat();
+    assert_eq!(letter.header_block(), Some(block), "{letter}");
+}
+
+#[tokio::test]
+async fn each_kind_ends_alone() {
+    for headers in UNREADABLE {
+        let server = Server::start().await;
+        create_streams(&server).await;
+        let mut raw = RawClient::connect(server.address()).await;
+        let broker = connect(&server).await;
+        raw.publish("work.a", headers, "bad").await;
+        raw.flush().await;
+        publish(&broker, "work.a", 0..5).await;
+        let handled = Recorder::new();
+        let begin = Instant::now();
+        let subscription = subscribe(&broker, &handled).await;
+        handled.until_distinct(5).await;
+        let letters = dead_letters(&broker, 1).await;
+        assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+        check_letter(&letters[0], 1, headers, "bad");
+        server.all_acked("WORK", "worker").await;
+        assert_eq!(handled.counts(), once_each(0..5));
+        until_health(&broker, "healthy", Health::is_healthy).await;
+        subscription.unsubscribe().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn twenty_in_a_row_end_while_messages_flow() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    publish(&broker, "work.a", 0..50).await;
+    handled.until_distinct(50).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    for id in 0..20 {
+        raw.publish("work.a", UNREADABLE[id % UNREADABLE.len()], format!("bad {id}")).await;
+    }
+    raw.flush().await;
+    let begin = Instant::now();
+    publish(&broker, "work.a", 50..100).await;
+    handled.until_distinct(100).await;
+    let letters = dead_letters(&broker, 20).await;
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    assert_eq!(letters.len(), 20);
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.counts(), once_each(0..100));
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn ordered_handler_goes_on() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription =
+        broker.subscribe("work.>", "worker", handled.handler()).ordered().ack_wait(secs(60)).await.unwrap();
+    let mut raw = RawClient::connect(server.address()).await;
+    let begin = Instant::now();
+    for round in 0..4_u64 {
+        publish(&broker, "work.a", round * 10..round * 10 + 10).await;
+        raw.publish("work.a", UNREADABLE[round as usize], format!("bad {round}")).await;
+        raw.flush().await;
+    }
+    publish(&broker, "work.a", 40..50).await;
+    handled.until_distinct(50).await;
+    let letters = dead_letters(&broker, 4).await;
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    for (round, letter) in letters.iter().enumerate() {
+        check_letter(letter, round as u64 * 11 + 11, UNREADABLE[round], &format!("bad {round}"));
+    }
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.items(), (0..50).collect::<Vec<_>>(), "in order, each once");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn full_stream_of_dead_letters_delays_only_the_letter() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let full = jetstream_handlers::stream::Config {
+        max_messages: 1,
+        discard: jetstream_handlers::stream::DiscardPolicy::New,
+        ..stream_config("DLQ", &["dlq.>"])
+    };
+    jetstream.create_stream(full).await.unwrap();
+    let broker = connect(&server).await;
+    publish(&broker, "dlq.other", [0]).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish("work.a", UNREADABLE[0], "bad").await;
+    raw.flush().await;
+    let handled = Recorder::new();
+    let subscription = broker
+        .subscribe("work.>", "worker", handled.handler())
+        .concurrency(2)
+        .ack_wait(Duration::from_millis(500))
+        .await
+        .unwrap();
+    publish(&broker, "work.a", 0..10).await;
+    handled.until_distinct(10).await;
+    let connects = broker.client().unwrap().statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    // Longer than `ack_wait`, after which the message would be redelivered.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let now = broker.client().unwrap().statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(now, connects, "the message is not redelivered while its letter cannot be stored");
+    jetstream.get_stream("DLQ").await.unwrap().purge().await.unwrap();
+    let letters = eventually("the letter is stored", Duration::from_secs(40), async || {
+        let letters = broker.dead_letters().list(10).await.unwrap();
+        (letters.len() == 1).then_some(letters)
+    })
+    .await;
+    check_letter(&letters[0], 1, UNREADABLE[0], "bad");
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.counts(), once_each(0..10));
+    subscription.unsubscribe().await.unwrap();
+}
