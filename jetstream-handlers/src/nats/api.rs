@@ -33,7 +33,11 @@ impl Connection {
     async fn send<T: DeserializeOwned>(&self, subject: &str, payload: Bytes) -> Result<T, ApiError> {
         let request = async_nats::Request::new().payload(payload).timeout(Some(self.settings.request_timeout));
         let subject = format!("{}.{subject}", self.api_prefix);
-        let response = self.client().send_request(subject.clone(), request).await;
+        let response = tokio::select! {
+            biased;
+            error = self.denied(&subject) => return Err(ApiError::Denied(error)),
+            response = self.client().send_request(subject.clone(), request) => response,
+        };
         let response = response.map_err(|error| ApiError::Unanswered { subject, error })?;
         match serde_json::from_slice(&response.payload) {
             Ok(Response::Ok(response)) => Ok(response),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::inbox::Routes;
+use super::violations::Violations;
 use super::watchdog::watch;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
@@ -25,6 +26,7 @@ pub(crate) struct Connection {
     pub(crate) settings: Settings,
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
+    pub(super) violations: Arc<Violations>,
     closed: CancellationToken,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
@@ -38,7 +40,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(client: Client, settings: Settings) -> Arc<Self> {
+    pub(crate) fn new(client: Client, settings: Settings, violations: Arc<Violations>) -> Arc<Self> {
         let api_prefix = match (&settings.api_prefix, &settings.domain) {
             (Some(prefix), _) => prefix.clone(),
             (None, Some(domain)) => format!("$JS.{domain}.API"),
@@ -51,6 +53,7 @@ impl Connection {
             settings,
             epoch,
             routes: Arc::default(),
+            violations,
             closed: CancellationToken::new(),
             lost_at: Mutex::default(),
             _watchdog: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
