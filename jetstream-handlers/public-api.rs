@@ -136,6 +136,10 @@ impl Builder {
         mut self,
         adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static,
     ) -> Self {}
+    pub fn on_client_event(
+        mut self,
+        on_event: impl Fn(&async_nats::Event) + Send + Sync + 'static,
+    ) -> Self {}
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}

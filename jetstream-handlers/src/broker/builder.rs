@@ -44,6 +44,7 @@ pub struct Builder {
     client_name: Option<String>,
     from_environment: bool,
     adjust: Vec<Adjust>,
+    events: nats::ClientEvents,
     credentials_file: Option<std::path::PathBuf>,
     wait_for_server: Duration,
     states: States,
@@ -69,6 +70,7 @@ impl Builder {
             client_name: None,
             from_environment,
             adjust: Vec::new(),
+            events: nats::ClientEvents::default(),
             credentials_file: None,
             wait_for_server: Duration::ZERO,
             states: States::default(),
@@ -102,8 +104,39 @@ impl Builder {
     /// The function is called after this builder has applied its own settings.
     /// Keep `subscription_capacity` at its default or above: the client library drops messages beyond it, and they are
     /// redelivered only after `ack_wait`.
+    /// Leave `event_callback` alone, and use [`on_client_event`](Self::on_client_event) instead: through it the broker
+    /// learns which permission the user lacks; without it, a message that the server does not permit only times out.
     pub fn connect_options(mut self, adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static) -> Self {
         self.adjust.push(Box::new(adjust));
+        self
+    }
+
+    /// Calls a function with every event of the client library: a lost connection, lame duck mode, a permissions
+    /// violation or a slow consumer that the server reports, and all others.
+    ///
+    /// Several functions are called in the order in which they were added.
+    /// They must not block, because the client reports its events one after another, and drops those that do not fit
+    /// its queue.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::async_nats::Event;
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = Broker::builder()
+    ///     .on_client_event(|event| {
+    ///         if let Event::LameDuckMode = event {
+    ///             println!("the server is about to stop");
+    ///         }
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn on_client_event(mut self, on_event: impl Fn(&async_nats::Event) + Send + Sync + 'static) -> Self {
+        self.events.add(on_event);
         self
     }
 
@@ -231,6 +264,7 @@ impl Builder {
             client_name,
             from_environment,
             adjust,
+            events,
             credentials_file,
             wait_for_server,
             states,
@@ -244,7 +278,9 @@ impl Builder {
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
         let urls = servers.or_else(|| environment.urls()).unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]);
-        let mut options = nats::options(&client_name.unwrap_or_else(default_client_name), &urls)?;
+        let client_name = client_name.unwrap_or_else(default_client_name);
+        let violations = nats::Violations::new();
+        let mut options = nats::options(&client_name, &urls, violations.clone(), events)?;
         options = environment.apply(options).await?;
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
@@ -252,7 +288,7 @@ impl Builder {
         for adjust in adjust {
             options = adjust(options);
         }
-        let connection = nats::Connection::connect(urls, options, wait_for_server, settings).await?;
+        let connection = nats::Connection::connect(urls, options, wait_for_server, settings, violations).await?;
         let transport = Transport::Nats(connection);
         Ok(Broker::new(Arc::new(transport), Arc::new(states), defaults))
     }

@@ -13,6 +13,8 @@ use crate::error::{Error, ErrorKind};
 pub(crate) enum ApiError {
     /// The server refused it.
     Refused(jetstream::Error),
+    /// The server does not permit the request, or its answer.
+    Denied(Error),
     /// The request on this subject was not answered.
     Unanswered { subject: String, error: RequestError },
     /// The answer does not follow the protocol.
@@ -36,6 +38,7 @@ impl ApiError {
                 _ => new(ErrorKind::Server, "the server refused it"),
             }
             .with_source(error),
+            Self::Denied(error) => error.about(doing),
             Self::Unanswered { subject, error } => match error.kind() {
                 RequestErrorKind::NoResponders => new(
                     ErrorKind::Server,
@@ -58,6 +61,7 @@ impl fmt::Display for ApiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(error) => error.fmt(f),
+            Self::Denied(error) => error.fmt(f),
             Self::Unanswered { error, .. } => error.fmt(f),
             Self::Unreadable(error) => error.fmt(f),
         }

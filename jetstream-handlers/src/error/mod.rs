@@ -182,10 +182,11 @@ impl Error {
         self.0.problems.iter().flat_map(Problem::differences)
     }
 
-    /// Returns the subject to which the user may lack the permission to publish, if that can be the cause.
+    /// Returns the subject to which the user lacks the permission to publish, or may lack it.
     ///
-    /// A server does not answer a request that it does not permit, so this is set if a request to the JetStream API
-    /// timed out; an overloaded server causes the same timeout.
+    /// The server has reported it if the kind is [`Authorization`](ErrorKind::Authorization).
+    /// It is also set if a request to the JetStream API timed out, because a server does not answer a request that it
+    /// does not permit; an overloaded server causes the same timeout.
     pub fn missing_permission(&self) -> Option<&str> {
         self.0.permission.as_deref().or_else(|| self.0.problems.iter().find_map(Problem::missing_permission))
     }

@@ -1,18 +1,24 @@
 //! Requests to the JetStream API.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use async_nats::Message;
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::time::{Instant, sleep};
 
 use super::Connection;
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::Error;
 use crate::error::api::ApiError;
+
+/// The interval at which a lost connection is checked.
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 impl Connection {
     /// Sends an empty payload to `subject` below the API prefix, and decodes the response.
@@ -33,14 +39,55 @@ impl Connection {
     }
 
     async fn send<T: DeserializeOwned>(&self, subject: &str, payload: Bytes) -> Result<T, ApiError> {
-        let request = async_nats::Request::new().payload(payload).timeout(Some(self.settings.request_timeout));
         let subject = format!("{}.{subject}", self.api_prefix);
-        let response = self.client().send_request(subject.clone(), request).await;
+        let response = tokio::select! {
+            biased;
+            error = self.denied(&subject) => return Err(ApiError::Denied(error)),
+            response = self.answer(&subject, payload) => response,
+        };
         let response = response.map_err(|error| ApiError::Unanswered { subject, error })?;
         match serde_json::from_slice(&response.payload) {
             Ok(Response::Ok(response)) => Ok(response),
             Ok(Response::Err { error }) => Err(ApiError::Refused(error)),
             Err(error) => Err(ApiError::Unreadable(error)),
+        }
+    }
+
+    /// Waits for the answer to a request, which is sent again after a reconnect: no answer to a request of the former
+    /// connection arrives on the next one.
+    async fn answer(&self, subject: &str, payload: Bytes) -> Result<Message, RequestError> {
+        let deadline = Instant::now() + self.settings.request_timeout;
+        let mut epoch = self.epoch();
+        loop {
+            self.connected_before(deadline).await;
+            let (client, sent_on) = (self.client(), self.connects());
+            let limit = deadline.saturating_duration_since(Instant::now());
+            let request = async_nats::Request::new().payload(payload.clone()).timeout(Some(limit));
+            let reconnected = async {
+                while self.connects() == sent_on {
+                    epoch.changed().await.ok();
+                }
+            };
+            tokio::select! {
+                answer = client.send_request(subject.to_owned(), request) => match answer {
+                    // The task of the client has ended.
+                    Err(error) if error.kind() == RequestErrorKind::Other && !self.is_closed() && Instant::now() < deadline =>
+                    {
+                        sleep(RETRY_INTERVAL).await;
+                    }
+                    answer => return answer,
+                },
+                () = reconnected => {}
+            }
+        }
+    }
+
+    /// Waits until a server is connected, but not beyond the deadline.
+    ///
+    /// Without a connection, the client would queue what is sent, and send it on the next one.
+    async fn connected_before(&self, deadline: Instant) {
+        while !self.is_connected() && !self.is_closed() && Instant::now() < deadline {
+            sleep(RETRY_INTERVAL).await;
         }
     }
 

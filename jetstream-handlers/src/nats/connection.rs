@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::connect;
 use super::inbox::Routes;
+use super::violations::Violations;
 use super::watchdog::watch;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
@@ -33,6 +34,7 @@ pub(crate) struct Connection {
     pub(crate) settings: Settings,
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
+    pub(super) violations: Arc<Violations>,
     closed: CancellationToken,
     /// `true` if this process has ended the present connection, or is about to.
     forced: AtomicBool,
@@ -79,6 +81,7 @@ impl Connection {
         options: ConnectOptions,
         wait: Duration,
         settings: Settings,
+        violations: Arc<Violations>,
     ) -> Result<Arc<Self>, Error> {
         let client = connect(&servers, options.clone(), wait).await?;
         let api_prefix = match (&settings.api_prefix, &settings.domain) {
@@ -97,6 +100,7 @@ impl Connection {
             settings,
             epoch,
             routes: Arc::default(),
+            violations,
             closed: CancellationToken::new(),
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),

@@ -11,9 +11,11 @@ mod messages;
 mod metadata;
 mod publish;
 mod pull;
+mod violations;
 mod watchdog;
 
-pub(crate) use connect::{Environment, credentials_file, options};
+pub(crate) use connect::{ClientEvents, Environment, credentials_file, options};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;
+pub(crate) use violations::Violations;

@@ -1,5 +1,6 @@
 //! Repeated attempts of a publish until its deadline.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -65,6 +66,8 @@ pub(super) struct Retry<'a> {
     /// `true` after an attempt without an answer, which may have stored the message.
     pub(super) unanswered: bool,
     stream_found: bool,
+    /// The reason that the user may not look up the stream.
+    lookup_denied: Option<String>,
 }
 
 /// The result of the lookup of a publish's stream.
@@ -79,7 +82,17 @@ enum StreamLookup {
 impl<'a> Retry<'a> {
     pub(super) fn new(transport: &'a Transport, subject: &'a str, unit: Unit, deadline: Instant) -> Self {
         let pause = Pause::new(deadline);
-        Self { transport, subject, unit, deadline, pause, repeated: false, unanswered: false, stream_found: false }
+        Self {
+            transport,
+            subject,
+            unit,
+            deadline,
+            pause,
+            repeated: false,
+            unanswered: false,
+            stream_found: false,
+            lookup_denied: None,
+        }
     }
 
     /// Waits until the next attempt is due, or returns the error with which the publish ends.
@@ -107,6 +120,12 @@ impl<'a> Retry<'a> {
                 self.stream_found = true;
                 self.repeat_after(error).await
             }
+            StreamLookup::Unknown(Some(cause)) if cause.kind() == ErrorKind::Authorization => {
+                // Another lookup would be refused as well.
+                self.stream_found = true;
+                self.lookup_denied = Some(cause.to_string());
+                self.repeat_after(error).await
+            }
             StreamLookup::Unknown(cause) => self.repeat_after(cause.unwrap_or(error)).await,
         }
     }
@@ -130,7 +149,11 @@ impl<'a> Retry<'a> {
             (Unit::AtomicBatch | Unit::Ingest, true) => "all of it may be stored, or nothing",
             (Unit::AtomicBatch | Unit::Ingest, false) => "nothing is stored",
         };
-        let text = format!("no stream stored {unit} on `{subject}` within {limit:?}, and {stored}: {error}");
+        let mut text = format!("no stream stored {unit} on `{subject}` within {limit:?}, and {stored}: {error}");
+        if let Some(denied) = &self.lookup_denied {
+            // Writing to a `String` does not fail.
+            write!(text, "; {denied}").ok();
+        }
         Error::new(ErrorKind::Timeout, text).with_source(error)
     }
 
@@ -139,7 +162,9 @@ impl<'a> Retry<'a> {
         match timeout_at(self.deadline, Box::pin(self.ensure_stream())).await {
             Ok(Ok(true)) => Ok(StreamLookup::Created),
             Ok(Ok(false)) => Ok(StreamLookup::Found),
-            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {
+            Ok(Err(error))
+                if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server | ErrorKind::Authorization) =>
+            {
                 Ok(StreamLookup::Unknown(Some(error)))
             }
             Ok(Err(error)) => Err(error),

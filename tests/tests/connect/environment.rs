@@ -268,7 +268,7 @@ async fn context_sets_domain_and_inbox_prefix() {
     // Without a stream, the publish sends an API request.
     assert_failed(&output_with(json!({ "jetstream_domain": "elsewhere" })).await, &["JetStream does not answer"]);
     assert_failed(&output_with(json!({ "jetstream_api_prefix": "NO.API" })).await, &["JetStream does not answer"]);
-    assert_failed(&output_with(json!({ "inbox_prefix": "_OTHER" })).await, &["(Timeout)"]);
+    assert_failed(&output_with(json!({ "inbox_prefix": "_OTHER" })).await, &["`_OTHER.", "(Authorization)"]);
     assert_eq!(output_with(json!({ "jetstream_domain": "hub" })).await, "stored ENVIRONMENT 1 hub");
 }
 

@@ -8,6 +8,7 @@ use jetstream_handlers_tests::{Server, stream_config};
 mod atomic;
 mod cluster;
 mod ingest;
+mod permissions;
 mod publish;
 mod publish_all;
 

@@ -2,9 +2,10 @@
 
 use std::error::Error as StdError;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use tokio::time::Instant;
 
 mod context_file;
@@ -12,6 +13,7 @@ mod environment;
 
 pub(crate) use environment::Environment;
 
+use super::violations::Violations;
 use crate::backoff::ExponentialBackoff;
 use crate::error::{Error, ErrorKind};
 
@@ -23,11 +25,38 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// All handlers together request at most half of it.
 pub(super) const CAPACITY: usize = 1 << 18;
 
+/// A function of the application that is called with every event of the client.
+type OnEvent = Box<dyn Fn(&Event) + Send + Sync>;
+
+/// What receives the events of the client, of which async-nats calls only one function.
+#[derive(Default)]
+pub(crate) struct ClientEvents(Vec<OnEvent>);
+
+impl ClientEvents {
+    pub(crate) fn add(&mut self, on_event: impl Fn(&Event) + Send + Sync + 'static) {
+        self.0.push(Box::new(on_event));
+    }
+
+    fn call(&self, event: &Event) {
+        self.0.iter().for_each(|on_event| on_event(event));
+    }
+}
+
 /// Returns the default options, with the credentials of the server addresses.
 ///
 /// async-nats does not take credentials from an address.
-pub(crate) fn options(client_name: &str, urls: &[String]) -> Result<ConnectOptions, Error> {
+pub(crate) fn options(
+    client_name: &str,
+    urls: &[String],
+    violations: Arc<Violations>,
+    events: ClientEvents,
+) -> Result<ConnectOptions, Error> {
     let options = ConnectOptions::new().name(client_name).ping_interval(PING_INTERVAL);
+    let options = options.event_callback(move |event| {
+        violations.on_event(&event);
+        events.call(&event);
+        std::future::ready(())
+    });
     let mut credentials = urls.iter().filter_map(|url| Some(userinfo(url)?.0));
     Ok(match credentials.next().map(|userinfo| userinfo.split_once(':').unwrap_or((userinfo, ""))) {
         None => options,

@@ -69,7 +69,18 @@ impl<'a> AtomicBatch<'a> {
         self.attempts += 1;
         // The stream keeps a failed attempt for ten seconds, so each attempt has a batch id of its own.
         let id = format!("{}.{}", self.ids, self.attempts);
-        match self.send(&id, deadline).await {
+        let denied = self
+            .connection
+            .denied_where(|violation| self.messages.iter().any(|message| violation.concerns(&message.subject)));
+        let sent = tokio::select! {
+            biased;
+            error = denied => {
+                let subject = self.messages.first().map_or("", |message| &message.subject);
+                Err(Failure::Other(error.about(&format!("the atomic batch on `{subject}` was refused"))))
+            }
+            sent = self.send(&id, deadline) => sent,
+        };
+        match sent {
             Ok(ack) => Ok(ack),
             Err(failure) => self.on_failure(failure).await,
         }

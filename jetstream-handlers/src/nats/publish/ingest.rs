@@ -1,5 +1,6 @@
 //! A fast-ingest batch: one answer for hundreds of messages, at the rate at which the stream accepts them (ADR-50).
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
@@ -8,10 +9,11 @@ use async_nats::{HeaderMap, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::super::Connection;
+use super::super::violations::Violation;
 use super::answer::read_ack;
 use super::{ATTEMPT_TIMEOUT, unsent};
 use crate::error::ingest::IngestError;
@@ -36,6 +38,9 @@ pub(crate) struct Ingest<'a> {
     inbox: String,
     answers: Subscriber,
     epoch: watch::Receiver<u64>,
+    violations: broadcast::Receiver<Violation>,
+    /// The subjects of the messages after the stored ones.
+    unstored: VecDeque<Subject>,
     /// The subject of the first message, to which requests to the stream are sent.
     subject: Subject,
     sent: u64,
@@ -82,6 +87,8 @@ enum Answer {
     /// No stream covers the subject of the message of this number.
     NoStream(u64),
     Malformed(BoxError),
+    /// The user may not publish the message of this number, or not subscribe to the answers.
+    Denied(u64, Error),
 }
 
 impl<'a> Ingest<'a> {
@@ -117,6 +124,8 @@ impl<'a> Ingest<'a> {
             inbox,
             answers,
             epoch,
+            violations: connection.violations.subscribe(),
+            unstored: VecDeque::new(),
             subject,
             sent: 0,
             stored: 0,
@@ -139,6 +148,10 @@ impl<'a> Ingest<'a> {
             Answer::Refused(_, error) => {
                 let what = format!("nothing of the batch on `{}` is stored", self.subject);
                 PublishFailure::Permanent(ingest_refused(1, error).about(&what))
+            }
+            Answer::Denied(_, error) => {
+                let what = format!("the batch on `{}` has not begun", self.subject);
+                PublishFailure::Permanent(error.about(&what))
             }
             // The server has a version that supports batches, but stored the message like any other.
             Answer::Ended(ack) => {
@@ -210,6 +223,7 @@ impl<'a> Ingest<'a> {
     async fn send(&mut self, message: Outgoing, operation: Operation) -> Result<(), Error> {
         // Counted even if sending fails, because it may have been sent.
         self.sent += 1;
+        self.unstored.push_back(message.subject.clone());
         self.progressed_at = Instant::now();
         self.send_as(message, self.sent, operation).await
     }
@@ -258,6 +272,11 @@ impl<'a> Ingest<'a> {
                 {
                     return self.on_unknown_batch(error).await;
                 }
+                // Not even the end of the batch can be requested.
+                Some(Answer::Denied(number, error)) if self.ending => {
+                    self.on_answer(Answer::Denied(number, error));
+                    return Err(self.ended(ErrorKind::Authorization, ""));
+                }
                 Some(answer) => {
                     self.on_answer(answer);
                     return Ok(());
@@ -301,6 +320,7 @@ impl<'a> Ingest<'a> {
             biased;
             Some(answer) = self.answers.next() => Some(read(&answer)),
             () = self.connection.closed() => None,
+            Some(denied) = denied(&mut self.violations, &self.unstored, self.stored, &self.subject) => Some(denied),
             Ok(()) = self.epoch.changed() => None,
             () = async { sleep_until(due).await } => None,
         }
@@ -310,6 +330,8 @@ impl<'a> Ingest<'a> {
         let (number, problem) = match answer {
             Answer::Flow { stored, flow } => {
                 if stored > self.stored {
+                    let new = usize::try_from(stored - self.stored).unwrap_or(usize::MAX);
+                    self.unstored.drain(..new.min(self.unstored.len()));
                     self.stored = stored;
                     self.progressed_at = Instant::now();
                 }
@@ -328,6 +350,7 @@ impl<'a> Ingest<'a> {
                 (None, Error::new(ErrorKind::Publish, text))
             }
             Answer::Refused(number, error) => (Some(number), ingest_refused(number, error)),
+            Answer::Denied(number, error) => (Some(number), error),
             Answer::NoStream(number) => {
                 let text = format!("no stream covers the subject of message {number} of the batch");
                 (Some(number), Error::new(ErrorKind::Publish, text))
@@ -346,12 +369,14 @@ impl<'a> Ingest<'a> {
 
     /// Returns the result of a batch that the stream has ended.
     async fn result(&mut self, ack: PublishAck) -> Result<PublishAck, IngestError> {
-        // A message may be missing because another stream received it, which then sends the reason.
+        // A message may be missing because another stream received it, or because the user may not publish it; the
+        // reason follows.
         let deadline = Instant::now() + LAST_ANSWER;
         while self.gap.is_some()
-            && let Ok(Some(answer)) = timeout_at(deadline, self.answers.next()).await
+            && Instant::now() < deadline
+            && let Some(answer) = self.receive(deadline).await
         {
-            self.on_answer(read(&answer));
+            self.on_answer(answer);
         }
         let count = ack.batch_size.unwrap_or(0).max(self.stored);
         if self.problem.is_none() && count == self.sent {
@@ -389,6 +414,24 @@ impl<'a> Ingest<'a> {
         };
         let text = format!("the batch on `{subject}` ended early: {known}, {rest}: {why}");
         ingest_error(Error::new(kind, text), problem, stored)
+    }
+}
+
+/// Waits for a violation that concerns an unstored message of the batch; `None` if some were missed.
+async fn denied(
+    violations: &mut broadcast::Receiver<Violation>,
+    unstored: &VecDeque<Subject>,
+    stored: u64,
+    batch: &Subject,
+) -> Option<Answer> {
+    loop {
+        let violation = violations.recv().await.ok()?;
+        // The requests that are not messages are sent to the subject of the batch.
+        let subjects = unstored.iter().chain([batch]);
+        let number = (stored + 1..).zip(subjects).find(|(_, subject)| violation.concerns(subject));
+        if let Some((number, _)) = number {
+            return Some(Answer::Denied(number, violation.into_error()));
+        }
     }
 }
 

@@ -54,6 +54,8 @@ pub(crate) async fn publish_once(
     epoch.mark_unchanged();
     let client = connection.client();
     let sent = tokio::select! {
+        biased;
+        error = connection.denied(&message.subject) => return Err(PublishFailure::Permanent(denied(&message.subject, error))),
         // The deadline also covers sending, which waits for capacity in a queue while there is no connection.
         sent = timeout_at(deadline, client.send_request(message.subject.clone(), request)) => sent,
         // No answer to a request of the former connection arrives on this one.
@@ -81,6 +83,11 @@ fn unanswered(why: &str) -> PublishFailure {
 
 fn no_stream_answers(error: impl Into<BoxError>) -> Error {
     Error::new(ErrorKind::Timeout, "no stream answers").with_source(error)
+}
+
+/// Returns the error of a message that the server does not permit.
+fn denied(subject: &str, error: Error) -> Error {
+    error.about(&format!("cannot publish to `{subject}`"))
 }
 
 /// Returns the error of a message that the client library did not accept.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, StatusCode, Subject, Subscriber, header};
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::super::Connection;
+use super::super::violations::Violation;
 use super::answer::read_answer;
-use super::{ATTEMPT_TIMEOUT, check, unsent};
+use super::{ATTEMPT_TIMEOUT, check, denied, unsent};
 use crate::error::Error;
 use crate::message::refusal::closed;
 use crate::message::{Attempt, Outgoing, Pipelined, PublishFailure};
@@ -33,6 +34,7 @@ pub(crate) struct Pipeline<I: Iterator> {
     /// The prefix of the reply subjects and its subscription, created for the first message.
     inbox: Option<(String, Subscriber)>,
     epoch: watch::Receiver<u64>,
+    violations: broadcast::Receiver<Violation>,
     /// The prefix of the message ids of this pipeline.
     ids: String,
     entries: VecDeque<Entry>,
@@ -53,12 +55,14 @@ enum Entry {
 impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
     pub(crate) fn new(connection: Arc<Connection>, messages: I) -> Self {
         let epoch = connection.epoch();
+        let violations = connection.violations.subscribe();
         Self {
             connection,
             messages: messages.fuse(),
             ended: false,
             inbox: None,
             epoch,
+            violations,
             ids: nuid::next().to_string(),
             entries: VecDeque::with_capacity(MAX_IN_FLIGHT),
             first: 0,
@@ -118,7 +122,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 self.ended = true;
                 return;
             };
-            let entry = match message.and_then(|message| check(&self.connection, &message).map(|()| message)) {
+            let entry = match message.and_then(|message| self.checked(message)) {
                 Ok(message) => self.send(message, begun).await,
                 Err(error) => Entry::failed(error),
             };
@@ -128,6 +132,15 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             if is_full {
                 return;
             }
+        }
+    }
+
+    /// Returns the message, or the reason that it cannot be sent.
+    fn checked(&self, message: Outgoing) -> Result<Outgoing, Error> {
+        check(&self.connection, &message)?;
+        match self.connection.violations.refused_inbox() {
+            None => Ok(message),
+            Some(error) => Err(denied(&message.subject, error)),
         }
     }
 
@@ -186,6 +199,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                     }
                 }
             }
+            Ok(violation) = self.violations.recv() => self.on_violation(&violation),
             // No answer to a message of the former connection arrives on this one.
             Ok(()) = self.epoch.changed() => self.resend(MAX_IN_FLIGHT),
             () = async { sleep_until(due).await } => self.resend(1),
@@ -197,6 +211,16 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         for entry in self.entries.iter_mut().take(count) {
             if let Entry::Sent(attempt) = entry {
                 *entry = Entry::Resend(attempt.clone());
+            }
+        }
+    }
+
+    fn on_violation(&mut self, violation: &Violation) {
+        for entry in &mut self.entries {
+            if let Entry::Sent(Attempt { message, .. }) = entry
+                && violation.concerns(&message.subject)
+            {
+                *entry = Entry::failed(denied(&message.subject, violation.clone().into_error()));
             }
         }
     }

@@ -65,7 +65,7 @@ impl FloorReader {
         self.reading = None;
         match result {
             Ok(floor) => self.floor = Some(floor),
-            Err(error) if error.kind() == ErrorKind::Timeout => {
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Authorization) => {
                 // Without the permission, or without a server, further requests would fail as well.
                 tracing::debug!(handler, "cannot read the ack floor of the consumer: {error}");
                 self.next = None;

@@ -483,7 +483,7 @@ impl Pull {
             }
             // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
             // the next pull request shows whether the consumer exists.
-            Err(error) if error.kind() == ErrorKind::Timeout => {
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Authorization) => {
                 tracing::debug!(handler = &*self.handler, "cannot restore the consumer: {error}");
             }
             Err(error) => self.back_off_and_restore(&chain(&error)),

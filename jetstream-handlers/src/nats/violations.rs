@@ -1,0 +1,234 @@
+//! Permission violations: what the server reports that the user may not do.
+//!
+//! A server does not answer a message that it does not permit. It reports the subject on the connection instead
+//! (`client.go`, `pubPermissionViolation` and `subPermissionViolation`), which async-nats passes to the event callback.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use async_nats::{Event, ServerError};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::Connection;
+use crate::error::{Error, ErrorKind};
+use crate::sync::lock;
+
+/// The number of violations that a receiver may fall behind; it misses older ones.
+const CAPACITY: usize = 256;
+
+/// The maximum number of warnings about different subjects for one connection.
+const MAX_WARNINGS: usize = 64;
+
+/// The number of leading tokens by which subjects are alike for a warning: those of an ack differ only behind them.
+const WARNED_TOKENS: usize = 4;
+
+/// What the user may not do with a subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Denied {
+    Publish,
+    Subscribe,
+}
+
+/// A violation, as the server reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Violation {
+    pub(crate) denied: Denied,
+    pub(crate) subject: Arc<str>,
+}
+
+/// The violations of a connection.
+///
+/// If the application replaces the event callback of the client, none is ever seen, and a message without a permission
+/// is unanswered until its deadline.
+pub(crate) struct Violations {
+    sender: broadcast::Sender<Violation>,
+    state: Mutex<State>,
+}
+
+/// What is known of the current connection.
+#[derive(Debug, Default)]
+struct State {
+    /// An inbox that the server refused; the client subscribes to it once for a connection.
+    inbox: Option<Arc<str>>,
+    warned: HashSet<(Denied, String)>,
+}
+
+impl fmt::Debug for Violations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Violations")
+    }
+}
+
+impl Violations {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { sender: broadcast::channel(CAPACITY).0, state: Mutex::default() })
+    }
+
+    /// Returns a receiver of the violations from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Violation> {
+        self.sender.subscribe()
+    }
+
+    /// Handles an event of the client.
+    pub(super) fn on_event(&self, event: &Event) {
+        match event {
+            Event::Connected => *lock(&self.state) = State::default(),
+            Event::ServerError(ServerError::Other(text)) => match Violation::parse(text) {
+                Some(violation) => self.on_violation(violation),
+                None => tracing::warn!("the server reported an error: {text}"),
+            },
+            _ => {}
+        }
+    }
+
+    fn on_violation(&self, violation: Violation) {
+        let mut state = lock(&self.state);
+        if violation.denied == Denied::Subscribe && is_inbox(&violation.subject) {
+            state.inbox = Some(violation.subject.clone());
+        }
+        let alike = violation.subject.split_inclusive('.').take(WARNED_TOKENS).collect();
+        if state.warned.len() < MAX_WARNINGS && state.warned.insert((violation.denied, alike)) {
+            tracing::warn!(subject = &*violation.subject, "{}", violation.problem());
+        }
+        drop(state);
+        // Without a receiver, nobody waits for an answer.
+        self.sender.send(violation).ok();
+    }
+
+    /// Returns an error if the server has refused the inbox on which answers arrive.
+    pub(super) fn refused_inbox(&self) -> Option<Error> {
+        let subject = lock(&self.state).inbox.clone()?;
+        Some(Violation { denied: Denied::Subscribe, subject }.into_error())
+    }
+}
+
+impl Violation {
+    /// Parses the text of an error that the server sent.
+    fn parse(text: &str) -> Option<Self> {
+        let rest = text.strip_prefix("Permissions Violation for ")?;
+        let (denied, rest) = match rest.strip_prefix("Publish to \"") {
+            Some(rest) => (Denied::Publish, rest),
+            None => (Denied::Subscribe, rest.strip_prefix("Subscription to \"")?),
+        };
+        Some(Self { denied, subject: unquoted(rest)?.into() })
+    }
+
+    /// Returns the error of what was attempted.
+    pub(crate) fn into_error(self) -> Error {
+        let error = Error::new(ErrorKind::Authorization, self.problem());
+        match self.denied {
+            Denied::Publish => error.with_missing_permission(self.subject.to_string()),
+            Denied::Subscribe => error,
+        }
+    }
+
+    fn problem(&self) -> String {
+        let subject = &self.subject;
+        match self.denied {
+            Denied::Publish => format!(
+                "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server"
+            ),
+            Denied::Subscribe => format!(
+                "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, or set an inbox prefix that the user may use, and connect again"
+            ),
+        }
+    }
+}
+
+impl Connection {
+    /// Waits until the server reports that the user may not publish to `subject`, or may not subscribe to the inbox on
+    /// which the answer would arrive; returns the error of kind [`Authorization`](ErrorKind::Authorization).
+    ///
+    /// Violations count from this call on, not from the first poll: call it before the message is sent, and poll it
+    /// first, because the error may be known already.
+    /// It does not end if neither is reported.
+    pub(crate) fn denied<'a>(&self, subject: &'a str) -> impl Future<Output = Error> + use<'a> {
+        self.denied_where(move |violation| violation.concerns(subject))
+    }
+
+    /// Waits like [`denied`](Self::denied) for a violation that concerns one of several messages.
+    pub(super) fn denied_where<F>(&self, concerns: F) -> impl Future<Output = Error> + use<F>
+    where
+        F: Fn(&Violation) -> bool,
+    {
+        let mut violations = self.violations.subscribe();
+        let refused = self.violations.refused_inbox();
+        async move {
+            if let Some(error) = refused {
+                return error;
+            }
+            loop {
+                match violations.recv().await {
+                    Ok(violation) if concerns(&violation) => return violation.into_error(),
+                    Ok(_) | Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        }
+    }
+}
+
+impl Violation {
+    /// Returns `true` if a message to `subject` has no answer because of this violation.
+    pub(crate) fn concerns(&self, subject: &str) -> bool {
+        match self.denied {
+            Denied::Publish => *self.subject == *subject,
+            Denied::Subscribe => is_inbox(&self.subject),
+        }
+    }
+}
+
+/// Returns `true` for the subject on which answers arrive, which has one more token than the name of an inbox.
+///
+/// The application may choose another prefix than `_INBOX`.
+fn is_inbox(subject: &str) -> bool {
+    let mut tokens = subject.rsplit('.');
+    let is_wildcard = matches!(tokens.next(), Some("*" | ">"));
+    is_wildcard && tokens.next().is_some_and(|id| (20..=30).contains(&id.len())) && tokens.next().is_some()
+}
+
+/// Returns the text up to the closing quote, without the escapes of Go's `%q`.
+fn unquoted(text: &str) -> Option<String> {
+    let mut subject = String::new();
+    let mut rest = text.chars();
+    loop {
+        match rest.next()? {
+            '"' => return Some(subject),
+            '\\' => subject.push(rest.next()?),
+            character => subject.push(character),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Option<(Denied, String)> {
+        Violation::parse(text).map(|violation| (violation.denied, violation.subject.to_string()))
+    }
+
+    #[test]
+    fn violations_are_parsed() {
+        let publish = parsed(r#"Permissions Violation for Publish to "$JS.ACK.A.b.1""#);
+        assert_eq!(publish, Some((Denied::Publish, "$JS.ACK.A.b.1".to_owned())));
+        let queue = parsed(r#"Permissions Violation for Subscription to "_INBOX.x.*" using queue "q""#);
+        assert_eq!(queue, Some((Denied::Subscribe, "_INBOX.x.*".to_owned())));
+        let quote = parsed(r#"Permissions Violation for Publish to "a\"b\\c""#);
+        assert_eq!(quote, Some((Denied::Publish, r#"a"b\c"#.to_owned())));
+        assert_eq!(parsed("Maximum Payload Violation"), None);
+        assert_eq!(parsed(r#"Permissions Violation for Publish to "a"#), None);
+    }
+
+    #[test]
+    fn only_the_subjects_of_answers_are_inboxes() {
+        let id = nuid::next();
+        assert!(is_inbox(&format!("_INBOX.{id}.*")));
+        assert!(is_inbox(&format!("my.own.{id}.>")));
+        assert!(!is_inbox(&format!("{id}.*")));
+        assert!(!is_inbox("orders.created.*"));
+        assert!(!is_inbox(&format!("_INBOX.{id}")));
+    }
+}

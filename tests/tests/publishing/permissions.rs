@@ -1,0 +1,125 @@
+//! What the user may not do is an error at once that names the subject.
+
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use jetstream_handlers::async_nats::Event;
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Builder, ErrorKind, stream};
+use jetstream_handlers_tests::{Recorder, SOON, Server, assert_error, binary, eventually, stream_config};
+
+/// The time within which a denied message must fail; its deadline is 20 s.
+const AT_ONCE: Duration = secs(1);
+
+/// Starts a server with the stream `SHOP` and a user `worker` with these permissions.
+async fn server(permissions: &str) -> Server {
+    let config = format!(
+        "accounts {{ APP {{ jetstream: enabled, users: [
+            {{ user: admin, password: secret }},
+            {{ user: worker, password: secret, permissions: {{ {permissions} }} }} ] }} }}"
+    );
+    let server = Server::builder().config(&config).user("admin", "secret").start().await;
+    let newest = binary::version() >= (2, 14, 0);
+    let config = stream::Config {
+        allow_atomic_publish: newest,
+        allow_batch_publish: newest,
+        ..stream_config("SHOP", &["orders.>"])
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    server
+}
+
+fn worker(server: &Server) -> Builder {
+    Broker::builder()
+        .servers([server.url()])
+        .connect_options(|options| options.user_and_password("worker".into(), "secret".into()))
+}
+
+#[tokio::test]
+async fn denied_publish_fails_at_once_and_names_the_subject() {
+    let server = server(r#"publish: { deny: ["orders.secret"] }"#).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let begun = Instant::now();
+    let parts = ["cannot publish to `orders.secret`", "`permissions.publish`"];
+    let denied = broker.publish("orders.secret", &1).await.unwrap_err();
+    assert_eq!(denied.missing_permission(), Some("orders.secret"));
+    assert_error(&denied, ErrorKind::Authorization, &parts);
+    let publisher = broker.publisher();
+    // The neighbours on the same connection are stored.
+    let subjects = ["orders.a", "orders.secret", "orders.b", "orders.secret", "orders.c"];
+    let messages = subjects.map(|subject| broker.publish_message(subject, &1));
+    let results: Vec<_> = publisher.publish_all(messages).collect().await;
+    for (subject, result) in subjects.iter().zip(results) {
+        match *subject {
+            "orders.secret" => assert_error(result, ErrorKind::Authorization, &parts),
+            _ => assert!(!result.unwrap().duplicate),
+        }
+    }
+    if binary::version() >= (2, 14, 0) {
+        let messages = || subjects.map(|subject| broker.publish_message(subject, &1));
+        let denied = publisher.publish_atomic(messages()).await;
+        assert_error(denied, ErrorKind::Authorization, &["atomic batch", "`orders.secret`"]);
+        let denied = publisher.ingest(messages()).await.unwrap_err();
+        assert_error(&denied, ErrorKind::Authorization, &["`orders.secret`", "the first 1 are stored"]);
+        assert_eq!(denied.stored(), 1);
+        let denied = publisher.ingest([broker.publish_message("orders.secret", &1)]).await.unwrap_err();
+        assert_error(&denied, ErrorKind::Authorization, &["`orders.secret`", "has not begun"]);
+    }
+    assert!(begun.elapsed() < 5 * AT_ONCE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn denied_api_request_fails_at_once_and_names_the_subject() {
+    let server = server(r#"publish: { deny: ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.SHOP"] }"#).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let begun = Instant::now();
+    let started = broker.subscribe("orders.created", "reader", Recorder::<u64>::new().handler()).await;
+    assert_error(started.map(drop), ErrorKind::Authorization, &["`$JS.API.STREAM.NAMES`", "`permissions.publish`"]);
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    // A publish needs no API request.
+    broker.publish("orders.created", &1).await.unwrap();
+}
+
+#[tokio::test]
+async fn publish_without_a_permitted_inbox_fails_at_once() {
+    let server = server(r#"subscribe: { deny: ["_INBOX.>"] }"#).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let begun = Instant::now();
+    let parts = ["cannot publish to `orders.created`", "`_INBOX.", "may be stored or not", "`permissions.subscribe`"];
+    for _ in 0..2 {
+        assert_error(broker.publish("orders.created", &1).await, ErrorKind::Authorization, &parts);
+    }
+    let messages = [1, 2].map(|id| broker.publish_message("orders.created", &id));
+    let results: Vec<_> = broker.publisher().publish_all(messages).collect().await;
+    for result in results {
+        assert_error(result, ErrorKind::Authorization, &parts);
+    }
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    // Only the first publish was sent: since then the refusal is known.
+    assert_eq!(crate::count(&server.jetstream().await, "SHOP").await, 1);
+    // Another prefix, which is permitted.
+    let broker = worker(&server).connect_options(|options| options.custom_inbox_prefix("_MINE"));
+    broker.connect().await.unwrap().publish("orders.created", &1).await.unwrap();
+}
+
+#[tokio::test]
+async fn events_reach_every_function_of_the_application() {
+    let mut server = Server::start().await;
+    let (first, second) = (Recorder::<String>::default(), Recorder::<String>::default());
+    let note = |events: &Recorder<String>| {
+        let events = events.clone();
+        move |event: &Event| events.add(event.to_string())
+    };
+    let broker = Broker::builder().servers([server.url()]).on_client_event(note(&first)).on_client_event(note(&second));
+    let broker = broker.connect().await.unwrap();
+    server.restart().await;
+    for events in [first, second] {
+        eventually("the events of a reconnect", SOON, async || {
+            let events = events.items();
+            let position = |name: &str| events.iter().position(|event| event == name);
+            (position("disconnected")? < events.iter().rposition(|event| event == "connected")?).then_some(())
+        })
+        .await;
+    }
+    broker.disconnect().await.unwrap();
+}
