@@ -74,6 +74,8 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
     jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
     jetstream.create_stream(stream_config("DLQ", &["dlq.>"])).await.unwrap();
     let broker = connect(&server).await;
+    // The letters are read on a connection of their own.
+    let reader = connect(&server).await;
     let handled: [Recorder<String>; 3] = std::array::from_fn(|_| Recorder::default());
     let handler = |index: usize| {
         let handled = handled[index].clone();
@@ -82,9 +84,11 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
             std::future::ready(())
         }
     };
-    let plain = broker.subscribe("work.>", "plain", handler(0)).concurrency(4).ack_wait(secs(60)).await.unwrap();
-    let single = broker.subscribe("work.>", "single", handler(1)).ack_wait(secs(60)).await.unwrap();
-    let ordered = broker.subscribe("work.>", "ordered", handler(2)).ordered().ack_wait(secs(60)).await.unwrap();
+    let plain =
+        broker.subscribe("work.>", "plain", handler(0)).name("plain").concurrency(4).ack_wait(secs(60)).await.unwrap();
+    let single = broker.subscribe("work.>", "single", handler(1)).name("single").ack_wait(secs(60)).await.unwrap();
+    let ordered =
+        broker.subscribe("work.>", "ordered", handler(2)).name("ordered").ordered().ack_wait(secs(60)).await.unwrap();
 
     let mut random = Random(seed);
     let mut raw = RawClient::connect(server.address()).await;
@@ -107,13 +111,16 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
         }
     }
     raw.flush().await;
-    let stored = jetstream.get_stream("WORK").await.unwrap().cached_info().state.messages;
-    assert_eq!(stored, good + bad, "the server has stored everything");
+    eventually("the server has stored everything", LIMIT, async || {
+        let stored = jetstream.get_stream("WORK").await.unwrap().cached_info().state.messages;
+        (stored == good + bad).then_some(())
+    })
+    .await;
 
     for (index, queue) in ["plain", "single", "ordered"].into_iter().enumerate() {
         let counts = eventually("every message is accounted for", LIMIT, async || {
             let mut counts: BTreeMap<String, usize> = handled[index].counts();
-            for letter in broker.dead_letters().list(10_000).await.unwrap() {
+            for letter in reader.dead_letters().list(10_000).await.unwrap() {
                 if letter.consumer == queue {
                     *counts.entry(String::from_utf8_lossy(&letter.payload).into_owned()).or_default() += 1;
                 }
@@ -133,7 +140,11 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
     }
 }
 
+/// Runs with a fixed seed, or `HOSTILE_ROUNDS` times with other seeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_bytes_of_another_client_harm_nothing_else() {
-    hostile(2026, 5000, 500).await;
+    let rounds = std::env::var("HOSTILE_ROUNDS").ok().map(|rounds| rounds.parse().expect("HOSTILE_ROUNDS is a number"));
+    for round in 0..rounds.unwrap_or(1) {
+        hostile(2026 + round, 5000, 500).await;
+    }
 }

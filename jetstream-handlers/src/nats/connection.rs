@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
@@ -42,7 +42,7 @@ pub(crate) struct Connection {
     broken_epoch: AtomicU64,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
-    _watchdog: AbortOnDropHandle<()>,
+    watchdog: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// The client in use.
@@ -91,7 +91,7 @@ impl Connection {
         };
         let client = CurrentClient { client, connects_before: 0 };
         let (sender, epoch) = watch::channel(client.connects());
-        Ok(Arc::new_cyclic(|connection| Self {
+        let connection = Arc::new(Self {
             client: RwLock::new(Arc::new(client)),
             client_ended: AtomicBool::new(false),
             servers,
@@ -105,8 +105,11 @@ impl Connection {
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),
             lost_at: Mutex::default(),
-            _watchdog: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
-        }))
+            watchdog: OnceLock::new(),
+        });
+        let watchdog = tokio::spawn(watch(Arc::downgrade(&connection), sender));
+        connection.watchdog.get_or_init(|| AbortOnDropHandle::new(watchdog));
+        Ok(connection)
     }
 
     /// Returns the client in use.
@@ -178,7 +181,7 @@ impl Connection {
     /// Returns `true` if the connection before this epoch ended although its server kept running, as it does when the
     /// client reads a message that it cannot parse.
     pub(super) fn may_be_unreadable(&self, epoch: u64) -> bool {
-        self.broken_epoch.load(Ordering::Relaxed) == epoch
+        self.broken_epoch.load(Ordering::Relaxed) >= epoch
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -96,6 +96,10 @@ pub(crate) async fn restore_consumer(
         restored.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
     }
     let need = Need { handler, binding, config, concurrency: 1 };
+    // To create a consumer that exists with the same configuration is no error, and must not be logged.
+    if let Ok(Some(found)) = transport.consumer(&binding.stream, &binding.consumer).await {
+        return Ok(found.created);
+    }
     need.create(transport, &restored).await.map(|found| found.created).map_err(|problem| Error::of(vec![problem]))
 }
 

@@ -181,6 +181,16 @@ impl Worker {
         match (quarantine::failure(&message), &self.ack_all) {
             (None, _) => buffer.push(message),
             (Some(_), None) => self.quarantine.add(message),
+            // Its bytes would be lost with the next ack, so it is redelivered, and ends the connection again.
+            (Some(_), Some(_)) if self.is_irretrievable(&message) => {
+                tracing::error!(
+                    handler = self.handler.declaration.name,
+                    stream = self.binding.stream,
+                    sequence = message.info.stream_sequence(),
+                    "an unreadable message blocks the handler, because it cannot be read from its stream either; delete it there, or give the user the permission to publish to `$JS.API.STREAM.MSG.GET.{}`",
+                    self.binding.stream
+                );
+            }
             (Some(failure), Some(_)) => {
                 // It ends in its turn, because the next ack covers it.
                 self.attempts.remember(&message.info, failure);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -11,6 +12,9 @@ use super::Worker;
 use crate::message::{Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
+
+/// The timeout of a round trip to the server.
+const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The unreadable messages of a handler, which are kept from being redelivered until they are dead-lettered.
 ///
@@ -79,12 +83,17 @@ impl Worker {
         }
     }
 
+    /// Returns `true` if the bytes of an unreadable message would be lost once it has ended.
+    pub(super) fn is_irretrievable(&self, message: &Message) -> bool {
+        let is_complete = message.unreadable.as_ref().is_none_or(|unreadable| unreadable.is_complete);
+        !is_complete && !self.binding.keeps_handled
+    }
+
     async fn release_from_quarantine(&self, message: Message) {
-        let is_lost = message.unreadable.as_ref().is_some_and(|unreadable| !unreadable.is_complete);
         let Some(failure) = failure(&message) else { return self.quarantine.advance(true) };
         let span = self.span(&message);
         let delay = async {
-            if is_lost && !self.binding.keeps_handled {
+            if self.is_irretrievable(&message) {
                 tracing::error!(
                     "an unreadable message cannot be read from its stream either, so it is kept from redelivery; delete it from the stream, or give the user the permission to publish to `$JS.API.STREAM.MSG.GET.{}`",
                     self.binding.stream
@@ -94,7 +103,9 @@ impl Worker {
             match self.dead_letter(&message, &failure).await {
                 Ok(()) => {
                     self.terminate(&message, &failure.error).await;
-                    None
+                    // If the connection ends before the server has received it, the message is still in quarantine.
+                    let received = self.transport.round_trip(ROUND_TRIP_TIMEOUT).await;
+                    received.is_err().then_some(Duration::ZERO)
                 }
                 Err(delay) => Some(delay),
             }

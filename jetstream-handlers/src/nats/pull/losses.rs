@@ -35,9 +35,15 @@ const MAX_GAP_AGE: Duration = Duration::from_secs(1);
 /// The maximum number of deliveries after a gap that a lost connection explains.
 const MAX_AFTER_GAP: usize = 5000;
 
+/// The time during which the requests of a lost connection may still be served.
+const AT_RISK: Duration = Duration::from_secs(5);
+
 /// The number of times and the interval at which the server is asked whether another instance waits for messages: it
 /// may still count the requests on the lost connection.
 const QUESTIONS: (usize, Duration) = (5, Duration::from_millis(40));
+
+/// The time in which deliveries arrive that were made before the last answer of the server.
+const IN_FLIGHT: Duration = Duration::from_millis(50);
 
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;
@@ -45,8 +51,8 @@ const CAREFUL: usize = 100;
 /// The number of times that the connection must end at one message until that message counts as unreadable.
 const MAX_STRIKES: u32 = 2;
 
-/// The reason of a message that no known rule explains.
-const ENDS_CONNECTION: &str = "the connection ends whenever it is delivered";
+/// A header block without headers.
+const NO_HEADERS: &[u8] = b"NATS/1.0\r\n\r\n";
 
 /// The maximum number of messages whose lost deliveries are remembered.
 const MAX_REMEMBERED: usize = 10_000;
@@ -63,6 +69,12 @@ pub(super) struct Losses {
     /// The number of messages that are still requested one by one.
     careful: usize,
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
+    /// The stream sequences of the deliveries that have arrived since the search began.
+    arrived: BTreeSet<u64>,
+    /// The part of the deliveries that the last search was about, until it has succeeded.
+    searched: Option<Gap>,
+    /// The number of messages that could have been lost lately, with the time of the last loss.
+    at_risk: Option<(u64, Instant)>,
 }
 
 /// The last delivery that has arrived, or that is accounted for.
@@ -89,6 +101,8 @@ struct Lost {
     awaited: bool,
     /// The number of times that the connection has ended when only this message could have arrived.
     strikes: u32,
+    /// `true` if the message was found to be unreadable.
+    is_unreadable: bool,
 }
 
 /// The result of a search.
@@ -126,6 +140,9 @@ impl Losses {
                 gap.arrived.clear();
             }
         }
+        if self.search.is_some() {
+            self.arrived.insert(stream_sequence);
+        }
         self.careful = self.careful.saturating_sub(1);
         if let Some(lost) = self.messages.get_mut(&stream_sequence) {
             lost.awaited = false;
@@ -162,16 +179,31 @@ impl Losses {
     /// Searches for what was lost with a connection on which `outstanding` messages could have arrived.
     pub(super) fn search(&mut self, connection: Arc<Connection>, binding: Arc<Binding>, outstanding: usize) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
-        let gap = self.gap.take();
+        let now = Instant::now();
+        let position = self.position;
+        let new_gap = |before| Gap { before, since: now, arrived: BTreeSet::new() };
+        let found = self.gap.take().or_else(|| position.map(new_gap));
+        let gap = match (self.searched.take(), found) {
+            (Some(mut unfinished), found) => {
+                unfinished.arrived.extend(found.into_iter().flat_map(|gap| gap.arrived));
+                Some(unfinished)
+            }
+            (None, found) => found,
+        };
+        // The server may have served the requests of the last connection on this one, until their inbox was closed.
+        let before = self.at_risk.filter(|(_, at)| now - *at < AT_RISK).map_or(0, |(count, _)| count);
+        let at_risk = before + outstanding as u64;
+        self.at_risk = Some((at_risk, now));
         let search = Search {
             connection,
             binding,
-            position: gap.as_ref().map(|gap| gap.before).or(self.position),
-            arrived: gap.map(|gap| gap.arrived).unwrap_or_default(),
-            outstanding: outstanding as u64,
+            position: gap.as_ref().map(|gap| gap.before),
+            arrived: gap.as_ref().map(|gap| gap.arrived.clone()).unwrap_or_default(),
+            outstanding: at_risk,
             is_shared: self.shared_at.is_some(),
             awaited: awaited.collect(),
         };
+        self.searched = gap;
         self.search = Some(Box::pin(search.run()));
     }
 
@@ -188,10 +220,13 @@ impl Losses {
     /// Handles the result of a search: returns the unreadable messages, and the ack subjects of those to request again.
     pub(super) fn found(&mut self, binding: &Binding, result: Result<Findings, Error>) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
+        let arrived = std::mem::take(&mut self.arrived);
         let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, suspect, is_blind }) = result else {
             self.careful = CAREFUL;
             return Default::default();
         };
+        self.searched = None;
+        lost.retain(|sequence| !arrived.contains(sequence));
         if is_blind || unreadable.is_empty() && !lost.is_empty() {
             self.careful = CAREFUL;
         }
@@ -201,6 +236,13 @@ impl Losses {
         {
             lost.retain(|sequence| *sequence != suspect.info.stream_sequence());
             unreadable.push(suspect);
+        }
+        // Those that were found before have ended since, unless there are no others.
+        if unreadable.iter().any(|message| !self.is_known(message)) {
+            unreadable.retain(|message| !self.is_known(message));
+        }
+        for message in &unreadable {
+            self.messages.entry(message.info.stream_sequence()).or_default().is_unreadable = true;
         }
         self.position = self.position.max(Some(delivered));
         for sequence in &lost {
@@ -218,6 +260,11 @@ impl Losses {
             incarnation: 0,
         };
         (unreadable, lost.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect())
+    }
+
+    /// Returns `true` if a message was found to be unreadable before.
+    fn is_known(&self, message: &Message) -> bool {
+        self.messages.get(&message.info.stream_sequence()).is_some_and(|lost| lost.is_unreadable)
     }
 
     /// Records that the connection has ended at a message; returns `true` if it did so too often.
@@ -254,7 +301,8 @@ impl Search {
         let position = self.position.unwrap_or_default();
         let count = delivered.consumer_sequence.saturating_sub(position.consumer_sequence);
         let count = count.saturating_sub(self.arrived.len() as u64);
-        if count == 0 {
+        // What was requested again and has not arrived may have been requested on a connection that ended as well.
+        if count == 0 && self.awaited.is_empty() {
             return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
         }
         // If more was delivered than this instance had requested, another one has some of it.
@@ -288,11 +336,13 @@ impl Search {
             }
         }
         // Another instance has some of what was not lost here, if there is more of it than was delivered.
-        if !is_shared && lost.len() as u64 <= count {
+        let other = lost.iter().filter(|sequence| !self.awaited.contains(sequence)).count() as u64;
+        if !is_shared && other <= count {
             if count == 1 {
                 // The server redelivers before it delivers new messages.
                 let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
-                findings.suspect = Some(self.suspect(suspect, delivered, findings.is_blind).await);
+                let numbers = (suspect, delivered.consumer_sequence);
+                findings.suspect = Some(read_suspect(&self.connection, &self.binding, numbers).await);
                 if findings.is_blind {
                     lost.push(suspect);
                 }
@@ -318,21 +368,9 @@ impl Search {
             sleep(interval).await;
             info = self.connection.consumer_info(&self.binding).await?;
         }
+        // The info can overtake deliveries, which would be made twice if they were requested again.
+        sleep(IN_FLIGHT).await;
         Ok(info)
-    }
-
-    /// Returns the message at which the connection ends, with as much of it as can be read.
-    async fn suspect(&self, sequence: u64, delivered: Position, is_blind: bool) -> Message {
-        let Self { connection, binding, .. } = self;
-        let found =
-            if is_blind { None } else { connection.next_raw(&binding.stream, sequence, ">").await.ok().flatten() };
-        match found.filter(|(stored, _)| stored.sequence == sequence) {
-            Some((stored, header_block)) => {
-                let unreadable = Unreadable { reason: ENDS_CONNECTION.to_owned(), header_block, is_complete: true };
-                read_message(binding, stored, delivered, Some(unreadable))
-            }
-            None => unknown(binding, sequence, delivered.consumer_sequence),
-        }
     }
 }
 
@@ -370,7 +408,10 @@ impl Reading<'_> {
             if stored.sequence >= end {
                 break;
             }
-            let reason = unreadable(&stored.subject, &header_block);
+            // The server adds a header to each delivery to a pinned instance (ADR-42).
+            let delivered_block =
+                if header_block.is_empty() && self.binding.pinned() { NO_HEADERS } else { &header_block };
+            let reason = unreadable(&stored.subject, delivered_block);
             let unreadable = reason.map(|reason| Unreadable { reason, header_block, is_complete: true });
             messages.push(read_message(self.binding, stored, self.delivered, unreadable));
         }
@@ -392,12 +433,23 @@ pub(super) async fn unreadable_among(
     Ok(messages)
 }
 
-/// Returns a message at which the connection ends, and of which only the sequence is known.
-pub(super) fn unknown(binding: &Binding, sequence: u64, delivered: u64) -> Message {
-    let reason = ENDS_CONNECTION.to_owned();
+/// Reads the message at which the connection ends, given its stream sequence and the consumer sequence of the last
+/// delivery; it is incomplete if it cannot be read.
+pub(super) async fn read_suspect(
+    connection: &Connection,
+    binding: &Binding,
+    (sequence, consumer_sequence): (u64, u64),
+) -> Message {
+    let delivered = Position { consumer_sequence, stream_sequence: sequence };
+    let reason = "the connection ends whenever it is delivered".to_owned();
+    let found = connection.next_raw(&binding.stream, sequence, ">").await.ok().flatten();
+    if let Some((stored, header_block)) = found.filter(|(stored, _)| stored.sequence == sequence) {
+        let unreadable = Unreadable { reason, header_block, is_complete: true };
+        return read_message(binding, stored, delivered, Some(unreadable));
+    }
     let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
     let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
-    message.info = info(binding, sequence, Position { consumer_sequence: delivered, stream_sequence: 0 });
+    message.info = info(binding, sequence, delivered);
     message.unreadable = Some(Arc::new(unreadable));
     message
 }

@@ -294,7 +294,9 @@ impl Pull {
 
     /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
     async fn request_more(&mut self) {
-        if self.phase == Phase::Closed || self.recovery.is_active() || self.losses.is_searching() {
+        let is_searching =
+            self.losses.is_searching() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
+        if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
             return;
         }
         if !self.connection.is_connected() {
@@ -393,8 +395,11 @@ impl Pull {
 
     fn on_reconnect(&mut self) {
         let epoch = *self.epoch.borrow();
-        let outstanding = self.requests.outstanding().max(std::mem::take(&mut self.lost_requests));
+        let outstanding = self.requests.outstanding().max(self.lost_requests);
+        // If this connection has ended as well by now, the next call searches.
+        self.lost_requests = outstanding;
         if outstanding > 0 && self.connection.may_be_unreadable(epoch) {
+            self.lost_requests = 0;
             match &mut self.order {
                 Some(order) => order.may_be_unreadable(),
                 None => self.losses.search(self.connection.clone(), self.binding.clone(), outstanding),

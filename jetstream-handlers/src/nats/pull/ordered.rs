@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Pull;
-use super::losses::{unknown, unreadable_among};
+use super::losses::{read_suspect, unreadable_among};
 use super::resequencer::{Action, Active, Resequencer, is_damaged};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, chain};
@@ -26,8 +26,14 @@ pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 /// The header by which the server names the active instance (ADR-42).
 const PIN_ID: &str = "Nats-Pin-Id";
 
+/// The number of examinations in a row without a result, after which messages are requested one by one.
+const MAX_UNEXPLAINED: u32 = 3;
+
 /// The number of times that a message which cannot be read from its stream is requested alone.
 const MAX_REQUESTED_ALONE: u32 = 2;
+
+/// The maximum time during which nothing is requested because missing messages are examined.
+const MAX_EXAMINATION: Duration = Duration::from_secs(3);
 
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,8 +48,11 @@ pub(super) struct Ordered {
     examining: Option<BoxFuture<'static, Result<Vec<Message>, Error>>>,
     /// The missing messages that are examined, each with the ack subject at which the server accepts a nak for it.
     missing: Vec<(u64, Subject)>,
-    /// `true` if a missing message may be one that the client library cannot read.
-    may_be_unreadable: bool,
+    /// The time at which the connection ended at what may be a message that the client library cannot read, until the
+    /// missing messages are examined.
+    may_be_unreadable: Option<Instant>,
+    /// The number of examinations in a row that did not explain why the connection ended.
+    unexplained: u32,
     /// The number of times that a message was requested alone, because it cannot be read from its stream.
     requested_alone: BTreeMap<u64, u32>,
     /// The position up to which the worker has acknowledged the stream.
@@ -96,7 +105,8 @@ impl Ordered {
             info: None,
             examining: None,
             missing: Vec::new(),
-            may_be_unreadable: false,
+            may_be_unreadable: None,
+            unexplained: 0,
             requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
             group: binding.group().map(str::to_owned),
@@ -124,7 +134,13 @@ impl Ordered {
 
     /// Records that the connection may have ended at a message that the client library cannot read.
     pub(super) fn may_be_unreadable(&mut self) {
-        self.may_be_unreadable = true;
+        self.may_be_unreadable = Some(Instant::now());
+    }
+
+    /// Returns `true` while nothing is requested, because the next messages may end the connection as well before the
+    /// missing ones are examined.
+    pub(super) fn awaits_examination(&self) -> bool {
+        self.may_be_unreadable.is_some_and(|since| since.elapsed() < MAX_EXAMINATION)
     }
 
     /// Returns `true` if a message was requested alone so often that it must be the one at which the connection ends.
@@ -317,9 +333,12 @@ impl Pull {
         let active = order.active(info);
         if active == Active::Other {
             order.stand_by();
+            order.may_be_unreadable = None;
         }
-        match order.resequencer.on_info(info, active, order.acked.get()) {
+        let action = order.resequencer.on_info(info, active, order.acked.get());
+        match action {
             Action::Release(deliveries) => {
+                order.may_be_unreadable = None;
                 if is_damaged(info) {
                     tracing::error!(
                         handler = &*self.handler,
@@ -331,7 +350,7 @@ impl Pull {
                 }
                 self.released.extend(deliveries);
             }
-            Action::Nak(missing) if order.may_be_unreadable => {
+            Action::Nak(missing) if order.may_be_unreadable.is_some() => {
                 let sequences = missing.iter().map(|(sequence, _)| *sequence).collect();
                 let delivered = info.delivered.consumer_sequence;
                 let (connection, binding) = (self.connection.clone(), self.binding.clone());
@@ -347,38 +366,45 @@ impl Pull {
 
     /// Takes unreadable messages for delivered, and naks the other missing ones.
     ///
-    /// If messages cannot be read from the stream, the first missing one is requested alone.
+    /// If messages cannot be read from the stream, or none of them explains why the connection ends, they are requested
+    /// one by one.
     pub(super) async fn on_examined(&mut self, result: Result<Vec<Message>, Error>) {
         let Some(order) = &mut self.order else { return };
         order.examining = None;
+        order.may_be_unreadable = None;
         let mut missing = std::mem::take(&mut order.missing);
+        if let Err(error) = &result {
+            tracing::warn!(
+                handler = &*self.handler,
+                "cannot read the missing messages, so they are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+                self.connection.api_prefix,
+                self.binding.stream,
+                chain(error)
+            );
+        }
         let unreadable = match result {
-            Ok(unreadable) => {
-                order.may_be_unreadable = false;
+            Ok(unreadable) if !unreadable.is_empty() || order.unexplained < MAX_UNEXPLAINED => {
+                order.unexplained = if unreadable.is_empty() { order.unexplained + 1 } else { 0 };
                 unreadable
             }
-            Err(error) => {
-                tracing::warn!(
-                    handler = &*self.handler,
-                    "cannot read the missing messages, so they are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
-                    self.connection.api_prefix,
-                    self.binding.stream,
-                    chain(&error)
-                );
+            _ => {
                 missing.truncate(1);
                 let first = missing.first().map(|(sequence, _)| *sequence);
+                let received = order.resequencer.received();
                 match first.filter(|sequence| order.ends_connection(*sequence)) {
-                    Some(sequence) => vec![unknown(&self.binding, sequence, order.resequencer.received())],
+                    Some(sequence) => {
+                        vec![read_suspect(&self.connection, &self.binding, (sequence, received)).await]
+                    }
                     None => Vec::new(),
                 }
             }
         };
         missing.retain(|(sequence, _)| !unreadable.iter().any(|message| message.info.stream_sequence() == *sequence));
         self.report_unreadable(&unreadable);
-        if let Some(order) = &mut self.order {
-            for message in unreadable {
-                order.resequencer.pass(message);
-            }
+        let Some(order) = &mut self.order else { return };
+        for message in unreadable {
+            order.unexplained = 0;
+            order.resequencer.pass(message);
         }
         self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
     }
