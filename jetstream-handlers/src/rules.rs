@@ -297,6 +297,11 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
     let tokens: Vec<&str> = subject.split('.').collect();
     let last = tokens.len() - 1;
     spelling_problem(subject).or_else(|| {
+        if subject.starts_with('$') && !is_readable(&tokens) {
+            return Some(format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token, or read `$KV.<bucket>.>`, `$O.<bucket>.>` or `$JS.EVENT.>` from a stream that stores it"
+            ));
+        }
         tokens
             .iter()
             .enumerate()
@@ -326,6 +331,11 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
         return None;
     }
     spelling_problem(subject).or_else(|| {
+        if subject.starts_with('$') {
+            return Some(format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
+            ));
+        }
         if let Some(placeholder) = subject.split('.').find(|token| is_placeholder(token)) {
             return Some(format!(
                 "subject `{subject}` has the placeholder `{placeholder}`; placeholders are not supported yet, so write out every token"
@@ -336,6 +346,12 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
             "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write out every token"
         ))
     })
+}
+
+/// Returns `true` if these are the tokens of a subject of the server that streams store: key-value buckets, object
+/// stores, and advisories.
+fn is_readable(tokens: &[&str]) -> bool {
+    matches!(tokens, ["$KV" | "$O", bucket, ..] if *bucket != ">") || matches!(tokens, ["$JS", "EVENT", _, ..])
 }
 
 /// Returns `true` if a subject needs no further check: it has only letters, digits, `-` and `_` between single dots.
@@ -378,11 +394,6 @@ fn spelling_problem(subject: &str) -> Option<String> {
             "subject `{}` contains {}; separate tokens with `.` only",
             visible(subject),
             in_words(wrong)
-        ));
-    }
-    if subject.starts_with('$') {
-        return Some(format!(
-            "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
         ));
     }
     if subject.split('.').any(str::is_empty) {

@@ -88,11 +88,39 @@ fn invalid_subjects() {
             "orders.{region}.created",
             "subject `orders.{region}.created` has the placeholder `{region}`; placeholders are not supported yet, so write `*` in its place",
         ),
-        ("$JS.API", "subject `$JS.API` begins with `$`, which is reserved for the server; choose another first token"),
     ] {
         assert_problem(subject_problem(subject), expected);
     }
     assert_problem(subject_problem(&"o".repeat(256)), "the subject is 256 bytes long; the maximum is 255");
+}
+
+#[test]
+fn subjects_of_the_server() {
+    for subject in [
+        "$KV.sessions.>",
+        "$KV.sessions.a.b",
+        "$KV.*.a",
+        "$O.files.M.>",
+        "$JS.EVENT.>",
+        "$JS.EVENT.ADVISORY.>",
+        "$JS.EVENT.METRIC.CONSUMER.*.*.*",
+    ] {
+        assert_eq!(subject_problem(subject), None);
+        assert_problem(
+            publish_subject_problem(subject),
+            &format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
+            ),
+        );
+    }
+    for subject in
+        ["$JS.API", "$JS.>", "$JS.EVENT", "$JS.*.>", "$SYS.>", "$KV", "$KV.>", "$O.>", "$G.a", "$kv.a.b", "$"]
+    {
+        let expected = format!(
+            "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token, or read `$KV.<bucket>.>`, `$O.<bucket>.>` or `$JS.EVENT.>` from a stream that stores it"
+        );
+        assert_problem(subject_problem(subject), &expected);
+    }
 }
 
 #[test]

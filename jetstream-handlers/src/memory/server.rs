@@ -117,6 +117,11 @@ impl Memory {
         matching.map(|stream| stream.config.name.clone()).collect()
     }
 
+    /// Returns the configurations of all streams.
+    pub(crate) fn streams(&self) -> Vec<nats_stream::Config> {
+        self.state().streams.values().map(|stream| stream.config.clone()).collect()
+    }
+
     pub(crate) fn create_stream(&self, config: &nats_stream::Config) -> Result<(), Refusal> {
         self.change(|state| {
             let mut config = config.clone();

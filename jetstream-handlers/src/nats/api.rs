@@ -5,7 +5,7 @@ use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Connection;
 use crate::delivery::Binding;
@@ -65,10 +65,43 @@ impl Connection {
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         #[derive(Deserialize)]
         struct Page {
+            total: usize,
             streams: Option<Vec<String>>,
         }
-        let page: Page = self.request("STREAM.NAMES", &json!({ "subject": subject })).await?;
-        Ok(page.streams.unwrap_or_default())
+        let mut names = Vec::new();
+        loop {
+            let request = json!({ "subject": subject, "offset": names.len() });
+            let page: Page = self.request("STREAM.NAMES", &request).await?;
+            let streams = page.streams.unwrap_or_default();
+            let is_last = streams.is_empty() || names.len() + streams.len() >= page.total;
+            names.extend(streams);
+            if is_last {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Returns the configurations of all streams of the account.
+    pub(crate) async fn streams(&self) -> Result<Vec<stream::Config>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            streams: Option<Vec<Value>>,
+        }
+        let mut configs = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page: Page = self.request("STREAM.LIST", &json!({ "offset": offset })).await?;
+            let streams = page.streams.unwrap_or_default();
+            offset += streams.len();
+            let is_last = streams.is_empty() || offset >= page.total;
+            // A stream with settings of a later server is left out.
+            configs
+                .extend(streams.into_iter().filter_map(|mut info| serde_json::from_value(info["config"].take()).ok()));
+            if is_last {
+                return Ok(configs);
+            }
+        }
     }
 
     pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {

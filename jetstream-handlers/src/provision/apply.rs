@@ -6,7 +6,8 @@ use futures::{StreamExt as _, stream};
 use super::consumers::create_consumer;
 use super::drift;
 use super::inspect::{MAX_REQUESTS, ProvisionPlan};
-use super::streams::{KnownStream, covered, not_covered, overlap_on_server, read_stream};
+use super::stored::{any_covers, listened};
+use super::streams::{KnownStream, created_otherwise, overlap_on_server, read_stream};
 use crate::delivery::Binding;
 use crate::error::Error;
 use crate::error::problem::Problem;
@@ -59,8 +60,8 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
         if transport.settings().streams.iter().any(|declared| declared.name == *name) {
             drift::check_stream(&found, config)?;
         }
-        return match subjects.iter().find(|subject| !covered(&found, subject)) {
-            Some(subject) => Err(not_covered(purpose, subject, &found)),
+        return match subjects.iter().find(|subject| !any_covers(&listened(&found), subject)) {
+            Some(subject) => Err(created_otherwise(purpose, subject, &found)),
             None => Ok(()),
         };
     }

@@ -6,6 +6,7 @@ use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures::StreamExt as _;
 
 use super::consumers::{consumer_config, find_consumer};
+use super::stored::{any_covers, known_patterns};
 use super::streams::{KnownStream, Streams};
 use crate::delivery::Binding;
 use crate::error::problem::{Problem, Purpose};
@@ -78,11 +79,11 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         None => Some(format!("dlq.{stream}.{}", plan.queue)),
     };
     if let Some(dead_letter) = &dead_letter {
-        if covers(&plan.subject, dead_letter) {
+        let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
+        if covers(&plan.subject, dead_letter) && is_stored(streams, &stream, dead_letter).await {
             let (handler, subject, dead_letter) = (name.clone(), plan.subject.to_string(), dead_letter.clone());
             return Err(Problem::DeadLetterLoop { handler, subject, dead_letter });
         }
-        let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
@@ -97,6 +98,12 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
     })
+}
+
+/// Returns `true` if a stream is known to store what is published to this subject.
+async fn is_stored(streams: &mut Streams<'_>, stream: &str, subject: &str) -> bool {
+    let Some(config) = streams.config(stream).await else { return false };
+    any_covers(&known_patterns(streams.stored(&config).await), subject)
 }
 
 /// Checks that the stream of dead letters keeps them; if it is planned, raises its replicas to those of the handler's

@@ -8,6 +8,7 @@ mod apply;
 mod consumers;
 mod drift;
 mod inspect;
+mod stored;
 mod streams;
 
 pub(crate) use consumers::restore_consumer;
@@ -18,7 +19,8 @@ use crate::error::Error;
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::Declaration;
 use crate::transport::Transport;
-use streams::{Streams, covered};
+use stored::{any_covers, listened};
+use streams::Streams;
 
 /// Finds or creates the stream and the consumer of every handler; if there are `problems`, fails without changing
 /// anything.
@@ -46,7 +48,7 @@ pub(crate) async fn provision(
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(transport);
-    Error::all(streams.compare_declared(|config| covered(config, subject)).await)?;
+    Error::all(streams.compare_declared(|config| any_covers(&listened(config), subject)).await)?;
     let found = streams.find(&Purpose::Publish(subject.to_owned()), subject, None).await;
     found.map_err(|problem| Error::of(vec![problem]))?;
     let missing = streams.into_missing();

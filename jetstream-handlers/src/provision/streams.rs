@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use async_nats::jetstream::stream;
 
 use super::drift;
+use super::stored::{any_covers, any_overlaps, known_patterns, listened, stored_directly};
 use crate::error::problem::{Problem, Purpose};
-use crate::subject::{covers, overlap};
+use crate::subject::{intersection, overlap, transformed};
 use crate::transport::Transport;
 
 /// A stream that exists on the server, or is planned for creation.
@@ -23,11 +24,15 @@ pub(super) struct KnownStream {
 pub(super) struct Streams<'a> {
     pub(super) transport: &'a Transport,
     pub(super) known: BTreeMap<String, KnownStream>,
+    /// Every stream of the account; `None` until they are listed.
+    listed: Option<BTreeMap<String, stream::Config>>,
+    /// Streams that were read because another stream copies them.
+    origins: BTreeMap<String, stream::Config>,
 }
 
 impl<'a> Streams<'a> {
     pub(super) fn new(transport: &'a Transport) -> Self {
-        Self { transport, known: BTreeMap::new() }
+        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new() }
     }
 
     /// Compares the streams passed to the builder with those on the server, if `is_needed` returns `true` for them;
@@ -52,116 +57,240 @@ impl<'a> Streams<'a> {
         self.known.insert(known.config.name.clone(), known);
     }
 
-    /// Returns the name of the stream that covers `subject`; plans the default one if there is none.
+    /// Returns `true` if the application has passed the stream to the builder, so that its subjects are fixed.
+    fn is_declared(&self, name: &str) -> bool {
+        self.transport.settings().streams.iter().any(|declared| declared.name == name)
+    }
+
+    /// Returns the name of the stream for `subject`; plans the default one if there is none.
+    ///
+    /// A handler reads a stream that stores messages with its subject, and all others publish to a stream that listens
+    /// to theirs.
     pub(super) async fn find(
         &mut self,
         purpose: &Purpose,
         subject: &str,
         stream: Option<&str>,
     ) -> Result<String, Problem> {
-        match stream {
-            Some(name) => self.find_named(purpose, subject, name).await,
-            None => self.find_by_subject(purpose, subject).await,
+        match (purpose, stream) {
+            (_, Some(name)) => self.find_named(purpose, subject, name).await,
+            (Purpose::Handler(_), None) => self.find_storing(purpose, subject).await,
+            (_, None) => self.find_listening(purpose, subject).await,
         }
     }
 
+    /// Finds the stream that a handler names; it is enough if some of its messages can have the subject.
     async fn find_named(&mut self, purpose: &Purpose, subject: &str, name: &str) -> Result<String, Problem> {
         if !self.known.contains_key(name) && !self.load(purpose, name).await? {
-            if !self.transport.settings().auto_create {
-                return Err(missing(purpose, subject, Some(name)));
-            }
-            let overlapping = self.names(purpose, subject).await?;
-            if overlapping.iter().any(|other| other == name) {
-                // Another process has created the stream in the meantime.
-                self.load(purpose, name).await?;
-            } else if let Some(owner) = self.covering(purpose, subject, &overlapping).await? {
-                return Err(wrong_stream(purpose, subject, name, false, owner));
-            } else if !overlapping.is_empty() {
-                let (purpose, subject) = (purpose.clone(), subject.to_owned());
-                return Err(Problem::AmbiguousStream { purpose, subject, streams: overlapping });
-            } else if default_name(subject).is_none() {
-                return Err(no_default_name(purpose, subject));
-            } else {
-                self.plan(purpose, default_stream(name, subject));
-            }
+            self.plan_named(purpose, subject, name).await?;
         }
-        let Some(known) = self.known.get_mut(name) else {
+        let Some(known) = self.known.get(name) else {
             return Err(Problem::Deleted { purpose: purpose.clone(), stream: name.to_owned(), consumer: None });
         };
-        if covered(&known.config, subject) {
+        let (config, exists) = (known.config.clone(), known.exists);
+        let stored = self.stored(&config).await;
+        if any_overlaps(&stored, subject) {
             return Ok(name.to_owned());
         }
-        if !known.exists {
-            known.config.subjects.extend(default_subjects(subject));
+        if !exists && !self.is_declared(name) {
+            self.extend(name, subject);
             return Ok(name.to_owned());
         }
-        let problem = not_covered(purpose, subject, &known.config);
-        let overlapping = self.names(purpose, subject).await?;
-        match self.covering(purpose, subject, &overlapping).await? {
+        if let Some(problem) = published_only(purpose, subject, &config) {
+            return Err(problem);
+        }
+        let listening = self.names(purpose, subject).await?;
+        match self.owner(purpose, subject, &listening).await? {
             Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
-            None => Err(problem),
+            None => Err(not_covered(purpose, subject, &config, stored, &fix(subject, &config, !listening.is_empty()))),
         }
     }
 
-    /// Returns the first of these streams that covers the subject.
-    async fn covering(
+    /// Plans the stream that a handler names and that does not exist.
+    async fn plan_named(&mut self, purpose: &Purpose, subject: &str, name: &str) -> Result<(), Problem> {
+        if !self.transport.settings().auto_create {
+            return Err(missing(purpose, subject, Some(name)));
+        }
+        let listening = self.names(purpose, subject).await?;
+        if listening.iter().any(|other| other == name) {
+            // Another process has created the stream in the meantime.
+            self.load(purpose, name).await?;
+        } else if let Some(owner) = self.owner(purpose, subject, &listening).await? {
+            return Err(wrong_stream(purpose, subject, name, false, owner));
+        } else if !listening.is_empty() {
+            let (purpose, subject) = (purpose.clone(), subject.to_owned());
+            return Err(Problem::AmbiguousStream { purpose, subject, streams: listening });
+        } else {
+            self.require_creatable(purpose, subject)?;
+            self.plan(purpose, default_stream(name, subject));
+        }
+        Ok(())
+    }
+
+    fn extend(&mut self, name: &str, subject: &str) {
+        if let Some(known) = self.known.get_mut(name) {
+            known.config.subjects.extend(default_subjects(subject));
+        }
+    }
+
+    /// Returns the stream that stores every message with the subject, of those that listen to a part of it.
+    ///
+    /// The subjects of streams never overlap, so that there is none if several listen.
+    async fn owner(
         &mut self,
         purpose: &Purpose,
         subject: &str,
-        streams: &[String],
+        listening: &[String],
     ) -> Result<Option<String>, Problem> {
-        for name in streams {
-            self.load(purpose, name).await?;
-            if self.known.get(name).is_some_and(|known| covered(&known.config, subject)) {
-                return Ok(Some(name.clone()));
-            }
-        }
-        Ok(None)
+        let [name] = listening else { return Ok(None) };
+        self.load(purpose, name).await?;
+        let stores = |known: &KnownStream| any_covers(&stored_directly(&known.config), subject);
+        Ok(self.known.get(name).is_some_and(stores).then(|| name.clone()))
     }
 
-    async fn find_by_subject(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
-        if let Some((name, _)) = self.known.iter().find(|(_, known)| covered(&known.config, subject)) {
+    /// Finds the stream that stores the messages of a handler.
+    async fn find_storing(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
+        let storing = |(_, known): &(&String, &KnownStream)| any_covers(&stored_directly(&known.config), subject);
+        if let Some((name, _)) = self.known.iter().find(storing) {
             return Ok(name.clone());
         }
-        let names = self.names(purpose, subject).await?;
-        for name in &names {
-            self.load(purpose, name).await?;
+        let mut listening = self.names(purpose, subject).await?;
+        if let Some(name) = self.owner(purpose, subject, &listening).await? {
+            return Ok(name);
         }
-        if let Some(name) =
-            names.iter().find(|name| self.known.get(*name).is_some_and(|known| covered(&known.config, subject)))
-        {
+        if let Some(name) = self.find_copy(purpose, subject).await? {
+            return Ok(name);
+        }
+        let declared = self.known.iter().filter(|(name, known)| {
+            !known.exists && self.is_declared(name) && any_overlaps(&listened(&known.config), subject)
+        });
+        listening.extend(declared.map(|(name, _)| name.clone()).collect::<Vec<_>>());
+        match &*listening {
+            [] => self.plan_default(purpose, subject).await,
+            [name] => Err(match self.known.get(name) {
+                Some(known) => published_only(purpose, subject, &known.config)
+                    .unwrap_or_else(|| partly(purpose, subject, &known.config)),
+                None => Problem::Deleted { purpose: purpose.clone(), stream: name.clone(), consumer: None },
+            }),
+            // Each of these streams has a part of the subject, so that a new stream would overlap it.
+            _ => {
+                let (purpose, subject) = (purpose.clone(), subject.to_owned());
+                Err(Problem::AmbiguousStream { purpose, subject, streams: listening })
+            }
+        }
+    }
+
+    /// Finds the stream that stores messages with the subject, although it does not listen to the subject: it
+    /// transforms subjects, or copies another stream.
+    async fn find_copy(&mut self, purpose: &Purpose, subject: &str) -> Result<Option<String>, Problem> {
+        let configs = self.all_configs().await;
+        let mut transformed: Vec<&stream::Config> =
+            configs.iter().filter(|it| it.subject_transform.is_some()).collect();
+        transformed.retain(|config| any_overlaps(&stored_directly(config), subject));
+        let mut storing: Vec<String> = transformed
+            .iter()
+            .filter(|config| any_covers(&stored_directly(config), subject))
+            .map(|config| config.name.clone())
+            .collect();
+        if storing.is_empty() {
+            for config in configs.iter().filter(|config| config.mirror.is_some() || config.sources.is_some()) {
+                let stored = known_patterns(self.stored(config).await);
+                if any_covers(&stored, subject) {
+                    storing.push(config.name.clone());
+                }
+            }
+        }
+        match (&*storing, &*transformed) {
+            ([], []) => Ok(None),
+            ([], [config, ..]) => Err(partly(purpose, subject, config)),
+            ([name], _) => {
+                if !self.known.contains_key(name) {
+                    self.load(purpose, name).await?;
+                }
+                Ok(Some(name.clone()))
+            }
+            _ => {
+                let (purpose, subject) = (purpose.clone(), subject.to_owned());
+                Err(Problem::AmbiguousStream { purpose, subject, streams: storing })
+            }
+        }
+    }
+
+    /// Returns the configurations of all streams, including planned ones.
+    async fn all_configs(&mut self) -> Vec<stream::Config> {
+        if self.listed.is_none() {
+            // Without the permission to list the streams, the others are still found by their subjects.
+            let listed = self.transport.streams().await.unwrap_or_else(|error| {
+                tracing::debug!("cannot list the streams: {error}");
+                Vec::new()
+            });
+            self.listed = Some(listed.into_iter().map(|config| (config.name.clone(), config)).collect());
+        }
+        let planned = self.known.values().filter(|known| !known.exists).map(|known| &known.config);
+        planned.chain(self.listed.iter().flat_map(BTreeMap::values)).cloned().collect()
+    }
+
+    /// Returns the configuration of a stream, if it exists or is planned, and can be read.
+    pub(super) async fn config(&mut self, name: &str) -> Option<stream::Config> {
+        if let Some(known) = self.known.get(name) {
+            return Some(known.config.clone());
+        }
+        let listed = self.listed.as_ref().and_then(|listed| listed.get(name));
+        if let Some(config) = listed.or_else(|| self.origins.get(name)) {
+            return Some(config.clone());
+        }
+        let found = read_stream(self.transport, &Purpose::Declared, name).await.ok().flatten()?;
+        self.origins.insert(name.to_owned(), found.clone());
+        Some(found)
+    }
+
+    /// Finds the stream that listens to a subject to publish to.
+    async fn find_listening(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
+        let listens = |(_, known): &(&String, &KnownStream)| any_covers(&listened(&known.config), subject);
+        if let Some((name, _)) = self.known.iter().find(listens) {
             return Ok(name.clone());
         }
-        // Each of these streams covers a part of the subject, so that a new stream would overlap it.
-        if names.len() > 1 || (!names.is_empty() && default_name(subject).is_none()) {
-            let (purpose, subject) = (purpose.clone(), subject.to_owned());
-            return Err(Problem::AmbiguousStream { purpose, subject, streams: names });
-        }
-        if let Some(known) = names.first().and_then(|name| self.known.get(name)) {
-            return Err(not_covered(purpose, subject, &known.config));
-        }
-        if !self.transport.settings().auto_create {
-            return Err(missing(purpose, subject, None));
+        for name in self.names(purpose, subject).await? {
+            self.load(purpose, &name).await?;
+            if self.known.get(&name).is_some_and(|known| any_covers(&listened(&known.config), subject)) {
+                return Ok(name);
+            }
         }
         self.plan_default(purpose, subject).await
     }
 
     /// Plans the default stream of a subject that no stream covers.
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
-        let Some(name) = default_name(subject) else {
-            return Err(no_default_name(purpose, subject));
-        };
+        self.require_creatable(purpose, subject)?;
+        let Some(name) = default_name(subject) else { return Err(no_default_name(purpose, subject)) };
+        if !self.transport.settings().auto_create {
+            return Err(missing(purpose, subject, None));
+        }
         if !self.known.contains_key(&name) {
             self.load(purpose, &name).await?;
         }
-        match self.known.get_mut(&name) {
+        let is_declared = self.is_declared(&name);
+        match self.known.get(&name) {
             // Another process has created the stream in the meantime.
-            Some(known) if covered(&known.config, subject) => {}
-            Some(known) if known.exists => return Err(not_covered(purpose, subject, &known.config)),
-            Some(known) => known.config.subjects.extend(default_subjects(subject)),
+            Some(known) if any_covers(&stored_directly(&known.config), subject) => {}
+            Some(known) if known.exists || is_declared => return Err(name_taken(purpose, subject, &known.config)),
+            Some(_) => self.extend(&name, subject),
             None => self.plan(purpose, default_stream(&name, subject)),
         }
         Ok(name)
+    }
+
+    /// Returns an error for a subject for which no stream is created.
+    fn require_creatable(&self, purpose: &Purpose, subject: &str) -> Result<(), Problem> {
+        if default_name(subject).is_none() {
+            return Err(no_default_name(purpose, subject));
+        }
+        // The replies to requests have subjects that begin with `_`, or with the prefix that the connection sets.
+        let replies = format!("{}.>", self.transport.inbox_prefix());
+        if subject.starts_with(['$', '_']) || any_overlaps(&default_subjects(subject), &replies) {
+            return Err(Problem::ReservedSubject { purpose: purpose.clone(), subject: subject.to_owned() });
+        }
+        Ok(())
     }
 
     /// Reads a stream from the server; returns `false` if it does not exist.
@@ -222,7 +351,7 @@ pub(super) async fn read_stream(
 /// Returns the problem of a planned stream that overlaps a stream on the server, which the server's own error does not
 /// name.
 pub(super) async fn overlap_on_server(transport: &Transport, planned: &KnownStream) -> Option<Problem> {
-    for subject in &planned.config.subjects {
+    for subject in &listened(&planned.config) {
         for other in transport.stream_names(subject).await.unwrap_or_default() {
             if other != planned.config.name
                 && let Ok(Some(config)) = transport.stream(&other).await
@@ -236,7 +365,8 @@ pub(super) async fn overlap_on_server(transport: &Transport, planned: &KnownStre
 }
 
 fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> {
-    let pairs = planned.config.subjects.iter().flat_map(|own| other.subjects.iter().map(move |theirs| (own, theirs)));
+    let (own, theirs) = (listened(&planned.config), listened(other));
+    let pairs = own.iter().flat_map(|own| theirs.iter().map(move |theirs| (own, theirs)));
     let (subject, other_subject) = pairs.into_iter().find(|(own, theirs)| overlap(own, theirs))?;
     Some(Problem::StreamOverlap {
         purpose: planned.purpose.clone(),
@@ -247,21 +377,67 @@ fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> 
     })
 }
 
-/// Returns `true` if a stream covers `subject`.
-pub(super) fn covered(config: &stream::Config, subject: &str) -> bool {
-    if config.subjects.is_empty() {
-        return config.name == subject;
+/// Returns the problem of a subject that a stream listens to, and stores as another one.
+fn published_only(purpose: &Purpose, subject: &str, config: &stream::Config) -> Option<Problem> {
+    let published: Vec<String> = listened(config).iter().filter_map(|own| intersection(own, subject)).collect();
+    let transform = config.subject_transform.as_ref()?;
+    let stored = published.iter().filter_map(|it| transformed(it, &transform.source, &transform.destination));
+    let stored: Vec<String> = stored.collect();
+    if stored.is_empty() || any_overlaps(&stored_directly(config), subject) {
+        return None;
     }
-    config.subjects.iter().any(|pattern| covers(pattern, subject))
+    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), config.name.clone());
+    Some(Problem::SubjectTransformed { purpose, subject, stream, stored })
 }
 
-pub(super) fn not_covered(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    Problem::SubjectNotCovered {
-        purpose: purpose.clone(),
-        subject: subject.to_owned(),
-        stream: config.name.clone(),
-        subjects: config.subjects.clone(),
+/// Returns the problem of a subject of which a stream that the handler does not name has only a part.
+fn partly(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
+    let name = &config.name;
+    let fix = format!("set `stream = \"{name}\"` to receive only these, or narrow the subject");
+    not_covered(purpose, subject, config, stored_directly(config), &fix)
+}
+
+/// Returns the problem of a default stream whose name another stream has.
+fn name_taken(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
+    let other = match purpose {
+        Purpose::Handler(_) => "set `stream` to the name of a new one",
+        Purpose::DeadLetters(_) => "set `dead_letter` to a subject of another stream",
+        _ => "pass a stream for it to `Builder::stream`",
+    };
+    let fix = format!("{}, or {other}", fix(subject, config, false));
+    not_covered(purpose, subject, config, listened(config), &fix)
+}
+
+/// Returns the advice for a stream that does not have a subject, which is such that the server accepts it.
+fn fix(subject: &str, config: &stream::Config, belongs_to_others: bool) -> String {
+    let is_changed = config
+        .subject_transform
+        .as_ref()
+        .is_some_and(|it| transformed(subject, &it.source, &it.destination).is_some_and(|stored| stored != subject));
+    // The server gives a mirror no subjects, and no stream with acks those that begin with a wildcard.
+    if belongs_to_others || is_changed || config.mirror.is_some() || default_name(subject).is_none() {
+        return "correct the subject".to_owned();
     }
+    let name = &config.name;
+    let mut subjects = listened(config);
+    subjects.push(subject.to_owned());
+    format!("correct the subject, or add it (`nats stream edit {name} --subjects '{}'`)", subjects.join(","))
+}
+
+pub(super) fn not_covered(
+    purpose: &Purpose,
+    subject: &str,
+    config: &stream::Config,
+    subjects: Vec<String>,
+    fix: &str,
+) -> Problem {
+    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), config.name.clone());
+    Problem::SubjectNotCovered { purpose, subject, stream, subjects, fix: fix.to_owned() }
+}
+
+/// Returns the problem of a stream that another process has created with other subjects.
+pub(super) fn created_otherwise(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
+    not_covered(purpose, subject, config, listened(config), &fix(subject, config, false))
 }
 
 fn wrong_stream(purpose: &Purpose, subject: &str, stream: &str, exists: bool, owner: String) -> Problem {
@@ -291,12 +467,21 @@ fn default_stream(name: &str, subject: &str) -> stream::Config {
 }
 
 /// Returns `ORDERS` for `orders.created`; `None` for a subject that begins with a wildcard.
+///
+/// Only characters that a name cannot have are replaced, so that different subjects have different names where possible.
 fn default_name(subject: &str) -> Option<String> {
     let token = subject.split('.').next().filter(|token| !matches!(*token, "*" | ">"))?;
-    let name = token.chars().map(|char| {
-        if char.is_ascii_alphanumeric() || char == '-' || char == '_' { char.to_ascii_uppercase() } else { '_' }
-    });
-    Some(name.collect())
+    Some(token.chars().map(name_char).collect())
+}
+
+fn name_char(char: char) -> char {
+    let mut upper = char.to_uppercase();
+    match (upper.next(), upper.next()) {
+        _ if matches!(char, '/' | '\\' | '*' | '>') => '_',
+        // A longer name might exceed the server's limit.
+        (Some(upper), None) if upper.len_utf8() <= char.len_utf8() => upper,
+        _ => char,
+    }
 }
 
 /// Returns `orders.>` for `orders.created`, and `orders` for `orders`.

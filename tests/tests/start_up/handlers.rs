@@ -349,7 +349,7 @@ async fn stream_that_only_overlaps_a_subject_is_not_suggested() {
     broker.publish("orders.created", &1).await.unwrap();
     broker.publish("bills.paid", &1).await.unwrap();
     let subscribe = |stream: &'static str| broker.subscribe("*.paid", "wild", async |_: Message| {}).stream(stream);
-    assert_error(subscribe("BILLS").await, ErrorKind::StreamNotFound, &["`BILLS` has the subjects"]);
+    let _part = subscribe("BILLS").await.unwrap();
     assert_error(subscribe("WILD").await, ErrorKind::StreamNotFound, &["no single stream covers `*.paid`"]);
 }
 

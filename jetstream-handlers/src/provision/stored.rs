@@ -1,0 +1,170 @@
+//! The subjects of the messages that a stream stores.
+//!
+//! They differ from the subjects that it listens to if the stream transforms subjects, or copies other streams.
+
+use async_nats::jetstream::stream::{self, Source};
+use futures::future::BoxFuture;
+
+use super::streams::Streams;
+use crate::subject::{covers, intersection, overlap, transformed};
+
+/// The pattern of messages of which nothing is known, such as those of a stream of another account.
+const ANYTHING: &str = ">";
+
+/// The maximum number of streams between a message and its copy that are followed.
+const MAX_DEPTH: usize = 8;
+
+/// Returns the subjects that a stream listens to; a mirror has none.
+pub(super) fn listened(config: &stream::Config) -> Vec<String> {
+    let copies = config.mirror.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+    if config.subjects.is_empty() && !copies { vec![config.name.clone()] } else { config.subjects.clone() }
+}
+
+/// Returns the subjects as which a stream stores the messages that are published to it.
+pub(super) fn stored_directly(config: &stream::Config) -> Vec<String> {
+    through_transform(config, listened(config))
+}
+
+/// Applies the transform of a stream, which leaves a message alone if its source does not match.
+fn through_transform(config: &stream::Config, subjects: Vec<String>) -> Vec<String> {
+    let Some(transform) = &config.subject_transform else { return subjects };
+    let (source, destination) = (&transform.source, &transform.destination);
+    let mut stored = Vec::new();
+    for subject in subjects {
+        stored.extend(transformed(&subject, source, destination));
+        if !source.is_empty() && !covers(source, &subject) {
+            stored.push(subject);
+        }
+    }
+    stored
+}
+
+/// Returns the subjects that a stream copies from an origin with these subjects.
+fn copied(source: &Source, origin: &[String]) -> Vec<String> {
+    let of_subject = |subject: &String| -> Vec<String> {
+        if !source.subject_transforms.is_empty() {
+            // Each transform is a filter as well.
+            let transforms = source.subject_transforms.iter();
+            return transforms.filter_map(|it| transformed(subject, &it.source, &it.destination)).collect();
+        }
+        match source.filter_subject.as_deref().filter(|filter| !filter.is_empty()) {
+            Some(filter) => intersection(subject, filter).into_iter().collect(),
+            None => vec![subject.clone()],
+        }
+    };
+    origin.iter().flat_map(of_subject).collect()
+}
+
+/// Returns `true` if one of these patterns covers the subject.
+pub(super) fn any_covers(patterns: &[String], subject: &str) -> bool {
+    patterns.iter().any(|pattern| covers(pattern, subject))
+}
+
+/// Returns `true` if one of these patterns overlaps the subject.
+pub(super) fn any_overlaps(patterns: &[String], subject: &str) -> bool {
+    patterns.iter().any(|pattern| overlap(pattern, subject))
+}
+
+/// Returns the patterns about which something is known.
+pub(super) fn known_patterns(patterns: Vec<String>) -> Vec<String> {
+    patterns.into_iter().filter(|pattern| pattern != ANYTHING).collect()
+}
+
+impl Streams<'_> {
+    /// Returns the subjects that the messages of a stream may have; `>` if nothing is known of them.
+    ///
+    /// The streams that it copies are read if they belong to this account.
+    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<String> {
+        self.stored_at(config.clone(), 0).await
+    }
+
+    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<String>> {
+        Box::pin(async move {
+            let mut subjects = listened(&config);
+            for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
+                let origin = match self.origin(source).await {
+                    Some(origin) if depth < MAX_DEPTH => self.stored_at(origin, depth + 1).await,
+                    _ => vec![ANYTHING.to_owned()],
+                };
+                subjects.extend(copied(source, &origin));
+            }
+            let mut stored = through_transform(&config, subjects);
+            stored.sort();
+            stored.dedup();
+            stored
+        })
+    }
+
+    /// Returns the stream that another one copies; `None` if it belongs to another account, or cannot be read.
+    async fn origin(&mut self, source: &Source) -> Option<stream::Config> {
+        if source.external.is_some() || source.domain.is_some() {
+            return None;
+        }
+        self.config(&source.name).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::stream::SubjectTransform;
+
+    use super::*;
+
+    fn transform(source: &str, destination: &str) -> SubjectTransform {
+        SubjectTransform { source: source.to_owned(), destination: destination.to_owned() }
+    }
+
+    fn owned(subjects: &[&str]) -> Vec<String> {
+        subjects.iter().map(|subject| (*subject).to_owned()).collect()
+    }
+
+    #[test]
+    fn transform_of_a_stream_leaves_other_subjects_alone() {
+        let config = |subjects: &[&str], source: &str, destination: &str| stream::Config {
+            name: "SHOP".to_owned(),
+            subjects: owned(subjects),
+            subject_transform: Some(transform(source, destination)),
+            ..Default::default()
+        };
+        for (config, stored) in [
+            (config(&["in.*"], "in.*", "out.$1"), vec!["out.*"]),
+            (config(&["in.>"], "in.*", "out.$1"), vec!["out.*", "in.>"]),
+            (config(&["in.a", "other"], "in.*", "out.$1"), vec!["out.a", "other"]),
+            (config(&["in.a"], "", "out.>"), vec!["out.in.a"]),
+            (config(&[], "SHOP", "out"), vec!["out"]),
+        ] {
+            assert_eq!(stored_directly(&config), stored);
+        }
+    }
+
+    #[test]
+    fn copies_are_filtered_and_transformed() {
+        let source = |filter: Option<&str>, transforms: &[(&str, &str)]| Source {
+            name: "SHOP".to_owned(),
+            filter_subject: filter.map(str::to_owned),
+            subject_transforms: transforms.iter().map(|(from, to)| transform(from, to)).collect(),
+            ..Default::default()
+        };
+        let origin = owned(&["orders.>", "payments.*"]);
+        for (source, subjects) in [
+            (source(None, &[]), vec!["orders.>", "payments.*"]),
+            (source(Some(""), &[]), vec!["orders.>", "payments.*"]),
+            (source(Some("orders.*"), &[]), vec!["orders.*"]),
+            (source(Some("refunds.*"), &[]), vec![]),
+            (source(None, &[("orders.>", "eu.orders.>"), ("payments.*", "")]), vec!["eu.orders.>", "payments.*"]),
+        ] {
+            assert_eq!(copied(&source, &origin), subjects);
+        }
+        assert_eq!(copied(&source(Some("orders.*"), &[]), &owned(&[ANYTHING])), ["orders.*"], "of another account");
+    }
+
+    #[test]
+    fn stream_without_subjects_listens_to_its_name_unless_it_copies() {
+        let plain = stream::Config { name: "orders".to_owned(), ..Default::default() };
+        assert_eq!(listened(&plain), ["orders"]);
+        let mirror = stream::Config { mirror: Some(Source::default()), ..plain.clone() };
+        assert_eq!(listened(&mirror), [""; 0]);
+        let sourced = stream::Config { sources: Some(vec![Source::default()]), ..plain };
+        assert_eq!(listened(&sourced), [""; 0]);
+    }
+}
