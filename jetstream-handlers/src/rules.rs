@@ -56,6 +56,9 @@ pub(crate) enum Setting<'a> {
 /// The maximum duration: an `Instant` can be advanced by it, and its nanoseconds fit into an integer of the server.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The maximum time since 1970: the server compares times as nanoseconds in 64 bits.
+const MAX_TIME: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// The minimum timeout, and the minimum delay between attempts.
 const MIN_DURATION: Duration = Duration::from_millis(1);
 
@@ -81,7 +84,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 17] = [
+pub(crate) static KEYS: [Key; 18] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Text(subject_problem) },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
     Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
@@ -99,9 +102,15 @@ pub(crate) static KEYS: [Key; 17] = [
     Key { name: "single_instance", example: "", accepts: Accepts::Flag },
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
 ];
 
 const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };
+
+const DELIVER: Accepts = Accepts::Choice {
+    of: "Deliver",
+    variants: &[("all", "All"), ("new", "New"), ("last", "Last"), ("last_per_subject", "LastPerSubject")],
+};
 
 /// The keys of an exponential backoff, `backoff = { … }`.
 pub(crate) static BACKOFF_KEYS: [Key; 3] = [
@@ -134,6 +143,14 @@ pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> 
         (Accepts::Text(problem), Setting::Text(text)) => problem(text),
         (Accepts::SubjectOrOff, Setting::Text(subject)) => publish_subject_problem(subject),
         (Accepts::Choice { variants, .. }, Setting::Text(text)) => choice_problem(key.name, variants, text),
+        // A closure may also start at a sequence, or at a time since 1970.
+        (Accepts::Choice { .. }, Setting::Number(0)) => {
+            Some(format!("`{}` starts at sequence 0; expected at least 1, the first sequence of a stream", key.name))
+        }
+        (Accepts::Choice { .. }, Setting::Duration(time)) if *time > MAX_TIME => Some(format!(
+            "`{}` starts at a time that the server cannot represent; expected one before the year 2262",
+            key.name
+        )),
         (Accepts::Number(range), Setting::Number(number)) => {
             (!range.contains(number)).then(|| out_of_range(key.name, number, range))
         }

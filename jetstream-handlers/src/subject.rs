@@ -89,6 +89,12 @@ pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Opt
     Some(result.join("."))
 }
 
+/// Returns `true` if a transform's destination has a function other than `wildcard`.
+pub(crate) fn has_other_functions(destination: &str) -> bool {
+    let mut placeholders = destination.split('.').filter_map(Placeholder::parse);
+    placeholders.any(|placeholder| !matches!(placeholder, Placeholder::Wildcard(_)))
+}
+
 /// A token of a transform's destination that is replaced.
 enum Placeholder {
     /// The token that the wildcard of this number matched, counted from 1.

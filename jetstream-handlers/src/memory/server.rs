@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Faults;
 use super::consumer::Consumer;
+use super::copies::has_unsupported_transform;
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
 use crate::delivery::Binding;
@@ -125,7 +126,12 @@ impl Memory {
     pub(crate) fn create_stream(&self, config: &nats_stream::Config) -> Result<(), Refusal> {
         self.change(|state| {
             let mut config = config.clone();
-            if config.subjects.is_empty() {
+            if has_unsupported_transform(&config) {
+                let text = "stream transform: in memory, only `wildcard` is supported";
+                return Err(refusal(400, ErrorCode::STREAM_TRANSFORM_INVALID_DESTINATION, text));
+            }
+            let copies = config.mirror.is_some() || config.sources.is_some();
+            if config.subjects.is_empty() && !copies {
                 config.subjects.push(config.name.clone());
             }
             if let Some(known) = state.streams.get(&config.name) {
@@ -145,6 +151,7 @@ impl Memory {
                 return Err(refusal(400, ErrorCode::STREAM_SUBJECT_OVERLAP, text));
             }
             state.streams.insert(config.name.clone(), Stream::new(config));
+            state.copy();
             Ok(())
         })
     }
@@ -237,7 +244,9 @@ impl Memory {
         }
         self.change(|state| {
             let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
-            Ok(stream.ok_or_else(no_stream)?.store(message))
+            let stored = stream.ok_or_else(no_stream)?.store(message);
+            state.copy();
+            Ok(stored)
         })
     }
 
@@ -254,6 +263,7 @@ impl Memory {
             }
             let stream = state.streams.values_mut().find(|stream| stream.takes(first));
             let stored = stream.ok_or_else(no_stream)?.store_all(messages);
+            state.copy();
             stored.map_err(|(number, error)| permanent(number, error))
         })
     }

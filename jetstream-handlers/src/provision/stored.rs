@@ -14,6 +14,29 @@ const ANYTHING: &str = ">";
 /// The maximum number of streams between a message and its copy that are followed.
 const MAX_DEPTH: usize = 8;
 
+/// The subjects that messages of a stream may have.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Stored {
+    pattern: String,
+    /// Subjects that match the pattern, and that no message has: a transform replaces them.
+    except: Vec<String>,
+}
+
+impl Stored {
+    fn new(pattern: String) -> Self {
+        Self { pattern, except: Vec::new() }
+    }
+
+    fn covers(&self, subject: &str) -> bool {
+        covers(&self.pattern, subject) && self.overlaps(subject)
+    }
+
+    fn overlaps(&self, subject: &str) -> bool {
+        let common = intersection(&self.pattern, subject);
+        common.is_some_and(|common| !self.except.iter().any(|except| covers(except, &common)))
+    }
+}
+
 /// Returns the subjects that a stream listens to; a mirror has none.
 pub(super) fn listened(config: &stream::Config) -> Vec<String> {
     let copies = config.mirror.is_some() || config.sources.as_ref().is_some_and(|sources| !sources.is_empty());
@@ -21,18 +44,19 @@ pub(super) fn listened(config: &stream::Config) -> Vec<String> {
 }
 
 /// Returns the subjects as which a stream stores the messages that are published to it.
-pub(super) fn stored_directly(config: &stream::Config) -> Vec<String> {
-    through_transform(config, listened(config))
+pub(super) fn stored_directly(config: &stream::Config) -> Vec<Stored> {
+    through_transform(config, listened(config).into_iter().map(Stored::new).collect())
 }
 
 /// Applies the transform of a stream, which leaves a message alone if its source does not match.
-fn through_transform(config: &stream::Config, subjects: Vec<String>) -> Vec<String> {
+fn through_transform(config: &stream::Config, subjects: Vec<Stored>) -> Vec<Stored> {
     let Some(transform) = &config.subject_transform else { return subjects };
-    let (source, destination) = (&transform.source, &transform.destination);
+    let source = if transform.source.is_empty() { ANYTHING } else { &transform.source };
     let mut stored = Vec::new();
-    for subject in subjects {
-        stored.extend(transformed(&subject, source, destination));
-        if !source.is_empty() && !covers(source, &subject) {
+    for mut subject in subjects {
+        stored.extend(transformed(&subject.pattern, source, &transform.destination).map(Stored::new));
+        if !covers(source, &subject.pattern) {
+            subject.except.push(source.to_owned());
             stored.push(subject);
         }
     }
@@ -40,19 +64,41 @@ fn through_transform(config: &stream::Config, subjects: Vec<String>) -> Vec<Stri
 }
 
 /// Returns the subjects that a stream copies from an origin with these subjects.
-fn copied(source: &Source, origin: &[String]) -> Vec<String> {
-    let of_subject = |subject: &String| -> Vec<String> {
+fn copied(source: &Source, origin: &[Stored]) -> Vec<Stored> {
+    let of_subject = |subject: &Stored| -> Vec<Stored> {
         if !source.subject_transforms.is_empty() {
             // Each transform is a filter as well.
-            let transforms = source.subject_transforms.iter();
-            return transforms.filter_map(|it| transformed(subject, &it.source, &it.destination)).collect();
+            let transforms = source.subject_transforms.iter().filter(|it| subject.overlaps(&it.source));
+            let copies = transforms.filter_map(|it| transformed(&subject.pattern, &it.source, &it.destination));
+            return copies.map(Stored::new).collect();
         }
-        match source.filter_subject.as_deref().filter(|filter| !filter.is_empty()) {
-            Some(filter) => intersection(subject, filter).into_iter().collect(),
-            None => vec![subject.clone()],
-        }
+        let Some(filter) = source.filter_subject.as_deref().filter(|filter| !filter.is_empty()) else {
+            return vec![subject.clone()];
+        };
+        let pattern = intersection(&subject.pattern, filter);
+        pattern.map(|pattern| Stored { pattern, except: subject.except.clone() }).into_iter().collect()
     };
     origin.iter().flat_map(of_subject).collect()
+}
+
+/// Returns `true` if messages with every subject that matches are stored.
+pub(super) fn stores_all(stored: &[Stored], subject: &str) -> bool {
+    stored.iter().any(|stored| stored.covers(subject))
+}
+
+/// Returns `true` if messages with some of the subjects that match are stored.
+pub(super) fn stores_some(stored: &[Stored], subject: &str) -> bool {
+    stored.iter().any(|stored| stored.overlaps(subject))
+}
+
+/// Returns the subjects for an error text.
+pub(super) fn patterns(stored: Vec<Stored>) -> Vec<String> {
+    stored.into_iter().map(|stored| stored.pattern).collect()
+}
+
+/// Returns the subjects about which something is known.
+pub(super) fn known(stored: Vec<Stored>) -> Vec<Stored> {
+    stored.into_iter().filter(|stored| stored.pattern != ANYTHING).collect()
 }
 
 /// Returns `true` if one of these patterns covers the subject.
@@ -65,26 +111,21 @@ pub(super) fn any_overlaps(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| overlap(pattern, subject))
 }
 
-/// Returns the patterns about which something is known.
-pub(super) fn known_patterns(patterns: Vec<String>) -> Vec<String> {
-    patterns.into_iter().filter(|pattern| pattern != ANYTHING).collect()
-}
-
 impl Streams<'_> {
     /// Returns the subjects that the messages of a stream may have; `>` if nothing is known of them.
     ///
     /// The streams that it copies are read if they belong to this account.
-    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<String> {
+    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<Stored> {
         self.stored_at(config.clone(), 0).await
     }
 
-    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<String>> {
+    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<Stored>> {
         Box::pin(async move {
-            let mut subjects = listened(&config);
+            let mut subjects: Vec<_> = listened(&config).into_iter().map(Stored::new).collect();
             for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
                 let origin = match self.origin(source).await {
                     Some(origin) if depth < MAX_DEPTH => self.stored_at(origin, depth + 1).await,
-                    _ => vec![ANYTHING.to_owned()],
+                    _ => vec![Stored::new(ANYTHING.to_owned())],
                 };
                 subjects.extend(copied(source, &origin));
             }
@@ -133,7 +174,20 @@ mod tests {
             (config(&["in.a"], "", "out.>"), vec!["out.in.a"]),
             (config(&[], "SHOP", "out"), vec!["out"]),
         ] {
-            assert_eq!(stored_directly(&config), stored);
+            assert_eq!(patterns(stored_directly(&config)), stored);
+        }
+        let swapped = stored_directly(&config(&["in.>"], "in.*.*", "out.$2.$1"));
+        for (subject, all, some) in [
+            ("out.a.*", true, true),
+            ("in.a.b", false, false),
+            ("in.*.b", false, false),
+            ("in.a", true, true),
+            ("in.a.b.c", true, true),
+            ("in.*", true, true),
+            ("in.>", true, true),
+            (">", false, true),
+        ] {
+            assert_eq!((stores_all(&swapped, subject), stores_some(&swapped, subject)), (all, some), "{subject}");
         }
     }
 
@@ -145,7 +199,8 @@ mod tests {
             subject_transforms: transforms.iter().map(|(from, to)| transform(from, to)).collect(),
             ..Default::default()
         };
-        let origin = owned(&["orders.>", "payments.*"]);
+        let stored = |subjects: &[&str]| -> Vec<Stored> { owned(subjects).into_iter().map(Stored::new).collect() };
+        let origin = stored(&["orders.>", "payments.*"]);
         for (source, subjects) in [
             (source(None, &[]), vec!["orders.>", "payments.*"]),
             (source(Some(""), &[]), vec!["orders.>", "payments.*"]),
@@ -153,9 +208,10 @@ mod tests {
             (source(Some("refunds.*"), &[]), vec![]),
             (source(None, &[("orders.>", "eu.orders.>"), ("payments.*", "")]), vec!["eu.orders.>", "payments.*"]),
         ] {
-            assert_eq!(copied(&source, &origin), subjects);
+            assert_eq!(patterns(copied(&source, &origin)), subjects);
         }
-        assert_eq!(copied(&source(Some("orders.*"), &[]), &owned(&[ANYTHING])), ["orders.*"], "of another account");
+        let unknown = copied(&source(Some("orders.*"), &[]), &stored(&[ANYTHING]));
+        assert_eq!(patterns(unknown), ["orders.*"], "of another account");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::jetstream::stream;
 
 use super::drift;
-use super::stored::{any_covers, any_overlaps, known_patterns, listened, stored_directly};
+use super::stored::{any_covers, any_overlaps, known, listened, patterns, stored_directly, stores_all, stores_some};
 use crate::error::problem::{Problem, Purpose};
 use crate::subject::{intersection, overlap, transformed};
 use crate::transport::Transport;
@@ -89,7 +89,7 @@ impl<'a> Streams<'a> {
         };
         let (config, exists) = (known.config.clone(), known.exists);
         let stored = self.stored(&config).await;
-        if any_overlaps(&stored, subject) {
+        if stores_some(&stored, subject) {
             return Ok(name.to_owned());
         }
         if !exists && !self.is_declared(name) {
@@ -102,7 +102,13 @@ impl<'a> Streams<'a> {
         let listening = self.names(purpose, subject).await?;
         match self.owner(purpose, subject, &listening).await? {
             Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
-            None => Err(not_covered(purpose, subject, &config, stored, &fix(subject, &config, !listening.is_empty()))),
+            None => Err(not_covered(
+                purpose,
+                subject,
+                &config,
+                patterns(stored),
+                &fix(subject, &config, !listening.is_empty()),
+            )),
         }
     }
 
@@ -144,13 +150,13 @@ impl<'a> Streams<'a> {
     ) -> Result<Option<String>, Problem> {
         let [name] = listening else { return Ok(None) };
         self.load(purpose, name).await?;
-        let stores = |known: &KnownStream| any_covers(&stored_directly(&known.config), subject);
+        let stores = |known: &KnownStream| stores_all(&stored_directly(&known.config), subject);
         Ok(self.known.get(name).is_some_and(stores).then(|| name.clone()))
     }
 
     /// Finds the stream that stores the messages of a handler.
     async fn find_storing(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
-        let storing = |(_, known): &(&String, &KnownStream)| any_covers(&stored_directly(&known.config), subject);
+        let storing = |(_, known): &(&String, &KnownStream)| stores_all(&stored_directly(&known.config), subject);
         if let Some((name, _)) = self.known.iter().find(storing) {
             return Ok(name.clone());
         }
@@ -186,16 +192,16 @@ impl<'a> Streams<'a> {
         let configs = self.all_configs().await;
         let mut transformed: Vec<&stream::Config> =
             configs.iter().filter(|it| it.subject_transform.is_some()).collect();
-        transformed.retain(|config| any_overlaps(&stored_directly(config), subject));
+        transformed.retain(|config| stores_some(&stored_directly(config), subject));
         let mut storing: Vec<String> = transformed
             .iter()
-            .filter(|config| any_covers(&stored_directly(config), subject))
+            .filter(|config| stores_all(&stored_directly(config), subject))
             .map(|config| config.name.clone())
             .collect();
         if storing.is_empty() {
             for config in configs.iter().filter(|config| config.mirror.is_some() || config.sources.is_some()) {
-                let stored = known_patterns(self.stored(config).await);
-                if any_covers(&stored, subject) {
+                let stored = known(self.stored(config).await);
+                if stores_all(&stored, subject) {
                     storing.push(config.name.clone());
                 }
             }
@@ -272,7 +278,7 @@ impl<'a> Streams<'a> {
         let is_declared = self.is_declared(&name);
         match self.known.get(&name) {
             // Another process has created the stream in the meantime.
-            Some(known) if any_covers(&stored_directly(&known.config), subject) => {}
+            Some(known) if stores_all(&stored_directly(&known.config), subject) => {}
             Some(known) if known.exists || is_declared => return Err(name_taken(purpose, subject, &known.config)),
             Some(_) => self.extend(&name, subject),
             None => self.plan(purpose, default_stream(&name, subject)),
@@ -383,7 +389,7 @@ fn published_only(purpose: &Purpose, subject: &str, config: &stream::Config) -> 
     let transform = config.subject_transform.as_ref()?;
     let stored = published.iter().filter_map(|it| transformed(it, &transform.source, &transform.destination));
     let stored: Vec<String> = stored.collect();
-    if stored.is_empty() || any_overlaps(&stored_directly(config), subject) {
+    if stored.is_empty() || stores_some(&stored_directly(config), subject) {
         return None;
     }
     let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), config.name.clone());
@@ -394,7 +400,7 @@ fn published_only(purpose: &Purpose, subject: &str, config: &stream::Config) -> 
 fn partly(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
     let name = &config.name;
     let fix = format!("set `stream = \"{name}\"` to receive only these, or narrow the subject");
-    not_covered(purpose, subject, config, stored_directly(config), &fix)
+    not_covered(purpose, subject, config, patterns(stored_directly(config)), &fix)
 }
 
 /// Returns the problem of a default stream whose name another stream has.

@@ -104,7 +104,7 @@ async fn differing_consumer_is_refused_and_unchanged() {
     const EDIT: &str = "nats consumer edit SHOP";
     const ANOTHER: &str = "give the handler another `queue`";
     type Change = fn(&mut consumer::Config);
-    let cases: [(&str, Change, &[&str]); 11] = [
+    let cases: [(&str, Change, &[&str]); 10] = [
         ("ack-wait", |c| c.ack_wait = secs(60), &["ack_wait is 60s on the server, 30s here", EDIT]),
         (
             "max-deliver",
@@ -128,11 +128,6 @@ async fn differing_consumer_is_refused_and_unchanged() {
         ("no-filter", |c| c.filter_subject.clear(), &["filter_subjects is every subject on the server"]),
         ("ack-policy", |c| c.ack_policy = consumer::AckPolicy::All, &["ack_policy is all", "explicit here", ANOTHER]),
         (
-            "deliver-policy",
-            |c| c.deliver_policy = consumer::DeliverPolicy::New,
-            &["deliver_policy is new on the server, all here", ANOTHER],
-        ),
-        (
             "replay-policy",
             |c| c.replay_policy = consumer::ReplayPolicy::Original,
             &["replay_policy is original on the server, instant here", ANOTHER],
@@ -154,6 +149,42 @@ async fn differing_consumer_is_refused_and_unchanged() {
         let parts: Vec<_> = parts.iter().copied().chain(rest).collect();
         assert_error(result, ErrorKind::ConsumerMismatch, &parts);
         assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config, before, "{queue}");
+    }
+}
+
+#[subscriber(subject = "orders.*", queue = "newest", deliver = "new", group = "newest")]
+async fn newest(id: u64, State(calls): State<Recorder>) {
+    calls.add(id);
+}
+
+#[tokio::test]
+async fn deliver_policy_matters_only_at_creation() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let calls = Recorder::new();
+    let broker = connect_with(&server, &calls).await;
+    broker.publish("orders.created", &1).await.unwrap();
+    let running = broker.start_groups(["newest"]).await.unwrap();
+    let created = consumer_info(&jetstream, "SHOP", "newest").await.config;
+    assert_eq!(created.deliver_policy, consumer::DeliverPolicy::New);
+    broker.publish("orders.created", &2).await.unwrap();
+    calls.until_len(1).await;
+    assert_eq!(calls.items(), [2], "what was stored before is not delivered");
+    running.shutdown().await.unwrap();
+    // Consumers that an operator made with another policy are accepted, and keep it.
+    let start_time = std::time::SystemTime::UNIX_EPOCH.into();
+    for (queue, policy) in [
+        ("new", consumer::DeliverPolicy::New),
+        ("last", consumer::DeliverPolicy::Last),
+        ("last-per-subject", consumer::DeliverPolicy::LastPerSubject),
+        ("sequence", consumer::DeliverPolicy::ByStartSequence { start_sequence: 2 }),
+        ("time", consumer::DeliverPolicy::ByStartTime { start_time }),
+    ] {
+        let config = consumer::Config { deliver_policy: policy, ..durable(queue, "orders.created") };
+        shop.create_consumer(config).await.unwrap();
+        let _default = start(&broker, "orders.created", queue).await.unwrap();
+        assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config.deliver_policy, policy);
     }
 }
 
