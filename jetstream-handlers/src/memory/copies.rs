@@ -1,8 +1,10 @@
 //! The copies that mirrors and sourced streams make of other streams.
 
+use std::collections::BTreeMap;
+
 use async_nats::jetstream::stream::{Config, Source};
 
-use super::server::State;
+use super::stream::Stream;
 use crate::subject::{covers, has_other_functions, transformed};
 
 /// Returns the origins of a stream: the one that it mirrors, or its sources.
@@ -26,40 +28,38 @@ fn copied_subject(source: &Source, subject: &str) -> Option<String> {
     filter.is_none_or(|filter| covers(filter, subject)).then(|| subject.to_owned())
 }
 
-impl State {
-    /// Copies what the origins of each stream have stored since the last call.
-    pub(super) fn copy(&mut self) {
-        let copying: Vec<(String, Vec<Source>)> = self
-            .streams
-            .iter()
-            .map(|(name, stream)| (name.clone(), origins(&stream.config)))
-            .filter(|(_, origins)| !origins.is_empty())
-            .collect();
-        // A copy may be copied in turn.
-        while copying.iter().map(|(name, origins)| self.copy_to(name, origins)).fold(false, |any, copied| any | copied)
-        {
+/// Copies what the origins of each stream have stored since the last call.
+pub(super) fn copy(streams: &mut BTreeMap<String, Stream>) {
+    let copying: Vec<(String, Vec<Source>)> = streams
+        .iter()
+        .map(|(name, stream)| (name.clone(), origins(&stream.config)))
+        .filter(|(_, origins)| !origins.is_empty())
+        .collect();
+    // A copy may be copied in turn.
+    let mut has_copied = true;
+    while has_copied {
+        has_copied = false;
+        for (name, origins) in &copying {
+            has_copied |= copy_to(streams, name, origins);
         }
     }
+}
 
-    /// Copies to one stream; returns `false` if there was nothing to copy.
-    fn copy_to(&mut self, name: &str, origins: &[Source]) -> bool {
-        let mut any = false;
-        for (index, source) in origins.iter().enumerate().filter(|(_, source)| source.external.is_none()) {
-            let behind =
-                self.streams.get(name).and_then(|stream| stream.copied.get(index)).copied().unwrap_or_default();
-            let Some(messages) = self.streams.get(&source.name).map(|origin| origin.messages_after(behind)) else {
-                continue;
-            };
-            let Some(stream) = self.streams.get_mut(name) else { continue };
-            stream.copied.resize(origins.len().max(stream.copied.len()), 0);
-            for (sequence, message) in messages {
-                any = true;
-                stream.copied[index] = sequence;
-                if let Some(subject) = copied_subject(source, &message.subject) {
-                    stream.insert_copy(sequence, subject, message);
-                }
+/// Copies to one stream; returns `false` if there was nothing to copy.
+fn copy_to(streams: &mut BTreeMap<String, Stream>, name: &str, origins: &[Source]) -> bool {
+    let mut any = false;
+    for (index, source) in origins.iter().enumerate().filter(|(_, source)| source.external.is_none()) {
+        let copied = streams.get(name).and_then(|stream| stream.copied.get(index)).copied().unwrap_or_default();
+        let Some(messages) = streams.get(&source.name).map(|origin| origin.messages_after(copied)) else { continue };
+        let Some(stream) = streams.get_mut(name) else { continue };
+        stream.copied.resize(origins.len(), 0);
+        for (sequence, message) in messages {
+            any = true;
+            stream.copied[index] = sequence;
+            if let Some(subject) = copied_subject(source, &message.subject) {
+                stream.insert_copy(sequence, subject, message);
             }
         }
-        any
     }
+    any
 }

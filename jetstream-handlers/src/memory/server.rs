@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::Faults;
 use super::consumer::Consumer;
-use super::copies::has_unsupported_transform;
+use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
 use crate::delivery::Binding;
@@ -151,7 +151,7 @@ impl Memory {
                 return Err(refusal(400, ErrorCode::STREAM_SUBJECT_OVERLAP, text));
             }
             state.streams.insert(config.name.clone(), Stream::new(config));
-            state.copy();
+            copy(&mut state.streams);
             Ok(())
         })
     }
@@ -245,7 +245,7 @@ impl Memory {
         self.change(|state| {
             let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
             let stored = stream.ok_or_else(no_stream)?.store(message);
-            state.copy();
+            copy(&mut state.streams);
             Ok(stored)
         })
     }
@@ -263,7 +263,7 @@ impl Memory {
             }
             let stream = state.streams.values_mut().find(|stream| stream.takes(first));
             let stored = stream.ok_or_else(no_stream)?.store_all(messages);
-            state.copy();
+            copy(&mut state.streams);
             stored.map_err(|(number, error)| permanent(number, error))
         })
     }

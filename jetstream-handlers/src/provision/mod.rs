@@ -6,10 +6,12 @@
 
 mod apply;
 mod consumers;
+mod default_stream;
 mod drift;
 mod inspect;
 mod stored;
 mod streams;
+mod unfit;
 
 pub(crate) use consumers::restore_consumer;
 pub(crate) use inspect::shared_durable;

@@ -3,16 +3,11 @@
 //! They differ from the subjects that it listens to if the stream transforms subjects, or copies other streams.
 
 use async_nats::jetstream::stream::{self, Source};
-use futures::future::BoxFuture;
 
-use super::streams::Streams;
 use crate::subject::{covers, intersection, overlap, transformed};
 
 /// The pattern of messages of which nothing is known, such as those of a stream of another account.
 const ANYTHING: &str = ">";
-
-/// The maximum number of streams between a message and its copy that are followed.
-const MAX_DEPTH: usize = 8;
 
 /// The subjects that messages of a stream may have.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +18,12 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    fn new(pattern: String) -> Self {
+    /// Returns what is stored of messages of which nothing is known.
+    pub(super) fn anything() -> Self {
+        Self::new(ANYTHING.to_owned())
+    }
+
+    pub(super) fn new(pattern: String) -> Self {
         Self { pattern, except: Vec::new() }
     }
 
@@ -49,7 +49,7 @@ pub(super) fn stored_directly(config: &stream::Config) -> Vec<Stored> {
 }
 
 /// Applies the transform of a stream, which leaves a message alone if its source does not match.
-fn through_transform(config: &stream::Config, subjects: Vec<Stored>) -> Vec<Stored> {
+pub(super) fn through_transform(config: &stream::Config, subjects: Vec<Stored>) -> Vec<Stored> {
     let Some(transform) = &config.subject_transform else { return subjects };
     let source = if transform.source.is_empty() { ANYTHING } else { &transform.source };
     let mut stored = Vec::new();
@@ -64,7 +64,7 @@ fn through_transform(config: &stream::Config, subjects: Vec<Stored>) -> Vec<Stor
 }
 
 /// Returns the subjects that a stream copies from an origin with these subjects.
-fn copied(source: &Source, origin: &[Stored]) -> Vec<Stored> {
+pub(super) fn copied(source: &Source, origin: &[Stored]) -> Vec<Stored> {
     let of_subject = |subject: &Stored| -> Vec<Stored> {
         if !source.subject_transforms.is_empty() {
             // Each transform is a filter as well.
@@ -109,40 +109,6 @@ pub(super) fn any_covers(patterns: &[String], subject: &str) -> bool {
 /// Returns `true` if one of these patterns overlaps the subject.
 pub(super) fn any_overlaps(patterns: &[String], subject: &str) -> bool {
     patterns.iter().any(|pattern| overlap(pattern, subject))
-}
-
-impl Streams<'_> {
-    /// Returns the subjects that the messages of a stream may have; `>` if nothing is known of them.
-    ///
-    /// The streams that it copies are read if they belong to this account.
-    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<Stored> {
-        self.stored_at(config.clone(), 0).await
-    }
-
-    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<Stored>> {
-        Box::pin(async move {
-            let mut subjects: Vec<_> = listened(&config).into_iter().map(Stored::new).collect();
-            for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
-                let origin = match self.origin(source).await {
-                    Some(origin) if depth < MAX_DEPTH => self.stored_at(origin, depth + 1).await,
-                    _ => vec![Stored::new(ANYTHING.to_owned())],
-                };
-                subjects.extend(copied(source, &origin));
-            }
-            let mut stored = through_transform(&config, subjects);
-            stored.sort();
-            stored.dedup();
-            stored
-        })
-    }
-
-    /// Returns the stream that another one copies; `None` if it belongs to another account, or cannot be read.
-    async fn origin(&mut self, source: &Source) -> Option<stream::Config> {
-        if source.external.is_some() || source.domain.is_some() {
-            return None;
-        }
-        self.config(&source.name).await
-    }
 }
 
 #[cfg(test)]

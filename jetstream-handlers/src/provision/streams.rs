@@ -2,13 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::stream::{self, Source};
+use futures::future::BoxFuture;
 
+use super::default_stream::{default_name, default_stream, default_subjects};
 use super::drift;
-use super::stored::{any_covers, any_overlaps, known, listened, patterns, stored_directly, stores_all, stores_some};
+use super::stored::{
+    Stored, any_covers, any_overlaps, copied, known, listened, patterns, stored_directly, stores_all, stores_some,
+    through_transform,
+};
+use super::unfit::{
+    Changeable, fix, missing, name_taken, no_default_name, not_covered, partly, published_only, wrong_stream,
+};
 use crate::error::problem::{Problem, Purpose};
-use crate::subject::{intersection, overlap, transformed};
+use crate::subject::overlap;
 use crate::transport::Transport;
+
+/// The maximum number of streams between a message and its copy that are followed.
+const MAX_DEPTH: usize = 8;
 
 /// A stream that exists on the server, or is planned for creation.
 pub(super) struct KnownStream {
@@ -62,6 +73,10 @@ impl<'a> Streams<'a> {
         self.transport.settings().streams.iter().any(|declared| declared.name == name)
     }
 
+    fn changeable(&self, name: &str) -> Changeable {
+        if self.is_declared(name) { Changeable::Declaration } else { Changeable::Stream }
+    }
+
     /// Returns the name of the stream for `subject`; plans the default one if there is none.
     ///
     /// A handler reads a stream that stores messages with its subject, and all others publish to a stream that listens
@@ -102,13 +117,11 @@ impl<'a> Streams<'a> {
         let listening = self.names(purpose, subject).await?;
         match self.owner(purpose, subject, &listening).await? {
             Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
-            None => Err(not_covered(
-                purpose,
-                subject,
-                &config,
-                patterns(stored),
-                &fix(subject, &config, !listening.is_empty()),
-            )),
+            None => {
+                let changeable = if listening.is_empty() { self.changeable(name) } else { Changeable::Nothing };
+                let fix = fix(subject, &config, &changeable);
+                Err(not_covered(purpose, subject, &config, patterns(stored), &fix))
+            }
         }
     }
 
@@ -236,6 +249,38 @@ impl<'a> Streams<'a> {
         planned.chain(self.listed.iter().flat_map(BTreeMap::values)).cloned().collect()
     }
 
+    /// Returns the subjects that the messages of a stream may have; `>` if nothing is known of them.
+    ///
+    /// The streams that it copies are read if they belong to this account.
+    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<Stored> {
+        self.stored_at(config.clone(), 0).await
+    }
+
+    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<Stored>> {
+        Box::pin(async move {
+            let mut subjects: Vec<_> = listened(&config).into_iter().map(Stored::new).collect();
+            for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
+                let origin = match self.origin(source).await {
+                    Some(origin) if depth < MAX_DEPTH => self.stored_at(origin, depth + 1).await,
+                    _ => vec![Stored::anything()],
+                };
+                subjects.extend(copied(source, &origin));
+            }
+            let mut stored = through_transform(&config, subjects);
+            stored.sort();
+            stored.dedup();
+            stored
+        })
+    }
+
+    /// Returns the stream that another one copies; `None` if it belongs to another account, or cannot be read.
+    async fn origin(&mut self, source: &Source) -> Option<stream::Config> {
+        if source.external.is_some() || source.domain.is_some() {
+            return None;
+        }
+        self.config(&source.name).await
+    }
+
     /// Returns the configuration of a stream, if it exists or is planned, and can be read.
     pub(super) async fn config(&mut self, name: &str) -> Option<stream::Config> {
         if let Some(known) = self.known.get(name) {
@@ -279,7 +324,9 @@ impl<'a> Streams<'a> {
         match self.known.get(&name) {
             // Another process has created the stream in the meantime.
             Some(known) if stores_all(&stored_directly(&known.config), subject) => {}
-            Some(known) if known.exists || is_declared => return Err(name_taken(purpose, subject, &known.config)),
+            Some(known) if known.exists || is_declared => {
+                return Err(name_taken(purpose, subject, &known.config, &self.changeable(&name)));
+            }
             Some(_) => self.extend(&name, subject),
             None => self.plan(purpose, default_stream(&name, subject)),
         }
@@ -381,117 +428,4 @@ fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> 
         other: other.name.clone(),
         other_subject: other_subject.clone(),
     })
-}
-
-/// Returns the problem of a subject that a stream listens to, and stores as another one.
-fn published_only(purpose: &Purpose, subject: &str, config: &stream::Config) -> Option<Problem> {
-    let published: Vec<String> = listened(config).iter().filter_map(|own| intersection(own, subject)).collect();
-    let transform = config.subject_transform.as_ref()?;
-    let stored = published.iter().filter_map(|it| transformed(it, &transform.source, &transform.destination));
-    let stored: Vec<String> = stored.collect();
-    if stored.is_empty() || stores_some(&stored_directly(config), subject) {
-        return None;
-    }
-    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), config.name.clone());
-    Some(Problem::SubjectTransformed { purpose, subject, stream, stored })
-}
-
-/// Returns the problem of a subject of which a stream that the handler does not name has only a part.
-fn partly(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    let name = &config.name;
-    let fix = format!("set `stream = \"{name}\"` to receive only these, or narrow the subject");
-    not_covered(purpose, subject, config, patterns(stored_directly(config)), &fix)
-}
-
-/// Returns the problem of a default stream whose name another stream has.
-fn name_taken(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    let other = match purpose {
-        Purpose::Handler(_) => "set `stream` to the name of a new one",
-        Purpose::DeadLetters(_) => "set `dead_letter` to a subject of another stream",
-        _ => "pass a stream for it to `Builder::stream`",
-    };
-    let fix = format!("{}, or {other}", fix(subject, config, false));
-    not_covered(purpose, subject, config, listened(config), &fix)
-}
-
-/// Returns the advice for a stream that does not have a subject, which is such that the server accepts it.
-fn fix(subject: &str, config: &stream::Config, belongs_to_others: bool) -> String {
-    let is_changed = config
-        .subject_transform
-        .as_ref()
-        .is_some_and(|it| transformed(subject, &it.source, &it.destination).is_some_and(|stored| stored != subject));
-    // The server gives a mirror no subjects, and no stream with acks those that begin with a wildcard.
-    if belongs_to_others || is_changed || config.mirror.is_some() || default_name(subject).is_none() {
-        return "correct the subject".to_owned();
-    }
-    let name = &config.name;
-    let mut subjects = listened(config);
-    subjects.push(subject.to_owned());
-    format!("correct the subject, or add it (`nats stream edit {name} --subjects '{}'`)", subjects.join(","))
-}
-
-pub(super) fn not_covered(
-    purpose: &Purpose,
-    subject: &str,
-    config: &stream::Config,
-    subjects: Vec<String>,
-    fix: &str,
-) -> Problem {
-    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), config.name.clone());
-    Problem::SubjectNotCovered { purpose, subject, stream, subjects, fix: fix.to_owned() }
-}
-
-/// Returns the problem of a stream that another process has created with other subjects.
-pub(super) fn created_otherwise(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    not_covered(purpose, subject, config, listened(config), &fix(subject, config, false))
-}
-
-fn wrong_stream(purpose: &Purpose, subject: &str, stream: &str, exists: bool, owner: String) -> Problem {
-    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), stream.to_owned());
-    Problem::WrongStream { purpose, subject, stream, exists, owner }
-}
-
-/// Returns the problem of a subject whose first token is a wildcard.
-///
-/// The server accepts no stream for it, because the stream would overlap the server's own `$JS` subjects.
-fn no_default_name(purpose: &Purpose, subject: &str) -> Problem {
-    Problem::NoDefaultName { purpose: purpose.clone(), subject: subject.to_owned() }
-}
-
-fn missing(purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
-    Problem::StreamMissing {
-        purpose: purpose.clone(),
-        subject: subject.to_owned(),
-        stream: stream.map(str::to_owned),
-        default_name: default_name(subject),
-    }
-}
-
-/// Returns the configuration of a stream that the application did not declare: limits retention and file storage.
-fn default_stream(name: &str, subject: &str) -> stream::Config {
-    stream::Config { name: name.to_owned(), subjects: default_subjects(subject), ..stream::Config::default() }
-}
-
-/// Returns `ORDERS` for `orders.created`; `None` for a subject that begins with a wildcard.
-///
-/// Only characters that a name cannot have are replaced, so that different subjects have different names where possible.
-fn default_name(subject: &str) -> Option<String> {
-    let token = subject.split('.').next().filter(|token| !matches!(*token, "*" | ">"))?;
-    Some(token.chars().map(name_char).collect())
-}
-
-fn name_char(char: char) -> char {
-    let mut upper = char.to_uppercase();
-    match (upper.next(), upper.next()) {
-        _ if matches!(char, '/' | '\\' | '*' | '>') => '_',
-        // A longer name might exceed the server's limit.
-        (Some(upper), None) if upper.len_utf8() <= char.len_utf8() => upper,
-        _ => char,
-    }
-}
-
-/// Returns `orders.>` for `orders.created`, and `orders` for `orders`.
-fn default_subjects(subject: &str) -> Vec<String> {
-    let subjects = subject.split_once('.').map_or_else(|| subject.to_owned(), |(first, _)| format!("{first}.>"));
-    vec![subjects]
 }

@@ -226,3 +226,23 @@ async fn overlapping_declared_streams_are_refused() {
     assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &parts);
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
 }
+
+#[tokio::test]
+async fn subjects_of_a_declared_stream_are_not_extended() {
+    let server = Server::start().await;
+    let config = stream_config("ORDERS", &["orders.paid"]);
+    let broker = Broker::builder().servers([server.url()]).stream(config).connect().await.unwrap();
+    let parts = ["stream `ORDERS` has the subjects [\"orders.paid\"]", "passed to `Builder::stream`"];
+    // Before the stream exists, and afterwards.
+    for _ in 0..2 {
+        assert_error(start(&broker, "orders.created", "one").await, ErrorKind::StreamNotFound, &parts);
+        let named = broker.subscribe("refunds.made", "two", async |_: Message| {}).stream("ORDERS").await;
+        assert_error(named, ErrorKind::StreamNotFound, &parts);
+        broker.publish("orders.paid", &1).await.unwrap();
+    }
+    assert_eq!(found_stream(&server.jetstream().await, "ORDERS").await.subjects, ["orders.paid"]);
+    let other = Server::start().await;
+    let config = stream_config("ORDERS", &["orders.paid", "orders.created"]);
+    let broker = Broker::builder().servers([other.url()]).stream(config).connect().await.unwrap();
+    let _started = start(&broker, "orders.created", "one").await.unwrap();
+}
