@@ -159,9 +159,15 @@ impl Connection {
         stream: &str,
         config: &consumer::Config,
     ) -> Result<consumer::Config, ApiError> {
-        // Permissions of the account are checked against the filter at the end of the subject.
-        let name = config.durable_name.as_deref().unwrap_or_default();
-        let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
+        // A consumer that an operator made may have a name without being durable.
+        let name = config.durable_name.as_deref().or(config.name.as_deref()).unwrap_or_default();
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
+        // Permissions of the account are checked against the filter at the end of the subject, which the server expects
+        // there only if it is in this field.
+        if !config.filter_subject.is_empty() {
+            subject.push('.');
+            subject.push_str(&config.filter_subject);
+        }
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
         self.request::<consumer::Info>(&subject, &request).await.map(|info| info.config)
     }
@@ -170,7 +176,9 @@ impl Connection {
     pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;
         // Immediately after a message was stored, the consumer's `num_pending` may not include it yet.
-        let last = self.last_sequence(&binding.stream, &info.config.filter_subject).await?;
+        let filters = std::iter::once(&info.config.filter_subject).chain(&info.config.filter_subjects);
+        let filter = filters.into_iter().find(|filter| !filter.is_empty()).map_or(">", String::as_str);
+        let last = self.last_sequence(&binding.stream, filter).await?;
         let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
         Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)
     }

@@ -9,6 +9,7 @@ mod consumers;
 mod default_stream;
 mod drift;
 mod inspect;
+mod notices;
 mod stored;
 mod streams;
 mod unfit;
@@ -44,7 +45,11 @@ pub(crate) async fn provision(
     }
     problems.append(&mut plan.problems);
     Error::all(problems)?;
-    apply::apply(transport, plan).await
+    let bindings = apply::apply(transport, plan).await?;
+    for (handler, binding) in handlers.iter().zip(&bindings) {
+        notices::log(&handler.name, binding);
+    }
+    Ok(bindings)
 }
 
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.

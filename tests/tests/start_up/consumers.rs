@@ -1,13 +1,16 @@
 //! Consumers are created as their handlers declare, compared at the next start, and never changed.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use jetstream_handlers::ErrorKind;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
+use jetstream_handlers::{ErrorKind, stream};
 use jetstream_handlers_tests::{Recorder, Server, assert_error, binary, connect, connect_with, stream_config};
+use tracing::subscriber::DefaultGuard;
 
 use crate::{MAX_DELIVER, consumer_info, durable, start, work_queue};
 
@@ -329,4 +332,132 @@ async fn consumer_created_by_a_plain_client_is_used() {
     broker.publish("work.retried", &1).await.unwrap();
     calls.until_times(1, 4).await;
     running.shutdown().await.unwrap();
+}
+
+/// A writer that collects the lines of the log.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Collects what this thread logs, until the guard is dropped.
+    fn collect() -> (Self, DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (lines, tracing::subscriber::set_default(log))
+    }
+
+    /// Asserts that one line contains all parts.
+    #[track_caller]
+    fn assert_line(&self, parts: &[&str]) {
+        let lines = self.0.lock().unwrap();
+        assert!(lines.iter().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} in {lines:#?}");
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn consumers_in_other_forms_are_restored() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let broker = connect(&server).await;
+    let forms: [(&str, fn(&mut consumer::Config)); 3] = [
+        ("named", |it| it.name = it.durable_name.take()),
+        ("both-names", |it| it.name.clone_from(&it.durable_name)),
+        ("one-of-filters", |it| it.filter_subjects = vec![std::mem::take(&mut it.filter_subject)]),
+    ];
+    for (queue, form) in forms {
+        let mut config = consumer::Config { inactive_threshold: secs(60), ..durable(queue, "orders.created") };
+        form(&mut config);
+        let created = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
+        let calls = Recorder::new();
+        let subscription = broker.subscribe("orders.created", queue, calls.handler()).await.unwrap();
+        broker.publish("orders.created", &1).await.unwrap();
+        calls.until(1).await;
+        shop.delete_consumer(queue).await.unwrap();
+        broker.publish("orders.created", &2).await.unwrap();
+        calls.until(2).await;
+        let restored = consumer_info(&jetstream, "SHOP", queue).await.config;
+        assert_eq!((&restored.durable_name, &restored.name), (&created.durable_name, &created.name), "{queue}");
+        subscription.unsubscribe().await.unwrap();
+        jetstream.get_stream("SHOP").await.unwrap().purge().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn consumer_that_the_server_will_delete_is_logged_at_every_start() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let limits = stream::ConsumerLimits { inactive_threshold: secs(3600), ..Default::default() };
+    let config = stream::Config { consumer_limits: Some(limits), ..stream_config("SHOP", &["orders.>"]) };
+    let shop = jetstream.create_stream(config.clone()).await.unwrap();
+    let named =
+        consumer::Config { durable_name: None, name: Some("named".to_owned()), ..durable("", "orders.created") };
+    shop.create_consumer(named).await.unwrap();
+    let broker = connect(&server).await;
+    let deleted = "the server deletes the consumer";
+    for queue in ["limited", "limited", "named"] {
+        let (lines, _guard) = Lines::collect();
+        let subscription = start(&broker, "orders.created", queue).await.unwrap();
+        let fix =
+            ["3600s after", "`consumer_limits.inactive_threshold`", "set `inactive_threshold` of the consumer to 0"];
+        lines.assert_line(&[&[" WARN ", deleted, &*format!("consumer=\"{queue}\"")][..], &fix].concat());
+        subscription.unsubscribe().await.unwrap();
+    }
+    // The fix that the log names.
+    jetstream.update_stream(stream::Config { consumer_limits: None, ..config }).await.unwrap();
+    server.change_consumer("SHOP", "limited", |it| it.inactive_threshold = Duration::ZERO).await;
+    let (lines, _guard) = Lines::collect();
+    let _subscription = start(&broker, "orders.created", "limited").await.unwrap();
+    let lines = lines.0.lock().unwrap();
+    assert!(!lines.iter().any(|line| line.contains(deleted)), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn paused_consumer_and_few_requests_are_logged() {
+    if binary::version() < (2, 11, 0) {
+        return;
+    }
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let until = std::time::SystemTime::now() + secs(3600);
+    let config = consumer::Config {
+        pause_until: Some(until.into()),
+        max_waiting: 1,
+        ..durable("order-processor", "orders.created")
+    };
+    shop.create_consumer(config).await.unwrap();
+    let broker = connect(&server).await;
+    let (lines, guard) = Lines::collect();
+    let subscription = start(&broker, "orders.created", "order-processor").await.unwrap();
+    let until = consumer_info(&jetstream, "SHOP", "order-processor").await.config.pause_until.unwrap();
+    let year = until.year().to_string();
+    lines.assert_line(&[" WARN ", "is paused until", &year, "nats consumer resume SHOP order-processor"]);
+    lines.assert_line(&[" WARN ", "at most 1 pull requests at a time (`max_waiting`)"]);
+    subscription.unsubscribe().await.unwrap();
+    drop(guard);
+    // A pause that is over, and the default of the server, are not worth a line.
+    shop.resume_consumer("order-processor").await.unwrap();
+    let (lines, _guard) = Lines::collect();
+    let _resumed = start(&broker, "orders.created", "order-processor").await.unwrap();
+    let _other = start(&broker, "orders.created", "other").await.unwrap();
+    let lines = lines.0.lock().unwrap();
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.contains("paused") || line.contains("consumer=\"other\"") && line.contains("WARN")),
+        "{lines:#?}"
+    );
 }
