@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::ExponentialBackoff;
+use crate::error::api::is_final;
 use crate::error::{Error, ErrorKind};
 use crate::message::PublishFailure;
 use crate::provision::ensure_stream;
@@ -139,7 +140,7 @@ impl<'a> Retry<'a> {
         match timeout_at(self.deadline, Box::pin(self.ensure_stream())).await {
             Ok(Ok(true)) => Ok(StreamLookup::Created),
             Ok(Ok(false)) => Ok(StreamLookup::Found),
-            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) => {
+            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server) && !is_final(&error) => {
                 Ok(StreamLookup::Unknown(Some(error)))
             }
             Ok(Err(error)) => Err(error),

@@ -246,3 +246,50 @@ async fn subjects_of_a_declared_stream_are_not_extended() {
     let broker = Broker::builder().servers([other.url()]).stream(config).connect().await.unwrap();
     let _started = start(&broker, "orders.created", "one").await.unwrap();
 }
+
+#[tokio::test]
+async fn refusal_that_cannot_pass_is_reported_at_once() {
+    let limits = "accounts { APP { jetstream { max_streams: 1 }, users: [{ user: app, password: app }] } }";
+    let server = Server::builder().config(limits).user("app", "app").start().await;
+    let jetstream = server.jetstream().await;
+    type Change = fn(&mut stream::Config);
+    let cases: [(Change, &[&str]); 4] = [
+        (
+            |c| c.num_replicas = 3,
+            &["set `num_replicas` to 1", "replicas > 1 not supported in non-clustered mode", "10074"],
+        ),
+        (|c| c.num_replicas = 9, &["the server refused it: maximum replicas is 5", "10052"]),
+        (
+            |c| {
+                let (source, destination) = ("other.*".to_owned(), "shipped.$7".to_owned());
+                c.subject_transform = Some(stream::SubjectTransform { source, destination });
+            },
+            &["the server refused it: stream transform", "10156"],
+        ),
+        (
+            |c| {
+                c.discard_new_per_subject = true;
+                c.discard = stream::DiscardPolicy::Old;
+            },
+            &["the server refused it: ", "discard new per subject requires discard new policy"],
+        ),
+    ];
+    let check = async |config: stream::Config, parts: &[&str]| {
+        let broker = Broker::builder().servers([server.url()]).stream(config).connect().await.unwrap();
+        let parts = [&["creating stream `ORDERS`"], parts].concat();
+        let started = std::time::Instant::now();
+        assert_error(broker.publish("orders.created", &1).await, ErrorKind::Server, &parts);
+        assert!(started.elapsed() < secs(5), "the publish was repeated");
+        let unsubscribed = broker.subscribe("orders.created", "one", async |_: Message| {}).dead_letter(None).await;
+        assert_error(unsubscribed, ErrorKind::Server, &parts);
+        broker.disconnect().await.unwrap();
+    };
+    for (change, parts) in cases {
+        let mut config = stream_config("ORDERS", &["orders.*"]);
+        change(&mut config);
+        check(config, parts).await;
+    }
+    jetstream.create_stream(stream_config("ONLY", &["only"])).await.unwrap();
+    check(stream_config("ORDERS", &["orders.*"]), &["the server refused it: maximum number of streams reached"]).await;
+    assert_eq!(names(&jetstream).await, set(&["ONLY"]));
+}
