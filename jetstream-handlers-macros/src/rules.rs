@@ -198,6 +198,11 @@ pub(crate) fn fetch_wait_problem(wait: Duration) -> Option<String> {
     duration_problem("fetch_wait", wait, &(MIN_FETCH_WAIT..=MAX_DURATION))
 }
 
+/// Returns the problem of a time limit of a broker.
+pub(crate) fn timeout_problem(name: &str, timeout: Duration) -> Option<String> {
+    duration_problem(name, timeout, &(MIN_DURATION..=MAX_DURATION))
+}
+
 fn duration_problem(name: &str, duration: Duration, range: &RangeInclusive<Duration>) -> Option<String> {
     (!range.contains(&duration)).then(|| {
         let [duration, min, max] = [duration, *range.start(), *range.end()].map(written);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::rules::{
     batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem,
-    subject_problem,
+    subject_problem, timeout_problem,
 };
 
 #[track_caller]
@@ -159,6 +159,11 @@ fn settings_of_a_broker() {
         assert_problem(fetch_wait_problem(wait), &format!("`fetch_wait` is {shown}; expected 200ms to 8760h"));
     }
     assert_eq!(fetch_wait_problem(Duration::from_millis(200)), None);
+    assert_problem(
+        timeout_problem("request_timeout", Duration::ZERO),
+        "`request_timeout` is 0s; expected 1ms to 8760h",
+    );
+    assert_eq!(timeout_problem("request_timeout", Duration::from_secs(365 * 24 * 3600)), None);
 }
 
 #[test]
