@@ -477,7 +477,18 @@ fn parameters_that_outlive_the_message() {
             "&[u8]: handler `f` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload",
         ],
     );
+    for (ty, part) in [
+        ("Option<&str>", "&str"),
+        ("Vec<(u64, &'a str)>", "&'a str"),
+        ("std::collections::HashMap<String, [&str; 2]>", "&str"),
+    ] {
+        let expected = format!(
+            "{part}: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+        );
+        assert_item(&format!("async fn f(value: {ty}) {{}}"), &[&expected]);
+    }
     assert_item("async fn f(view: View<'_>, value: &RawValue, State(text): State<&'static str>) {}", &[]);
+    assert_item("async fn f(State(names): State<Vec<&'static str>>, tenant: Tenant<&'static str>) {}", &[]);
 }
 
 #[test]

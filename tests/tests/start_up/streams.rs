@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, Problem, stream};
-use jetstream_handlers_tests::{Server, assert_error, connect, stream_config};
+use jetstream_handlers_tests::{Server, assert_error, connect, ms, stream_config};
 
 use crate::{consumer_info, found_stream, names, set, start};
 
@@ -372,4 +372,28 @@ async fn wildcard_subject_needs_an_existing_stream() {
     assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamOverlap, &parts);
     let subscribe = broker.subscribe("*.created", "wild", async |_: Message| {});
     let _subscription = subscribe.dead_letter(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_are_found_and_created_without_the_permission_to_list_them() {
+    let account = "accounts { APP { jetstream: enabled, users: [
+        { user: admin, password: admin },
+        { user: worker, password: worker, permissions: { publish: { deny: [\"$JS.API.STREAM.LIST\"] } } } ] } }";
+    let server = Server::builder().config(account).user("admin", "admin").start().await;
+    let jetstream = server.jetstream().await;
+    let (source, destination) = ("in.*".to_owned(), "out.$1".to_owned());
+    let mapped = stream::Config {
+        subject_transform: Some(stream::SubjectTransform { source, destination }),
+        ..stream_config("MAPPED", &["in.*"])
+    };
+    jetstream.create_stream(mapped).await.unwrap();
+    let builder = Broker::builder().servers([server.url()]).request_timeout(ms(500));
+    let builder = builder.connect_options(|options| options.user_and_password("worker".into(), "worker".into()));
+    let broker = builder.connect().await.unwrap();
+    let _created = start(&broker, "orders.created", "created").await.unwrap();
+    let named = broker.subscribe("out.*", "named", async |_: Message| {}).stream("MAPPED");
+    let _named = named.await.unwrap();
+    let parts = ["stream `MAPPED`", "`subject = \"out.x\"`"];
+    assert_error(start(&broker, "in.x", "wrong").await, ErrorKind::StreamNotFound, &parts);
+    assert_eq!(names(&jetstream).await, set(&["DLQ", "MAPPED", "ORDERS"]));
 }
