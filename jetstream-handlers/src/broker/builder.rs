@@ -213,10 +213,10 @@ impl Builder {
     /// It is for tests and demos: it stores nothing, and no other process sees its messages.
     /// All its timers are tokio's, so `tokio::time::pause` and `advance` control retries and `ack_wait`.
     /// Settings for servers, credentials and the environment are ignored.
-    pub fn connect_in_memory(mut self) -> Broker {
+    pub fn connect_in_memory(self) -> Broker {
         // No request waits in memory, and a publish only while a test delays it.
-        self.settings.publish_timeout = self.settings.publish_timeout.min(MAX_DURATION);
-        let memory = Memory::new(self.settings);
+        let publish_timeout = self.settings.publish_timeout.min(MAX_DURATION);
+        let memory = Memory::new(Settings { publish_timeout, ..self.settings });
         Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 

@@ -127,9 +127,6 @@ impl<'a> Streams<'a> {
 
     /// Plans the stream that a handler names and that does not exist.
     async fn plan_named(&mut self, purpose: &Purpose, subject: &str, name: &str) -> Result<(), Problem> {
-        if !self.transport.settings().auto_create {
-            return Err(missing(purpose, subject, Some(name)));
-        }
         let listening = self.names(purpose, subject).await?;
         if listening.iter().any(|other| other == name) {
             // Another process has created the stream in the meantime.
@@ -141,6 +138,9 @@ impl<'a> Streams<'a> {
             return Err(Problem::AmbiguousStream { purpose, subject, streams: listening });
         } else {
             self.require_creatable(purpose, subject)?;
+            if !self.transport.settings().auto_create {
+                return Err(missing(purpose, subject, Some(name)));
+            }
             self.plan(purpose, default_stream(name, subject));
         }
         Ok(())

@@ -372,7 +372,8 @@ async fn consumers_in_other_forms_are_restored() {
     let jetstream = server.jetstream().await;
     let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
     let broker = connect(&server).await;
-    let forms: [(&str, fn(&mut consumer::Config)); 3] = [
+    type Form = fn(&mut consumer::Config);
+    let forms: [(&str, Form); 3] = [
         ("named", |it| it.name = it.durable_name.take()),
         ("both-names", |it| it.name.clone_from(&it.durable_name)),
         ("one-of-filters", |it| it.filter_subjects = vec![std::mem::take(&mut it.filter_subject)]),

@@ -269,6 +269,14 @@ async fn missing_stream_is_an_error_without_auto_create() {
     assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &parts);
     let parts = ["`start_up::streams::creates_nothing_named`", "stream `SHOP` does not exist", "nats stream add SHOP"];
     assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamNotFound, &parts);
+    // The server would refuse a stream of that name for these subjects.
+    let wild = broker.subscribe("*.created", "wild", async |_: Message| {}).stream("SHOP").await;
+    assert_error(wild, ErrorKind::StreamNotFound, &["no stream covers `*.created`", "begins with a wildcard"]);
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("OTHER", &["orders.>"])).await.unwrap();
+    let parts = ["stream `SHOP` does not exist", "belongs to stream `OTHER`"];
+    assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamOverlap, &parts);
+    jetstream.delete_stream("OTHER").await.unwrap();
     let parts = ["publish to `orders.created`", "auto_create(false)", "nats stream add ORDERS"];
     let started = Instant::now();
     assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &parts);
