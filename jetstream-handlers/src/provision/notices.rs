@@ -27,7 +27,7 @@ pub(super) fn log(handler: &str, binding: &Binding) {
             handler,
             stream,
             consumer,
-            "the server deletes the consumer, and with it the position in the stream, {threshold:?} after the last instance has stopped (`inactive_threshold`); to keep it, remove `consumer_limits.inactive_threshold` of the stream if it has one, and then set `inactive_threshold` of the consumer to 0"
+            "the server deletes the consumer, and with it the position in the stream, {threshold:?} after the last instance has stopped (`inactive_threshold`); to keep it, set `inactive_threshold` of the consumer to 0, or, if the stream has `consumer_limits.inactive_threshold`, raise first that (before nats-server 2.14, only while the stream has no consumers) and then the consumer's to at least 30 days"
         );
     }
     if (1..FEW_REQUESTS).contains(&config.max_waiting) {
@@ -47,13 +47,16 @@ fn paused_until(config: &consumer::Config) -> Option<String> {
     OffsetDateTime::format(until, &Rfc3339).ok()
 }
 
-/// Returns the time without an instance after which the server deletes a consumer; `None` if it never does.
+/// Returns the time without an instance after which the server deletes a consumer; `None` if no service stops for so
+/// long.
 fn deleted_after(config: &consumer::Config) -> Option<Duration> {
     /// What the server sets for a consumer that is not durable.
     const DEFAULT: Duration = Duration::from_secs(5);
-    match (config.inactive_threshold.is_zero(), &config.durable_name) {
-        (false, _) => Some(config.inactive_threshold),
-        (true, None) => Some(DEFAULT),
-        (true, Some(_)) => None,
-    }
+    const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+    let threshold = match (config.inactive_threshold.is_zero(), &config.durable_name) {
+        (false, _) => config.inactive_threshold,
+        (true, None) => DEFAULT,
+        (true, Some(_)) => return None,
+    };
+    (threshold < LONG).then_some(threshold)
 }

@@ -411,16 +411,25 @@ async fn consumer_that_the_server_will_delete_is_logged_at_every_start() {
     for queue in ["limited", "limited", "named"] {
         let (lines, _guard) = Lines::collect();
         let subscription = start(&broker, "orders.created", queue).await.unwrap();
-        let fix =
-            ["3600s after", "`consumer_limits.inactive_threshold`", "set `inactive_threshold` of the consumer to 0"];
+        let fix = ["3600s after", "`consumer_limits.inactive_threshold`, raise first that", "set `inactive_threshold`"];
         lines.assert_line(&[&[" WARN ", deleted, &*format!("consumer=\"{queue}\"")][..], &fix].concat());
         subscription.unsubscribe().await.unwrap();
     }
-    // The fix that the log names.
-    jetstream.update_stream(stream::Config { consumer_limits: None, ..config }).await.unwrap();
-    server.change_consumer("SHOP", "limited", |it| it.inactive_threshold = Duration::ZERO).await;
+    // Both ways that the log names; servers before 2.14 change no limit of a stream while it has consumers with one.
+    if binary::version() < (2, 14, 0) {
+        return;
+    }
+    let longest = secs(30 * 24 * 3600);
+    let limits = stream::ConsumerLimits { inactive_threshold: longest, ..Default::default() };
+    jetstream.update_stream(stream::Config { consumer_limits: Some(limits), ..config }).await.unwrap();
+    server.change_consumer("SHOP", "limited", |it| it.inactive_threshold = longest).await;
+    let unlimited = jetstream.create_stream(stream_config("OTHER", &["other.>"])).await.unwrap();
+    let config = consumer::Config { inactive_threshold: secs(60), ..durable("own", "other.created") };
+    unlimited.create_consumer(config).await.unwrap();
+    server.change_consumer("OTHER", "own", |it| it.inactive_threshold = Duration::ZERO).await;
     let (lines, _guard) = Lines::collect();
-    let _subscription = start(&broker, "orders.created", "limited").await.unwrap();
+    let _limited = start(&broker, "orders.created", "limited").await.unwrap();
+    let _own = start(&broker, "other.created", "own").await.unwrap();
     let lines = lines.0.lock().unwrap();
     assert!(!lines.iter().any(|line| line.contains(deleted)), "{lines:#?}");
 }
