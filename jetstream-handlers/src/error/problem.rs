@@ -416,7 +416,7 @@ impl StdError for Problem {
 }
 
 /// The first of several names or subjects, with the number of the others.
-struct Few<'a>(&'a [String]);
+pub(crate) struct Few<'a>(pub(crate) &'a [String]);
 
 impl fmt::Display for Few<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,7 +11,7 @@ use super::streams::{KnownStream, overlap_on_server, read_stream};
 use super::unfit::created_otherwise;
 use crate::delivery::Binding;
 use crate::error::Error;
-use crate::error::problem::Problem;
+use crate::error::problem::{Few, Problem};
 use crate::transport::Transport;
 
 /// Creates what is missing, and returns the binding of every handler.
@@ -71,6 +71,6 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
     {
         return Err(problem);
     }
-    let doing = format!("{purpose}: creating stream `{name}` with subjects {subjects:?}");
+    let doing = format!("{purpose}: creating stream `{name}` with subjects {}", Few(subjects));
     Err(Problem::failed(purpose, error.into_error(&doing)))
 }
