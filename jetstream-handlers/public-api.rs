@@ -194,6 +194,7 @@ impl Subscribe<'_> {
     pub fn ack_every(self, messages: usize) -> Self {}
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
+    pub fn deliver(self, first: Deliver) -> Self {}
     pub fn group(self, group: impl Into<String>) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
@@ -294,6 +295,13 @@ pub enum Problem {
         subject: String,
         stream: String,
         subjects: Vec<String>,
+        fix: String,
+    },
+    SubjectTransformed {
+        purpose: Purpose,
+        subject: String,
+        stream: String,
+        stored: Vec<String>,
     },
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
     WrongStream {
@@ -304,6 +312,7 @@ pub enum Problem {
         owner: String,
     },
     NoDefaultName { purpose: Purpose, subject: String },
+    ReservedSubject { purpose: Purpose, subject: String },
     StreamOverlap {
         purpose: Purpose,
         stream: String,
@@ -572,6 +581,18 @@ pub enum Settle {
 impl ClosureResult for Settle {}
 impl IntoSettle for Settle {}
 impl Sealed for Settle {}
+
+// jetstream_handlers::Deliver
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Deliver {
+    All,
+    New,
+    Last,
+    LastPerSubject,
+    FromSequence(u64),
+    FromTime(SystemTime),
+}
 
 // jetstream_handlers::PublishAll
 #[must_use = "nothing is published until the results are polled"]

@@ -13,6 +13,7 @@
 //     dead_letter = "dlq.orders",
 //     ack = "confirmed",
 //     group = "billing",
+//     deliver = "last_per_subject",
 // )]
 // /// Ships what was ordered.
 // #[tracing::instrument(skip_all)]
@@ -64,6 +65,7 @@ const _: () = {
             group: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Cow::Borrowed("billing"),
             ),
+            deliver: ::jetstream_handlers::__private::Deliver::LastPerSubject,
             ..::jetstream_handlers::__private::Plan::new(
                 "orders.*.created",
                 "order-processor",

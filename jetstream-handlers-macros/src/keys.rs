@@ -23,7 +23,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
 ];
 
 /// The names from other systems, each with the key of the same meaning.
-const SYNONYMS: [(&str, &str); 30] = [
+const SYNONYMS: [(&str, &str); 33] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -54,6 +54,9 @@ const SYNONYMS: [(&str, &str); 30] = [
     ("replica", "single_instance"),
     ("single_replica", "single_instance"),
     ("single_process", "single_instance"),
+    ("deliver_policy", "deliver"),
+    ("offset_reset", "deliver"),
+    ("start_from", "deliver"),
 ];
 
 /// The maximum edit distance between a misspelt key and the one that is suggested.

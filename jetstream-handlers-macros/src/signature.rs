@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{
     Attribute, FnArg, GenericArgument, GenericParam, Lifetime, PathArguments, ReturnType, Safety, Signature, Type,
-    Visibility,
+    TypeReference, Visibility,
 };
 
 use crate::enclosing;
@@ -204,25 +204,22 @@ fn place_in_impl(signature: &Signature) -> Option<Span> {
 
 /// Reports a parameter that borrows in a way that no message can satisfy.
 fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
-    let is_static = |lifetime: &Lifetime| lifetime.ident == "static";
+    if let Some(text) = borrowed_text(parameter) {
+        let message = match &*text.elem {
+            Type::Slice(_) => format!(
+                "handler `{name}` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload"
+            ),
+            _ => format!(
+                "handler `{name}` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+            ),
+        };
+        return errors.push_spanned(text, message);
+    }
     match parameter {
-        Type::Reference(reference) => match &*reference.elem {
-            Type::Path(path) if path.path.is_ident("str") => errors.push_spanned(
-                reference,
-                format!(
-                    "handler `{name}` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
-                ),
-            ),
-            Type::Slice(_) => errors.push_spanned(
-                reference,
-                format!("handler `{name}` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload"),
-            ),
-            _ if reference.lifetime.as_ref().is_some_and(is_static) => errors.push_spanned(
-                reference,
-                format!("handler `{name}` takes a `'static` reference, but the message ends with the call; write `&` without `'static`"),
-            ),
-            _ => {}
-        },
+        Type::Reference(reference) if reference.lifetime.as_ref().is_some_and(is_static) => errors.push_spanned(
+            reference,
+            format!("handler `{name}` takes a `'static` reference, but the message ends with the call; write `&` without `'static`"),
+        ),
         Type::Path(path) => {
             let Some(segment) = path.path.segments.last() else { return };
             let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return };
@@ -241,6 +238,39 @@ fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
             }
         }
         _ => {}
+    }
+}
+
+fn is_static(lifetime: &Lifetime) -> bool {
+    lifetime.ident == "static"
+}
+
+/// Returns the `&str` or the slice that a payload of this type contains: the type itself, a part of a tuple or an array,
+/// or an argument of a type of the standard library.
+///
+/// Any other type may use its argument in another way, as `State` does.
+fn borrowed_text(ty: &Type) -> Option<&TypeReference> {
+    const CONTAINERS: [&str; 9] =
+        ["Option", "Vec", "VecDeque", "Box", "HashMap", "BTreeMap", "HashSet", "BTreeSet", "Result"];
+    match ty {
+        Type::Reference(reference) => match &*reference.elem {
+            Type::Slice(_) => Some(reference),
+            Type::Path(path) if path.path.is_ident("str") => Some(reference),
+            _ => None,
+        },
+        Type::Tuple(tuple) => tuple.elems.iter().find_map(borrowed_text),
+        Type::Array(array) => borrowed_text(&array.elem),
+        Type::Paren(inner) => borrowed_text(&inner.elem),
+        Type::Group(inner) => borrowed_text(&inner.elem),
+        Type::Path(path) => {
+            let segment = path.path.segments.last().filter(|last| CONTAINERS.iter().any(|name| last.ident == name))?;
+            let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+            arguments.args.iter().find_map(|argument| match argument {
+                GenericArgument::Type(ty) => borrowed_text(ty),
+                _ => None,
+            })
+        }
+        _ => None,
     }
 }
 

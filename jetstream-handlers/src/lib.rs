@@ -142,6 +142,7 @@ pub use observe::health::{HandlerHealth, Health, Status};
 pub use outcome::{HandlerError, HandlerResult, Reason, Settle};
 #[doc(hidden)]
 pub use outcome::{IntoSettle, Outcome};
+pub use plan::Deliver;
 pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
@@ -176,7 +177,7 @@ pub mod __private {
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
     pub use crate::outcome::{IntoSettle, Outcome};
-    pub use crate::plan::{Ack, Backoff, DeadLetter, Plan};
+    pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
 
     /// Returns the outcome of a call whose parameters could not be extracted.
     pub fn rejected(rejection: Rejection) -> Outcome {

@@ -1,7 +1,7 @@
 //! The declaration of a handler: the keys of the attribute, and their defaults.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::rules::{self, MAX_DURATION, Setting};
 
@@ -26,6 +26,7 @@ pub struct Plan {
     pub single_instance: bool,
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
+    pub deliver: Deliver,
 }
 
 /// The delays between the attempts of a message.
@@ -73,6 +74,59 @@ pub enum Ack {
     Confirmed,
 }
 
+/// The first message that a consumer delivers, which matters only when the consumer is created.
+///
+/// An existing consumer keeps its position, whatever it was created with.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::time::{Duration, SystemTime};
+///
+/// use jetstream_handlers::{Deliver, prelude::*};
+///
+/// # async fn start(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+/// let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+/// let subscription = broker
+///     .subscribe("orders.created", "statistics", |id: u64| async move { println!("order {id}") })
+///     .deliver(Deliver::FromTime(an_hour_ago))
+///     .await?;
+/// # drop(subscription);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Deliver {
+    /// The first message in the stream.
+    #[default]
+    All,
+    /// The first message that is stored after the consumer was created.
+    New,
+    /// The last message with the handler's subject that is in the stream.
+    Last,
+    /// The last message of each subject that the handler's subject matches, as for a key-value bucket; then what is
+    /// stored after them.
+    LastPerSubject,
+    /// The first message with this sequence or a later one, from 1.
+    FromSequence(u64),
+    /// The first message that was stored at this time or later; the time must be before the year 2262.
+    FromTime(SystemTime),
+}
+
+impl Deliver {
+    /// Returns the setting, for the rules; `None` for the default.
+    fn setting(self) -> Option<Setting<'static>> {
+        Some(match self {
+            Self::All => return None,
+            Self::New => text("new"),
+            Self::Last => text("last"),
+            Self::LastPerSubject => text("last_per_subject"),
+            Self::FromSequence(sequence) => Setting::Number(sequence),
+            Self::FromTime(time) => Setting::Duration(time.duration_since(UNIX_EPOCH).unwrap_or_default()),
+        })
+    }
+}
+
 /// The minimum `max_deliver` of a consumer on the server.
 ///
 /// The worker applies the handler's `max_deliver`; that of the server is a backstop for messages that cannot even be
@@ -102,6 +156,7 @@ impl Plan {
             single_instance: false,
             ack: Ack::Sent,
             group: None,
+            deliver: Deliver::All,
         }
     }
 
@@ -131,6 +186,7 @@ impl Plan {
             single_instance,
             ack,
             group,
+            deliver,
         } = self;
         let settings = [
             ("subject", Some(text(subject))),
@@ -150,6 +206,7 @@ impl Plan {
             ("single_instance", flag(*single_instance)),
             ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
             ("group", group.as_deref().map(text)),
+            ("deliver", deliver.setting()),
         ];
         settings.into_iter().filter_map(|(key, setting)| Some((key, setting?))).collect()
     }
@@ -288,6 +345,7 @@ mod tests {
             single_instance: true,
             ack: Ack::Confirmed,
             group: Some("billing".into()),
+            deliver: Deliver::LastPerSubject,
             ..Plan::new("orders.created", "billing")
         };
         let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();

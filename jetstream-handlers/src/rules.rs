@@ -56,6 +56,9 @@ pub(crate) enum Setting<'a> {
 /// The maximum duration: an `Instant` can be advanced by it, and its nanoseconds fit into an integer of the server.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// The maximum time since 1970: the server compares times as nanoseconds in 64 bits.
+const MAX_TIME: Duration = Duration::from_nanos(i64::MAX as u64);
+
 /// The minimum timeout, and the minimum delay between attempts.
 const MIN_DURATION: Duration = Duration::from_millis(1);
 
@@ -81,7 +84,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 17] = [
+pub(crate) static KEYS: [Key; 18] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Text(subject_problem) },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
     Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
@@ -99,9 +102,15 @@ pub(crate) static KEYS: [Key; 17] = [
     Key { name: "single_instance", example: "", accepts: Accepts::Flag },
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
 ];
 
 const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };
+
+const DELIVER: Accepts = Accepts::Choice {
+    of: "Deliver",
+    variants: &[("all", "All"), ("new", "New"), ("last", "Last"), ("last_per_subject", "LastPerSubject")],
+};
 
 /// The keys of an exponential backoff, `backoff = { … }`.
 pub(crate) static BACKOFF_KEYS: [Key; 3] = [
@@ -134,6 +143,14 @@ pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> 
         (Accepts::Text(problem), Setting::Text(text)) => problem(text),
         (Accepts::SubjectOrOff, Setting::Text(subject)) => publish_subject_problem(subject),
         (Accepts::Choice { variants, .. }, Setting::Text(text)) => choice_problem(key.name, variants, text),
+        // A closure may also start at a sequence, or at a time since 1970.
+        (Accepts::Choice { .. }, Setting::Number(0)) => {
+            Some(format!("`{}` starts at sequence 0; expected at least 1, the first sequence of a stream", key.name))
+        }
+        (Accepts::Choice { .. }, Setting::Duration(time)) if *time > MAX_TIME => Some(format!(
+            "`{}` starts at a time that the server cannot represent; expected one before the year 2262",
+            key.name
+        )),
         (Accepts::Number(range), Setting::Number(number)) => {
             (!range.contains(number)).then(|| out_of_range(key.name, number, range))
         }
@@ -179,6 +196,11 @@ pub(crate) fn batch_size_problem(messages: usize) -> Option<String> {
 /// Returns the problem of a `fetch_wait` for all handlers of a broker.
 pub(crate) fn fetch_wait_problem(wait: Duration) -> Option<String> {
     duration_problem("fetch_wait", wait, &(MIN_FETCH_WAIT..=MAX_DURATION))
+}
+
+/// Returns the problem of a time limit of a broker.
+pub(crate) fn timeout_problem(name: &str, timeout: Duration) -> Option<String> {
+    duration_problem(name, timeout, &(MIN_DURATION..=MAX_DURATION))
 }
 
 fn duration_problem(name: &str, duration: Duration, range: &RangeInclusive<Duration>) -> Option<String> {
@@ -297,6 +319,11 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
     let tokens: Vec<&str> = subject.split('.').collect();
     let last = tokens.len() - 1;
     spelling_problem(subject).or_else(|| {
+        if subject.starts_with('$') && !is_readable(&tokens) {
+            return Some(format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token, or read `$KV.<bucket>.>`, `$O.<bucket>.>` or `$JS.EVENT.>` from a stream that stores it"
+            ));
+        }
         tokens
             .iter()
             .enumerate()
@@ -326,6 +353,11 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
         return None;
     }
     spelling_problem(subject).or_else(|| {
+        if subject.starts_with('$') {
+            return Some(format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
+            ));
+        }
         if let Some(placeholder) = subject.split('.').find(|token| is_placeholder(token)) {
             return Some(format!(
                 "subject `{subject}` has the placeholder `{placeholder}`; placeholders are not supported yet, so write out every token"
@@ -336,6 +368,12 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
             "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write out every token"
         ))
     })
+}
+
+/// Returns `true` if these are the tokens of a subject of the server that streams store: key-value buckets, object
+/// stores, and advisories.
+fn is_readable(tokens: &[&str]) -> bool {
+    matches!(tokens, ["$KV" | "$O", bucket, ..] if *bucket != ">") || matches!(tokens, ["$JS", "EVENT", _, ..])
 }
 
 /// Returns `true` if a subject needs no further check: it has only letters, digits, `-` and `_` between single dots.
@@ -378,11 +416,6 @@ fn spelling_problem(subject: &str) -> Option<String> {
             "subject `{}` contains {}; separate tokens with `.` only",
             visible(subject),
             in_words(wrong)
-        ));
-    }
-    if subject.starts_with('$') {
-        return Some(format!(
-            "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
         ));
     }
     if subject.split('.').any(str::is_empty) {

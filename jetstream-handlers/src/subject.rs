@@ -1,4 +1,4 @@
-//! Relations between subjects with wildcards.
+//! Relations between subjects with wildcards, and subject transforms.
 
 /// Returns `true` if `pattern` matches every subject that `filter` matches.
 pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
@@ -26,6 +26,98 @@ pub(crate) fn overlap(one: &str, other: &str) -> bool {
             (None, None) => return true,
             _ => return false,
         }
+    }
+}
+
+/// Returns the pattern of the subjects that match both patterns; `None` if there are none.
+pub(crate) fn intersection(one: &str, other: &str) -> Option<String> {
+    let mut common = Vec::new();
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (Some(">"), Some(token)) => {
+                common.push(token);
+                common.extend(other);
+                break;
+            }
+            (Some(token), Some(">")) => {
+                common.push(token);
+                common.extend(one);
+                break;
+            }
+            (Some("*"), Some(token)) => common.push(token),
+            (Some(token), Some(other)) if other == "*" || token == other => common.push(token),
+            (None, None) => break,
+            _ => return None,
+        }
+    }
+    Some(common.join("."))
+}
+
+/// Returns the subjects that a transform makes of those subjects of `pattern` that match its `source`; `None` if none
+/// matches.
+///
+/// A placeholder whose result is not known becomes a wildcard, so that the returned pattern may match more subjects than
+/// the transform produces, and never fewer.
+/// The syntax is that of nats-server (`subject_transform.go`); an empty source matches every subject, and an empty
+/// destination changes none.
+pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Option<String> {
+    let source = if source.is_empty() { ">" } else { source };
+    let matching = intersection(pattern, source)?;
+    if destination.is_empty() || (source == ">" && destination == ">") {
+        return Some(matching);
+    }
+    let tokens: Vec<&str> = matching.split('.').collect();
+    let source: Vec<&str> = source.split('.').collect();
+    let wildcards = source.iter().zip(&tokens).filter(|(source, _)| **source == "*").map(|(_, token)| *token);
+    let wildcards: Vec<&str> = wildcards.collect();
+    let mut result = Vec::new();
+    for token in destination.split('.') {
+        match Placeholder::parse(token) {
+            _ if token == ">" => result.extend(tokens.get(source.len() - 1..).unwrap_or_default()),
+            None => result.push(token),
+            Some(Placeholder::Wildcard(number)) => {
+                result.push(number.checked_sub(1).and_then(|index| wildcards.get(index)).unwrap_or(&"*"));
+            }
+            Some(Placeholder::Token) => result.push("*"),
+            Some(Placeholder::Tokens) => {
+                result.push(">");
+                break;
+            }
+        }
+    }
+    Some(result.join("."))
+}
+
+/// Returns `true` if a transform's destination has a function other than `wildcard`.
+pub(crate) fn has_other_functions(destination: &str) -> bool {
+    let mut placeholders = destination.split('.').filter_map(Placeholder::parse);
+    placeholders.any(|placeholder| !matches!(placeholder, Placeholder::Wildcard(_)))
+}
+
+/// A token of a transform's destination that is replaced.
+enum Placeholder {
+    /// The token that the wildcard of this number matched, counted from 1.
+    Wildcard(usize),
+    /// One token that depends on the message's subject.
+    Token,
+    /// One or more tokens that depend on the message's subject.
+    Tokens,
+}
+
+impl Placeholder {
+    fn parse(token: &str) -> Option<Self> {
+        if let Some(number) = token.strip_prefix('$') {
+            // A token such as `$KV` is no placeholder.
+            return number.parse().ok().map(Self::Wildcard);
+        }
+        let call = token.strip_prefix("{{")?.strip_suffix("}}")?;
+        let (function, arguments) = call.trim().strip_suffix(')')?.split_once('(')?;
+        Some(match &*function.trim().to_ascii_lowercase() {
+            "wildcard" => arguments.trim().parse().map_or(Self::Token, Self::Wildcard),
+            "partition" | "random" | "left" | "right" => Self::Token,
+            _ => Self::Tokens,
+        })
     }
 }
 
@@ -65,6 +157,50 @@ mod tests {
         }
         for (one, other) in [("orders.>", "orders"), ("a.b", "a.c"), ("a.*", "a.b.c"), ("*.a", "*.b")] {
             assert!(!overlap(one, other) && !overlap(other, one), "{one} and {other}");
+        }
+    }
+
+    #[test]
+    fn intersection_matches_what_both_match() {
+        for (one, other, common) in [
+            ("orders.>", "orders.created", Some("orders.created")),
+            ("orders.>", "*.created", Some("orders.created")),
+            ("orders.*.eu", "orders.new.*", Some("orders.new.eu")),
+            (">", "orders.*", Some("orders.*")),
+            ("orders.*.>", "orders.>", Some("orders.*.>")),
+            ("orders.>", "orders", None),
+            ("orders.a", "orders.b", None),
+            ("orders.a", "orders.a.b", None),
+        ] {
+            assert_eq!(intersection(one, other).as_deref(), common, "{one} and {other}");
+            assert_eq!(intersection(other, one).as_deref(), common, "{other} and {one}");
+        }
+    }
+
+    #[test]
+    fn transform_maps_patterns() {
+        for (pattern, source, destination, result) in [
+            ("a.created", "a.*", "b.{{wildcard(1)}}", Some("b.created")),
+            ("a.*", "a.*", "b.$1", Some("b.*")),
+            ("a.>", "a.*.*", "b.$2.$1", Some("b.*.*")),
+            ("a.eu.created", "a.*.*", "b.$2.$1", Some("b.created.eu")),
+            ("a.>", "a.>", "b.>", Some("b.>")),
+            ("a.x.y", "a.>", "b.>", Some("b.x.y")),
+            ("a.x", ">", "copy.>", Some("copy.a.x")),
+            ("a.x", "", "copy.>", Some("copy.a.x")),
+            ("a.*", "a.x", "b.x", Some("b.x")),
+            ("a.x", "a.x", "", Some("a.x")),
+            (">", ">", ">", Some(">")),
+            ("a.*", "a.*", "b.{{partition(3,1)}}.{{ Wildcard( 1 ) }}", Some("b.*.*")),
+            ("a.*", "a.*", "b.{{left(1,2)}}.{{random(9)}}", Some("b.*.*")),
+            ("a.*", "a.*", "b.{{split(1,-)}}.end", Some("b.>")),
+            ("a.*", "a.*", "b.{{unheard(1)}}", Some("b.>")),
+            ("a.*", "a.*", "$KV.b.$1", Some("$KV.b.*")),
+            ("a.x", "a.*", "b.{{wildcard(7)}}", Some("b.*")),
+            ("c.x", "a.*", "b.$1", None),
+        ] {
+            let what = format!("{pattern} through {source} -> {destination}");
+            assert_eq!(transformed(pattern, source, destination).as_deref(), result, "{what}");
         }
     }
 }

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};
-use jetstream_handlers::{ErrorKind, Subscription, stream};
+use jetstream_handlers::{Deliver, Error, ErrorKind, Subscription, stream};
 use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, ms, stream_config};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -130,6 +131,14 @@ contract![
     publish_all_returns_each_result,
     atomic_batch_is_all_or_nothing,
     ingest_ends_at_the_first_refused_message,
+    new_consumer_begins_where_its_handler_says,
+    existing_consumer_keeps_its_position,
+    deleted_consumer_that_began_later_does_not_begin_earlier,
+    work_queue_is_read_from_its_beginning,
+    transformed_stream_is_read_by_what_it_stores,
+    copies_of_streams_are_read,
+    part_of_a_named_stream_is_read,
+    subjects_of_replies_have_no_stream,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -642,7 +651,8 @@ async fn subject_outside_the_named_stream_is_refused(transport: &Transport) {
 
 async fn differing_consumer_is_refused(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
-    let subscribe = broker.broker().subscribe("orders.created", "accept", |_: Order| async {});
+    let second = broker.second_instance().await;
+    let subscribe = second.subscribe("orders.created", "accept", |_: Order| async {});
     let error = subscribe.ack_wait(secs(7)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConsumerMismatch);
     assert!(error.to_string().contains("ack_wait is 30s on the server, 7s here"), "{error}");
@@ -921,4 +931,189 @@ proptest! {
         let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Server::start().await), &script).await });
         prop_assert_eq!(in_memory, on_a_server);
     }
+}
+
+/// Starts a closure that records the ids on `orders.>`.
+async fn record_from(broker: &TestBroker, queue: &str, deliver: Deliver) -> (Subscription, Recorder) {
+    let calls = Recorder::new();
+    let recorder = calls.clone();
+    let handler = move |order: Order| {
+        recorder.add(order.id);
+        std::future::ready(())
+    };
+    let subscribe = broker.broker().subscribe("orders.>", queue, handler);
+    (subscribe.deliver(deliver).await.unwrap(), calls)
+}
+
+/// Publishes five messages on three subjects.
+async fn publish_five(broker: &TestBroker) {
+    for (subject, id) in [("orders.a", 1), ("orders.b", 2), ("orders.a", 3), ("orders.c", 4), ("orders.b", 5)] {
+        broker.broker().publish(subject, &order(id)).await.unwrap();
+    }
+}
+
+async fn new_consumer_begins_where_its_handler_says(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<other>()).await;
+    publish_five(&broker).await;
+    let mut readers = Vec::new();
+    for (queue, deliver, expected) in [
+        ("all", Deliver::All, vec![1, 2, 3, 4, 5, 6]),
+        ("new", Deliver::New, vec![6]),
+        ("last", Deliver::Last, vec![5, 6]),
+        ("last-per-subject", Deliver::LastPerSubject, vec![3, 4, 5, 6]),
+        ("from-sequence", Deliver::FromSequence(4), vec![4, 5, 6]),
+        ("from-next", Deliver::FromSequence(6), vec![6]),
+        ("from-far", Deliver::FromSequence(u64::MAX), vec![]),
+        ("from-time", Deliver::FromTime(SystemTime::UNIX_EPOCH), vec![1, 2, 3, 4, 5, 6]),
+        ("before-1970", Deliver::FromTime(SystemTime::UNIX_EPOCH - ms(1)), vec![1, 2, 3, 4, 5, 6]),
+        ("from-later", Deliver::FromTime(SystemTime::now() + ms(3_600_000)), vec![6]),
+    ] {
+        let (subscription, calls) = record_from(&broker, queue, deliver).await;
+        readers.push((queue, subscription, calls, expected));
+    }
+    broker.broker().publish("orders.a", &order(6)).await.unwrap();
+    for (queue, _subscription, calls, expected) in &readers {
+        calls.until_len(expected.len()).await;
+        broker.idle().await;
+        assert_eq!(calls.items(), *expected, "{queue}");
+    }
+}
+
+async fn existing_consumer_keeps_its_position(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<other>()).await;
+    publish_five(&broker).await;
+    let (subscription, calls) = record_from(&broker, "reader", Deliver::Last).await;
+    calls.until_len(1).await;
+    broker.idle().await;
+    subscription.unsubscribe().await.unwrap();
+    for (id, deliver) in [(6, Deliver::All), (7, Deliver::New), (8, Deliver::FromSequence(1)), (9, Deliver::Last)] {
+        // Stored while no instance runs.
+        broker.broker().publish("orders.a", &order(id)).await.unwrap();
+        let (subscription, calls) = record_from(&broker, "reader", deliver).await;
+        calls.until_len(1).await;
+        broker.idle().await;
+        assert_eq!(calls.items(), [id], "{deliver:?}");
+        subscription.unsubscribe().await.unwrap();
+    }
+}
+
+async fn deleted_consumer_that_began_later_does_not_begin_earlier(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<other>()).await;
+    publish_five(&broker).await;
+    let (_subscription, calls) = record_from(&broker, "reader", Deliver::New).await;
+    // The worker reads the position of its consumer at once.
+    tokio::time::sleep(ms(300)).await;
+    transport.delete_consumer(&broker, "ORDERS", "reader").await;
+    broker.broker().publish("orders.a", &order(6)).await.unwrap();
+    calls.until_len(1).await;
+    broker.idle().await;
+    assert_eq!(calls.items(), [6]);
+}
+
+async fn work_queue_is_read_from_its_beginning(transport: &Transport) {
+    let retention = stream::RetentionPolicy::WorkQueue;
+    let config = stream::Config { retention, ..stream_config("ORDERS", &["orders.>"]) };
+    let broker = transport.start(TestBroker::builder().include::<other>().stream(config)).await;
+    publish_five(&broker).await;
+    let subscribe = || broker.broker().subscribe("orders.>", "reader", async |_: Order| {});
+    let error = subscribe().deliver(Deliver::New).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let text = error.to_string();
+    assert!(text.contains("deliver: stream `ORDERS` is a work queue") && text.contains("remove `deliver`"), "{text}");
+    let (subscription, calls) = record_from(&broker, "reader", Deliver::All).await;
+    calls.until_len(5).await;
+    subscription.unsubscribe().await.unwrap();
+    // The consumer exists, so that its beginning no longer matters.
+    let _subscription = subscribe().deliver(Deliver::New).await.unwrap();
+}
+
+/// Starts a closure that records the subjects of its messages.
+async fn record_subjects(
+    broker: &TestBroker,
+    subject: &str,
+    queue: &str,
+    stream: Option<&str>,
+) -> Result<(Subscription, Recorder<String>), Error> {
+    let calls = Recorder::default();
+    let recorder = calls.clone();
+    let handler = move |subject: Subject| {
+        recorder.add(subject.to_string());
+        std::future::ready(())
+    };
+    let subscribe = broker.broker().subscribe(subject, queue, handler);
+    let subscribe = match stream {
+        Some(stream) => subscribe.stream(stream),
+        None => subscribe,
+    };
+    Ok((subscribe.await?, calls))
+}
+
+fn transform(source: &str, destination: &str) -> stream::SubjectTransform {
+    stream::SubjectTransform { source: source.to_owned(), destination: destination.to_owned() }
+}
+
+async fn transformed_stream_is_read_by_what_it_stores(transport: &Transport) {
+    let config = stream::Config {
+        subject_transform: Some(transform("in.*.*", "out.{{wildcard(2)}}.$1")),
+        ..stream_config("SWAPPED", &["in.>"])
+    };
+    let broker = transport.start(TestBroker::builder().include::<other>().stream(config)).await;
+    let error = record_subjects(&broker, "in.eu.created", "wrong", None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamNotFound);
+    assert!(error.to_string().ends_with("set `subject = \"out.created.eu\"`"), "{error}");
+    let (_swapped, swapped) = record_subjects(&broker, "out.created.*", "swapped", None).await.unwrap();
+    let (_short, short) = record_subjects(&broker, "in.*", "short", Some("SWAPPED")).await.unwrap();
+    broker.broker().publish("in.eu.created", &1).await.unwrap();
+    broker.broker().publish("in.short", &2).await.unwrap();
+    swapped.until_len(1).await;
+    short.until_len(1).await;
+    assert_eq!((swapped.items(), short.items()), (vec!["out.created.eu".into()], vec!["in.short".into()]));
+}
+
+async fn copies_of_streams_are_read(transport: &Transport) {
+    let copy = |name: &str| stream::Source { name: name.to_owned(), ..Default::default() };
+    let orders = stream_config("ORDERS", &["orders.>"]);
+    let mirror = stream::Config { mirror: Some(copy("ORDERS")), ..stream_config("MIRROR", &[]) };
+    let filtered = stream::Source { filter_subject: Some("orders.eu.*".to_owned()), ..copy("MIRROR") };
+    let renamed = stream::Source { subject_transforms: vec![transform("notes.*", "memos.$1")], ..copy("NOTES") };
+    let all = stream::Config { sources: Some(vec![filtered, renamed]), ..stream_config("SOME", &["own"]) };
+    let notes = stream_config("NOTES", &["notes.*"]);
+    let builder = TestBroker::builder().include::<other>().stream(orders).stream(mirror).stream(notes).stream(all);
+    let broker = transport.start(builder).await;
+    let (_first, mirrored) = record_subjects(&broker, "orders.>", "mirrored", Some("MIRROR")).await.unwrap();
+    let (_second, sourced) = record_subjects(&broker, ">", "sourced", Some("SOME")).await.unwrap();
+    for subject in ["orders.eu.a", "orders.us.b", "notes.c", "own"] {
+        broker.broker().publish(subject, &1).await.unwrap();
+    }
+    mirrored.until_len(2).await;
+    sourced.until_len(3).await;
+    assert_eq!(mirrored.items(), ["orders.eu.a", "orders.us.b"]);
+    let expected = ["memos.c", "orders.eu.a", "own"].map(str::to_owned);
+    assert_eq!(sourced.distinct().into_iter().collect::<Vec<_>>(), expected);
+    let error = record_subjects(&broker, "orders.us.b", "wrong", Some("SOME")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamOverlap, "{error}");
+}
+
+async fn part_of_a_named_stream_is_read(transport: &Transport) {
+    let config = stream_config("SHOP", &["orders.created", "orders.paid"]);
+    let broker = transport.start(TestBroker::builder().include::<other>().stream(config)).await;
+    broker.broker().publish("orders.paid", &1).await.unwrap();
+    let error = record_subjects(&broker, "orders.*", "wrong", None).await.unwrap_err();
+    assert!(error.to_string().contains("set `stream = \"SHOP\"` to receive only these"), "{error}");
+    let (_subscription, calls) = record_subjects(&broker, "orders.*", "orders", Some("SHOP")).await.unwrap();
+    broker.broker().publish("orders.created", &2).await.unwrap();
+    calls.until_len(2).await;
+    assert_eq!(calls.items(), ["orders.paid", "orders.created"]);
+}
+
+async fn subjects_of_replies_have_no_stream(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<other>()).await;
+    for subject in ["_INBOX.x", "_INBOX", "_R_.a.b"] {
+        let error = broker.broker().publish(subject, &1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StreamNotFound, "{error}");
+        let error = record_subjects(&broker, subject, "replies", None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StreamNotFound, "{error}");
+    }
+    let error = record_subjects(&broker, "$KV.sessions.>", "entries", None).await.unwrap_err();
+    assert!(error.to_string().contains("create the bucket"), "{error}");
 }

@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// The text that replaces `ALL` in the expected messages.
-const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`";
+const ALL: &str = "`subject`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`, `deliver`";
 
 /// Asserts the mistakes in `source`; each expected one begins with the tokens that it points at.
 #[track_caller]
@@ -114,6 +114,11 @@ fn entries_that_cannot_be_read() {
 fn names_and_texts() {
     assert_entries(r#"stream = "a b""#, &[r#""a b": name `a b` contains a space; use letters, digits, `-` and `_`"#]);
     assert_entries(r#"ack = "maybe""#, &[r#""maybe": `ack` is `"maybe"`; expected `"sent"` or `"confirmed"`"#]);
+    assert_entries(
+        r#"deliver = "newest""#,
+        &[r#""newest": `deliver` is `"newest"`; expected `"all"` or `"new"` or `"last"` or `"last_per_subject"`"#],
+    );
+    assert_entries("deliver = 7", &[r#"7: `deliver` takes a string literal, as in `deliver = "new"`"#]);
     assert_entries("ack = true", &[r#"true: `ack` takes a string literal, as in `ack = "confirmed"`"#]);
     assert_entries(r#"group = "a.b""#, &[r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#]);
     assert_entries(
@@ -472,7 +477,18 @@ fn parameters_that_outlive_the_message() {
             "&[u8]: handler `f` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload",
         ],
     );
+    for (ty, part) in [
+        ("Option<&str>", "&str"),
+        ("Vec<(u64, &'a str)>", "&'a str"),
+        ("std::collections::HashMap<String, [&str; 2]>", "&str"),
+    ] {
+        let expected = format!(
+            "{part}: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+        );
+        assert_item(&format!("async fn f(value: {ty}) {{}}"), &[&expected]);
+    }
     assert_item("async fn f(view: View<'_>, value: &RawValue, State(text): State<&'static str>) {}", &[]);
+    assert_item("async fn f(State(names): State<Vec<&'static str>>, tenant: Tenant<&'static str>) {}", &[]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::rules::{
     batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem,
-    subject_problem,
+    subject_problem, timeout_problem,
 };
 
 #[track_caller]
@@ -88,11 +88,39 @@ fn invalid_subjects() {
             "orders.{region}.created",
             "subject `orders.{region}.created` has the placeholder `{region}`; placeholders are not supported yet, so write `*` in its place",
         ),
-        ("$JS.API", "subject `$JS.API` begins with `$`, which is reserved for the server; choose another first token"),
     ] {
         assert_problem(subject_problem(subject), expected);
     }
     assert_problem(subject_problem(&"o".repeat(256)), "the subject is 256 bytes long; the maximum is 255");
+}
+
+#[test]
+fn subjects_of_the_server() {
+    for subject in [
+        "$KV.sessions.>",
+        "$KV.sessions.a.b",
+        "$KV.*.a",
+        "$O.files.M.>",
+        "$JS.EVENT.>",
+        "$JS.EVENT.ADVISORY.>",
+        "$JS.EVENT.METRIC.CONSUMER.*.*.*",
+    ] {
+        assert_eq!(subject_problem(subject), None);
+        assert_problem(
+            publish_subject_problem(subject),
+            &format!(
+                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
+            ),
+        );
+    }
+    for subject in
+        ["$JS.API", "$JS.>", "$JS.EVENT", "$JS.*.>", "$SYS.>", "$KV", "$KV.>", "$O.>", "$G.a", "$kv.a.b", "$"]
+    {
+        let expected = format!(
+            "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token, or read `$KV.<bucket>.>`, `$O.<bucket>.>` or `$JS.EVENT.>` from a stream that stores it"
+        );
+        assert_problem(subject_problem(subject), &expected);
+    }
 }
 
 #[test]
@@ -131,6 +159,11 @@ fn settings_of_a_broker() {
         assert_problem(fetch_wait_problem(wait), &format!("`fetch_wait` is {shown}; expected 200ms to 8760h"));
     }
     assert_eq!(fetch_wait_problem(Duration::from_millis(200)), None);
+    assert_problem(
+        timeout_problem("request_timeout", Duration::ZERO),
+        "`request_timeout` is 0s; expected 1ms to 8760h",
+    );
+    assert_eq!(timeout_problem("request_timeout", Duration::from_secs(365 * 24 * 3600)), None);
 }
 
 #[test]

@@ -57,6 +57,7 @@ fn every_key() {
     dead_letter = "dlq.orders",
     ack = "confirmed",
     group = "billing",
+    deliver = "last_per_subject",
 )]
 /// Ships what was ordered.
 #[tracing::instrument(skip_all)]

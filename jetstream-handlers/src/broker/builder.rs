@@ -9,10 +9,11 @@ use async_nats::jetstream::stream;
 
 use super::{Broker, Defaults};
 use crate::backoff::MAX_DURATION;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::extract::States;
 use crate::memory::Memory;
 use crate::nats;
+use crate::rules;
 use crate::settings::Settings;
 use crate::transport::Transport;
 
@@ -196,14 +197,17 @@ impl Builder {
     ///
     /// Keep it below the stream's `duplicate_window` (2 minutes by default), within which the stream recognizes retries
     /// as duplicates.
+    /// A time that is not between 1 ms and a year is refused by [`connect`](Self::connect).
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.publish_timeout = timeout.min(MAX_DURATION);
+        self.settings.publish_timeout = timeout;
         self
     }
 
     /// Sets how long one request to the JetStream API may take, for streams and consumers; defaults to 5 s.
+    ///
+    /// A time that is not between 1 ms and a year is refused by [`connect`](Self::connect).
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.request_timeout = timeout.min(MAX_DURATION);
+        self.settings.request_timeout = timeout;
         self
     }
 
@@ -243,7 +247,9 @@ impl Builder {
     /// All its timers are tokio's, so `tokio::time::pause` and `advance` control retries and `ack_wait`.
     /// Settings for servers, credentials and the environment are ignored.
     pub fn connect_in_memory(self) -> Broker {
-        let memory = Memory::new(self.settings);
+        // No request waits in memory, and a publish only while a test delays it.
+        let publish_timeout = self.settings.publish_timeout.min(MAX_DURATION);
+        let memory = Memory::new(Settings { publish_timeout, ..self.settings });
         Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 
@@ -271,6 +277,10 @@ impl Builder {
             defaults,
             mut settings,
         } = self;
+        let limits = [("publish_timeout", settings.publish_timeout), ("request_timeout", settings.request_timeout)];
+        if let Some(problem) = limits.into_iter().find_map(|(name, limit)| rules::timeout_problem(name, limit)) {
+            return Err(Error::new(ErrorKind::Config, problem));
+        }
         let environment = match from_environment {
             true => nats::Environment::read()?,
             false => nats::Environment::default(),

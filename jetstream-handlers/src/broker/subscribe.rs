@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Broker, Running};
 use crate::error::Error;
 use crate::handler::Handler;
-use crate::plan::{Ack, Backoff, DeadLetter, Plan};
+use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
 
 /// The settings of a closure that handles a subject; awaiting it starts the closure.
 ///
@@ -147,6 +147,13 @@ impl Subscribe<'_> {
         self.with(|plan| plan.ack = Ack::Confirmed)
     }
 
+    /// Sets the first message of a consumer that does not exist yet; defaults to [`Deliver::All`].
+    ///
+    /// An existing consumer keeps its position.
+    pub fn deliver(self, first: Deliver) -> Self {
+        self.with(|plan| plan.deliver = first)
+    }
+
     /// Sets the group of the closure; not set by default.
     ///
     /// A closure is started by awaiting it and never by [`Broker::start_groups`], so that its group is validated but
@@ -202,7 +209,7 @@ mod tests {
     #[test]
     fn every_key_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 17] = [
+        let setters: [(&str, Setter); 20] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -220,6 +227,9 @@ mod tests {
             ("single_instance", |it| it.single_instance()),
             ("ack", |it| it.ack_confirmed()),
             ("group", |it| it.group("billing")),
+            ("deliver", |it| it.deliver(Deliver::New)),
+            ("deliver", |it| it.deliver(Deliver::FromSequence(7))),
+            ("deliver", |it| it.deliver(Deliver::FromTime(std::time::SystemTime::now()))),
         ];
         let broker = Broker::in_memory();
         let subscribe = || broker.subscribe("orders.created", "billing", async || {});

@@ -19,8 +19,9 @@ pub(crate) struct Binding {
     /// The configuration on the server, from which a deleted consumer is restored.
     pub(crate) config: Arc<consumer::Config>,
     pub(crate) incarnations: Incarnations,
-    /// `true` if the consumer existed before this start.
-    pub(crate) existed: bool,
+    /// `true` if the ack floor of the consumer may be above the beginning of the stream at the start: the consumer
+    /// existed before, or begins with a later message.
+    pub(crate) has_floor: bool,
     /// `true` if the stream keeps messages that all its consumers have acknowledged or terminated.
     pub(crate) keeps_handled: bool,
     /// `true` if the stream is a work queue: an ack removes the message, and a message that reaches `max_deliver`

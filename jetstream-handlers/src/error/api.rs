@@ -35,7 +35,13 @@ impl ApiError {
                 ErrorCode::STREAM_SUBJECT_OVERLAP => {
                     new(ErrorKind::StreamOverlap, "its subjects overlap those of another stream")
                 }
-                _ => new(ErrorKind::Server, "the server refused it"),
+                ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED => new(
+                    ErrorKind::Server,
+                    &format!(
+                        "the server belongs to no cluster, so set `num_replicas` to 1, or connect to a cluster: {error}"
+                    ),
+                ),
+                _ => new(ErrorKind::Server, &format!("the server refused it: {error}")),
             }
             .with_source(error),
             Self::Denied(error) => error.about(doing),
@@ -55,6 +61,30 @@ impl ApiError {
             Self::Unreadable(error) => new(ErrorKind::Server, "the answer cannot be read").with_source(error),
         }
     }
+}
+
+/// Returns `true` if the cause of an error is a refusal that the server would repeat, until somebody changes the request or
+/// the server.
+pub(crate) fn is_final(error: &(dyn StdError + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(is_final_refusal) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// See `errors.json` of nats-server: a status of 400 stands for a wrong request, but a few of these pass, and a few with
+/// other statuses do not.
+fn is_final_refusal(error: &jetstream::Error) -> bool {
+    /// No suitable peers, a name in use, a move, a change of members or another reconfiguration in progress.
+    const PASSING: [u64; 5] = [10005, 10058, 10124, 10202, 10226];
+    /// An invalid configuration, limits of the account, and replicas without a cluster.
+    const FINAL: [u64; 3] = [10052, 10053, 10074];
+    let code = error.error_code().0;
+    FINAL.contains(&code) || (matches!(error.code(), 400 | 412) && !PASSING.contains(&code))
 }
 
 impl fmt::Display for ApiError {

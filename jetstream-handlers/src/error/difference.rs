@@ -1,5 +1,6 @@
 //! Differences between a stream or a consumer on the server and what the code requires.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// One field of a stream or a consumer that differs between the server and the code.
@@ -35,7 +36,16 @@ impl Difference {
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {} on the server, {} here", self.field, self.found, self.wanted)
+        write!(f, "{} is {} on the server, {} here", self.field, shortened(&self.found), shortened(&self.wanted))
+    }
+}
+
+/// Returns the beginning of a value that is too long for an error text, as the subjects of a stream can be.
+fn shortened(value: &str) -> Cow<'_, str> {
+    const MAX_CHARS: usize = 300;
+    match value.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}.. ({} characters)", &value[..end], value.chars().count()).into(),
+        None => value.into(),
     }
 }
 
@@ -49,5 +59,22 @@ impl fmt::Display for Listed<'_> {
             write!(f, "{separator}{difference}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_values_are_shortened_in_the_text_only() {
+        let difference =
+            Difference { field: "subjects", found: "é".repeat(1000), wanted: "x".repeat(300), changeable: true };
+        let (found, wanted) = ("é".repeat(300), "x".repeat(300));
+        assert_eq!(
+            difference.to_string(),
+            format!("subjects is {found}.. (1000 characters) on the server, {wanted} here")
+        );
+        assert_eq!(difference.found().chars().count(), 1000);
     }
 }

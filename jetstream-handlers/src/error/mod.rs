@@ -307,6 +307,22 @@ mod tests {
     }
 
     #[test]
+    fn refusal_that_can_pass_is_told_from_one_that_cannot() {
+        let refused = |status: u16, code: u64| {
+            let error = serde_json::json!({ "code": status, "err_code": code, "description": "no" });
+            let error = ApiError::Refused(serde_json::from_value(error).unwrap()).into_error("creating stream `SHOP`");
+            Error::of(vec![Problem::failed(&problem::Purpose::Declared, error)])
+        };
+        for (status, code) in [(500, 10074), (500, 10052), (400, 10027), (400, 10156), (412, 10185)] {
+            assert!(api::is_final(&refused(status, code)), "{code}");
+        }
+        for (status, code) in [(503, 10008), (503, 10023), (400, 10005), (500, 10047), (429, 10167), (503, 10077)] {
+            assert!(!api::is_final(&refused(status, code)), "{code}");
+        }
+        assert!(!api::is_final(&Error::new(ErrorKind::Server, "no answer")));
+    }
+
+    #[test]
     fn timed_out_request_names_the_permission_that_may_be_missing() {
         let subject = "$JS.API.STREAM.INFO.SHOP".to_owned();
         let unanswered = |kind: RequestErrorKind| ApiError::Unanswered { subject: subject.clone(), error: kind.into() };

@@ -76,13 +76,21 @@ pub enum Problem {
     /// `stream` is the name that the handler sets, `default_name` the one that the broker would choose.
     StreamMissing { purpose: Purpose, subject: String, stream: Option<String>, default_name: Option<String> },
     /// The stream exists, and its subjects do not cover the one that is needed.
-    SubjectNotCovered { purpose: Purpose, subject: String, stream: String, subjects: Vec<String> },
+    ///
+    /// `subjects` are those of the messages that it stores, or, for a publish, those that it listens to; `fix` states what
+    /// to change.
+    SubjectNotCovered { purpose: Purpose, subject: String, stream: String, subjects: Vec<String>, fix: String },
+    /// A handler's subject is one to which messages are published, and the stream stores them as `stored`, because it has
+    /// a `subject_transform`.
+    SubjectTransformed { purpose: Purpose, subject: String, stream: String, stored: Vec<String> },
     /// Several streams overlap the subject, and none covers it.
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
     /// The subject belongs to the stream `owner`, not to the one that the handler names.
     WrongStream { purpose: Purpose, subject: String, stream: String, exists: bool, owner: String },
     /// No stream covers the subject, and none can be created because it begins with a wildcard.
     NoDefaultName { purpose: Purpose, subject: String },
+    /// No stream covers the subject, and none is created, because the subject belongs to the server or to replies.
+    ReservedSubject { purpose: Purpose, subject: String },
     /// A stream cannot be created because its `subject` overlaps `other_subject` of the stream `other`.
     StreamOverlap { purpose: Purpose, stream: String, subject: String, other: String, other_subject: String },
     /// A stream exists with a configuration other than the one passed to [`Builder::stream`](crate::Builder::stream).
@@ -146,7 +154,9 @@ impl Problem {
             Self::MissingState { .. } | Self::Parameter { .. } => ErrorKind::MissingState,
             Self::StreamMissing { .. }
             | Self::SubjectNotCovered { .. }
+            | Self::SubjectTransformed { .. }
             | Self::AmbiguousStream { .. }
+            | Self::ReservedSubject { .. }
             | Self::NoDefaultName { .. } => ErrorKind::StreamNotFound,
             Self::WrongStream { .. } | Self::StreamOverlap { .. } | Self::WorkQueueOverlap { .. } => {
                 ErrorKind::StreamOverlap
@@ -182,6 +192,8 @@ impl Problem {
             | Self::NeverYields { handler } => Some(handler),
             Self::StreamMissing { purpose, .. }
             | Self::SubjectNotCovered { purpose, .. }
+            | Self::SubjectTransformed { purpose, .. }
+            | Self::ReservedSubject { purpose, .. }
             | Self::AmbiguousStream { purpose, .. }
             | Self::WrongStream { purpose, .. }
             | Self::NoDefaultName { purpose, .. }
@@ -246,14 +258,31 @@ impl fmt::Display for Problem {
                     ", and `auto_create(false)` disables stream creation; create it (`nats stream add {name} --subjects '{subject}'`), or remove `auto_create(false)`"
                 )
             }
-            Self::SubjectNotCovered { purpose, subject, stream, subjects } => write!(
-                f,
-                "{purpose}: stream `{stream}` has the subjects {subjects:?}, which do not cover `{subject}`; add it (`nats stream edit {stream} --subjects ..`), or correct the subject"
-            ),
-            Self::AmbiguousStream { purpose, subject, streams } => write!(
-                f,
-                "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams:?}; narrow the subject, or add it to one of them and set `stream`"
-            ),
+            Self::SubjectNotCovered { purpose, subject, stream, subjects, fix } => {
+                let subjects = Few(subjects);
+                write!(
+                    f,
+                    "{purpose}: stream `{stream}` has the subjects {subjects}, which do not cover `{subject}`; {fix}"
+                )
+            }
+            Self::SubjectTransformed { purpose, subject, stream, stored } => {
+                let stores = Few(stored);
+                write!(
+                    f,
+                    "{purpose}: stream `{stream}` stores what is published to `{subject}` as {stores} (`subject_transform`), so that none of its messages has the subject `{subject}`"
+                )?;
+                match &**stored {
+                    [stored] => write!(f, "; set `subject = \"{stored}\"`"),
+                    _ => f.write_str("; set `subject` to one of these"),
+                }
+            }
+            Self::AmbiguousStream { purpose, subject, streams } => {
+                let streams = Few(streams);
+                write!(
+                    f,
+                    "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams}; narrow the subject, or set `stream` to one of them to receive its part"
+                )
+            }
             Self::WrongStream { purpose, subject, stream, exists, owner } => {
                 let found = if *exists { "does not cover it" } else { "does not exist" };
                 write!(
@@ -265,9 +294,27 @@ impl fmt::Display for Problem {
                 f,
                 "{purpose}: no stream covers `{subject}`, and none can be created for a subject that begins with a wildcard; begin with a literal token, as in `orders.*`, or create a stream that covers it"
             ),
+            Self::ReservedSubject { purpose, subject } => {
+                write!(f, "{purpose}: no stream covers `{subject}`, and none is created for it, because ")?;
+                match subject.split_once('.') {
+                    Some(("$KV", _)) => {
+                        f.write_str("it belongs to a key-value bucket; create the bucket (`nats kv add BUCKET`)")
+                    }
+                    Some(("$O", _)) => {
+                        f.write_str("it belongs to an object store; create the store (`nats object add BUCKET`)")
+                    }
+                    _ if subject.starts_with('$') => write!(
+                        f,
+                        "it belongs to the server; create a stream for it (`nats stream add NAME --subjects '{subject}'`)"
+                    ),
+                    _ => f.write_str(
+                        "subjects of its kind are those of replies, all of which the stream would store; publish a reply with the client (`Broker::client`), or create a stream for it",
+                    ),
+                }
+            }
             Self::StreamOverlap { purpose, stream, subject, other, other_subject } => write!(
                 f,
-                "{purpose}: stream `{stream}` cannot be created: its subject `{subject}` overlaps `{other_subject}` of stream `{other}`; pass a `stream::Config` without overlapping subjects to `Builder::stream`, or add the subjects to `{other}`"
+                "{purpose}: stream `{stream}` cannot be created: its subject `{subject}` overlaps `{other_subject}` of stream `{other}`; pass a `stream::Config` without overlapping subjects to `Builder::stream`"
             ),
             Self::StreamDiffers { stream, differences } => {
                 write!(f, "stream `{stream}` exists and differs: {}; nothing was changed; ", Listed(differences))?;
@@ -365,6 +412,18 @@ impl StdError for Problem {
             Self::Failed { error, .. } => error.source(),
             _ => None,
         }
+    }
+}
+
+/// The first of several names or subjects, with the number of the others.
+pub(crate) struct Few<'a>(pub(crate) &'a [String]);
+
+impl fmt::Display for Few<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        let (shown, others) = self.0.split_at(self.0.len().min(SHOWN));
+        write!(f, "{shown:?}")?;
+        if others.is_empty() { Ok(()) } else { write!(f, " and {} more", others.len()) }
     }
 }
 

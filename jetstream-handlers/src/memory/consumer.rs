@@ -1,7 +1,7 @@
 //! A durable pull consumer: its deliveries, pending acks and redeliveries.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
 use tokio::time::Instant;
@@ -22,6 +22,8 @@ pub(super) struct Consumer {
     pub(super) isolated: BTreeSet<u64>,
     /// The first stream sequence that was not delivered yet.
     next: u64,
+    /// The sequences up to the last one of these that are delivered, with the deliver policy `last_per_subject`.
+    selected: BTreeSet<u64>,
     /// The number of deliveries so far: the consumer sequence of the last one.
     delivered_total: u64,
     /// The delivery count of each message with a pending ack, by stream sequence.
@@ -61,13 +63,30 @@ pub(super) enum Take {
 }
 
 impl Consumer {
-    pub(super) fn new(config: Config) -> Self {
+    /// Creates a consumer of these messages, the last of which had the sequence `last` (`consumer.go`,
+    /// `selectStartingSeqNo`).
+    pub(super) fn new(config: Config, messages: &BTreeMap<u64, Message>, last: u64) -> Self {
+        let mut matching = messages.iter().filter(|(_, message)| matches(&config, &message.subject));
+        let mut selected = BTreeSet::new();
         let next = match config.deliver_policy {
+            DeliverPolicy::All => 1,
+            DeliverPolicy::New => last + 1,
+            DeliverPolicy::Last => matching.next_back().map_or(last + 1, |(sequence, _)| *sequence),
+            DeliverPolicy::LastPerSubject => {
+                let of_subjects: HashMap<_, _> =
+                    matching.map(|(sequence, message)| (message.subject.as_str(), *sequence)).collect();
+                selected = of_subjects.into_values().collect();
+                selected.first().map_or(last + 1, |first| *first)
+            }
             DeliverPolicy::ByStartSequence { start_sequence } => start_sequence,
-            _ => 1,
+            DeliverPolicy::ByStartTime { start_time } => {
+                let start = SystemTime::from(start_time);
+                matching.find(|(_, message)| message.stored_at >= start).map_or(last + 1, |(sequence, _)| *sequence)
+            }
         };
         Self {
             id: fastrand::u32(..),
+            selected,
             config,
             handed_back: BTreeMap::new(),
             isolated: BTreeSet::new(),
@@ -83,7 +102,21 @@ impl Consumer {
     }
 
     pub(super) fn matches(&self, subject: &str) -> bool {
-        self.config.filter_subject.is_empty() || covers(&self.config.filter_subject, subject)
+        matches(&self.config, subject)
+    }
+
+    fn selects(&self, sequence: u64) -> bool {
+        self.selected.contains(&sequence) || self.selected.last().is_none_or(|last| *last < sequence)
+    }
+
+    /// Returns the messages from a sequence on that are delivered.
+    fn new_messages<'m>(
+        &self,
+        from: u64,
+        messages: &'m BTreeMap<u64, Message>,
+    ) -> impl Iterator<Item = u64> + use<'_, 'm> {
+        let later = messages.range(from..).filter(|(_, message)| self.matches(&message.subject));
+        later.map(|(sequence, _)| *sequence).filter(|sequence| self.selects(*sequence))
     }
 
     /// Withdraws the request of a reader.
@@ -182,7 +215,7 @@ impl Consumer {
     }
 
     fn new_message(&self, from: u64, messages: &BTreeMap<u64, Message>) -> Option<u64> {
-        messages.range(from..).find(|(_, message)| self.matches(&message.subject)).map(|(sequence, _)| *sequence)
+        self.new_messages(from, messages).next()
     }
 
     fn deliver(
@@ -299,7 +332,7 @@ impl Consumer {
     }
 
     fn count_new(&self, messages: &BTreeMap<u64, Message>) -> usize {
-        messages.range(self.next..).filter(|(_, message)| self.matches(&message.subject)).count()
+        self.new_messages(self.next, messages).count()
     }
 
     /// Returns `true` if no message can be delivered at the moment, and none is in flight.
@@ -309,4 +342,8 @@ impl Consumer {
         let waits = |(sequence, pending): (&u64, &Pending)| pending.due > now && !self.is_in_flight(*sequence, pending);
         self.redeliver.is_empty() && self.pending.iter().all(waits) && (self.is_full() || !has_new)
     }
+}
+
+fn matches(config: &Config, subject: &str) -> bool {
+    config.filter_subject.is_empty() || covers(&config.filter_subject, subject)
 }

@@ -4,6 +4,7 @@
 //! nats-server is the reference for its behaviour: the contract tests run on both.
 
 mod consumer;
+mod copies;
 mod deliveries;
 mod faults;
 mod ingest;

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Faults;
 use super::consumer::Consumer;
+use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
 use crate::delivery::{Binding, FoundConsumer};
@@ -117,10 +118,20 @@ impl Memory {
         matching.map(|stream| stream.config.name.clone()).collect()
     }
 
+    /// Returns the configurations of all streams.
+    pub(crate) fn streams(&self) -> Vec<nats_stream::Config> {
+        self.state().streams.values().map(|stream| stream.config.clone()).collect()
+    }
+
     pub(crate) fn create_stream(&self, config: &nats_stream::Config) -> Result<(), Refusal> {
         self.change(|state| {
             let mut config = config.clone();
-            if config.subjects.is_empty() {
+            if has_unsupported_transform(&config) {
+                let text = "stream transform: in memory, only `wildcard` is supported";
+                return Err(refusal(400, ErrorCode::STREAM_TRANSFORM_INVALID_DESTINATION, text));
+            }
+            let copies = config.mirror.is_some() || config.sources.is_some();
+            if config.subjects.is_empty() && !copies {
                 config.subjects.push(config.name.clone());
             }
             if let Some(known) = state.streams.get(&config.name) {
@@ -140,6 +151,7 @@ impl Memory {
                 return Err(refusal(400, ErrorCode::STREAM_SUBJECT_OVERLAP, text));
             }
             state.streams.insert(config.name.clone(), Stream::new(config));
+            copy(&mut state.streams);
             Ok(())
         })
     }
@@ -232,7 +244,9 @@ impl Memory {
         }
         self.change(|state| {
             let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
-            Ok(stream.ok_or_else(no_stream)?.store(message))
+            let stored = stream.ok_or_else(no_stream)?.store(message);
+            copy(&mut state.streams);
+            Ok(stored)
         })
     }
 
@@ -249,6 +263,7 @@ impl Memory {
             }
             let stream = state.streams.values_mut().find(|stream| stream.takes(first));
             let stored = stream.ok_or_else(no_stream)?.store_all(messages);
+            copy(&mut state.streams);
             stored.map_err(|(number, error)| permanent(number, error))
         })
     }

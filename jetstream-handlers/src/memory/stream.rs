@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::{self, HeaderName};
+use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer};
@@ -14,7 +15,7 @@ use super::faults::Faults;
 use super::message::Message;
 use super::refusal::{Refusal, refusal};
 use crate::message::{Outgoing, Stored};
-use crate::subject::{covers, overlap};
+use crate::subject::{covers, overlap, transformed};
 
 /// The default `duplicate_window` of nats-server.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -33,6 +34,8 @@ pub(super) struct Stream {
     pub(super) last_sequence: u64,
     /// The message ids within the `duplicate_window`, with sequence and time of their message.
     ids: HashMap<String, (u64, Instant)>,
+    /// The last sequence that was copied from each origin: the mirror, or the sources in order.
+    pub(super) copied: Vec<u64>,
 }
 
 impl Stream {
@@ -45,6 +48,7 @@ impl Stream {
             bytes: 0,
             last_sequence: 0,
             ids: HashMap::new(),
+            copied: Vec::new(),
         }
     }
 
@@ -96,27 +100,20 @@ impl Stream {
         if self.config.discard == DiscardPolicy::New && self.is_full(size) {
             return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, "maximum messages or bytes exceeded"));
         }
-        self.last_sequence += 1;
-        let sequence = self.last_sequence;
+        let stored = Message {
+            subject: self.stored_subject(&message.subject),
+            payload: message.payload.clone(),
+            headers: message.headers.clone(),
+            stored_at: SystemTime::now(),
+            at: now,
+            expires_at: ttl.map(|ttl| now + ttl),
+            size,
+        };
+        let sequence = self.last_sequence + 1;
         if let Some(id) = header(header::NATS_MESSAGE_ID) {
             self.ids.insert(id.to_owned(), (sequence, now));
         }
-        let is_kept = self.config.retention != RetentionPolicy::Interest
-            || self.consumers.values().any(|consumer| consumer.matches(&message.subject));
-        if is_kept {
-            let stored = Message {
-                subject: message.subject.clone(),
-                payload: message.payload.clone(),
-                headers: message.headers.clone(),
-                stored_at: SystemTime::now(),
-                at: now,
-                expires_at: ttl.map(|ttl| now + ttl),
-                size,
-            };
-            self.messages.insert(sequence, stored);
-            self.bytes += size;
-            self.enforce_limits();
-        }
+        self.insert(sequence, stored);
         Ok(self.stored_as(sequence, false))
     }
 
@@ -148,6 +145,36 @@ impl Stream {
         *self = copy;
         ack.batch_size = Some(messages.len() as u64);
         Ok(ack)
+    }
+
+    /// Returns the subject under which a message is stored (`subject_transform`).
+    fn stored_subject(&self, subject: &async_nats::Subject) -> async_nats::Subject {
+        let transform = self.config.subject_transform.as_ref();
+        let stored = transform.and_then(|it| transformed(subject, &it.source, &it.destination));
+        stored.map_or_else(|| subject.clone(), Into::into)
+    }
+
+    /// Stores a message of another stream; a mirror keeps the sequence.
+    pub(super) fn insert_copy(&mut self, sequence: u64, subject: String, message: Message) {
+        let subject = self.stored_subject(&subject.into());
+        let sequence = if self.config.mirror.is_some() { sequence } else { self.last_sequence + 1 };
+        self.insert(sequence, Message { subject, ..message });
+    }
+
+    fn insert(&mut self, sequence: u64, message: Message) {
+        self.last_sequence = sequence;
+        let is_kept = self.config.retention != RetentionPolicy::Interest
+            || self.consumers.values().any(|consumer| consumer.matches(&message.subject));
+        if is_kept {
+            self.bytes += message.size;
+            self.messages.insert(sequence, message);
+            self.enforce_limits();
+        }
+    }
+
+    /// Returns the messages behind a sequence.
+    pub(super) fn messages_after(&self, sequence: u64) -> Vec<(u64, Message)> {
+        self.messages.range(sequence + 1..).map(|(sequence, message)| (*sequence, message.clone())).collect()
     }
 
     fn stored_as(&self, sequence: u64, duplicate: bool) -> PublishAck {
@@ -252,10 +279,18 @@ impl Stream {
                 "filtered consumer not unique on workqueue stream",
             ));
         }
+        if self.config.retention == RetentionPolicy::WorkQueue && config.deliver_policy != DeliverPolicy::All {
+            return Err(refusal(
+                400,
+                ErrorCode::CONSUMER_WQ_CONSUMER_NOT_DELIVER_ALL,
+                "consumer must be deliver all on workqueue stream",
+            ));
+        }
         if config.ack_wait.is_zero() {
             config.ack_wait = ACK_WAIT;
         }
-        self.consumers.insert(name, Consumer::new(config.clone()));
+        let consumer = Consumer::new(config.clone(), &self.messages, self.last_sequence);
+        self.consumers.insert(name, consumer);
         Ok(config)
     }
 

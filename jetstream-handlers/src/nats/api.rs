@@ -9,7 +9,7 @@ use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::Connection;
@@ -114,10 +114,43 @@ impl Connection {
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         #[derive(Deserialize)]
         struct Page {
+            total: usize,
             streams: Option<Vec<String>>,
         }
-        let page: Page = self.request("STREAM.NAMES", &json!({ "subject": subject })).await?;
-        Ok(page.streams.unwrap_or_default())
+        let mut names = Vec::new();
+        loop {
+            let request = json!({ "subject": subject, "offset": names.len() });
+            let page: Page = self.request("STREAM.NAMES", &request).await?;
+            let streams = page.streams.unwrap_or_default();
+            let is_last = streams.is_empty() || names.len() + streams.len() >= page.total;
+            names.extend(streams);
+            if is_last {
+                return Ok(names);
+            }
+        }
+    }
+
+    /// Returns the configurations of all streams of the account.
+    pub(crate) async fn streams(&self) -> Result<Vec<stream::Config>, ApiError> {
+        #[derive(Deserialize)]
+        struct Page {
+            total: usize,
+            streams: Option<Vec<Value>>,
+        }
+        let mut configs = Vec::new();
+        let mut offset = 0;
+        loop {
+            let page: Page = self.request("STREAM.LIST", &json!({ "offset": offset })).await?;
+            let streams = page.streams.unwrap_or_default();
+            offset += streams.len();
+            let is_last = streams.is_empty() || offset >= page.total;
+            // A stream with settings of a later server is left out.
+            configs
+                .extend(streams.into_iter().filter_map(|mut info| serde_json::from_value(info["config"].take()).ok()));
+            if is_last {
+                return Ok(configs);
+            }
+        }
     }
 
     pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {
@@ -175,9 +208,15 @@ impl Connection {
         stream: &str,
         config: &consumer::Config,
     ) -> Result<FoundConsumer, ApiError> {
-        // Permissions of the account are checked against the filter at the end of the subject.
-        let name = config.durable_name.as_deref().unwrap_or_default();
-        let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
+        // A consumer that an operator made may have a name without being durable.
+        let name = config.durable_name.as_deref().or(config.name.as_deref()).unwrap_or_default();
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
+        // Permissions of the account are checked against the filter at the end of the subject, which the server expects
+        // there only if it is in this field.
+        if !config.filter_subject.is_empty() {
+            subject.push('.');
+            subject.push_str(&config.filter_subject);
+        }
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
         self.request::<consumer::Info>(&subject, &request).await.map(found)
     }
@@ -186,7 +225,9 @@ impl Connection {
     pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;
         // Immediately after a message was stored, the consumer's `num_pending` may not include it yet.
-        let last = self.last_sequence(&binding.stream, &info.config.filter_subject).await?;
+        let filters = std::iter::once(&info.config.filter_subject).chain(&info.config.filter_subjects);
+        let filter = filters.into_iter().find(|filter| !filter.is_empty()).map_or(">", String::as_str);
+        let last = self.last_sequence(&binding.stream, filter).await?;
         let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
         Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)
     }

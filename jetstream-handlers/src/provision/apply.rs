@@ -6,10 +6,12 @@ use futures::{StreamExt as _, stream};
 use super::consumers::create_consumer;
 use super::drift;
 use super::inspect::{MAX_REQUESTS, ProvisionPlan};
-use super::streams::{KnownStream, covered, not_covered, overlap_on_server, read_stream};
+use super::stored::{any_covers, listened};
+use super::streams::{KnownStream, overlap_on_server, read_stream};
+use super::unfit::created_otherwise;
 use crate::delivery::Binding;
 use crate::error::Error;
-use crate::error::problem::Problem;
+use crate::error::problem::{Few, Problem};
 use crate::transport::Transport;
 
 /// Creates what is missing, and returns the binding of every handler.
@@ -59,8 +61,8 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
         if transport.settings().streams.iter().any(|declared| declared.name == *name) {
             drift::check_stream(&found, config)?;
         }
-        return match subjects.iter().find(|subject| !covered(&found, subject)) {
-            Some(subject) => Err(not_covered(purpose, subject, &found)),
+        return match subjects.iter().find(|subject| !any_covers(&listened(&found), subject)) {
+            Some(subject) => Err(created_otherwise(purpose, subject, &found)),
             None => Ok(()),
         };
     }
@@ -69,6 +71,6 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
     {
         return Err(problem);
     }
-    let doing = format!("{purpose}: creating stream `{name}` with subjects {subjects:?}");
+    let doing = format!("{purpose}: creating stream `{name}` with subjects {}", Few(subjects));
     Err(Problem::failed(purpose, error.into_error(&doing)))
 }

@@ -10,7 +10,7 @@ use crate::delivery::{Binding, FoundConsumer, Incarnations};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::Declaration;
+use crate::plan::{Declaration, Deliver};
 use crate::transport::Transport;
 
 /// The priority group of an ordered handler's consumer; each pull request names it.
@@ -51,9 +51,24 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
         ack_wait: plan.ack_wait(),
         max_deliver: plan.server_max_deliver(),
         max_ack_pending: plan.max_ack_pending(),
+        deliver_policy: deliver_policy(plan.deliver),
         // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
         // (`consumer.go`, `processNak` and `checkPending`).
         ..consumer::Config::default()
+    }
+}
+
+fn deliver_policy(deliver: Deliver) -> consumer::DeliverPolicy {
+    match deliver {
+        Deliver::All => consumer::DeliverPolicy::All,
+        Deliver::New => consumer::DeliverPolicy::New,
+        Deliver::Last => consumer::DeliverPolicy::Last,
+        Deliver::LastPerSubject => consumer::DeliverPolicy::LastPerSubject,
+        Deliver::FromSequence(start_sequence) => consumer::DeliverPolicy::ByStartSequence { start_sequence },
+        Deliver::FromTime(time) => {
+            // The rules accept no time that is too late to convert; an earlier time is before every message.
+            consumer::DeliverPolicy::ByStartTime { start_time: time.max(SystemTime::UNIX_EPOCH).into() }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
 ///
 /// Fields that no handler sets are not compared, so that an operator can set them: description, metadata, sampling,
 /// replicas, storage, request limits, inactivity, pause.
+/// The deliver policy is not compared either, because it has no effect once the consumer exists.
 /// The same applies to `max_ack_pending`, unless it is below the handler's `concurrency`.
 pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, concurrency: usize) -> Vec<Difference> {
     let mut differences = Vec::new();
@@ -39,10 +40,6 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     compare("ack_policy", false, lower_case(&found.ack_policy), lower_case(&wanted.ack_policy));
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));
-    // A restored consumer starts at the sequence at which the deleted one had stopped.
-    if !found.metadata.contains_key(RESTORED) {
-        compare("deliver_policy", false, lower_case(&found.deliver_policy), lower_case(&wanted.deliver_policy));
-    }
     compare("replay_policy", false, lower_case(&found.replay_policy), lower_case(&wanted.replay_policy));
     compare("rate_limit_bps", true, found.rate_limit.to_string(), wanted.rate_limit.to_string());
     compare("headers_only", true, found.headers_only.to_string(), wanted.headers_only.to_string());
@@ -232,10 +229,7 @@ mod tests {
             ..Default::default()
         };
         let fields: Vec<_> = consumer(&found, &wanted, 4).into_iter().map(|difference| difference.field).collect();
-        assert_eq!(
-            fields,
-            ["ack_policy", "ack_wait", "backoff", "deliver_policy", "headers_only", "max_deliver", "max_ack_pending"]
-        );
+        assert_eq!(fields, ["ack_policy", "ack_wait", "backoff", "headers_only", "max_deliver", "max_ack_pending"]);
     }
 
     #[test]

@@ -6,10 +6,11 @@ use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures::StreamExt as _;
 
 use super::consumers::{consumer_config, find_consumer};
+use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
 use crate::delivery::{Binding, Incarnations};
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::{DeadLetter, Declaration};
+use crate::plan::{DeadLetter, Declaration, Deliver};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
@@ -55,13 +56,17 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
         .collect();
     let found: Vec<_> = futures::stream::iter(searches).buffered(MAX_REQUESTS).collect().await;
     let mut missing_consumers = Vec::new();
-    for (index, (result, (_, binding))) in found.into_iter().zip(&mut bindings).enumerate() {
+    for (index, result) in found.into_iter().enumerate() {
         match result {
             Ok(Some(found)) => {
-                binding.existed = true;
+                let binding = &mut bindings[index].1;
+                binding.has_floor = true;
                 binding.adopt(found);
             }
-            Ok(None) => missing_consumers.push(index),
+            Ok(None) => {
+                problems.extend(not_from_the_beginning(&bindings[index]));
+                missing_consumers.push(index);
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -78,18 +83,18 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         None => Some(format!("dlq.{stream}.{}", plan.queue)),
     };
     if let Some(dead_letter) = &dead_letter {
-        if covers(&plan.subject, dead_letter) {
+        let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
+        if covers(&plan.subject, dead_letter) && is_stored(streams, &stream, dead_letter).await {
             let (handler, subject, dead_letter) = (name.clone(), plan.subject.to_string(), dead_letter.clone());
             return Err(Problem::DeadLetterLoop { handler, subject, dead_letter });
         }
-        let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
         incarnations: Incarnations::default(),
-        existed: false,
+        has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,
         stream,
@@ -98,6 +103,12 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
     })
+}
+
+/// Returns `true` if a stream is known to store what is published to this subject.
+async fn is_stored(streams: &mut Streams<'_>, stream: &str, subject: &str) -> bool {
+    let Some(config) = streams.config(stream).await else { return false };
+    stores_all(&known(streams.stored(&config).await), subject)
 }
 
 /// Checks that the stream of dead letters keeps them; if it is planned, raises its replicas to those of the handler's
@@ -186,6 +197,17 @@ fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding
         }
     }
     problems
+}
+
+/// Returns the problem of a new consumer of a work queue that is to begin with a later message, which the server refuses
+/// (`CONSUMER_WQ_CONSUMER_NOT_DELIVER_ALL`).
+fn not_from_the_beginning((handler, binding): &(&Declaration, Binding)) -> Option<Problem> {
+    let stream = &binding.stream;
+    let problem = format!(
+        "stream `{stream}` is a work queue, whose consumers deliver every message that it has; remove `deliver`, or purge the stream"
+    );
+    let is_refused = binding.work_queue && handler.plan.deliver != Deliver::All;
+    is_refused.then(|| Problem::setting(&handler.name, "deliver", &problem))
 }
 
 /// Returns the problems that prevent ordered handlers from receiving their messages in order.
@@ -280,10 +302,10 @@ mod tests {
         let transport = transport(true, Vec::new());
         let declaration = handler("orders.created", "billing");
         let created = provision(&transport, &[&declaration], Vec::new(), |_, _| None).await.unwrap();
-        assert!(!created[0].existed);
+        assert!(!created[0].has_floor);
         let plan = inspect(&transport, &[&declaration]).await;
         assert!(plan.problems.is_empty() && plan.missing_streams.is_empty() && plan.missing_consumers.is_empty());
-        assert!(plan.bindings[0].1.existed);
+        assert!(plan.bindings[0].1.has_floor);
     }
 
     #[tokio::test]

@@ -6,9 +6,13 @@
 
 mod apply;
 mod consumers;
+mod default_stream;
 mod drift;
 mod inspect;
+mod notices;
+mod stored;
 mod streams;
+mod unfit;
 
 pub(crate) use consumers::restore_consumer;
 pub(crate) use inspect::shared_durable;
@@ -18,7 +22,8 @@ use crate::error::Error;
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::Declaration;
 use crate::transport::Transport;
-use streams::{Streams, covered};
+use stored::{any_covers, listened};
+use streams::Streams;
 
 /// Finds or creates the stream and the consumer of every handler; if there are `problems`, fails without changing
 /// anything.
@@ -40,13 +45,17 @@ pub(crate) async fn provision(
     }
     problems.append(&mut plan.problems);
     Error::all(problems)?;
-    apply::apply(transport, plan).await
+    let bindings = apply::apply(transport, plan).await?;
+    for (handler, binding) in handlers.iter().zip(&bindings) {
+        notices::log(&handler.name, binding);
+    }
+    Ok(bindings)
 }
 
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(transport);
-    Error::all(streams.compare_declared(|config| covered(config, subject)).await)?;
+    Error::all(streams.compare_declared(|config| any_covers(&listened(config), subject)).await)?;
     let found = streams.find(&Purpose::Publish(subject.to_owned()), subject, None).await;
     found.map_err(|problem| Error::of(vec![problem]))?;
     let missing = streams.into_missing();

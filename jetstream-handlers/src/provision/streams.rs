@@ -2,12 +2,24 @@
 
 use std::collections::BTreeMap;
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::stream::{self, Source};
+use futures::future::BoxFuture;
 
+use super::default_stream::{default_name, default_stream, default_subjects};
 use super::drift;
+use super::stored::{
+    Stored, any_covers, any_overlaps, copied, known, listened, patterns, stored_directly, stores_all, stores_some,
+    through_transform,
+};
+use super::unfit::{
+    Changeable, fix, missing, name_taken, no_default_name, not_covered, partly, published_only, wrong_stream,
+};
 use crate::error::problem::{Problem, Purpose};
-use crate::subject::{covers, overlap};
+use crate::subject::overlap;
 use crate::transport::Transport;
+
+/// The maximum number of streams between a message and its copy that are followed.
+const MAX_DEPTH: usize = 8;
 
 /// A stream that exists on the server, or is planned for creation.
 pub(super) struct KnownStream {
@@ -23,11 +35,15 @@ pub(super) struct KnownStream {
 pub(super) struct Streams<'a> {
     pub(super) transport: &'a Transport,
     pub(super) known: BTreeMap<String, KnownStream>,
+    /// Every stream of the account; `None` until they are listed.
+    listed: Option<BTreeMap<String, stream::Config>>,
+    /// Streams that were read because another stream copies them.
+    origins: BTreeMap<String, stream::Config>,
 }
 
 impl<'a> Streams<'a> {
     pub(super) fn new(transport: &'a Transport) -> Self {
-        Self { transport, known: BTreeMap::new() }
+        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new() }
     }
 
     /// Compares the streams passed to the builder with those on the server, if `is_needed` returns `true` for them;
@@ -52,116 +68,282 @@ impl<'a> Streams<'a> {
         self.known.insert(known.config.name.clone(), known);
     }
 
-    /// Returns the name of the stream that covers `subject`; plans the default one if there is none.
+    /// Returns `true` if the application has passed the stream to the builder, so that its subjects are fixed.
+    fn is_declared(&self, name: &str) -> bool {
+        self.transport.settings().streams.iter().any(|declared| declared.name == name)
+    }
+
+    fn changeable(&self, name: &str) -> Changeable {
+        if self.is_declared(name) { Changeable::Declaration } else { Changeable::Stream }
+    }
+
+    /// Returns the name of the stream for `subject`; plans the default one if there is none.
+    ///
+    /// A handler reads a stream that stores messages with its subject, and all others publish to a stream that listens
+    /// to theirs.
     pub(super) async fn find(
         &mut self,
         purpose: &Purpose,
         subject: &str,
         stream: Option<&str>,
     ) -> Result<String, Problem> {
-        match stream {
-            Some(name) => self.find_named(purpose, subject, name).await,
-            None => self.find_by_subject(purpose, subject).await,
+        match (purpose, stream) {
+            (_, Some(name)) => self.find_named(purpose, subject, name).await,
+            (Purpose::Handler(_), None) => self.find_storing(purpose, subject).await,
+            (_, None) => self.find_listening(purpose, subject).await,
         }
     }
 
+    /// Finds the stream that a handler names; it is enough if some of its messages can have the subject.
     async fn find_named(&mut self, purpose: &Purpose, subject: &str, name: &str) -> Result<String, Problem> {
         if !self.known.contains_key(name) && !self.load(purpose, name).await? {
+            self.plan_named(purpose, subject, name).await?;
+        }
+        let Some(known) = self.known.get(name) else {
+            return Err(Problem::Deleted { purpose: purpose.clone(), stream: name.to_owned(), consumer: None });
+        };
+        let (config, exists) = (known.config.clone(), known.exists);
+        let stored = self.stored(&config).await;
+        if stores_some(&stored, subject) {
+            return Ok(name.to_owned());
+        }
+        if !exists && !self.is_declared(name) {
+            self.extend(name, subject);
+            return Ok(name.to_owned());
+        }
+        if let Some(problem) = published_only(purpose, subject, &config) {
+            return Err(problem);
+        }
+        let listening = self.names(purpose, subject).await?;
+        match self.owner(purpose, subject, &listening).await? {
+            Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
+            None => {
+                let changeable = if listening.is_empty() { self.changeable(name) } else { Changeable::Nothing };
+                let fix = fix(subject, &config, &changeable);
+                Err(not_covered(purpose, subject, &config, patterns(stored), &fix))
+            }
+        }
+    }
+
+    /// Plans the stream that a handler names and that does not exist.
+    async fn plan_named(&mut self, purpose: &Purpose, subject: &str, name: &str) -> Result<(), Problem> {
+        let listening = self.names(purpose, subject).await?;
+        if listening.iter().any(|other| other == name) {
+            // Another process has created the stream in the meantime.
+            self.load(purpose, name).await?;
+        } else if let Some(owner) = self.owner(purpose, subject, &listening).await? {
+            return Err(wrong_stream(purpose, subject, name, false, owner));
+        } else if !listening.is_empty() {
+            let (purpose, subject) = (purpose.clone(), subject.to_owned());
+            return Err(Problem::AmbiguousStream { purpose, subject, streams: listening });
+        } else {
+            self.require_creatable(purpose, subject)?;
             if !self.transport.settings().auto_create {
                 return Err(missing(purpose, subject, Some(name)));
             }
-            let overlapping = self.names(purpose, subject).await?;
-            if overlapping.iter().any(|other| other == name) {
-                // Another process has created the stream in the meantime.
-                self.load(purpose, name).await?;
-            } else if let Some(owner) = self.covering(purpose, subject, &overlapping).await? {
-                return Err(wrong_stream(purpose, subject, name, false, owner));
-            } else if !overlapping.is_empty() {
-                let (purpose, subject) = (purpose.clone(), subject.to_owned());
-                return Err(Problem::AmbiguousStream { purpose, subject, streams: overlapping });
-            } else if default_name(subject).is_none() {
-                return Err(no_default_name(purpose, subject));
-            } else {
-                self.plan(purpose, default_stream(name, subject));
-            }
+            self.plan(purpose, default_stream(name, subject));
         }
-        let Some(known) = self.known.get_mut(name) else {
-            return Err(Problem::Deleted { purpose: purpose.clone(), stream: name.to_owned(), consumer: None });
-        };
-        if covered(&known.config, subject) {
-            return Ok(name.to_owned());
-        }
-        if !known.exists {
+        Ok(())
+    }
+
+    fn extend(&mut self, name: &str, subject: &str) {
+        if let Some(known) = self.known.get_mut(name) {
             known.config.subjects.extend(default_subjects(subject));
-            return Ok(name.to_owned());
-        }
-        let problem = not_covered(purpose, subject, &known.config);
-        let overlapping = self.names(purpose, subject).await?;
-        match self.covering(purpose, subject, &overlapping).await? {
-            Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
-            None => Err(problem),
         }
     }
 
-    /// Returns the first of these streams that covers the subject.
-    async fn covering(
+    /// Returns the stream that stores every message with the subject, of those that listen to a part of it.
+    ///
+    /// The subjects of streams never overlap, so that there is none if several listen.
+    async fn owner(
         &mut self,
         purpose: &Purpose,
         subject: &str,
-        streams: &[String],
+        listening: &[String],
     ) -> Result<Option<String>, Problem> {
-        for name in streams {
-            self.load(purpose, name).await?;
-            if self.known.get(name).is_some_and(|known| covered(&known.config, subject)) {
-                return Ok(Some(name.clone()));
-            }
-        }
-        Ok(None)
+        let [name] = listening else { return Ok(None) };
+        self.load(purpose, name).await?;
+        let stores = |known: &KnownStream| stores_all(&stored_directly(&known.config), subject);
+        Ok(self.known.get(name).is_some_and(stores).then(|| name.clone()))
     }
 
-    async fn find_by_subject(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
-        if let Some((name, _)) = self.known.iter().find(|(_, known)| covered(&known.config, subject)) {
+    /// Finds the stream that stores the messages of a handler.
+    async fn find_storing(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
+        let storing = |(_, known): &(&String, &KnownStream)| stores_all(&stored_directly(&known.config), subject);
+        if let Some((name, _)) = self.known.iter().find(storing) {
             return Ok(name.clone());
         }
-        let names = self.names(purpose, subject).await?;
-        for name in &names {
-            self.load(purpose, name).await?;
+        let mut listening = self.names(purpose, subject).await?;
+        if let Some(name) = self.owner(purpose, subject, &listening).await? {
+            return Ok(name);
         }
-        if let Some(name) =
-            names.iter().find(|name| self.known.get(*name).is_some_and(|known| covered(&known.config, subject)))
-        {
+        if let Some(name) = self.find_copy(purpose, subject).await? {
+            return Ok(name);
+        }
+        let declared = self.known.iter().filter(|(name, known)| {
+            !known.exists && self.is_declared(name) && any_overlaps(&listened(&known.config), subject)
+        });
+        listening.extend(declared.map(|(name, _)| name.clone()).collect::<Vec<_>>());
+        match &*listening {
+            [] => self.plan_default(purpose, subject).await,
+            [name] => Err(match self.known.get(name) {
+                Some(known) => published_only(purpose, subject, &known.config)
+                    .unwrap_or_else(|| partly(purpose, subject, &known.config)),
+                None => Problem::Deleted { purpose: purpose.clone(), stream: name.clone(), consumer: None },
+            }),
+            // Each of these streams has a part of the subject, so that a new stream would overlap it.
+            _ => {
+                let (purpose, subject) = (purpose.clone(), subject.to_owned());
+                Err(Problem::AmbiguousStream { purpose, subject, streams: listening })
+            }
+        }
+    }
+
+    /// Finds the stream that stores messages with the subject, although it does not listen to the subject: it
+    /// transforms subjects, or copies another stream.
+    async fn find_copy(&mut self, purpose: &Purpose, subject: &str) -> Result<Option<String>, Problem> {
+        let configs = self.all_configs().await;
+        let mut transformed: Vec<&stream::Config> =
+            configs.iter().filter(|it| it.subject_transform.is_some()).collect();
+        transformed.retain(|config| stores_some(&stored_directly(config), subject));
+        let mut storing: Vec<String> = transformed
+            .iter()
+            .filter(|config| stores_all(&stored_directly(config), subject))
+            .map(|config| config.name.clone())
+            .collect();
+        if storing.is_empty() {
+            for config in configs.iter().filter(|config| config.mirror.is_some() || config.sources.is_some()) {
+                let stored = known(self.stored(config).await);
+                if stores_all(&stored, subject) {
+                    storing.push(config.name.clone());
+                }
+            }
+        }
+        match (&*storing, &*transformed) {
+            ([], []) => Ok(None),
+            ([], [config, ..]) => Err(partly(purpose, subject, config)),
+            ([name], _) => {
+                if !self.known.contains_key(name) {
+                    self.load(purpose, name).await?;
+                }
+                Ok(Some(name.clone()))
+            }
+            _ => {
+                let (purpose, subject) = (purpose.clone(), subject.to_owned());
+                Err(Problem::AmbiguousStream { purpose, subject, streams: storing })
+            }
+        }
+    }
+
+    /// Returns the configurations of all streams, including planned ones.
+    async fn all_configs(&mut self) -> Vec<stream::Config> {
+        if self.listed.is_none() {
+            // Without the permission to list the streams, the others are still found by their subjects.
+            let listed = self.transport.streams().await.unwrap_or_else(|error| {
+                tracing::debug!("cannot list the streams: {error}");
+                Vec::new()
+            });
+            self.listed = Some(listed.into_iter().map(|config| (config.name.clone(), config)).collect());
+        }
+        let planned = self.known.values().filter(|known| !known.exists).map(|known| &known.config);
+        planned.chain(self.listed.iter().flat_map(BTreeMap::values)).cloned().collect()
+    }
+
+    /// Returns the subjects that the messages of a stream may have; `>` if nothing is known of them.
+    ///
+    /// The streams that it copies are read if they belong to this account.
+    pub(super) async fn stored(&mut self, config: &stream::Config) -> Vec<Stored> {
+        self.stored_at(config.clone(), 0).await
+    }
+
+    fn stored_at(&mut self, config: stream::Config, depth: usize) -> BoxFuture<'_, Vec<Stored>> {
+        Box::pin(async move {
+            let mut subjects: Vec<_> = listened(&config).into_iter().map(Stored::new).collect();
+            for source in config.mirror.iter().chain(config.sources.iter().flatten()) {
+                let origin = match self.origin(source).await {
+                    Some(origin) if depth < MAX_DEPTH => self.stored_at(origin, depth + 1).await,
+                    _ => vec![Stored::anything()],
+                };
+                subjects.extend(copied(source, &origin));
+            }
+            let mut stored = through_transform(&config, subjects);
+            stored.sort();
+            stored.dedup();
+            stored
+        })
+    }
+
+    /// Returns the stream that another one copies; `None` if it belongs to another account, or cannot be read.
+    async fn origin(&mut self, source: &Source) -> Option<stream::Config> {
+        if source.external.is_some() || source.domain.is_some() {
+            return None;
+        }
+        self.config(&source.name).await
+    }
+
+    /// Returns the configuration of a stream, if it exists or is planned, and can be read.
+    pub(super) async fn config(&mut self, name: &str) -> Option<stream::Config> {
+        if let Some(known) = self.known.get(name) {
+            return Some(known.config.clone());
+        }
+        let listed = self.listed.as_ref().and_then(|listed| listed.get(name));
+        if let Some(config) = listed.or_else(|| self.origins.get(name)) {
+            return Some(config.clone());
+        }
+        let found = read_stream(self.transport, &Purpose::Declared, name).await.ok().flatten()?;
+        self.origins.insert(name.to_owned(), found.clone());
+        Some(found)
+    }
+
+    /// Finds the stream that listens to a subject to publish to.
+    async fn find_listening(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
+        let listens = |(_, known): &(&String, &KnownStream)| any_covers(&listened(&known.config), subject);
+        if let Some((name, _)) = self.known.iter().find(listens) {
             return Ok(name.clone());
         }
-        // Each of these streams covers a part of the subject, so that a new stream would overlap it.
-        if names.len() > 1 || (!names.is_empty() && default_name(subject).is_none()) {
-            let (purpose, subject) = (purpose.clone(), subject.to_owned());
-            return Err(Problem::AmbiguousStream { purpose, subject, streams: names });
-        }
-        if let Some(known) = names.first().and_then(|name| self.known.get(name)) {
-            return Err(not_covered(purpose, subject, &known.config));
-        }
-        if !self.transport.settings().auto_create {
-            return Err(missing(purpose, subject, None));
+        for name in self.names(purpose, subject).await? {
+            self.load(purpose, &name).await?;
+            if self.known.get(&name).is_some_and(|known| any_covers(&listened(&known.config), subject)) {
+                return Ok(name);
+            }
         }
         self.plan_default(purpose, subject).await
     }
 
     /// Plans the default stream of a subject that no stream covers.
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
-        let Some(name) = default_name(subject) else {
-            return Err(no_default_name(purpose, subject));
-        };
+        self.require_creatable(purpose, subject)?;
+        let Some(name) = default_name(subject) else { return Err(no_default_name(purpose, subject)) };
+        if !self.transport.settings().auto_create {
+            return Err(missing(purpose, subject, None));
+        }
         if !self.known.contains_key(&name) {
             self.load(purpose, &name).await?;
         }
-        match self.known.get_mut(&name) {
+        let is_declared = self.is_declared(&name);
+        match self.known.get(&name) {
             // Another process has created the stream in the meantime.
-            Some(known) if covered(&known.config, subject) => {}
-            Some(known) if known.exists => return Err(not_covered(purpose, subject, &known.config)),
-            Some(known) => known.config.subjects.extend(default_subjects(subject)),
+            Some(known) if stores_all(&stored_directly(&known.config), subject) => {}
+            Some(known) if known.exists || is_declared => {
+                return Err(name_taken(purpose, subject, &known.config, &self.changeable(&name)));
+            }
+            Some(_) => self.extend(&name, subject),
             None => self.plan(purpose, default_stream(&name, subject)),
         }
         Ok(name)
+    }
+
+    /// Returns an error for a subject for which no stream is created.
+    fn require_creatable(&self, purpose: &Purpose, subject: &str) -> Result<(), Problem> {
+        if default_name(subject).is_none() {
+            return Err(no_default_name(purpose, subject));
+        }
+        // The replies to requests have subjects that begin with `_`, or with the prefix that the connection sets.
+        let replies = format!("{}.>", self.transport.inbox_prefix());
+        if subject.starts_with(['$', '_']) || any_overlaps(&default_subjects(subject), &replies) {
+            return Err(Problem::ReservedSubject { purpose: purpose.clone(), subject: subject.to_owned() });
+        }
+        Ok(())
     }
 
     /// Reads a stream from the server; returns `false` if it does not exist.
@@ -222,7 +404,7 @@ pub(super) async fn read_stream(
 /// Returns the problem of a planned stream that overlaps a stream on the server, which the server's own error does not
 /// name.
 pub(super) async fn overlap_on_server(transport: &Transport, planned: &KnownStream) -> Option<Problem> {
-    for subject in &planned.config.subjects {
+    for subject in &listened(&planned.config) {
         for other in transport.stream_names(subject).await.unwrap_or_default() {
             if other != planned.config.name
                 && let Ok(Some(config)) = transport.stream(&other).await
@@ -236,7 +418,8 @@ pub(super) async fn overlap_on_server(transport: &Transport, planned: &KnownStre
 }
 
 fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> {
-    let pairs = planned.config.subjects.iter().flat_map(|own| other.subjects.iter().map(move |theirs| (own, theirs)));
+    let (own, theirs) = (listened(&planned.config), listened(other));
+    let pairs = own.iter().flat_map(|own| theirs.iter().map(move |theirs| (own, theirs)));
     let (subject, other_subject) = pairs.into_iter().find(|(own, theirs)| overlap(own, theirs))?;
     Some(Problem::StreamOverlap {
         purpose: planned.purpose.clone(),
@@ -245,62 +428,4 @@ fn overlap_of(planned: &KnownStream, other: &stream::Config) -> Option<Problem> 
         other: other.name.clone(),
         other_subject: other_subject.clone(),
     })
-}
-
-/// Returns `true` if a stream covers `subject`.
-pub(super) fn covered(config: &stream::Config, subject: &str) -> bool {
-    if config.subjects.is_empty() {
-        return config.name == subject;
-    }
-    config.subjects.iter().any(|pattern| covers(pattern, subject))
-}
-
-pub(super) fn not_covered(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    Problem::SubjectNotCovered {
-        purpose: purpose.clone(),
-        subject: subject.to_owned(),
-        stream: config.name.clone(),
-        subjects: config.subjects.clone(),
-    }
-}
-
-fn wrong_stream(purpose: &Purpose, subject: &str, stream: &str, exists: bool, owner: String) -> Problem {
-    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), stream.to_owned());
-    Problem::WrongStream { purpose, subject, stream, exists, owner }
-}
-
-/// Returns the problem of a subject whose first token is a wildcard.
-///
-/// The server accepts no stream for it, because the stream would overlap the server's own `$JS` subjects.
-fn no_default_name(purpose: &Purpose, subject: &str) -> Problem {
-    Problem::NoDefaultName { purpose: purpose.clone(), subject: subject.to_owned() }
-}
-
-fn missing(purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
-    Problem::StreamMissing {
-        purpose: purpose.clone(),
-        subject: subject.to_owned(),
-        stream: stream.map(str::to_owned),
-        default_name: default_name(subject),
-    }
-}
-
-/// Returns the configuration of a stream that the application did not declare: limits retention and file storage.
-fn default_stream(name: &str, subject: &str) -> stream::Config {
-    stream::Config { name: name.to_owned(), subjects: default_subjects(subject), ..stream::Config::default() }
-}
-
-/// Returns `ORDERS` for `orders.created`; `None` for a subject that begins with a wildcard.
-fn default_name(subject: &str) -> Option<String> {
-    let token = subject.split('.').next().filter(|token| !matches!(*token, "*" | ">"))?;
-    let name = token.chars().map(|char| {
-        if char.is_ascii_alphanumeric() || char == '-' || char == '_' { char.to_ascii_uppercase() } else { '_' }
-    });
-    Some(name.collect())
-}
-
-/// Returns `orders.>` for `orders.created`, and `orders` for `orders`.
-fn default_subjects(subject: &str) -> Vec<String> {
-    let subjects = subject.split_once('.').map_or_else(|| subject.to_owned(), |(first, _)| format!("{first}.>"));
-    vec![subjects]
 }

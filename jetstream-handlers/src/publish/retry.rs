@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 use crate::backoff::ExponentialBackoff;
+use crate::error::api::is_final;
 use crate::error::{Error, ErrorKind};
 use crate::message::PublishFailure;
 use crate::provision::ensure_stream;
@@ -163,7 +164,8 @@ impl<'a> Retry<'a> {
             Ok(Ok(true)) => Ok(StreamLookup::Created),
             Ok(Ok(false)) => Ok(StreamLookup::Found),
             Ok(Err(error))
-                if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server | ErrorKind::Authorization) =>
+                if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Server | ErrorKind::Authorization)
+                    && !is_final(&error) =>
             {
                 Ok(StreamLookup::Unknown(Some(error)))
             }

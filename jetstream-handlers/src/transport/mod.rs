@@ -71,6 +71,22 @@ impl Transport {
         }
     }
 
+    /// Returns the configurations of all streams of the account.
+    pub(crate) async fn streams(&self) -> Result<Vec<stream::Config>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.streams().await,
+            Self::Memory(memory) => Ok(memory.streams()),
+        }
+    }
+
+    /// Returns the first tokens of the subjects on which this connection receives replies.
+    pub(crate) fn inbox_prefix(&self) -> String {
+        let inbox = self.client().map(|client| client.new_inbox());
+        // The last token is unique to each inbox.
+        let prefix = inbox.as_deref().and_then(|inbox| inbox.rsplit_once('.')).map(|(prefix, _)| prefix);
+        prefix.unwrap_or("_INBOX").to_owned()
+    }
+
     pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {
         match self {
             Self::Nats(connection) => connection.create_stream(config).await,

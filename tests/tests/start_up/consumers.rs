@@ -1,13 +1,16 @@
 //! Consumers are created as their handlers declare, compared at the next start, and never changed.
 
 use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use jetstream_handlers::ErrorKind;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
+use jetstream_handlers::{ErrorKind, stream};
 use jetstream_handlers_tests::{Recorder, Server, assert_error, binary, connect, connect_with, stream_config};
+use tracing::subscriber::DefaultGuard;
 
 use crate::{MAX_DELIVER, consumer_info, durable, start, work_queue};
 
@@ -104,7 +107,7 @@ async fn differing_consumer_is_refused_and_unchanged() {
     const EDIT: &str = "nats consumer edit SHOP";
     const ANOTHER: &str = "give the handler another `queue`";
     type Change = fn(&mut consumer::Config);
-    let cases: [(&str, Change, &[&str]); 11] = [
+    let cases: [(&str, Change, &[&str]); 10] = [
         ("ack-wait", |c| c.ack_wait = secs(60), &["ack_wait is 60s on the server, 30s here", EDIT]),
         (
             "max-deliver",
@@ -128,11 +131,6 @@ async fn differing_consumer_is_refused_and_unchanged() {
         ("no-filter", |c| c.filter_subject.clear(), &["filter_subjects is every subject on the server"]),
         ("ack-policy", |c| c.ack_policy = consumer::AckPolicy::All, &["ack_policy is all", "explicit here", ANOTHER]),
         (
-            "deliver-policy",
-            |c| c.deliver_policy = consumer::DeliverPolicy::New,
-            &["deliver_policy is new on the server, all here", ANOTHER],
-        ),
-        (
             "replay-policy",
             |c| c.replay_policy = consumer::ReplayPolicy::Original,
             &["replay_policy is original on the server, instant here", ANOTHER],
@@ -154,6 +152,42 @@ async fn differing_consumer_is_refused_and_unchanged() {
         let parts: Vec<_> = parts.iter().copied().chain(rest).collect();
         assert_error(result, ErrorKind::ConsumerMismatch, &parts);
         assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config, before, "{queue}");
+    }
+}
+
+#[subscriber(subject = "orders.*", queue = "newest", deliver = "new", group = "newest")]
+async fn newest(id: u64, State(calls): State<Recorder>) {
+    calls.add(id);
+}
+
+#[tokio::test]
+async fn deliver_policy_matters_only_at_creation() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let calls = Recorder::new();
+    let broker = connect_with(&server, &calls).await;
+    broker.publish("orders.created", &1).await.unwrap();
+    let running = broker.start_groups(["newest"]).await.unwrap();
+    let created = consumer_info(&jetstream, "SHOP", "newest").await.config;
+    assert_eq!(created.deliver_policy, consumer::DeliverPolicy::New);
+    broker.publish("orders.created", &2).await.unwrap();
+    calls.until_len(1).await;
+    assert_eq!(calls.items(), [2], "what was stored before is not delivered");
+    running.shutdown().await.unwrap();
+    // Consumers that an operator made with another policy are accepted, and keep it.
+    let start_time = std::time::SystemTime::UNIX_EPOCH.into();
+    for (queue, policy) in [
+        ("new", consumer::DeliverPolicy::New),
+        ("last", consumer::DeliverPolicy::Last),
+        ("last-per-subject", consumer::DeliverPolicy::LastPerSubject),
+        ("sequence", consumer::DeliverPolicy::ByStartSequence { start_sequence: 2 }),
+        ("time", consumer::DeliverPolicy::ByStartTime { start_time }),
+    ] {
+        let config = consumer::Config { deliver_policy: policy, ..durable(queue, "orders.created") };
+        shop.create_consumer(config).await.unwrap();
+        let _default = start(&broker, "orders.created", queue).await.unwrap();
+        assert_eq!(consumer_info(&jetstream, "SHOP", queue).await.config.deliver_policy, policy);
     }
 }
 
@@ -298,4 +332,142 @@ async fn consumer_created_by_a_plain_client_is_used() {
     broker.publish("work.retried", &1).await.unwrap();
     calls.until_times(1, 4).await;
     running.shutdown().await.unwrap();
+}
+
+/// A writer that collects the lines of the log.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Collects what this thread logs, until the guard is dropped.
+    fn collect() -> (Self, DefaultGuard) {
+        let lines = Self::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        (lines, tracing::subscriber::set_default(log))
+    }
+
+    /// Asserts that one line contains all parts.
+    #[track_caller]
+    fn assert_line(&self, parts: &[&str]) {
+        let lines = self.0.lock().unwrap();
+        assert!(lines.iter().any(|line| parts.iter().all(|part| line.contains(part))), "{parts:?} in {lines:#?}");
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().push(String::from_utf8_lossy(line).into_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn consumers_in_other_forms_are_restored() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let broker = connect(&server).await;
+    type Form = fn(&mut consumer::Config);
+    let forms: [(&str, Form); 3] = [
+        ("named", |it| it.name = it.durable_name.take()),
+        ("both-names", |it| it.name.clone_from(&it.durable_name)),
+        ("one-of-filters", |it| it.filter_subjects = vec![std::mem::take(&mut it.filter_subject)]),
+    ];
+    for (queue, form) in forms {
+        let mut config = consumer::Config { inactive_threshold: secs(60), ..durable(queue, "orders.created") };
+        form(&mut config);
+        let created = shop.create_consumer(config).await.unwrap().cached_info().config.clone();
+        let calls = Recorder::new();
+        let subscription = broker.subscribe("orders.created", queue, calls.handler()).await.unwrap();
+        broker.publish("orders.created", &1).await.unwrap();
+        calls.until(1).await;
+        shop.delete_consumer(queue).await.unwrap();
+        broker.publish("orders.created", &2).await.unwrap();
+        calls.until(2).await;
+        let restored = consumer_info(&jetstream, "SHOP", queue).await.config;
+        assert_eq!((&restored.durable_name, &restored.name), (&created.durable_name, &created.name), "{queue}");
+        subscription.unsubscribe().await.unwrap();
+        jetstream.get_stream("SHOP").await.unwrap().purge().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn consumer_that_the_server_will_delete_is_logged_at_every_start() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let limits = stream::ConsumerLimits { inactive_threshold: secs(3600), ..Default::default() };
+    let config = stream::Config { consumer_limits: Some(limits), ..stream_config("SHOP", &["orders.>"]) };
+    let shop = jetstream.create_stream(config.clone()).await.unwrap();
+    let named =
+        consumer::Config { durable_name: None, name: Some("named".to_owned()), ..durable("", "orders.created") };
+    shop.create_consumer(named).await.unwrap();
+    let broker = connect(&server).await;
+    let deleted = "the server deletes the consumer";
+    for queue in ["limited", "limited", "named"] {
+        let (lines, _guard) = Lines::collect();
+        let subscription = start(&broker, "orders.created", queue).await.unwrap();
+        let fix = ["3600s after", "`consumer_limits.inactive_threshold`, raise first that", "set `inactive_threshold`"];
+        lines.assert_line(&[&[" WARN ", deleted, &*format!("consumer=\"{queue}\"")][..], &fix].concat());
+        subscription.unsubscribe().await.unwrap();
+    }
+    // Both ways that the log names; servers before 2.14 change no limit of a stream while it has consumers with one.
+    if binary::version() < (2, 14, 0) {
+        return;
+    }
+    let longest = secs(30 * 24 * 3600);
+    let limits = stream::ConsumerLimits { inactive_threshold: longest, ..Default::default() };
+    jetstream.update_stream(stream::Config { consumer_limits: Some(limits), ..config }).await.unwrap();
+    server.change_consumer("SHOP", "limited", |it| it.inactive_threshold = longest).await;
+    let unlimited = jetstream.create_stream(stream_config("OTHER", &["other.>"])).await.unwrap();
+    let config = consumer::Config { inactive_threshold: secs(60), ..durable("own", "other.created") };
+    unlimited.create_consumer(config).await.unwrap();
+    server.change_consumer("OTHER", "own", |it| it.inactive_threshold = Duration::ZERO).await;
+    let (lines, _guard) = Lines::collect();
+    let _limited = start(&broker, "orders.created", "limited").await.unwrap();
+    let _own = start(&broker, "other.created", "own").await.unwrap();
+    let lines = lines.0.lock().unwrap();
+    assert!(!lines.iter().any(|line| line.contains(deleted)), "{lines:#?}");
+}
+
+#[tokio::test]
+async fn paused_consumer_and_few_requests_are_logged() {
+    if binary::version() < (2, 11, 0) {
+        return;
+    }
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let shop = jetstream.create_stream(stream_config("SHOP", &["orders.>"])).await.unwrap();
+    let until = std::time::SystemTime::now() + secs(3600);
+    let config = consumer::Config {
+        pause_until: Some(until.into()),
+        max_waiting: 1,
+        ..durable("order-processor", "orders.created")
+    };
+    shop.create_consumer(config).await.unwrap();
+    let broker = connect(&server).await;
+    let (lines, guard) = Lines::collect();
+    let subscription = start(&broker, "orders.created", "order-processor").await.unwrap();
+    let until = consumer_info(&jetstream, "SHOP", "order-processor").await.config.pause_until.unwrap();
+    let year = until.year().to_string();
+    lines.assert_line(&[" WARN ", "is paused until", &year, "nats consumer resume SHOP order-processor"]);
+    lines.assert_line(&[" WARN ", "at most 1 pull requests at a time (`max_waiting`)"]);
+    subscription.unsubscribe().await.unwrap();
+    drop(guard);
+    // A pause that is over, and the default of the server, are not worth a line.
+    shop.resume_consumer("order-processor").await.unwrap();
+    let (lines, _guard) = Lines::collect();
+    let _resumed = start(&broker, "orders.created", "order-processor").await.unwrap();
+    let _other = start(&broker, "orders.created", "other").await.unwrap();
+    let lines = lines.0.lock().unwrap();
+    assert!(
+        !lines
+            .iter()
+            .any(|line| line.contains("paused") || line.contains("consumer=\"other\"") && line.contains("WARN")),
+        "{lines:#?}"
+    );
 }

@@ -226,3 +226,73 @@ async fn overlapping_declared_streams_are_refused() {
     assert_error(start(&broker, "orders.created", "order-processor").await, ErrorKind::StreamOverlap, &parts);
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
 }
+
+#[tokio::test]
+async fn subjects_of_a_declared_stream_are_not_extended() {
+    let server = Server::start().await;
+    let config = stream_config("ORDERS", &["orders.paid"]);
+    let broker = Broker::builder().servers([server.url()]).stream(config).connect().await.unwrap();
+    let parts = ["stream `ORDERS` has the subjects [\"orders.paid\"]", "passed to `Builder::stream`"];
+    // Before the stream exists, and afterwards.
+    for _ in 0..2 {
+        assert_error(start(&broker, "orders.created", "one").await, ErrorKind::StreamNotFound, &parts);
+        let named = broker.subscribe("refunds.made", "two", async |_: Message| {}).stream("ORDERS").await;
+        assert_error(named, ErrorKind::StreamNotFound, &parts);
+        broker.publish("orders.paid", &1).await.unwrap();
+    }
+    assert_eq!(found_stream(&server.jetstream().await, "ORDERS").await.subjects, ["orders.paid"]);
+    let other = Server::start().await;
+    let config = stream_config("ORDERS", &["orders.paid", "orders.created"]);
+    let broker = Broker::builder().servers([other.url()]).stream(config).connect().await.unwrap();
+    let _started = start(&broker, "orders.created", "one").await.unwrap();
+}
+
+#[tokio::test]
+async fn refusal_that_cannot_pass_is_reported_at_once() {
+    let limits = "accounts { APP { jetstream { max_streams: 1 }, users: [{ user: app, password: app }] } }";
+    let server = Server::builder().config(limits).user("app", "app").start().await;
+    let jetstream = server.jetstream().await;
+    type Change = fn(&mut stream::Config);
+    let mut cases: Vec<(Change, &[&str])> = vec![
+        (
+            |c| c.num_replicas = 3,
+            &["set `num_replicas` to 1", "replicas > 1 not supported in non-clustered mode", "10074"],
+        ),
+        (|c| c.num_replicas = 9, &["the server refused it: maximum replicas is 5", "10052"]),
+        (
+            |c| {
+                c.discard_new_per_subject = true;
+                c.discard = stream::DiscardPolicy::Old;
+            },
+            &["the server refused it: ", "discard new per subject requires discard new policy"],
+        ),
+    ];
+    // Before, the server notices it only while it creates the stream, with an error that stands for many others.
+    if binary::version() >= (2, 11, 0) {
+        cases.push((
+            |c| {
+                let (source, destination) = ("other.*".to_owned(), "shipped.$7".to_owned());
+                c.subject_transform = Some(stream::SubjectTransform { source, destination });
+            },
+            &["the server refused it: stream transform", "10156"],
+        ));
+    }
+    let check = async |config: stream::Config, parts: &[&str]| {
+        let broker = Broker::builder().servers([server.url()]).stream(config).connect().await.unwrap();
+        let parts = [&["creating stream `ORDERS`"], parts].concat();
+        let started = std::time::Instant::now();
+        assert_error(broker.publish("orders.created", &1).await, ErrorKind::Server, &parts);
+        assert!(started.elapsed() < secs(5), "the publish was repeated");
+        let unsubscribed = broker.subscribe("orders.created", "one", async |_: Message| {}).dead_letter(None).await;
+        assert_error(unsubscribed, ErrorKind::Server, &parts);
+        broker.disconnect().await.unwrap();
+    };
+    for (change, parts) in cases {
+        let mut config = stream_config("ORDERS", &["orders.*"]);
+        change(&mut config);
+        check(config, parts).await;
+    }
+    jetstream.create_stream(stream_config("ONLY", &["only"])).await.unwrap();
+    check(stream_config("ORDERS", &["orders.*"]), &["the server refused it: maximum number of streams reached"]).await;
+    assert_eq!(names(&jetstream).await, set(&["ONLY"]));
+}

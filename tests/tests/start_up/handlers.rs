@@ -1,9 +1,11 @@
 //! Invalid handlers are refused.
 
+use std::time::{Duration, SystemTime};
+
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, Problem, stream};
+use jetstream_handlers::{Deliver, ErrorKind, Problem, stream};
 use jetstream_handlers_tests::{Program, SOON, Server, assert_error, connect, stream_config};
 use linked_handlers as _;
 
@@ -349,7 +351,7 @@ async fn stream_that_only_overlaps_a_subject_is_not_suggested() {
     broker.publish("orders.created", &1).await.unwrap();
     broker.publish("bills.paid", &1).await.unwrap();
     let subscribe = |stream: &'static str| broker.subscribe("*.paid", "wild", async |_: Message| {}).stream(stream);
-    assert_error(subscribe("BILLS").await, ErrorKind::StreamNotFound, &["`BILLS` has the subjects"]);
+    let _part = subscribe("BILLS").await.unwrap();
     assert_error(subscribe("WILD").await, ErrorKind::StreamNotFound, &["no single stream covers `*.paid`"]);
 }
 
@@ -439,4 +441,64 @@ async fn all_problems_are_reported_and_nothing_is_created() {
     let consumers: Vec<_> = many.consumer_names().try_collect().await.unwrap();
     assert_eq!(consumers, ["many-drifted"]);
     assert!(broker.health().handlers.is_empty());
+}
+
+#[tokio::test]
+async fn settings_of_a_broker_have_bounds() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let server = Server::start().await;
+    let builder = || Broker::builder().servers([server.url()]);
+    for (refused, parts) in [
+        (builder().batch_size(0), ["`Builder`: batch_size", "is 0; expected 1 to 10000"]),
+        (builder().batch_size(10_001), ["`Builder`: batch_size", "is 10001; expected 1 to 10000"]),
+        (builder().batch_size(usize::MAX), ["`Builder`: batch_size", "expected 1 to 10000"]),
+        (builder().fetch_wait(Duration::ZERO), ["`Builder`: fetch_wait", "is 0s; expected 200ms to 8760h"]),
+        (builder().fetch_wait(YEAR + secs(1)), ["`Builder`: fetch_wait", "is 8760h1s; expected 200ms to 8760h"]),
+        (builder().fetch_wait(Duration::MAX), ["`Builder`: fetch_wait", "expected 200ms to 8760h"]),
+    ] {
+        let broker = refused.connect().await.unwrap();
+        assert_error(start(&broker, "orders.created", "bounds").await, ErrorKind::Config, &parts);
+        assert_untouched(&server, &broker).await;
+    }
+    for (refused, part) in [
+        (builder().publish_timeout(Duration::ZERO), "`publish_timeout` is 0s; expected 1ms to 8760h"),
+        (builder().publish_timeout(Duration::MAX), "expected 1ms to 8760h"),
+        (builder().request_timeout(Duration::from_nanos(1)), "`request_timeout` is 1ns; expected 1ms to 8760h"),
+        (builder().request_timeout(YEAR + secs(1)), "`request_timeout` is 8760h1s; expected 1ms to 8760h"),
+    ] {
+        assert_error(refused.connect().await, ErrorKind::Config, &[part]);
+    }
+    // The largest values work.
+    let largest = builder()
+        .batch_size(10_000)
+        .fetch_wait(YEAR)
+        .publish_timeout(YEAR)
+        .request_timeout(YEAR)
+        .shutdown_grace(Duration::MAX)
+        .wait_for_server(Duration::MAX);
+    let broker = largest.connect().await.unwrap();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let handler = move |id: u64| {
+        sender.send(id).unwrap();
+        std::future::ready(())
+    };
+    let subscribe = broker.subscribe("orders.created", "bounds", handler).ack_wait(YEAR).timeout(YEAR);
+    let subscribe = subscribe.concurrency(10_000).max_deliver(1_000_000).backoff_exponential(YEAR, f64::MAX, YEAR);
+    let subscription = subscribe.await.unwrap();
+    broker.publish("orders.created", &7).await.unwrap();
+    assert_eq!(tokio::time::timeout(SOON, receiver.recv()).await.unwrap(), Some(7));
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn beginning_of_a_consumer_has_bounds() {
+    let broker = Broker::in_memory();
+    let far = SystemTime::UNIX_EPOCH + Duration::from_secs(400 * 365 * 24 * 3600);
+    for (deliver, part) in [
+        (Deliver::FromSequence(0), "deliver: starts at sequence 0; expected at least 1"),
+        (Deliver::FromTime(far), "deliver: starts at a time that the server cannot represent"),
+    ] {
+        let result = broker.subscribe("orders.created", "bounds", async |_: u64| {}).deliver(deliver).await;
+        assert_error(result, ErrorKind::Config, &[part]);
+    }
 }

@@ -14,6 +14,7 @@ mod consumers;
 mod declared_streams;
 mod handlers;
 mod ordered;
+mod stored_subjects;
 mod streams;
 
 /// Starts a handler that does nothing.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Server, assert_error, binary, connect, stream_config};
+use jetstream_handlers::{Deliver, ErrorKind, stream};
+use jetstream_handlers_tests::{Recorder, Server, assert_error, binary, connect, publish, stream_config};
 
 use crate::{MAX_DELIVER, consumer_info, durable, names, pins, set, start, work_queue};
 
@@ -241,8 +241,9 @@ async fn declared_stream_is_refused_before_it_is_created() {
     let server = Server::start().await;
     let live = Broker::builder().servers([server.url()]).stream(shop.clone()).connect().await.unwrap();
     for broker in [live, Broker::builder().stream(shop).connect_in_memory()] {
-        let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-        assert_error(subscribe.await, ErrorKind::StreamMismatch, &["stream `SHOP`", "`max_msgs_per_subject`"]);
+        let subscribe = broker.subscribe("orders.created", "in-order", async |_: Message| {});
+        let ordered = subscribe.ordered().single_instance().await;
+        assert_error(ordered, ErrorKind::StreamMismatch, &["stream `SHOP`", "`max_msgs_per_subject`"]);
     }
     assert_eq!(names(&server.jetstream().await).await, set(&[]));
 }
@@ -343,4 +344,31 @@ async fn consumer_created_without_pinning_is_refused() {
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
     let parts = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`single_instance`"];
     assert_error(ordered.await, ErrorKind::Config, &parts);
+}
+
+#[tokio::test]
+async fn ordered_handler_begins_where_it_says() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let subjects = ["orders.a", "orders.b", "orders.a", "orders.c"];
+    for (id, subject) in (1..).zip(subjects) {
+        broker.publish(subject, &id).await.unwrap();
+    }
+    let mut readers = Vec::new();
+    for (queue, deliver, expected) in [
+        ("new", Deliver::New, vec![5, 6]),
+        ("last", Deliver::Last, vec![4, 5, 6]),
+        ("last-per-subject", Deliver::LastPerSubject, vec![2, 3, 4, 5, 6]),
+        ("from-sequence", Deliver::FromSequence(4), vec![4, 5, 6]),
+    ] {
+        let calls = Recorder::new();
+        let subscribe = broker.subscribe("orders.*", queue, calls.handler()).ordered().single_instance();
+        readers.push((subscribe.deliver(deliver).await.unwrap(), calls, queue, expected));
+    }
+    publish(&broker, "orders.b", [5, 6]).await;
+    for (_subscription, calls, queue, expected) in &readers {
+        calls.until_len(expected.len()).await;
+        server.all_acked("ORDERS", queue).await;
+        assert_eq!(calls.items(), *expected, "{queue}");
+    }
 }

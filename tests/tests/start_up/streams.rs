@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, stream};
-use jetstream_handlers_tests::{Server, assert_error, connect, stream_config};
+use jetstream_handlers::{ErrorKind, Problem, stream};
+use jetstream_handlers_tests::{Server, assert_error, connect, ms, stream_config};
 
 use crate::{consumer_info, found_stream, names, set, start};
 
@@ -108,10 +109,149 @@ async fn stream_name_has_only_valid_characters() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     for (subject, name) in
-        [("eu-orders.created", "EU-ORDERS"), ("my_orders.x", "MY_ORDERS"), ("caf\u{e9}/1.x", "CAF__1")]
+        [("eu-orders.created", "EU-ORDERS"), ("my_orders.x", "MY_ORDERS"), ("caf\u{e9}/1.x", "CAF\u{c9}_1")]
     {
         assert_eq!(broker.publish(subject, &1).await.unwrap().stream, name, "{subject}");
     }
+}
+
+#[tokio::test]
+async fn subjects_of_any_script_have_streams_of_their_own() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let mut running = Vec::new();
+    for (subject, stream) in [("日本.x", "日本"), ("中国.x", "中国"), ("straße.x", "STRAßE"), ("strasse.x", "STRASSE")]
+    {
+        let sender = sender.clone();
+        let subscribe = broker.subscribe(subject, "reader", move |_: u64, info: Info| {
+            let sent = sender.send(info.stream().to_owned());
+            async move { Ok(sent?) }
+        });
+        running.push(subscribe.await.unwrap());
+        assert_eq!(broker.publish(subject, &1).await.unwrap().stream, stream);
+        assert_eq!(receiver.recv().await.unwrap(), stream);
+    }
+    let expected = set(&["DLQ", "STRASSE", "STRAßE", "中国", "日本"]);
+    assert_eq!(names(&server.jetstream().await).await, expected);
+}
+
+#[tokio::test]
+async fn subjects_whose_streams_would_have_one_name_are_told_apart() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let broker = connect(&server).await;
+    for (first, second, name) in [("orders.x", "Orders.x", "ORDERS"), ("a_b.x", "a/b.x", "A_B")] {
+        broker.publish(first, &1).await.unwrap();
+        let stream = format!("stream `{name}` has the subjects [\"");
+        let parts = [&*stream, "Builder::stream", "nats stream edit"];
+        assert_error(broker.publish(second, &1).await, ErrorKind::StreamNotFound, &parts);
+        let parts = [&*stream, "set `stream` to the name of a new one", "nats stream edit"];
+        let error = start(&broker, second, "reader").await.unwrap_err();
+        assert_error(&error, ErrorKind::StreamNotFound, &parts);
+        // Both ways that the error names are accepted by the server.
+        let own = broker.subscribe(second, "own", async |_: Message| {}).stream(format!("{name}-2")).await.unwrap();
+        own.unsubscribe().await.unwrap();
+        jetstream.delete_stream(format!("{name}-2")).await.unwrap();
+        let text = error.to_string();
+        let subjects = text.split("--subjects '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
+        let subjects = subjects.split(',').map(str::to_owned).collect();
+        let edited = stream::Config { subjects, ..found_stream(&jetstream, name).await };
+        jetstream.update_stream(edited).await.unwrap();
+        let _reader = start(&broker, second, "reader").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn subjects_of_the_server_are_read_where_a_stream_stores_them() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let broker = connect(&server).await;
+    for (subject, part) in [
+        ("$KV.sessions.>", "nats kv add"),
+        ("$O.files.>", "nats object add"),
+        ("$JS.EVENT.ADVISORY.>", "nats stream add NAME --subjects '$JS.EVENT.ADVISORY.>'"),
+    ] {
+        let parts = [&*format!("no stream covers `{subject}`"), part];
+        assert_error(start(&broker, subject, "reader").await, ErrorKind::StreamNotFound, &parts);
+        let named = broker.subscribe(subject, "reader", async |_: Message| {}).stream("NEW").await;
+        assert_error(named, ErrorKind::StreamNotFound, &parts);
+    }
+    assert_eq!(names(&jetstream).await, set(&[]), "no stream is created for them");
+    for subject in ["$SYS.>", "$JS.API.>", "$JS.>"] {
+        let parts = [&*format!("`{subject}` begins with `$`"), "reserved for the server"];
+        assert_error(start(&broker, subject, "reader").await, ErrorKind::Config, &parts);
+    }
+    // A bucket is such a stream.
+    let bucket = stream::Config { max_messages_per_subject: 1, ..stream_config("KV_sessions", &["$KV.sessions.>"]) };
+    jetstream.create_stream(bucket).await.unwrap();
+    jetstream.create_stream(stream_config("ADVISORIES", &["$JS.EVENT.ADVISORY.>"])).await.unwrap();
+    let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+    let mut running = Vec::new();
+    for (subject, queue) in [("$KV.sessions.*", "entries"), ("$JS.EVENT.ADVISORY.STREAM.CREATED.*", "advisories")] {
+        let sender = sender.clone();
+        let subscribe = broker.subscribe(subject, queue, move |subject: Subject| {
+            let sent = sender.send(subject.to_string());
+            async move { Ok(sent?) }
+        });
+        running.push(subscribe.await.unwrap());
+    }
+    jetstream.publish("$KV.sessions.ada", "1".into()).await.unwrap().await.unwrap();
+    jetstream.create_stream(stream_config("LATER", &["later"])).await.unwrap();
+    let mut subjects = BTreeSet::new();
+    while !subjects.is_superset(&set(&["$KV.sessions.ada", "$JS.EVENT.ADVISORY.STREAM.CREATED.LATER"])) {
+        subjects.insert(receiver.recv().await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn replies_are_never_stored() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let prefixed = Broker::builder().servers([server.url()]).connect_options(|it| it.custom_inbox_prefix("svc.inbox"));
+    let prefixed = prefixed.connect().await.unwrap();
+    let broker = connect(&server).await;
+    let parts = ["no stream covers", "replies", "Broker::client"];
+    for subject in ["_INBOX.x", "_R_.x", "_GR_.a.b"] {
+        let started = Instant::now();
+        assert_error(broker.publish(subject, &1).await, ErrorKind::StreamNotFound, &parts);
+        assert!(started.elapsed() < secs(5), "the publish was repeated");
+        assert_error(start(&broker, subject, "reader").await, ErrorKind::StreamNotFound, &parts);
+        let named = broker.subscribe(subject, "reader", async |_: Message| {}).stream("REPLIES").await;
+        assert_error(named, ErrorKind::StreamNotFound, &parts);
+    }
+    // The default stream of this subject would store the replies to this connection.
+    assert_error(prefixed.publish("svc.orders", &1).await, ErrorKind::StreamNotFound, &parts);
+    assert_eq!(names(&jetstream).await, set(&[]));
+    jetstream.create_stream(stream_config("SVC", &["svc.orders"])).await.unwrap();
+    assert_eq!(prefixed.publish("svc.orders", &1).await.unwrap().stream, "SVC");
+}
+
+#[tokio::test]
+async fn error_with_many_streams_is_short() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let many = 1_100;
+    let create = |number: usize| {
+        let jetstream = jetstream.clone();
+        async move {
+            let name = format!("S{number}");
+            let config = stream::Config {
+                storage: stream::StorageType::Memory,
+                ..stream_config(&name, &[&format!("many.{number}")])
+            };
+            jetstream.create_stream(config).await.map(drop).unwrap();
+        }
+    };
+    futures::stream::iter(0..many).for_each_concurrent(32, create).await;
+    let broker = connect(&server).await;
+    let error = start(&broker, "many.*", "reader").await.unwrap_err();
+    assert_error(&error, ErrorKind::StreamNotFound, &["`many.*`", "and 1095 more"]);
+    assert!(error.to_string().len() < 500, "{error}");
+    let [Problem::AmbiguousStream { streams, .. }] = error.problems() else { panic!("{error:?}") };
+    assert_eq!(streams.len(), many, "a program gets all of them");
+    // One of them is enough for a handler that names it.
+    let _one = broker.subscribe("many.*", "reader", async |_: Message| {}).stream("S7").await.unwrap();
 }
 
 #[subscriber(subject = "orders.created", queue = "not-created", group = "not-created")]
@@ -129,6 +269,14 @@ async fn missing_stream_is_an_error_without_auto_create() {
     assert_error(broker.start_groups(["not-created"]).await, ErrorKind::StreamNotFound, &parts);
     let parts = ["`start_up::streams::creates_nothing_named`", "stream `SHOP` does not exist", "nats stream add SHOP"];
     assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamNotFound, &parts);
+    // The server would refuse a stream of that name for these subjects.
+    let wild = broker.subscribe("*.created", "wild", async |_: Message| {}).stream("SHOP").await;
+    assert_error(wild, ErrorKind::StreamNotFound, &["no stream covers `*.created`", "begins with a wildcard"]);
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("OTHER", &["orders.>"])).await.unwrap();
+    let parts = ["stream `SHOP` does not exist", "belongs to stream `OTHER`"];
+    assert_error(broker.start_groups(["not-created-named"]).await, ErrorKind::StreamOverlap, &parts);
+    jetstream.delete_stream("OTHER").await.unwrap();
     let parts = ["publish to `orders.created`", "auto_create(false)", "nats stream add ORDERS"];
     let started = Instant::now();
     assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamNotFound, &parts);
@@ -232,4 +380,28 @@ async fn wildcard_subject_needs_an_existing_stream() {
     assert_error(broker.start_groups(["wild"]).await, ErrorKind::StreamOverlap, &parts);
     let subscribe = broker.subscribe("*.created", "wild", async |_: Message| {});
     let _subscription = subscribe.dead_letter(None).await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_are_found_and_created_without_the_permission_to_list_them() {
+    let account = "accounts { APP { jetstream: enabled, users: [
+        { user: admin, password: admin },
+        { user: worker, password: worker, permissions: { publish: { deny: [\"$JS.API.STREAM.LIST\"] } } } ] } }";
+    let server = Server::builder().config(account).user("admin", "admin").start().await;
+    let jetstream = server.jetstream().await;
+    let (source, destination) = ("in.*".to_owned(), "out.$1".to_owned());
+    let mapped = stream::Config {
+        subject_transform: Some(stream::SubjectTransform { source, destination }),
+        ..stream_config("MAPPED", &["in.*"])
+    };
+    jetstream.create_stream(mapped).await.unwrap();
+    let builder = Broker::builder().servers([server.url()]).request_timeout(ms(500));
+    let builder = builder.connect_options(|options| options.user_and_password("worker".into(), "worker".into()));
+    let broker = builder.connect().await.unwrap();
+    let _created = start(&broker, "orders.created", "created").await.unwrap();
+    let named = broker.subscribe("out.*", "named", async |_: Message| {}).stream("MAPPED");
+    let _named = named.await.unwrap();
+    let parts = ["stream `MAPPED`", "`subject = \"out.x\"`"];
+    assert_error(start(&broker, "in.x", "wrong").await, ErrorKind::StreamNotFound, &parts);
+    assert_eq!(names(&jetstream).await, set(&["DLQ", "MAPPED", "ORDERS"]));
 }

@@ -28,11 +28,11 @@ pub(super) struct FloorReader {
 }
 
 impl FloorReader {
-    /// Begins to read the floor of a consumer that existed before.
+    /// Begins to read the floor of a consumer that may have one.
     pub(super) fn new(connection: Arc<Connection>, binding: Arc<Binding>) -> Self {
-        let existed = binding.existed;
+        let has_floor = binding.has_floor;
         let mut reader = Self { connection, binding, floor: None, reading: None, next: Some(Instant::now()) };
-        if existed {
+        if has_floor {
             reader.read();
         }
         reader

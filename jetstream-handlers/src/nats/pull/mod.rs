@@ -122,7 +122,7 @@ impl Pull {
         let handler = Arc::<str>::from(handler);
         let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
         let mut losses = Losses::default();
-        if !binding.existed {
+        if !binding.has_floor {
             losses.begin_after(0);
         }
         let mut pull = Self {

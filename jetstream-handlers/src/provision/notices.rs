@@ -1,0 +1,62 @@
+//! What the log says at a start about a consumer whose settings have consequences that nobody may expect.
+
+use std::time::{Duration, SystemTime};
+
+use async_nats::jetstream::consumer;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::delivery::Binding;
+
+/// The number of pull requests below which instances of a service may not all be served.
+const FEW_REQUESTS: i64 = 8;
+
+/// Logs what an operator should know about the consumer of a handler.
+pub(super) fn log(handler: &str, binding: &Binding) {
+    let Binding { stream, consumer, config, .. } = binding;
+    if let Some(until) = paused_until(config) {
+        tracing::warn!(
+            handler,
+            stream,
+            consumer,
+            "the consumer is paused until {until}, and no message is delivered before; `nats consumer resume {stream} {consumer}` ends the pause"
+        );
+    }
+    if let Some(threshold) = deleted_after(config) {
+        tracing::warn!(
+            handler,
+            stream,
+            consumer,
+            "the server deletes the consumer, and with it the position in the stream, {threshold:?} after the last instance has stopped (`inactive_threshold`); to keep it, set `inactive_threshold` of the consumer to 0, or, if the stream has `consumer_limits.inactive_threshold`, raise first that (before nats-server 2.14, only while the stream has no consumers) and then the consumer's to at least 30 days"
+        );
+    }
+    if (1..FEW_REQUESTS).contains(&config.max_waiting) {
+        let requests = config.max_waiting;
+        tracing::warn!(
+            handler,
+            stream,
+            consumer,
+            "the consumer serves at most {requests} pull requests at a time (`max_waiting`), and any further instance receives no messages; the server's default is 512, and only a new consumer can have another value"
+        );
+    }
+}
+
+/// Returns the time until which a consumer is paused; `None` if it is not.
+fn paused_until(config: &consumer::Config) -> Option<String> {
+    let until = config.pause_until.filter(|until| SystemTime::from(*until) > SystemTime::now())?;
+    OffsetDateTime::format(until, &Rfc3339).ok()
+}
+
+/// Returns the time without an instance after which the server deletes a consumer; `None` if no service stops for so
+/// long.
+fn deleted_after(config: &consumer::Config) -> Option<Duration> {
+    /// What the server sets for a consumer that is not durable.
+    const DEFAULT: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
+    let threshold = match (config.inactive_threshold.is_zero(), &config.durable_name) {
+        (false, _) => config.inactive_threshold,
+        (true, None) => DEFAULT,
+        (true, Some(_)) => return None,
+    };
+    (threshold < LONG).then_some(threshold)
+}
