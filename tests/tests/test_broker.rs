@@ -6,10 +6,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
-use jetstream_handlers::ErrorKind;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{TestBroker, assert_idempotent};
-use jetstream_handlers_tests::{Recorder, stream_config};
+use jetstream_handlers::{Context, ErrorKind};
+use jetstream_handlers_tests::{Recorder, Server, stream_config};
 
 #[subscriber(subject = "orders.created", queue = "confirmer", group = "shop", backoff = ["1m", "1h"])]
 async fn confirm(order: u64, publisher: Publisher) -> HandlerResult {
@@ -181,6 +181,120 @@ async fn assert_idempotent_detects_a_repeated_effect() {
     .await;
     assert!(panic.contains("not idempotent") && panic.contains('3') && panic.contains('6'), "{panic}");
 }
+
+#[subscriber(subject = "orders.*.created", queue = "everything")]
+async fn everything(
+    message: Message,
+    subject: Subject,
+    headers: Headers,
+    info: Info,
+    publisher: Publisher,
+    shutdown: Shutdown,
+    State(calls): State<Recorder>,
+) -> HandlerResult {
+    if shutdown.is_requested() {
+        return Err(HandlerError::hand_back("stopping"));
+    }
+    let order: u64 = headers.get("Order").ok_or("no order")?.parse()?;
+    let region = subject.token(1).ok_or("no region")?;
+    assert_eq!((message.subject(), message.info().delivered()), (&*subject, info.delivered()));
+    publisher.publish(&format!("bills.{region}"), &order).await?;
+    calls.add(order * info.delivered());
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_parameter_can_be_made_in_a_unit_test() {
+    let (broker, calls) = (Broker::in_memory(), Recorder::new());
+    let info = Info::for_test("ORDERS", "everything").with_delivered(3);
+    let message = Message::new("orders.eu.created", "").with_header("Order", "7").with_info(info.clone());
+    let call = |shutdown| {
+        everything(
+            message.clone(),
+            Subject::new("orders.eu.created"),
+            Headers::from_iter([("Order", "7")]),
+            info.clone(),
+            broker.publisher().clone(),
+            shutdown,
+            State(calls.clone()),
+        )
+    };
+    call(Shutdown::new()).await.unwrap();
+    assert_eq!(calls.items(), [21]);
+    let shutdown = Shutdown::new();
+    shutdown.token().cancel();
+    assert_eq!(call(shutdown).await.unwrap_err().settle(), Settle::HandBack);
+
+    // The same values are extracted from the message.
+    let context = Context::for_test().with_state(calls.clone());
+    assert_eq!(&*Subject::from_message(&message, &context).unwrap(), "orders.eu.created");
+    assert_eq!(Headers::from_message(&message, &context).unwrap().get("Order"), Some("7"));
+    assert_eq!(Info::from_message(&message, &context).unwrap().delivered(), 3);
+    assert!(!Shutdown::from_message(&message, &context).unwrap().is_requested());
+    let publisher = Publisher::from_message(&message, &context).unwrap();
+    assert_eq!(publisher.publish("bills.eu", &1).await.unwrap().sequence, 1);
+    assert!(State::<Recorder>::from_message(&message, &context).is_ok());
+}
+
+#[test]
+#[should_panic(expected = "`Order: a\nb` is not a valid header")]
+fn header_with_a_line_break_is_refused() {
+    let _ = Message::new("orders.created", "").with_header("Order", "a\nb");
+}
+
+/// Time passes, and blocking work is not overtaken by a timeout.
+#[jetstream_handlers::test(clock = running, include(alone), state = Recorder::new())]
+async fn running_clock_waits_for_what_tokio_does_not_see(broker: TestBroker) {
+    let began = std::time::Instant::now();
+    let work = tokio::task::spawn_blocking(|| std::thread::sleep(std::time::Duration::from_millis(50)));
+    tokio::time::timeout(secs(20), work).await.unwrap().unwrap();
+    assert!(began.elapsed() >= std::time::Duration::from_millis(50));
+    broker.publish("alone.once", &1).await;
+    assert!(began.elapsed() >= secs(1), "the handler sleeps for a second");
+    broker.handled::<alone>().once();
+}
+
+#[jetstream_handlers::test(clock = paused, include(alone), state = Recorder::new())]
+async fn paused_clock_takes_no_time(broker: TestBroker) {
+    let began = std::time::Instant::now();
+    broker.advance(secs(3600)).await;
+    assert!(began.elapsed() < secs(60));
+}
+
+#[tokio::test]
+async fn live_test_takes_its_credentials_from_the_environment() {
+    const CHILD: &str = "LIVE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let broker = TestBroker::builder().include::<pay_for>().start_from_env().await;
+        broker.publish("bills.due", &7).await;
+        broker.handled::<pay_for>().once().with(&7);
+        let second = broker.second_instance().await;
+        second.publish("bills.due", &8).await.unwrap();
+        return;
+    }
+    let config = "authorization { users: [{ user: ada, password: lovelace }] }";
+    let server = Server::builder().config(config).start().await;
+    // A process of its own, because a test must not set variables for others.
+    let run = async |password: &str| {
+        let test = "live_test_takes_its_credentials_from_the_environment";
+        tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", test, "--nocapture"])
+            .envs([(CHILD, "1"), ("NATS_URL", &server.url()), ("NATS_USER", "ada"), ("NATS_PASSWORD", password)])
+            .output()
+            .await
+            .unwrap()
+    };
+    let output = run("lovelace").await;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = run("wrong").await;
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("refused the credentials"), "{error}");
+    // The text of the error, not its `Debug` form.
+    assert!(!error.contains("(Authorization)"), "{error}");
+}
+
+#[subscriber(subject = "bills.due", queue = "payer-of-bills")]
+async fn pay_for(_bill: u64) {}
 
 #[tokio::test(start_paused = true)]
 async fn thousand_test_brokers_run() {

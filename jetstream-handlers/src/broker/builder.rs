@@ -77,6 +77,12 @@ impl Builder {
         }
     }
 
+    /// Takes servers and credentials from the environment, as [`Broker::from_env`] does.
+    pub(crate) fn from_environment(mut self) -> Self {
+        self.from_environment = true;
+        self
+    }
+
     /// Replaces the settings for streams and publishing.
     pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
