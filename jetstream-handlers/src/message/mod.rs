@@ -116,6 +116,14 @@ impl Message {
         self.headers.as_ref()?.get(name).map(|value| value.as_str())
     }
 
+    /// Returns `true` if the message has no value and only marks a deletion: a delete marker that the server stores
+    /// (ADR-43, `Nats-Marker-Reason`), or the deletion of a key in a key-value bucket (ADR-8, `KV-Operation`).
+    pub(crate) fn is_marker(&self) -> bool {
+        self.payload.is_empty()
+            && (self.header("Nats-Marker-Reason").is_some()
+                || matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")))
+    }
+
     /// Returns the origin and the delivery count of the message.
     pub fn info(&self) -> &Info {
         &self.info
