@@ -5,7 +5,7 @@ use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Connection;
 use crate::delivery::Binding;
@@ -131,6 +131,16 @@ impl Connection {
         let subject = format!("CONSUMER.CREATE.{stream}.{name}.{}", config.filter_subject);
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
         self.request::<consumer::Info>(&subject, &request).await.map(|info| info.config)
+    }
+
+    /// Deletes a handler's consumer; returns `false` if it or its stream did not exist.
+    pub(crate) async fn delete_consumer(&self, binding: &Binding) -> Result<bool, Error> {
+        let Binding { stream, consumer, .. } = binding;
+        match self.request_empty::<Value>(&format!("CONSUMER.DELETE.{stream}.{consumer}")).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) || error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error.into_error(&format!("deleting consumer `{consumer}` of stream `{stream}`"))),
+        }
     }
 
     /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
