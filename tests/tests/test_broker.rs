@@ -61,8 +61,14 @@ async fn failed_assertion_lists_the_calls(broker: TestBroker) {
     broker.publish("orders.created", &1).await;
     let story = panic_of(async { drop(broker.handled::<confirm>().settled(Settle::Ack)) }).await;
     assert!(story.contains("expected every message to end with Ack"), "{story}");
-    assert!(story.contains("`test_broker::confirm` was called 1 times"), "{story}");
+    assert!(story.contains("`test_broker::confirm` was called 1 time\n"), "{story}");
     assert!(story.contains("message 1 on orders.created with 1 -> Retry: "), "{story}");
+    let text = panic_of(async { drop(broker.handled::<mail>().once()) }).await;
+    assert!(text.starts_with("expected 1 message, found 0; `test_broker::mail` was called 0 times"), "{text}");
+    let text = panic_of(async { drop(broker.handled::<confirm>().times(2)) }).await;
+    assert!(text.starts_with("expected 2 messages, found 1; "), "{text}");
+    let text = panic_of(async { drop(broker.handled::<confirm>().retried(1)) }).await;
+    assert!(text.starts_with("expected every message to be retried 1 time; "), "{text}");
     for panic in [
         panic_of(async { drop(broker.handled::<confirm>().times(2)) }).await,
         panic_of(async { drop(broker.handled::<confirm>().with(&2)) }).await,

@@ -250,6 +250,7 @@ impl Builder {
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
         let urls = servers.or_else(|| environment.urls()).unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]);
+        nats::check_servers(&urls)?;
         let mut options = nats::options(&client_name.unwrap_or_else(default_client_name), &urls)?;
         options = environment.apply(options).await?;
         if let Some(path) = credentials_file {

@@ -96,9 +96,10 @@ impl DeadLetter {
 impl fmt::Display for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, handler, subject, stream, stream_sequence, delivered, reason, error, .. } = self;
+        let times = if *delivered == 1 { "time" } else { "times" };
         write!(
             f,
-            "#{sequence} {handler}: {subject} ({stream} {stream_sequence}), delivered {delivered} times, {reason}: {error}"
+            "#{sequence} {handler}: {subject} ({stream} {stream_sequence}), delivered {delivered} {times}, {reason}: {error}"
         )
     }
 }
