@@ -35,6 +35,36 @@ where
     S: AsyncFn(fn(Builder) -> Pin<Box<dyn Future<Output = TestBroker>>>) -> E,
 {}
 
+// jetstream_handlers::testing::NatsServer
+#[derive(Debug)]
+pub struct NatsServer {}
+impl NatsServer {
+    pub async fn start() -> Self {}
+    pub fn builder() -> NatsServerBuilder {}
+    pub fn url(&self) -> &str {}
+    pub fn pid(&self) -> Option<u32> {}
+    pub fn is_running(&mut self) -> bool {}
+    pub fn folder(&self) -> &Path {}
+    pub fn log(&self) -> String {}
+    pub fn kill(&mut self) {}
+    pub async fn restart(&mut self) {}
+    pub fn reload(&mut self, config: &str) {}
+}
+
+// jetstream_handlers::testing::NatsServerBuilder
+#[derive(Debug, Clone, Default)]
+#[must_use = "nothing happens before `start`"]
+pub struct NatsServerBuilder {}
+impl NatsServerBuilder {
+    pub fn config(mut self, lines: &str) -> Self {}
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {}
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {}
+    pub fn port(mut self, port: u16) -> Self {}
+    pub fn without_jetstream(mut self) -> Self {}
+    pub async fn start(self) -> NatsServer {}
+    pub async fn try_start(self) -> Result<NatsServer, Error> {}
+}
+
 // jetstream_handlers::testing::TestBroker
 #[derive(Debug)]
 pub struct TestBroker {}

@@ -64,6 +64,14 @@
 //!
 //! Every fallible function returns an [`Error`]: [`kind`](Error::kind) classifies it, and [`problems`](Error::problems) returns the details of a failed start as values.
 //! Events of running handlers are logged through `tracing`.
+//!
+//! # Features
+//!
+//! | feature | effect |
+//! |---|---|
+//! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backoff;
 mod broker;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// The transport of a test.
 enum Transport {
     Memory,
-    Live(Server),
+    Live(Box<Server>),
 }
 
 impl Transport {
@@ -79,7 +79,7 @@ macro_rules! contract {
         mod on_a_server {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Transport::Live(super::Server::start().await)).await;
+                super::$name(&super::Transport::Live(Box::new(super::Server::start().await))).await;
             })*
         }
     };
@@ -1092,7 +1092,7 @@ proptest! {
             builder.enable_all().start_paused(paused).build().unwrap()
         };
         let in_memory = runtime(true).block_on(play(&Transport::Memory, &script));
-        let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Server::start().await), &script).await });
+        let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Box::new(Server::start().await)), &script).await });
         prop_assert_eq!(in_memory, on_a_server);
     }
 }

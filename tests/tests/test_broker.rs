@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use futures::FutureExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::testing::{TestBroker, assert_idempotent};
+use jetstream_handlers::testing::{NatsServer, TestBroker, assert_idempotent};
 use jetstream_handlers::{Context, ErrorKind};
-use jetstream_handlers_tests::{Recorder, Server, stream_config};
+use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, stream_config};
 
 #[subscriber(subject = "orders.created", queue = "confirmer", group = "shop", backoff = ["1m", "1h"])]
 async fn confirm(order: u64, publisher: Publisher) -> HandlerResult {
@@ -299,7 +299,80 @@ async fn live_test_takes_its_credentials_from_the_environment() {
     assert!(!error.contains("(Authorization)"), "{error}");
 }
 
-#[subscriber(subject = "bills.due", queue = "payer-of-bills")]
+#[tokio::test]
+async fn nats_server_keeps_its_store_during_an_outage_and_is_removed() {
+    let config = "authorization { user: ada, password: lovelace }";
+    let mut server = NatsServer::builder().program(binary::path()).config(config).start().await;
+    let url = server.url().replace("://", "://ada:lovelace@");
+    let broker = TestBroker::builder().include::<pay_for>().start_live(&url).await;
+    broker.publish("bills.due", &1).await;
+    server.kill();
+    assert!(!server.is_running() && server.pid().is_none());
+    server.restart().await;
+    assert_eq!(server.url().replace("://", "://ada:lovelace@"), url);
+    broker.publish("bills.due", &2).await;
+    broker.handled::<pay_for>().times(2);
+    assert_eq!(broker.published::<u64>("bills.due").await, [1, 2]);
+    server.reload(&format!("{config}\nmax_payload: 1000"));
+    eventually("the configuration is reloaded", SOON, async || server.log().contains("Reloaded").then_some(())).await;
+    let folder = server.folder().to_owned();
+    drop(server);
+    assert!(!folder.exists());
+}
+
+#[tokio::test]
+async fn nats_server_is_found_or_explained() {
+    const CHILD: &str = "NATS_SERVER_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        match NatsServer::builder().try_start().await {
+            Ok(server) => println!("started {}", server.url()),
+            Err(error) => println!("{error}"),
+        }
+        return;
+    }
+    // A process of its own, because a test must not set variables for others.
+    let run = async |variables: &[(&str, &str)]| {
+        let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "nats_server_is_found_or_explained", "--nocapture"])
+            .env_remove("NATS_SERVER")
+            .env(CHILD, "")
+            .envs(variables.iter().copied())
+            .output()
+            .await
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let program = binary::path().to_str().unwrap();
+    let path = binary::path().parent().unwrap().to_str().unwrap();
+    for (variables, told) in [
+        (&[("NATS_SERVER", program)][..], "started nats://127.0.0.1:"),
+        (&[("PATH", &*format!("{path}:/bin:/usr/bin"))], "started nats://127.0.0.1:"),
+        (
+            &[("PATH", "")],
+            "there is no nats-server to start: NATS_SERVER is not set, and nats-server is not on the PATH;",
+        ),
+        (&[("PATH", "")], "or install it (`brew install nats-server`,"),
+        // A wrong path is not replaced by another server.
+        (&[("NATS_SERVER", "/missing/nats-server")], "the given path is not that of a server, /missing/nats-server: "),
+    ] {
+        let output = run(variables).await;
+        assert!(output.contains(told), "{variables:?}: {output}");
+    }
+}
+
+#[tokio::test]
+async fn nats_server_that_does_not_start_shows_its_log() {
+    let builder = NatsServer::builder().program(binary::path());
+    let error = builder.clone().config("max_payload: often").try_start().await.unwrap_err().to_string();
+    assert!(error.contains("it ended at its start, exit status: 1") && error.contains("server.conf"), "{error}");
+    let first = builder.clone().start().await;
+    let port = first.url().rsplit(':').next().unwrap().parse().unwrap();
+    let error = builder.port(port).try_start().await.unwrap_err().to_string();
+    assert!(error.contains(&format!("on port {port}")) && error.contains("address already in use"), "{error}");
+}
+
+// A killed server may not have stored an ack, and redelivers its message after `ack_wait`.
+#[subscriber(subject = "bills.due", queue = "payer-of-bills", ack_wait = "1s")]
 async fn pay_for(_bill: u64) {}
 
 #[tokio::test(start_paused = true)]

@@ -78,7 +78,7 @@ impl Builder {
     }
 
     /// Takes servers and credentials from the environment, as [`Broker::from_env`] does.
-    pub(crate) fn from_environment(mut self) -> Self {
+    pub(crate) fn with_environment(mut self) -> Self {
         self.from_environment = true;
         self
     }

@@ -111,7 +111,7 @@ impl Server {
     pub(super) async fn connect(&self, builder: crate::broker::Builder) -> Broker {
         let builder = match self {
             Self::Url(url) => builder.servers([url]),
-            Self::Environment => builder.from_environment(),
+            Self::Environment => builder.with_environment(),
         };
         builder.connect().await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
