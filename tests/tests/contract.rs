@@ -627,7 +627,8 @@ async fn subject_outside_the_named_stream_is_refused(transport: &Transport) {
 
 async fn differing_consumer_is_refused(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
-    let subscribe = broker.broker().subscribe("orders.created", "accept", |_: Order| async {});
+    let second = broker.second_instance().await;
+    let subscribe = second.subscribe("orders.created", "accept", |_: Order| async {});
     let error = subscribe.ack_wait(secs(7)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConsumerMismatch);
     assert!(error.to_string().contains("ack_wait is 30s on the server, 7s here"), "{error}");
