@@ -877,6 +877,13 @@ async fn delete_marker_is_acked_without_a_call(transport: &Transport) {
     broker.handled::<with_tenant>().once();
     assert!(broker.dead_letters().await.is_empty());
     assert_eq!(broker.published_messages("orders.created").await.len(), 1, "the marker");
+    // The marker expires too, without another marker.
+    eventually("an empty stream", SOON, async || {
+        broker.published_messages("orders.created").await.is_empty().then_some(())
+    })
+    .await;
+    broker.idle().await;
+    assert_eq!((raw.len(), optional.len()), (2, 2));
 }
 
 /// A marker has no headers of the application either.
