@@ -127,6 +127,7 @@ contract![
     message_is_handed_back_in_order,
     hand_back_without_a_shutdown_is_a_retry,
     delete_marker_is_acked_without_a_call,
+    message_with_a_ttl_leaves_a_delete_marker,
     empty_payload_is_a_value_of_optional_and_unit_payloads,
     closure_that_deletes_its_consumer_starts_over,
     dead_letters_of_a_closure_are_found_by_name_and_queue,
@@ -884,6 +885,35 @@ async fn delete_marker_is_acked_without_a_call(transport: &Transport) {
     .await;
     broker.idle().await;
     assert_eq!((raw.len(), optional.len()), (2, 2));
+}
+
+async fn message_with_a_ttl_leaves_a_delete_marker(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
+        return;
+    }
+    let config = stream::Config {
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(secs(2)),
+        allow_rollup: true,
+        ..orders()
+    };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<all>().include::<accept>()).await;
+    broker.publish_message(broker.broker().publish_message("orders.created", &order(1)).ttl(secs(1))).await;
+    let ttl_of = |message: &Message| message.header("Nats-TTL").map(str::to_owned);
+    let stored = broker.published_messages("orders.>").await;
+    // The server raises a shorter time to that of the markers.
+    assert_eq!(stored.iter().map(ttl_of).collect::<Vec<_>>(), [Some("2".to_owned())]);
+    let marker = eventually("a delete marker", SOON, async || {
+        let stored = broker.published_messages("orders.>").await;
+        stored.into_iter().find(|message| message.header("Nats-Marker-Reason").is_some())
+    })
+    .await;
+    assert_eq!((marker.header("Nats-Marker-Reason"), marker.header("Nats-Rollup")), (Some("MaxAge"), Some("sub")));
+    assert_eq!((ttl_of(&marker), marker.info().stream_sequence()), (Some("2s".to_owned()), 2));
+    broker.idle().await;
+    broker.handled::<all>().times(2);
+    broker.handled::<accept>().once();
+    assert!(broker.dead_letters().await.is_empty());
 }
 
 /// A marker has no headers of the application either.

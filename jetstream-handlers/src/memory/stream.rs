@@ -85,7 +85,9 @@ impl Stream {
                 return Err(wrong_last_sequence(last));
             }
         }
-        let ttl = number(header(header::NATS_MESSAGE_TTL)).map(Duration::from_secs);
+        // The server raises a shorter time to live to that of its delete markers.
+        let min_ttl = self.config.subject_delete_marker_ttl.unwrap_or_default();
+        let ttl = number(header(header::NATS_MESSAGE_TTL)).map(|ttl| Duration::from_secs(ttl).max(min_ttl));
         if ttl.is_some() && !self.allows_ttl() {
             return Err(refusal(400, ErrorCode::MESSAGE_TTL_DISABLED, "per-message TTL is disabled"));
         }
@@ -108,10 +110,14 @@ impl Stream {
         let is_kept = self.config.retention != RetentionPolicy::Interest
             || self.consumers.values().any(|consumer| consumer.matches(&message.subject));
         if is_kept {
+            let mut headers = message.headers.clone();
+            if let Some(ttl) = ttl {
+                headers.insert(header::NATS_MESSAGE_TTL, ttl.as_secs().to_string());
+            }
             let stored = Message {
                 subject: message.subject.clone(),
                 payload: message.payload.clone(),
-                headers: message.headers.clone(),
+                headers,
                 stored_at: SystemTime::now(),
                 at: now,
                 expires_at: ttl.map(|ttl| now + ttl),
@@ -216,27 +222,23 @@ impl Stream {
 
     /// Returns the time at which a message expires.
     fn expiry(&self, message: &Message) -> Option<Instant> {
-        self.age_limit(message).into_iter().chain(message.expires_at).min()
+        let by_age = (!self.config.max_age.is_zero()).then(|| message.at + self.config.max_age);
+        by_age.into_iter().chain(message.expires_at).min()
     }
 
-    /// Returns the time at which a message reaches the `max_age` of the stream.
-    fn age_limit(&self, message: &Message) -> Option<Instant> {
-        (!self.config.max_age.is_zero()).then(|| message.at + self.config.max_age)
-    }
-
-    /// Returns the delete marker of a message that expires by the age limit of the stream, if it is the last one on its
-    /// subject and no marker itself (ADR-43); nats-server stores none for a message that expires by its own TTL.
+    /// Returns the delete marker of a message that expires, if it is the last one on its subject and no marker itself
+    /// (ADR-43).
     fn marker(&self, sequence: u64, now: Instant) -> Option<Message> {
         let ttl = self.config.subject_delete_marker_ttl?;
         let message = self.messages.get(&sequence)?;
-        let is_aged = self.age_limit(message).is_some_and(|at| at <= now);
         let is_last = !self.messages.range(sequence + 1..).any(|(_, other)| other.subject == message.subject);
-        if !is_aged || !is_last || message.headers.get(MARKER_REASON).is_some() {
+        if !is_last || message.headers.get(MARKER_REASON).is_some() {
             return None;
         }
         let mut headers = HeaderMap::new();
         headers.insert(MARKER_REASON, "MaxAge");
         headers.insert(header::NATS_MESSAGE_TTL, format!("{}s", ttl.as_secs()));
+        headers.insert(header::NATS_ROLLUP, "sub");
         Some(Message {
             subject: message.subject.clone(),
             payload: Bytes::new(),
@@ -251,7 +253,7 @@ impl Stream {
     /// Returns the time at which the next delete marker may be stored.
     fn next_marker(&self) -> Option<Instant> {
         self.config.subject_delete_marker_ttl?;
-        self.messages.values().find_map(|message| self.age_limit(message))
+        self.messages.values().filter_map(|message| self.expiry(message)).min()
     }
 
     /// Removes all messages; returns their number.
