@@ -12,7 +12,7 @@ impl Builder {
     pub fn group(mut self, group: &str) -> Self {}
     pub async fn start(self) -> TestBroker {}
     pub async fn try_start(self) -> Result<TestBroker, Error> {}
-    pub async fn start_on_nats_url(self) -> TestBroker {}
+    pub async fn start_from_env(self) -> TestBroker {}
     pub async fn start_live(self, server: &str) -> TestBroker {}
 }
 
@@ -35,6 +35,36 @@ where
     S: AsyncFn(fn(Builder) -> Pin<Box<dyn Future<Output = TestBroker>>>) -> E,
 {}
 
+// jetstream_handlers::testing::NatsServer
+#[derive(Debug)]
+pub struct NatsServer {}
+impl NatsServer {
+    pub async fn start() -> Self {}
+    pub fn builder() -> NatsServerBuilder {}
+    pub fn url(&self) -> &str {}
+    pub fn pid(&self) -> Option<u32> {}
+    pub fn is_running(&mut self) -> bool {}
+    pub fn folder(&self) -> &Path {}
+    pub fn log(&self) -> String {}
+    pub fn kill(&mut self) {}
+    pub async fn restart(&mut self) {}
+    pub fn reload(&mut self, config: &str) {}
+}
+
+// jetstream_handlers::testing::NatsServerBuilder
+#[derive(Debug, Clone, Default)]
+#[must_use = "nothing happens before `start`"]
+pub struct NatsServerBuilder {}
+impl NatsServerBuilder {
+    pub fn config(mut self, lines: &str) -> Self {}
+    pub fn program(mut self, path: impl Into<PathBuf>) -> Self {}
+    pub fn directory(mut self, path: impl Into<PathBuf>) -> Self {}
+    pub fn port(mut self, port: u16) -> Self {}
+    pub fn without_jetstream(mut self) -> Self {}
+    pub async fn start(self) -> NatsServer {}
+    pub async fn try_start(self) -> Result<NatsServer, Error> {}
+}
+
 // jetstream_handlers::testing::TestBroker
 #[derive(Debug)]
 pub struct TestBroker {}
@@ -48,6 +78,7 @@ impl TestBroker {
         subject: &str,
         value: &T,
     ) -> PublishAck {}
+    pub async fn publish_message(&self, message: PublishMessage) -> PublishAck {}
     pub async fn publish_bytes(
         &self,
         subject: &str,
@@ -59,6 +90,7 @@ impl TestBroker {
     pub fn handled<H: Subscriber>(&self) -> Handled {}
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {}
     pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {}
+    pub async fn published_messages(&self, subject: &str) -> Vec<Message> {}
 }
 impl TestBroker {
     pub fn lose_acks(&self, count: usize) -> &Self {}
@@ -195,7 +227,6 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
-    pub fn group(self, group: impl Into<String>) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
 
@@ -205,6 +236,7 @@ impl fmt::Debug for Subscribe<'_> {}
 pub struct Subscription();
 impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {}
+    pub async fn delete_consumer(self) -> Result<(), Error> {}
 }
 
 // jetstream_handlers::DeadLetter
@@ -486,6 +518,19 @@ pub struct Info();
 impl From<AckSubject> for Info {}
 impl FromMessage for Info {}
 impl Info {
+    pub fn for_test(stream: &str, consumer: &str) -> Self {}
+    #[must_use]
+    pub fn with_stream_sequence(self, stream_sequence: u64) -> Self {}
+    #[must_use]
+    pub fn with_consumer_sequence(self, consumer_sequence: u64) -> Self {}
+    #[must_use]
+    pub fn with_delivered(self, delivered: u64) -> Self {}
+    #[must_use]
+    pub fn with_stored_at(self, stored_at: SystemTime) -> Self {}
+    #[must_use]
+    pub fn with_pending(self, pending: u64) -> Self {}
+}
+impl Info {
     pub fn stream(&self) -> &str {}
     pub fn consumer(&self) -> &str {}
     pub fn stream_sequence(&self) -> u64 {}
@@ -501,6 +546,10 @@ pub struct Message {}
 impl FromMessage for Message {}
 impl Message {
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {}
+    #[must_use]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {}
+    #[must_use]
+    pub fn with_info(mut self, info: Info) -> Self {}
     pub fn subject(&self) -> &str {}
     pub fn payload(&self) -> &Bytes {}
     pub fn header(&self, name: &str) -> Option<&str> {}
@@ -544,6 +593,7 @@ impl HandlerError {
     pub fn retry(error: impl Into<BoxError>) -> Self {}
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {}
     pub fn terminate(error: impl Into<BoxError>) -> Self {}
+    pub fn hand_back(error: impl Into<BoxError>) -> Self {}
     pub fn settle(&self) -> Settle {}
     pub fn error(&self) -> &(dyn StdError + Send + Sync + 'static) {}
 }
@@ -577,6 +627,7 @@ pub enum Settle {
     Retry,
     RetryAfter(Duration),
     Terminate,
+    HandBack,
 }
 impl ClosureResult for Settle {}
 impl IntoSettle for Settle {}

@@ -11,7 +11,28 @@ enum Setting {
     State(Expr),
     Group(LitStr),
     Include(Punctuated<Path, Token![,]>),
+    Clock(Clock, Ident),
     Live,
+}
+
+/// The clock of a test.
+#[derive(Clone, Copy, PartialEq)]
+enum Clock {
+    Paused,
+    Running,
+}
+
+impl Clock {
+    fn parse(value: &Ident) -> syn::Result<Self> {
+        match value.to_string().as_str() {
+            "paused" => Ok(Self::Paused),
+            "running" => Ok(Self::Running),
+            other => {
+                let message = format!("unknown clock `{other}`; expected `clock = paused` or `clock = running`");
+                Err(Error::new(value.span(), message))
+            }
+        }
+    }
 }
 
 impl Parse for Setting {
@@ -23,6 +44,13 @@ impl Parse for Setting {
                 input.parse().map(Self::State)
             }
             "live" => Ok(Self::Live),
+            "clock" => {
+                input.parse::<Token![=]>()?;
+                let value: Ident = input.parse().map_err(|error| {
+                    Error::new(error.span(), "expected `clock = paused` or `clock = running`, without quotes")
+                })?;
+                Clock::parse(&value).map(|clock| Self::Clock(clock, value))
+            }
             "group" => {
                 input.parse::<Token![=]>()?;
                 input.parse().map(Self::Group)
@@ -34,7 +62,7 @@ impl Parse for Setting {
             }
             other => {
                 let message = format!(
-                    "unknown key `{other}`; the keys are `live`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
+                    "unknown key `{other}`; the keys are `live`, `clock = running`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
                 );
                 Err(Error::new(key.span(), message))
             }
@@ -47,6 +75,33 @@ struct Settings(Punctuated<Setting, Token![,]>);
 impl Parse for Settings {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         Punctuated::parse_terminated(input).map(Self)
+    }
+}
+
+impl Settings {
+    fn is_live(&self) -> bool {
+        self.0.iter().any(|setting| matches!(setting, Setting::Live))
+    }
+
+    /// Returns the clock: the one that is set, otherwise paused in memory and running on a server.
+    fn clock(&self) -> syn::Result<Clock> {
+        let mut clocks = self.0.iter().filter_map(|setting| match setting {
+            Setting::Clock(clock, value) => Some((*clock, value)),
+            _ => None,
+        });
+        let set = clocks.next();
+        if let Some((_, value)) = clocks.next() {
+            return Err(Error::new(value.span(), "`clock` is given twice"));
+        }
+        match set {
+            Some((Clock::Paused, value)) if self.is_live() => Err(Error::new(
+                value.span(),
+                "a test on a live server needs a running clock; remove `clock = paused`, or `live`",
+            )),
+            Some((clock, _)) => Ok(clock),
+            None if self.is_live() => Ok(Clock::Running),
+            None => Ok(Clock::Paused),
+        }
     }
 }
 
@@ -69,8 +124,13 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
         let message = "expected one parameter, as in `broker: TestBroker`";
         return Err(Error::new_spanned(&signature.ident, message));
     }
+    let clock = match settings.clock()? {
+        Clock::Paused => quote!((start_paused = true)),
+        Clock::Running => quote!(),
+    };
+    let start = if settings.is_live() { quote!(start_from_env) } else { quote!(start) };
     let calls = settings.0.iter().map(|setting| match setting {
-        Setting::Live => quote!(),
+        Setting::Live | Setting::Clock(..) => quote!(),
         Setting::State(value) => quote!(.state(#value)),
         Setting::Group(group) => quote!(.group(#group)),
         Setting::Include(handlers) => {
@@ -80,9 +140,6 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
     });
     let attributes = std::mem::take(&mut function.attrs);
     let (name, output) = (&function.sig.ident, &function.sig.output);
-    let is_live = settings.0.iter().any(|setting| matches!(setting, Setting::Live));
-    let (clock, start) =
-        if is_live { (quote!(), quote!(start_on_nats_url)) } else { (quote!((start_paused = true)), quote!(start)) };
     Ok(quote! {
         #[::tokio::test #clock]
         #(#attributes)*

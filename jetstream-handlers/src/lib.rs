@@ -64,6 +64,14 @@
 //!
 //! Every fallible function returns an [`Error`]: [`kind`](Error::kind) classifies it, and [`problems`](Error::problems) returns the details of a failed start as values.
 //! Events of running handlers are logged through `tracing`.
+//!
+//! # Features
+//!
+//! | feature | effect |
+//! |---|---|
+//! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backoff;
 mod broker;
@@ -110,10 +118,19 @@ pub use jetstream_handlers_macros::subscriber;
 /// Turns an `async fn` into a test with a paused clock, and starts the handlers on an in-memory broker.
 ///
 /// The function has one parameter, a [`TestBroker`](testing::TestBroker).
-/// The attribute accepts `state = value` (repeatable), `group = "name"` and `include(handler, ..)`;
-/// without the last two, every handler that is linked into the test is started.
-/// With `live` as its first argument, the test runs on the server at `NATS_URL` (defaults to `nats://localhost:4222`) with a running clock.
 /// The crate of the test needs `tokio` with the features `macros` and `test-util`.
+///
+/// | argument | effect |
+/// |---|---|
+/// | `include(handler, ..)` | starts these handlers; without `include` and `group`, every handler that is linked into the test is started |
+/// | `group = "name"` | starts the handlers of this group |
+/// | `state = value` | adds a value that handlers take as [`State`]; may be repeated |
+/// | `clock = paused`, `clock = running` | whether time stands still while nothing runs; defaults to `paused` |
+/// | `live` | runs the test on the server of the environment, as [`Broker::from_env`] finds it, with a running clock |
+///
+/// On the paused clock, a sleep or a timeout ends as soon as nothing else can run, so that retries take no time.
+/// It cannot see that a database or an HTTP server is still busy, whose clients then time out at once: a test with I/O
+/// needs `clock = running`. [`testing`] describes both.
 ///
 /// # Examples
 ///

@@ -37,6 +37,12 @@ pub enum Settle {
     RetryAfter(Duration),
     /// Turns the message into a dead letter without another attempt.
     Terminate,
+    /// Returns the message to the server during a graceful shutdown, for a handler that ends early at the
+    /// [`Shutdown`](crate::Shutdown) signal: it is redelivered immediately, and the call does not count as an attempt.
+    ///
+    /// Without a shutdown it is the same as [`Settle::Retry`], because the message would otherwise be delivered to this
+    /// handler again, immediately and without end.
+    HandBack,
 }
 
 /// The error of a handler, with the way in which its message is settled.
@@ -74,6 +80,13 @@ impl HandlerError {
     /// Creates an error that turns the message into a dead letter without another attempt.
     pub fn terminate(error: impl Into<BoxError>) -> Self {
         Self { settle: Settle::Terminate, source: error.into() }
+    }
+
+    /// Creates an error that returns the message to the server during a graceful shutdown, without counting an attempt.
+    ///
+    /// See [`Settle::HandBack`]; [`Shutdown`](crate::Shutdown) has an example.
+    pub fn hand_back(error: impl Into<BoxError>) -> Self {
+        Self { settle: Settle::HandBack, source: error.into() }
     }
 
     /// Returns the way in which the message is settled.

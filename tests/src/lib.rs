@@ -1,7 +1,8 @@
 //! Support for tests that need a `nats-server`.
 //!
-//! It finds or installs the server, starts it on a free port of the loopback interface, makes it
-//! fail on request, and removes every process and file at the end.
+//! It finds or installs the server, starts it with `NatsServer` of the library, makes it fail on request, and removes
+//! every process and file at the end.
+//! Some files of `NatsServer` are also modules of the harness, which starts other programs too.
 //!
 //! A [`Server`] is one node, and a [`Cluster`] is three.
 //! A [`Proxy`] between a client and a server can interrupt their connection.
@@ -24,7 +25,11 @@ pub mod binary;
 pub mod broker;
 pub mod cluster;
 mod cut_connection;
+#[path = "../../jetstream-handlers/src/testing/nats_server/locate.rs"]
+mod locate;
+#[path = "../../jetstream-handlers/src/testing/nats_server/port.rs"]
 mod port;
+#[path = "../../jetstream-handlers/src/testing/nats_server/process.rs"]
 mod process;
 pub mod program;
 pub mod proxy;

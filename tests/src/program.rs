@@ -1,6 +1,6 @@
 //! Another process with one of the programs in `src/bin`.
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::server::TIMEOUT;
 use crate::{eventually, target};
 use std::fs;
@@ -74,7 +74,7 @@ impl Program {
 
     /// Sends a signal, named as for `kill -s`.
     pub fn signal(&self, name: &str) {
-        self.process.signal(name);
+        process::signal(self.process.pid(), name);
     }
 
     /// Waits for the end of the program.

@@ -1,21 +1,17 @@
 //! A single server.
 
-use crate::process::Process;
-use crate::{SOON, binary, eventually, port, target};
+use crate::{SOON, binary, eventually, process, target};
 use async_nats::jetstream::consumer::{Config, Info};
 use async_nats::{Client, ConnectOptions, jetstream};
-use serde_json::Value;
-use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use jetstream_handlers::testing::{NatsServer, NatsServerBuilder};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
-use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 /// The timeout for the start and the stop of a server, which take about 30 ms on an idle machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(3);
-const PORTS_TRIED: u32 = 10;
 
 /// The first lines of every configuration; the lines of a test follow and override them.
 ///
@@ -27,38 +23,30 @@ const BASE: &str = "lame_duck_duration: 30s\nlame_duck_grace_period: 2s\n";
 /// It is killed, and its folder removed, when this value is dropped and when the test process is killed.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped before the folder, so that the process has ended when the folder is removed.
-    process: Option<Process>,
+    server: NatsServer,
     frozen: bool,
-    builder: Builder,
-    port: u16,
-    /// The address that the server reports, such as `tls://127.0.0.1:4222`.
-    listens: String,
-    folder: TempDir,
+    user: Option<(String, String)>,
 }
 
 /// The settings of a [`Server`].
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Builder {
-    config: String,
-    port: Option<u16>,
+    server: NatsServerBuilder,
     user: Option<(String, String)>,
-    plain: bool,
 }
 
 impl Builder {
     /// Adds lines to the configuration file.
     #[must_use]
     pub fn config(mut self, text: &str) -> Self {
-        self.config.push_str(text);
-        self.config.push('\n');
+        self.server = self.server.config(text);
         self
     }
 
     /// Sets the port; defaults to a free one.
     #[must_use]
     pub fn port(mut self, port: u16) -> Self {
-        self.port = Some(port);
+        self.server = self.server.port(port);
         self
     }
 
@@ -74,7 +62,7 @@ impl Builder {
     /// Disables JetStream.
     #[must_use]
     pub fn without_jetstream(mut self) -> Self {
-        self.plain = true;
+        self.server = self.server.without_jetstream();
         self
     }
 
@@ -93,32 +81,10 @@ impl Builder {
     ///
     /// When the server exits, and when it is not ready in time; the error contains its log.
     pub async fn try_start(self) -> Result<Server, String> {
-        let tries = if self.port.is_some() { 1 } else { PORTS_TRIED };
-        let mut server = Server {
-            process: None,
-            frozen: false,
-            port: 0,
-            listens: String::new(),
-            folder: target::temporary("server-"),
-            builder: self,
-        };
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            server.port = server.builder.port.unwrap_or_else(port::free);
-            match server.launch().await {
-                Ok(()) => return Ok(server),
-                Err(Failure::PortTaken(_)) if tried < tries => {}
-                Err(Failure::PortTaken(why) | Failure::Other(why)) => return Err(why),
-            }
-        }
+        let Self { server, user } = self;
+        let server = server.try_start().await.map_err(|error| error.to_string())?;
+        Ok(Server { server, frozen: false, user })
     }
-}
-
-/// The reason why a server did not start.
-enum Failure {
-    PortTaken(String),
-    Other(String),
 }
 
 impl Server {
@@ -129,22 +95,25 @@ impl Server {
 
     /// Returns the settings of a server, to be changed.
     pub fn builder() -> Builder {
-        Builder::default()
+        let server = NatsServer::builder().program(binary::path()).directory(target::temporary_folder());
+        Builder { server: server.config(BASE), user: None }
     }
 
     /// Returns the address, such as `nats://127.0.0.1:4222`, with the credentials of [`Builder::user`].
     pub fn url(&self) -> String {
-        match (&self.builder.user, self.listens.split_once("://")) {
+        let url = self.server.url();
+        match (&self.user, url.split_once("://")) {
             (Some((name, password)), Some((scheme, rest))) => {
                 format!("{scheme}://{name}:{password}@{rest}")
             }
-            _ => self.listens.clone(),
+            _ => url.to_owned(),
         }
     }
 
     /// Returns the address, for a [`Proxy`](crate::Proxy).
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, self.port).into()
+        let address = self.server.url().split_once("://").and_then(|(_, address)| address.parse().ok());
+        address.expect("the address of a server is an IP address and a port")
     }
 
     /// Connects a client that reconnects quickly.
@@ -163,7 +132,7 @@ impl Server {
     /// async-nats 0.51 does not read credentials from the URL, so they are set here as well.
     pub(crate) fn options(&self) -> ConnectOptions {
         let options = ConnectOptions::new().reconnect_delay_callback(|_| Duration::from_millis(50));
-        match self.builder.user.clone() {
+        match self.user.clone() {
             Some((name, password)) => options.user_and_password(name, password),
             None => options,
         }
@@ -223,29 +192,28 @@ impl Server {
     ///
     /// When the server does not run.
     pub fn pid(&self) -> u32 {
-        self.running().pid()
+        self.server.pid().expect("the server runs")
     }
 
     /// Returns the folder of the store, the log and the configuration.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        self.server.folder()
     }
 
     /// Returns the log, including that before a restart.
     pub fn log(&self) -> String {
-        let read = |name| fs::read_to_string(self.path(name)).unwrap_or_default();
-        read("output") + &read("log")
+        self.server.log()
     }
 
     /// Returns `true` if the server runs and is not frozen.
     pub fn is_up(&mut self) -> bool {
-        !self.frozen && self.process.as_mut().is_some_and(|process| process.ended().is_none())
+        !self.frozen && self.server.is_running()
     }
 
     /// Kills the server and waits for its end; its store is kept.
     pub fn kill(&mut self) {
         self.frozen = false;
-        self.process = None;
+        self.server.kill();
     }
 
     /// Shuts the server down and waits for its end.
@@ -257,31 +225,19 @@ impl Server {
     /// Waits for the end of a server, for example after [`Server::lame_duck`].
     pub async fn ended(&mut self) {
         let end = Instant::now() + TIMEOUT + Duration::from_secs(30);
-        while let Some(process) = &mut self.process {
-            if process.ended().is_some() {
-                self.process = None;
-            } else if Instant::now() < end {
-                sleep(PAUSE).await;
-            } else {
-                panic!("the server does not end\n{}", self.log());
-            }
+        while self.server.is_running() {
+            assert!(Instant::now() < end, "the server does not end\n{}", self.log());
+            sleep(PAUSE).await;
         }
+        self.server.kill();
     }
 
     /// Starts the server again, with the same port and store.
     ///
     /// A server that still runs is killed first.
     pub async fn restart(&mut self) {
-        self.kill();
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            match self.launch().await {
-                Ok(()) => return,
-                // Another process has taken the port; it may release it soon.
-                Err(Failure::PortTaken(_)) if Instant::now() < end => sleep(PAUSE).await,
-                Err(Failure::PortTaken(why) | Failure::Other(why)) => panic!("{why}"),
-            }
-        }
+        self.frozen = false;
+        self.server.restart().await;
     }
 
     /// Begins lame duck mode, which ends the server within 30 seconds, or at once without clients.
@@ -305,101 +261,10 @@ impl Server {
     ///
     /// The server logs when it has done so.
     pub fn reload(&mut self, config: &str) {
-        config.clone_into(&mut self.builder.config);
-        self.configure();
-        self.signal("HUP");
+        self.server.reload(&format!("{BASE}{config}"));
     }
 
     fn signal(&self, name: &str) {
-        self.running().signal(name);
-    }
-
-    fn running(&self) -> &Process {
-        self.process.as_ref().expect("the server runs")
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn configure(&self) {
-        let text = format!("{BASE}{}", self.builder.config);
-        fs::write(self.path("server.conf"), text).expect("the folder of the server is writable");
-    }
-
-    /// Starts the process and waits until it is ready.
-    async fn launch(&mut self) -> Result<(), Failure> {
-        self.configure();
-        // A killed server does not remove its ports file.
-        let _ = fs::remove_dir_all(self.path("ports"));
-        fs::create_dir(self.path("ports")).expect("the folder of the server is writable");
-        let output = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path("output"))
-            .expect("the folder of the server is writable");
-        let process = Process::start(binary::path(), &self.arguments(), self.folder.path(), output)
-            .map_err(|error| Failure::Other(format!("cannot start the server: {error}")))?;
-        self.process = Some(process);
-        let ready = self.ready().await;
-        if ready.is_err() {
-            self.kill();
-        }
-        ready
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        let path = |name| self.path(name).to_string_lossy().into_owned();
-        let mut arguments = vec![
-            "--config".to_owned(),
-            path("server.conf"),
-            "--addr".to_owned(),
-            Ipv4Addr::LOCALHOST.to_string(),
-            "--port".to_owned(),
-            self.port.to_string(),
-            "--ports_file_dir".to_owned(),
-            path("ports"),
-            "--log".to_owned(),
-            path("log"),
-        ];
-        if !self.builder.plain {
-            arguments.extend(["--jetstream".to_owned(), "--store_dir".to_owned(), path("store")]);
-        }
-        arguments
-    }
-
-    /// Waits for the ports file, which the server writes when it accepts connections.
-    async fn ready(&mut self) -> Result<(), Failure> {
-        let end = Instant::now() + TIMEOUT;
-        loop {
-            if let Some(listens) = self.read_ports() {
-                self.listens = listens;
-                return Ok(());
-            }
-            let process = self.process.as_mut().expect("the process was started before");
-            let ended = process.ended();
-            if let Some(status) = ended {
-                let log = self.log();
-                let why = format!("the server ended at its start, {status}\n{log}");
-                return Err(if log.contains("address already in use") {
-                    Failure::PortTaken(why)
-                } else {
-                    Failure::Other(why)
-                });
-            }
-            if Instant::now() > end {
-                let log = self.log();
-                let why = format!("the server is not ready after {TIMEOUT:?}\n{log}");
-                return Err(Failure::Other(why));
-            }
-            sleep(PAUSE).await;
-        }
-    }
-
-    /// Returns the address of the server, or `None` until its ports file is complete.
-    fn read_ports(&self) -> Option<String> {
-        let file = fs::read_dir(self.path("ports")).ok()?.next()?.ok()?;
-        let ports: Value = serde_json::from_slice(&fs::read(file.path()).ok()?).ok()?;
-        Some(ports["nats"][0].as_str()?.to_owned())
+        process::signal(self.pid(), name);
     }
 }

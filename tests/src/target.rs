@@ -10,10 +10,16 @@ pub(crate) fn folder() -> PathBuf {
     workspace.join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
-/// Creates a folder under `tmp` in the target folder, which is removed when dropped.
-pub(crate) fn temporary(prefix: &str) -> tempfile::TempDir {
+/// Returns the folder `tmp` in the target folder.
+pub(crate) fn temporary_folder() -> PathBuf {
     let parent = folder().join("tmp");
     std::fs::create_dir_all(&parent).unwrap_or_else(|error| panic!("cannot create {}: {error}", parent.display()));
+    parent
+}
+
+/// Creates a folder under `tmp` in the target folder, which is removed when dropped.
+pub(crate) fn temporary(prefix: &str) -> tempfile::TempDir {
+    let parent = temporary_folder();
     tempfile::Builder::new()
         .prefix(prefix)
         .tempdir_in(&parent)

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 /// The transport of a test.
 enum Transport {
     Memory,
-    Live(Server),
+    Live(Box<Server>),
 }
 
 impl Transport {
@@ -81,7 +81,7 @@ macro_rules! contract {
         mod on_a_server {
             $(#[tokio::test]
             async fn $name() {
-                super::$name(&super::Transport::Live(super::Server::start().await)).await;
+                super::$name(&super::Transport::Live(Box::new(super::Server::start().await))).await;
             })*
         }
     };
@@ -126,6 +126,15 @@ contract![
     answer_to_a_former_consumer_ends_nothing,
     deleted_stream_is_unhealthy,
     stop_returns_waiting_messages,
+    handed_back_message_is_not_an_attempt,
+    message_is_handed_back_in_order,
+    hand_back_without_a_shutdown_is_a_retry,
+    delete_marker_is_acked_without_a_call,
+    message_with_a_ttl_leaves_a_delete_marker,
+    empty_payload_is_a_value_of_optional_and_unit_payloads,
+    closure_that_deletes_its_consumer_starts_over,
+    dead_letters_of_a_closure_are_found_by_name_and_queue,
+    messages_and_headers_of_a_test_are_shown,
     headers_reach_the_handler,
     disconnected_broker_refuses_publishes,
     publish_all_returns_each_result,
@@ -294,12 +303,15 @@ async fn record(broker: &TestBroker, queue: &str, subject: &str) -> (Subscriptio
 
 async fn record_on(broker: &Broker, queue: &str, subject: &str) -> (Subscription, Recorder) {
     let calls = Recorder::new();
+    (broker.subscribe(subject, queue, recording(&calls)).await.unwrap(), calls)
+}
+
+fn recording(calls: &Recorder) -> impl Fn(Order) -> std::future::Ready<()> + Send + Sync + 'static {
     let recorder = calls.clone();
-    let handler = move |order: Order| {
+    move |order: Order| {
         recorder.add(order.id);
         std::future::ready(())
-    };
-    (broker.subscribe(subject, queue, handler).await.unwrap(), calls)
+    }
 }
 
 async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
@@ -798,6 +810,240 @@ async fn stop_returns_waiting_messages(transport: &Transport) {
     assert_eq!(calls.items(), [1, 2, 3], "the first call ended, and the others were returned");
 }
 
+async fn handed_back_message_is_not_an_attempt(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    // Three messages are handed back at the same time.
+    publish(&broker, 1..4).await;
+    let calls = Recorder::new();
+    for stops in 1..=3 {
+        let recorder = calls.clone();
+        let handler = move |_: Order, info: Info, shutdown: Shutdown| {
+            recorder.add(info.delivered());
+            async move {
+                shutdown.requested().await;
+                Err(HandlerError::hand_back("stopping"))
+            }
+        };
+        let subscribe = broker.broker().subscribe("orders.created", "restarted", handler).max_deliver(2);
+        let subscription = subscribe.concurrency(3).await.unwrap();
+        calls.until_len(3 * stops).await;
+        subscription.unsubscribe().await.unwrap();
+    }
+    assert!(calls.items().iter().any(|delivered| *delivered >= 3), "{calls:?}");
+    let handled = Recorder::new();
+    let subscribe = broker.broker().subscribe("orders.created", "restarted", recording(&handled)).max_deliver(2);
+    let _subscription = subscribe.concurrency(3).await.unwrap();
+    handled.until_distinct(3).await;
+    broker.idle().await;
+    assert!(broker.dead_letters().await.is_empty());
+}
+
+async fn message_is_handed_back_in_order(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    publish(&broker, 1..4).await;
+    let calls = Recorder::new();
+    for stops in 1..=3 {
+        let recorder = calls.clone();
+        let handler = move |order: Order, shutdown: Shutdown| {
+            recorder.add(order.id);
+            async move {
+                shutdown.requested().await;
+                Settle::HandBack
+            }
+        };
+        let subscribe = broker.broker().subscribe("orders.created", "restarted", handler).max_deliver(2);
+        let subscription = subscribe.ordered().await.unwrap();
+        calls.until_len(stops).await;
+        subscription.unsubscribe().await.unwrap();
+    }
+    assert_eq!(calls.items(), [1, 1, 1]);
+    let handled = Recorder::new();
+    let subscribe = broker.broker().subscribe("orders.created", "restarted", recording(&handled)).max_deliver(2);
+    let _subscription = subscribe.ordered().await.unwrap();
+    handled.until_len(3).await;
+    assert_eq!(handled.items(), [1, 2, 3]);
+    assert!(broker.dead_letters().await.is_empty());
+}
+
+async fn hand_back_without_a_shutdown_is_a_retry(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let calls = Recorder::new();
+    let recorder = calls.clone();
+    let handler = move |order: Order| {
+        recorder.add(order.id);
+        std::future::ready(Settle::HandBack)
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "returns", handler).max_deliver(2);
+    let _subscription = subscribe.backoff(&[ms(50)]).await.unwrap();
+    publish(&broker, 1..2).await;
+    let letters = eventually("a dead letter", SOON, async || {
+        let letters = broker.dead_letters().await;
+        (!letters.is_empty()).then_some(letters)
+    })
+    .await;
+    assert_eq!((letters.len(), letters[0].delivered, calls.items()), (1, 2, vec![1, 1]));
+}
+
+async fn delete_marker_is_acked_without_a_call(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
+        return;
+    }
+    let config = stream::Config {
+        allow_message_ttl: true,
+        max_age: secs(1),
+        subject_delete_marker_ttl: Some(secs(60)),
+        // The server requires it for delete markers.
+        allow_rollup: true,
+        ..orders()
+    };
+    let broker =
+        transport.start(TestBroker::builder().stream(config).include::<accept>().include::<with_tenant>()).await;
+    let (raw, optional) = (Recorder::<Option<String>>::default(), Recorder::<Option<u64>>::default());
+    let recorder = raw.clone();
+    let handler = move |message: Message| {
+        recorder.add(message.header("Nats-Marker-Reason").map(str::to_owned));
+        std::future::ready(())
+    };
+    let _raw = broker.broker().subscribe("orders.created", "raw", handler).await.unwrap();
+    let recorder = optional.clone();
+    let handler = move |order: Option<Order>| {
+        recorder.add(order.map(|order| order.id));
+        std::future::ready(())
+    };
+    let _optional = broker.broker().subscribe("orders.created", "optional", handler).await.unwrap();
+    let message = broker.broker().publish_message("orders.created", &order(1)).header("Tenant", "acme");
+    broker.publish_message(message).await;
+    raw.until_len(2).await;
+    optional.until_len(2).await;
+    broker.idle().await;
+    assert_eq!(raw.items(), [None, Some("MaxAge".to_owned())]);
+    assert_eq!(optional.items(), [Some(1), None]);
+    broker.handled::<accept>().once();
+    broker.handled::<with_tenant>().once();
+    assert!(broker.dead_letters().await.is_empty());
+    assert_eq!(broker.published_messages("orders.created").await.len(), 1, "the marker");
+    // The marker expires too, without another marker.
+    eventually("an empty stream", SOON, async || {
+        broker.published_messages("orders.created").await.is_empty().then_some(())
+    })
+    .await;
+    broker.idle().await;
+    assert_eq!((raw.len(), optional.len()), (2, 2));
+}
+
+async fn message_with_a_ttl_leaves_a_delete_marker(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
+        return;
+    }
+    let config = stream::Config {
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(secs(2)),
+        allow_rollup: true,
+        ..orders()
+    };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<all>().include::<accept>()).await;
+    broker.publish_message(broker.broker().publish_message("orders.created", &order(1)).ttl(secs(1))).await;
+    let ttl_of = |message: &Message| message.header("Nats-TTL").map(str::to_owned);
+    let stored = broker.published_messages("orders.>").await;
+    // The server raises a shorter time to that of the markers.
+    assert_eq!(stored.iter().map(ttl_of).collect::<Vec<_>>(), [Some("2".to_owned())]);
+    let marker = eventually("a delete marker", SOON, async || {
+        let stored = broker.published_messages("orders.>").await;
+        stored.into_iter().find(|message| message.header("Nats-Marker-Reason").is_some())
+    })
+    .await;
+    assert_eq!((marker.header("Nats-Marker-Reason"), marker.header("Nats-Rollup")), (Some("MaxAge"), Some("sub")));
+    assert_eq!((ttl_of(&marker), marker.info().stream_sequence()), (Some("2s".to_owned()), 2));
+    broker.idle().await;
+    broker.handled::<all>().times(2);
+    broker.handled::<accept>().once();
+    assert!(broker.dead_letters().await.is_empty());
+}
+
+/// A marker has no headers of the application either.
+struct Tenant;
+
+impl FromMessage for Tenant {
+    fn from_message(message: &Message, _: &jetstream_handlers::Context) -> Result<Self, Rejection> {
+        message.header("Tenant").map(|_| Self).ok_or(Rejection::new("no tenant"))
+    }
+}
+
+#[subscriber(subject = "orders.created", queue = "with-tenant")]
+async fn with_tenant(_tenant: Tenant, _order: Order) {}
+
+async fn empty_payload_is_a_value_of_optional_and_unit_payloads(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let calls = Recorder::<&str>::default();
+    let recorder = calls.clone();
+    let handler = move |order: Option<Order>| {
+        recorder.add(if order.is_none() { "none" } else { "some" });
+        std::future::ready(())
+    };
+    let _optional = broker.broker().subscribe("orders.created", "optional", handler).await.unwrap();
+    let recorder = calls.clone();
+    let handler = move |(): ()| {
+        recorder.add("unit");
+        std::future::ready(())
+    };
+    let _unit = broker.broker().subscribe("orders.created", "unit", handler).await.unwrap();
+    broker.publish_bytes("orders.created", "").await;
+    calls.until_len(2).await;
+    broker.idle().await;
+    assert_eq!((calls.count("none"), calls.count("unit")), (1, 1));
+    let letters = broker.dead_letters().await;
+    assert_eq!((letters.len(), letters[0].consumer.as_str(), letters[0].reason.as_str()), (1, "accept", "undecodable"));
+    assert!(letters[0].error.contains("the payload is empty"), "{}", letters[0]);
+}
+
+async fn closure_that_deletes_its_consumer_starts_over(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (subscription, calls) = record(&broker, "temporary", "orders.created").await;
+    publish(&broker, 1..3).await;
+    calls.until_len(2).await;
+    subscription.delete_consumer().await.unwrap();
+    // The stop of the first one had acknowledged both messages.
+    let (subscription, calls) = record(&broker, "temporary", "orders.created").await;
+    calls.until_len(2).await;
+    assert_eq!(calls.items(), [1, 2]);
+    transport.delete_stream(&broker, "ORDERS").await;
+    subscription.delete_consumer().await.unwrap();
+}
+
+async fn dead_letters_of_a_closure_are_found_by_name_and_queue(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let fails = |_: Order| std::future::ready(Settle::Terminate);
+    let _first = broker.broker().subscribe("orders.created", "first", fails).await.unwrap();
+    let _second = broker.broker().subscribe("orders.created", "second", fails).name("biller").await.unwrap();
+    publish(&broker, 1..2).await;
+    let count = async |handler: &str| broker.broker().dead_letters().for_handler(handler).list(10).await.unwrap().len();
+    eventually("two dead letters", SOON, async || (broker.dead_letters().await.len() == 2).then_some(())).await;
+    for (handler, letters) in
+        [("first", 1), ("closure on orders.created", 1), ("second", 1), ("biller", 1), ("bill", 0), ("accept", 0)]
+    {
+        assert_eq!(count(handler).await, letters, "{handler}");
+    }
+}
+
+async fn messages_and_headers_of_a_test_are_shown(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let message = |id: u64| {
+        let message = broker.broker().publish_message("orders.created", &order(id));
+        message.header("Tenant", "eu").header("Tenant", "us").message_id("one")
+    };
+    let first = broker.publish_message(message(1)).await;
+    let second = broker.publish_message(message(2)).await;
+    assert_eq!((first.duplicate, second.duplicate), (false, true));
+    broker.publish_bytes("orders.paid", "raw").await;
+    let stored = broker.published_messages("orders.*").await;
+    assert_eq!(stored.iter().map(Message::subject).collect::<Vec<_>>(), ["orders.created", "orders.paid"]);
+    assert_eq!((stored[0].header("Tenant"), stored[0].header("Nats-Msg-Id")), (Some("eu"), Some("one")));
+    assert_eq!((stored[0].info().stream(), stored[0].info().stream_sequence()), ("ORDERS", 1));
+    assert_eq!(&stored[1].payload()[..], b"raw");
+    assert_eq!(broker.published::<Order>("orders.created").await, [order(1)]);
+    broker.handled::<accept>().once().with(&order(1));
+}
+
 async fn headers_reach_the_handler(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     let calls = Arc::<Mutex<Vec<(String, String)>>>::default();
@@ -928,7 +1174,7 @@ proptest! {
             builder.enable_all().start_paused(paused).build().unwrap()
         };
         let in_memory = runtime(true).block_on(play(&Transport::Memory, &script));
-        let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Server::start().await), &script).await });
+        let on_a_server = runtime(false).block_on(async { play(&Transport::Live(Box::new(Server::start().await)), &script).await });
         prop_assert_eq!(in_memory, on_a_server);
     }
 }

@@ -109,9 +109,10 @@ fn name_of(item: &Item) -> Option<(String, &Visibility)> {
 }
 
 fn is_test(attributes: &[Attribute]) -> bool {
-    attributes
-        .iter()
-        .any(|attribute| attribute.path().is_ident("cfg") && attribute.to_token_stream().to_string().contains("test"))
+    attributes.iter().any(|attribute| {
+        attribute.path().is_ident("cfg")
+            && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "test")
+    })
 }
 
 fn is_hidden(attributes: &[Attribute]) -> bool {

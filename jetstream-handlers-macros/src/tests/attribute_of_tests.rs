@@ -21,13 +21,27 @@ fn expands_to_a_paused_clock_and_an_in_memory_broker() {
 fn live_expands_to_a_server_and_a_running_clock() {
     let expanded = expand("live, include(a)", TEST);
     assert!(expanded.contains("#[::tokio::test]"), "{expanded}");
-    assert!(expanded.contains(".include::<a>().start_on_nats_url().await"), "{expanded}");
+    assert!(expanded.contains(".include::<a>().start_from_env().await"), "{expanded}");
+}
+
+#[test]
+fn running_clock_is_not_paused() {
+    let expanded = expand("clock = running, include(a)", TEST);
+    assert!(expanded.contains("#[::tokio::test]"), "{expanded}");
+    assert!(expanded.contains(".include::<a>().start().await"), "{expanded}");
+    assert_eq!(expand("clock = paused", TEST), expand("", TEST));
+    assert_eq!(expand("clock = running, live", TEST), expand("live", TEST));
 }
 
 #[test]
 fn other_items_are_refused_and_kept() {
     for (attribute, item, told) in [
         ("stat = 1", TEST, "unknown key `stat`"),
+        ("clock = stopped", TEST, "unknown clock `stopped`; expected `clock = paused` or `clock = running`"),
+        ("clock = \"running\"", TEST, "`clock = running`, without quotes"),
+        ("clock", TEST, "expected `=`"),
+        ("clock = running, clock = running", TEST, "`clock` is given twice"),
+        ("clock = paused, live", TEST, "needs a running clock"),
         ("", "fn works(broker: TestBroker) {}", "`async fn`; add `async`"),
         ("", "async fn works() {}", "expected one parameter"),
         ("", "async fn works(a: TestBroker, b: u8) {}", "expected one parameter"),

@@ -80,6 +80,12 @@ impl Builder {
         }
     }
 
+    /// Takes servers and credentials from the environment, as [`Broker::from_env`] does.
+    pub(crate) fn with_environment(mut self) -> Self {
+        self.from_environment = true;
+        self
+    }
+
     /// Replaces the settings for streams and publishing.
     pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
@@ -289,6 +295,7 @@ impl Builder {
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
         let urls = servers.or_else(|| environment.urls()).unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]);
         let client_name = client_name.unwrap_or_else(default_client_name);
+        nats::check_servers(&urls)?;
         let violations = nats::Violations::new();
         let mut options = nats::options(&client_name, &urls, violations.clone(), events)?;
         options = environment.apply(options).await?;

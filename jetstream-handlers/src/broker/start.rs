@@ -39,7 +39,7 @@ impl Broker {
     /// Validates the settings and the handlers, creates missing streams and consumers, and starts the workers.
     pub(super) async fn start_with(
         &self,
-        handlers: Vec<Handler>,
+        mut handlers: Vec<Handler>,
         recorder: Option<Recorder>,
     ) -> Result<Running, Error> {
         let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
@@ -63,8 +63,10 @@ impl Broker {
         let mut problems = defaults.problems();
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
-        for (handler, context) in handlers.iter().zip(&contexts) {
-            problems.extend(Problems::of(context, |context, problems| (handler.check)(context, problems)));
+        for (handler, context) in handlers.iter_mut().zip(&contexts) {
+            let Problems { found, needs_content, .. } = Problems::of(context, &*handler.check);
+            problems.extend(found);
+            handler.needs_content = needs_content;
         }
         if has_invalid_settings {
             // The server is not contacted, because a request cannot contain invalid names.

@@ -14,6 +14,8 @@ use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
 ///
 /// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), whose documentation describes
 /// it in full.
+/// There is none for `group`: a group selects functions for [`Broker::start_groups`], and a closure is started by
+/// awaiting it.
 /// The methods do not validate; the start reports all invalid settings together, with the error texts of the attribute.
 ///
 /// # Examples
@@ -154,14 +156,6 @@ impl Subscribe<'_> {
         self.with(|plan| plan.deliver = first)
     }
 
-    /// Sets the group of the closure; not set by default.
-    ///
-    /// A closure is started by awaiting it and never by [`Broker::start_groups`], so that its group is validated but
-    /// has no effect.
-    pub fn group(self, group: impl Into<String>) -> Self {
-        self.with(|plan| plan.group = Some(Cow::Owned(group.into())))
-    }
-
     fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
         change(&mut self.handler.declaration.plan);
         self
@@ -187,7 +181,8 @@ pub struct Subscription(Running);
 impl Subscription {
     /// Stops the closure gracefully, as [`Running::shutdown`] does.
     ///
-    /// The durable consumer stays on the server with its position in the stream.
+    /// The durable consumer stays on the server with its position in the stream;
+    /// [`delete_consumer`](Self::delete_consumer) deletes it.
     ///
     /// # Errors
     ///
@@ -199,6 +194,45 @@ impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {
         self.0.shutdown().await
     }
+
+    /// Stops the closure gracefully, then deletes its durable consumer from the server.
+    ///
+    /// The position in the stream is lost: a later closure with the same queue begins at the first message of the
+    /// stream. Deleting a consumer that does not exist any more is not an error.
+    /// If another process runs a handler on the consumer, that handler restores it and continues after the messages
+    /// that had been acknowledged.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`unsubscribe`](Self::unsubscribe); the consumer is deleted nevertheless.
+    /// Returns an error if the server does not confirm the deletion, for which the user needs the permission to publish
+    /// to `$JS.API.CONSUMER.DELETE.<stream>.<queue>`.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the stop continues detached, and the consumer may be deleted or not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// # use jetstream_handlers::prelude::*;
+    /// # let broker = Broker::in_memory();
+    /// let watching = broker.subscribe("orders.created", "watch-7", |id: u64| async move { println!("{id}") }).await?;
+    /// // When nobody watches any more:
+    /// watching.delete_consumer().await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn delete_consumer(self) -> Result<(), Error> {
+        let broker = self.0.broker.clone();
+        let bindings: Vec<_> = self.0.workers.iter().map(|worker| worker.binding.clone()).collect();
+        let mut results = vec![self.0.shutdown().await];
+        for binding in bindings {
+            results.push(broker.transport().delete_consumer(&binding).await.map(drop));
+        }
+        Error::joined(results.into_iter().filter_map(Result::err).collect())
+    }
 }
 
 #[cfg(test)]
@@ -207,9 +241,9 @@ mod tests {
     use crate::rules;
 
     #[test]
-    fn every_key_has_a_setter() {
+    fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 20] = [
+        let setters: [(&str, Setter); 19] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -226,7 +260,6 @@ mod tests {
             ("ack_every", |it| it.ack_every(100)),
             ("single_instance", |it| it.single_instance()),
             ("ack", |it| it.ack_confirmed()),
-            ("group", |it| it.group("billing")),
             ("deliver", |it| it.deliver(Deliver::New)),
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),
             ("deliver", |it| it.deliver(Deliver::FromTime(std::time::SystemTime::now()))),
@@ -241,6 +274,8 @@ mod tests {
             set.push(key);
         }
         set.dedup();
-        assert_eq!(set, rules::KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+        // A group selects functions; see the documentation of `Subscribe`.
+        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| *key != "group");
+        assert_eq!(set, keys.collect::<Vec<_>>());
     }
 }

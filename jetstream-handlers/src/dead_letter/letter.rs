@@ -76,10 +76,10 @@ impl DeadLetter {
         })
     }
 
-    /// Returns `true` if `handler` is the full path of the dead letter's handler, or the end of that path.
+    /// Returns `true` if `handler` is the full path of the dead letter's handler, the end of that path, or its queue.
     pub(super) fn is_of(&self, handler: &str) -> bool {
         let path = self.handler.strip_suffix(handler);
-        path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
+        self.consumer == handler || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
     }
 
     pub(super) fn is_payload_omitted(&self) -> bool {
@@ -106,9 +106,10 @@ impl DeadLetter {
 impl fmt::Display for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, handler, subject, stream, stream_sequence, delivered, reason, error, .. } = self;
+        let times = if *delivered == 1 { "time" } else { "times" };
         write!(
             f,
-            "#{sequence} {handler}: {subject} ({stream} {stream_sequence}), delivered {delivered} times, {reason}: {error}"
+            "#{sequence} {handler}: {subject} ({stream} {stream_sequence}), delivered {delivered} {times}, {reason}: {error}"
         )
     }
 }

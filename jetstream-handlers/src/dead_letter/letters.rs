@@ -62,7 +62,8 @@ impl DeadLetters {
         self
     }
 
-    /// Selects the dead letters of one handler, by the name of its function or the end of its full path.
+    /// Selects the dead letters of one handler, by the name of its function, the end of its full path, the
+    /// [name](crate::Subscribe::name) of a closure, or its queue.
     #[must_use]
     pub fn for_handler(mut self, handler: &str) -> Self {
         self.handler = Some(handler.to_owned());

@@ -18,7 +18,7 @@ impl Difference {
         self.field
     }
 
-    /// Returns the value on the server.
+    /// Returns the value on the server: a text without quotes, and a list separated by commas.
     pub fn found(&self) -> &str {
         &self.found
     }

@@ -26,7 +26,7 @@ pub enum ErrorKind {
     Authorization,
     /// The server did not answer in time.
     Timeout,
-    /// The handlers have several problems; see [`Error::problems`].
+    /// There are several problems; see [`Error::problems`].
     Startup,
     /// There is no handler to start.
     NoHandlers,
@@ -117,7 +117,7 @@ impl Error {
             problems => {
                 let is_late = |problem: &Problem| problem.kind() == ErrorKind::GracePeriod;
                 let kind = if problems.iter().all(is_late) { ErrorKind::GracePeriod } else { ErrorKind::Startup };
-                (kind, format!("{} problems with the handlers", problems.len()))
+                (kind, format!("{} problems", problems.len()))
             }
         };
         let mut error = Self::new(kind, message);
@@ -151,7 +151,13 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the problems of a failed start or stop; empty for other errors.
+    /// Returns every problem that was found, to act on: those of a start, of a stop, or of the stream of a publish.
+    ///
+    /// It is empty for other errors.
+    /// A single problem is the error itself, with the same text and [`kind`](Self::kind).
+    /// With several, the text lists them, and the kind is [`Startup`](ErrorKind::Startup), or
+    /// [`GracePeriod`](ErrorKind::GracePeriod) if all of them are handlers that did not stop in time.
+    /// A start reports the problems of all handlers and streams at once, and starts no handler then.
     ///
     /// # Examples
     ///
@@ -290,7 +296,7 @@ mod tests {
         let error = Error::of(vec![running("one"), failed]);
         assert_eq!(error.kind(), ErrorKind::Startup);
         let (text, debug) = (error.to_string(), format!("{error:?}"));
-        assert!(text.starts_with("2 problems with the handlers\n  - `one` does not stop"), "{text}");
+        assert!(text.starts_with("2 problems\n  - `one` does not stop"), "{text}");
         assert!(text.ends_with("\n  - reading stream `SHOP`"), "{text}");
         assert!(debug.ends_with("\n  - reading stream `SHOP` (Server)\n    caused by: out of memory"), "{debug}");
         assert_eq!(error.problems()[1].handler(), Some("two"));

@@ -226,16 +226,14 @@ impl fmt::Display for Problem {
         match self {
             Self::Setting { handler, key, problem } => write!(f, "`{}`: {key}: {problem}", handler.escape_debug()),
             Self::SharedDurable { handler, location, other, other_location, consumer, differing } => {
+                let differing = match &**differing {
+                    [] => String::new(),
+                    keys => format!(" with a different {}", keys.join(", ")),
+                };
                 write!(
                     f,
-                    "`{handler}` ({location}) and `{other}` ({other_location}) both read the durable consumer `{consumer}`, "
-                )?;
-                if differing.is_empty() {
-                    f.write_str("each message would reach only one of them")?;
-                } else {
-                    write!(f, "and with a different {}", differing.join(", "))?;
-                }
-                f.write_str("; give each a `queue` of its own")
+                    "`{handler}` ({location}) and `{other}` ({other_location}) use the same consumer `{consumer}`{differing}, so each message would reach only one of them; give each its own `queue`"
+                )
             }
             Self::MissingState { handler, type_name } => write!(f, "`{handler}` {}", MissingState { type_name }),
             Self::Parameter { handler, problem } => write!(f, "`{handler}` {problem}"),
@@ -481,6 +479,25 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("consumer edit"), "{text}");
+    }
+
+    #[test]
+    fn text_of_a_shared_consumer_says_what_would_happen() {
+        let shared = |differing: &[&'static str]| {
+            Problem::SharedDurable {
+                handler: "app::bill".to_owned(),
+                location: "src/a.rs:1".to_owned(),
+                other: "app::mail".to_owned(),
+                other_location: "src/b.rs:2".to_owned(),
+                consumer: "billing".to_owned(),
+                differing: differing.to_vec(),
+            }
+            .to_string()
+        };
+        let start = "`app::bill` (src/a.rs:1) and `app::mail` (src/b.rs:2) use the same consumer `billing`";
+        let end = ", so each message would reach only one of them; give each its own `queue`";
+        assert_eq!(shared(&[]), format!("{start}{end}"));
+        assert_eq!(shared(&["subject", "ack_wait"]), format!("{start} with a different subject, ack_wait{end}"));
     }
 
     #[test]

@@ -42,6 +42,11 @@ pub trait Argument<'m, Via>: Sized {
 
     /// Checks at the start that what the parameter requires is available.
     fn check(context: &Context) -> Result<(), Rejection>;
+
+    /// Returns `true` if the parameter cannot be made from an empty payload.
+    fn needs_content() -> bool {
+        false
+    }
 }
 
 impl<'m, T: Deserialize<'m>> Argument<'m, ViaPayload> for T {
@@ -53,6 +58,10 @@ impl<'m, T: Deserialize<'m>> Argument<'m, ViaPayload> for T {
 
     fn check(_: &Context) -> Result<(), Rejection> {
         Ok(())
+    }
+
+    fn needs_content() -> bool {
+        codec::decode::<T>(b"").is_err()
     }
 }
 
@@ -69,12 +78,13 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
 }
 
 fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
-    let name = type_name::<T>();
-    if payload.is_empty() {
-        return Err(Rejection::new(format!("the payload is empty, which is not valid JSON for `{name}`")));
-    }
-    codec::decode(payload)
-        .map_err(|error| Rejection::new(format!("the payload is not valid JSON for `{name}`: {error}")))
+    codec::decode(payload).map_err(|error| {
+        let name = type_name::<T>();
+        Rejection::new(match payload {
+            [] => format!("the payload is empty, which is not valid JSON for `{name}`; `Option<{name}>` accepts it"),
+            _ => format!("the payload is not valid JSON for `{name}`: {error}"),
+        })
+    })
 }
 
 /// A bound that no type satisfies; its error message describes a type that is both a payload and extracted.
@@ -240,22 +250,25 @@ pub fn check<'m, T: Argument<'m, Via>, Via: After<State>, State>(
     Body(PhantomData)
 }
 
-/// The problems of the parameters of one handler.
+/// The problems of the parameters of one handler, and what else a start needs to know of them.
 #[derive(Debug)]
 pub struct Problems {
     context: Context,
-    found: Vec<Problem>,
+    pub(crate) found: Vec<Problem>,
+    /// `true` if a parameter is decoded from the payload and cannot be made from an empty one.
+    pub(crate) needs_content: bool,
 }
 
 impl Problems {
-    pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Vec<Problem> {
-        let mut problems = Self { context: context.clone(), found: Vec::new() };
+    pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Self {
+        let mut problems = Self { context: context.clone(), found: Vec::new(), needs_content: false };
         check(context, &mut problems);
-        problems.found
+        problems
     }
 
     /// Checks one parameter.
     pub(crate) fn check<'m, T: Argument<'m, Via>, Via>(&mut self, context: &Context) {
+        self.needs_content |= T::needs_content();
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();
             self.found.push(match rejection.downcast_ref() {

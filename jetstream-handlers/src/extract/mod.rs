@@ -50,6 +50,8 @@ use crate::publish::Publisher;
 /// // In a unit test:
 /// let message = Message::new("orders.created", "{}");
 /// assert!(Tenant::from_message(&message, &Context::for_test()).is_err());
+/// let message = message.with_header("Tenant", "acme");
+/// assert!(Tenant::from_message(&message, &Context::for_test()).is_ok_and(|tenant| tenant.0 == "acme"));
 /// ```
 pub trait FromMessage: Sized {
     /// Makes the parameter from a message.

@@ -7,6 +7,12 @@ use crate::message::Message;
 
 /// The shutdown signal, for a handler that runs long and can end early.
 ///
+/// A handler that ends early returns [`HandlerError::hand_back`](crate::HandlerError::hand_back) or
+/// [`Settle::HandBack`](crate::Settle::HandBack): another instance receives the message immediately, and the call does
+/// not count as an attempt. Any other error counts, so that a message that is interrupted by restarts could become a
+/// dead letter. A handler that ignores the signal may run until the
+/// [grace period](crate::Builder::shutdown_grace) ends; it is then cancelled, which does not count either.
+///
 /// # Examples
 ///
 /// ```
@@ -16,7 +22,7 @@ use crate::message::Message;
 /// async fn report(pages: u32, shutdown: Shutdown) -> HandlerResult {
 ///     for _page in 0..pages {
 ///         if shutdown.is_requested() {
-///             return Err("stopping; another instance starts over".into());
+///             return Err(HandlerError::hand_back("stopping; another instance starts over"));
 ///         }
 ///         // write the page
 ///     }
@@ -27,7 +33,8 @@ use crate::message::Message;
 /// // In a unit test:
 /// let shutdown = Shutdown::new();
 /// shutdown.token().cancel();
-/// assert!(report(3, shutdown).await.is_err());
+/// let error = report(3, shutdown).await.unwrap_err();
+/// assert_eq!(error.settle(), Settle::HandBack);
 /// # }
 /// ```
 #[derive(Debug, Clone, Default)]

@@ -28,6 +28,8 @@ pub(crate) struct Handler {
     pub(crate) declaration: Declaration,
     pub(crate) call: Arc<dyn Call>,
     pub(crate) check: Arc<Check>,
+    /// `true` if the handler cannot be called with an empty payload, which a start finds out from its parameters.
+    pub(crate) needs_content: bool,
 }
 
 impl fmt::Debug for Handler {
@@ -50,6 +52,7 @@ impl Handler {
             },
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
+            needs_content: false,
         }
     }
 
@@ -63,7 +66,13 @@ impl Handler {
                 handler.call(future, message, context);
             }),
             check: Arc::new(H::check),
+            needs_content: false,
         }
+    }
+
+    /// Returns `true` if a message only marks a deletion, and the handler needs a value.
+    pub(crate) fn skips(&self, message: &Message) -> bool {
+        self.needs_content && message.is_marker()
     }
 
     /// Returns `true` if both are the same function.
@@ -129,6 +138,27 @@ mod tests {
 
     use super::*;
     use crate::plan::{Ack, Backoff, DeadLetter};
+
+    #[test]
+    fn marker_is_skipped_by_a_handler_that_needs_a_value() {
+        let mut handler = Handler::closure(Plan::new("orders.created", "billing"), "here".to_owned(), || async {});
+        let message = |payload: &'static str| Message::new("orders.created", payload);
+        let cases = [
+            (message("").with_header("Nats-Marker-Reason", "MaxAge"), true),
+            (message("").with_header("KV-Operation", "DEL"), true),
+            (message("").with_header("Tenant", "eu").with_header("KV-Operation", "PURGE"), true),
+            (message("").with_header("KV-Operation", "PUT"), false),
+            (message("7").with_header("KV-Operation", "DEL"), false),
+            (message("7").with_header("Nats-Marker-Reason", "MaxAge"), false),
+            (message(""), false),
+        ];
+        for (message, skipped) in cases {
+            handler.needs_content = true;
+            assert_eq!(handler.skips(&message), skipped, "{message:?}");
+            handler.needs_content = false;
+            assert!(!handler.skips(&message), "{message:?}");
+        }
+    }
 
     type Change = fn(&mut Plan);
 

@@ -98,7 +98,10 @@ impl Memory {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         let mut state = lock(&self.state);
         let now = Instant::now();
-        state.streams.values_mut().for_each(|stream| stream.expire(now));
+        let marked = state.streams.values_mut().filter_map(|stream| stream.expire(now).then_some(())).count();
+        if marked > 0 {
+            self.changed.notify_waiters();
+        }
         state
     }
 }

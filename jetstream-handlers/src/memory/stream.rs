@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, SystemTime};
 
-use async_nats::header::{self, HeaderName};
+use async_nats::header::{self, HeaderMap, HeaderName};
 use async_nats::jetstream::consumer::DeliverPolicy;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::consumer::{Consumer, Take};
@@ -22,6 +23,9 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// The default `ack_wait` of nats-server.
 const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// The header of a delete marker (ADR-43).
+const MARKER_REASON: &str = "Nats-Marker-Reason";
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
@@ -85,8 +89,10 @@ impl Stream {
                 return Err(wrong_last_sequence(last));
             }
         }
-        let ttl = number(header(header::NATS_MESSAGE_TTL)).map(Duration::from_secs);
-        if ttl.is_some() && !self.config.allow_message_ttl {
+        // The server raises a shorter time to live to that of its delete markers.
+        let min_ttl = self.config.subject_delete_marker_ttl.unwrap_or_default();
+        let ttl = number(header(header::NATS_MESSAGE_TTL)).map(|ttl| Duration::from_secs(ttl).max(min_ttl));
+        if ttl.is_some() && !self.allows_ttl() {
             return Err(refusal(400, ErrorCode::MESSAGE_TTL_DISABLED, "per-message TTL is disabled"));
         }
         let size = message.payload.len() + message.subject.len();
@@ -100,10 +106,14 @@ impl Stream {
         if self.config.discard == DiscardPolicy::New && self.is_full(size) {
             return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, "maximum messages or bytes exceeded"));
         }
+        let mut headers = message.headers.clone();
+        if let Some(ttl) = ttl {
+            headers.insert(header::NATS_MESSAGE_TTL, ttl.as_secs().to_string());
+        }
         let stored = Message {
             subject: self.stored_subject(&message.subject),
             payload: message.payload.clone(),
-            headers: message.headers.clone(),
+            headers,
             stored_at: SystemTime::now(),
             at: now,
             expires_at: ttl.map(|ttl| now + ttl),
@@ -209,22 +219,68 @@ impl Stream {
         }
     }
 
-    /// Removes expired messages and message ids.
-    pub(super) fn expire(&mut self, now: Instant) {
+    /// Removes expired messages and message ids; returns `true` if a delete marker was stored.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
         let window =
             if self.config.duplicate_window.is_zero() { DUPLICATE_WINDOW } else { self.config.duplicate_window };
         self.ids.retain(|_, (_, at)| now - *at < window);
-        let max_age = self.config.max_age;
-        if max_age.is_zero() && !self.config.allow_message_ttl {
-            return;
+        if self.config.max_age.is_zero() && !self.allows_ttl() {
+            return false;
         }
-        let expired = self.messages.iter().filter(|(_, message)| {
-            (!max_age.is_zero() && now - message.at >= max_age) || message.expires_at.is_some_and(|at| at <= now)
-        });
+        let expired = self.messages.iter().filter(|(_, message)| self.expiry(message).is_some_and(|at| at <= now));
         let expired: Vec<u64> = expired.map(|(sequence, _)| *sequence).collect();
+        let marked: Vec<_> = expired.iter().filter_map(|sequence| self.marker(*sequence, now)).collect();
         expired.into_iter().for_each(|sequence| {
             self.remove(sequence);
         });
+        let is_marked = !marked.is_empty();
+        for marker in marked {
+            self.last_sequence += 1;
+            self.bytes += marker.size;
+            self.messages.insert(self.last_sequence, marker);
+        }
+        is_marked
+    }
+
+    /// Returns `true` if messages may have a time to live; delete markers require it (`stream.go`, `checkStreamCfg`).
+    fn allows_ttl(&self) -> bool {
+        self.config.allow_message_ttl || self.config.subject_delete_marker_ttl.is_some()
+    }
+
+    /// Returns the time at which a message expires.
+    fn expiry(&self, message: &Message) -> Option<Instant> {
+        let by_age = (!self.config.max_age.is_zero()).then(|| message.at + self.config.max_age);
+        by_age.into_iter().chain(message.expires_at).min()
+    }
+
+    /// Returns the delete marker of a message that expires, if it is the last one on its subject and no marker itself
+    /// (ADR-43).
+    fn marker(&self, sequence: u64, now: Instant) -> Option<Message> {
+        let ttl = self.config.subject_delete_marker_ttl?;
+        let message = self.messages.get(&sequence)?;
+        let is_last = !self.messages.range(sequence + 1..).any(|(_, other)| other.subject == message.subject);
+        if !is_last || message.headers.get(MARKER_REASON).is_some() {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(MARKER_REASON, "MaxAge");
+        headers.insert(header::NATS_MESSAGE_TTL, format!("{}s", ttl.as_secs()));
+        headers.insert(header::NATS_ROLLUP, "sub");
+        Some(Message {
+            subject: message.subject.clone(),
+            payload: Bytes::new(),
+            headers,
+            stored_at: SystemTime::now(),
+            at: now,
+            expires_at: Some(now + ttl),
+            size: message.subject.len(),
+        })
+    }
+
+    /// Returns the time at which the next delete marker may be stored.
+    fn next_marker(&self) -> Option<Instant> {
+        self.config.subject_delete_marker_ttl?;
+        self.messages.values().filter_map(|message| self.expiry(message)).min()
     }
 
     /// Removes all messages; returns their number.
@@ -296,9 +352,10 @@ impl Stream {
 
     /// Returns the next message of a consumer for a reader.
     pub(super) fn take(&mut self, consumer: &str, reader: u64, faults: &mut Faults) -> Take {
-        match self.consumers.get_mut(consumer) {
-            Some(consumer) => consumer.take_in_turn(reader, &self.config.name, &self.messages, faults),
-            None => Take::NoConsumer,
+        let Some(consumer) = self.consumers.get_mut(consumer) else { return Take::NoConsumer };
+        match consumer.take_in_turn(reader, &self.config.name, &self.messages, faults) {
+            Take::Nothing(due) => Take::Nothing(due.into_iter().chain(self.next_marker()).min()),
+            take => take,
         }
     }
 

@@ -8,8 +8,73 @@ use super::Stored;
 use super::ack_subject::{AckPrefix, AckSubject, DeliveryId};
 
 /// The origin and the delivery count of a message, parsed from its ack subject (ADR-15).
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+///
+/// #[subscriber(subject = "orders.created", queue = "billing")]
+/// async fn bill(order: u64, info: Info) -> HandlerResult {
+///     println!("order {order}, delivery {} of message {}", info.delivered(), info.stream_sequence());
+///     Ok(())
+/// }
+///
+/// # async fn test() {
+/// // In a unit test:
+/// let info = Info::for_test("ORDERS", "billing").with_delivered(2);
+/// assert!(bill(7, info).await.is_ok());
+/// # }
+/// ```
 #[derive(Debug, Clone, Default)]
 pub struct Info(AckSubject);
+
+/// Values for unit tests.
+impl Info {
+    /// Returns the info of the first message of a stream in its first delivery, stored now, to call a handler or
+    /// [`FromMessage`](crate::FromMessage) in a unit test.
+    pub fn for_test(stream: &str, consumer: &str) -> Self {
+        let id = DeliveryId { delivered: 1, stream_sequence: 1, consumer_sequence: 1, incarnation: 0 };
+        AckPrefix::new(stream, consumer).stored_delivery(id, SystemTime::now(), 0).into()
+    }
+
+    /// Returns the info with another [`stream_sequence`](Self::stream_sequence), for a unit test.
+    #[must_use]
+    pub fn with_stream_sequence(self, stream_sequence: u64) -> Self {
+        let id = DeliveryId { stream_sequence, ..self.id() };
+        self.rebuilt(id, self.stored_at(), self.pending())
+    }
+
+    /// Returns the info with another [`consumer_sequence`](Self::consumer_sequence), for a unit test.
+    #[must_use]
+    pub fn with_consumer_sequence(self, consumer_sequence: u64) -> Self {
+        let id = DeliveryId { consumer_sequence, ..self.id() };
+        self.rebuilt(id, self.stored_at(), self.pending())
+    }
+
+    /// Returns the info with another number of deliveries, for a unit test.
+    #[must_use]
+    pub fn with_delivered(self, delivered: u64) -> Self {
+        let id = DeliveryId { delivered, ..self.id() };
+        self.rebuilt(id, self.stored_at(), self.pending())
+    }
+
+    /// Returns the info with another time of storing, for a unit test; a time before 1970 becomes 1970.
+    #[must_use]
+    pub fn with_stored_at(self, stored_at: SystemTime) -> Self {
+        self.rebuilt(self.id(), stored_at, self.pending())
+    }
+
+    /// Returns the info with another number of [`pending`](Self::pending) messages, for a unit test.
+    #[must_use]
+    pub fn with_pending(self, pending: u64) -> Self {
+        self.rebuilt(self.id(), self.stored_at(), pending)
+    }
+
+    fn rebuilt(&self, id: DeliveryId, stored_at: SystemTime, pending: u64) -> Self {
+        self.ack_prefix().stored_delivery(id, stored_at, pending).into()
+    }
+}
 
 impl Info {
     /// Parses an ack subject; returns `None` for any other subject.
@@ -115,5 +180,30 @@ impl Info {
 impl From<AckSubject> for Info {
     fn from(ack_subject: AckSubject) -> Self {
         Self(ack_subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn info_of_a_unit_test_has_the_given_values() {
+        let first = Info::for_test("ORDERS", "billing");
+        assert_eq!((first.stream(), first.consumer()), ("ORDERS", "billing"));
+        assert_eq!(
+            (first.stream_sequence(), first.consumer_sequence(), first.delivered(), first.pending()),
+            (1, 1, 1, 0)
+        );
+        assert!(first.stored_at().elapsed().is_ok_and(|age| age < Duration::from_secs(60)));
+
+        let stored_at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let info = first.with_stream_sequence(7).with_consumer_sequence(9).with_delivered(3).with_pending(40);
+        let info = info.with_stored_at(stored_at);
+        assert_eq!((info.stream(), info.consumer()), ("ORDERS", "billing"));
+        assert_eq!((info.stream_sequence(), info.consumer_sequence(), info.delivered(), info.pending()), (7, 9, 3, 40));
+        assert_eq!(info.stored_at(), stored_at);
     }
 }

@@ -14,9 +14,10 @@ pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;
 pub(crate) use unreadable::{Unreadable, unreadable};
 
+use std::str::FromStr as _;
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
 pub(crate) use ack_subject::{AckPrefix, DeliveryId};
@@ -49,9 +50,22 @@ pub struct Message {
 }
 
 impl Message {
-    /// Creates a message for unit tests, to call a handler with.
+    /// Creates a message for unit tests, to call a handler or [`FromMessage`](crate::FromMessage) with.
     ///
-    /// The numbers of its [`Info`] are zero, and the names are empty.
+    /// It has no headers, the numbers of its [`Info`] are zero, and the names are empty;
+    /// [`with_header`](Self::with_header) and [`with_info`](Self::with_info) add them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// let message = Message::new("orders.created", r#"{"id": 7}"#)
+    ///     .with_header("Tenant", "acme")
+    ///     .with_info(Info::for_test("ORDERS", "billing").with_delivered(2));
+    /// assert_eq!(message.header("Tenant"), Some("acme"));
+    /// assert_eq!(message.info().delivered(), 2);
+    /// ```
     pub fn new(subject: impl Into<String>, payload: impl Into<Bytes>) -> Self {
         Self {
             subject: async_nats::Subject::from(subject.into()),
@@ -60,6 +74,36 @@ impl Message {
             info: Info::default(),
             unreadable: None,
         }
+    }
+
+    /// Returns a message that was read from its stream instead of being delivered.
+    pub(crate) fn of_stored(stream: &str, stored: Stored) -> Self {
+        let info = Info::from_stored(stream, "", 0, &stored);
+        let Stored { subject, payload, headers, .. } = stored;
+        Self { subject, payload, headers: (!headers.is_empty()).then(|| Arc::new(headers)), info, unreadable: None }
+    }
+
+    /// Returns the message with another header, for a unit test; a repeated name has several values.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the name or the value is not valid in a message.
+    #[must_use]
+    #[track_caller]
+    pub fn with_header(mut self, name: &str, value: &str) -> Self {
+        let parsed = (HeaderName::from_str(name), HeaderValue::from_str(value), name.is_empty());
+        let (Ok(header), Ok(content), false) = parsed else {
+            panic!("`{name}: {value}` is not a valid header");
+        };
+        Arc::make_mut(self.headers.get_or_insert_default()).append(header, content);
+        self
+    }
+
+    /// Returns the message with this [`Info`], for a unit test.
+    #[must_use]
+    pub fn with_info(mut self, info: Info) -> Self {
+        self.info = info;
+        self
     }
 
     /// Returns the subject on which the message was published.
@@ -75,6 +119,14 @@ impl Message {
     /// Returns the first value of a header; `None` if the message does not have the header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.as_ref()?.get(name).map(|value| value.as_str())
+    }
+
+    /// Returns `true` if the message has no value and only marks a deletion: a delete marker that the server stores
+    /// (ADR-43, `Nats-Marker-Reason`), or the deletion of a key in a key-value bucket (ADR-8, `KV-Operation`).
+    pub(crate) fn is_marker(&self) -> bool {
+        self.payload.is_empty()
+            && (self.header("Nats-Marker-Reason").is_some()
+                || matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")))
     }
 
     /// Returns the origin and the delivery count of the message.

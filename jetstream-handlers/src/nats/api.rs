@@ -221,6 +221,16 @@ impl Connection {
         self.request::<consumer::Info>(&subject, &request).await.map(found)
     }
 
+    /// Deletes a handler's consumer; returns `false` if it or its stream did not exist.
+    pub(crate) async fn delete_consumer(&self, binding: &Binding) -> Result<bool, Error> {
+        let Binding { stream, consumer, .. } = binding;
+        match self.request_empty::<Value>(&format!("CONSUMER.DELETE.{stream}.{consumer}")).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) || error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error.into_error(&format!("deleting consumer `{consumer}` of stream `{stream}`"))),
+        }
+    }
+
     /// Returns the number of messages that a handler's consumer has not delivered, or whose ack is pending.
     pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;

@@ -14,7 +14,7 @@ mod pull;
 mod violations;
 mod watchdog;
 
-pub(crate) use connect::{ClientEvents, Environment, credentials_file, options};
+pub(crate) use connect::{ClientEvents, Environment, check_servers, credentials_file, options};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;

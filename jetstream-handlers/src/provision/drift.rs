@@ -96,8 +96,8 @@ fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
         if found != wanted {
             differences.push(Difference {
                 field,
-                found: found.to_string(),
-                wanted: wanted.to_string(),
+                found: shown(found),
+                wanted: shown(wanted),
                 changeable: !IMMUTABLE.contains(field),
             });
         }
@@ -161,6 +161,19 @@ fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
         ("allow_msg_counter", Value::from(config.allow_message_counter)),
         ("allow_batched", Value::from(config.allow_batch_publish)),
     ]
+}
+
+/// Returns a value as text: without quotes, and a list with commas.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) if values.is_empty() => "none".to_owned(),
+        Value::Array(values) if values.iter().all(Value::is_string) => {
+            values.iter().map(shown).collect::<Vec<_>>().join(", ")
+        }
+        value => value.to_string(),
+    }
 }
 
 fn json(value: &impl serde::Serialize) -> Value {
@@ -274,5 +287,34 @@ mod tests {
         found.duplicate_window = Duration::from_secs(30);
         let fields: Vec<_> = stream(&found, &wanted).into_iter().map(|difference| difference.field).collect();
         assert_eq!(fields, ["max_age", "duplicate_window"]);
+    }
+
+    #[test]
+    fn values_of_a_stream_are_shown_without_quotes() {
+        let wanted = stream::Config { name: "ORDERS".into(), subjects: vec!["orders.>".into()], ..Default::default() };
+        let found = stream::Config {
+            subjects: vec!["orders.>".into(), "bills.>".into()],
+            storage: stream::StorageType::Memory,
+            max_age: Duration::from_secs(60),
+            max_messages: 7,
+            mirror: Some(stream::Source { name: "OTHER".into(), ..Default::default() }),
+            ..wanted.clone()
+        };
+        let differences: Vec<_> = stream(&found, &wanted).iter().map(Difference::to_string).collect();
+        let (mirror, others): (Vec<_>, Vec<_>) = differences.iter().partition(|text| text.starts_with("mirror "));
+        assert_eq!(
+            others,
+            [
+                "subjects is bills.>, orders.> on the server, orders.> here",
+                "storage is memory on the server, file here",
+                "max_msgs is 7 on the server, -1 here",
+                "max_age is 60s on the server, 0ns here",
+                "duplicate_window is 60s on the server, 120s here",
+            ]
+        );
+        assert!(
+            mirror[0].contains("\"name\":\"OTHER\"") && mirror[0].ends_with("on the server, none here"),
+            "{mirror:?}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use async_nats::jetstream::stream;
 
 use super::TestBroker;
 use crate::broker::Broker;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber, chosen};
 
 /// The settings of a [`TestBroker`].
@@ -57,7 +57,7 @@ impl Builder {
     ///
     /// Panics if the handlers cannot be started, with all their problems.
     pub async fn start(self) -> TestBroker {
-        self.try_start().await.unwrap_or_else(|error| panic!("{error:?}"))
+        self.try_start().await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
     /// Starts the handlers on an in-memory broker, for a test that expects them not to start.
@@ -70,17 +70,18 @@ impl Builder {
         start(builder.connect_in_memory(), handlers, groups, None).await
     }
 
-    /// Starts the handlers on the server at `NATS_URL`, which defaults to `nats://localhost:4222`.
+    /// Starts the handlers on the server and with the credentials of the environment, as
+    /// [`Broker::from_env`] reads them: `NATS_URL`, which defaults to `nats://localhost:4222`, `NATS_CREDS`,
+    /// `NATS_USER` and so on.
     ///
     /// # Panics
     ///
-    /// Panics as [`start_live`](Self::start_live) does.
-    pub async fn start_on_nats_url(self) -> TestBroker {
-        let server = std::env::var("NATS_URL").ok().filter(|url| !url.is_empty());
-        self.start_live(server.as_deref().unwrap_or("nats://localhost:4222")).await
+    /// Panics as [`start_live`](Self::start_live) does, and if a variable is invalid.
+    pub async fn start_from_env(self) -> TestBroker {
+        self.start_on(Server::Environment).await
     }
 
-    /// Starts the handlers on a live server, to run the same test there.
+    /// Starts the handlers on a live server, to run the same test there; the address may contain credentials.
     ///
     /// Each test needs a server or an account of its own, because messages that are already in a stream are handled too.
     ///
@@ -88,9 +89,31 @@ impl Builder {
     ///
     /// Panics if the server cannot be reached, or the handlers cannot be started, with all their problems.
     pub async fn start_live(self, server: &str) -> TestBroker {
+        self.start_on(Server::Url(server.to_owned())).await
+    }
+
+    async fn start_on(self, server: Server) -> TestBroker {
         let Self { builder, handlers, groups } = self;
-        let broker = builder.servers([server]).connect().await.unwrap_or_else(|error| panic!("{error:?}"));
-        start(broker, handlers, groups, Some(server.to_owned())).await.unwrap_or_else(|error| panic!("{error:?}"))
+        let broker = server.connect(builder).await;
+        start(broker, handlers, groups, Some(server)).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+    }
+}
+
+/// The live server of a test broker.
+#[derive(Debug)]
+pub(super) enum Server {
+    Url(String),
+    /// The server that the environment variables name.
+    Environment,
+}
+
+impl Server {
+    pub(super) async fn connect(&self, builder: crate::broker::Builder) -> Broker {
+        let builder = match self {
+            Self::Url(url) => builder.servers([url]),
+            Self::Environment => builder.with_environment(),
+        };
+        builder.connect().await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 }
 
@@ -98,7 +121,7 @@ async fn start(
     broker: Broker,
     handlers: Vec<Handler>,
     groups: Vec<String>,
-    server: Option<String>,
+    server: Option<Server>,
 ) -> Result<TestBroker, Error> {
     let handlers = if handlers.is_empty() && groups.is_empty() {
         Handler::all()

@@ -39,7 +39,7 @@ impl Handled {
     #[track_caller]
     pub fn times(self, count: usize) -> Self {
         let found = self.by_message().len();
-        assert!(found == count, "expected {count} messages, found {found}; {}", self.describe());
+        assert!(found == count, "expected {}, found {found}; {}", counted(count, "message"), self.describe());
         self
     }
 
@@ -70,7 +70,7 @@ impl Handled {
     pub fn retried(self, count: usize) -> Self {
         let messages = self.by_message();
         let same = !messages.is_empty() && messages.values().all(|calls| calls.len() == count + 1);
-        assert!(same, "expected every message to be retried {count} times; {}", self.describe());
+        assert!(same, "expected every message to be retried {}; {}", counted(count, "time"), self.describe());
         self
     }
 
@@ -84,7 +84,7 @@ impl Handled {
 
     /// Formats all calls of the handler in their order.
     fn describe(&self) -> String {
-        let mut text = format!("`{}` was called {} times", self.name, self.calls.len());
+        let mut text = format!("`{}` was called {}", self.name, counted(self.calls.len(), "time"));
         for Call { subject, sequence, payload, settle, error, .. } in &self.calls {
             let payload = String::from_utf8_lossy(payload);
             let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
@@ -92,4 +92,8 @@ impl Handled {
         }
         text
     }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }

@@ -7,13 +7,17 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::builder::Server;
 use super::{Builder, Handled};
 use crate::broker::{Broker, Running};
+use crate::codec;
 use crate::dead_letter::DeadLetter;
-use crate::error::Error;
+use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber};
 use crate::memory::{Faults, Memory};
+use crate::message::Message;
 use crate::observe::recorder::Recorder;
+use crate::publish::PublishMessage;
 use crate::subject::covers;
 use crate::transport::Transport;
 
@@ -32,8 +36,8 @@ pub struct TestBroker {
     broker: Broker,
     running: Running,
     recorder: Recorder,
-    /// The address of a live server.
-    server: Option<String>,
+    /// The live server, unless the broker is in memory.
+    server: Option<Server>,
 }
 
 impl TestBroker {
@@ -54,7 +58,7 @@ impl TestBroker {
     pub(super) async fn with_handlers(
         broker: Broker,
         handlers: Vec<Handler>,
-        server: Option<String>,
+        server: Option<Server>,
     ) -> Result<Self, Error> {
         let recorder = Recorder::default();
         let running = broker.start_recorded(handlers, recorder.clone()).await?;
@@ -92,8 +96,7 @@ impl TestBroker {
         let connection = match &self.server {
             Some(server) => {
                 let builder = Broker::builder().with_settings(self.broker.transport().settings().clone());
-                let broker = builder.servers([server]).connect().await;
-                Some(broker.unwrap_or_else(|error| panic!("{error:?}")))
+                Some(server.connect(builder).await)
             }
             None => None,
         };
@@ -113,7 +116,41 @@ impl TestBroker {
     ///
     /// Panics if no stream stores the message.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishAck {
-        let ack = self.broker.publish(subject, value).await.unwrap_or_else(|error| panic!("{error:?}"));
+        let ack = self.broker.publish(subject, value).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        self.idle().await;
+        ack
+    }
+
+    /// Publishes a message with headers, a message id or conditions; otherwise like [`publish`](Self::publish).
+    ///
+    /// # Panics
+    ///
+    /// Panics if no stream stores the message.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use jetstream_handlers::testing::TestBroker;
+    ///
+    /// #[subscriber(subject = "orders.created", queue = "billing")]
+    /// async fn bill(order: u64, headers: Headers, publisher: Publisher) -> HandlerResult {
+    ///     let tenant = headers.get("Tenant").ok_or("no tenant")?;
+    ///     publisher.publish_message("bills.created", &order).header("Tenant", tenant).message_id("bill-7").await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// #[jetstream_handlers::test(include(bill))]
+    /// async fn bills_the_tenant(broker: TestBroker) {
+    ///     let order = broker.broker().publish_message("orders.created", &7).header("Tenant", "acme");
+    ///     broker.publish_message(order.message_id("order-7")).await;
+    ///     let bills = broker.published_messages("bills.>").await;
+    ///     assert_eq!(bills[0].header("Tenant"), Some("acme"));
+    ///     assert_eq!(bills[0].header("Nats-Msg-Id"), Some("bill-7"));
+    /// }
+    /// ```
+    pub async fn publish_message(&self, message: PublishMessage) -> PublishAck {
+        let ack = message.await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         self.idle().await;
         ack
     }
@@ -125,7 +162,7 @@ impl TestBroker {
     /// Panics if no stream stores the message.
     pub async fn publish_bytes(&self, subject: &str, payload: impl Into<Bytes>) -> PublishAck {
         let published = self.broker.publisher().publish_bytes(subject, payload.into()).await;
-        let ack = published.unwrap_or_else(|error| panic!("{error:?}"));
+        let ack = published.unwrap_or_else(|error| panic!("{}", chain(&error)));
         self.idle().await;
         ack
     }
@@ -173,29 +210,45 @@ impl TestBroker {
     ///
     /// Panics if they cannot be read.
     pub async fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.broker.dead_letters().list(usize::MAX).await.unwrap_or_else(|error| panic!("{error:?}"))
+        self.broker.dead_letters().list(usize::MAX).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
-    /// Returns all stored messages on a subject, which may have wildcards, decoded from JSON.
+    /// Returns the values of all stored messages on a subject, which may have wildcards, decoded from JSON.
     ///
     /// # Panics
     ///
     /// Panics if a message cannot be read or decoded.
     pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {
+        let decoded = |message: Message| {
+            codec::decode(message.payload()).unwrap_or_else(|error| {
+                let (sequence, subject) = (message.info().stream_sequence(), message.subject());
+                panic!("message {sequence} on `{subject}` cannot be decoded: {error}")
+            })
+        };
+        self.published_messages(subject).await.into_iter().map(decoded).collect()
+    }
+
+    /// Returns all stored messages on a subject, which may have wildcards, with their headers and payloads.
+    ///
+    /// The header `Nats-Msg-Id` is the message id.
+    /// The [`Info`](crate::Info) of a message has its stream, sequence and time; it was not delivered, so the consumer
+    /// is empty and the counts are 0.
+    ///
+    /// # Panics
+    ///
+    /// Panics if a message cannot be read.
+    pub async fn published_messages(&self, subject: &str) -> Vec<Message> {
         let transport = self.broker.transport();
         let mut found = Vec::new();
         let streams = transport.stream_names(subject).await.unwrap_or_else(|error| panic!("{error}"));
         for stream in streams {
             let mut next = 1;
             while let Some(stored) =
-                transport.next_stored(&stream, next).await.unwrap_or_else(|error| panic!("{error:?}"))
+                transport.next_stored(&stream, next).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
             {
                 next = stored.sequence + 1;
                 if covers(subject, &stored.subject) {
-                    let value = serde_json::from_slice(&stored.payload);
-                    found.push(value.unwrap_or_else(|error| {
-                        panic!("message {} on `{}` cannot be decoded: {error}", stored.sequence, stored.subject)
-                    }));
+                    found.push(Message::of_stored(&stream, stored));
                 }
             }
         }

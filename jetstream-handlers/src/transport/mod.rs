@@ -130,6 +130,14 @@ impl Transport {
         }
     }
 
+    /// Deletes a handler's consumer; returns `false` if it did not exist.
+    pub(crate) async fn delete_consumer(&self, binding: &Binding) -> Result<bool, Error> {
+        match self {
+            Self::Nats(connection) => connection.delete_consumer(binding).await,
+            Self::Memory(memory) => Ok(memory.delete_consumer(&binding.stream, &binding.consumer)),
+        }
+    }
+
     /// Returns the message of a stream at this sequence.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Error> {
         match self {

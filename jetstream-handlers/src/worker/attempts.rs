@@ -31,6 +31,8 @@ pub(super) struct Attempts {
     lookup_paused_until: Mutex<Option<Instant>>,
     /// The failures of messages whose dead letters could not be stored; these messages are redelivered but not tried again.
     unstored_failures: Mutex<BTreeMap<Key, Failure>>,
+    /// The messages of calls that have ended at the shutdown signal and are about to be handed back.
+    pub(super) handing_back: Mutex<Vec<Info>>,
 }
 
 /// The identity of a message; the time distinguishes it from that of a recreated stream, whose sequences start over.

@@ -122,6 +122,10 @@ impl Worker {
             if outcome.settle == Settle::Ack {
                 return Settled::Ended;
             }
+            if self.is_handed_back(&outcome) {
+                // The message stays in the slot, and the stop hands it back.
+                return Settled::Pending;
+            }
             failures += 1;
             let Some(delay) = self.fail_in_order(&message, outcome, failures).await else { return Settled::Ended };
             message.info.count_attempt();

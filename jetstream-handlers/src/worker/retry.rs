@@ -19,7 +19,7 @@ impl Worker {
         let delay = match outcome.settle {
             Settle::Ack | Settle::Terminate => return None,
             _ if attempt >= u64::from(plan.max_deliver()) => return None,
-            Settle::Retry => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
+            Settle::Retry | Settle::HandBack => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
             Settle::RetryAfter(delay) => delay.min(MAX_DURATION),
         };
         let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();

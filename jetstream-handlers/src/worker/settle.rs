@@ -14,6 +14,7 @@ use crate::message::{Info, Message};
 use crate::outcome::{Outcome, Reason, Settle};
 use crate::plan::Ack;
 use crate::publish::publish;
+use crate::sync::lock;
 
 /// The timeout of the confirmation of an ack.
 const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,6 +61,10 @@ impl Worker {
         if outcome.settle == Settle::Ack {
             self.ack(message).await;
             return Settled::Ended;
+        }
+        if self.is_handed_back(&outcome) {
+            self.hand_back_call(message).await;
+            return Settled::Pending;
         }
         let attempt = self.attempt(&message.info).await;
         if let Some(delay) = self.retry_delay(attempt, &outcome) {
@@ -130,6 +135,26 @@ impl Worker {
             );
         }
         self.answer(message.info.clone(), Answer::Nak(delay)).await;
+    }
+
+    /// Returns `true` if the handler has ended early at the shutdown signal, and returns its message.
+    pub(super) fn is_handed_back(&self, outcome: &Outcome) -> bool {
+        let is_handed_back = outcome.settle == Settle::HandBack && self.context.shutdown().is_cancelled();
+        if is_handed_back {
+            let reason = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
+            tracing::info!("handed back: {reason}");
+        }
+        is_handed_back
+    }
+
+    /// Hands a message back whose handler has ended early at the shutdown signal.
+    ///
+    /// Calls that end together share one record of their messages, because each record is a write to the consumer.
+    async fn hand_back_call(&self, message: &Message) {
+        lock(&self.attempts.handing_back).push(message.info.clone());
+        tokio::task::yield_now().await;
+        let messages = std::mem::take(&mut *lock(&self.attempts.handing_back));
+        self.hand_back(&messages).await;
     }
 
     /// Hands messages back for immediate redelivery: those that were not started, and those whose call was cancelled.

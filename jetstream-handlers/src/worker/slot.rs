@@ -205,7 +205,13 @@ impl Worker {
     }
 
     /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
+    ///
+    /// A message that only marks a deletion is acknowledged without a call if the handler needs a value.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+        if self.handler.skips(message) {
+            tracing::debug!("acknowledged without a call: the message marks a deletion, and the handler needs a value");
+            return Outcome::ack();
+        }
         let publishing = {
             let outcome = caller.call(Delivery::from(message), begun).await;
             if outcome.outputs.is_empty() {

@@ -154,7 +154,7 @@ async fn undeclared_settings_are_left_to_the_operator() {
     let metadata = HashMap::from([("team".to_owned(), "warehouse".to_owned())]);
     let wanted = stream::Config { metadata, ..stream_config("SHOP", &["orders.>"]) };
     let broker = Broker::builder().servers([server.url()]).stream(wanted).connect().await.unwrap();
-    let parts = ["metadata is [\"team=shop\"] on the server, [\"team=warehouse\"] here"];
+    let parts = ["metadata is team=shop on the server, team=warehouse here"];
     assert_error(start(&broker, "orders.created", "two").await, ErrorKind::StreamMismatch, &parts);
 }
 
@@ -167,19 +167,16 @@ async fn differing_stream_is_refused_and_unchanged() {
     let cases: [(Change, &[&str]); 8] = [
         (|c| c.max_messages = 5, &["max_msgs is 1000 on the server, 5 here", "nats stream edit SHOP"]),
         (|c| c.max_messages = -1, &["max_msgs is 1000 on the server, -1 here"]),
-        (|c| c.max_age = secs(7200), &["max_age is \"3600s\" on the server, \"7200s\" here"]),
+        (|c| c.max_age = secs(7200), &["max_age is 3600s on the server, 7200s here"]),
         (
             |c| c.storage = stream::StorageType::File,
-            &["storage is \"memory\"", "\"file\" here", "does not let storage"],
+            &["storage is memory on the server, file here", "does not let storage"],
         ),
-        (
-            |c| c.subjects = vec!["orders.>".into()],
-            &["subjects is [\"orders.>\",\"payments.*\"]", "[\"orders.>\"] here"],
-        ),
-        (|c| c.duplicate_window = secs(30), &["duplicate_window is \"60s\" on the server, \"30s\" here"]),
+        (|c| c.subjects = vec!["orders.>".into()], &["subjects is orders.>, payments.* on the server, orders.> here"]),
+        (|c| c.duplicate_window = secs(30), &["duplicate_window is 60s on the server, 30s here"]),
         (
             |c| c.retention = stream::RetentionPolicy::WorkQueue,
-            &["retention is \"limits\" on the server, \"workqueue\" here", "does not let retention"],
+            &["retention is limits on the server, workqueue here", "does not let retention"],
         ),
         (
             |c| c.consumer_limits = Some(stream::ConsumerLimits { max_ack_pending: 7, ..Default::default() }),

@@ -35,7 +35,7 @@ async fn handlers_of_one_consumer_with_different_settings_are_refused() {
         "start_up/handlers.rs",
         "`twins`",
         "ack_wait",
-        "`queue` of its own",
+        "give each its own `queue`",
     ];
     assert_error(&error, ErrorKind::Config, &parts);
     assert_untouched(&server, &broker).await;
@@ -421,7 +421,7 @@ async fn all_problems_are_reported_and_nothing_is_created() {
         .await
         .unwrap();
     let error = broker.start_groups(["many"]).await.unwrap_err();
-    assert_error(&error, ErrorKind::Startup, &["6 problems with the handlers"]);
+    assert_error(&error, ErrorKind::Startup, &["6 problems"]);
     for (kind, parts) in [
         (ErrorKind::StreamMismatch, ["stream `SHOP`", "max_msgs"]),
         (ErrorKind::ConsumerMismatch, ["`start_up::handlers::many_drifted`", "ack_wait"]),

@@ -65,6 +65,35 @@ pub(crate) fn options(
     })
 }
 
+/// Checks what the client library would refuse without naming it: a missing, an empty or a combined address.
+pub(crate) fn check_servers(servers: &[String]) -> Result<(), Error> {
+    let invalid = |text: String| Err(Error::new(ErrorKind::Config, text));
+    if servers.is_empty() {
+        return invalid(
+            "there is no server address: the list for `Builder::servers` is empty; pass one, such as `nats://localhost:4222`, or leave `servers` out"
+                .to_owned(),
+        );
+    }
+    for (number, server) in (1..).zip(servers) {
+        if server.trim().is_empty() {
+            let count = servers.len();
+            return invalid(format!(
+                "server address {number} of {count} is empty; use for example `nats://localhost:4222`"
+            ));
+        }
+        let parts: Vec<_> = server.split(',').map(str::trim).collect();
+        // A comma may belong to a password.
+        if parts.len() > 1 && (!server.contains('@') || parts[1..].iter().any(|part| part.contains("://"))) {
+            let each: Vec<_> = parts.iter().map(|url| format!("\"{}\"", redacted(url))).collect();
+            return invalid(format!(
+                "server address {number} contains a comma; pass several addresses as a list: `Broker::builder().servers([{}])`",
+                each.join(", ")
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// Returns the userinfo of an address, which ends at the last `@`, and its start.
 fn userinfo(url: &str) -> Option<(&str, usize)> {
     let start = url.find("://").map_or(0, |scheme| scheme + 3);
@@ -192,5 +221,21 @@ mod tests {
     fn credentials_in_an_address_are_percent_decoded() {
         assert_eq!(percent_decoded("p%40ss%3aword").unwrap(), "p@ss:word");
         assert_eq!(percent_decoded("100%").unwrap(), "100%");
+    }
+
+    #[test]
+    fn missing_address_is_named() {
+        let text = |servers: &[&str]| {
+            let servers: Vec<_> = servers.iter().map(|server| (*server).to_owned()).collect();
+            check_servers(&servers).map_err(|error| error.to_string())
+        };
+        assert_eq!(text(&["nats://one:4222", "two"]), Ok(()));
+        assert_eq!(text(&["nats://ada:se,cret@a:1"]), Ok(()));
+        assert!(text(&["one:1,two:2"]).is_err());
+        assert!(text(&[]).unwrap_err().starts_with("there is no server address: the list for `Builder::servers`"));
+        assert!(text(&[""]).unwrap_err().starts_with("server address 1 of 1 is empty; use for example `nats://"));
+        assert!(text(&["one", " "]).unwrap_err().starts_with("server address 2 of 2 is empty"));
+        let list = text(&["nats://ada:secret@a:1, nats://b"]).unwrap_err();
+        assert!(list.ends_with("`Broker::builder().servers([\"nats://a:1\", \"nats://b\"])`"), "{list}");
     }
 }

@@ -1,4 +1,6 @@
 //! A child process that does not outlive its parent.
+//!
+//! The harness of this crate's own tests contains this file too.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -63,17 +65,6 @@ impl Process {
         ended
     }
 
-    /// Sends a signal, named as for `kill -s`.
-    pub(crate) fn signal(&self, name: &str) {
-        // The process id cannot belong to another process before the child has been waited for.
-        let pid = self.pid().to_string();
-        let done = Command::new("sh")
-            .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid])
-            .output()
-            .expect("a shell can be started");
-        assert!(done.status.success(), "cannot send {name} to {pid}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-
     /// Kills the process, even if it is stopped, and waits for its end.
     pub(crate) fn kill(&mut self) {
         // Both fail only when the process has ended already.
@@ -91,6 +82,16 @@ impl Process {
             let _ = watcher.write_all(b"done\n");
         }
     }
+}
+
+/// Sends a signal, named as for `kill -s`, to a child process that was not waited for.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let pid = pid.to_string();
+    let done = Command::new("sh")
+        .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid])
+        .output()
+        .expect("a shell can be started");
+    assert!(done.status.success(), "cannot send {name} to {pid}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
 impl Drop for Process {

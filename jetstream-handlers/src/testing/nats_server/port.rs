@@ -1,4 +1,6 @@
 //! Free ports of the loopback interface.
+//!
+//! The harness of this crate's own tests contains this file too.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, TcpListener};
