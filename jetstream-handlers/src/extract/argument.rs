@@ -73,8 +73,13 @@ fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
     if payload.is_empty() {
         return Err(Rejection::new(format!("the payload is empty, which is not valid JSON for `{name}`")));
     }
-    codec::decode(payload)
-        .map_err(|error| Rejection::new(format!("the payload is not valid JSON for `{name}`: {error}")))
+    codec::decode(payload).map_err(|error| {
+        let why = match codec::other_format(payload) {
+            Some(format) => format!("it seems to be {format}"),
+            None => error.to_string(),
+        };
+        Rejection::new(format!("the payload is not valid JSON for `{name}`: {why}"))
+    })
 }
 
 /// A bound that no type satisfies; its error message describes a type that is both a payload and extracted.
