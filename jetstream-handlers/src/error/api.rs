@@ -35,7 +35,7 @@ impl ApiError {
                 ErrorCode::STREAM_SUBJECT_OVERLAP => {
                     new(ErrorKind::StreamOverlap, "its subjects overlap those of another stream")
                 }
-                _ => new(ErrorKind::Server, "the server refused it"),
+                _ => new(ErrorKind::Server, &format!("the server refused it: {error}")),
             }
             .with_source(error),
             Self::Denied(error) => error.about(doing),

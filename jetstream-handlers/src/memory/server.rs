@@ -232,7 +232,12 @@ impl Memory {
         }
         self.change(|state| {
             let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
-            Ok(stream.ok_or_else(no_stream)?.store(message))
+            let stream = stream.ok_or_else(no_stream)?;
+            let stored = stream.store(message);
+            if stream.config.no_ack {
+                return Err(PublishFailure::Unanswered(Error::new(ErrorKind::Timeout, "no stream answers")));
+            }
+            Ok(stored)
         })
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::inbox::Routes;
+use super::publish::WriteLimit;
 use super::violations::Violations;
 use super::watchdog::watch;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -27,6 +28,7 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
     pub(super) violations: Arc<Violations>,
+    pub(super) write_limit: Arc<WriteLimit>,
     closed: CancellationToken,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
@@ -54,6 +56,7 @@ impl Connection {
             epoch,
             routes: Arc::default(),
             violations,
+            write_limit: Arc::default(),
             closed: CancellationToken::new(),
             lost_at: Mutex::default(),
             _watchdog: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
