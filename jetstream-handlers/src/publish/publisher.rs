@@ -72,7 +72,7 @@ impl Publisher {
     /// | [`Config`](ErrorKind::Config) | the subject is invalid or has a wildcard |
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
-    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server, or the stream acknowledges no message (`no_ack`) |
     /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or a subscriber that is not a stream answered |
     /// | [`Authorization`](ErrorKind::Authorization) | the user may not publish to the subject, or not subscribe to the inbox of the answer |
     /// | [`Closed`](ErrorKind::Closed) | the broker is disconnected |

@@ -112,7 +112,13 @@ impl<'a> Retry<'a> {
                 return Err(error.about(&what));
             }
             PublishFailure::Permanent(error) => return Err(error),
-            PublishFailure::Transient(error) => (error, false),
+            PublishFailure::Transient(error) => {
+                // A stream without acks does not answer the first message of a batch either.
+                if self.unit != Unit::Message && error.kind() == ErrorKind::Timeout {
+                    self.require_acks().await?;
+                }
+                (error, false)
+            }
             PublishFailure::NoStream(error) => (error, true),
             PublishFailure::Unanswered(error) => {
                 self.unanswered = true;

@@ -46,7 +46,11 @@ impl Domains {
 }
 
 fn stream(name: &str) -> stream::Config {
-    stream::Config { allow_atomic_publish: binary::version() >= (2, 12, 1), ..stream_config(name, &["orders.>"]) }
+    stream::Config {
+        allow_atomic_publish: binary::version() >= (2, 12, 1),
+        allow_batch_publish: binary::version() >= (2, 14, 0),
+        ..stream_config(name, &["orders.>"])
+    }
 }
 
 #[tokio::test]
@@ -69,6 +73,12 @@ async fn ack_of_the_configured_domain_is_returned() {
         let ack = broker.publisher().publish_atomic(messages).await.unwrap();
         assert_eq!((&*ack.domain, ack.sequence, ack.batch_size), ("hub", 43, Some(3)));
         stored += 3;
+    }
+    if binary::version() >= (2, 14, 0) {
+        let messages = (1..=700).map(|id| broker.publish_message("orders.created", &id));
+        let ack = broker.publisher().ingest(messages).await.unwrap();
+        assert_eq!((&*ack.domain, ack.sequence, ack.batch_size), ("hub", 743, Some(700)));
+        stored += 700;
     }
     assert_eq!(domains.counts().await.0, stored);
     // Without a domain, the first ack counts, as before.
@@ -99,5 +109,11 @@ async fn ack_of_another_domain_is_no_success() {
     if binary::version() >= (2, 12, 1) {
         let batch = [4, 5].map(|id| broker.publish_message("orders.created", &id));
         assert_error(broker.publisher().publish_atomic(batch).await, ErrorKind::Timeout, &parts);
+    }
+    if binary::version() >= (2, 14, 0) {
+        let batch = [6, 7].map(|id| broker.publish_message("orders.created", &id));
+        let failed = broker.publisher().ingest(batch).await.unwrap_err();
+        assert_eq!(failed.stored(), 0);
+        assert_error(&failed, ErrorKind::Timeout, &parts);
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::super::Connection;
 use super::super::violations::Violation;
 use super::answer::read_ack;
+use super::domain::stored_elsewhere;
 use super::{ATTEMPT_TIMEOUT, ready_to_send, unsent};
 use crate::error::ingest::IngestError;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -56,6 +57,8 @@ pub(crate) struct Ingest<'a> {
     problem: Option<Error>,
     /// The number of the message that did not arrive, until the reason is known.
     gap: Option<u64>,
+    /// The error if only a stream of another domain ends the batch.
+    elsewhere: Option<Error>,
     /// The ack with which the stream has ended the batch.
     ack: Option<PublishAck>,
 }
@@ -84,6 +87,8 @@ enum Answer {
     Refused(u64, jetstream::Error),
     /// The batch has ended.
     Ended(PublishAck),
+    /// A stream of another domain has ended the batch.
+    EndedElsewhere(PublishAck),
     /// No stream covers the subject of the message of this number.
     NoStream(u64),
     Malformed(BoxError),
@@ -136,6 +141,7 @@ impl<'a> Ingest<'a> {
             flow: 1,
             problem: None,
             gap: None,
+            elsewhere: None,
             ack: None,
         })
     }
@@ -189,7 +195,7 @@ impl<'a> Ingest<'a> {
     /// Sends the next message as soon as the stream accepts it; a message that cannot be sent ends the batch.
     pub(crate) async fn add(&mut self, message: Result<Outgoing, Error>) -> Result<(), IngestError> {
         while self.ack.is_none()
-            && let Some(answer) = next_of_domain(&mut self.answers, self.connection).now_or_never()
+            && let Some(answer) = next_answer(&mut self.answers, self.connection).now_or_never()
         {
             self.on_answer(answer);
         }
@@ -324,7 +330,7 @@ impl<'a> Ingest<'a> {
     /// stream then has lost the batch, for example in a restart.
     async fn on_unknown_batch(&mut self, error: jetstream::Error) -> Result<(), IngestError> {
         let deadline = Instant::now() + LAST_ANSWER;
-        while let Ok(answer) = timeout_at(deadline, next_of_domain(&mut self.answers, self.connection)).await {
+        while let Ok(answer) = timeout_at(deadline, next_answer(&mut self.answers, self.connection)).await {
             if let Answer::Ended(ack) = answer {
                 self.ack = Some(ack);
                 return Ok(());
@@ -339,7 +345,7 @@ impl<'a> Ingest<'a> {
         let due = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         tokio::select! {
             biased;
-            answer = next_of_domain(&mut self.answers, self.connection) => Some(answer),
+            answer = next_answer(&mut self.answers, self.connection) => Some(answer),
             () = self.connection.closed() => None,
             Some(denied) = denied(&mut self.violations, &self.unstored, self.stored, &self.subject) => Some(denied),
             Ok(()) = self.epoch.changed() => None,
@@ -361,6 +367,11 @@ impl<'a> Ingest<'a> {
             }
             Answer::Ended(ack) => {
                 self.ack = Some(ack);
+                return;
+            }
+            Answer::EndedElsewhere(ack) => {
+                let domain = self.connection.domain().unwrap_or_default();
+                self.elsewhere = Some(stored_elsewhere(domain, &ack.stream, &ack.domain));
                 return;
             }
             Answer::Gap(number) => {
@@ -399,9 +410,7 @@ impl<'a> Ingest<'a> {
         {
             self.on_answer(answer);
         }
-        // What is known before the ack may be of a stream of another domain.
-        let known = if self.connection.domain().is_some() { 0 } else { self.stored };
-        let count = ack.batch_size.unwrap_or(0).max(known);
+        let count = ack.batch_size.unwrap_or(0).max(self.known_stored());
         if self.problem.is_none() && count == self.sent {
             return Ok(ack);
         }
@@ -420,12 +429,20 @@ impl<'a> Ingest<'a> {
         Err(ingest_error(Error::new(kind, text), problem, count))
     }
 
+    /// Returns the number of messages that are known to be stored without an ack.
+    ///
+    /// The other answers do not name their domain, so that they may be those of a stream that does not count.
+    fn known_stored(&self) -> u64 {
+        if self.connection.domain().is_some() { 0 } else { self.stored }
+    }
+
     /// Returns the error of a batch without an ack from the stream.
     fn ended(&mut self, kind: ErrorKind, why: &str) -> IngestError {
-        let problem = self.problem.take();
+        // A refusal may be that of the stream that has ended the batch.
+        let problem = self.elsewhere.take().or_else(|| self.problem.take());
         let kind = problem.as_ref().map_or(kind, Error::kind);
         let why = problem.as_ref().map_or_else(|| why.to_owned(), ToString::to_string);
-        let (subject, stored, sent) = (&self.subject, self.stored, self.sent);
+        let (subject, stored, sent) = (&self.subject, self.known_stored(), self.sent);
         let known = match stored {
             0 => "no message is known to be stored".to_owned(),
             stored => format!("the first {stored} messages are stored"),
@@ -440,16 +457,16 @@ impl<'a> Ingest<'a> {
     }
 }
 
-/// Returns the next answer, without the acks of streams of another domain.
-async fn next_of_domain(answers: &mut Subscriber, connection: &Connection) -> Answer {
-    while let Some(answer) = answers.next().await {
-        match read(&answer) {
-            Answer::Ended(ack) if !connection.is_of_domain(&ack.domain) => {}
-            answer => return answer,
-        }
+/// Returns the next answer; the ack of a stream of another domain does not end the batch.
+async fn next_answer(answers: &mut Subscriber, connection: &Connection) -> Answer {
+    let Some(answer) = answers.next().await else {
+        // The client has ended, which shows elsewhere.
+        return std::future::pending().await;
+    };
+    match read(&answer) {
+        Answer::Ended(ack) if !connection.is_of_domain(&ack.domain) => Answer::EndedElsewhere(ack),
+        answer => answer,
     }
-    // The client has ended, which shows elsewhere.
-    std::future::pending().await
 }
 
 /// Waits for a violation that concerns an unstored message of the batch; `None` if some were missed.

@@ -118,6 +118,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         if self.entries.is_empty() {
             // Everything sent so far is answered, so a former connection lost nothing.
             self.epoch.mark_unchanged();
+            self.violations = self.violations.resubscribe();
         }
         let begun = Instant::now();
         while self.entries.len() < MAX_IN_FLIGHT && self.has_room() {
