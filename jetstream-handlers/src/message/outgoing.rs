@@ -44,11 +44,11 @@ impl Outgoing {
         self.payload.len() + headers + HEADER_OVERHEAD
     }
 
-    /// Checks that the message with its headers has at most `limit` bytes.
-    pub(crate) fn check_size(&self, limit: usize) -> Result<(), Error> {
+    /// Checks that the message with its headers has at most `limit` bytes, and returns its size.
+    pub(crate) fn check_size(&self, limit: usize) -> Result<usize, Error> {
         let size = self.size();
         if size <= limit {
-            return Ok(());
+            return Ok(size);
         }
         let subject = &self.subject;
         Err(Error::new(

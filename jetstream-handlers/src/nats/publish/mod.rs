@@ -38,10 +38,11 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The text for an attempt whose connection ended before the answer.
 const RECONNECTED: &str = "the client reconnected before the answer";
 
-/// Returns an error for a message that the server would refuse, or of which it would ignore a part.
-pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
-    message.check_size(connection.client().max_payload())?;
-    check_ttl(connection, message)
+/// Returns the size of a message, or an error if the server would refuse it, or would ignore a part of it.
+pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<usize, Error> {
+    let size = message.check_size(connection.client().max_payload())?;
+    check_ttl(connection, message)?;
+    Ok(size)
 }
 
 /// Sends a message once, and waits for the ack.

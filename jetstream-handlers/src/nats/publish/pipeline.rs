@@ -127,7 +127,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 return;
             };
             let entry = match message.and_then(|message| self.checked(message)) {
-                Ok(message) => self.send(message, begun).await,
+                Ok((message, bytes)) => self.send(message, bytes, begun).await,
                 Err(error) => Entry::failed(error),
             };
             // While nothing can be sent, the next messages would wait here one by one.
@@ -155,19 +155,18 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         last < MAX_BYTES / MAX_IN_FLIGHT || self.entries.iter().map(size).sum::<usize>() + last <= MAX_BYTES
     }
 
-    /// Returns the message, or the reason that it cannot be sent.
-    fn checked(&self, message: Outgoing) -> Result<Outgoing, Error> {
-        check(&self.connection, &message)?;
+    /// Returns the message with its size, or the reason that it cannot be sent.
+    fn checked(&self, message: Outgoing) -> Result<(Outgoing, usize), Error> {
+        let bytes = check(&self.connection, &message)?;
         match self.connection.violations.refused_inbox() {
-            None => Ok(message),
+            None => Ok((message, bytes)),
             Some(error) => Err(denied(&message.subject, error)),
         }
     }
 
     /// Sends the message that follows the last entry.
-    async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
+    async fn send(&mut self, message: Outgoing, bytes: usize, begun: Instant) -> Entry {
         let not_sent = |message| Entry::Resend(Attempt { message, begun, unanswered: false });
-        let bytes = message.size();
         if !is_ready_to_send(&self.connection, bytes) {
             let limit = ATTEMPT_TIMEOUT.min(self.connection.settings.publish_timeout);
             tokio::select! {
