@@ -669,7 +669,7 @@ impl PublishMessage {
     pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {}
     pub fn expect_last_sequence(self, sequence: u64) -> Self {}
     pub fn expect_stream(self, stream: &str) -> Self {}
-    pub fn ttl(self, ttl: Duration) -> Self {}
+    pub fn ttl(mut self, ttl: Duration) -> Self {}
 }
 impl fmt::Debug for PublishMessage {}
 
@@ -689,6 +689,11 @@ impl Publisher {
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
+    pub fn publish_bytes(
+        &self,
+        subject: &str,
+        payload: impl Into<Bytes>,
+    ) -> PublishMessage {}
     pub fn publish_message<T: Serialize + ?Sized>(
         &self,
         subject: &str,

@@ -45,6 +45,7 @@ pub use broker::{
 };
 pub use cluster::Cluster;
 pub use cut_connection::cut_connection_at;
+pub use port::free as free_port;
 pub use program::Program;
 pub use proxy::Proxy;
 pub use raw::RawClient;

@@ -93,6 +93,12 @@ contract![
     exhausted_message_becomes_a_dead_letter,
     terminated_message_is_not_redelivered,
     undecodable_payload_becomes_a_dead_letter,
+    other_format_is_named,
+    number_that_json_lacks_is_not_published,
+    bytes_are_published_as_they_are,
+    time_to_live_out_of_range_is_refused,
+    stream_without_acks_is_named,
+    limit_of_a_subject_is_named,
     panic_is_retried,
     timeout_is_retried,
     long_call_is_not_redelivered,
@@ -265,6 +271,81 @@ async fn undecodable_payload_becomes_a_dead_letter(transport: &Transport) {
         (letters.len(), letters[0].reason.as_str(), &letters[0].payload[..]),
         (1, "undecodable", &b"{ oops"[..])
     );
+}
+
+async fn other_format_is_named(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let payloads = [
+        (&b"\xef\xbb\xbf{\"id\":1}"[..], "byte order mark"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x81\xa2id\x01", "MessagePack"),
+    ];
+    for (payload, named) in payloads {
+        broker.publish_bytes("orders.created", payload).await;
+        let letters = broker.dead_letters().await;
+        let error = &letters.last().unwrap().error;
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+async fn number_that_json_lacks_is_not_published(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<all>()).await;
+    for number in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+        let error = broker.broker().publish("orders.created", &Some(number)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode, "{error}");
+        assert!(error.to_string().contains("JSON does not have"), "{error}");
+    }
+    assert_eq!(broker.publish("orders.created", &(None::<f64>, f64::MAX)).await.sequence, 1);
+}
+
+async fn bytes_are_published_as_they_are(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<all>()).await;
+    let recorder = Recorder::<Vec<u8>>::default();
+    let note = recorder.clone();
+    let handler = move |message: Message| {
+        note.add(message.payload().to_vec());
+        std::future::ready(())
+    };
+    let _subscription = broker.broker().subscribe("orders.*", "bytes", handler).await.unwrap();
+    for payload in [&b"\0\xff"[..], b"", b"[1,2]"] {
+        broker.publish_bytes("orders.created", payload).await;
+    }
+    recorder.until_len(3).await;
+    assert_eq!(recorder.items(), [&b"\0\xff"[..], b"", b"[1,2]"]);
+}
+
+async fn time_to_live_out_of_range_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<all>()).await;
+    for ttl in [std::time::Duration::ZERO, std::time::Duration::MAX] {
+        let error = broker.broker().publish_message("orders.created", &1).ttl(ttl).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().contains("36500 days"), "{error}");
+    }
+}
+
+async fn stream_without_acks_is_named(transport: &Transport) {
+    let config = stream::Config { no_ack: true, ..orders() };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<all>()).await;
+    let error = broker.broker().publish("orders.created", &order(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error}");
+    assert!(error.to_string().contains("`no_ack: true`"), "{error}");
+    broker.idle().await;
+    broker.handled::<all>().once();
+}
+
+async fn limit_of_a_subject_is_named(transport: &Transport) {
+    let config = stream::Config {
+        max_messages_per_subject: 1,
+        discard: stream::DiscardPolicy::New,
+        discard_new_per_subject: true,
+        ..orders()
+    };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<all>()).await;
+    broker.publish("orders.created", &order(1)).await;
+    broker.publish("orders.paid", &order(1)).await;
+    let error = broker.broker().publish("orders.created", &order(2)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Publish, "{error}");
+    assert!(error.to_string().contains("`discard_new_per_subject`"), "{error}");
 }
 
 async fn panic_is_retried(transport: &Transport) {

@@ -234,6 +234,9 @@ impl Builder {
     }
 
     /// Sets the JetStream domain, such as that of a leaf node; requests then go to `$JS.<domain>.API`.
+    ///
+    /// A publish succeeds only with the ack of a stream of this domain. A stream of another domain that covers the
+    /// subject, as on the leaf node that the broker is connected to, stores the message too; its ack does not count.
     pub fn domain(mut self, domain: impl Into<String>) -> Self {
         self.settings.domain = Some(domain.into());
         self

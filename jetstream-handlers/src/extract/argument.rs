@@ -78,11 +78,14 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
 }
 
 fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
+    let name = type_name::<T>();
     codec::decode(payload).map_err(|error| {
-        let name = type_name::<T>();
-        Rejection::new(match payload {
-            [] => format!("the payload is empty, which is not valid JSON for `{name}`; `Option<{name}>` accepts it"),
-            _ => format!("the payload is not valid JSON for `{name}`: {error}"),
+        Rejection::new(match (payload, codec::other_format(payload)) {
+            ([], _) => {
+                format!("the payload is empty, which is not valid JSON for `{name}`; `Option<{name}>` accepts it")
+            }
+            (_, Some(format)) => format!("the payload is not valid JSON for `{name}`: it seems to be {format}"),
+            (_, None) => format!("the payload is not valid JSON for `{name}`: {error}"),
         })
     })
 }

@@ -247,8 +247,12 @@ impl Memory {
         }
         self.change(|state| {
             let stream = state.streams.values_mut().find(|stream| stream.takes(&message.subject));
-            let stored = stream.ok_or_else(no_stream)?.store(message);
+            let stream = stream.ok_or_else(no_stream)?;
+            let (stored, no_ack) = (stream.store(message), stream.config.no_ack);
             copy(&mut state.streams);
+            if no_ack {
+                return Err(PublishFailure::Unanswered(Error::new(ErrorKind::Timeout, "no stream answers")));
+            }
             Ok(stored)
         })
     }

@@ -103,8 +103,10 @@ impl Stream {
                 "message size exceeds maximum allowed",
             ));
         }
-        if self.config.discard == DiscardPolicy::New && self.is_full(size) {
-            return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, "maximum messages or bytes exceeded"));
+        if self.config.discard == DiscardPolicy::New
+            && let Some(limit) = self.exceeded_limit(&message.subject, size)
+        {
+            return Err(refusal(503, ErrorCode::STREAM_STORE_FAILED, limit));
         }
         let mut headers = message.headers.clone();
         if let Some(ttl) = ttl {
@@ -116,7 +118,7 @@ impl Stream {
             headers,
             stored_at: SystemTime::now(),
             at: now,
-            expires_at: ttl.map(|ttl| now + ttl),
+            expires_at: ttl.and_then(|ttl| now.checked_add(ttl)),
             size,
         };
         let sequence = self.last_sequence + 1;
@@ -191,9 +193,20 @@ impl Stream {
         PublishAck { stream: self.config.name.clone(), sequence, duplicate, ..PublishAck::default() }
     }
 
-    fn is_full(&self, size: usize) -> bool {
+    /// Returns the limit that another message on `subject` would exceed, as the server names it (`store.go`).
+    fn exceeded_limit(&self, subject: &str, size: usize) -> Option<&'static str> {
         let over = |limit: i64, value: usize| limit > 0 && value as i64 > limit;
-        over(self.config.max_messages, self.messages.len() + 1) || over(self.config.max_bytes, self.bytes + size)
+        let of_subject = || self.messages.values().filter(|message| &*message.subject == subject).count();
+        let per_subject = self.config.max_messages_per_subject;
+        if self.config.discard_new_per_subject && over(per_subject, of_subject() + 1) {
+            Some("maximum messages per subject exceeded")
+        } else if over(self.config.max_messages, self.messages.len() + 1) {
+            Some("maximum messages exceeded")
+        } else if over(self.config.max_bytes, self.bytes + size) {
+            Some("maximum bytes exceeded")
+        } else {
+            None
+        }
     }
 
     fn enforce_limits(&mut self) {

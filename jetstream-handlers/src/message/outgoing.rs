@@ -36,14 +36,19 @@ impl Outgoing {
         self.headers.get(name).map(HeaderValue::as_str)
     }
 
-    /// Checks that the message with its headers has at most `limit` bytes.
-    pub(crate) fn check_size(&self, limit: usize) -> Result<(), Error> {
+    /// Returns the size of the message with its headers, in bytes.
+    pub(crate) fn size(&self) -> usize {
         let length = |name: &HeaderName| AsRef::<str>::as_ref(name).len();
         let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
         let headers: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + LINE_OVERHEAD).sum();
-        let size = self.payload.len() + headers + HEADER_OVERHEAD;
+        self.payload.len() + headers + HEADER_OVERHEAD
+    }
+
+    /// Checks that the message with its headers has at most `limit` bytes, and returns its size.
+    pub(crate) fn check_size(&self, limit: usize) -> Result<usize, Error> {
+        let size = self.size();
         if size <= limit {
-            return Ok(());
+            return Ok(size);
         }
         let subject = &self.subject;
         Err(Error::new(

@@ -102,6 +102,14 @@ pub(crate) fn is_transient(error: &jetstream::Error) -> bool {
     )
 }
 
+/// Returns the error of a message for a stream that acknowledges none.
+pub(crate) fn no_ack(stream: &str, subject: &str) -> Error {
+    let text = format!(
+        "stream `{stream}` has `no_ack: true`, so that it acknowledges no message: the one on `{subject}` may be stored or not; turn `no_ack` off on the server, or publish with `Broker::client`, which waits for no ack"
+    );
+    Error::new(ErrorKind::StreamMismatch, text)
+}
+
 /// Returns the kind and the text for a refusal; `message` is `None` if a batch does not show which one was refused.
 fn reason(message: Option<&Outgoing>, error: &jetstream::Error) -> (ErrorKind, String) {
     let (kind, why) = match error.error_code() {
@@ -119,15 +127,30 @@ fn reason(message: Option<&Outgoing>, error: &jetstream::Error) -> (ErrorKind, S
             (ErrorKind::PayloadTooLarge, "it is larger than the stream accepts (`max_msg_size`)")
         }
         ErrorCode::STREAM_STORE_FAILED => {
-            (ErrorKind::Publish, "the stream is full; raise its limits, or let it discard old messages")
+            return (ErrorKind::Publish, store_failed(error));
         }
         ErrorCode::MESSAGE_TTL_DISABLED => (
             ErrorKind::Publish,
             "the stream accepts no time to live; turn `allow_msg_ttl` on in its configuration on the server (`allow_message_ttl` in `stream::Config`)",
         ),
-        _ => (ErrorKind::Publish, "the stream refused it"),
+        _ => return (ErrorKind::Publish, format!("the stream refused it: {error}")),
     };
     (kind, why.to_owned())
+}
+
+/// Returns the text for a message that the stream did not store, mostly because of its limits (`store.go`, `Err…`).
+fn store_failed(error: &jetstream::Error) -> String {
+    let text = error.to_string();
+    let advice = if text.contains("per subject") {
+        "the subject has as many messages as `max_msgs_per_subject` allows, and `discard_new_per_subject` refuses more; raise the limit, or turn `discard_new_per_subject` off"
+    } else if text.contains("maximum messages") {
+        "the stream is full; raise `max_msgs`, or let it discard old messages"
+    } else if text.contains("maximum bytes") {
+        "the stream is full; raise `max_bytes`, or let it discard old messages"
+    } else {
+        "the stream could not store it; check its limits and the log of the server"
+    };
+    format!("{advice}: {text}")
 }
 
 /// Returns the text for a last sequence other than the expected one.

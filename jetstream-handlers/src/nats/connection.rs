@@ -17,6 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::connect;
 use super::inbox::Routes;
+use super::publish::WriteLimit;
 use super::violations::Violations;
 use super::watchdog::watch;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -35,6 +36,7 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
     pub(super) violations: Arc<Violations>,
+    pub(super) write_limit: Arc<WriteLimit>,
     closed: CancellationToken,
     /// `true` if this process has ended the present connection, or is about to.
     forced: AtomicBool,
@@ -101,6 +103,7 @@ impl Connection {
             epoch,
             routes: Arc::default(),
             violations,
+            write_limit: Arc::default(),
             closed: CancellationToken::new(),
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_nats::{Event, ServerError};
@@ -45,6 +46,8 @@ pub(crate) struct Violation {
 pub(crate) struct Violations {
     sender: broadcast::Sender<Violation>,
     state: Mutex<State>,
+    /// `true` if the state has a refused inbox, which every message asks for.
+    inbox_refused: AtomicBool,
 }
 
 /// What is known of the current connection.
@@ -63,7 +66,8 @@ impl fmt::Debug for Violations {
 
 impl Violations {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { sender: broadcast::channel(CAPACITY).0, state: Mutex::default() })
+        let (sender, _) = broadcast::channel(CAPACITY);
+        Arc::new(Self { sender, state: Mutex::default(), inbox_refused: AtomicBool::new(false) })
     }
 
     /// Returns a receiver of the violations from now on.
@@ -74,7 +78,10 @@ impl Violations {
     /// Handles an event of the client.
     pub(super) fn on_event(&self, event: &Event) {
         match event {
-            Event::Connected => *lock(&self.state) = State::default(),
+            Event::Connected => {
+                *lock(&self.state) = State::default();
+                self.inbox_refused.store(false, Ordering::Release);
+            }
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(text) {
                 Some(violation) => self.on_violation(violation),
                 None => tracing::warn!("the server reported an error: {text}"),
@@ -87,6 +94,7 @@ impl Violations {
         let mut state = lock(&self.state);
         if violation.denied == Denied::Subscribe && is_inbox(&violation.subject) {
             state.inbox = Some(violation.subject.clone());
+            self.inbox_refused.store(true, Ordering::Release);
         }
         let alike = violation.subject.split_inclusive('.').take(WARNED_TOKENS).collect();
         if state.warned.len() < MAX_WARNINGS && state.warned.insert((violation.denied, alike)) {
@@ -99,6 +107,9 @@ impl Violations {
 
     /// Returns an error if the server has refused the inbox on which answers arrive.
     pub(super) fn refused_inbox(&self) -> Option<Error> {
+        if !self.inbox_refused.load(Ordering::Acquire) {
+            return None;
+        }
         let subject = lock(&self.state).inbox.clone()?;
         Some(Violation { denied: Denied::Subscribe, subject }.into_error())
     }

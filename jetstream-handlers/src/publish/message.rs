@@ -18,9 +18,12 @@ use crate::error::{Error, ErrorKind};
 use crate::message::Outgoing;
 use crate::rules;
 
+/// The longest time to live: a hundred years.
+const MAX_TTL: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
+
 /// A message to which headers and conditions can be added; it is sent when awaited.
 ///
-/// [`Publisher::publish_message`] and [`Broker::publish_message`](crate::Broker::publish_message) return it.
+/// [`Publisher::publish_message`], [`Publisher::publish_bytes`] and [`Broker::publish_message`](crate::Broker::publish_message) return it.
 /// It belongs to the broker that returned it: [`publish_all`](Publisher::publish_all),
 /// [`publish_atomic`](Publisher::publish_atomic) and [`ingest`](Publisher::ingest) of another broker refuse it.
 ///
@@ -107,12 +110,21 @@ impl PublishMessage {
         self.single(header::NATS_EXPECTED_STREAM, stream)
     }
 
-    /// Sets the time after which the stream removes the message, rounded up to whole seconds.
+    /// Sets the time after which the stream removes the message, rounded up to whole seconds; at most 36,500 days.
     ///
+    /// Zero and longer times are refused: the server computes the end of a time to live in nanoseconds since 1970 in 64
+    /// bits, and removes a message at once whose time does not fit (`stream.go`, `parseMessageTTL`).
     /// It requires a server from 2.11 and a stream with `allow_message_ttl` (ADR-43).
-    pub fn ttl(self, ttl: Duration) -> Self {
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        if ttl.is_zero() || ttl > MAX_TTL {
+            let problem = format!(
+                "the time to live is {ttl:?}; expected more than zero and at most 36500 days, or leave it out so that the limits of the stream apply"
+            );
+            self.problem.get_or_insert(problem);
+            return self;
+        }
         let seconds = ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0);
-        self.single(header::NATS_MESSAGE_TTL, &seconds.max(1).to_string())
+        self.single(header::NATS_MESSAGE_TTL, &seconds.to_string())
     }
 
     /// Sets a header that has one value.

@@ -44,6 +44,16 @@ impl Publisher {
     /// While no server answers, the message is sent again under the same message id until the [publish
     /// timeout](crate::Builder::publish_timeout), so that it is stored once even if a server restarts or a leader is
     /// elected meanwhile.
+    /// While no server is connected, nothing is queued, and nothing is sent after the timeout.
+    /// The error states whether the message may be stored; a message that was never sent is not.
+    ///
+    /// [`PublishAck::duplicate`](async_nats::jetstream::publish::PublishAck::duplicate) is `true` if an earlier publish
+    /// of the application has stored a message of the same id.
+    /// It is `false` for a message that this publish had to send again, whose first answer was lost: whether an earlier
+    /// publish had stored it as well cannot be known then.
+    ///
+    /// With [`Builder::domain`](crate::Builder::domain), only the ack of a stream of that domain counts, although a
+    /// stream of a leaf node may store the message too.
     ///
     /// # Examples
     ///
@@ -58,12 +68,13 @@ impl Publisher {
     ///
     /// | kind | reason |
     /// |---|---|
-    /// | [`Encode`](ErrorKind::Encode) | the value does not encode as JSON |
+    /// | [`Encode`](ErrorKind::Encode) | the value does not encode as JSON, for example because it contains a NaN |
     /// | [`Config`](ErrorKind::Config) | the subject is invalid or has a wildcard |
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
-    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch), [`StreamOverlap`](ErrorKind::StreamOverlap) | the stream that the application declares for the subject conflicts with those on the server, or the stream acknowledges no message (`no_ack`) |
     /// | [`Publish`](ErrorKind::Publish) | the stream refused the message, or a subscriber that is not a stream answered |
+    /// | [`Authorization`](ErrorKind::Authorization) | the user may not publish to the subject, or not subscribe to the inbox of the answer |
     /// | [`Closed`](ErrorKind::Closed) | the broker is disconnected |
     /// | [`Timeout`](ErrorKind::Timeout) | the publish timeout has passed; the text states whether the message may be stored |
     ///
@@ -74,9 +85,28 @@ impl Publisher {
         self.publish_message(subject, value).await
     }
 
-    /// Publishes bytes without encoding them.
-    pub(crate) async fn publish_bytes(&self, subject: &str, payload: Bytes) -> Result<PublishAck, Error> {
-        PublishMessage::new(self.clone(), subject, Ok(payload)).await
+    /// Returns a message whose payload is these bytes as they are, or nothing; it is sent when awaited.
+    ///
+    /// It is for payloads in another format than JSON, and for messages that consist of their headers: a counter
+    /// (`Nats-Incr`, ADR-49), or the tombstone of a key (`KV-Operation`, ADR-8).
+    /// [`publish`](Self::publish) encodes bytes as a JSON array, and `()` as `null`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(publisher: jetstream_handlers::Publisher) -> Result<(), jetstream_handlers::Error> {
+    /// publisher.publish_bytes("images.scanned", vec![0x89, b'P', b'N', b'G']).await?;
+    /// let ack = publisher.publish_bytes("visits.home", "").header("Nats-Incr", "+1").await?;
+    /// println!("the counter is {:?}", ack.value);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Awaiting the message returns the errors of [`publish_message`](Self::publish_message), except for
+    /// [`Encode`](ErrorKind::Encode).
+    pub fn publish_bytes(&self, subject: &str, payload: impl Into<Bytes>) -> PublishMessage {
+        PublishMessage::new(self.clone(), subject, Ok(payload.into()))
     }
 
     /// Returns a message to which headers and conditions can be added; it is sent when awaited.
@@ -114,7 +144,7 @@ impl Publisher {
     pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         let payload = codec::encode(value).map_err(|error| {
             let name = std::any::type_name::<T>();
-            Error::new(ErrorKind::Encode, format!("`{name}` does not encode as JSON for subject `{subject}`"))
+            Error::new(ErrorKind::Encode, format!("`{name}` does not encode as JSON for subject `{subject}`: {error}"))
                 .with_source(error)
         });
         PublishMessage::new(self.clone(), subject, payload)

@@ -9,6 +9,7 @@ use crate::backoff::ExponentialBackoff;
 use crate::error::api::is_final;
 use crate::error::{Error, ErrorKind};
 use crate::message::PublishFailure;
+use crate::message::refusal::no_ack;
 use crate::provision::ensure_stream;
 use crate::subject::covers;
 use crate::transport::Transport;
@@ -18,6 +19,10 @@ const MIN_PAUSE: Duration = Duration::from_millis(50);
 
 /// The maximum delay between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// The timeout of reading whether a stream acknowledges messages; a cluster that elects a leader does not answer, and
+/// the next attempt must not wait for that.
+const ACKS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The delays between attempts: exponential backoff up to a deadline.
 #[derive(Debug)]
@@ -67,6 +72,7 @@ pub(super) struct Retry<'a> {
     /// `true` after an attempt without an answer, which may have stored the message.
     pub(super) unanswered: bool,
     stream_found: bool,
+    acks_looked_up: bool,
     /// The reason that the user may not look up the stream.
     lookup_denied: Option<String>,
 }
@@ -92,6 +98,7 @@ impl<'a> Retry<'a> {
             repeated: false,
             unanswered: false,
             stream_found: false,
+            acks_looked_up: false,
             lookup_denied: None,
         }
     }
@@ -99,11 +106,23 @@ impl<'a> Retry<'a> {
     /// Waits until the next attempt is due, or returns the error with which the publish ends.
     pub(super) async fn after(&mut self, failure: PublishFailure) -> Result<(), Error> {
         let (error, may_lack_stream) = match failure {
+            PublishFailure::Permanent(error) if self.unanswered && error.kind() != ErrorKind::Closed => {
+                let (unit, subject) = (self.unit.name(), self.subject);
+                let what = format!("an earlier attempt at {unit} on `{subject}` had no answer, and may have stored it");
+                return Err(error.about(&what));
+            }
             PublishFailure::Permanent(error) => return Err(error),
-            PublishFailure::Transient(error) => (error, false),
+            PublishFailure::Transient(error) => {
+                // A stream without acks does not answer the first message of a batch either.
+                if self.unit != Unit::Message && error.kind() == ErrorKind::Timeout {
+                    self.require_acks().await?;
+                }
+                (error, false)
+            }
             PublishFailure::NoStream(error) => (error, true),
             PublishFailure::Unanswered(error) => {
                 self.unanswered = true;
+                self.require_acks().await?;
                 // If no stream covers the subject, another subscriber may have received the message without answering.
                 // A batch without a stream fails earlier.
                 (error, self.unit == Unit::Message)
@@ -129,6 +148,29 @@ impl<'a> Retry<'a> {
             }
             StreamLookup::Unknown(cause) => self.repeat_after(cause.unwrap_or(error)).await,
         }
+    }
+
+    /// Returns an error if the stream acknowledges nothing; it is read once, after the first attempt without an answer.
+    async fn require_acks(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.acks_looked_up, true) || !self.transport.is_connected() {
+            return Ok(());
+        }
+        let silent = async {
+            for name in self.transport.stream_names(self.subject).await.ok()? {
+                if self.transport.stream(&name).await.ok()??.no_ack {
+                    return Some(name);
+                }
+            }
+            None
+        };
+        let limit = self.deadline.min(Instant::now() + ACKS_TIMEOUT);
+        match timeout_at(limit, Box::pin(silent)).await {
+            Ok(Some(stream)) => return Err(no_ack(&stream, self.subject)),
+            // What cannot be read is no reason to give up.
+            Ok(None) => {}
+            Err(_) => self.acks_looked_up = false,
+        }
+        Ok(())
     }
 
     /// Waits for the next attempt after a transient error.

@@ -47,6 +47,8 @@ async fn store(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Er
     retry.unanswered = unanswered;
     loop {
         match transport.publish_once(&message, deadline).await {
+            // The stream knows the id from an attempt of this publish whose answer was lost.
+            Ok(ack) if retry.unanswered => return Ok(PublishAck { duplicate: false, ..ack }),
             Ok(ack) => return Ok(ack),
             Err(PublishFailure::Permanent(error))
                 if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>

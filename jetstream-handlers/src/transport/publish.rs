@@ -37,6 +37,7 @@ impl Transport {
             Self::Nats(connection) => nats::check(connection, message),
             Self::Memory(memory) => message.check_size(memory.max_payload()),
         }
+        .map(drop)
     }
 
     /// Returns an error if the server is older than `feature` requires.
@@ -116,7 +117,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             // Storing in memory needs no pipeline, so each message is published alone.
             Self::Memory(memory, messages) => Some(match messages.next()? {
                 Ok(message) => match message.check_size(memory.max_payload()) {
-                    Ok(()) => Pipelined::Resend(Attempt::first(message.with_id())),
+                    Ok(_) => Pipelined::Resend(Attempt::first(message.with_id())),
                     Err(error) => Pipelined::Done(Err(error)),
                 },
                 Err(error) => Pipelined::Done(Err(error)),

@@ -7,7 +7,9 @@ use jetstream_handlers_tests::{Server, stream_config};
 
 mod atomic;
 mod cluster;
+mod domain;
 mod ingest;
+mod lost_server;
 mod permissions;
 mod publish;
 mod publish_all;

@@ -1,13 +1,14 @@
 //! One message: stored once, or refused with a reason.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
 use jetstream_handlers_tests::{
-    Recorder, SOON, Server, assert_error, binary, connect, connect_with, cut_connection_at, eventually, ms,
+    Recorder, SOON, Server, assert_error, binary, builder, connect, connect_with, cut_connection_at, eventually, ms,
+    stream_config,
 };
 use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
@@ -51,7 +52,7 @@ async fn condition_that_the_message_itself_broke_is_met() {
             false => broker.publish_message("orders.created", &1).expect_last_sequence(0).into_future(),
         };
         let ack = publish().await.unwrap();
-        assert_eq!((ack.sequence, ack.duplicate), (1, true), "repeated after the lost ack");
+        assert_eq!((ack.sequence, ack.duplicate), (1, false), "stored by this publish, whose first ack was lost");
         assert_error(publish().await, ErrorKind::WrongLastSequence, &["last sequence"]);
         assert_eq!(count(&server.jetstream().await, "SHOP").await, 1);
     }
@@ -216,6 +217,8 @@ async fn encoding_error_names_the_type() {
     let broker = connect(&server).await;
     let parts = ["publishing::publish::Secret", "`orders.created`", "a secret is not serialized"];
     assert_error(broker.publish("orders.created", &Secret).await, ErrorKind::Encode, &parts);
+    let parts = ["`orders.created`", "`[1]` is NaN"];
+    assert_error(broker.publish("orders.created", &[Some(1.0), Some(f64::NAN)]).await, ErrorKind::Encode, &parts);
     let by_pair = BTreeMap::from([((1, 2), 3)]);
     assert_error(broker.publish("orders.created", &by_pair).await, ErrorKind::Encode, &["key must be a string"]);
 }
@@ -246,6 +249,101 @@ async fn max_message_size_of_the_stream_is_enforced() {
     let parts = ["`orders.created`", "max_msg_size"];
     let value = "a".repeat(100);
     assert_error(connect(&server).await.publish("orders.created", &value).await, ErrorKind::PayloadTooLarge, &parts);
+}
+
+#[tokio::test]
+async fn time_to_live_out_of_range_is_refused() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let years = |years: u64| secs(years * 366 * 24 * 60 * 60);
+    for ttl in [Duration::ZERO, years(100), years(1000), Duration::MAX] {
+        let result = broker.publish_message("orders.created", &1).ttl(ttl).await;
+        assert_error(result, ErrorKind::Config, &["`orders.created`", "time to live", "36500 days"]);
+    }
+    if binary::version() < (2, 11, 0) {
+        return;
+    }
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream::Config { allow_message_ttl: true, ..shop() }).await.unwrap();
+    for ttl in [Duration::from_nanos(1), years(99)] {
+        broker.publish_message("orders.created", &1).ttl(ttl).await.unwrap();
+    }
+    eventually("the short one expires", SOON, async || (count(&jetstream, "SHOP").await == 1).then_some(())).await;
+    jetstream.get_stream("SHOP").await.unwrap().get_raw_message(2).await.unwrap();
+}
+
+#[tokio::test]
+async fn bytes_are_published_as_they_are() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let newest = binary::version() >= (2, 12, 0);
+    let counters = stream::Config { allow_message_counter: newest, ..stream_config("VISITS", &["visits.>"]) };
+    jetstream.create_stream(counters).await.unwrap();
+    let broker = connect(&server).await;
+    let publisher = broker.publisher();
+    let raw = vec![0_u8, 0xff, b'\n'];
+    publisher.publish_bytes("orders.created", raw.clone()).message_id("raw").await.unwrap();
+    publisher.publish_bytes("orders.created", "").header("KV-Operation", "DEL").await.unwrap();
+    let stream = jetstream.get_stream("ORDERS").await.unwrap();
+    assert_eq!(stream.get_raw_message(1).await.unwrap().payload, raw);
+    let tombstone = stream.get_raw_message(2).await.unwrap();
+    assert!(tombstone.payload.is_empty());
+    assert_eq!(tombstone.headers.get("KV-Operation").unwrap().as_str(), "DEL");
+    if newest {
+        for sum in ["1", "2"] {
+            let ack = publisher.publish_bytes("visits.home", "").header("Nats-Incr", "+1").await.unwrap();
+            assert_eq!(ack.value.as_deref(), Some(sum));
+        }
+    }
+    let invalid = publisher.publish_bytes("orders.*", "1").await;
+    assert_error(invalid, ErrorKind::Config, &["`orders.*`", "wildcard"]);
+}
+
+#[tokio::test]
+async fn stream_without_acks_is_named() {
+    let server = Server::start().await;
+    let newest = binary::version() >= (2, 14, 0);
+    let config = stream::Config { no_ack: true, allow_atomic_publish: newest, ..shop() };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let broker = connect(&server).await;
+    let begun = Instant::now();
+    let parts = ["stream `SHOP`", "`no_ack: true`", "may be stored or not"];
+    assert_error(broker.publish("orders.created", &1).await, ErrorKind::StreamMismatch, &parts);
+    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+    let result = broker.publisher().publish_all([broker.publish_message("orders.created", &2)]).next().await.unwrap();
+    assert_error(result, ErrorKind::StreamMismatch, &parts);
+    assert!(begun.elapsed() < secs(15), "{:?}", begun.elapsed());
+    assert_eq!(count(&server.jetstream().await, "SHOP").await, 2);
+    if newest {
+        let batch = [3, 4].map(|id| broker.publish_message("orders.created", &id));
+        let begun = Instant::now();
+        assert_error(broker.publisher().publish_atomic(batch).await, ErrorKind::StreamMismatch, &parts);
+        assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn refusal_that_cannot_change_is_reported_at_once_with_the_words_of_the_server() {
+    let server = Server::start().await;
+    let config = stream::Config { num_replicas: 3, ..shop() };
+    let broker = builder(&server).stream(config).connect().await.unwrap();
+    let begun = Instant::now();
+    let error = broker.publish("orders.created", &1).await.unwrap_err();
+    assert!(error.to_string().contains("replicas > 1 not supported in non-clustered mode"), "{error}");
+    let config = stream::Config {
+        max_messages_per_subject: 1,
+        discard: stream::DiscardPolicy::New,
+        discard_new_per_subject: true,
+        ..stream_config("LAST", &["last.>"])
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    broker.publish("last.a", &1).await.unwrap();
+    broker.publish("last.b", &1).await.unwrap();
+    let error = broker.publish("last.a", &1).await.unwrap_err();
+    assert!(error.to_string().contains("`discard_new_per_subject`"), "{error}");
+    assert!(error.to_string().contains("maximum messages per subject exceeded"), "{error}");
+    assert!(!error.to_string().contains("the stream is full"), "{error}");
+    assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
@@ -325,8 +423,9 @@ async fn publish_without_a_server_times_out() {
     let broker = Broker::builder().servers([server.url()]).publish_timeout(limit).connect().await.unwrap();
     broker.publish("orders.created", &0).await.unwrap();
     server.kill();
+    eventually("the broker is disconnected", SOON, async || (!broker.health().connected).then_some(())).await;
     let started = Instant::now();
-    let parts = ["`orders.created`", "within 500ms", "may be stored or not"];
+    let parts = ["`orders.created`", "within 500ms", "it is not stored", "no server is connected"];
     assert_error(broker.publish("orders.created", &1).await, ErrorKind::Timeout, &parts);
     assert!(started.elapsed() < secs(5), "{:?}", started.elapsed());
 }
@@ -344,7 +443,7 @@ async fn message_with_a_lost_ack_is_stored_once() {
         .await
         .unwrap();
     let ack = broker.publish("orders.created", &1).await.unwrap();
-    assert_eq!((ack.sequence, ack.duplicate), (1, true), "the repetition is a duplicate");
+    assert_eq!((ack.sequence, ack.duplicate), (1, false), "the application has published it once");
     assert_eq!(count(&jetstream, "SHOP").await, 1);
 }
 

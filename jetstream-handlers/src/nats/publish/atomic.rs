@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::super::Connection;
 use super::answer::read_ack;
+use super::domain::{DomainAnswer, is_ack_of, stored_elsewhere};
 use super::first_send::{ack_of_stored, stream_of};
-use super::{RECONNECTED, attempt_timeout, no_stream_answers, unsent};
+use super::{RECONNECTED, attempt_timeout, no_stream_answers, ready_to_send, unsent};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{batch_refused, empty_batch, is_transient};
 use crate::message::{Outgoing, PublishFailure};
@@ -32,6 +33,8 @@ pub(crate) struct AtomicBatch<'a> {
     missed: Option<usize>,
     /// `true` if the last message of an attempt had no answer, so that the batch may be stored.
     unanswered: bool,
+    /// The error of an attempt that a stream of another domain has stored.
+    elsewhere: Option<String>,
 }
 
 /// The messages whose answer is requested from the stream.
@@ -48,6 +51,10 @@ enum Failure {
     Refused(usize, jetstream::Error),
     NoStream(usize, BoxError),
     Unanswered(usize, BoxError),
+    /// Only a stream of another domain has stored the batch.
+    Elsewhere(Error),
+    /// No message that was sent can be stored.
+    NotSent(Error),
     Other(Error),
 }
 
@@ -61,6 +68,7 @@ impl<'a> AtomicBatch<'a> {
             answers: Answers::FirstAndLast,
             missed: None,
             unanswered: false,
+            elsewhere: None,
         }
     }
 
@@ -90,6 +98,17 @@ impl<'a> AtomicBatch<'a> {
         let count = self.messages.len();
         Err(match failure {
             Failure::Other(error) => PublishFailure::Permanent(error),
+            Failure::NotSent(error) => PublishFailure::Transient(error),
+            Failure::Elsewhere(error) => {
+                self.elsewhere = Some(error.to_string());
+                self.unanswered = true;
+                PublishFailure::Unanswered(error)
+            }
+            // The stream that has stored the batch refuses it now.
+            Failure::Refused(..) if self.elsewhere.is_some() => {
+                let text = self.elsewhere.clone().unwrap_or_default();
+                PublishFailure::Unanswered(Error::new(ErrorKind::Timeout, text))
+            }
             Failure::Refused(_, error)
                 if self.unanswered && error.error_code() == ErrorCode::ATOMIC_PUBLISH_CONTAINS_DUPLICATE_MESSAGE =>
             {
@@ -113,7 +132,8 @@ impl<'a> AtomicBatch<'a> {
                 self.failed_at(number, Error::new(ErrorKind::StreamNotFound, text).with_source(error))
             }
             Failure::Unanswered(number, error) => {
-                let error = Error::new(ErrorKind::Timeout, "the stream does not answer").with_source(error);
+                let error =
+                    Error::new(ErrorKind::Timeout, format!("the stream does not answer: {error}")).with_source(error);
                 if number == count {
                     self.unanswered = true;
                     PublishFailure::Unanswered(error)
@@ -140,6 +160,8 @@ impl<'a> AtomicBatch<'a> {
     }
 
     async fn send(&self, id: &str, deadline: Instant) -> Result<PublishAck, Failure> {
+        // Nothing of a batch is given to a client that would only queue it.
+        ready_to_send(self.connection, 0, deadline).await.map_err(Failure::NotSent)?;
         let mut epoch = self.connection.epoch();
         epoch.mark_unchanged();
         for (number, message) in (1..).zip(self.messages) {
@@ -149,6 +171,11 @@ impl<'a> AtomicBatch<'a> {
                 subject: message.subject.clone(),
                 payload: message.payload.clone(),
             };
+            let ready = ready_to_send(self.connection, message.size(), deadline).await;
+            ready.map_err(Failure::NotSent)?;
+            if epoch.has_changed().unwrap_or_default() {
+                return Err(Failure::NotSent(Error::new(ErrorKind::Timeout, RECONNECTED)));
+            }
             if self.answers == Answers::FirstAndLast && number != 1 && !last {
                 self.stage(number, message, deadline).await?;
                 continue;
@@ -180,6 +207,9 @@ impl<'a> AtomicBatch<'a> {
         deadline: Instant,
         epoch: &mut watch::Receiver<u64>,
     ) -> Result<Bytes, Failure> {
+        if let Some(domain) = self.connection.domain() {
+            return self.request_of(domain, number, message, deadline, epoch).await;
+        }
         let Outgoing { subject, payload, headers } = message;
         let wait = attempt_timeout(deadline);
         let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
@@ -197,6 +227,36 @@ impl<'a> AtomicBatch<'a> {
                 _ => Failure::Other(unsent(self.connection, &subject, error)),
             }),
             Err(error) => Err(Failure::Unanswered(number, error.into())),
+        }
+    }
+
+    /// Sends a message, and returns the answer of a stream of `domain`.
+    async fn request_of(
+        &self,
+        domain: &str,
+        number: usize,
+        message: Outgoing,
+        deadline: Instant,
+        epoch: &mut watch::Receiver<u64>,
+    ) -> Result<Bytes, Failure> {
+        let subject = message.subject.clone();
+        let last = number == self.messages.len();
+        // The answer to a staged message is empty, and names no domain.
+        let accepts = |payload: &[u8]| if last { is_ack_of(domain, payload) } else { payload.is_empty() };
+        let due = Instant::now() + attempt_timeout(deadline);
+        let answer = tokio::select! {
+            answer = self.connection.request_of_domain(message, due, accepts) => answer,
+            Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),
+        };
+        match answer {
+            Ok(DomainAnswer::Accepted(answer)) => Ok(answer),
+            Ok(DomainAnswer::Other(answer)) => match read_ack(&answer) {
+                Ok(Ok(ack)) => Err(Failure::Elsewhere(stored_elsewhere(domain, &ack.stream, &ack.domain))),
+                _ => Ok(answer),
+            },
+            Ok(DomainAnswer::NoStream) => Err(Failure::NoStream(number, "no responders".into())),
+            Ok(DomainAnswer::Silence) => Err(Failure::Unanswered(number, "no stream answers".into())),
+            Err(error) => Err(Failure::Other(unsent(self.connection, &subject, error))),
         }
     }
 

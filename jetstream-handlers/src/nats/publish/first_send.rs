@@ -46,8 +46,8 @@ pub(super) async fn stream_of(connection: &Connection, message: &Outgoing) -> Re
     Ok(names.into_iter().next())
 }
 
-/// Returns the ack that the stream would send if a message that it has stored were published again.
+/// Returns the ack that the stream sent when it stored this message, and that was lost.
 pub(super) fn ack_of_stored(connection: &Connection, stream: String, sequence: u64) -> PublishAck {
     let domain = connection.settings.domain.clone().unwrap_or_default();
-    PublishAck { stream, sequence, domain, duplicate: true, value: None, batch_id: None, batch_size: None }
+    PublishAck { stream, sequence, domain, duplicate: false, value: None, batch_id: None, batch_size: None }
 }

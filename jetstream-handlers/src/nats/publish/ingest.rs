@@ -10,12 +10,13 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use serde::Deserialize;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::super::Connection;
 use super::super::violations::Violation;
 use super::answer::read_ack;
-use super::{ATTEMPT_TIMEOUT, unsent};
+use super::domain::stored_elsewhere;
+use super::{ATTEMPT_TIMEOUT, ready_to_send, unsent};
 use crate::error::ingest::IngestError;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{closed, ingest_refused, is_transient};
@@ -56,6 +57,8 @@ pub(crate) struct Ingest<'a> {
     problem: Option<Error>,
     /// The number of the message that did not arrive, until the reason is known.
     gap: Option<u64>,
+    /// The error if only a stream of another domain ends the batch.
+    elsewhere: Option<Error>,
     /// The ack with which the stream has ended the batch.
     ack: Option<PublishAck>,
 }
@@ -84,6 +87,8 @@ enum Answer {
     Refused(u64, jetstream::Error),
     /// The batch has ended.
     Ended(PublishAck),
+    /// A stream of another domain has ended the batch.
+    EndedElsewhere(PublishAck),
     /// No stream covers the subject of the message of this number.
     NoStream(u64),
     Malformed(BoxError),
@@ -99,6 +104,8 @@ impl<'a> Ingest<'a> {
         deadline: Instant,
     ) -> Result<Self, BeginFailure> {
         let permanent = |error| BeginFailure::NotBegun(PublishFailure::Permanent(error));
+        let ready = ready_to_send(connection, first.size(), deadline).await;
+        ready.map_err(|error| BeginFailure::NotBegun(PublishFailure::Transient(error)))?;
         let mut batch = Self::open(connection, first.subject.clone()).await.map_err(permanent)?;
         batch.send(first, Operation::Start).await.map_err(permanent)?;
         // Nothing else may be sent before the first answer.
@@ -134,6 +141,7 @@ impl<'a> Ingest<'a> {
             flow: 1,
             problem: None,
             gap: None,
+            elsewhere: None,
             ack: None,
         })
     }
@@ -187,9 +195,9 @@ impl<'a> Ingest<'a> {
     /// Sends the next message as soon as the stream accepts it; a message that cannot be sent ends the batch.
     pub(crate) async fn add(&mut self, message: Result<Outgoing, Error>) -> Result<(), IngestError> {
         while self.ack.is_none()
-            && let Some(Some(answer)) = self.answers.next().now_or_never()
+            && let Some(answer) = next_answer(&mut self.answers, self.connection).now_or_never()
         {
-            self.on_answer(read(&answer));
+            self.on_answer(answer);
         }
         while !self.has_ended() && self.sent >= self.stored + self.flow * MAX_OUTSTANDING {
             self.wait().await?;
@@ -221,10 +229,11 @@ impl<'a> Ingest<'a> {
 
     /// Sends a message under the next number.
     async fn send(&mut self, message: Outgoing, operation: Operation) -> Result<(), Error> {
+        self.progressed_at = Instant::now();
+        self.ready_to_send(&message).await?;
         // Counted even if sending fails, because it may have been sent.
         self.sent += 1;
         self.unstored.push_back(message.subject.clone());
-        self.progressed_at = Instant::now();
         self.send_as(message, self.sent, operation).await
     }
 
@@ -235,7 +244,25 @@ impl<'a> Ingest<'a> {
             _ => self.sent,
         };
         let nothing = Outgoing { subject: self.subject.clone(), payload: Bytes::new(), headers: HeaderMap::new() };
+        self.ready_to_send(&nothing).await?;
         self.send_as(nothing, number, operation).await
+    }
+
+    /// Returns the time at which the batch has made no progress for too long.
+    fn deadline(&self) -> Instant {
+        self.progressed_at + self.connection.settings.publish_timeout
+    }
+
+    async fn ready_to_send(&self, message: &Outgoing) -> Result<(), Error> {
+        let subject = &message.subject;
+        tokio::select! {
+            biased;
+            ready = ready_to_send(self.connection, message.size(), self.deadline()) => ready.map_err(|error| {
+                let limit = self.connection.settings.publish_timeout;
+                error.about(&format!("could not publish to `{subject}` within {limit:?}"))
+            }),
+            () = self.connection.closed() => Err(closed(subject)),
+        }
     }
 
     async fn send_as(&self, message: Outgoing, number: u64, operation: Operation) -> Result<(), Error> {
@@ -243,7 +270,6 @@ impl<'a> Ingest<'a> {
         let reply = Subject::from(format!("{}.{FLOW}.fail.{number}.{}.$FI", self.inbox, operation as u8));
         let Outgoing { subject, payload, headers } = message;
         let client = self.connection.client();
-        let limit = self.connection.settings.publish_timeout;
         let publish = async {
             if headers.is_empty() {
                 client.publish_with_reply(subject.clone(), reply, payload).await
@@ -254,17 +280,18 @@ impl<'a> Ingest<'a> {
         tokio::select! {
             biased;
             sent = publish => sent.map_err(|error| unsent(self.connection, &subject, error)),
-            // Without a connection, sending waits for capacity in a queue; the timer is created only then.
+            // Sending waits for capacity in a queue; the timer is created only then.
             () = self.connection.closed() => Err(closed(&subject)),
-            () = async { sleep(limit).await } => {
-                Err(Error::new(ErrorKind::Timeout, format!("could not publish to `{subject}`: not connected")))
+            () = async { sleep_until(self.deadline()).await } => {
+                let limit = self.connection.settings.publish_timeout;
+                Err(Error::new(ErrorKind::Timeout, format!("could not publish to `{subject}` within {limit:?}")))
             }
         }
     }
 
     /// Waits for one answer, and requests one while none arrives.
     async fn wait(&mut self) -> Result<(), IngestError> {
-        let deadline = self.progressed_at + self.connection.settings.publish_timeout;
+        let deadline = self.deadline();
         loop {
             match self.receive(deadline).await {
                 Some(Answer::Refused(_, error))
@@ -273,7 +300,7 @@ impl<'a> Ingest<'a> {
                     return self.on_unknown_batch(error).await;
                 }
                 // Not even the end of the batch can be requested.
-                Some(Answer::Denied(number, error)) if self.ending => {
+                Some(Answer::Denied(number, error)) if self.ending && number > self.sent => {
                     self.on_answer(Answer::Denied(number, error));
                     return Err(self.ended(ErrorKind::Authorization, ""));
                 }
@@ -303,8 +330,8 @@ impl<'a> Ingest<'a> {
     /// stream then has lost the batch, for example in a restart.
     async fn on_unknown_batch(&mut self, error: jetstream::Error) -> Result<(), IngestError> {
         let deadline = Instant::now() + LAST_ANSWER;
-        while let Ok(Some(answer)) = timeout_at(deadline, self.answers.next()).await {
-            if let Answer::Ended(ack) = read(&answer) {
+        while let Ok(answer) = timeout_at(deadline, next_answer(&mut self.answers, self.connection)).await {
+            if let Answer::Ended(ack) = answer {
                 self.ack = Some(ack);
                 return Ok(());
             }
@@ -318,7 +345,7 @@ impl<'a> Ingest<'a> {
         let due = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
         tokio::select! {
             biased;
-            Some(answer) = self.answers.next() => Some(read(&answer)),
+            answer = next_answer(&mut self.answers, self.connection) => Some(answer),
             () = self.connection.closed() => None,
             Some(denied) = denied(&mut self.violations, &self.unstored, self.stored, &self.subject) => Some(denied),
             Ok(()) = self.epoch.changed() => None,
@@ -340,6 +367,11 @@ impl<'a> Ingest<'a> {
             }
             Answer::Ended(ack) => {
                 self.ack = Some(ack);
+                return;
+            }
+            Answer::EndedElsewhere(ack) => {
+                let domain = self.connection.domain().unwrap_or_default();
+                self.elsewhere = Some(stored_elsewhere(domain, &ack.stream, &ack.domain));
                 return;
             }
             Answer::Gap(number) => {
@@ -378,7 +410,7 @@ impl<'a> Ingest<'a> {
         {
             self.on_answer(answer);
         }
-        let count = ack.batch_size.unwrap_or(0).max(self.stored);
+        let count = ack.batch_size.unwrap_or(0).max(self.known_stored());
         if self.problem.is_none() && count == self.sent {
             return Ok(ack);
         }
@@ -397,12 +429,20 @@ impl<'a> Ingest<'a> {
         Err(ingest_error(Error::new(kind, text), problem, count))
     }
 
+    /// Returns the number of messages that are known to be stored without an ack.
+    ///
+    /// The other answers do not name their domain, so that they may be those of a stream that does not count.
+    fn known_stored(&self) -> u64 {
+        if self.connection.domain().is_some() { 0 } else { self.stored }
+    }
+
     /// Returns the error of a batch without an ack from the stream.
     fn ended(&mut self, kind: ErrorKind, why: &str) -> IngestError {
-        let problem = self.problem.take();
+        // A refusal may be that of the stream that has ended the batch.
+        let problem = self.elsewhere.take().or_else(|| self.problem.take());
         let kind = problem.as_ref().map_or(kind, Error::kind);
         let why = problem.as_ref().map_or_else(|| why.to_owned(), ToString::to_string);
-        let (subject, stored, sent) = (&self.subject, self.stored, self.sent);
+        let (subject, stored, sent) = (&self.subject, self.known_stored(), self.sent);
         let known = match stored {
             0 => "no message is known to be stored".to_owned(),
             stored => format!("the first {stored} messages are stored"),
@@ -414,6 +454,18 @@ impl<'a> Ingest<'a> {
         };
         let text = format!("the batch on `{subject}` ended early: {known}, {rest}: {why}");
         ingest_error(Error::new(kind, text), problem, stored)
+    }
+}
+
+/// Returns the next answer; the ack of a stream of another domain does not end the batch.
+async fn next_answer(answers: &mut Subscriber, connection: &Connection) -> Answer {
+    let Some(answer) = answers.next().await else {
+        // The client has ended, which shows elsewhere.
+        return std::future::pending().await;
+    };
+    match read(&answer) {
+        Answer::Ended(ack) if !connection.is_of_domain(&ack.domain) => Answer::EndedElsewhere(ack),
+        answer => answer,
     }
 }
 

@@ -4,14 +4,17 @@
 
 mod answer;
 mod atomic;
+mod domain;
 mod first_send;
 mod ingest;
 mod pipeline;
+mod write_limit;
 
 pub(crate) use atomic::AtomicBatch;
 pub(crate) use first_send::first_send;
 pub(crate) use ingest::Ingest;
 pub(crate) use pipeline::Pipeline;
+pub(super) use write_limit::WriteLimit;
 
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::closed;
 use crate::message::{Outgoing, PublishFailure};
 use answer::read_answer;
+use domain::{DomainAnswer, is_ack_of, stored_elsewhere};
 
 /// The maximum wait for the answer to one attempt.
 ///
@@ -34,10 +38,11 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The text for an attempt whose connection ended before the answer.
 const RECONNECTED: &str = "the client reconnected before the answer";
 
-/// Returns an error for a message that the server would refuse, or of which it would ignore a part.
-pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<(), Error> {
-    message.check_size(connection.client().max_payload())?;
-    check_ttl(connection, message)
+/// Returns the size of a message, or an error if the server would refuse it, or would ignore a part of it.
+pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<usize, Error> {
+    let size = message.check_size(connection.client().max_payload())?;
+    check_ttl(connection, message)?;
+    Ok(size)
 }
 
 /// Sends a message once, and waits for the ack.
@@ -46,6 +51,10 @@ pub(crate) async fn publish_once(
     message: &Outgoing,
     deadline: Instant,
 ) -> Result<PublishAck, PublishFailure> {
+    ready_to_send(connection, message.size(), deadline).await.map_err(PublishFailure::Transient)?;
+    if let Some(domain) = connection.domain() {
+        return publish_to_domain(connection, domain, message, deadline).await;
+    }
     let request = async_nats::Request::new()
         .payload(message.payload.clone())
         .headers(message.headers.clone())
@@ -56,7 +65,7 @@ pub(crate) async fn publish_once(
     let sent = tokio::select! {
         biased;
         error = connection.denied(&message.subject) => return Err(PublishFailure::Permanent(denied(&message.subject, error))),
-        // The deadline also covers sending, which waits for capacity in a queue while there is no connection.
+        // The deadline also covers sending, which waits for capacity in a queue.
         sent = timeout_at(deadline, client.send_request(message.subject.clone(), request)) => sent,
         // No answer to a request of the former connection arrives on this one.
         Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
@@ -68,8 +77,72 @@ pub(crate) async fn publish_once(
             RequestErrorKind::TimedOut => PublishFailure::Unanswered(no_stream_answers(error)),
             _ => PublishFailure::Permanent(unsent(connection, &message.subject, error)),
         }),
-        Err(_) => Err(unanswered("not connected")),
+        Err(_) => Err(unanswered("no answer before the deadline")),
     }
+}
+
+/// Sends a message once, and waits for the ack of a stream of `domain`.
+async fn publish_to_domain(
+    connection: &Connection,
+    domain: &str,
+    message: &Outgoing,
+    deadline: Instant,
+) -> Result<PublishAck, PublishFailure> {
+    let mut epoch = connection.epoch();
+    epoch.mark_unchanged();
+    let due = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+    let accepts = |payload: &[u8]| is_ack_of(domain, payload);
+    let answer = tokio::select! {
+        biased;
+        error = connection.denied(&message.subject) => return Err(PublishFailure::Permanent(denied(&message.subject, error))),
+        answer = connection.request_of_domain(message.clone(), due, accepts) => answer,
+        Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
+    };
+    match answer {
+        Ok(DomainAnswer::Accepted(answer)) => read_answer(message, &answer),
+        Ok(DomainAnswer::Other(answer)) => match read_answer(message, &answer) {
+            Ok(ack) => Err(PublishFailure::Unanswered(stored_elsewhere(domain, &ack.stream, &ack.domain))),
+            Err(failure) => Err(failure),
+        },
+        Ok(DomainAnswer::NoStream) => Err(PublishFailure::NoStream(no_stream_answers("no responders"))),
+        Ok(DomainAnswer::Silence) => Err(unanswered("no stream answers")),
+        Err(error) => Err(PublishFailure::Permanent(unsent(connection, &message.subject, error))),
+    }
+}
+
+/// Waits until a message of this size can be sent at once; returns an error if that is not before the deadline.
+///
+/// The client queues what it is given while no server is connected, and sends it after the reconnect, when its publish
+/// may have failed. So nothing is given to it then, and nothing after the deadline.
+async fn ready_to_send(connection: &Connection, bytes: usize, deadline: Instant) -> Result<(), Error> {
+    let mut epoch = connection.epoch();
+    loop {
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::Timeout, "the deadline passed before it could be sent"));
+        }
+        if is_ready_to_send(connection, bytes) {
+            return Ok(());
+        }
+        if !connection.is_connected() {
+            match timeout_at(deadline, epoch.changed()).await {
+                Ok(Ok(())) => continue,
+                _ => return Err(Error::new(ErrorKind::Timeout, "no server is connected")),
+            }
+        }
+        let client = connection.client();
+        let admitted = connection.write_limit.admit(&client, bytes);
+        if timeout_at(deadline, admitted).await.is_err() {
+            return Err(Error::new(ErrorKind::Timeout, "the server does not read what is sent to it"));
+        }
+        if connection.is_connected() {
+            return Ok(());
+        }
+    }
+}
+
+/// Returns `true` if a message of this size can be sent at once, which is not waited for.
+fn is_ready_to_send(connection: &Connection, bytes: usize) -> bool {
+    connection.is_connected() && connection.write_limit.try_admit(&connection.client(), bytes)
 }
 
 /// Returns the timeout of the answer to an attempt that is made now.

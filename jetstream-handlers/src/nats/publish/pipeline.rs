@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::Connection;
 use super::super::violations::Violation;
 use super::answer::read_answer;
-use super::{ATTEMPT_TIMEOUT, check, denied, unsent};
+use super::{ATTEMPT_TIMEOUT, check, denied, is_ready_to_send, ready_to_send, unsent};
 use crate::error::Error;
 use crate::message::refusal::closed;
 use crate::message::{Attempt, Outgoing, Pipelined, PublishFailure};
@@ -25,6 +25,9 @@ const MAX_IN_FLIGHT: usize = 256;
 /// The number of messages without a result at which the next ones are sent: several at once reach the socket in one
 /// write, and with a lower number the stream would run out of messages.
 const REFILL_AT: usize = MAX_IN_FLIGHT - 32;
+
+/// The maximum number of bytes without a result, except for a single message that is larger.
+const MAX_BYTES: usize = 32 * 1024 * 1024;
 
 /// Messages that are published at once, at most [`MAX_IN_FLIGHT`], and the results of the oldest ones.
 pub(crate) struct Pipeline<I: Iterator> {
@@ -102,7 +105,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
     /// Sends messages up to [`MAX_IN_FLIGHT`] if at most [`REFILL_AT`] have no result; none while a message must be
     /// sent again.
     async fn fill(&mut self) {
-        if self.ended || self.entries.len() > REFILL_AT {
+        if self.ended || self.entries.len() > REFILL_AT || !self.can_send() {
             return;
         }
         // An answer that has arrived may require a message to be sent again.
@@ -115,37 +118,65 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         if self.entries.is_empty() {
             // Everything sent so far is answered, so a former connection lost nothing.
             self.epoch.mark_unchanged();
+            self.violations = self.violations.resubscribe();
         }
         let begun = Instant::now();
-        while self.entries.len() < MAX_IN_FLIGHT {
+        while self.entries.len() < MAX_IN_FLIGHT && self.has_room() {
             let Some(message) = self.messages.next() else {
                 self.ended = true;
                 return;
             };
             let entry = match message.and_then(|message| self.checked(message)) {
-                Ok(message) => self.send(message, begun).await,
+                Ok((message, bytes)) => self.send(message, bytes, begun).await,
                 Err(error) => Entry::failed(error),
             };
-            // While the connection's queue is full, the next messages would wait here one by one.
-            let is_full = matches!(entry, Entry::Resend(_));
+            // While nothing can be sent, the next messages would wait here one by one.
+            let waits = matches!(entry, Entry::Resend(_));
             self.entries.push_back(entry);
-            if is_full {
+            if waits {
                 return;
             }
         }
     }
 
-    /// Returns the message, or the reason that it cannot be sent.
-    fn checked(&self, message: Outgoing) -> Result<Outgoing, Error> {
-        check(&self.connection, &message)?;
+    /// Returns `false` while it is better to wait for the results of the messages that were sent on a lost connection.
+    fn can_send(&self) -> bool {
+        self.entries.is_empty() || self.connection.is_connected()
+    }
+
+    /// Returns `true` if another message like the last one has room within [`MAX_BYTES`].
+    fn has_room(&self) -> bool {
+        let size = |entry: &Entry| match entry {
+            Entry::Sent(attempt) | Entry::Resend(attempt) => attempt.message.payload.len(),
+            Entry::Done(_) => 0,
+        };
+        let last = self.entries.back().map_or(0, size);
+        // Only large messages are counted, because this runs for each message.
+        last < MAX_BYTES / MAX_IN_FLIGHT || self.entries.iter().map(size).sum::<usize>() + last <= MAX_BYTES
+    }
+
+    /// Returns the message with its size, or the reason that it cannot be sent.
+    fn checked(&self, message: Outgoing) -> Result<(Outgoing, usize), Error> {
+        let bytes = check(&self.connection, &message)?;
         match self.connection.violations.refused_inbox() {
-            None => Ok(message),
+            None => Ok((message, bytes)),
             Some(error) => Err(denied(&message.subject, error)),
         }
     }
 
     /// Sends the message that follows the last entry.
-    async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
+    async fn send(&mut self, message: Outgoing, bytes: usize, begun: Instant) -> Entry {
+        let not_sent = |message| Entry::Resend(Attempt { message, begun, unanswered: false });
+        if !is_ready_to_send(&self.connection, bytes) {
+            let limit = ATTEMPT_TIMEOUT.min(self.connection.settings.publish_timeout);
+            tokio::select! {
+                biased;
+                () = self.connection.closed() => return Entry::failed(closed(&message.subject)),
+                ready = ready_to_send(&self.connection, bytes, Instant::now() + limit) => if ready.is_err() {
+                    return not_sent(message);
+                },
+            }
+        }
         let number = self.first + self.entries.len() as u64;
         let headers = self.headers(&message, number);
         let client = self.connection.client();
@@ -167,10 +198,10 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 Ok(()) => Entry::Sent(Attempt { message, begun, unanswered: true }),
                 Err(error) => Entry::failed(unsent(&self.connection, &message.subject, error)),
             },
-            // Without a connection, sending waits for capacity in a queue.
+            // Sending waits for capacity in a queue.
             () = self.connection.closed() => Entry::failed(closed(&message.subject)),
             // The timer is created only if sending waits.
-            () = async { sleep(ATTEMPT_TIMEOUT).await } => Entry::Resend(Attempt { message, begun, unanswered: false }),
+            () = async { sleep(ATTEMPT_TIMEOUT).await } => not_sent(message),
         }
     }
 
@@ -236,7 +267,11 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             not_stored()
         } else {
             match read_answer(&attempt.message, &answer.payload) {
+                // Another answer follows, or the message is sent again alone.
+                Ok(ack) if !self.connection.is_of_domain(&ack.domain) => return,
                 Ok(ack) => Entry::Done(Ok(ack)),
+                // A refusal does not name its domain.
+                Err(PublishFailure::Permanent(_)) if self.connection.domain().is_some() => return,
                 Err(PublishFailure::Permanent(error)) => Entry::failed(error),
                 Err(_) => not_stored(),
             }

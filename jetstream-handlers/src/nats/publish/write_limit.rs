@@ -1,0 +1,77 @@
+//! The limit of what the client has been given to send and has not written yet.
+
+use std::sync::{Arc, Mutex};
+
+use async_nats::Client;
+use tokio::sync::Notify;
+
+use crate::sync::lock;
+
+/// The number of bytes at which nothing more is given to the client until it has written them.
+///
+/// The client moves messages from its queue to a buffer until that has this size (`SOFT_WRITE_BUF_LIMIT` in
+/// `connection.rs`), and a reconnect discards the buffer but not the queue. With the same limit, no message waits in
+/// the queue while the server reads nothing, to be sent after its publish has failed.
+const LIMIT: usize = 64 * 1024;
+
+/// The size of the protocol line of a message, without its subject.
+const LINE: usize = 128;
+
+/// Admits messages while the client writes.
+///
+/// The client never holds more than [`LIMIT`] and one message, whatever their number and size, so that large messages
+/// need no memory while the server reads nothing. It guards no lock while it waits, so that a publish that nobody
+/// polls does not stop the others.
+#[derive(Debug, Default)]
+pub(in crate::nats) struct WriteLimit {
+    state: Mutex<State>,
+    written: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The number of bytes given to the client since the last flush.
+    given: usize,
+    flushing: bool,
+}
+
+impl WriteLimit {
+    /// Waits until a message of this size may be given to the client.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: the message counts only if it returns.
+    pub(in crate::nats) async fn admit(self: &Arc<Self>, client: &Client, bytes: usize) {
+        if self.try_admit(client, bytes) {
+            return;
+        }
+        loop {
+            let mut written = std::pin::pin!(self.written.notified());
+            // A flush that ends from here on is not missed.
+            written.as_mut().enable();
+            if self.try_admit(client, bytes) {
+                return;
+            }
+            written.await;
+        }
+    }
+
+    /// Counts a message if it may be given to the client; otherwise, a flush is in progress.
+    pub(in crate::nats) fn try_admit(self: &Arc<Self>, client: &Client, bytes: usize) -> bool {
+        let mut state = lock(&self.state);
+        if state.given < LIMIT {
+            state.given += LINE + bytes;
+            return true;
+        }
+        if !std::mem::replace(&mut state.flushing, true) {
+            let (limit, client) = (self.clone(), client.clone());
+            tokio::spawn(async move {
+                // A client that has ended writes nothing, and says so to whoever sends.
+                client.flush().await.ok();
+                *lock(&limit.state) = State::default();
+                limit.written.notify_waiters();
+            });
+        }
+        false
+    }
+}
