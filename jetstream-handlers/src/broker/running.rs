@@ -1,6 +1,7 @@
 //! Handlers that were started together, and their graceful stop.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,9 +33,16 @@ pub(super) struct WorkerHandle {
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
     pub(super) task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    /// `true` once nobody waits for the handler, so that the broker forgets it when it has ended.
+    pub(super) abandoned: AtomicBool,
 }
 
 impl WorkerHandle {
+    /// Returns `true` if the broker must still know the handler.
+    pub(super) fn is_known(&self) -> bool {
+        !(self.abandoned.load(Ordering::Relaxed) && self.ended.is_cancelled())
+    }
+
     /// Stops the handler; the first caller receives its result.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
@@ -101,6 +109,7 @@ impl Running {
     ///
     /// If the future is dropped, the stop continues detached, and its result is lost.
     pub async fn shutdown(self) -> Result<(), Error> {
+        abandon(&self.workers);
         let result = stop_all(&self.workers).await;
         self.broker.forget(&self.workers);
         result
@@ -120,5 +129,33 @@ impl Running {
     /// Waits until any of the handlers has ended.
     pub(super) async fn ended(&self) {
         select_all(self.workers.iter().map(|worker| Box::pin(worker.ended.cancelled()))).await;
+    }
+}
+
+/// The handlers of a start or a run, which are stopped when it is cancelled.
+pub(super) struct StopOnDrop(Vec<Arc<WorkerHandle>>);
+
+impl StopOnDrop {
+    pub(super) fn new(workers: &[Arc<WorkerHandle>]) -> Self {
+        Self(workers.to_vec())
+    }
+
+    /// Lets the handlers run on.
+    pub(super) fn keep_running(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        abandon(&self.0);
+        self.0.iter().for_each(|worker| worker.stop.cancel());
+    }
+}
+
+/// Lets the broker forget handlers as soon as they have ended.
+fn abandon(workers: &[Arc<WorkerHandle>]) {
+    for worker in workers {
+        worker.abandoned.store(true, Ordering::Relaxed);
     }
 }

@@ -1,10 +1,11 @@
 //! Starting handlers: validation, then one worker for each handler.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
-use super::running::{Running, WorkerHandle};
+use super::running::{Running, StopOnDrop, WorkerHandle};
 use super::{Broker, Defaults, Inner};
 use crate::delivery::Binding;
 use crate::error::problem::Problem;
@@ -82,8 +83,10 @@ impl Broker {
             prepared.push(Prepared { handler, binding, context, stop, deliveries });
         }
         let workers = self.spawn(prepared, recorder.as_ref())?;
+        let cancelled = StopOnDrop::new(&workers);
         // Lets each worker send its first request before the caller publishes.
         tokio::task::yield_now().await;
+        cancelled.keep_running();
         Ok(Running { broker: self.clone(), workers })
     }
 
@@ -122,7 +125,18 @@ impl Broker {
                 worker.run(deliveries, stopping, grace).await
             });
             let task = Mutex::new(Some(task));
-            workers.push(Arc::new(WorkerHandle { handler, binding, delayed, status, grace, stop, ended, task }));
+            let abandoned = AtomicBool::new(false);
+            workers.push(Arc::new(WorkerHandle {
+                handler,
+                binding,
+                delayed,
+                status,
+                grace,
+                stop,
+                ended,
+                task,
+                abandoned,
+            }));
         }
         all.extend(workers.iter().cloned());
         Ok(workers)

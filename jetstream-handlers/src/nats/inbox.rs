@@ -301,14 +301,15 @@ impl Reader {
         loop {
             tokio::select! {
                 biased;
-                message = subscriber.next() => match message {
-                    Some(message) => self.route(message, &mut subscriber),
-                    None => break,
-                },
+                // Before the messages, which under load never pause.
                 () = closing.cancelled(), if !draining => {
                     draining = true;
                     subscriber.drain().await.ok();
                 }
+                message = subscriber.next() => match message {
+                    Some(message) => self.route(message, &mut subscriber),
+                    None => break,
+                },
             }
             for ack_subject in self.orphaned.drain(..) {
                 // With a nak, another instance receives the message immediately, not only after its `ack_wait`.
