@@ -25,7 +25,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, chosen};
-use crate::observe::health::{HandlerHealth, Health, Status};
+use crate::observe::health::Health;
 use crate::observe::recorder::Recorder;
 use crate::plan::Plan;
 use crate::publish::{PublishMessage, Publisher};
@@ -317,16 +317,7 @@ impl Broker {
     /// Returns the current state of the connection and of every handler.
     pub fn health(&self) -> Health {
         let lost = self.inner.transport.lost_since();
-        let status = |worker: &WorkerHandle| match (worker.status.get(), lost) {
-            // An idle handler notices a lost connection late.
-            (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
-            (status, _) => status,
-        };
-        let handlers = self
-            .workers()
-            .iter()
-            .map(|worker| HandlerHealth { handler: worker.handler.declaration.name.clone(), status: status(worker) })
-            .collect();
+        let handlers = self.workers().iter().map(|worker| worker.health(lost)).collect();
         Health { connected: lost.is_none(), handlers }
     }
 

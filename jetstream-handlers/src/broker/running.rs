@@ -15,9 +15,9 @@ use crate::delivery::Binding;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::observe::health::StatusCell;
+use crate::observe::health::{HandlerHealth, Status, StatusCell};
 use crate::sync::lock;
-use crate::worker::Delayed;
+use crate::worker::{Busy, Delayed, Slot};
 
 /// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
 /// confirmed.
@@ -29,6 +29,7 @@ pub(super) struct WorkerHandle {
     pub(super) binding: Arc<Binding>,
     pub(super) delayed: Arc<Delayed>,
     pub(super) status: StatusCell,
+    pub(super) slots: Arc<[Slot]>,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
@@ -43,6 +44,42 @@ impl WorkerHandle {
         !(self.abandoned.load(Ordering::Relaxed) && self.ended.is_cancelled())
     }
 
+    /// Returns the health of the handler; `lost` is the time since which no server is connected.
+    pub(super) fn health(&self, lost: Option<std::time::Instant>) -> HandlerHealth {
+        let busy = Busy::of(&self.slots);
+        let status = match (self.status.get(), lost, busy) {
+            // An idle handler notices a lost connection late.
+            (Status::Running | Status::Degraded { .. }, Some(since), _) => {
+                Status::Recovering { reason: "not connected".to_owned(), since }
+            }
+            (Status::Running, None, Some(busy)) => self.status_of(busy),
+            (status, ..) => status,
+        };
+        HandlerHealth {
+            handler: self.handler.declaration.name.clone(),
+            status,
+            busy_since: busy.map(|busy| busy.since.into_std()),
+            quarantined: self.status.count_quarantined(),
+        }
+    }
+
+    /// Returns the status of a handler that runs and has no free slot.
+    fn status_of(&self, busy: Busy) -> Status {
+        let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
+        let (reason, since) = if busy.late {
+            let reason = format!(
+                "all {count} slots are taken by calls that still run after their timeout of {limit:?}, because they block and cannot be cancelled"
+            );
+            (reason, busy.since)
+        } else if busy.signalled.elapsed() > self.binding.ack_wait * 2 {
+            let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
+            (reason.to_owned(), busy.signalled)
+        } else {
+            return Status::Running;
+        };
+        Status::Degraded { reason, since: since.into_std() }
+    }
+
     /// Stops the handler; the first caller receives its result.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
@@ -52,6 +89,13 @@ impl WorkerHandle {
             Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
                 Ok(Ok(result)) => result,
                 Err(_) => Err(Error::of(vec![Problem::NeverYields { handler: self.handler.declaration.name.clone() }])),
+                Ok(Err(error)) if error.is_cancelled() => Err(Error::new(
+                    ErrorKind::Closed,
+                    format!(
+                        "the runtime on which `{}` ran was shut down before the handler was stopped; its messages are redelivered after their `ack_wait`",
+                        self.handler.declaration.name
+                    ),
+                )),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
                     format!("the worker of `{}` panicked (a bug in this crate)", self.handler.declaration.name),

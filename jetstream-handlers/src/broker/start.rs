@@ -117,9 +117,9 @@ impl Broker {
                 recorder: recorder.cloned(),
                 batch_size: defaults.batch_size,
             });
-            // Also run when the worker panics, so that health does not report a handler that no longer runs.
-            let guards = (ended.clone().drop_guard(), status.stopped_on_drop());
-            let stopping = stop.clone();
+            // Also run when the worker panics, so that health does not report a handler as running.
+            let guards = (ended.clone().drop_guard(), status.ended_on_drop());
+            let (stopping, slots) = (stop.clone(), worker.slots());
             let task = tokio::spawn(async move {
                 let _guards = guards;
                 worker.run(deliveries, stopping, grace).await
@@ -131,6 +131,7 @@ impl Broker {
                 binding,
                 delayed,
                 status,
+                slots,
                 grace,
                 stop,
                 ended,

@@ -8,16 +8,14 @@ use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::message::Message;
+use crate::delivery::Records;
 use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
     pub(super) config: Config,
-    /// The number of times that each message was handed back without an attempt, by stream sequence.
-    pub(super) handed_back: BTreeMap<u64, u64>,
-    /// The stream sequences of the messages that were tried in isolation.
-    pub(super) isolated: BTreeSet<u64>,
+    pub(super) records: Records,
     /// The first stream sequence that was not delivered yet.
     next: u64,
     /// The number of deliveries so far: the consumer sequence of the last one.
@@ -66,8 +64,7 @@ impl Consumer {
         };
         Self {
             config,
-            handed_back: BTreeMap::new(),
-            isolated: BTreeSet::new(),
+            records: Records::default(),
             next,
             delivered_total: 0,
             deliveries: BTreeMap::new(),
@@ -222,7 +219,7 @@ impl Consumer {
             }
             AckFault::Redeliver => {
                 // The redelivery must not count as a failed attempt.
-                *self.handed_back.entry(sequence).or_default() += 1;
+                *self.records.handed_back.entry(sequence).or_default() += 1;
                 self.nak(sequence, Duration::ZERO);
                 false
             }
@@ -256,8 +253,10 @@ impl Consumer {
     pub(super) fn forget(&mut self, sequence: u64) {
         self.pending.remove(&sequence);
         self.deliveries.remove(&sequence);
-        self.handed_back.remove(&sequence);
-        self.isolated.remove(&sequence);
+        let Records { handed_back, tried_alone, exhausted } = &mut self.records;
+        for counts in [handed_back, tried_alone, exhausted] {
+            counts.remove(&sequence);
+        }
         self.lost_deliveries.retain(|(other, _)| *other != sequence);
         self.redeliver.retain(|other| *other != sequence);
     }

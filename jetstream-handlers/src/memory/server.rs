@@ -14,7 +14,7 @@ use super::Faults;
 use super::consumer::Consumer;
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Isolation, Records};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Outgoing, PublishFailure, Stored};
@@ -282,11 +282,10 @@ impl Memory {
         state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
     }
 
-    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
-    /// sequence.
-    pub(crate) fn handed_back(&self, binding: &Binding) -> BTreeMap<u64, u64> {
+    /// Returns what was recorded about the messages of a consumer.
+    pub(crate) fn records(&self, binding: &Binding) -> Records {
         let state = self.state();
-        state.consumer(binding).map(|consumer| consumer.handed_back.clone()).unwrap_or_default()
+        state.consumer(binding).map(|consumer| consumer.records.clone()).unwrap_or_default()
     }
 
     /// Records that these messages were handed back.
@@ -294,17 +293,30 @@ impl Memory {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(binding) {
                 for sequence in sequences {
-                    *consumer.handed_back.entry(*sequence).or_default() += 1;
+                    *consumer.records.handed_back.entry(*sequence).or_default() += 1;
                     // A message handed back did not complete its attempt in isolation.
-                    consumer.isolated.remove(sequence);
+                    consumer.records.tried_alone.remove(sequence);
                 }
             }
         });
     }
 
-    /// Records that a message is about to be tried in isolation; returns `true` if that was recorded before.
-    pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64) -> bool {
-        self.change(|state| state.consumer_mut(binding).is_some_and(|consumer| !consumer.isolated.insert(sequence)))
+    /// Records that a message is about to be tried in isolation; returns the sum of the weights before.
+    pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64, isolation: Isolation) -> u64 {
+        self.change(|state| {
+            let Some(consumer) = state.consumer_mut(binding) else { return 0 };
+            let weights = consumer.records.tried_alone.entry(sequence).or_default();
+            std::mem::replace(weights, *weights + isolation.weight())
+        })
+    }
+
+    /// Records that these messages have no attempts left.
+    pub(crate) fn mark_exhausted(&self, binding: &Binding, sequences: &[u64]) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                consumer.records.exhausted.extend(sequences.iter().map(|sequence| (*sequence, 1)));
+            }
+        });
     }
 
     /// Adds a reader of a consumer.

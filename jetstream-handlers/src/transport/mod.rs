@@ -6,7 +6,6 @@
 mod deliveries;
 mod publish;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Isolation, Records};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -162,12 +161,11 @@ impl Transport {
         }
     }
 
-    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
-    /// sequence.
-    pub(crate) async fn handed_back(&self, binding: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
+    /// Returns what the processes that share a consumer have recorded about its messages.
+    pub(crate) async fn records(&self, binding: &Binding) -> Result<Records, Error> {
         match self {
-            Self::Nats(connection) => connection.handed_back(binding).await,
-            Self::Memory(memory) => Ok(memory.handed_back(binding)),
+            Self::Nats(connection) => connection.records(binding).await,
+            Self::Memory(memory) => Ok(memory.records(binding)),
         }
     }
 
@@ -184,11 +182,27 @@ impl Transport {
 
     /// Records that a message is about to be tried in isolation.
     ///
-    /// Returns `true` if that was recorded before; the record is removed once the message has ended.
-    pub(crate) async fn mark_isolated(&self, binding: &Binding, sequence: u64) -> Result<bool, Error> {
+    /// Returns the sum of the weights that were recorded before; the record is removed once the message has ended.
+    pub(crate) async fn mark_isolated(
+        &self,
+        binding: &Binding,
+        sequence: u64,
+        isolation: Isolation,
+    ) -> Result<u64, Error> {
         match self {
-            Self::Nats(connection) => connection.mark_isolated(binding, sequence).await,
-            Self::Memory(memory) => Ok(memory.mark_isolated(binding, sequence)),
+            Self::Nats(connection) => connection.mark_isolated(binding, sequence, isolation).await,
+            Self::Memory(memory) => Ok(memory.mark_isolated(binding, sequence, isolation)),
+        }
+    }
+
+    /// Records that these messages have no attempts left, although their dead letters could not be stored.
+    pub(crate) async fn mark_exhausted(&self, binding: &Binding, sequences: &[u64]) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.mark_exhausted(binding, sequences).await,
+            Self::Memory(memory) => {
+                memory.mark_exhausted(binding, sequences);
+                Ok(())
+            }
         }
     }
 

@@ -130,6 +130,10 @@ impl Buffer {
         queue.messages.len()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.queue().messages.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue().messages.is_empty()
     }

@@ -4,6 +4,7 @@
 //! It is one task, and its slots are futures inside that task, so that a message requires no new task.
 
 mod ack_all;
+mod aside;
 mod attempts;
 mod buffer;
 mod caller;
@@ -17,12 +18,14 @@ mod prefetch;
 mod readiness;
 mod restore;
 mod retry;
+mod running_calls;
 mod settle;
 mod slot;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod unstored;
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -31,7 +34,6 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::RwLock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -45,13 +47,16 @@ use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
+use aside::Aside;
 use attempts::Attempts;
 use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
 use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
 use readiness::Readiness;
-use slot::Slot;
+use running_calls::RunningCalls;
+pub(crate) use slot::{Busy, Slot};
+use unstored::Unstored;
 
 /// The parts that a worker is made from.
 #[derive(Debug)]
@@ -78,11 +83,15 @@ pub(crate) struct Worker {
     buffer: Buffer,
     readiness: Readiness,
     attempts: Attempts,
-    /// The lock that is held for reading during every call, and for writing during an isolated call.
-    isolation: RwLock<()>,
+    unstored: Unstored,
+    running_calls: RunningCalls,
+    /// The messages to be tried in isolation.
+    isolated: Aside,
+    /// The message whose dead letter shows whether dead letters can be stored.
+    probing: Aside,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
-    slots: Vec<Slot>,
+    slots: Arc<[Slot]>,
     /// The acks of an ordered handler.
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
@@ -94,7 +103,7 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Box<Self> {
         let Parts { handler, binding, transport, context, status, delayed, recorder, batch_size } = parts;
         let plan = &handler.declaration.plan;
-        let slots: Vec<_> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
+        let slots: Arc<[Slot]> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
@@ -110,7 +119,10 @@ impl Worker {
             buffer: Buffer::default(),
             readiness: Readiness::default(),
             attempts: Attempts::default(),
-            isolation: RwLock::default(),
+            unstored: Unstored::default(),
+            running_calls: RunningCalls::default(),
+            isolated: Aside::default(),
+            probing: Aside::default(),
             delayed,
             recorder,
             slots,
@@ -118,6 +130,11 @@ impl Worker {
             exhausted: ExhaustedMessages::default(),
             ack_prefix: OnceLock::new(),
         })
+    }
+
+    /// Returns the slots, which show whether the handler is busy.
+    pub(crate) fn slots(&self) -> Arc<[Slot]> {
+        self.slots.clone()
     }
 
     /// Runs until `stop` is cancelled, then hands back the messages that wait and lets running calls finish within `grace`.
@@ -133,6 +150,7 @@ impl Worker {
     ) -> Result<(), Error> {
         // Boxed, because the set reserves the size of one more future than it holds.
         let mut slots: FuturesUnordered<_> = self.slots.iter().map(|slot| Box::pin(self.run_slot(slot))).collect();
+        let mut aside = Box::pin(self.run_aside());
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut dead_letters = pin!(self.dead_letter_exhausted());
@@ -159,6 +177,7 @@ impl Worker {
                     deliveries.restored(result);
                 }
                 Some(()) = slots.next() => {}
+                () = &mut aside => {}
                 () = &mut dead_letters => {}
                 () = &mut ack_in_time => {}
                 () = self.buffer.refill() => self.prefetch.used_up(),
@@ -167,13 +186,23 @@ impl Worker {
             }
         }
         // Boxed, so that the task does not hold its size until then.
-        Box::pin(self.stop(slots, heartbeat, deliveries, grace)).await
+        Box::pin(self.stop(slots, aside, heartbeat, deliveries, grace)).await
     }
 
     async fn run_slot(&self, slot: &Slot) {
         match &self.ack_all {
             Some(acks) => Box::pin(self.work_in_order(slot, acks)).await,
             None => self.work(slot).await,
+        }
+    }
+
+    /// Runs what happens beside the slots; returns when it has ended after the stop.
+    async fn run_aside(&self) {
+        let exhausted = pin!(self.record_exhausted());
+        let both = async { tokio::join!(self.work_isolated(), self.work_probing()) };
+        tokio::select! {
+            _ = both => {}
+            () = exhausted => {}
         }
     }
 

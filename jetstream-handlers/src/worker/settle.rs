@@ -66,18 +66,12 @@ impl Worker {
             self.retry(message, delay).await;
             return Settled::Pending;
         }
-        let failure = outcome.into_failure();
-        match self.dead_letter(message, &failure).await {
-            Ok(()) => {
-                self.answer(message.info.clone(), Answer::Term(&failure.error)).await;
-                Settled::Ended
-            }
-            Err(delay) => {
-                self.attempts.remember(&message.info, failure);
-                self.retry(message, delay).await;
-                Settled::Pending
-            }
-        }
+        self.end_failed(message, outcome.into_failure()).await
+    }
+
+    /// Terminates a message whose dead letter is stored.
+    pub(super) async fn terminate(&self, message: &Message, reason: &str) {
+        self.answer(message.info.clone(), Answer::Term(reason)).await;
     }
 
     async fn ack(&self, message: &Message) {
@@ -119,7 +113,7 @@ impl Worker {
     }
 
     /// Asks the server to redeliver a message after `delay`.
-    async fn retry(&self, message: &Message, delay: Duration) {
+    pub(super) async fn retry(&self, message: &Message, delay: Duration) {
         let max_ack_pending = self.binding.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, max_ack_pending) {
             tracing::warn!(
