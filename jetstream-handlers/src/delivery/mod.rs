@@ -3,9 +3,11 @@
 mod acked;
 mod binding;
 mod event;
+mod process_clock;
 mod records;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;
+pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Records};

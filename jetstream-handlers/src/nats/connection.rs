@@ -14,6 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::inbox::Routes;
 use super::watchdog::watch;
+use crate::delivery::ProcessClock;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
 use crate::sync::lock;
@@ -26,6 +27,7 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
     closed: CancellationToken,
+    pub(crate) clock: ProcessClock,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
     _watchdog: AbortOnDropHandle<()>,
@@ -52,6 +54,7 @@ impl Connection {
             epoch,
             routes: Arc::default(),
             closed: CancellationToken::new(),
+            clock: ProcessClock::new(),
             lost_at: Mutex::default(),
             _watchdog: AbortOnDropHandle::new(tokio::spawn(watch(connection.clone(), sender))),
         })

@@ -15,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, Isolation, Records};
+use crate::delivery::{Binding, Isolation, Observed, Records};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -212,6 +212,14 @@ impl Transport {
             Self::Nats(connection) => connection.round_trip(limit).await,
             // In memory, every call takes effect before it returns.
             Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Observes whether the process did not run for a while; `None` in memory, where nothing is on its way.
+    pub(crate) fn observe_clock(&self) -> Option<Observed> {
+        match self {
+            Self::Nats(connection) => Some(connection.clock.observe()),
+            Self::Memory(_) => None,
         }
     }
 

@@ -43,6 +43,7 @@ impl Worker {
 
     /// Sends a signal for each message that is older than `min_age`.
     async fn send_heartbeats(&self, min_age: Duration) {
+        self.notice_suspension();
         self.buffers().for_each(|buffer| buffer.expire(self.max_age()));
         if !self.transport.is_connected() {
             // A signal sent after the reconnect might be for a message that another worker has by then.
@@ -55,7 +56,7 @@ impl Worker {
         }
         // One by one, because a signal must not follow the answer to a message.
         for slot in self.all_slots() {
-            if let Some(delivery) = slot.refresh(min_age) {
+            if let Some(delivery) = slot.refresh(min_age, self.max_age()) {
                 self.in_progress(&self.info(delivery)).await;
             }
         }

@@ -8,10 +8,12 @@ mod aside;
 mod attempts;
 mod buffer;
 mod caller;
+mod cpu_time;
 mod dead_letter;
 mod delayed;
 mod guarded_call;
 mod heartbeat;
+mod lateness;
 mod max_deliveries;
 mod ordered;
 mod prefetch;
@@ -28,13 +30,13 @@ mod thread;
 mod unstored;
 
 use std::pin::pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Binding, DeliveryEvent};
@@ -89,6 +91,8 @@ pub(crate) struct Worker {
     isolated: Aside,
     /// The message whose dead letter shows whether dead letters can be stored.
     probing: Aside,
+    /// The time that the machine was suspended, up to the last time that it was noticed.
+    suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
     slots: Arc<[Slot]>,
@@ -108,6 +112,7 @@ impl Worker {
         // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
         let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait, slots.len(), min_size);
+        let suspended = transport.observe_clock().map_or(0, |observed| observed.suspended.as_nanos() as u64);
         // Boxed, so that the task that runs it does not hold it twice.
         Box::new(Self {
             handler,
@@ -123,6 +128,7 @@ impl Worker {
             running_calls: RunningCalls::default(),
             isolated: Aside::default(),
             probing: Aside::default(),
+            suspended_nanos: AtomicU64::new(suspended),
             delayed,
             recorder,
             slots,
@@ -167,7 +173,7 @@ impl Worker {
                 () = &mut heartbeat => {}
                 // Before the slots: a message that has arrived but is not in the buffer has no heartbeat.
                 () = deliveries.arrived() => {
-                    let mut buffer = self.buffer.fill(Instant::now());
+                    let mut buffer = self.buffer.fill(self.arrivals_since());
                     while let Some(event) = deliveries.fill(&mut |message| buffer.push(message)) {
                         self.on_event(event, &mut buffer, &mut restoring);
                     }

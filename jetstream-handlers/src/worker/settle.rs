@@ -113,7 +113,13 @@ impl Worker {
     }
 
     /// Asks the server to redeliver a message after `delay`.
+    ///
+    /// Sends nothing if the server has redelivered it, because another worker may have it by now.
     pub(super) async fn retry(&self, message: &Message, delay: Duration) {
+        if self.was_redelivered(&message.info) {
+            tracing::debug!("no retry is requested, because the message was redelivered after its ack_wait");
+            return;
+        }
         let max_ack_pending = self.binding.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, max_ack_pending) {
             tracing::warn!(

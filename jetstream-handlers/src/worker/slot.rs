@@ -39,6 +39,14 @@ struct Current {
     begun: Instant,
     /// The time of the last signal to the server about it.
     since: Instant,
+    /// `true` if there was no signal for `ack_wait`, after which the server has redelivered it.
+    lost: bool,
+}
+
+impl Current {
+    fn is_lost(&self, ack_wait: Duration) -> bool {
+        self.lost || self.since.elapsed() >= ack_wait
+    }
 }
 
 /// The state of a worker that has no free slot.
@@ -91,17 +99,36 @@ impl Slot {
 
     /// Returns the message that is being handled if its last signal to the server is at least `age` old; the caller
     /// sends one now.
-    pub(super) fn refresh(&self, age: Duration) -> Option<DeliveryId> {
+    pub(super) fn refresh(&self, age: Duration, ack_wait: Duration) -> Option<DeliveryId> {
         let now = Instant::now();
         let mut in_flight = self.in_flight();
         let current = in_flight.current.as_mut().filter(|current| now - current.since >= age)?;
+        current.lost |= now - current.since >= ack_wait;
         current.since = now;
         Some(current.delivery)
     }
 
+    /// Moves the time of the signal back, because the clock stood still for `time`.
+    pub(super) fn make_older(&self, time: Duration) {
+        if let Some(current) = &mut self.in_flight().current {
+            current.since = current.since.checked_sub(time).unwrap_or(current.since);
+        }
+    }
+
+    /// Returns `true` if this message is being handled, and had no signal for `ack_wait` at some time.
+    pub(super) fn has_lost(&self, delivery: DeliveryId, ack_wait: Duration) -> bool {
+        let current = self.in_flight().current;
+        current.is_some_and(|current| current.delivery == delivery && current.is_lost(ack_wait))
+    }
+
+    /// Returns the message that is being handled, unless it had no signal for `ack_wait` at some time.
+    pub(super) fn held(&self, ack_wait: Duration) -> Option<DeliveryId> {
+        self.in_flight().current.filter(|current| !current.is_lost(ack_wait)).map(|current| current.delivery)
+    }
+
     /// Takes a message whose last signal to the server was at `since`.
     pub(super) fn take(&self, delivery: DeliveryId, begun: Instant, since: Instant) {
-        self.in_flight().current = Some(Current { delivery, begun, since });
+        self.in_flight().current = Some(Current { delivery, begun, since, lost: false });
     }
 
     /// Releases the message.
@@ -152,8 +179,8 @@ impl Worker {
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
                 budget.yield_now(now).await;
-            } else {
-                budget.spend(now).await;
+            } else if budget.spend(now).await {
+                self.notice_suspension();
             }
         }
     }
@@ -282,12 +309,14 @@ impl YieldBudget {
         Self(now + YIELD_PERIOD)
     }
 
-    /// Yields if the budget is used up: a handler that never waits would otherwise keep its worker from heartbeats
-    /// and arrivals.
-    pub(super) async fn spend(&mut self, now: Instant) {
-        if now >= self.0 {
+    /// Yields and returns `true` if the budget is used up: a handler that never waits would otherwise keep its worker
+    /// from heartbeats and arrivals.
+    pub(super) async fn spend(&mut self, now: Instant) -> bool {
+        let spent = now >= self.0;
+        if spent {
             self.yield_now(now).await;
         }
+        spent
     }
 
     /// Yields, so that the worker can request more messages.

@@ -10,7 +10,6 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::buffer::Buffer;
 use super::{Slot, Worker};
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
@@ -60,7 +59,7 @@ impl Worker {
     async fn stop_pulling(&self, mut deliveries: Deliveries, ended: &CancellationToken) -> (Vec<Info>, Deliveries) {
         // The pull ends first: a message that is handed back while a pull request is open would be redelivered to this
         // worker.
-        let mut buffered: Vec<_> = self.buffers().flat_map(Buffer::close).collect();
+        let mut buffered: Vec<_> = self.buffers().flat_map(|buffer| buffer.close(self.max_age())).collect();
         self.readiness.wake();
         while let Some(message) = deliveries.last().await {
             buffered.push(message);
@@ -89,8 +88,7 @@ impl Worker {
 
     /// Hands back the messages of cancelled calls and those in `waiting`, which only an ordered handler has.
     async fn hand_back_cancelled(&self, waiting: Vec<Info>, deliveries: &mut Deliveries) {
-        let mut unfinished: Vec<_> =
-            self.all_slots().filter_map(Slot::current).map(|delivery| self.info(delivery)).collect();
+        let mut unfinished: Vec<_> = self.held().collect();
         if let Some(acks) = &self.ack_all {
             // Once the pull has ended, a reconnect no longer verifies the consumer.
             if !self.is_verified(acks)
