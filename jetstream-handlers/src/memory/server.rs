@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer, stream as nats_stream};
@@ -280,6 +281,11 @@ impl Memory {
     pub(crate) fn count_outstanding(&self, binding: &Binding) -> u64 {
         let state = self.state();
         state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
+    }
+
+    /// Returns the time at which a stream was created.
+    pub(crate) fn stream_created(&self, name: &str) -> Option<SystemTime> {
+        self.state().streams.get(name).map(|stream| stream.created)
     }
 
     /// Returns what was recorded about the messages of a consumer.

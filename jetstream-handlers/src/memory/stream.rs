@@ -26,6 +26,7 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 pub(super) struct Stream {
     /// A random id, which distinguishes the stream from a later one of the same name.
     pub(super) id: u64,
+    pub(super) created: SystemTime,
     pub(super) config: Config,
     pub(super) consumers: BTreeMap<String, Consumer>,
     messages: BTreeMap<u64, Message>,
@@ -39,6 +40,7 @@ impl Stream {
     pub(super) fn new(config: Config) -> Self {
         Self {
             id: fastrand::u64(..),
+            created: SystemTime::now(),
             config,
             consumers: BTreeMap::new(),
             messages: BTreeMap::new(),

@@ -78,12 +78,13 @@ pub(super) async fn create_consumer(
 /// Creates the deleted consumer of a handler again, or finds the one that another process created meanwhile.
 ///
 /// The consumer delivers the stream from the sequence `start` on, or the whole stream if `start` is `None`.
+/// Returns the sequence from which it delivers if a process restored it from one.
 pub(crate) async fn restore_consumer(
     transport: &Transport,
     handler: &str,
     binding: &Binding,
     start: Option<u64>,
-) -> Result<(), Error> {
+) -> Result<Option<u64>, Error> {
     // The configuration that the deleted consumer had, because an operator may have changed it.
     let mut config = (*binding.config).clone();
     config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
@@ -91,10 +92,11 @@ pub(crate) async fn restore_consumer(
     let mut restored = config.clone();
     if let Some(start_sequence) = start {
         restored.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
-        restored.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
     }
+    restored.metadata.insert(drift::RESTORED.to_owned(), start.unwrap_or(1).to_string());
     let need = Need { handler, binding, config, concurrency: 1 };
-    need.create(transport, &restored).await.map(drop).map_err(|problem| Error::of(vec![problem]))
+    let found = need.create(transport, &restored).await.map_err(|problem| Error::of(vec![problem]))?;
+    Ok(found.metadata.get(drift::RESTORED).and_then(|start| start.parse().ok()))
 }
 
 /// The consumer that a handler needs.

@@ -7,7 +7,7 @@ mod deliveries;
 mod publish;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{consumer, stream};
 
@@ -43,6 +43,14 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.stream(name).await,
             Self::Memory(memory) => Ok(memory.stream(name)),
+        }
+    }
+
+    /// Returns the time at which a stream was created, by the clock of the server, if it exists.
+    pub(crate) async fn stream_created(&self, name: &str) -> Result<Option<SystemTime>, Error> {
+        match self {
+            Self::Nats(connection) => connection.stream_created(name).await.map(Some),
+            Self::Memory(memory) => Ok(memory.stream_created(name)),
         }
     }
 

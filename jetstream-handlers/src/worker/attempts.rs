@@ -39,6 +39,8 @@ pub(super) enum Verdict {
     /// another message crashed the process.
     Isolated,
     DeadLetter(Failure),
+    /// The message has ended, and a restored consumer delivers it again.
+    Repeated,
 }
 
 impl Worker {

@@ -18,6 +18,7 @@ mod max_deliveries;
 mod ordered;
 mod prefetch;
 mod readiness;
+mod recent_acks;
 mod restore;
 mod retry;
 mod running_calls;
@@ -56,6 +57,7 @@ pub(crate) use delayed::Delayed;
 use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
 use readiness::Readiness;
+use recent_acks::RecentAcks;
 use running_calls::RunningCalls;
 pub(crate) use slot::{Busy, Slot};
 use unstored::Unstored;
@@ -85,6 +87,7 @@ pub(crate) struct Worker {
     buffer: Buffer,
     readiness: Readiness,
     attempts: Attempts,
+    recent_acks: RecentAcks,
     unstored: Unstored,
     running_calls: RunningCalls,
     /// The messages to be tried in isolation.
@@ -124,6 +127,7 @@ impl Worker {
             buffer: Buffer::default(),
             readiness: Readiness::default(),
             attempts: Attempts::default(),
+            recent_acks: RecentAcks::default(),
             unstored: Unstored::default(),
             running_calls: RunningCalls::default(),
             isolated: Aside::default(),

@@ -156,6 +156,8 @@ impl Worker {
         let delivery = &in_place.message.info;
         match self.verdict(delivery).await {
             Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+            // Recorded only for handlers whose messages are acknowledged one by one.
+            Verdict::Repeated => Outcome::ack(),
             Verdict::Try => self.call_again(caller, message).await,
             Verdict::Isolated => {
                 // If the call crashes the process, no other message is unacknowledged.

@@ -22,6 +22,21 @@ impl Worker {
     pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<(), Error> {
         let restored = restore_consumer(&self.transport, &self.handler.declaration.name, &self.binding, start);
         let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
-        timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)
+        if let Some(start) = timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)? {
+            self.recognize_repeated(start).await;
+        }
+        Ok(())
+    }
+
+    /// Begins to recognize the messages that a consumer restored from `start` repeats.
+    async fn recognize_repeated(&self, start: u64) {
+        match timeout(RESTORE_TIMEOUT, self.transport.stream_created(&self.binding.stream)).await {
+            Ok(Ok(Some(created))) => self.recent_acks.restored(start, created),
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(
+                handler = self.handler.declaration.name,
+                "messages that the restored consumer repeats are handled again: {error}"
+            ),
+        }
     }
 }

@@ -9,12 +9,14 @@ use tokio::time::timeout;
 /// The time during which no call begins, so that those that run can end.
 const MAX_HOLD: Duration = Duration::from_millis(500);
 
-/// The running calls of a worker's slots, which are futures of one task.
+/// The running calls of a worker's slots, which are futures of one task: no two of them change this at the same time.
 #[derive(Debug, Default)]
 pub(super) struct RunningCalls {
     count: AtomicUsize,
     /// `true` while no call may begin.
     held: AtomicBool,
+    /// `true` while a call waits to run alone.
+    is_awaited: AtomicBool,
     ended: Notify,
     released: Notify,
 }
@@ -33,7 +35,7 @@ impl RunningCalls {
         if self.held.load(Ordering::Relaxed) {
             return None;
         }
-        self.count.fetch_add(1, Ordering::Relaxed);
+        self.count.store(self.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         Some(RunningCall(self))
     }
 
@@ -52,10 +54,13 @@ impl RunningCalls {
     ///
     /// Returns `None` if a call still runs then.
     pub(super) async fn alone(&self, patience: Duration) -> Option<Alone<'_>> {
+        self.is_awaited.store(true, Ordering::Relaxed);
         let idle = timeout(patience, self.idle()).await.is_ok();
         self.held.store(true, Ordering::Relaxed);
         let alone = Alone(self);
-        (idle || timeout(MAX_HOLD, self.idle()).await.is_ok()).then_some(alone)
+        let idle = idle || timeout(MAX_HOLD, self.idle()).await.is_ok();
+        self.is_awaited.store(false, Ordering::Relaxed);
+        idle.then_some(alone)
     }
 
     async fn idle(&self) {
@@ -71,8 +76,12 @@ impl RunningCalls {
 
 impl Drop for RunningCall<'_> {
     fn drop(&mut self) {
-        if self.0.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.0.ended.notify_waiters();
+        let Self(calls) = self;
+        let left = calls.count.load(Ordering::Relaxed) - 1;
+        calls.count.store(left, Ordering::Relaxed);
+        // Waking costs a lock, which a message must not pay.
+        if left == 0 && calls.is_awaited.load(Ordering::Relaxed) {
+            calls.ended.notify_waiters();
         }
     }
 }

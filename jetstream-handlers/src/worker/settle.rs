@@ -45,6 +45,7 @@ impl Worker {
         if outcome.settle != Settle::Ack || self.handler.declaration.plan.ack != Ack::Sent {
             return false;
         }
+        self.recent_acks.record(&message.info);
         // Moved and restored, because a clone would allocate.
         let delivery = std::mem::take(&mut message.info);
         let id = delivery.id();
@@ -71,10 +72,12 @@ impl Worker {
 
     /// Terminates a message whose dead letter is stored.
     pub(super) async fn terminate(&self, message: &Message, reason: &str) {
+        self.recent_acks.record(&message.info);
         self.answer(message.info.clone(), Answer::Term(reason)).await;
     }
 
     async fn ack(&self, message: &Message) {
+        self.recent_acks.record(&message.info);
         match self.handler.declaration.plan.ack {
             Ack::Sent => {
                 self.answer(message.info.clone(), Answer::Ack).await;

@@ -200,7 +200,9 @@ impl Worker {
     }
 
     async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
-        let verdict = if message.info.delivered() == 1 {
+        let verdict = if self.recent_acks.is_repeated(&message.info) {
+            Verdict::Repeated
+        } else if message.info.delivered() == 1 {
             Verdict::Try
         } else {
             let verdict = Box::pin(self.verdict(&message.info)).await;
@@ -211,6 +213,7 @@ impl Worker {
         let settling = {
             let outcome = match verdict {
                 Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+                Verdict::Repeated => Outcome::ack(),
                 Verdict::Try => self.call_shared(caller, message, begun).await,
                 Verdict::Isolated => return Box::pin(self.isolate(message)).await,
             };
