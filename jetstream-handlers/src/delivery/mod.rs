@@ -10,4 +10,4 @@ pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;
 pub(crate) use process_clock::{Observed, ProcessClock};
-pub(crate) use records::{Counts, Isolation, Records};
+pub(crate) use records::{Counts, Isolation, Record};

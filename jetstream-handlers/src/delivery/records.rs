@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 /// A number for each message, by stream sequence.
 pub(crate) type Counts = BTreeMap<u64, u64>;
 
-/// The records about the messages of a consumer, by which its processes distinguish attempts from deliveries.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Records {
+/// The record about one message, by which the processes of its consumer distinguish attempts from deliveries.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Record {
     /// The number of deliveries that were handed back without an attempt.
-    pub(crate) handed_back: Counts,
+    pub(crate) handed_back: u64,
     /// The sum of the weights of the attempts in isolation.
-    pub(crate) tried_alone: Counts,
-    /// The messages that have no attempts left, and whose dead letters could not be stored yet.
-    pub(crate) exhausted: Counts,
+    pub(crate) tried_alone: u64,
+    /// `true` if the message has no attempts left, and its dead letter could not be stored yet.
+    pub(crate) exhausted: bool,
 }
 
 /// The way in which a message is tried whose earlier attempts ended without an answer.

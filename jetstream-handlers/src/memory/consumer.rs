@@ -8,14 +8,15 @@ use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::message::Message;
-use crate::delivery::Records;
+use crate::delivery::Record;
 use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 
 #[derive(Debug, Clone)]
 pub(super) struct Consumer {
     pub(super) config: Config,
-    pub(super) records: Records,
+    /// What the readers have recorded about messages, by stream sequence.
+    pub(super) records: BTreeMap<u64, Record>,
     /// The first stream sequence that was not delivered yet.
     next: u64,
     /// The number of deliveries so far: the consumer sequence of the last one.
@@ -64,7 +65,7 @@ impl Consumer {
         };
         Self {
             config,
-            records: Records::default(),
+            records: BTreeMap::new(),
             next,
             delivered_total: 0,
             deliveries: BTreeMap::new(),
@@ -219,7 +220,7 @@ impl Consumer {
             }
             AckFault::Redeliver => {
                 // The redelivery must not count as a failed attempt.
-                *self.records.handed_back.entry(sequence).or_default() += 1;
+                self.records.entry(sequence).or_default().handed_back += 1;
                 self.nak(sequence, Duration::ZERO);
                 false
             }
@@ -253,10 +254,7 @@ impl Consumer {
     pub(super) fn forget(&mut self, sequence: u64) {
         self.pending.remove(&sequence);
         self.deliveries.remove(&sequence);
-        let Records { handed_back, tried_alone, exhausted } = &mut self.records;
-        for counts in [handed_back, tried_alone, exhausted] {
-            counts.remove(&sequence);
-        }
+        self.records.remove(&sequence);
         self.lost_deliveries.retain(|(other, _)| *other != sequence);
         self.redeliver.retain(|other| *other != sequence);
     }

@@ -15,7 +15,7 @@ use super::Faults;
 use super::consumer::Consumer;
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, Isolation, Records};
+use crate::delivery::{Binding, Isolation, Record};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Outgoing, PublishFailure, Stored};
@@ -288,10 +288,10 @@ impl Memory {
         self.state().streams.get(name).map(|stream| stream.created)
     }
 
-    /// Returns what was recorded about the messages of a consumer.
-    pub(crate) fn records(&self, binding: &Binding) -> Records {
+    /// Returns what was recorded about a message of a consumer.
+    pub(crate) fn record(&self, binding: &Binding, sequence: u64) -> Record {
         let state = self.state();
-        state.consumer(binding).map(|consumer| consumer.records.clone()).unwrap_or_default()
+        state.consumer(binding).and_then(|consumer| consumer.records.get(&sequence).copied()).unwrap_or_default()
     }
 
     /// Records that these messages were handed back.
@@ -299,9 +299,10 @@ impl Memory {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(binding) {
                 for sequence in sequences {
-                    *consumer.records.handed_back.entry(*sequence).or_default() += 1;
+                    let record = consumer.records.entry(*sequence).or_default();
+                    record.handed_back += 1;
                     // A message handed back did not complete its attempt in isolation.
-                    consumer.records.tried_alone.remove(sequence);
+                    record.tried_alone = 0;
                 }
             }
         });
@@ -311,7 +312,7 @@ impl Memory {
     pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64, isolation: Isolation) -> u64 {
         self.change(|state| {
             let Some(consumer) = state.consumer_mut(binding) else { return 0 };
-            let weights = consumer.records.tried_alone.entry(sequence).or_default();
+            let weights = &mut consumer.records.entry(sequence).or_default().tried_alone;
             std::mem::replace(weights, *weights + isolation.weight())
         })
     }
@@ -320,7 +321,9 @@ impl Memory {
     pub(crate) fn mark_exhausted(&self, binding: &Binding, sequences: &[u64]) {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(binding) {
-                consumer.records.exhausted.extend(sequences.iter().map(|sequence| (*sequence, 1)));
+                for sequence in sequences {
+                    consumer.records.entry(*sequence).or_default().exhausted = true;
+                }
             }
         });
     }

@@ -1,12 +1,13 @@
 //! The metadata of a consumer, with which the processes that share it distinguish attempts from deliveries.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use super::Connection;
 use crate::backoff::jittered;
-use crate::delivery::{Binding, Counts, Isolation, Records};
+use crate::delivery::{Binding, Counts, Isolation, Record};
 use crate::error::{Error, ErrorKind};
 
 /// The metadata key of the messages that were handed back without an attempt.
@@ -31,12 +32,15 @@ const MAX_WRITES: usize = 5;
 const WRITE_PAUSE: Duration = Duration::from_millis(15);
 
 impl Connection {
-    /// Returns what is recorded about the messages of a consumer.
-    pub(crate) async fn records(&self, binding: &Binding) -> Result<Records, Error> {
+    /// Returns what is recorded about a message of a consumer.
+    pub(crate) async fn record(&self, binding: &Binding, sequence: u64) -> Result<Record, Error> {
         let info: Value = self.consumer_info(binding).await?;
-        let [handed_back, tried_alone, exhausted] =
-            [HANDED_BACK, TRIED_ALONE, EXHAUSTED].map(|key| decode_counts(&info, key));
-        Ok(Records { handed_back, tried_alone, exhausted })
+        // The entries are not decoded for each of thousands of messages.
+        let [handed_back, tried_alone, exhausted] = [HANDED_BACK, TRIED_ALONE, EXHAUSTED].map(|key| {
+            let counted = ranges(&info, key).find(|(sequences, _)| sequences.contains(&sequence));
+            counted.map_or(0, |(_, count)| count)
+        });
+        Ok(Record { handed_back, tried_alone, exhausted: exhausted > 0 })
     }
 
     /// Records that these messages were handed back, so that no process counts the delivery as a failed attempt.
@@ -131,16 +135,19 @@ fn merged(info: &mut Value, key: &str, goal: &Counts) -> Counts {
 }
 
 /// Decodes one entry of a consumer's metadata: `sequence:count` or `first-last:count`, separated by commas.
-fn decode_counts(info: &Value, key: &str) -> Counts {
+fn ranges<'a>(info: &'a Value, key: &str) -> impl Iterator<Item = (RangeInclusive<u64>, u64)> + use<'a> {
     let text = info["config"]["metadata"][key].as_str().unwrap_or_default();
-    let ranges = text.split(',').filter_map(|range| {
+    text.split(',').filter_map(|range| {
         let (sequences, count) = range.split_once(':')?;
         let (first, last) = sequences.split_once('-').unwrap_or((sequences, sequences));
-        Some((first.parse::<u64>().ok()?..=last.parse().ok()?, count.parse::<u64>().ok()?))
-    });
-    // The newest ones are the last ones; a bound, because others can write the metadata.
+        Some((first.parse().ok()?..=last.parse().ok()?, count.parse().ok()?))
+    })
+}
+
+/// Decodes all counts of one entry, up to a bound, because others can write the metadata.
+fn decode_counts(info: &Value, key: &str) -> Counts {
     let mut counts = Counts::new();
-    for (sequences, count) in ranges {
+    for (sequences, count) in ranges(info, key) {
         let room = MAX_DECODED.saturating_sub(counts.len());
         counts.extend(sequences.take(room).map(|sequence| (sequence, count)));
     }

@@ -15,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, Isolation, Observed, Records};
+use crate::delivery::{Binding, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -169,11 +169,11 @@ impl Transport {
         }
     }
 
-    /// Returns what the processes that share a consumer have recorded about its messages.
-    pub(crate) async fn records(&self, binding: &Binding) -> Result<Records, Error> {
+    /// Returns what the processes that share a consumer have recorded about a message.
+    pub(crate) async fn record(&self, binding: &Binding, sequence: u64) -> Result<Record, Error> {
         match self {
-            Self::Nats(connection) => connection.records(binding).await,
-            Self::Memory(memory) => Ok(memory.records(binding)),
+            Self::Nats(connection) => connection.record(binding, sequence).await,
+            Self::Memory(memory) => Ok(memory.record(binding, sequence)),
         }
     }
 

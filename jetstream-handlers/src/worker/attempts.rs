@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Worker;
 use super::unstored::exhausted;
-use crate::delivery::{Isolation, Records};
+use crate::delivery::{Isolation, Record};
 use crate::message::{Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
@@ -52,18 +52,17 @@ impl Worker {
         if delivered < u64::from(self.handler.declaration.plan.max_deliver()) || delivered == 1 {
             return delivered;
         }
-        let records = self.records().await;
-        records.map_or(delivered, |records| attempts(info, &records))
+        self.look_up(info).await.map_or(delivered, |record| attempts(info, record))
     }
 
-    /// Returns what is recorded about the messages; `None` if it cannot be looked up.
-    async fn records(&self) -> Option<Records> {
+    /// Returns what is recorded about a message; `None` if it cannot be looked up.
+    async fn look_up(&self, info: &Info) -> Option<Record> {
         let paused_until = *lock(&self.attempts.lookup_paused_until);
         if paused_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
-        match self.transport.records(&self.binding).await {
-            Ok(records) => Some(records),
+        match self.transport.record(&self.binding, info.stream_sequence()).await {
+            Ok(record) => Some(record),
             Err(error) => {
                 tracing::warn!(
                     handler = self.handler.declaration.name,
@@ -94,16 +93,15 @@ impl Worker {
     }
 
     async fn verdict_after_max_deliver(&self, info: &Info, max_deliver: u64) -> Verdict {
-        let records = self.records().await.unwrap_or_default();
-        let sequence = info.stream_sequence();
-        if records.exhausted.contains_key(&sequence) {
+        let record = self.look_up(info).await.unwrap_or_default();
+        if record.exhausted {
             return Verdict::DeadLetter(exhausted());
         }
-        let before = attempts(info, &records) - 1;
+        let before = attempts(info, record) - 1;
         if before < max_deliver {
             return Verdict::Try;
         }
-        let tried = records.tried_alone.get(&sequence).is_some_and(|weights| *weights >= Isolation::ENOUGH);
+        let tried = record.tried_alone >= Isolation::ENOUGH;
         let unrecordable = self.attempts.unrecordable.load(Ordering::Relaxed);
         if tried || (unrecordable && before >= max_deliver + MAX_UNRECORDED_ISOLATED_ATTEMPTS) {
             return Verdict::DeadLetter(killed(before));
@@ -144,9 +142,8 @@ impl Worker {
 }
 
 /// Returns the number of a delivery's attempt: the deliveries without those that were handed back.
-fn attempts(info: &Info, records: &Records) -> u64 {
-    let handed_back = records.handed_back.get(&info.stream_sequence()).copied().unwrap_or_default();
-    info.delivered().saturating_sub(handed_back).max(1)
+fn attempts(info: &Info, record: Record) -> u64 {
+    info.delivered().saturating_sub(record.handed_back).max(1)
 }
 
 /// Returns the failure of a message whose attempts ended without an answer.
