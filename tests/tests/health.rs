@@ -4,7 +4,7 @@
 use std::sync::{Arc, Condvar, Mutex};
 
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, Status};
+use jetstream_handlers::{ErrorKind, Health, Status};
 use jetstream_handlers_tests::{Recorder, SOON, Server, assert_error, connect, eventually, ms, publish, until_health};
 use tokio::sync::Semaphore;
 
@@ -21,6 +21,15 @@ impl Gate {
     fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
+    }
+}
+
+/// Opens a gate at the end of a test, even if it fails.
+struct OpenOnDrop(Gate);
+
+impl Drop for OpenOnDrop {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
@@ -55,31 +64,42 @@ async fn calls_that_block_beyond_their_timeout_are_degraded() {
     .await;
     assert!(text.contains("all 2 slots are taken by calls that still run after their timeout of 300ms"), "{text}");
     gate.open();
-    until_health(&broker, "it is healthy again", jetstream_handlers::Health::is_healthy).await;
+    until_health(&broker, "it is healthy again", Health::is_healthy).await;
     subscription.unsubscribe().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn call_that_blocks_its_runtime_thread_is_degraded() {
-    let server = Server::start().await;
-    let broker = connect(&server).await;
+#[test]
+fn call_that_blocks_its_runtime_thread_is_degraded() {
+    let test = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // The handler has a runtime of its own, because its call would also block other tasks.
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (gate, calls) = (Gate::default(), Recorder::new());
-    let handler = {
-        let (gate, calls) = (gate.clone(), calls.clone());
-        move |id: u64| {
-            calls.add(id);
-            gate.wait();
-            std::future::ready(())
-        }
-    };
-    let subscription = broker.subscribe("work.a", "worker", handler).ack_wait(secs(1)).await.unwrap();
-    publish(&broker, "work.a", [1]).await;
-    calls.until(1).await;
-    let text = until_health(&broker, "it is degraded", |health| !health.is_healthy()).await;
-    assert!(text.contains("blocks its runtime thread") && text.contains("blocking = true"), "{text}");
-    gate.open();
-    until_health(&broker, "it is healthy again", jetstream_handlers::Health::is_healthy).await;
-    subscription.unsubscribe().await.unwrap();
+    // Otherwise a failed test would wait for the call.
+    let opened = OpenOnDrop(gate.clone());
+    test.block_on(async {
+        let server = Server::start().await;
+        let broker = connect(&server).await;
+        let handler = {
+            let calls = calls.clone();
+            move |id: u64| {
+                calls.add(id);
+                gate.wait();
+                std::future::ready(())
+            }
+        };
+        let starting = broker.clone();
+        let start = async move { starting.subscribe("work.a", "worker", handler).ack_wait(secs(1)).await };
+        let subscription = other.spawn(start).await.unwrap().unwrap();
+        publish(&broker, "work.a", [1]).await;
+        calls.until(1).await;
+        let is_degraded = |health: &Health| matches!(health.handlers[0].status, Status::Degraded { .. });
+        let text = until_health(&broker, "it is degraded", is_degraded).await;
+        assert!(text.contains("blocks its runtime thread") && text.contains("blocking = true"), "{text}");
+        drop(opened);
+        until_health(&broker, "it is healthy again", Health::is_healthy).await;
+        subscription.unsubscribe().await.unwrap();
+    });
+    other.shutdown_background();
 }
 
 #[tokio::test]
