@@ -562,6 +562,8 @@ impl Message {
 pub struct HandlerHealth {
     pub handler: String,
     pub status: Status,
+    pub busy_since: Option<Instant>,
+    pub quarantined: u64,
 }
 
 // jetstream_handlers::Health
@@ -581,9 +583,11 @@ impl fmt::Display for Health {}
 #[non_exhaustive]
 pub enum Status {
     Running,
+    Degraded { reason: String, since: Instant },
     Recovering { reason: String, since: Instant },
     Stopping,
     Stopped,
+    Failed { reason: String },
 }
 
 // jetstream_handlers::HandlerError
@@ -613,6 +617,7 @@ pub enum Reason {
     Timeout,
     Undecodable,
     Killed,
+    Exhausted,
     Unknown,
 }
 impl Reason {

@@ -132,7 +132,7 @@ pub struct Outcome {
 }
 
 /// The failure of a call, for the log and for the dead letter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Failure {
     pub(crate) reason: Reason,
     pub(crate) error: String,
@@ -152,6 +152,9 @@ pub enum Reason {
     Undecodable,
     /// Attempts ended without a result, because the process ended or the server reached the consumer's `max_deliver`.
     Killed,
+    /// All attempts were used up, and the failure is not known any more, because the dead letter could not be stored
+    /// for a while.
+    Exhausted,
     /// A reason that this version of the crate does not know.
     Unknown,
 }
@@ -165,13 +168,15 @@ impl Reason {
             Reason::Timeout => "timeout",
             Reason::Undecodable => "undecodable",
             Reason::Killed => "killed",
+            Reason::Exhausted => "exhausted",
             Reason::Unknown => "unknown",
         }
     }
 
     /// Parses the value of the header.
     pub(crate) fn parse(text: &str) -> Self {
-        let known = [Reason::Error, Reason::Panic, Reason::Timeout, Reason::Undecodable, Reason::Killed];
+        let known =
+            [Reason::Error, Reason::Panic, Reason::Timeout, Reason::Undecodable, Reason::Killed, Reason::Exhausted];
         known.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Reason::Unknown)
     }
 }

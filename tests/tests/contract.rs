@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};
-use jetstream_handlers::{Deliver, Error, ErrorKind, Subscription, stream};
+use jetstream_handlers::{Deliver, Error, ErrorKind, Status, Subscription, stream};
 use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, ms, stream_config};
 use proptest::prelude::*;
 use proptest::test_runner::Config;
@@ -115,6 +115,7 @@ contract![
     wrong_last_sequence_is_refused,
     too_large_message_is_refused,
     full_stream_refuses_messages,
+    unstored_dead_letters_do_not_delay_other_messages,
     full_stream_discards_old_messages,
     max_messages_per_subject_keeps_the_latest,
     work_queue_removes_handled_messages,
@@ -584,6 +585,41 @@ async fn full_stream_refuses_messages(transport: &Transport) {
     assert!(broker.broker().health().is_healthy(), "a full stream still delivers");
     transport.purge(&broker, "ORDERS").await;
     publish(&broker, 3..4).await;
+}
+
+async fn unstored_dead_letters_do_not_delay_other_messages(transport: &Transport) {
+    let config =
+        stream::Config { max_messages: 1, discard: stream::DiscardPolicy::New, ..stream_config("DLQ", &["dlq.>"]) };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let calls = Recorder::new();
+    let recorder = calls.clone();
+    let handler = move |order: Order| {
+        recorder.add(order.id);
+        std::future::ready(if order.id <= 20 { HandlerResult::Err("fails".into()) } else { Ok(()) })
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "failing", handler).max_deliver(2).backoff(&[ms(20)]);
+    let subscription = subscribe.await.unwrap();
+    publish(&broker, 1..=20).await;
+    for id in 1..=20 {
+        calls.until_times(id, 2).await;
+    }
+    publish(&broker, 21..=30).await;
+    for id in 21..=30 {
+        calls.until(id).await;
+    }
+    assert_eq!(broker.dead_letters().await.len(), 1);
+    // Long enough for the next delivery of each message.
+    broker.advance(ms(2500)).await;
+    let status = broker.broker().health().handlers[1].status.clone();
+    assert!(matches!(status, Status::Degraded { .. }), "{status:?}");
+    assert_eq!(calls.counts(), (1..=30).map(|id| (id, if id <= 20 { 2 } else { 1 })).collect());
+    transport.purge(&broker, "DLQ").await;
+    eventually("another dead letter is stored", SOON, async || {
+        broker.advance(ms(500)).await;
+        (broker.dead_letters().await.len() == 1).then_some(())
+    })
+    .await;
+    subscription.unsubscribe().await.unwrap();
 }
 
 async fn publish_all_returns_each_result(transport: &Transport) {

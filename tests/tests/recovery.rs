@@ -111,6 +111,59 @@ async fn recreated_consumer_continues_where_the_deleted_one_was() {
     subscription.unsubscribe().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_consumer_repeats_only_what_has_not_ended() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let recorder = handled.clone();
+    // Message 700 waits for its next attempt when the consumer is deleted.
+    let handler = move |id: u64| {
+        let first = recorder.attempt(id) == 1;
+        std::future::ready(if id == 700 && first { Settle::RetryAfter(secs(3600)) } else { Settle::Ack })
+    };
+    let subscribe = broker.subscribe("work.>", "worker", handler).concurrency(4);
+    let subscription = subscribe.await.unwrap();
+    publish(&broker, "work.done", 0..1000).await;
+    handled.until_distinct(1000).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    for last in [1000, 1500] {
+        eventually("all but one are acked", SOON, async || {
+            let info = server.consumer_info("WORK", "worker").await;
+            (info.num_ack_pending <= 1 && info.num_pending == 0).then_some(())
+        })
+        .await;
+        stream.delete_consumer("worker").await.unwrap();
+        publish(&broker, "work.done", last..last + 500).await;
+        handled.until_distinct(last as usize + 500).await;
+        until_health(&broker, "healthy", Health::is_healthy).await;
+    }
+    server.all_acked("WORK", "worker").await;
+    let again: Vec<_> = handled.counts().into_iter().filter(|(_, count)| *count > 1).collect();
+    assert_eq!(again, [(700, 2)]);
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn consumer_that_an_operator_made_anew_delivers_everything_again() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    publish(&broker, "work.done", 0..50).await;
+    handled.until_distinct(50).await;
+    server.all_acked("WORK", "worker").await;
+    // The worker finds the consumer that exists when it would restore its own.
+    let config = server.consumer_info("WORK", "worker").await.config;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.delete_consumer("worker").await.unwrap();
+    stream.create_consumer(config).await.unwrap();
+    for id in 0..50 {
+        handled.until_times(id, 2).await;
+    }
+    subscription.unsubscribe().await.unwrap();
+}
+
 #[tokio::test]
 async fn deleted_stream_is_unhealthy_until_it_is_back() {
     let server = Server::start().await;

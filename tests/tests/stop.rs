@@ -4,11 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, Problem, Status, Subscription};
+use jetstream_handlers::{Error, ErrorKind, Problem, Status, Subscribe, Subscription};
 use jetstream_handlers_tests::{
     Program, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of, eventually,
     ms, payload_of, publish,
@@ -544,4 +545,49 @@ async fn stop_without_a_server_ends_after_the_grace_period() {
     let error = stopped.expect("it ends soon").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::GracePeriod, "{error}");
     assert!(started.elapsed() < secs(4), "{:?}", started.elapsed());
+}
+
+/// Publishes to `work.a` every few milliseconds until it is told to end.
+///
+/// A request for many messages is open for seconds then, and arrivals never pause for long.
+async fn load(server: &Server, end: &AtomicBool) {
+    let jetstream = server.jetstream().await;
+    let mut pace = tokio::time::interval(ms(4));
+    while !end.load(Ordering::Relaxed) {
+        pace.tick().await;
+        jetstream.publish("work.a", "1".into()).await.unwrap();
+    }
+}
+
+/// Starts a handler of `work.a` three times, and stops it while messages arrive.
+async fn stop_under_load(server: &Server, queue: &str, set: fn(Subscribe<'_>) -> Subscribe<'_>) {
+    let broker = connect(server).await;
+    for round in 1..=3 {
+        let calls = Recorder::<u64>::new();
+        let subscription = set(broker.subscribe("work.a", queue, calls.handler())).await.unwrap();
+        calls.until_len(30).await;
+        let begun = Instant::now();
+        subscription.unsubscribe().await.unwrap();
+        assert!(begun.elapsed() < ms(700), "round {round} of {queue}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_under_load_takes_milliseconds() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    publish(&broker, "work.a", [0]).await;
+    let end = AtomicBool::new(false);
+    let stops = async {
+        stop_under_load(&server, "worker", |subscribe| subscribe.batch_size(1000)).await;
+        stop_under_load(&server, "in-order", |subscribe| subscribe.ordered()).await;
+        end.store(true, Ordering::Relaxed);
+    };
+    futures::join!(load(&server, &end), stops);
+    // `ack_wait` is 30 s, so a message that was in flight and has no answer would come too late.
+    let begun = Instant::now();
+    let subscription = broker.subscribe("work.a", "worker", async |_: u64| {}).await.unwrap();
+    server.all_acked("WORK", "worker").await;
+    assert!(begun.elapsed() < secs(20), "{:?}", begun.elapsed());
+    subscription.unsubscribe().await.unwrap();
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
 pub use running::Running;
-use running::{WorkerHandle, stop_all};
+use running::{StopOnDrop, WorkerHandle, stop_all};
 use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
@@ -25,7 +25,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, chosen};
-use crate::observe::health::{HandlerHealth, Health, Status};
+use crate::observe::health::Health;
 use crate::observe::recorder::Recorder;
 use crate::plan::Plan;
 use crate::publish::{PublishMessage, Publisher};
@@ -234,7 +234,8 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, streams and consumers may have been created, but no handler is started.
+    /// If the future is dropped, streams and consumers may have been created, but no handler runs: those that were
+    /// started already are stopped and hand their messages back.
     pub async fn start_all(&self) -> Result<Running, Error> {
         let included = lock(&self.inner.included).clone();
         let handlers = match included.is_empty() {
@@ -269,7 +270,8 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves the handlers running; [`disconnect`](Self::disconnect) stops them.
+    /// Dropping the future stops the handlers: the stop continues detached, and its result is lost. The connection
+    /// stays open until [`disconnect`](Self::disconnect), which waits for them.
     pub async fn run_all(&self) -> Result<(), Error> {
         self.run(self.start_all()).await
     }
@@ -315,16 +317,7 @@ impl Broker {
     /// Returns the current state of the connection and of every handler.
     pub fn health(&self) -> Health {
         let lost = self.inner.transport.lost_since();
-        let status = |worker: &WorkerHandle| match (worker.status.get(), lost) {
-            // An idle handler notices a lost connection late.
-            (Status::Running, Some(since)) => Status::Recovering { reason: "not connected".to_owned(), since },
-            (status, _) => status,
-        };
-        let handlers = self
-            .workers()
-            .iter()
-            .map(|worker| HandlerHealth { handler: worker.handler.declaration.name.clone(), status: status(worker) })
-            .collect();
+        let handlers = self.workers().iter().map(|worker| worker.health(lost)).collect();
         Health { connected: lost.is_none(), handlers }
     }
 
@@ -412,19 +405,23 @@ impl Broker {
             running = start => running?,
             () = signals.next() => return self.disconnect().await,
         };
+        let _cancelled = StopOnDrop::new(&running.workers);
         tokio::select! {
             () = signals.next() => tracing::info!("shutting down; a second signal exits immediately"),
             () = self.inner.closing.cancelled() => {}
             () = running.ended() => {}
         }
         tokio::select! {
+            biased;
             result = async { running.shutdown().await.and(self.disconnect().await) } => result,
             () = signals.next() => Err(Error::new(ErrorKind::GracePeriod, "stopped by a second signal while calls were running; their messages are redelivered")),
         }
     }
 
     fn workers(&self) -> MutexGuard<'_, Vec<Arc<WorkerHandle>>> {
-        lock(&self.inner.workers)
+        let mut workers = lock(&self.inner.workers);
+        workers.retain(|worker| worker.is_known());
+        workers
     }
 
     fn forget(&self, gone: &[Arc<WorkerHandle>]) {

@@ -1,6 +1,7 @@
 //! Handlers that were started together, and their graceful stop.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,9 +15,9 @@ use crate::delivery::Binding;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::observe::health::StatusCell;
+use crate::observe::health::{HandlerHealth, Status, StatusCell};
 use crate::sync::lock;
-use crate::worker::Delayed;
+use crate::worker::{Busy, Delayed, Slot};
 
 /// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
 /// confirmed.
@@ -28,13 +29,57 @@ pub(super) struct WorkerHandle {
     pub(super) binding: Arc<Binding>,
     pub(super) delayed: Arc<Delayed>,
     pub(super) status: StatusCell,
+    pub(super) slots: Arc<[Slot]>,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
     pub(super) task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    /// `true` once nobody waits for the handler, so that the broker forgets it when it has ended.
+    pub(super) abandoned: AtomicBool,
 }
 
 impl WorkerHandle {
+    /// Returns `true` if the broker must still know the handler.
+    pub(super) fn is_known(&self) -> bool {
+        !(self.abandoned.load(Ordering::Relaxed) && self.ended.is_cancelled())
+    }
+
+    /// Returns the health of the handler; `lost` is the time since which no server is connected.
+    pub(super) fn health(&self, lost: Option<std::time::Instant>) -> HandlerHealth {
+        let busy = Busy::of(&self.slots);
+        let status = match (self.status.get(), lost, busy) {
+            // An idle handler notices a lost connection late.
+            (Status::Running | Status::Degraded { .. }, Some(since), _) => {
+                Status::Recovering { reason: "not connected".to_owned(), since }
+            }
+            (Status::Running, None, Some(busy)) => self.status_of(busy),
+            (status, ..) => status,
+        };
+        HandlerHealth {
+            handler: self.handler.declaration.name.clone(),
+            status,
+            busy_since: busy.map(|busy| busy.since.into_std()),
+            quarantined: self.status.count_quarantined(),
+        }
+    }
+
+    /// Returns the status of a handler that runs and has no free slot.
+    fn status_of(&self, busy: Busy) -> Status {
+        let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
+        let (reason, since) = if busy.late {
+            let reason = format!(
+                "all {count} slots are taken by calls that still run after their timeout of {limit:?}, because they block and cannot be cancelled"
+            );
+            (reason, busy.since)
+        } else if busy.signalled.elapsed() > self.binding.ack_wait * 2 {
+            let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
+            (reason.to_owned(), busy.signalled)
+        } else {
+            return Status::Running;
+        };
+        Status::Degraded { reason, since: since.into_std() }
+    }
+
     /// Stops the handler; the first caller receives its result.
     async fn stop(&self) -> Result<(), Error> {
         self.stop.cancel();
@@ -44,6 +89,13 @@ impl WorkerHandle {
             Some(task) => match timeout(self.grace + STOP_MARGIN, task).await {
                 Ok(Ok(result)) => result,
                 Err(_) => Err(Error::of(vec![Problem::NeverYields { handler: self.handler.declaration.name.clone() }])),
+                Ok(Err(error)) if error.is_cancelled() => Err(Error::new(
+                    ErrorKind::Closed,
+                    format!(
+                        "the runtime on which `{}` ran was shut down before the handler was stopped; its messages are redelivered after their `ack_wait`",
+                        self.handler.declaration.name
+                    ),
+                )),
                 Ok(Err(error)) => Err(Error::new(
                     ErrorKind::Server,
                     format!("the worker of `{}` panicked (a bug in this crate)", self.handler.declaration.name),
@@ -101,6 +153,7 @@ impl Running {
     ///
     /// If the future is dropped, the stop continues detached, and its result is lost.
     pub async fn shutdown(self) -> Result<(), Error> {
+        abandon(&self.workers);
         let result = stop_all(&self.workers).await;
         self.broker.forget(&self.workers);
         result
@@ -120,5 +173,33 @@ impl Running {
     /// Waits until any of the handlers has ended.
     pub(super) async fn ended(&self) {
         select_all(self.workers.iter().map(|worker| Box::pin(worker.ended.cancelled()))).await;
+    }
+}
+
+/// The handlers of a start or a run, which are stopped when it is cancelled.
+pub(super) struct StopOnDrop(Vec<Arc<WorkerHandle>>);
+
+impl StopOnDrop {
+    pub(super) fn new(workers: &[Arc<WorkerHandle>]) -> Self {
+        Self(workers.to_vec())
+    }
+
+    /// Lets the handlers run on.
+    pub(super) fn keep_running(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        abandon(&self.0);
+        self.0.iter().for_each(|worker| worker.stop.cancel());
+    }
+}
+
+/// Lets the broker forget handlers as soon as they have ended.
+fn abandon(workers: &[Arc<WorkerHandle>]) {
+    for worker in workers {
+        worker.abandoned.store(true, Ordering::Relaxed);
     }
 }

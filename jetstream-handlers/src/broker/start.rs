@@ -1,10 +1,11 @@
 //! Starting handlers: validation, then one worker for each handler.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio_util::sync::CancellationToken;
 
-use super::running::{Running, WorkerHandle};
+use super::running::{Running, StopOnDrop, WorkerHandle};
 use super::{Broker, Defaults, Inner};
 use crate::delivery::Binding;
 use crate::error::problem::Problem;
@@ -84,8 +85,10 @@ impl Broker {
             prepared.push(Prepared { handler, binding, context, stop, deliveries });
         }
         let workers = self.spawn(prepared, recorder.as_ref())?;
+        let cancelled = StopOnDrop::new(&workers);
         // Lets each worker send its first request before the caller publishes.
         tokio::task::yield_now().await;
+        cancelled.keep_running();
         Ok(Running { broker: self.clone(), workers })
     }
 
@@ -116,15 +119,27 @@ impl Broker {
                 recorder: recorder.cloned(),
                 batch_size: defaults.batch_size,
             });
-            // Also run when the worker panics, so that health does not report a handler that no longer runs.
-            let guards = (ended.clone().drop_guard(), status.stopped_on_drop());
-            let stopping = stop.clone();
+            // Also run when the worker panics, so that health does not report a handler as running.
+            let guards = (ended.clone().drop_guard(), status.ended_on_drop());
+            let (stopping, slots) = (stop.clone(), worker.slots());
             let task = tokio::spawn(async move {
                 let _guards = guards;
                 worker.run(deliveries, stopping, grace).await
             });
             let task = Mutex::new(Some(task));
-            workers.push(Arc::new(WorkerHandle { handler, binding, delayed, status, grace, stop, ended, task }));
+            let abandoned = AtomicBool::new(false);
+            workers.push(Arc::new(WorkerHandle {
+                handler,
+                binding,
+                delayed,
+                status,
+                slots,
+                grace,
+                stop,
+                ended,
+                task,
+                abandoned,
+            }));
         }
         all.extend(workers.iter().cloned());
         Ok(workers)

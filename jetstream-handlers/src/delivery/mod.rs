@@ -5,9 +5,13 @@ mod binding;
 mod event;
 mod found;
 mod incarnations;
+mod process_clock;
+mod records;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;
 pub(crate) use found::FoundConsumer;
 pub(crate) use incarnations::{Incarnations, Standing};
+pub(crate) use process_clock::{Observed, ProcessClock};
+pub(crate) use records::{Counts, Isolation, Record};

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::message::Message;
+use crate::delivery::Record;
 use crate::message::{AckPrefix, DeliveryId, Info};
 use crate::subject::covers;
 
@@ -16,10 +17,8 @@ pub(super) struct Consumer {
     /// Distinguishes the consumer from a later one of the same name.
     pub(super) id: u32,
     pub(super) config: Config,
-    /// The number of times that each message was handed back without an attempt, by stream sequence.
-    pub(super) handed_back: BTreeMap<u64, u64>,
-    /// The stream sequences of the messages that were tried in isolation.
-    pub(super) isolated: BTreeSet<u64>,
+    /// What the readers have recorded about messages, by stream sequence.
+    pub(super) records: BTreeMap<u64, Record>,
     /// The first stream sequence that was not delivered yet.
     next: u64,
     /// The sequences up to the last one of these that are delivered, with the deliver policy `last_per_subject`.
@@ -88,8 +87,7 @@ impl Consumer {
             id: fastrand::u32(..),
             selected,
             config,
-            handed_back: BTreeMap::new(),
-            isolated: BTreeSet::new(),
+            records: BTreeMap::new(),
             next,
             delivered_total: 0,
             deliveries: BTreeMap::new(),
@@ -263,7 +261,7 @@ impl Consumer {
             }
             AckFault::Redeliver => {
                 // The redelivery must not count as a failed attempt.
-                *self.handed_back.entry(sequence).or_default() += 1;
+                self.records.entry(sequence).or_default().handed_back += 1;
                 self.nak(sequence, Duration::ZERO);
                 false
             }
@@ -297,8 +295,7 @@ impl Consumer {
     pub(super) fn forget(&mut self, sequence: u64) {
         self.pending.remove(&sequence);
         self.deliveries.remove(&sequence);
-        self.handed_back.remove(&sequence);
-        self.isolated.remove(&sequence);
+        self.records.remove(&sequence);
         self.lost_deliveries.retain(|(other, _)| *other != sequence);
         self.redeliver.retain(|other| *other != sequence);
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::SystemTime;
 
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{ErrorCode, consumer as nats_consumer, stream as nats_stream};
@@ -15,7 +16,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, FoundConsumer};
+use crate::delivery::{Binding, FoundConsumer, Isolation, Record};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -304,11 +305,15 @@ impl Memory {
         state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
     }
 
-    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
-    /// sequence.
-    pub(crate) fn handed_back(&self, binding: &Binding) -> BTreeMap<u64, u64> {
+    /// Returns the time at which a stream was created.
+    pub(crate) fn stream_created(&self, name: &str) -> Option<SystemTime> {
+        self.state().streams.get(name).map(|stream| stream.created)
+    }
+
+    /// Returns what was recorded about a message of a consumer.
+    pub(crate) fn record(&self, binding: &Binding, sequence: u64) -> Record {
         let state = self.state();
-        state.consumer(binding).map(|consumer| consumer.handed_back.clone()).unwrap_or_default()
+        state.consumer(binding).and_then(|consumer| consumer.records.get(&sequence).copied()).unwrap_or_default()
     }
 
     /// Records that these messages were handed back.
@@ -316,17 +321,33 @@ impl Memory {
         self.change(|state| {
             if let Some(consumer) = state.consumer_mut(binding) {
                 for sequence in sequences {
-                    *consumer.handed_back.entry(*sequence).or_default() += 1;
+                    let record = consumer.records.entry(*sequence).or_default();
+                    record.handed_back += 1;
                     // A message handed back did not complete its attempt in isolation.
-                    consumer.isolated.remove(sequence);
+                    record.tried_alone = 0;
                 }
             }
         });
     }
 
-    /// Records that a message is about to be tried in isolation; returns `true` if that was recorded before.
-    pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64) -> bool {
-        self.change(|state| state.consumer_mut(binding).is_some_and(|consumer| !consumer.isolated.insert(sequence)))
+    /// Records that a message is about to be tried in isolation; returns the sum of the weights before.
+    pub(crate) fn mark_isolated(&self, binding: &Binding, sequence: u64, isolation: Isolation) -> u64 {
+        self.change(|state| {
+            let Some(consumer) = state.consumer_mut(binding) else { return 0 };
+            let weights = &mut consumer.records.entry(sequence).or_default().tried_alone;
+            std::mem::replace(weights, *weights + isolation.weight())
+        })
+    }
+
+    /// Records that these messages have no attempts left.
+    pub(crate) fn mark_exhausted(&self, binding: &Binding, sequences: &[u64]) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                for sequence in sequences {
+                    consumer.records.entry(*sequence).or_default().exhausted = true;
+                }
+            }
+        });
     }
 
     /// Adds a reader of a consumer.

@@ -31,6 +31,7 @@ const MARKER_REASON: &str = "Nats-Marker-Reason";
 pub(super) struct Stream {
     /// A random id, which distinguishes the stream from a later one of the same name.
     pub(super) id: u64,
+    pub(super) created: SystemTime,
     pub(super) config: Config,
     pub(super) consumers: BTreeMap<String, Consumer>,
     messages: BTreeMap<u64, Message>,
@@ -46,6 +47,7 @@ impl Stream {
     pub(super) fn new(config: Config) -> Self {
         Self {
             id: fastrand::u64(..),
+            created: SystemTime::now(),
             config,
             consumers: BTreeMap::new(),
             messages: BTreeMap::new(),

@@ -35,7 +35,7 @@ pub(crate) fn term_payload(reason: &str) -> Bytes {
 }
 
 /// The numbers that identify one delivery of a consumer.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DeliveryId {
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,

@@ -20,6 +20,7 @@ use super::inbox::Routes;
 use super::publish::WriteLimit;
 use super::violations::Violations;
 use super::watchdog::watch;
+use crate::delivery::ProcessClock;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
 use crate::sync::lock;
@@ -42,6 +43,7 @@ pub(crate) struct Connection {
     forced: AtomicBool,
     /// The epoch that began although the server kept running.
     broken_epoch: AtomicU64,
+    pub(crate) clock: ProcessClock,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
     watchdog: OnceLock<AbortOnDropHandle<()>>,
@@ -107,6 +109,7 @@ impl Connection {
             closed: CancellationToken::new(),
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),
+            clock: ProcessClock::new(),
             lost_at: Mutex::default(),
             watchdog: OnceLock::new(),
         });

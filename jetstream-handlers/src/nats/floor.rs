@@ -29,10 +29,15 @@ impl Connection {
     pub(super) async fn floor(&self, binding: &Binding) -> Result<Floor, Error> {
         // In this order, a floor that is read after the stream was replaced is paired with the creation time of the old
         // stream, and is never used.
-        let stream_created = SystemTime::from(self.stream_info(&binding.stream).await?.created);
+        let stream_created = self.stream_created(&binding.stream).await?;
         let info: consumer::Info = self.consumer_info(binding).await?;
         let (sequence, delivered) = (info.ack_floor.stream_sequence, info.delivered.consumer_sequence);
         Ok(Floor { stream_created, sequence, delivered })
+    }
+
+    /// Returns the time at which a stream was created.
+    pub(crate) async fn stream_created(&self, stream: &str) -> Result<SystemTime, Error> {
+        Ok(SystemTime::from(self.stream_info(stream).await?.created))
     }
 
     /// Returns the start sequence of a restored consumer: one after the floor; `None` if the floor is 0, or if the

@@ -394,14 +394,15 @@ impl Reader {
         loop {
             tokio::select! {
                 biased;
-                message = subscriber.next() => match message {
-                    Some(message) => self.route(message, &mut subscriber),
-                    None => break,
-                },
+                // Before the messages, which under load never pause.
                 () = closing.cancelled(), if !draining => {
                     draining = true;
                     subscriber.drain().await.ok();
                 }
+                message = subscriber.next() => match message {
+                    Some(message) => self.route(message, &mut subscriber),
+                    None => break,
+                },
             }
             self.nak_orphaned().await;
         }

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Connection;
 use crate::backoff::ExponentialBackoff;
+use crate::error::Error;
 
 /// The interval at which the connection is checked.
 ///
@@ -33,6 +34,8 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
     let Some(first) = connection.upgrade() else { return };
     let (mut client_end, mut server) = (subscribe(&first).await, first.server_id());
     drop(first);
+    // The number of gaps of the process after which the server has answered.
+    let mut answered = 0;
     loop {
         let ended = tokio::select! {
             () = sleep(CHECK_INTERVAL) => false,
@@ -45,6 +48,15 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
         if ended {
             replace_client(&connection).await;
             client_end = subscribe(&connection).await;
+        }
+        let observed = connection.clock.observe();
+        if observed.sent_since.is_some() && connection.is_connected() {
+            if answered == observed.gaps {
+                // What arrived before the answer has been passed on since.
+                connection.clock.caught_up(answered);
+            } else if probe(&connection).await.is_ok() {
+                answered = observed.gaps;
+            }
         }
         let connects = connection.connects();
         if *epoch.borrow() != connects {
@@ -107,6 +119,7 @@ async fn responds(connection: &Connection, received: u64) -> bool {
         }
         while connection.bytes_received() == received {
             sleep(CHECK_INTERVAL / 10).await;
+            connection.clock.observe();
         }
     };
     timeout(PROBE_TIMEOUT, answer).await.is_ok()
@@ -115,4 +128,18 @@ async fn responds(connection: &Connection, received: u64) -> bool {
 /// Sends a ping, which async-nats does only when it drains a subscription.
 async fn ping(client: &Client) -> Option<()> {
     client.subscribe(client.new_inbox()).await.ok()?.drain().await.ok()
+}
+
+/// Waits for an answer of the server, and observes the clock meanwhile, which would take the wait for a gap.
+async fn probe(connection: &Connection) -> Result<(), Error> {
+    let observing = async {
+        loop {
+            sleep(CHECK_INTERVAL).await;
+            connection.clock.observe();
+        }
+    };
+    tokio::select! {
+        result = connection.round_trip(PROBE_TIMEOUT) => result,
+        () = observing => Ok(()),
+    }
 }

@@ -1,10 +1,14 @@
 //! The health of a broker and its handlers.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use crate::sync::lock;
+
+/// The time after which a handler without a free slot is described as busy.
+const MIN_BUSY: Duration = Duration::from_secs(10);
 
 /// The status of a handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +16,14 @@ use crate::sync::lock;
 pub enum Status {
     /// The handler receives messages.
     Running,
+    /// The handler runs, but something in it does not work that a person must mend: its dead letters cannot be stored,
+    /// or all its slots are taken by calls that do not end.
+    Degraded {
+        /// The problems, as human-readable text.
+        reason: String,
+        /// The time of the first problem.
+        since: Instant,
+    },
     /// The handler receives no messages, and retries until it does.
     Recovering {
         /// The problem, as human-readable text.
@@ -23,6 +35,11 @@ pub enum Status {
     Stopping,
     /// The handler has stopped.
     Stopped,
+    /// The handler has ended although nobody stopped it.
+    Failed {
+        /// The cause, as human-readable text.
+        reason: String,
+    },
 }
 
 /// The health of one handler.
@@ -33,6 +50,13 @@ pub struct HandlerHealth {
     pub handler: String,
     /// The status of the handler.
     pub status: Status,
+    /// The time since which all slots of the handler have been busy with the calls that run now; `None` if one is free.
+    ///
+    /// A handler whose calls take minutes is busy for minutes, so this alone is no problem until the calls exceed the
+    /// handler's `timeout`, which [`Status::Degraded`] reports.
+    pub busy_since: Option<Instant>,
+    /// The number of messages that could not be given to the handler since it started, because they cannot be read.
+    pub quarantined: u64,
 }
 
 /// The health of a broker, for a readiness probe.
@@ -68,31 +92,80 @@ impl Health {
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.connected { "connected" } else { "not connected" })?;
-        for HandlerHealth { handler, status } in &self.handlers {
+        for HandlerHealth { handler, status, busy_since, quarantined } in &self.handlers {
+            write!(f, "\n{handler}: ")?;
             match status {
-                Status::Running => write!(f, "\n{handler}: running")?,
-                Status::Recovering { reason, since } => {
-                    write!(f, "\n{handler}: recovering for {:.0?}: {reason}", since.elapsed())?;
-                }
-                Status::Stopping => write!(f, "\n{handler}: stopping")?,
-                Status::Stopped => write!(f, "\n{handler}: stopped")?,
+                Status::Running => f.write_str("running")?,
+                Status::Degraded { reason, since } => write!(f, "degraded for {:.0?}: {reason}", since.elapsed())?,
+                Status::Recovering { reason, since } => write!(f, "recovering for {:.0?}: {reason}", since.elapsed())?,
+                Status::Stopping => f.write_str("stopping")?,
+                Status::Stopped => f.write_str("stopped")?,
+                Status::Failed { reason } => write!(f, "failed: {reason}")?,
+            }
+            if let Some(since) = busy_since.filter(|since| since.elapsed() >= MIN_BUSY) {
+                write!(f, ", no free slot for {:.0?}", since.elapsed())?;
+            }
+            if *quarantined > 0 {
+                write!(f, ", {quarantined} unreadable messages set aside")?;
             }
         }
         Ok(())
     }
 }
 
+/// What makes a running handler degraded; it has at most one of each kind at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Condition {
+    /// Dead letters cannot be stored.
+    DeadLetters,
+    /// The server denies the acks of the handler.
+    #[allow(dead_code, reason = "reported by the transport")]
+    DeniedAcks,
+    /// The consumer is paused.
+    #[allow(dead_code, reason = "reported by the transport")]
+    Paused,
+}
+
 /// The status of a worker, shared with the broker.
 #[derive(Debug, Clone)]
-pub(crate) struct StatusCell(Arc<Mutex<Status>>);
+pub(crate) struct StatusCell(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    /// The status without the conditions.
+    status: Status,
+    conditions: BTreeMap<Condition, Reported>,
+    quarantined: u64,
+}
+
+/// A condition as it was reported last.
+#[derive(Debug)]
+struct Reported {
+    reason: String,
+    since: Instant,
+    /// The time after which it is no longer known to exist.
+    until: Option<Instant>,
+}
 
 impl StatusCell {
     pub(crate) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Status::Running)))
+        let state = State { status: Status::Running, conditions: BTreeMap::new(), quarantined: 0 };
+        Self(Arc::new(Mutex::new(state)))
     }
 
+    /// Returns the status, which is degraded if the handler runs under a condition.
     pub(crate) fn get(&self) -> Status {
-        lock(&self.0).clone()
+        let mut state = self.state();
+        let now = Instant::now();
+        state.conditions.retain(|_, known| known.until.is_none_or(|until| now < until));
+        let since = state.conditions.values().map(|known| known.since).min();
+        match (&state.status, since) {
+            (Status::Running, Some(since)) => {
+                let reasons: Vec<_> = state.conditions.values().map(|known| &*known.reason).collect();
+                Status::Degraded { reason: reasons.join("; "), since }
+            }
+            (status, _) => status.clone(),
+        }
     }
 
     pub(crate) fn running(&self) {
@@ -101,16 +174,42 @@ impl StatusCell {
 
     /// Sets the status to recovering; if it already is, replaces the reason and keeps the time of the first problem.
     pub(crate) fn recovering(&self, reason: String) {
-        let since = match self.get() {
+        let mut state = self.state();
+        let since = match state.status {
             Status::Recovering { since, .. } => since,
             _ => Instant::now(),
         };
-        self.set(Status::Recovering { reason, since });
+        state.status = Status::Recovering { reason, since };
     }
 
-    /// Returns a guard that sets the status to stopped, also when the worker panics.
-    pub(crate) fn stopped_on_drop(&self) -> StoppedOnDrop {
-        StoppedOnDrop(self.clone())
+    /// Reports a condition, which lasts until it ends, or for this time without another report; `None` is without a
+    /// limit.
+    pub(crate) fn report(&self, condition: Condition, reason: String, lasts: Option<Duration>) {
+        let now = Instant::now();
+        let mut state = self.state();
+        let since = state.conditions.get(&condition).map_or(now, |known| known.since);
+        let until = lasts.and_then(|lasts| now.checked_add(lasts));
+        state.conditions.insert(condition, Reported { reason, since, until });
+    }
+
+    /// Removes a condition; returns the time that it has lasted if it was reported.
+    pub(crate) fn condition_ended(&self, condition: Condition) -> Option<Duration> {
+        self.state().conditions.remove(&condition).map(|known| known.since.elapsed())
+    }
+
+    /// Counts a message that cannot be read.
+    pub(crate) fn quarantined(&self) {
+        self.state().quarantined += 1;
+    }
+
+    /// Returns the number of messages that cannot be read.
+    pub(crate) fn count_quarantined(&self) -> u64 {
+        self.state().quarantined
+    }
+
+    /// Returns a guard that reports the end of a worker that was not stopped, when it panics or its runtime ends.
+    pub(crate) fn ended_on_drop(&self) -> EndedOnDrop {
+        EndedOnDrop(self.clone())
     }
 
     pub(crate) fn stopping(&self) {
@@ -122,16 +221,28 @@ impl StatusCell {
     }
 
     fn set(&self, status: Status) {
-        *lock(&self.0) = status;
+        self.state().status = status;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
     }
 }
 
-/// A guard that sets the status of a worker to stopped when it is dropped.
+/// A guard that sets the status of a worker when its task ends.
 #[derive(Debug)]
-pub(crate) struct StoppedOnDrop(StatusCell);
+pub(crate) struct EndedOnDrop(StatusCell);
 
-impl Drop for StoppedOnDrop {
+impl Drop for EndedOnDrop {
     fn drop(&mut self) {
-        self.0.stopped();
+        if self.0.state().status == Status::Stopped {
+            return;
+        }
+        let reason = if std::thread::panicking() {
+            "its worker panicked, which is a bug in this crate"
+        } else {
+            "the runtime on which it ran was shut down"
+        };
+        self.0.set(Status::Failed { reason: reason.to_owned() });
     }
 }

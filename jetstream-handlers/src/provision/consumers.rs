@@ -91,16 +91,24 @@ pub(super) async fn create_consumer(
     need.create(transport, &need.config).await
 }
 
+/// A consumer that was restored, or found to exist.
+#[derive(Debug)]
+pub(crate) struct RestoredConsumer {
+    /// The time at which it was created.
+    pub(crate) created: Option<SystemTime>,
+    /// The sequence from which it delivers, if a process restored it from one.
+    pub(crate) start: Option<u64>,
+}
+
 /// Creates the deleted consumer of a handler again, or finds the one that another process created meanwhile.
 ///
 /// The consumer delivers the stream from the sequence `start` on, or the whole stream if `start` is `None`.
-/// Returns the time at which it was created.
 pub(crate) async fn restore_consumer(
     transport: &Transport,
     handler: &str,
     binding: &Binding,
     start: Option<u64>,
-) -> Result<Option<SystemTime>, Error> {
+) -> Result<RestoredConsumer, Error> {
     // The configuration that the deleted consumer had, because an operator may have changed it.
     let mut config = (*binding.config).clone();
     config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
@@ -108,14 +116,16 @@ pub(crate) async fn restore_consumer(
     let mut restored = config.clone();
     if let Some(start_sequence) = start {
         restored.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
-        restored.metadata.insert(drift::RESTORED.to_owned(), start_sequence.to_string());
     }
+    restored.metadata.insert(drift::RESTORED.to_owned(), start.unwrap_or(1).to_string());
     let need = Need { handler, binding, config, concurrency: 1 };
     // To create a consumer that exists with the same configuration is no error, and must not be logged.
-    if let Ok(Some(found)) = transport.consumer(&binding.stream, &binding.consumer).await {
-        return Ok(found.created);
-    }
-    need.create(transport, &restored).await.map(|found| found.created).map_err(|problem| Error::of(vec![problem]))
+    let found = match transport.consumer(&binding.stream, &binding.consumer).await {
+        Ok(Some(found)) => found,
+        _ => need.create(transport, &restored).await.map_err(|problem| Error::of(vec![problem]))?,
+    };
+    let start = found.config.metadata.get(drift::RESTORED).and_then(|start| start.parse().ok());
+    Ok(RestoredConsumer { created: found.created, start })
 }
 
 /// The consumer that a handler needs.

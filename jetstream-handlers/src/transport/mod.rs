@@ -6,9 +6,8 @@
 mod deliveries;
 mod publish;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{consumer, stream};
 
@@ -16,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, FoundConsumer};
+use crate::delivery::{Binding, FoundConsumer, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -44,6 +43,14 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.stream(name).await,
             Self::Memory(memory) => Ok(memory.stream(name)),
+        }
+    }
+
+    /// Returns the time at which a stream was created, by the clock of the server, if it exists.
+    pub(crate) async fn stream_created(&self, name: &str) -> Result<Option<SystemTime>, Error> {
+        match self {
+            Self::Nats(connection) => connection.stream_created(name).await.map(Some),
+            Self::Memory(memory) => Ok(memory.stream_created(name)),
         }
     }
 
@@ -186,12 +193,11 @@ impl Transport {
         }
     }
 
-    /// Returns the number of times that each message of a consumer was handed back without an attempt, by stream
-    /// sequence.
-    pub(crate) async fn handed_back(&self, binding: &Binding) -> Result<BTreeMap<u64, u64>, Error> {
+    /// Returns what the processes that share a consumer have recorded about a message.
+    pub(crate) async fn record(&self, binding: &Binding, sequence: u64) -> Result<Record, Error> {
         match self {
-            Self::Nats(connection) => connection.handed_back(binding).await,
-            Self::Memory(memory) => Ok(memory.handed_back(binding)),
+            Self::Nats(connection) => connection.record(binding, sequence).await,
+            Self::Memory(memory) => Ok(memory.record(binding, sequence)),
         }
     }
 
@@ -208,11 +214,27 @@ impl Transport {
 
     /// Records that a message is about to be tried in isolation.
     ///
-    /// Returns `true` if that was recorded before; the record is removed once the message has ended.
-    pub(crate) async fn mark_isolated(&self, binding: &Binding, sequence: u64) -> Result<bool, Error> {
+    /// Returns the sum of the weights that were recorded before; the record is removed once the message has ended.
+    pub(crate) async fn mark_isolated(
+        &self,
+        binding: &Binding,
+        sequence: u64,
+        isolation: Isolation,
+    ) -> Result<u64, Error> {
         match self {
-            Self::Nats(connection) => connection.mark_isolated(binding, sequence).await,
-            Self::Memory(memory) => Ok(memory.mark_isolated(binding, sequence)),
+            Self::Nats(connection) => connection.mark_isolated(binding, sequence, isolation).await,
+            Self::Memory(memory) => Ok(memory.mark_isolated(binding, sequence, isolation)),
+        }
+    }
+
+    /// Records that these messages have no attempts left, although their dead letters could not be stored.
+    pub(crate) async fn mark_exhausted(&self, binding: &Binding, sequences: &[u64]) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.mark_exhausted(binding, sequences).await,
+            Self::Memory(memory) => {
+                memory.mark_exhausted(binding, sequences);
+                Ok(())
+            }
         }
     }
 
@@ -222,6 +244,14 @@ impl Transport {
             Self::Nats(connection) => connection.round_trip(limit).await,
             // In memory, every call takes effect before it returns.
             Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Observes whether the process did not run for a while; `None` in memory, where nothing is on its way.
+    pub(crate) fn observe_clock(&self) -> Option<Observed> {
+        match self {
+            Self::Nats(connection) => Some(connection.clock.observe()),
+            Self::Memory(_) => None,
         }
     }
 

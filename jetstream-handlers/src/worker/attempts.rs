@@ -1,13 +1,15 @@
 //! The number of attempts of a message, which differs from the number of its deliveries.
 
-use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Worker;
-use crate::message::Info;
+use super::unstored::exhausted;
+use crate::delivery::{Isolation, Record};
+use crate::message::{Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -16,9 +18,6 @@ const RECORD_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The time after a failed lookup during which the server is not asked again.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(60);
-
-/// The maximum number of failures that are kept until their dead letters can be stored.
-const MAX_UNSTORED_FAILURES: usize = 1000;
 
 /// The maximum number of isolated attempts of a message, if they cannot be recorded for other processes.
 const MAX_UNRECORDED_ISOLATED_ATTEMPTS: u64 = 10;
@@ -29,39 +28,21 @@ pub(super) struct Attempts {
     /// The time until which the server is not asked: without the permission to ask, each request would wait for its
     /// timeout.
     lookup_paused_until: Mutex<Option<Instant>>,
-    /// The failures of messages whose dead letters could not be stored; these messages are redelivered but not tried again.
-    unstored_failures: Mutex<BTreeMap<Key, Failure>>,
     /// The messages of calls that have ended at the shutdown signal and are about to be handed back.
     pub(super) handing_back: Mutex<Vec<Info>>,
+    /// `true` after an attempt in isolation could not be recorded.
+    unrecordable: AtomicBool,
 }
-
-/// The identity of a message; the time distinguishes it from that of a recreated stream, whose sequences start over.
-type Key = (u64, SystemTime);
 
 /// The decision on a delivery.
 pub(super) enum Verdict {
     Try,
-    /// An attempt while no other call runs, because the earlier attempts ended without an answer, possibly because
+    /// An attempt while no other call runs if possible, because the earlier attempts ended without an answer, possibly because
     /// another message crashed the process.
     Isolated,
     DeadLetter(Failure),
-}
-
-impl Attempts {
-    /// Keeps the failure of a message until its next delivery.
-    ///
-    /// If there are too many failures, one is dropped, and the dead letter of its message lacks it.
-    pub(super) fn remember(&self, info: &Info, failure: Failure) {
-        let mut failures = lock(&self.unstored_failures);
-        failures.insert(key(info), failure);
-        if failures.len() > MAX_UNSTORED_FAILURES {
-            failures.pop_first();
-        }
-    }
-}
-
-fn key(info: &Info) -> Key {
-    (info.stream_sequence(), info.stored_at())
+    /// The message has ended, and a restored consumer delivers it again.
+    Repeated,
 }
 
 impl Worker {
@@ -73,22 +54,24 @@ impl Worker {
         if delivered < u64::from(self.handler.declaration.plan.max_deliver()) || delivered == 1 {
             return delivered;
         }
+        self.look_up(info).await.map_or(delivered, |record| attempts(info, record))
+    }
+
+    /// Returns what is recorded about a message; `None` if it cannot be looked up.
+    async fn look_up(&self, info: &Info) -> Option<Record> {
         let paused_until = *lock(&self.attempts.lookup_paused_until);
         if paused_until.is_some_and(|until| Instant::now() < until) {
-            return delivered;
+            return None;
         }
-        match self.transport.handed_back(&self.binding).await {
-            Ok(counts) => {
-                let handed_back = counts.get(&info.stream_sequence()).copied().unwrap_or_default();
-                delivered.saturating_sub(handed_back).max(1)
-            }
+        match self.transport.record(&self.binding, info.stream_sequence()).await {
+            Ok(record) => Some(record),
             Err(error) => {
                 tracing::warn!(
                     handler = self.handler.declaration.name,
                     "cannot look up which deliveries were no attempts, so all of them count: {error}"
                 );
                 *lock(&self.attempts.lookup_paused_until) = Some(Instant::now() + LOOKUP_PAUSE);
-                delivered
+                None
             }
         }
     }
@@ -101,7 +84,7 @@ impl Worker {
     /// flight with it. Each of them is therefore tried once more in isolation, and is dead-lettered only if that
     /// attempt ends without an answer too.
     pub(super) async fn verdict(&self, info: &Info) -> Verdict {
-        if let Some(failure) = lock(&self.attempts.unstored_failures).remove(&key(info)) {
+        if let Some(failure) = self.unstored.failure(info) {
             return Verdict::DeadLetter(failure);
         }
         let max_deliver = u64::from(self.handler.declaration.plan.max_deliver());
@@ -112,25 +95,38 @@ impl Worker {
     }
 
     async fn verdict_after_max_deliver(&self, info: &Info, max_deliver: u64) -> Verdict {
-        let before = self.attempt(info).await - 1;
+        let record = self.look_up(info).await.unwrap_or_default();
+        if record.exhausted {
+            return Verdict::DeadLetter(exhausted());
+        }
+        let before = attempts(info, record) - 1;
         if before < max_deliver {
             return Verdict::Try;
         }
-        let was_isolated = match self.transport.mark_isolated(&self.binding, info.stream_sequence()).await {
-            Ok(was_isolated) => was_isolated,
-            Err(error) => {
-                tracing::warn!(
-                    handler = self.handler.declaration.name,
-                    "cannot record that a message is tried in isolation: {error}"
-                );
-                before >= max_deliver + MAX_UNRECORDED_ISOLATED_ATTEMPTS
-            }
-        };
-        if !was_isolated {
-            return Verdict::Isolated;
+        let tried = record.tried_alone >= Isolation::ENOUGH;
+        let unrecordable = self.attempts.unrecordable.load(Ordering::Relaxed);
+        if tried || (unrecordable && before >= max_deliver + MAX_UNRECORDED_ISOLATED_ATTEMPTS) {
+            return Verdict::DeadLetter(killed(before));
         }
-        let error = format!("{before} attempts ended without an answer; the handler may have crashed its process");
-        Verdict::DeadLetter(Failure { reason: Reason::Killed, error })
+        Verdict::Isolated
+    }
+
+    /// Records that a message is about to be tried in isolation; returns `true` if it was tried enough before.
+    pub(super) async fn was_tried_enough(&self, message: &Message, isolation: Isolation, deadline: Instant) -> bool {
+        let sequence = message.info.stream_sequence();
+        let marked = timeout_at(deadline, self.transport.mark_isolated(&self.binding, sequence, isolation)).await;
+        let problem = match marked {
+            Ok(Ok(before)) => return before >= Isolation::ENOUGH,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        if !self.attempts.unrecordable.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                handler = self.handler.declaration.name,
+                "cannot record that a message is tried in isolation: {problem}"
+            );
+        }
+        false
     }
 
     /// Records for every worker of the consumer that these deliveries were not attempts.
@@ -145,4 +141,15 @@ impl Worker {
             "messages that are handed back now count as attempted: {problem}"
         );
     }
+}
+
+/// Returns the number of a delivery's attempt: the deliveries without those that were handed back.
+fn attempts(info: &Info, record: Record) -> u64 {
+    info.delivered().saturating_sub(record.handed_back).max(1)
+}
+
+/// Returns the failure of a message whose attempts ended without an answer.
+pub(super) fn killed(attempts: u64) -> Failure {
+    let error = format!("{attempts} attempts ended without an answer; the handler may have crashed its process");
+    Failure { reason: Reason::Killed, error }
 }

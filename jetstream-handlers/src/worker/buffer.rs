@@ -130,6 +130,10 @@ impl Buffer {
         queue.messages.len()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.queue().messages.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue().messages.is_empty()
     }
@@ -161,11 +165,22 @@ impl Buffer {
         .collect()
     }
 
-    /// Closes the buffer: ends the slots that wait, and returns the messages that no slot has taken.
-    pub(super) fn close(&self) -> Vec<Message> {
+    /// Moves the times of the signals back, because the clock stood still for `time`.
+    pub(super) fn make_older(&self, time: Duration) {
+        for (since, _) in &mut self.queue().messages {
+            *since = since.checked_sub(time).unwrap_or(*since);
+        }
+    }
+
+    /// Closes the buffer: ends the slots that wait, and returns the messages that no slot has taken, except those that
+    /// had no signal for `max_age`.
+    pub(super) fn close(&self, max_age: Duration) -> Vec<Message> {
+        let now = Instant::now();
         let mut queue = self.queue();
         queue.closed = true;
-        let left = queue.messages.drain(..).map(|(_, message)| message).collect();
+        let left = queue.messages.drain(..);
+        let left = left.filter(|(since, _)| now.saturating_duration_since(*since) < max_age);
+        let left = left.map(|(_, message)| message).collect();
         self.arrived.notify_waiters();
         left
     }

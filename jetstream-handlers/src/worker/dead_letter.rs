@@ -1,7 +1,5 @@
 //! Dead letters of messages that have no attempts left.
 
-use std::time::Duration;
-
 use super::Worker;
 use crate::dead_letter;
 use crate::error::Error;
@@ -13,32 +11,21 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// Returns the delay after which to try again, if the dead letter cannot be stored. The caller must not end the
-    /// message before it is stored.
-    pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<(), Duration> {
+    /// Returns an error if the dead letter cannot be stored. The caller must not end the message before it is stored.
+    pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<(), Error> {
         let Failure { reason, error } = failure;
         let Some(subject) = &self.binding.dead_letter else {
             tracing::error!(reason = reason.as_str(), "terminated, without a dead letter: {error}");
             return Ok(());
         };
-        match self.store_dead_letter(subject, message, failure).await {
-            Ok(stored) => {
-                tracing::error!(
-                    reason = reason.as_str(),
-                    stream = stored.stream,
-                    sequence = stored.sequence,
-                    "dead letter: {error}"
-                );
-                Ok(())
-            }
-            Err(problem) => {
-                let delay = self.dead_letter_delay(message.info.delivered());
-                tracing::error!(
-                    "the dead letter could not be stored, so the message stays and is redelivered in {delay:.1?}: {problem:?}; it failed with: {error}"
-                );
-                Err(delay)
-            }
-        }
+        let stored = self.store_dead_letter(subject, message, failure).await?;
+        tracing::error!(
+            reason = reason.as_str(),
+            stream = stored.stream,
+            sequence = stored.sequence,
+            "dead letter: {error}"
+        );
+        Ok(())
     }
 
     /// Stores the dead letter of a message on `subject`.

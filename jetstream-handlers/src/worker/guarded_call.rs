@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::cpu_time;
 use crate::extract::Context;
 use crate::handler::{CallFuture, Delivery, Handler};
 use crate::outcome::{Outcome, Reason, Settle};
@@ -37,6 +38,9 @@ impl GuardedCall {
     /// Calls the handler; a panic is an outcome of the call.
     pub(super) async fn call(&mut self, delivery: Delivery<'_>, begun: Instant) -> Outcome {
         self.begun = Some(begun);
+        if self.warning.is_some() {
+            cpu_time::sample(begun);
+        }
         // A closure runs here until its first await.
         let started =
             catch_unwind(AssertUnwindSafe(|| self.handler.call.call(&mut self.future, delivery, &self.context)));
@@ -68,6 +72,9 @@ impl GuardedCall {
         let limit = self.handler.declaration.plan.timeout();
         let call = std::future::poll_fn(|task| {
             let begun = Instant::now();
+            if self.warning.is_some() {
+                cpu_time::sample(begun);
+            }
             let poll = self.poll(task);
             self.check_blocking(begun, Instant::now());
             poll
@@ -104,18 +111,45 @@ impl GuardedCall {
 #[derive(Debug, Default)]
 pub(super) struct BlockingWarning {
     last: Option<Instant>,
+    /// Rises with polls that took long without computing, and falls with others.
+    waits: u32,
 }
 
 impl BlockingWarning {
+    /// The value that a poll that took long without computing adds.
+    const WAIT: u32 = 8;
+
+    /// The value from which a handler is reported: a handler that blocks in most of its calls reaches it soon, and one
+    /// whose process was stopped for a while does not.
+    const MANY_WAITS: u32 = 3 * Self::WAIT - Self::WAIT / 2;
+
     /// Warns if one poll of the handler took too long.
     fn polled(&mut self, name: &str, took: Duration, now: Instant) {
-        if took >= MAX_POLL && self.last.is_none_or(|last| now - last >= WARNING_PERIOD) {
+        if took < MAX_POLL {
+            self.waits = self.waits.saturating_sub(1);
+            return;
+        }
+        // The time alone also passes while the process is stopped or throttled.
+        let Some(computed) = self.reported(took, cpu_time::since_sample()) else { return };
+        if self.last.is_none_or(|last| now - last >= WARNING_PERIOD) {
             self.last = Some(now);
             tracing::warn!(
                 handler = name,
-                "computed for {took:.1?} without an await, which blocked everything else on its runtime thread; set `blocking = true` in its attribute to run it on threads of its own"
+                "took {took:.1?} without an await, {computed:.1?} of it computing, which blocked everything else on its runtime thread; set `blocking = true` in its attribute to run it on threads of its own"
             );
         }
+    }
+
+    /// Returns the time that a long poll computed if it is the handler that blocked the thread.
+    fn reported(&mut self, took: Duration, computed: Option<Duration>) -> Option<Duration> {
+        let computed = computed.unwrap_or(took).min(took);
+        if computed < MAX_POLL {
+            self.waits = (self.waits + Self::WAIT).min(Self::MANY_WAITS);
+            if self.waits < Self::MANY_WAITS {
+                return None;
+            }
+        }
+        Some(computed)
     }
 }
 
@@ -126,4 +160,48 @@ fn panicked(panic: &(dyn Any + Send)) -> Outcome {
 fn panic_message(panic: &(dyn Any + Send)) -> &str {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     message.unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(300);
+
+    #[test]
+    fn computing_is_reported_at_once() {
+        let mut warning = BlockingWarning::default();
+        assert_eq!(warning.reported(LONG, Some(LONG / 2)), Some(LONG / 2));
+        assert_eq!(warning.reported(LONG, None), Some(LONG), "a platform without the measure");
+    }
+
+    #[test]
+    fn waiting_is_reported_if_it_is_the_rule() {
+        let short = Duration::from_millis(1);
+        let mut warning = BlockingWarning::default();
+        // A handler that blocks after its first await, in each call.
+        let reported = (0..4).filter_map(|_| {
+            warning.polled("handler", short, Instant::now());
+            warning.reported(LONG, Some(short))
+        });
+        assert_eq!(reported.count(), 2);
+        // A process that is stopped now and then.
+        let mut warning = BlockingWarning::default();
+        for _ in 0..20 {
+            assert_eq!(warning.reported(LONG, Some(short)), None);
+            (0..8).for_each(|_| warning.polled("handler", short, Instant::now()));
+        }
+    }
+
+    #[test]
+    fn thread_that_waits_computes_nothing() {
+        cpu_time::sample(Instant::now());
+        std::thread::sleep(Duration::from_millis(120));
+        assert!(cpu_time::since_sample().is_none_or(|computed| computed < MAX_POLL / 2));
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < Duration::from_secs(20) && cpu_time::since_sample().is_some_and(|time| time < MAX_POLL)
+        {
+        }
+        assert!(cpu_time::since_sample().is_none_or(|computed| computed >= MAX_POLL));
+    }
 }

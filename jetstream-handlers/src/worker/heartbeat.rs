@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::Worker;
+use super::buffer::Buffer;
+use super::slot::Slot;
 use crate::backoff::jittered;
 
 /// The number of signals per `ack_wait`: if one is lost, the next is still in time.
@@ -21,29 +23,46 @@ impl Worker {
                 () = self.buffer.filled() => {}
                 () = self.quarantine.added() => {}
             }
-            while !self.buffer.is_empty()
-                || !self.quarantine.is_empty()
-                || self.slots.iter().any(|slot| slot.current().is_some())
-            {
+            while self.holds_messages() || !self.quarantine.is_empty() {
                 sleep(period).await;
                 Box::pin(self.send_heartbeats(min_age)).await;
             }
         }
     }
 
+    fn holds_messages(&self) -> bool {
+        self.buffers().any(|buffer| !buffer.is_empty()) || self.all_slots().any(|slot| slot.current().is_some())
+    }
+
+    /// Returns the slots, and those beside them.
+    pub(super) fn all_slots(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().chain(self.asides().map(|aside| &aside.slot))
+    }
+
+    /// Returns the buffers of the slots, and of those beside them.
+    pub(super) fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        std::iter::once(&self.buffer).chain(self.asides().map(|aside| &aside.buffer))
+    }
+
     /// Sends a signal for each message that is older than `min_age`.
     async fn send_heartbeats(&self, min_age: Duration) {
-        self.buffer.expire(self.max_age());
+        self.notice_suspension();
+        self.buffers().for_each(|buffer| buffer.expire(self.max_age()));
         if !self.transport.is_connected() {
             // A signal sent after the reconnect might be for a message that another worker has by then.
             return;
         }
-        for delivery in self.buffer.refresh(min_age).into_iter().chain(self.quarantine.deliveries()) {
+        for buffer in self.buffers() {
+            for delivery in buffer.refresh(min_age) {
+                self.in_progress(&delivery).await;
+            }
+        }
+        for delivery in self.quarantine.deliveries() {
             self.in_progress(&delivery).await;
         }
         // One by one, because a signal must not follow the answer to a message.
-        for slot in &self.slots {
-            if let Some(delivery) = slot.older_than(min_age) {
+        for slot in self.all_slots() {
+            if let Some(delivery) = slot.refresh(min_age, self.max_age()) {
                 self.in_progress(&self.info(delivery)).await;
             }
         }

@@ -4,36 +4,41 @@
 //! It is one task, and its slots are futures inside that task, so that a message requires no new task.
 
 mod ack_all;
+mod aside;
 mod attempts;
 mod buffer;
 mod caller;
+mod cpu_time;
 mod dead_letter;
 mod delayed;
 mod guarded_call;
 mod heartbeat;
+mod lateness;
 mod max_deliveries;
 mod ordered;
 mod prefetch;
 mod quarantine;
 mod readiness;
+mod recent_acks;
 mod restore;
 mod retry;
+mod running_calls;
 mod settle;
 mod slot;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod unstored;
 
 use std::pin::pin;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use tokio::sync::RwLock;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Binding, DeliveryEvent};
@@ -46,6 +51,7 @@ use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
+use aside::Aside;
 use attempts::Attempts;
 use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
@@ -53,7 +59,10 @@ use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
 use quarantine::Quarantine;
 use readiness::Readiness;
-use slot::Slot;
+use recent_acks::RecentAcks;
+use running_calls::RunningCalls;
+pub(crate) use slot::{Busy, Slot};
+use unstored::Unstored;
 
 /// The parts that a worker is made from.
 #[derive(Debug)]
@@ -80,11 +89,18 @@ pub(crate) struct Worker {
     buffer: Buffer,
     readiness: Readiness,
     attempts: Attempts,
-    /// The lock that is held for reading during every call, and for writing during an isolated call.
-    isolation: RwLock<()>,
+    recent_acks: RecentAcks,
+    unstored: Unstored,
+    running_calls: RunningCalls,
+    /// The messages to be tried in isolation.
+    isolated: Aside,
+    /// The message whose dead letter shows whether dead letters can be stored.
+    probing: Aside,
+    /// The time that the machine was suspended, up to the last time that it was noticed.
+    suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
-    slots: Vec<Slot>,
+    slots: Arc<[Slot]>,
     /// The acks of an ordered handler.
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
@@ -97,11 +113,12 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Box<Self> {
         let Parts { handler, binding, transport, context, status, delayed, recorder, batch_size } = parts;
         let plan = &handler.declaration.plan;
-        let slots: Vec<_> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
+        let slots: Arc<[Slot]> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
         let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait, slots.len(), min_size);
+        let suspended = transport.observe_clock().map_or(0, |observed| observed.suspended.as_nanos() as u64);
         // Boxed, so that the task that runs it does not hold it twice.
         Box::new(Self {
             handler,
@@ -113,7 +130,12 @@ impl Worker {
             buffer: Buffer::default(),
             readiness: Readiness::default(),
             attempts: Attempts::default(),
-            isolation: RwLock::default(),
+            recent_acks: RecentAcks::default(),
+            unstored: Unstored::default(),
+            running_calls: RunningCalls::default(),
+            isolated: Aside::default(),
+            probing: Aside::default(),
+            suspended_nanos: AtomicU64::new(suspended),
             delayed,
             recorder,
             slots,
@@ -122,6 +144,11 @@ impl Worker {
             quarantine: Quarantine::default(),
             ack_prefix: OnceLock::new(),
         })
+    }
+
+    /// Returns the slots, which show whether the handler is busy.
+    pub(crate) fn slots(&self) -> Arc<[Slot]> {
+        self.slots.clone()
     }
 
     /// Runs until `stop` is cancelled, then hands back the messages that wait and lets running calls finish within `grace`.
@@ -137,6 +164,7 @@ impl Worker {
     ) -> Result<(), Error> {
         // Boxed, because the set reserves the size of one more future than it holds.
         let mut slots: FuturesUnordered<_> = self.slots.iter().map(|slot| Box::pin(self.run_slot(slot))).collect();
+        let mut aside = Box::pin(self.run_aside());
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut dead_letters = pin!(self.dead_letter_exhausted());
@@ -154,7 +182,7 @@ impl Worker {
                 () = &mut heartbeat => {}
                 // Before the slots: a message that has arrived but is not in the buffer has no heartbeat.
                 () = deliveries.arrived() => {
-                    let mut buffer = self.buffer.fill(Instant::now());
+                    let mut buffer = self.buffer.fill(self.arrivals_since());
                     while let Some(event) = deliveries.fill(&mut |message| self.receive(message, &mut buffer)) {
                         self.on_event(event, &mut buffer, &mut restoring);
                     }
@@ -164,6 +192,7 @@ impl Worker {
                     deliveries.restored(result);
                 }
                 Some(()) = slots.next() => {}
+                () = &mut aside => {}
                 () = &mut dead_letters => {}
                 () = &mut unreadable => {}
                 () = &mut ack_in_time => {}
@@ -173,12 +202,16 @@ impl Worker {
             }
         }
         // Boxed, so that the task does not hold its size until then.
-        Box::pin(self.stop(slots, heartbeat, deliveries, grace)).await
+        Box::pin(self.stop(slots, aside, heartbeat, deliveries, grace)).await
     }
 
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
-        match (quarantine::failure(&message), &self.ack_all) {
+        let failure = quarantine::failure(&message);
+        if failure.is_some() {
+            self.status.quarantined();
+        }
+        match (failure, &self.ack_all) {
             (None, _) => buffer.push(message),
             (Some(_), None) => self.quarantine.add(message),
             // Its bytes would be lost with the next ack, so it is redelivered, and ends the connection again.
@@ -193,7 +226,7 @@ impl Worker {
             }
             (Some(failure), Some(_)) => {
                 // It ends in its turn, because the next ack covers it.
-                self.attempts.remember(&message.info, failure);
+                self.unstored.remember(&message.info, failure);
                 buffer.push(message);
             }
         }
@@ -203,6 +236,16 @@ impl Worker {
         match &self.ack_all {
             Some(acks) => Box::pin(self.work_in_order(slot, acks)).await,
             None => self.work(slot).await,
+        }
+    }
+
+    /// Runs what happens beside the slots; returns when it has ended after the stop.
+    async fn run_aside(&self) {
+        let exhausted = pin!(self.record_exhausted());
+        let both = async { tokio::join!(self.work_isolated(), self.work_probing()) };
+        tokio::select! {
+            _ = both => {}
+            () = exhausted => {}
         }
     }
 

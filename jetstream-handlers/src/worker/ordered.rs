@@ -8,13 +8,17 @@ use tracing::Instrument as _;
 
 use super::Worker;
 use super::ack_all::{AckAll, Progress};
-use super::attempts::Verdict;
+use super::attempts::{Verdict, killed};
 use super::buffer::Next;
 use super::caller::Caller;
 use super::settle::Settled;
 use super::slot::{Slot, YieldBudget};
+use crate::delivery::Isolation;
 use crate::message::Message;
 use crate::outcome::{Outcome, Settle};
+
+/// The timeout of recording that a message is about to be tried in isolation.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A message that is tried in place until it has ended.
 #[derive(Clone, Copy)]
@@ -78,7 +82,7 @@ impl Worker {
         let begun = *now;
         let replacements = acks.replacements();
         let in_place = InPlace { message: &message, acks, resyncs: acks.resyncs() };
-        slot.take(since, self.delivery_id(&message.info));
+        slot.take(self.delivery_id(&message.info), begun, since);
         let span = self.span(&message);
         let handling = self.until_ended(caller, in_place, begun);
         let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
@@ -156,10 +160,16 @@ impl Worker {
         let delivery = &in_place.message.info;
         match self.verdict(delivery).await {
             Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+            // Recorded only for handlers whose messages are acknowledged one by one.
+            Verdict::Repeated => Outcome::ack(),
             Verdict::Try => self.call_again(caller, message).await,
             Verdict::Isolated => {
                 // If the call crashes the process, no other message is unacknowledged.
                 self.ack_all(in_place.acks).await;
+                let deadline = Instant::now() + RECORD_TIMEOUT;
+                if self.was_tried_enough(in_place.message, Isolation::Alone, deadline).await {
+                    return Outcome::dead_letter(killed(delivery.delivered() - 1));
+                }
                 let outcome = self.call_again(caller, message).await;
                 if outcome.settle == Settle::Ack && !in_place.is_stale() {
                     in_place.acks.ended(delivery.clone());
@@ -186,8 +196,7 @@ impl Worker {
         }
         let failure = outcome.into_failure();
         // It is acknowledged with the messages before it, which ends it as a termination would.
-        let delay = self.dead_letter(message, &failure).await.err()?;
-        self.attempts.remember(&message.info, failure);
-        Some(delay)
+        let stored = self.dead_letter(message, &failure).await;
+        self.dead_letter_result(message, failure, stored)
     }
 }

@@ -13,6 +13,9 @@ use crate::message::{Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
+/// The maximum delay before a dead letter that could not be stored is tried again.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
 /// The timeout of a round trip to the server.
 const ROUND_TRIP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -98,16 +101,17 @@ impl Worker {
                     "an unreadable message cannot be read from its stream either, so it is kept from redelivery; delete it from the stream, or give the user the permission to publish to `$JS.API.STREAM.MSG.GET.{}`",
                     self.binding.stream
                 );
-                return Some(self.dead_letter_delay(u64::MAX));
+                return Some(MAX_DELAY);
             }
-            match self.dead_letter(&message, &failure).await {
-                Ok(()) => {
-                    self.terminate(&message, &failure.error).await;
+            let (reason, stored) = (failure.error.clone(), self.dead_letter(&message, &failure).await);
+            match self.dead_letter_result(&message, failure, stored) {
+                None => {
+                    self.terminate(&message, &reason).await;
                     // If the connection ends before the server has received it, the message is still in quarantine.
                     let received = self.transport.round_trip(ROUND_TRIP_TIMEOUT).await;
                     received.is_err().then_some(Duration::ZERO)
                 }
-                Err(delay) => Some(delay),
+                Some(delay) => Some(delay.min(MAX_DELAY)),
             }
         };
         let delay = delay.instrument(span).await;

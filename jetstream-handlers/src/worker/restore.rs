@@ -23,6 +23,22 @@ impl Worker {
     pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<Option<SystemTime>, Error> {
         let restored = restore_consumer(&self.transport, &self.handler.declaration.name, &self.binding, start);
         let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
-        timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)
+        let restored = timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)?;
+        if let Some(start) = restored.start {
+            self.recognize_repeated(start).await;
+        }
+        Ok(restored.created)
+    }
+
+    /// Begins to recognize the messages that a consumer restored from `start` repeats.
+    async fn recognize_repeated(&self, start: u64) {
+        match timeout(RESTORE_TIMEOUT, self.transport.stream_created(&self.binding.stream)).await {
+            Ok(Ok(Some(created))) => self.recent_acks.restored(start, created),
+            Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!(
+                handler = self.handler.declaration.name,
+                "messages that the restored consumer repeats are handled again: {error}"
+            ),
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::backoff::{MAX_DURATION, jittered};
 use crate::outcome::{Outcome, Settle};
 
 /// The longest delay before a dead letter that could not be stored is tried again.
-const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
+pub(super) const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
 
 /// The longest such delay of an ordered handler; it is shorter, because later messages wait too.
 const MAX_DEAD_LETTER_DELAY_IN_ORDER: Duration = Duration::from_secs(10);

@@ -46,6 +46,7 @@ impl Worker {
         if outcome.settle != Settle::Ack || self.handler.declaration.plan.ack != Ack::Sent {
             return false;
         }
+        self.recent_acks.record(&message.info);
         // Moved and restored, because a clone would allocate.
         let delivery = std::mem::take(&mut message.info);
         let id = delivery.id();
@@ -71,21 +72,17 @@ impl Worker {
             self.retry(message, delay).await;
             return Settled::Pending;
         }
-        let failure = outcome.into_failure();
-        match self.dead_letter(message, &failure).await {
-            Ok(()) => {
-                self.answer(message.info.clone(), Answer::Term(&failure.error)).await;
-                Settled::Ended
-            }
-            Err(delay) => {
-                self.attempts.remember(&message.info, failure);
-                self.retry(message, delay).await;
-                Settled::Pending
-            }
-        }
+        self.end_failed(message, outcome.into_failure()).await
+    }
+
+    /// Terminates a message whose dead letter is stored.
+    pub(super) async fn terminate(&self, message: &Message, reason: &str) {
+        self.recent_acks.record(&message.info);
+        self.answer(message.info.clone(), Answer::Term(reason)).await;
     }
 
     async fn ack(&self, message: &Message) {
+        self.recent_acks.record(&message.info);
         match self.handler.declaration.plan.ack {
             Ack::Sent => {
                 self.answer(message.info.clone(), Answer::Ack).await;
@@ -124,7 +121,13 @@ impl Worker {
     }
 
     /// Asks the server to redeliver a message after `delay`.
-    async fn retry(&self, message: &Message, delay: Duration) {
+    ///
+    /// Sends nothing if the server has redelivered it, because another worker may have it by now.
+    pub(super) async fn retry(&self, message: &Message, delay: Duration) {
+        if self.was_redelivered(&message.info) {
+            tracing::debug!("no retry is requested, because the message was redelivered after its ack_wait");
+            return;
+        }
         let max_ack_pending = self.binding.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, max_ack_pending) {
             tracing::warn!(
@@ -170,11 +173,6 @@ impl Worker {
         for delivery in messages {
             self.answer(delivery.clone(), Answer::Nak(Duration::ZERO)).await;
         }
-    }
-
-    /// Terminates a message, which is never redelivered.
-    pub(super) async fn terminate(&self, message: &Message, reason: &str) {
-        self.answer(message.info.clone(), Answer::Term(reason)).await;
     }
 
     /// Restarts the `ack_wait` of a delivery.

@@ -22,26 +22,74 @@ const YIELD_PERIOD: Duration = Duration::from_millis(5);
 
 /// The message that a slot handles, shared with the heartbeat and the stop.
 #[derive(Debug, Default)]
-pub(super) struct Slot(Mutex<InFlight>);
+pub(crate) struct Slot(Mutex<InFlight>);
 
 #[derive(Debug, Default)]
 struct InFlight {
-    /// The message that is being handled, with the time of the last signal to the server about it.
-    current: Option<(Instant, DeliveryId)>,
+    current: Option<Current>,
     last: Option<DeliveryId>,
-    /// `true` while the thread of the slot still runs a call that timed out.
-    late: bool,
+    /// The time at which a call timed out that the thread of the slot still runs.
+    late: Option<Instant>,
+}
+
+/// The message that is being handled.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    delivery: DeliveryId,
+    begun: Instant,
+    /// The time of the last signal to the server about it.
+    since: Instant,
+    /// `true` if there was no signal for `ack_wait`, after which the server has redelivered it.
+    lost: bool,
+}
+
+impl Current {
+    fn is_lost(&self, ack_wait: Duration) -> bool {
+        self.lost || self.since.elapsed() >= ack_wait
+    }
+}
+
+/// The state of a worker that has no free slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Busy {
+    /// The time since which all slots have been busy with what they do now.
+    pub(crate) since: Instant,
+    /// `true` if all slots are taken by calls that still run after their timeout.
+    pub(crate) late: bool,
+    /// The time of the latest signal to the server about one of the messages.
+    pub(crate) signalled: Instant,
+}
+
+impl Busy {
+    /// Returns the state of these slots; `None` if one of them is free.
+    pub(crate) fn of(slots: &[Slot]) -> Option<Self> {
+        let all = slots.iter().map(Slot::busy).collect::<Option<Vec<_>>>()?;
+        all.into_iter().reduce(|one, other| Self {
+            since: one.since.max(other.since),
+            late: one.late && other.late,
+            signalled: one.signalled.max(other.signalled),
+        })
+    }
 }
 
 impl Slot {
     pub(super) fn is_idle(&self) -> bool {
         let in_flight = self.in_flight();
-        in_flight.current.is_none() && !in_flight.late
+        in_flight.current.is_none() && in_flight.late.is_none()
     }
 
     /// Returns the message that is being handled.
     pub(super) fn current(&self) -> Option<DeliveryId> {
-        self.in_flight().current.map(|(_, delivery)| delivery)
+        self.in_flight().current.map(|current| current.delivery)
+    }
+
+    fn busy(&self) -> Option<Busy> {
+        let in_flight = self.in_flight();
+        match (in_flight.late, in_flight.current) {
+            (Some(since), _) => Some(Busy { since, late: true, signalled: since }),
+            (None, Some(Current { begun, since, .. })) => Some(Busy { since: begun, late: false, signalled: since }),
+            (None, None) => None,
+        }
     }
 
     /// Returns the message that ended last.
@@ -49,13 +97,38 @@ impl Slot {
         self.in_flight().last
     }
 
-    /// Returns the message that is being handled if its last signal to the server is at least `age` old.
-    pub(super) fn older_than(&self, age: Duration) -> Option<DeliveryId> {
-        self.in_flight().current.filter(|(since, _)| since.elapsed() >= age).map(|(_, delivery)| delivery)
+    /// Returns the message that is being handled if its last signal to the server is at least `age` old; the caller
+    /// sends one now.
+    pub(super) fn refresh(&self, age: Duration, ack_wait: Duration) -> Option<DeliveryId> {
+        let now = Instant::now();
+        let mut in_flight = self.in_flight();
+        let current = in_flight.current.as_mut().filter(|current| now - current.since >= age)?;
+        current.lost |= now - current.since >= ack_wait;
+        current.since = now;
+        Some(current.delivery)
     }
 
-    pub(super) fn take(&self, since: Instant, delivery: DeliveryId) {
-        self.in_flight().current = Some((since, delivery));
+    /// Moves the time of the signal back, because the clock stood still for `time`.
+    pub(super) fn make_older(&self, time: Duration) {
+        if let Some(current) = &mut self.in_flight().current {
+            current.since = current.since.checked_sub(time).unwrap_or(current.since);
+        }
+    }
+
+    /// Returns `true` if this message is being handled, and had no signal for `ack_wait` at some time.
+    pub(super) fn has_lost(&self, delivery: DeliveryId, ack_wait: Duration) -> bool {
+        let current = self.in_flight().current;
+        current.is_some_and(|current| current.delivery == delivery && current.is_lost(ack_wait))
+    }
+
+    /// Returns the message that is being handled, unless it had no signal for `ack_wait` at some time.
+    pub(super) fn held(&self, ack_wait: Duration) -> Option<DeliveryId> {
+        self.in_flight().current.filter(|current| !current.is_lost(ack_wait)).map(|current| current.delivery)
+    }
+
+    /// Takes a message whose last signal to the server was at `since`.
+    pub(super) fn take(&self, delivery: DeliveryId, begun: Instant, since: Instant) {
+        self.in_flight().current = Some(Current { delivery, begun, since, lost: false });
     }
 
     /// Releases the message.
@@ -66,16 +139,16 @@ impl Slot {
         let mut in_flight = self.in_flight();
         let current = in_flight.current.take();
         if settled == Settled::Ended {
-            in_flight.last = current.map(|(_, delivery)| delivery);
+            in_flight.last = current.map(|current| current.delivery);
         }
     }
 
     /// Waits until the thread of the slot has finished a call that timed out.
     pub(super) async fn thread_idle(&self, caller: &mut Caller, buffer: &Buffer) {
         if caller.is_late() {
-            self.in_flight().late = true;
+            self.in_flight().late = Some(Instant::now());
             caller.thread_idle().await;
-            self.in_flight().late = false;
+            self.in_flight().late = None;
             buffer.notify_capacity();
         }
     }
@@ -95,7 +168,7 @@ impl Worker {
             // Not `while let`, which would keep the scrutinee in the future beside the parts moved out of it.
             let Some(Next { since, mut message, refill }) = self.next(&mut now).await else { return };
             let begun = now;
-            slot.take(since, self.delivery_id(&message.info));
+            slot.take(self.delivery_id(&message.info), begun, since);
             let span = self.span(&message);
             let handling = self.handle(&mut caller, &mut message, begun);
             let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
@@ -106,8 +179,8 @@ impl Worker {
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
                 budget.yield_now(now).await;
-            } else {
-                budget.spend(now).await;
+            } else if budget.spend(now).await {
+                self.notice_suspension();
             }
         }
     }
@@ -127,7 +200,9 @@ impl Worker {
     }
 
     async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
-        let verdict = if message.info.delivered() == 1 {
+        let verdict = if self.recent_acks.is_repeated(&message.info) {
+            Verdict::Repeated
+        } else if message.info.delivered() == 1 {
             Verdict::Try
         } else {
             let verdict = Box::pin(self.verdict(&message.info)).await;
@@ -138,8 +213,9 @@ impl Worker {
         let settling = {
             let outcome = match verdict {
                 Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
+                Verdict::Repeated => Outcome::ack(),
                 Verdict::Try => self.call_shared(caller, message, begun).await,
-                Verdict::Isolated => Box::pin(self.call_isolated(caller, message)).await,
+                Verdict::Isolated => return Box::pin(self.isolate(message)).await,
             };
             if self.try_settle(message, &outcome) {
                 return Settled::Ended;
@@ -152,22 +228,15 @@ impl Worker {
 
     /// Calls the handler, possibly beside other calls but not beside an isolated one.
     async fn call_shared(&self, caller: &mut Caller, message: &Message, mut begun: Instant) -> Outcome {
-        let _shared = if self.slots.len() == 1 {
-            None
-        } else if let Ok(shared) = self.isolation.try_read() {
-            Some(shared)
-        } else {
-            let shared = self.isolation.read().await;
-            begun = Instant::now();
-            Some(shared)
+        let _running = match self.running_calls.try_begin() {
+            Some(running) => running,
+            None => {
+                let running = Box::pin(self.running_calls.begin()).await;
+                begun = Instant::now();
+                running
+            }
         };
         self.call(caller, message, begun).await
-    }
-
-    /// Calls the handler while no other call runs.
-    async fn call_isolated(&self, caller: &mut Caller, message: &Message) -> Outcome {
-        let _isolated = self.isolation.write().await;
-        self.call(caller, message, Instant::now()).await
     }
 
     /// Returns the part of a delivery that a slot keeps.
@@ -249,12 +318,14 @@ impl YieldBudget {
         Self(now + YIELD_PERIOD)
     }
 
-    /// Yields if the budget is used up: a handler that never waits would otherwise keep its worker from heartbeats
-    /// and arrivals.
-    pub(super) async fn spend(&mut self, now: Instant) {
-        if now >= self.0 {
+    /// Yields and returns `true` if the budget is used up: a handler that never waits would otherwise keep its worker
+    /// from heartbeats and arrivals.
+    pub(super) async fn spend(&mut self, now: Instant) -> bool {
+        let spent = now >= self.0;
+        if spent {
             self.yield_now(now).await;
         }
+        spent
     }
 
     /// Yields, so that the worker can request more messages.

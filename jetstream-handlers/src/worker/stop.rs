@@ -31,6 +31,7 @@ impl Worker {
     pub(super) async fn stop<'a>(
         &'a self,
         mut slots: FuturesUnordered<impl Future<Output = ()> + 'a>,
+        mut aside: Pin<Box<impl Future<Output = ()> + 'a>>,
         heartbeat: Pin<&mut impl Future<Output = ()>>,
         deliveries: Deliveries,
         grace: Duration,
@@ -38,12 +39,13 @@ impl Worker {
         self.status.stopping();
         let ended = CancellationToken::new();
         let calls = async {
-            let finished = timeout(grace, finish(&mut slots, heartbeat)).await;
+            let finished = timeout(grace, finish(&mut slots, aside.as_mut(), heartbeat)).await;
             ended.cancel();
             finished
         };
         let (finished, (waiting, mut deliveries)) = futures::join!(calls, self.stop_pulling(deliveries, &ended));
-        self.drop_cancelled(slots);
+        self.drop_cancelled((slots, aside));
+        self.record_unstored().await;
         self.hand_back_cancelled(waiting, &mut deliveries).await;
         deliveries.step_down().await;
         self.confirm_last_answers().await;
@@ -57,7 +59,7 @@ impl Worker {
     async fn stop_pulling(&self, mut deliveries: Deliveries, ended: &CancellationToken) -> (Vec<Info>, Deliveries) {
         // The pull ends first: a message that is handed back while a pull request is open would be redelivered to this
         // worker.
-        let mut buffered = self.buffer.close();
+        let mut buffered: Vec<_> = self.buffers().flat_map(|buffer| buffer.close(self.max_age())).collect();
         self.readiness.wake();
         while let Some(message) = deliveries.last().await {
             buffered.push(message);
@@ -86,8 +88,7 @@ impl Worker {
 
     /// Hands back the messages of cancelled calls and those in `waiting`, which only an ordered handler has.
     async fn hand_back_cancelled(&self, waiting: Vec<Info>, deliveries: &mut Deliveries) {
-        let mut unfinished: Vec<_> =
-            self.slots.iter().filter_map(Slot::current).map(|delivery| self.info(delivery)).collect();
+        let mut unfinished: Vec<_> = self.held().collect();
         if let Some(acks) = &self.ack_all {
             // Once the pull has ended, a reconnect no longer verifies the consumer.
             if !self.is_verified(acks)
@@ -115,7 +116,7 @@ impl Worker {
     async fn confirm_last_answers(&self) {
         // The request is about a message that has ended: it would restart the `ack_wait` of one that waits for its next
         // attempt.
-        let last = self.slots.iter().find_map(Slot::last);
+        let last = self.all_slots().find_map(Slot::last);
         let confirmed = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
             Some(delivery) => self.transport.flush_acks(&self.binding, &self.info(delivery), LAST_ACKS_TIMEOUT).await,
@@ -133,10 +134,15 @@ impl Worker {
     }
 }
 
-/// Runs the slots to their end, with heartbeats for the messages that they hold.
-async fn finish(slots: &mut FuturesUnordered<impl Future<Output = ()>>, heartbeat: Pin<&mut impl Future<Output = ()>>) {
+/// Runs the slots and what is beside them to their end, with heartbeats for the messages that they hold.
+async fn finish(
+    slots: &mut FuturesUnordered<impl Future<Output = ()>>,
+    aside: Pin<&mut impl Future<Output = ()>>,
+    heartbeat: Pin<&mut impl Future<Output = ()>>,
+) {
+    let slots = async { while slots.next().await.is_some() {} };
     tokio::select! {
-        () = async { while slots.next().await.is_some() {} } => {}
+        _ = async { futures::join!(slots, aside) } => {}
         () = heartbeat => {}
     }
 }

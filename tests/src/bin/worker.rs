@@ -64,3 +64,9 @@ async fn blocks_the_runtime(id: u64) {
     std::thread::sleep(Duration::from_millis(200));
     println!("blocked {id}");
 }
+
+#[subscriber(subject = "work.frozen", queue = "frozen", ack_wait = "2s", batch_size = 500, group = "frozen")]
+async fn frozen(id: u64) {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    println!("handled {id}");
+}

@@ -17,8 +17,9 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::StatusCode;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Connection;
 use super::connect::CAPACITY;
@@ -35,10 +36,12 @@ use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
 
-/// The maximum time that a stop waits for messages in flight before it closes the inbox.
+/// The time after the beginning of a stop at which it closes the inbox, if messages may still be in flight.
+///
+/// It is not extended by arrivals, because under load they never pause.
 const QUIET: Duration = Duration::from_millis(50);
 
-/// The maximum time that a stop waits for the server to confirm that the inbox is closed.
+/// The time after the beginning of a stop up to which it waits for the server to confirm that the inbox is closed.
 const DRAIN: Duration = Duration::from_secs(1);
 
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
@@ -85,8 +88,10 @@ pub(crate) struct Pull {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// The inbox is being closed; what the server has sent may still arrive.
-    Draining,
+    /// The stop has begun at this time, and messages in flight may arrive at the open inbox.
+    Stopping(Instant),
+    /// The inbox is being closed until this time; what the server has sent may still arrive.
+    Draining(Instant),
     /// The inbox is closed, and no more messages arrive.
     Closed,
 }
@@ -193,7 +198,7 @@ impl Pull {
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
                 Arrival::Deleted => self.doubt(),
-                Arrival::Closed if self.phase == Phase::Draining => self.phase = Phase::Closed,
+                Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
                 // client is closed or has ended, and what was on its way is lost.
                 Arrival::Moving | Arrival::Closed => {
@@ -250,36 +255,44 @@ impl Pull {
         if !self.connection.is_connected() {
             return None;
         }
+        if self.phase == Phase::Open {
+            self.phase = Phase::Stopping(Instant::now());
+        }
         loop {
             if let Some(message) = self.next_delivery() {
                 return Some(message);
             }
-            if self.phase == Phase::Closed {
-                // The messages in the resequencer were not begun either, so they are returned as well.
-                let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
-                if pending.is_empty() {
-                    return None;
+            match self.phase {
+                Phase::Open | Phase::Closed => {
+                    // The messages in the resequencer were not begun either, so they are returned as well.
+                    let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
+                    if pending.is_empty() {
+                        return None;
+                    }
+                    self.released.extend(pending);
                 }
-                self.released.extend(pending);
-                continue;
-            }
-            if self.phase == Phase::Open {
-                // Messages in flight may arrive first. Then closing the inbox cancels the open requests.
-                let quiet = Instant::now() + QUIET;
-                if self.requests.outstanding() > 0
-                    && timeout_at(quiet, self.route.take(&mut self.arrived)).await.is_ok()
-                {
-                    continue;
+                Phase::Stopping(begun) => {
+                    // Closing the inbox cancels the open requests.
+                    if self.requests.outstanding() == 0 || !self.arrives_until(begun + QUIET).await {
+                        if let Some(lease) = &self.lease {
+                            self.connection.routes.close_inbox(lease, &self.route);
+                        }
+                        self.phase = Phase::Draining(begun + DRAIN);
+                    }
                 }
-                if let Some(lease) = &self.lease {
-                    self.connection.routes.close_inbox(lease, &self.route);
+                Phase::Draining(until) => {
+                    if !self.arrives_until(until).await {
+                        self.route.take(&mut self.arrived).now_or_never();
+                        self.phase = Phase::Closed;
+                    }
                 }
-                self.phase = Phase::Draining;
-            }
-            if timeout(DRAIN, self.route.take(&mut self.arrived)).await.is_err() {
-                self.phase = Phase::Closed;
             }
         }
+    }
+
+    /// Waits until something arrives; returns `false` after the deadline, even if something has arrived.
+    async fn arrives_until(&mut self, deadline: Instant) -> bool {
+        Instant::now() < deadline && timeout_at(deadline, self.route.take(&mut self.arrived)).await.is_ok()
     }
 
     /// Returns the next delivery that has arrived; discards the state changes, which do not matter to a stop.

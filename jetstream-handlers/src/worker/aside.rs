@@ -1,0 +1,149 @@
+//! Messages that have left their slots, so that they do not keep other messages from them.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tracing::Instrument as _;
+
+use super::Worker;
+use super::attempts::killed;
+use super::buffer::{Buffer, Next};
+use super::caller::Caller;
+use super::running_calls::Alone;
+use super::settle::Settled;
+use super::slot::Slot;
+use crate::delivery::Isolation;
+use crate::message::Message;
+use crate::outcome::{Outcome, Settle};
+
+/// The maximum number of messages that wait aside; more of them are redelivered later.
+const MAX_ASIDE: usize = 256;
+
+/// The times for which a message waits until no other call runs, before it is tried beside those that run.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(1), Duration::from_secs(4), Duration::from_secs(16)];
+
+/// The maximum time that other calls wait for those in isolation, one after the other.
+const MAX_ALONE: Duration = Duration::from_secs(1);
+
+/// A queue beside the slots, whose messages are handled one by one; they are kept alive like those in the slots.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    pub(super) buffer: Buffer,
+    pub(super) slot: Slot,
+}
+
+impl Aside {
+    /// Adds a message; returns `false` if there are too many, or the worker stops.
+    pub(super) fn push(&self, message: &Message) -> bool {
+        let fits = !self.buffer.is_closed() && self.buffer.len() < MAX_ASIDE;
+        if fits {
+            self.buffer.fill(Instant::now()).push(message.clone());
+        }
+        fits
+    }
+}
+
+/// A time in which calls in isolation run one after the other.
+struct AloneUntil<'a> {
+    until: Instant,
+    _alone: Alone<'a>,
+}
+
+impl Worker {
+    /// Returns the queues beside the slots: of messages to be tried in isolation, and of the one whose dead letter
+    /// shows whether dead letters can be stored.
+    pub(super) fn asides(&self) -> [&Aside; 2] {
+        [&self.isolated, &self.probing]
+    }
+
+    /// Sets a message aside to be tried in isolation.
+    pub(super) async fn isolate(&self, message: &Message) -> Settled {
+        if !self.isolated.push(message) {
+            self.retry(message, self.dead_letter_delay(message.info.delivered())).await;
+        }
+        Settled::Pending
+    }
+
+    /// Tries the messages that were set aside to be tried in isolation, until the buffer is closed.
+    pub(super) async fn work_isolated(&self) {
+        if self.isolated.buffer.arrived().await.is_some() {
+            // Boxed, because most handlers never need it.
+            Box::pin(self.try_isolated()).await;
+        }
+    }
+
+    async fn try_isolated(&self) {
+        let Aside { buffer, slot } = &self.isolated;
+        let shutdown = self.context.shutdown();
+        let mut caller = self.caller();
+        let mut alone = None;
+        loop {
+            if buffer.is_empty() {
+                alone = None;
+            }
+            if buffer.arrived().await.is_none() {
+                return;
+            }
+            // The message stays in the buffer meanwhile, from which a stop takes it.
+            let isolation = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                isolation = self.until_alone(&mut alone) => isolation,
+            };
+            let now = Instant::now();
+            let Some(Next { since, message, .. }) = buffer.pop(now, self.max_age()) else { continue };
+            slot.take(self.delivery_id(&message.info), now, since);
+            let handling = self.handle_isolated(&mut caller, &message, isolation, &mut alone);
+            slot.release(handling.instrument(self.span(&message)).await);
+            slot.thread_idle(&mut caller, &self.buffer).await;
+        }
+    }
+
+    /// Tries a message in isolation.
+    async fn handle_isolated(
+        &self,
+        caller: &mut Caller,
+        message: &Message,
+        isolation: Isolation,
+        alone: &mut Option<AloneUntil<'_>>,
+    ) -> Settled {
+        let until = alone.as_ref().map_or_else(|| Instant::now() + MAX_ALONE, |alone| alone.until);
+        let outcome = if self.was_tried_enough(message, isolation, until).await {
+            *alone = None;
+            Outcome::dead_letter(killed(message.info.delivered() - 1))
+        } else {
+            let mut call = std::pin::pin!(self.call(caller, message, Instant::now()));
+            match timeout_at(until, &mut call).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    // The others wait no longer. If the process ends from now on, one of them may be the cause, which
+                    // the record does not tell.
+                    *alone = None;
+                    call.await
+                }
+            }
+        };
+        caller.ended(Instant::now());
+        if outcome.settle != Settle::Ack {
+            // Its dead letter may take long.
+            *alone = None;
+        }
+        self.settle(message, outcome).await
+    }
+
+    /// Waits until no other call runs, for a limited time.
+    async fn until_alone<'a>(&'a self, alone: &mut Option<AloneUntil<'a>>) -> Isolation {
+        if alone.as_ref().is_some_and(|alone| Instant::now() < alone.until) {
+            return Isolation::Alone;
+        }
+        *alone = None;
+        self.until_ready().await;
+        for patience in PATIENCE {
+            if let Some(guard) = self.running_calls.alone(patience).await {
+                *alone = Some(AloneUntil { until: Instant::now() + MAX_ALONE, _alone: guard });
+                return Isolation::Alone;
+            }
+        }
+        Isolation::Beside
+    }
+}

@@ -1,0 +1,50 @@
+//! Messages that were on their way, or in this process, while the process did not run.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Worker;
+use super::slot::Slot;
+use crate::message::Info;
+
+impl Worker {
+    /// Returns the time since which messages that arrive now may have been on their way.
+    ///
+    /// The server may have redelivered those that are older than `ack_wait`, which the buffer does not return.
+    pub(super) fn arrivals_since(&self) -> Instant {
+        let Some(observed) = self.transport.observe_clock() else { return Instant::now() };
+        self.make_older(observed.suspended);
+        observed.sent_since.map_or_else(Instant::now, Instant::from_std)
+    }
+
+    /// Notices that the machine was suspended, in which time the monotonic clock stood still.
+    pub(super) fn notice_suspension(&self) {
+        if let Some(observed) = self.transport.observe_clock() {
+            self.make_older(observed.suspended);
+        }
+    }
+
+    /// Moves the times of all messages back if the machine was suspended since the last call.
+    fn make_older(&self, suspended: Duration) {
+        let total = u64::try_from(suspended.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.suspended_nanos.swap(total, Ordering::Relaxed);
+        if total > before {
+            let time = Duration::from_nanos(total - before);
+            self.buffers().for_each(|buffer| buffer.make_older(time));
+            self.all_slots().for_each(|slot| slot.make_older(time));
+        }
+    }
+
+    /// Returns `true` if the server has redelivered a message in a slot, because it had no signal for `ack_wait`.
+    pub(super) fn was_redelivered(&self, delivery: &Info) -> bool {
+        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_lost(delivery.id(), self.binding.ack_wait))
+    }
+
+    /// Returns the messages in the slots that the server has not redelivered.
+    pub(super) fn held(&self) -> impl Iterator<Item = Info> {
+        let max_age = self.max_age();
+        self.all_slots().filter_map(move |slot: &Slot| slot.held(max_age)).map(|delivery| self.info(delivery))
+    }
+}
