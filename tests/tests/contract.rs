@@ -128,6 +128,7 @@ contract![
     publish_all_returns_each_result,
     atomic_batch_is_all_or_nothing,
     ingest_ends_at_the_first_refused_message,
+    header_of_the_server_is_refused,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -769,6 +770,32 @@ async fn headers_reach_the_handler(transport: &Transport) {
     calls.sort();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(calls, [pair("Nats-Msg-Id", "x"), pair("Tenant", "eu"), pair("Tenant", "us")]);
+}
+
+async fn header_of_the_server_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let publish = |name: &str| broker.broker().publish_message("orders.created", &order(1)).header(name, "1");
+    for (name, advice) in [
+        ("Nats-Msg-Id", "use `message_id`"),
+        ("Nats-TTL", "use `ttl`"),
+        ("Nats-Expected-Stream", "use `expect_stream`"),
+        ("Nats-Expected-Last-Sequence", "use `expect_last_sequence`"),
+        ("Nats-Expected-Last-Subject-Sequence", "use `expect_last_subject_sequence`"),
+        ("Nats-Rollup", "leave it out"),
+        ("Nats-Pin-Id", "leave it out"),
+        ("nats-schedule", "leave it out"),
+    ] {
+        let error = publish(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("header `{name}` belongs to the server; {advice}")), "{text}");
+    }
+    // A batch refuses it as well, and a name that only resembles one is accepted.
+    let error = broker.broker().publisher().publish_atomic([publish("Nats-Rollup")]).await.unwrap_err();
+    assert!(error.to_string().contains("message 1 of the batch"), "{error}");
+    publish("Natsy-Rollup").await.unwrap();
+    broker.idle().await;
+    assert_eq!(broker.published::<Order>("orders.created").await, [order(1)]);
 }
 
 async fn disconnected_broker_refuses_publishes(transport: &Transport) {

@@ -7,7 +7,7 @@ use async_nats::header;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::message::{Message, Outgoing};
+use crate::message::{Message, Outgoing, reserved};
 use crate::outcome::Failure;
 
 /// The prefix of every header that a dead letter adds.
@@ -31,8 +31,11 @@ pub(super) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
     let mut headers = HeaderMap::new();
     for (name, values) in message.headers.iter().flat_map(|headers| headers.iter()) {
         let name: &str = name.as_ref();
-        let is_for_server = name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"));
-        let name = if is_for_server { format!("{ORIGINAL_PREFIX}{name}") } else { name.to_owned() };
+        // The client library accepts an empty name, and would send a header line that cannot be parsed.
+        if reserved::is_of_delivery(name) || name.is_empty() {
+            continue;
+        }
+        let name = if reserved::is_for_server(name) { format!("{ORIGINAL_PREFIX}{name}") } else { name.to_owned() };
         // A replayed message that failed again does not keep the headers of its earlier dead letter.
         if name.starts_with(PREFIX) && !name.starts_with(ORIGINAL_PREFIX) && name != REPLAY_OF {
             continue;

@@ -8,7 +8,7 @@ use async_nats::header;
 use bytes::Bytes;
 
 use super::headers::{ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX, REPLAY_OF};
-use crate::message::{Outgoing, Stored};
+use crate::message::{Outgoing, Stored, reserved};
 use crate::outcome::Reason;
 
 /// A copy of a message that could not be handled, read from the stream of dead letters.
@@ -81,7 +81,7 @@ impl DeadLetter {
         let mut headers = HeaderMap::new();
         for (name, values) in self.headers.iter() {
             let name: &str = name.as_ref();
-            if !name.starts_with(PREFIX) && !name.starts_with("Nats-") {
+            if !name.starts_with(PREFIX) && !reserved::is_for_server(name) {
                 values.iter().for_each(|value| headers.append(name, value.clone()));
             }
         }

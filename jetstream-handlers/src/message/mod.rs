@@ -5,6 +5,7 @@ mod attempt;
 mod info;
 mod outgoing;
 pub(crate) mod refusal;
+pub(crate) mod reserved;
 mod stored;
 
 pub(crate) use async_nats::jetstream::publish::PublishAck;
@@ -68,8 +69,20 @@ impl Message {
     }
 
     /// Returns the first value of a header; `None` if the message does not have the header.
+    ///
+    /// Names are case-sensitive.
+    /// The header `Nats-Pin-Id`, with which the server names the active instance of an `ordered` handler, is not part
+    /// of the message and is not returned.
     pub fn header(&self, name: &str) -> Option<&str> {
+        if reserved::is_of_delivery(name) {
+            return None;
+        }
         self.headers.as_ref()?.get(name).map(|value| value.as_str())
+    }
+
+    /// Returns the id by which the server names the pinned worker, if it pins one.
+    pub(crate) fn pin_id(&self) -> Option<&str> {
+        reserved::pin_id(self.headers.as_ref()?)
     }
 
     /// Returns the origin and the delivery count of the message.

@@ -19,9 +19,6 @@ use crate::message::{Message, ack_subject};
 /// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
-/// The header by which the server names the active instance (ADR-42).
-const PIN_ID: &str = "Nats-Pin-Id";
-
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -68,7 +65,7 @@ impl Ordered {
 
     /// Returns a delivery if it is the next one in order.
     pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
-        if let Some(pin) = message.header(PIN_ID)
+        if let Some(pin) = message.pin_id()
             && self.pin.as_deref() != Some(pin)
         {
             self.pin = Some(pin.to_owned());

@@ -1,6 +1,8 @@
 //! A message that cannot be handled is stored as a dead letter, and can be replayed.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod headers;
+
 use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
