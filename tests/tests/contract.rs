@@ -129,6 +129,8 @@ contract![
     atomic_batch_is_all_or_nothing,
     ingest_ends_at_the_first_refused_message,
     header_of_the_server_is_refused,
+    replay_calls_the_failed_queue_again,
+    dead_letter_is_kept_if_its_stream_denies_deletes,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -796,6 +798,41 @@ async fn header_of_the_server_is_refused(transport: &Transport) {
     publish("Natsy-Rollup").await.unwrap();
     broker.idle().await;
     assert_eq!(broker.published::<Order>("orders.created").await, [order(1)]);
+}
+
+async fn replay_calls_the_failed_queue_again(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>().include::<refuse>()).await;
+    publish(&broker, [1]).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters();
+    let report = letters.replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (1, 0), "{report}");
+    broker.idle().await;
+    broker.handled::<accept>().times(1);
+    broker.handled::<refuse>().times(2);
+    let letter = letters.list(10).await.unwrap().remove(0);
+    let report = letters.to_every_queue().replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (1, 0), "{report}");
+    broker.idle().await;
+    broker.handled::<accept>().times(2);
+    broker.handled::<refuse>().times(3);
+    let again = broker.broker().dead_letters().list(10).await.unwrap().remove(0);
+    assert_eq!(again.idempotency_key(), letter.idempotency_key());
+    assert_ne!(again.header("Nats-Msg-Id"), letter.header("Nats-Msg-Id"));
+}
+
+async fn dead_letter_is_kept_if_its_stream_denies_deletes(transport: &Transport) {
+    let config = stream::Config { deny_delete: true, ..stream_config("DLQ", &["dlq.>"]) };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<refuse>()).await;
+    publish(&broker, [1]).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters();
+    let report = letters.replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (0, 1), "{report}");
+    letters.replay(1).await.unwrap();
+    broker.idle().await;
+    broker.handled::<refuse>().times(2);
+    assert_eq!(letters.list(10).await.unwrap().len(), 2);
 }
 
 async fn disconnected_broker_refuses_publishes(transport: &Transport) {

@@ -7,6 +7,7 @@ use async_nats::header;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::message::replayed::{MESSAGE_ID, REPLAY_OF};
 use crate::message::{Message, Outgoing, reserved};
 use crate::outcome::Failure;
 
@@ -15,9 +16,6 @@ pub(super) const PREFIX: &str = "Dead-Letter-";
 
 /// The prefix under which a dead letter keeps headers of the original message that the server would process again.
 pub(super) const ORIGINAL_PREFIX: &str = "Dead-Letter-Original-";
-
-/// The header of a replayed message that identifies its dead letter.
-pub(super) const REPLAY_OF: &str = "Dead-Letter-Replay-Of";
 
 /// The header of a dead letter whose payload was left out because of its size.
 pub(super) const PAYLOAD_OMITTED: &str = "Dead-Letter-Payload-Omitted";
@@ -35,15 +33,17 @@ pub(super) fn copy(subject: &str, handler: &str, message: &Message, failure: &Fa
         if reserved::is_of_delivery(name) || name.is_empty() {
             continue;
         }
-        let name = if reserved::is_for_server(name) { format!("{ORIGINAL_PREFIX}{name}") } else { name.to_owned() };
-        // A replayed message that failed again does not keep the headers of its earlier dead letter.
-        if name.starts_with(PREFIX) && !name.starts_with(ORIGINAL_PREFIX) && name != REPLAY_OF {
+        // Headers of an earlier dead letter are not kept, except for the one that identifies it.
+        if name.starts_with(PREFIX) && name != REPLAY_OF {
             continue;
         }
+        let name = if reserved::is_for_server(name) { format!("{ORIGINAL_PREFIX}{name}") } else { name.to_owned() };
         for value in values {
             headers.append(name.as_str(), value.clone());
         }
     }
+    // Of a replayed message this is the key of the first one.
+    headers.insert(MESSAGE_ID, &*message.idempotency_key());
     let stored_at = info.stored_at().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     // The time of storing is part of the id, because a recreated stream assigns the same sequences again.
     let id = format!("dlq:{}:{}:{}:{stored_at}", info.stream(), info.consumer(), info.stream_sequence());

@@ -7,7 +7,9 @@ use async_nats::HeaderMap;
 use async_nats::header;
 use bytes::Bytes;
 
-use super::headers::{ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX, REPLAY_OF};
+use super::headers::{ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX};
+use super::replay::Receivers;
+use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id};
 use crate::message::{Outgoing, Stored, reserved};
 use crate::outcome::Reason;
 
@@ -38,6 +40,7 @@ pub struct DeadLetter {
     /// The payload of the original message; empty if it was too large to be stored with the added headers.
     pub payload: Bytes,
     headers: HeaderMap,
+    idempotency_key: String,
 }
 
 impl DeadLetter {
@@ -45,6 +48,11 @@ impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {
         let kept = self.headers.get(format!("{ORIGINAL_PREFIX}{name}").as_str());
         kept.or_else(|| self.headers.get(name)).map(|value| value.as_str())
+    }
+
+    /// Returns the [`idempotency_key`](crate::Message::idempotency_key) of the original message, which a replay keeps.
+    pub fn idempotency_key(&self) -> &str {
+        &self.idempotency_key
     }
 
     /// Parses a stored message; returns `None` if it is not a dead letter.
@@ -59,6 +67,7 @@ impl DeadLetter {
             subject: text("Subject")?,
             consumer: text("Consumer")?,
             delivered: text("Delivered")?.parse().ok()?,
+            idempotency_key: text("Message-Id").unwrap_or_default(),
             sequence: stored.sequence,
             stored_at: stored.time,
             payload: stored.payload,
@@ -76,8 +85,8 @@ impl DeadLetter {
         self.headers.get(PAYLOAD_OMITTED).is_some()
     }
 
-    /// Returns the original message, to be published again; `stream` is the stream of the dead letter.
-    pub(super) fn to_original(&self, stream: &str) -> Outgoing {
+    /// Returns the original message, to be published again to `target`; `stream` is the stream of the dead letter.
+    pub(super) fn to_original(&self, stream: &str, target: &str, receivers: Receivers) -> Outgoing {
         let mut headers = HeaderMap::new();
         for (name, values) in self.headers.iter() {
             let name: &str = name.as_ref();
@@ -87,8 +96,17 @@ impl DeadLetter {
         }
         let origin = format!("{stream}:{}", self.sequence);
         let stored_at = self.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        headers.insert(header::NATS_MESSAGE_ID, format!("replay:{origin}:{stored_at}"));
+        let queue = match receivers {
+            Receivers::FailedQueue => Some(&*self.consumer),
+            Receivers::EveryQueue => None,
+        };
+        headers.insert(header::NATS_MESSAGE_ID, replay_id(&origin, stored_at, queue));
+        headers.insert(header::NATS_EXPECTED_STREAM, target);
         headers.insert(REPLAY_OF, origin);
+        headers.insert(MESSAGE_ID, self.idempotency_key.as_str());
+        if let Some(queue) = queue {
+            headers.insert(REPLAY_FOR, format!("{}.{queue}", self.stream));
+        }
         Outgoing { subject: self.subject.clone().into(), payload: self.payload.clone(), headers }
     }
 }

@@ -3,8 +3,11 @@
 mod headers;
 mod letter;
 mod letters;
+mod replay;
+mod report;
 mod store;
 
 pub use letter::DeadLetter;
 pub use letters::DeadLetters;
+pub use report::ReplayReport;
 pub(crate) use store::store;

@@ -5,6 +5,7 @@ mod attempt;
 mod info;
 mod outgoing;
 pub(crate) mod refusal;
+pub(crate) mod replayed;
 pub(crate) mod reserved;
 mod stored;
 
@@ -13,9 +14,11 @@ pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFai
 pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
+use async_nats::header;
 use bytes::Bytes;
 
 pub(crate) use ack_subject::{AckPrefix, DeliveryId};
@@ -83,6 +86,41 @@ impl Message {
     /// Returns the id by which the server names the pinned worker, if it pins one.
     pub(crate) fn pin_id(&self) -> Option<&str> {
         reserved::pin_id(self.headers.as_ref()?)
+    }
+
+    /// Returns a key that is the same at every delivery of the message, and at every replay of its dead letter.
+    ///
+    /// It is the id that the publisher set (`Nats-Msg-Id`), or `<stream>:<sequence>` if there is none.
+    /// A replayed message has another id and another sequence; its header `Dead-Letter-Message-Id` keeps the key.
+    /// Every publish of this crate has an id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// #[subscriber(subject = "orders.paid", queue = "ledger")]
+    /// async fn book(cents: u64, message: Message) -> HandlerResult {
+    ///     // INSERT INTO ledger (key, cents) VALUES (..) ON CONFLICT (key) DO NOTHING
+    ///     println!("{}: {cents}", message.idempotency_key());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn idempotency_key(&self) -> Cow<'_, str> {
+        let headers = self.headers.as_ref();
+        let of_replay = headers.and_then(|headers| replayed::replay_header(headers, replayed::MESSAGE_ID));
+        let own = || Some(headers?.get(header::NATS_MESSAGE_ID)?.as_str()).filter(|id| !id.is_empty());
+        match of_replay.or_else(own) {
+            Some(key) => Cow::Borrowed(key),
+            None => Cow::Owned(format!("{}:{}", self.info.stream(), self.info.stream_sequence())),
+        }
+    }
+
+    /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
+    pub(crate) fn is_replay_for_another(&self) -> bool {
+        let headers = self.headers.as_ref();
+        let only = headers.and_then(|headers| replayed::replay_header(headers, replayed::REPLAY_FOR));
+        only.is_some_and(|only| only != self.info.stream_and_consumer())
     }
 
     /// Returns the origin and the delivery count of the message.

@@ -64,7 +64,8 @@ pub(super) struct Retry<'a> {
     repeated: bool,
     /// `true` after an attempt without an answer, which may have stored the message.
     pub(super) unanswered: bool,
-    stream_found: bool,
+    /// `true` after a lookup; no other one is made, and no stream is created.
+    pub(super) stream_found: bool,
 }
 
 /// The result of the lookup of a publish's stream.

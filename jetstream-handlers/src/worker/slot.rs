@@ -205,7 +205,13 @@ impl Worker {
     }
 
     /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
+    ///
+    /// A dead letter that is replayed for another handler is acknowledged without a call.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+        if message.is_replay_for_another() {
+            tracing::debug!("acknowledged without a call: the replay of a dead letter of another handler");
+            return Outcome::ack();
+        }
         let publishing = {
             let outcome = caller.call(Delivery::from(message), begun).await;
             if outcome.outputs.is_empty() {

@@ -1,17 +1,11 @@
 //! Headers that belong to the server, in messages of other clients.
 
-use jetstream_handlers::async_nats::HeaderMap;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::{
     Recorder, SOON, Server, connect, connect_with, dead_letters, eventually, stream_config,
 };
 
-/// Returns a header map with these names and values.
-fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
-    let mut map = HeaderMap::new();
-    headers.iter().for_each(|(name, value)| map.append(*name, *value));
-    map
-}
+use crate::header_map;
 
 #[subscriber(subject = "work.pinned", queue = "pinned", ordered)]
 async fn pinned(id: u64, headers: Headers, message: Message, State(calls): State<Recorder<(u64, usize)>>) {
