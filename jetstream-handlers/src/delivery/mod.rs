@@ -3,7 +3,9 @@
 mod acked;
 mod binding;
 mod event;
+mod standing;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::DeliveryEvent;
+pub(crate) use standing::Standing;

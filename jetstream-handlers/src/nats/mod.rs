@@ -5,6 +5,7 @@ mod api;
 mod connect;
 mod connection;
 mod floor;
+mod given_up;
 mod inbox;
 mod messages;
 mod metadata;

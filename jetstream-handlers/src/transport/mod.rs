@@ -16,7 +16,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Standing};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -151,6 +151,15 @@ impl Transport {
             Self::Memory(memory) => memory.delete(stream, sequence).map_err(|error| {
                 ApiError::Refused(error).into_error(&format!("deleting message {sequence} of stream `{stream}`"))
             }),
+        }
+    }
+
+    /// Compares the report that a stored message was given up after `delivered` deliveries with its consumer.
+    pub(crate) async fn standing(&self, binding: &Binding, stored: &Stored, delivered: u64) -> Result<Standing, Error> {
+        match self {
+            Self::Nats(connection) => connection.standing(binding, stored, delivered).await,
+            // In memory, nobody but the consumer itself can report it.
+            Self::Memory(_) => Ok(Standing::GivenUp),
         }
     }
 

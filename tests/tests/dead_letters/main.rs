@@ -1,10 +1,9 @@
 //! A message that cannot be handled is stored as a dead letter, and can be replayed.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+mod advisories;
 mod headers;
 mod replay;
-
-use std::collections::BTreeSet;
 
 use futures::StreamExt as _;
 use jetstream_handlers::async_nats::HeaderMap;
@@ -349,32 +348,6 @@ async fn long_full_stream_loses_no_dead_letter() {
     let (broker, subscription) = start().await;
     assert_eq!(dead_letters(&broker, 1).await.iter().map(payload_of).collect::<Vec<_>>(), [1]);
     server.all_acked("WORK", "worker").await;
-    subscription.unsubscribe().await.unwrap();
-}
-
-#[tokio::test]
-async fn dead_letter_that_cannot_be_stored_does_not_block_others() {
-    let server = Server::builder().config("max_payload: 8192").start().await;
-    let broker = connect(&server).await;
-    let subscription = broker.subscribe("work.a", "worker", |_: u64| std::future::ready(())).await.unwrap();
-    // No consumer receives these; the test publishes the advisories of the server itself.
-    let jetstream = server.jetstream().await;
-    jetstream.publish("work.b", vec![b'x'; 8000].into()).await.unwrap().await.unwrap();
-    for id in 2..=6 {
-        jetstream.publish("work.b", id.to_string().into()).await.unwrap().await.unwrap();
-    }
-    let plain = server.client().await;
-    for sequence in 1..=6 {
-        let advisory = format!("{{\"stream_seq\":{sequence},\"deliveries\":30}}");
-        plain.publish("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORK.worker", advisory.into()).await.unwrap();
-    }
-    plain.flush().await.unwrap();
-    eventually("the other five are dead letters", SOON, async || {
-        let letters = broker.dead_letters().list(100).await.unwrap();
-        let sequences: BTreeSet<_> = letters.iter().map(|letter| letter.stream_sequence).collect();
-        sequences.is_superset(&(2..=6).collect()).then_some(())
-    })
-    .await;
     subscription.unsubscribe().await.unwrap();
 }
 
