@@ -221,6 +221,7 @@ pub struct DeadLetter {
 impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {}
     pub fn idempotency_key(&self) -> &str {}
+    pub fn is_complete(&self) -> bool {}
 }
 impl fmt::Display for DeadLetter {}
 

@@ -130,6 +130,7 @@ contract![
     ingest_ends_at_the_first_refused_message,
     header_of_the_server_is_refused,
     replay_calls_the_failed_queue_again,
+    large_dead_letter_is_stored_in_parts,
     dead_letter_is_kept_if_its_stream_denies_deletes,
 ];
 
@@ -819,6 +820,23 @@ async fn replay_calls_the_failed_queue_again(transport: &Transport) {
     let again = broker.broker().dead_letters().list(10).await.unwrap().remove(0);
     assert_eq!(again.idempotency_key(), letter.idempotency_key());
     assert_ne!(again.header("Nats-Msg-Id"), letter.header("Nats-Msg-Id"));
+}
+
+async fn large_dead_letter_is_stored_in_parts(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<refuse>()).await;
+    let filler = "f".repeat(65_400);
+    let publish = broker.broker().publish_message("orders.created", &order(1)).header("Filler", &filler);
+    publish.message_id("large").await.unwrap();
+    broker.publish_bytes("orders.created", "x".repeat(1024 * 1024 - 100)).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters().list(10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.payload.len()).collect::<Vec<_>>(), [8, 1024 * 1024 - 100]);
+    assert_eq!((letters[0].header("Filler"), letters[0].header("Nats-Msg-Id")), (Some(&*filler), Some("large")));
+    let report = broker.broker().dead_letters().replay_all().await.unwrap();
+    assert_eq!(report.replayed, 1, "the other leaves no space for the headers of a replay: {report}");
+    let error = broker.broker().publish_message("orders.created", &order(2)).header("Filler", &filler.repeat(2));
+    let error = error.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "{error}");
 }
 
 async fn dead_letter_is_kept_if_its_stream_denies_deletes(transport: &Transport) {

@@ -1,16 +1,16 @@
 //! A dead letter as its stream stores it.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use async_nats::HeaderMap;
 use async_nats::header;
 use bytes::Bytes;
 
-use super::headers::{ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX};
-use super::replay::Receivers;
-use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id};
-use crate::message::{Outgoing, Stored, reserved};
+use super::draft::{ORIGINAL_PREFIX, PREFIX, kept_headers};
+use super::parts::{Content, Part};
+use crate::message::replayed::REPLAY_OF;
+use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
 
 /// A copy of a message that could not be handled, read from the stream of dead letters.
@@ -37,10 +37,16 @@ pub struct DeadLetter {
     pub consumer: String,
     /// The number of deliveries of the original message.
     pub delivered: u64,
-    /// The payload of the original message; empty if it was too large to be stored with the added headers.
+    /// The payload of the original message; empty if the dead letter is not [complete](Self::is_complete).
     pub payload: Bytes,
-    headers: HeaderMap,
+    /// The headers of the original message.
+    pub(super) headers: HeaderMap,
     idempotency_key: String,
+    /// The message id of the dead letter, which its parts name.
+    id: String,
+    /// The sequences of the parts of each content that was too large.
+    parts: Vec<(Content, Vec<u64>)>,
+    is_complete: bool,
 }
 
 impl DeadLetter {
@@ -55,24 +61,70 @@ impl DeadLetter {
         &self.idempotency_key
     }
 
+    /// Returns `true` if the payload and the headers are those of the original message.
+    ///
+    /// A dead letter that is too large for one message is stored in several; it is incomplete if one of those is gone.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
     /// Parses a stored message; returns `None` if it is not a dead letter.
     pub(super) fn parse(stored: Stored) -> Option<Self> {
-        let text = |name: &str| Some(stored.headers.get(format!("{PREFIX}{name}").as_str())?.as_str().to_owned());
+        let value = |name: &str| Some(stored.headers.get(name)?.as_str().to_owned());
+        let text = |name: &str| value(&format!("{PREFIX}{name}"));
+        let mut parts = Vec::new();
+        for content in [Content::Headers, Content::Payload] {
+            if let Some(sequences) = value(content.sequences_header()) {
+                parts.push((content, sequences.split(',').map(str::parse).collect::<Result<_, _>>().ok()?));
+            }
+        }
+        let (stream, stream_sequence) = (text("Stream")?, text("Sequence")?.parse().ok()?);
+        // Another program may have stored it without the key.
+        let original_id = || value(&format!("{ORIGINAL_PREFIX}{}", header::NATS_MESSAGE_ID));
+        let key = text("Message-Id").or_else(original_id).filter(|key| !key.is_empty());
         Some(Self {
             reason: Reason::parse(&text("Reason")?),
             error: text("Error").unwrap_or_default(),
             handler: text("Handler")?,
-            stream: text("Stream")?,
-            stream_sequence: text("Sequence")?.parse().ok()?,
             subject: text("Subject")?,
             consumer: text("Consumer")?,
             delivered: text("Delivered")?.parse().ok()?,
-            idempotency_key: text("Message-Id").unwrap_or_default(),
+            idempotency_key: key.unwrap_or_else(|| format!("{stream}:{stream_sequence}")),
+            stream,
+            stream_sequence,
+            id: stored.headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            headers: original_headers(&stored.headers),
+            is_complete: parts.is_empty(),
+            parts,
             sequence: stored.sequence,
             stored_at: stored.time,
             payload: stored.payload,
-            headers: stored.headers,
         })
+    }
+
+    /// Returns the sequences of the parts of each content.
+    pub(super) fn parts(&self) -> &[(Content, Vec<u64>)] {
+        &self.parts
+    }
+
+    /// Returns what identifies the parts of a content.
+    pub(super) fn part(&self, content: Content) -> Part<'_> {
+        Part { id: &self.id, handler: &self.handler, content }
+    }
+
+    /// Adds the contents that are stored in messages of their own, all of them.
+    pub(super) fn complete(&mut self, contents: Vec<(Content, Bytes)>) {
+        for (content, bytes) in contents {
+            match content {
+                Content::Payload => self.payload = bytes,
+                Content::Headers => {
+                    for (name, value) in kept_headers(&header_block::parse(&bytes)) {
+                        self.headers.append(name.as_str(), value);
+                    }
+                }
+            }
+        }
+        self.is_complete = true;
     }
 
     /// Returns `true` if `handler` is the full path of the dead letter's handler, or the end of that path.
@@ -80,35 +132,19 @@ impl DeadLetter {
         let path = self.handler.strip_suffix(handler);
         path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
     }
+}
 
-    pub(super) fn is_payload_omitted(&self) -> bool {
-        self.headers.get(PAYLOAD_OMITTED).is_some()
-    }
-
-    /// Returns the original message, to be published again to `target`; `stream` is the stream of the dead letter.
-    pub(super) fn to_original(&self, stream: &str, target: &str, receivers: Receivers) -> Outgoing {
-        let mut headers = HeaderMap::new();
-        for (name, values) in self.headers.iter() {
-            let name: &str = name.as_ref();
-            if !name.starts_with(PREFIX) && !reserved::is_for_server(name) {
-                values.iter().for_each(|value| headers.append(name, value.clone()));
-            }
+/// Returns the headers of a dead letter that are those of the original message.
+fn original_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut original = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        let is_own = name.starts_with(PREFIX) && !name.starts_with(ORIGINAL_PREFIX) && name != REPLAY_OF;
+        if !is_own && !reserved::is_for_server(name) {
+            values.iter().for_each(|value| original.append(name, value.clone()));
         }
-        let origin = format!("{stream}:{}", self.sequence);
-        let stored_at = self.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        let queue = match receivers {
-            Receivers::FailedQueue => Some(&*self.consumer),
-            Receivers::EveryQueue => None,
-        };
-        headers.insert(header::NATS_MESSAGE_ID, replay_id(&origin, stored_at, queue));
-        headers.insert(header::NATS_EXPECTED_STREAM, target);
-        headers.insert(REPLAY_OF, origin);
-        headers.insert(MESSAGE_ID, self.idempotency_key.as_str());
-        if let Some(queue) = queue {
-            headers.insert(REPLAY_FOR, format!("{}.{queue}", self.stream));
-        }
-        Outgoing { subject: self.subject.clone().into(), payload: self.payload.clone(), headers }
     }
+    original
 }
 
 impl fmt::Display for DeadLetter {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::DeadLetter;
+use super::parts::{Content, MAX_CONTENT};
 use super::replay::Receivers;
 use crate::error::{Error, ErrorKind};
 use crate::transport::Transport;
@@ -119,7 +122,10 @@ impl DeadLetters {
     /// This method is cancel safe: it only reads.
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
         let stored = self.transport.stored(&self.stream, sequence).await?;
-        Ok(stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)))
+        match stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)) {
+            Some(letter) => Ok(Some(self.completed(letter).await?)),
+            None => Ok(None),
+        }
     }
 
     /// Deletes all dead letters stored before the call; returns their number.
@@ -140,9 +146,41 @@ impl DeadLetters {
         Ok(count)
     }
 
-    /// Deletes a dead letter; returns `false` if it did not exist.
+    /// Deletes a dead letter with its parts; returns `false` if it did not exist.
     pub(super) async fn delete(&self, letter: &DeadLetter) -> Result<bool, Error> {
-        self.transport.delete(&self.stream, letter.sequence).await
+        // The parts last: without them the dead letter would be incomplete.
+        let existed = self.transport.delete(&self.stream, letter.sequence).await?;
+        for (content, sequences) in letter.parts() {
+            for sequence in sequences {
+                if self.part(letter, *content, *sequence).await?.is_some() {
+                    self.transport.delete(&self.stream, *sequence).await?;
+                }
+            }
+        }
+        Ok(existed)
+    }
+
+    /// Returns a dead letter with the contents that are stored in messages of their own, unless one of those is gone.
+    async fn completed(&self, mut letter: DeadLetter) -> Result<DeadLetter, Error> {
+        let mut contents = Vec::new();
+        for (content, sequences) in letter.parts() {
+            let mut bytes = Vec::new();
+            for sequence in sequences {
+                match self.part(&letter, *content, *sequence).await? {
+                    Some(part) if bytes.len() + part.len() <= MAX_CONTENT => bytes.extend_from_slice(&part),
+                    _ => return Ok(letter),
+                }
+            }
+            contents.push((*content, bytes.into()));
+        }
+        letter.complete(contents);
+        Ok(letter)
+    }
+
+    /// Returns a part of a dead letter; `None` if it is gone, or is none of this dead letter.
+    async fn part(&self, letter: &DeadLetter, content: Content, sequence: u64) -> Result<Option<Bytes>, Error> {
+        let stored = self.transport.stored(&self.stream, sequence).await?;
+        Ok(stored.filter(|stored| letter.part(content).is(stored)).map(|stored| stored.payload))
     }
 
     /// Returns the last sequence of the stream, beyond which dead letters are ignored.
@@ -165,7 +203,7 @@ impl DeadLetters {
             let Some(stored) = stored.filter(|stored| stored.sequence <= end) else { break };
             self.after = stored.sequence;
             if let Some(letter) = DeadLetter::parse(stored).filter(|letter| self.selects(letter)) {
-                return Ok(Some(letter));
+                return Ok(Some(self.completed(letter).await?));
             }
         }
         Ok(None)

@@ -1,8 +1,9 @@
 //! Dead letters: copies of messages that could not be handled.
 
-mod headers;
+mod draft;
 mod letter;
 mod letters;
+mod parts;
 mod replay;
 mod report;
 mod store;

@@ -4,15 +4,19 @@
 //! It therefore decides nothing that its reader could not do, and nothing about streams other than its own.
 
 use std::collections::BTreeSet;
+use std::time::UNIX_EPOCH;
 
+use async_nats::HeaderMap;
+use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
-use bytes::Bytes;
 
+use super::draft::PREFIX;
 use super::{DeadLetter, DeadLetters, ReplayReport};
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
-use crate::message::Outgoing;
+use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id};
+use crate::message::{Outgoing, header_block};
 use crate::publish::publish_to_existing;
 use crate::rules;
 use crate::subject::{covers, overlap};
@@ -42,6 +46,7 @@ impl DeadLetters {
     /// | `Dead-Letter-Replay-For` | the only queue that handles it, as `<stream>.<queue>` |
     /// | `Dead-Letter-Message-Id` | the key of the original message, which [`Message::idempotency_key`](crate::Message::idempotency_key) returns |
     ///
+    /// The first two are left out if the message is almost as large as its stream accepts.
     /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
     /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once.
     ///
@@ -64,6 +69,7 @@ impl DeadLetters {
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | the stream of the original message does not exist; none is created |
     /// | [`StreamMismatch`](ErrorKind::StreamMismatch) | that stream does not store the subject |
     /// | [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) | the queue does not exist or does not receive the subject, so nothing would handle the message |
+    /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the original message leaves no space for the headers of a replay; raise the limit, or publish it by hand |
     /// | [`Duplicate`](ErrorKind::Duplicate) | the stream has another message with the id of the replay |
     ///
     /// Other kinds are those of a [`publish`](crate::Publisher::publish).
@@ -147,19 +153,6 @@ impl DeadLetters {
         Ok(report)
     }
 
-    /// Returns the payload of a dead letter that was too large, which is still in the stream of the original message.
-    async fn omitted_payload(&self, letter: &DeadLetter) -> Result<Bytes, Error> {
-        let original = self.transport.stored(&letter.stream, letter.stream_sequence).await?;
-        let Some(original) = original.filter(|original| original.subject.as_str() == letter.subject) else {
-            let message = format!(
-                "dead letter {} has no payload because it was too large, and its original (message {} of stream `{}`) is gone",
-                letter.sequence, letter.stream_sequence, letter.stream
-            );
-            return Err(Error::new(ErrorKind::Config, message));
-        };
-        Ok(original.payload)
-    }
-
     /// Returns the setting by which the stream of the dead letters denies deletes.
     async fn denies_deletes(&self) -> Result<Option<&'static str>, Error> {
         let config = self.transport.stream(&self.stream).await;
@@ -182,17 +175,14 @@ impl DeadLetters {
     /// Publishes the original message of a dead letter.
     async fn publish_original(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
         let about = format!("dead letter {} cannot be replayed", letter.sequence);
-        self.check_names(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
+        self.check_contents(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
         let target = self.target(letter).await.map_err(|error| error.about(&about))?;
         match self.receivers {
             Receivers::FailedQueue => self.check_queue(letter).await,
             Receivers::EveryQueue => self.check_interest(&target, letter).await,
         }
         .map_err(|error| error.about(&about))?;
-        let mut original = letter.to_original(&self.stream, &target.name, self.receivers);
-        if letter.is_payload_omitted() {
-            original.payload = self.omitted_payload(letter).await?;
-        }
+        let original = self.original(letter, &target);
         let ack = publish_to_existing(&self.transport, original.clone()).await?;
         if ack.duplicate {
             self.check_duplicate(&ack, &original).await.map_err(|error| error.about(&about))?;
@@ -200,8 +190,46 @@ impl DeadLetters {
         Ok(ack)
     }
 
-    /// Checks the names in a dead letter, which become part of subjects.
-    fn check_names(&self, letter: &DeadLetter) -> Result<(), String> {
+    /// Returns the original message, to be published again to the stream `target`.
+    fn original(&self, letter: &DeadLetter, target: &stream::Config) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        for (name, values) in letter.headers.iter().filter(|(name, _)| !AsRef::<str>::as_ref(*name).starts_with(PREFIX))
+        {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+        let only = match self.receivers {
+            Receivers::FailedQueue => Some(format!("{}.{}", letter.stream, letter.consumer)),
+            Receivers::EveryQueue => None,
+        };
+        let stored_at = letter.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let id = replay_id(&self.stream, letter.sequence, stored_at, only.as_deref());
+        headers.insert(header::NATS_MESSAGE_ID, id);
+        headers.insert(MESSAGE_ID, letter.idempotency_key());
+        let payload = letter.payload.clone();
+        let smallest = Outgoing { subject: letter.subject.clone().into(), payload, headers };
+        let mut message = smallest.clone();
+        message.headers.insert(header::NATS_EXPECTED_STREAM, target.name.as_str());
+        message.headers.insert(REPLAY_OF, format!("{}:{}", self.stream, letter.sequence));
+        if let Some(only) = only {
+            message.headers.insert(REPLAY_FOR, only);
+        }
+        // What the message id shows as well is left out of a message that is almost as large as its stream accepts.
+        if self.fits(&message, target) { message } else { smallest }
+    }
+
+    /// Returns `true` if a message is within the limits of the server and of its stream.
+    fn fits(&self, message: &Outgoing, target: &stream::Config) -> bool {
+        let of_stream = usize::try_from(target.max_message_size).ok().filter(|limit| *limit > 0);
+        message.header_size() <= header_block::MAX_SIZE
+            && message.size() <= self.transport.max_payload().min(of_stream.unwrap_or(usize::MAX))
+    }
+
+    /// Checks that a dead letter is complete, and the names in it, which become part of subjects.
+    fn check_contents(&self, letter: &DeadLetter) -> Result<(), String> {
+        if !letter.is_complete() {
+            let stream = &self.stream;
+            return Err(format!("a message of stream `{stream}` with a part of its payload or headers is gone"));
+        }
         let subject = &letter.subject;
         let problem = rules::publish_subject_problem(subject).or_else(|| {
             // The messages of such a subject are the answers to requests of other clients.

@@ -18,8 +18,6 @@ pub(crate) struct Binding {
     pub(crate) config: Arc<consumer::Config>,
     /// `true` if the consumer existed before this start.
     pub(crate) existed: bool,
-    /// `true` if the stream keeps messages that all its consumers have acknowledged or terminated.
-    pub(crate) keeps_handled: bool,
     /// `true` if the stream is a work queue: an ack removes the message, and a message that reaches `max_deliver`
     /// stays.
     pub(crate) work_queue: bool,

@@ -2,6 +2,7 @@
 
 pub(crate) mod ack_subject;
 mod attempt;
+pub(crate) mod header_block;
 mod info;
 mod outgoing;
 pub(crate) mod refusal;
@@ -108,7 +109,7 @@ impl Message {
     /// ```
     pub fn idempotency_key(&self) -> Cow<'_, str> {
         let headers = self.headers.as_ref();
-        let of_replay = headers.and_then(|headers| replayed::replay_header(headers, replayed::MESSAGE_ID));
+        let of_replay = headers.and_then(|headers| replayed::original_key(headers));
         let own = || Some(headers?.get(header::NATS_MESSAGE_ID)?.as_str()).filter(|id| !id.is_empty());
         match of_replay.or_else(own) {
             Some(key) => Cow::Borrowed(key),
@@ -118,9 +119,8 @@ impl Message {
 
     /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
     pub(crate) fn is_replay_for_another(&self) -> bool {
-        let headers = self.headers.as_ref();
-        let only = headers.and_then(|headers| replayed::replay_header(headers, replayed::REPLAY_FOR));
-        only.is_some_and(|only| only != self.info.stream_and_consumer())
+        let (stream, consumer) = (self.info.stream(), self.info.stream_and_consumer());
+        self.headers.as_ref().is_some_and(|headers| replayed::is_for_another(headers, stream, consumer))
     }
 
     /// Returns the origin and the delivery count of the message.

@@ -89,7 +89,6 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
         existed: false,
-        keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,
         stream,
         consumer: plan.queue.to_string(),

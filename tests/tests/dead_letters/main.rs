@@ -3,6 +3,7 @@
 
 mod advisories;
 mod headers;
+mod large;
 mod replay;
 
 use futures::StreamExt as _;
@@ -348,35 +349,6 @@ async fn long_full_stream_loses_no_dead_letter() {
     let (broker, subscription) = start().await;
     assert_eq!(dead_letters(&broker, 1).await.iter().map(payload_of).collect::<Vec<_>>(), [1]);
     server.all_acked("WORK", "worker").await;
-    subscription.unsubscribe().await.unwrap();
-}
-
-#[tokio::test]
-async fn too_large_dead_letter_is_stored_without_and_replayed_with_its_payload() {
-    let server = Server::builder().config("max_payload: 8192").start().await;
-    let broker = connect(&server).await;
-    let replayed = Recorder::new();
-    let recorder = replayed.clone();
-    let large = move |message: Message, headers: Headers| {
-        std::future::ready(match headers.get("Dead-Letter-Replay-Of") {
-            None => Settle::Terminate,
-            Some(_) => {
-                recorder.add(message.payload().len() as u64);
-                Settle::Ack
-            }
-        })
-    };
-    let subscription = broker.subscribe("work.a", "worker", large).await.unwrap();
-    let jetstream = server.jetstream().await;
-    jetstream.publish("work.a", vec![b'x'; 7900].into()).await.unwrap().await.unwrap();
-    let letter = dead_letters(&broker, 1).await.remove(0);
-    assert_eq!((letter.payload.len(), letter.stream_sequence), (0, 1));
-    server.all_acked("WORK", "worker").await;
-    let raw = jetstream.get_stream("DLQ").await.unwrap().get_raw_message(letter.sequence).await.unwrap();
-    assert_eq!(raw.headers.get("Dead-Letter-Payload-Omitted").map(|value| value.as_str()), Some("true"));
-    broker.dead_letters().replay(letter.sequence).await.unwrap();
-    replayed.until(7900).await;
-    assert!(dead_letters(&broker, 0).await.is_empty(), "a replayed dead letter is removed");
     subscription.unsubscribe().await.unwrap();
 }
 

@@ -273,7 +273,7 @@ async fn replay_id_of_another_message_keeps_the_dead_letter() {
     publish(&broker, "work.a", [1]).await;
     let letter = dead_letters(&broker, 1).await.remove(0);
     let stored_at = letter.stored_at.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-    let id = format!("replay:DLQ:{}:{stored_at}:worker", letter.sequence);
+    let id = format!("replay/DLQ/{}/{stored_at}/WORK.worker", letter.sequence);
     let jetstream = server.jetstream().await;
     let guessed = header_map(&[("Nats-Msg-Id", &id)]);
     jetstream.publish_with_headers("work.a", guessed, "666".into()).await.unwrap().await.unwrap();
