@@ -54,7 +54,7 @@ pub struct Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("servers", &self.servers)
+            .field("servers", &self.servers.as_deref().map(nats::without_credentials))
             .field("client_name", &self.client_name)
             .field("defaults", &self.defaults)
             .field("settings", &self.settings)
@@ -85,7 +85,10 @@ impl Builder {
 
     /// Sets the servers of the cluster to connect to; defaults to `nats://localhost:4222`.
     ///
-    /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`.
+    /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`; they are
+    /// shown neither in errors nor in the log.
+    /// Each item may be a list of addresses that is separated by commas.
+    /// A comma, `@` or `:` in a password is percent-encoded, as in any URL.
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = Some(servers.into_iter().map(Into::into).collect());
         self
@@ -243,8 +246,9 @@ impl Builder {
         };
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
-        let urls = servers.or_else(|| environment.urls()).unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]);
-        let mut options = nats::options(&client_name.unwrap_or_else(default_client_name), &urls)?;
+        let urls = servers.or_else(|| Some(vec![environment.urls()?]));
+        let servers = nats::Servers::parse(&urls.unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]))?;
+        let mut options = nats::options(&client_name.unwrap_or_else(default_client_name), &servers)?;
         options = environment.apply(options).await?;
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
@@ -252,7 +256,7 @@ impl Builder {
         for adjust in adjust {
             options = adjust(options);
         }
-        let client = nats::connect(&urls, options, wait_for_server).await?;
+        let client = nats::connect(&servers, options, wait_for_server).await?;
         let transport = Transport::Nats(nats::Connection::new(client, settings));
         Ok(Broker::new(Arc::new(transport), Arc::new(states), defaults))
     }

@@ -13,7 +13,7 @@ mod publish;
 mod pull;
 mod watchdog;
 
-pub(crate) use connect::{Environment, connect, credentials_file, options};
+pub(crate) use connect::{Environment, Servers, connect, credentials_file, options, without_credentials};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;
