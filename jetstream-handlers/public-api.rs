@@ -145,6 +145,7 @@ impl Builder {
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {}
     pub fn request_timeout(mut self, timeout: Duration) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
+    pub fn redact_errors(mut self) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}

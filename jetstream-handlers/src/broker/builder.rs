@@ -185,6 +185,17 @@ impl Builder {
         self
     }
 
+    /// Keeps the texts of handlers' errors, panics and rejected payloads out of the log, the dead letters and the
+    /// advisories of the server, because they may quote values of the payload.
+    ///
+    /// They state the class of the failure instead, and the position in the payload of a decoding error.
+    /// Log the error in the handler if a part of it is needed.
+    /// Rust's panic hook still prints the message of a panic to the standard error.
+    pub fn redact_errors(mut self) -> Self {
+        self.settings.redact_errors = true;
+        self
+    }
+
     /// Declares a stream: it is created if it is missing, and compared at the start if it exists.
     ///
     /// A difference is an error, and nothing on the server is changed.

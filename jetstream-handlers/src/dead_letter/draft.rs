@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::parts::{Content, Part};
+use crate::error::printable::{printable, truncate};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_OF};
 use crate::message::{Message, Outgoing, header_block, reserved};
 use crate::outcome::Failure;
@@ -120,8 +121,7 @@ pub(super) fn kept_headers(original: &HeaderMap) -> impl Iterator<Item = (String
 
 /// Returns a text that fits in a header: on one line, and truncated.
 fn one_line(text: &str) -> String {
-    let mut line: String = text.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-    let end = (0..=MAX_ERROR.min(line.len())).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
-    line.truncate(end);
+    let mut line = printable(text).into_owned();
+    truncate(&mut line, MAX_ERROR);
     line
 }

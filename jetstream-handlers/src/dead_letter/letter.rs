@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::draft::{ORIGINAL_PREFIX, PREFIX, kept_headers};
 use super::parts::{Content, Part};
+use crate::error::printable::printable;
 use crate::message::replayed::REPLAY_OF;
 use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
@@ -23,7 +24,7 @@ pub struct DeadLetter {
     pub stored_at: SystemTime,
     /// The class of the failure.
     pub reason: Reason,
-    /// The error of the last attempt with its causes, truncated to 1 KiB.
+    /// The error of the last attempt with its causes, truncated to 1 KiB, with control characters escaped.
     pub error: String,
     /// The full name of the handler.
     pub handler: String,
@@ -149,7 +150,10 @@ fn original_headers(headers: &HeaderMap) -> HeaderMap {
 
 impl fmt::Display for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, handler, subject, stream, stream_sequence, delivered, reason, error, .. } = self;
+        // Everyone who may publish to its subject chooses what it contains.
+        let [handler, subject, stream, error] =
+            [&self.handler, &self.subject, &self.stream, &self.error].map(|text| printable(text));
+        let Self { sequence, stream_sequence, delivered, reason, .. } = self;
         write!(
             f,
             "#{sequence} {handler}: {subject} ({stream} {stream_sequence}), delivered {delivered} times, {reason}: {error}"

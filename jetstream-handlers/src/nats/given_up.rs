@@ -7,6 +7,7 @@ use async_nats::jetstream::consumer;
 use super::Connection;
 use crate::delivery::{Binding, Standing};
 use crate::error::Error;
+use crate::error::printable::printable;
 use crate::message::Stored;
 use crate::subject::covers;
 
@@ -28,7 +29,7 @@ fn standing(info: &consumer::Info, stored: &Stored, delivered: u64) -> Standing 
     let mut filters = filter_subjects.iter().chain([filter_subject]).filter(|filter| !filter.is_empty()).peekable();
     let max_deliver = u64::try_from(*max_deliver).unwrap_or_default();
     let wrong = if filters.peek().is_some() && !filters.any(|filter| covers(filter, &stored.subject)) {
-        format!("the consumer does not receive subject `{}`", stored.subject.escape_debug())
+        format!("the consumer does not receive subject `{}`", printable(&stored.subject))
     } else if stored.sequence > info.delivered.stream_sequence {
         format!("the consumer has delivered messages only up to {}", info.delivered.stream_sequence)
     } else if max_deliver == 0 {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::Publisher;
 use super::store::publish;
+use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Outgoing, reserved};
 use crate::rules;
@@ -82,7 +83,8 @@ impl PublishMessage {
             (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
             _ => {
                 let problem = format!(
-                    "header `{name}: {value:?}` is invalid: a name has no space or colon, a value no line break"
+                    "header `{}: {value:?}` is invalid: a name has no space or colon, a value no line break",
+                    printable(name)
                 );
                 self.problem.get_or_insert(problem);
             }
@@ -152,7 +154,10 @@ impl PublishMessage {
     fn into_parts(self) -> (Publisher, Result<Outgoing, Error>) {
         let Self { publisher, subject, payload, headers, problem } = self;
         let message = match problem.or_else(|| rules::publish_subject_problem(&subject)) {
-            Some(problem) => Err(Error::new(ErrorKind::Config, format!("cannot publish to `{subject}`: {problem}"))),
+            Some(problem) => {
+                let text = format!("cannot publish to `{}`: {}", printable(&subject), printable(&problem));
+                Err(Error::new(ErrorKind::Config, text))
+            }
             None => payload.map(|payload| Outgoing { subject: subject.into(), payload, headers }),
         };
         (publisher, message)
@@ -180,7 +185,7 @@ fn reserved_header(name: &str) -> String {
     } else {
         "leave it out, or choose another name"
     };
-    format!("header `{}` belongs to the server; {instead}", name.escape_debug())
+    format!("header `{}` belongs to the server; {instead}", printable(name))
 }
 
 impl fmt::Debug for PublishMessage {

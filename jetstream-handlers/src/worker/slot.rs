@@ -213,7 +213,10 @@ impl Worker {
             return Outcome::ack();
         }
         let publishing = {
-            let outcome = caller.call(Delivery::from(message), begun).await;
+            let mut outcome = caller.call(Delivery::from(message), begun).await;
+            if self.transport.settings().redact_errors {
+                outcome.redact();
+            }
             if outcome.outputs.is_empty() {
                 self.record(message, &outcome);
                 return outcome;

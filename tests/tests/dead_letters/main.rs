@@ -5,6 +5,7 @@ mod advisories;
 mod headers;
 mod large;
 mod replay;
+mod texts;
 
 use futures::StreamExt as _;
 use jetstream_handlers::async_nats::HeaderMap;
