@@ -21,6 +21,14 @@ const PART_OF: &str = "Dead-Letter-Part-Of";
 /// A forged dead letter could name any number of parts.
 pub(super) const MAX_CONTENT: usize = 64 * 1024 * 1024;
 
+/// What separates the message id of a dead letter from a random suffix, if its id was taken; names have no `/`.
+pub(super) const ID_SUFFIX: &str = "/";
+
+/// Returns `true` if a message is a part of a dead letter.
+pub(super) fn is_part(message: &Outgoing) -> bool {
+    message.headers.get(PART).is_some()
+}
+
 /// A content of the original message that can be stored apart from its dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
@@ -75,6 +83,6 @@ impl Part<'_> {
     /// Returns `true` if a stored message is a part of this content.
     pub(super) fn is(&self, stored: &Stored) -> bool {
         let header = |name| stored.headers.get(name).map(|value| value.as_str());
-        header(PART) == Some(self.content.as_str()) && header(PART_OF) == Some(self.id)
+        header(PART) == Some(self.content.as_str()) && header(PART_OF) == self.id.split(ID_SUFFIX).next()
     }
 }

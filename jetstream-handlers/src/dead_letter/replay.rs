@@ -57,8 +57,7 @@ impl DeadLetters {
     /// Everyone who may publish to the subject of the dead letters (`dlq.>`) can store a dead letter with any content.
     /// A replay of it can only do this: store a message on a subject of an existing stream, which the dead letter
     /// names, and which [`publish`](crate::Publisher::publish) would accept.
-    /// Restrict who may publish to `dlq.>` as you restrict who may publish to the original subjects: who knows sequence
-    /// and time of a stored message can also keep its dead letter from being stored, under the message id of that.
+    /// Restrict who may publish to `dlq.>` as you restrict who may publish to the original subjects.
     ///
     /// # Errors
     ///

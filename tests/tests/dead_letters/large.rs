@@ -167,3 +167,56 @@ async fn part_of_another_dead_letter_is_not_taken() {
     calls.until((8000, 0, true)).await;
     subscription.unsubscribe().await.unwrap();
 }
+
+#[tokio::test]
+async fn message_with_a_guessed_id_does_not_replace_a_dead_letter() {
+    let server = Server::builder().config("max_payload: 8192").start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("DLQ", &["dlq.>"])).await.unwrap();
+    // An adversary takes the ids of the dead letters, and of a part, before the handler starts.
+    let work = jetstream.get_stream("WORK").await.unwrap();
+    for (payload, sequence) in [(10, 1), (8000, 2)] {
+        store(&server, "work.a", payload, 0).await;
+        let stored = work.get_raw_message(sequence).await.unwrap();
+        let id = format!("dlq:WORK:worker:{sequence}:{}", stored.time.unix_timestamp_nanos());
+        for id in [format!("{id}:payload:0:7680"), id] {
+            let headers = header_map(&[("Nats-Msg-Id", &id)]);
+            jetstream.publish_with_headers("dlq.forged", headers, "taken".into()).await.unwrap().await.unwrap();
+        }
+    }
+    let broker = connect(&server).await;
+    let calls = Recorder::<Received>::default();
+    let subscription = failing(&broker, &calls).await;
+    let letters = dead_letters(&broker, 2).await;
+    server.all_acked("WORK", "worker").await;
+    let found: Vec<_> = letters.iter().map(|letter| (letter.payload.len(), letter.is_complete())).collect();
+    assert!(found.len() == 2 && found.contains(&(10, true)) && found.contains(&(8000, true)), "{found:?}");
+    assert_eq!(broker.dead_letters().replay_all().await.unwrap().replayed, 2);
+    calls.until((10, 0, true)).await;
+    calls.until((8000, 0, true)).await;
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn message_that_fails_again_has_one_dead_letter() {
+    let server = Server::builder().config("max_payload: 8192").start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<Received>::default();
+    let subscription = failing(&broker, &calls).await;
+    store(&server, "work.a", 10, 100).await;
+    store(&server, "work.a", 8000, 0).await;
+    dead_letters(&broker, 2).await;
+    server.all_acked("WORK", "worker").await;
+    let before = count(&server, "DLQ").await;
+    subscription.unsubscribe().await.unwrap();
+    // A new consumer delivers both again, as after a termination that was lost.
+    let work = server.jetstream().await.get_stream("WORK").await.unwrap();
+    work.delete_consumer("worker").await.unwrap();
+    let subscription = failing(&broker, &calls).await;
+    calls.until_len(4).await;
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(count(&server, "DLQ").await, before);
+    assert_eq!(dead_letters(&broker, 2).await.len(), 2);
+    subscription.unsubscribe().await.unwrap();
+}
