@@ -181,6 +181,7 @@ impl Builder {
     pub fn publish_timeout(mut self, timeout: Duration) -> Self {}
     pub fn request_timeout(mut self, timeout: Duration) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
+    pub fn redact_errors(mut self) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
@@ -257,6 +258,8 @@ pub struct DeadLetter {
 }
 impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {}
+    pub fn idempotency_key(&self) -> &str {}
+    pub fn is_complete(&self) -> bool {}
 }
 impl fmt::Display for DeadLetter {}
 
@@ -270,12 +273,27 @@ impl DeadLetters {
     pub fn for_handler(mut self, handler: &str) -> Self {}
     #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {}
+    #[must_use]
+    pub fn to_every_queue(mut self) -> Self {}
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {}
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {}
-    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {}
-    pub async fn replay_all(&self) -> Result<usize, Error> {}
     pub async fn purge(&self) -> Result<usize, Error> {}
 }
+impl DeadLetters {
+    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {}
+    pub async fn replay_all(&self) -> Result<ReplayReport, Error> {}
+}
+
+// jetstream_handlers::ReplayReport
+#[derive(Debug, Default)]
+#[must_use = "dead letters that were not replayed are in the report only"]
+#[non_exhaustive]
+pub struct ReplayReport {
+    pub replayed: usize,
+    pub kept: usize,
+    pub failures: Vec<(u64, Error)>,
+}
+impl fmt::Display for ReplayReport {}
 
 // jetstream_handlers::Difference
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -553,6 +571,7 @@ impl Message {
     pub fn subject(&self) -> &str {}
     pub fn payload(&self) -> &Bytes {}
     pub fn header(&self, name: &str) -> Option<&str> {}
+    pub fn idempotency_key(&self) -> Cow<'_, str> {}
     pub fn info(&self) -> &Info {}
 }
 

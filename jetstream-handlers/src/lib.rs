@@ -102,7 +102,7 @@ pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
-pub use dead_letter::{DeadLetter, DeadLetters};
+pub use dead_letter::{DeadLetter, DeadLetters, ReplayReport};
 pub use error::difference::Difference;
 pub use error::ingest::IngestError;
 pub use error::problem::{Problem, Purpose};

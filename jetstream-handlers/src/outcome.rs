@@ -4,8 +4,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::printable::{printable, truncate};
 use crate::error::{BoxError, chain};
 use crate::message::Outgoing;
+
+/// The maximum length of the text of a failure, in bytes.
+const MAX_ERROR: usize = 8 * 1024;
 
 /// The way in which a message is settled.
 ///
@@ -138,6 +142,37 @@ pub(crate) struct Failure {
     pub(crate) error: String,
 }
 
+impl Failure {
+    fn redact(&mut self) {
+        let what = match self.reason {
+            Reason::Error => "the handler returned an error",
+            Reason::Panic => "the handler panicked",
+            Reason::Undecodable => "a parameter could not be extracted",
+            // Their texts are those of this crate.
+            Reason::Timeout | Reason::Killed | Reason::Exhausted | Reason::Unknown => return,
+        };
+        let position = self.error.rfind(" at line ").map(|at| &self.error[at..]);
+        let position = position.filter(|position| {
+            let words: Vec<_> = position.split(' ').collect();
+            let is_number = |word: &&str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+            matches!(&words[..], ["", "at", "line", line, "column", column] if is_number(line) && is_number(column))
+        });
+        self.error = format!("{what}{} (redacted)", position.unwrap_or_default());
+    }
+}
+
+/// Returns the text of an error as it is shown: on one line, and truncated.
+///
+/// It may contain values of the payload, which its sender chooses.
+fn shown(error: &str) -> String {
+    let mut text = printable(error).into_owned();
+    if text.len() > MAX_ERROR {
+        truncate(&mut text, MAX_ERROR);
+        text.push_str("..");
+    }
+    text
+}
+
 /// The class of a failure, as in the header `Dead-Letter-Reason` of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -192,8 +227,15 @@ impl Outcome {
         Self { settle: Settle::Ack, failure: None, outputs: Vec::new() }
     }
 
-    pub(crate) fn failed(settle: Settle, reason: Reason, error: impl Into<String>) -> Self {
-        Self { settle, failure: Some(Failure { reason, error: error.into() }), outputs: Vec::new() }
+    pub(crate) fn failed(settle: Settle, reason: Reason, error: impl AsRef<str>) -> Self {
+        Self { settle, failure: Some(Failure { reason, error: shown(error.as_ref()) }), outputs: Vec::new() }
+    }
+
+    /// Replaces the text of the failure, which may contain values of the payload, by one that does not.
+    pub(crate) fn redact(&mut self) {
+        if let Some(failure) = &mut self.failure {
+            failure.redact();
+        }
     }
 
     pub(crate) fn dead_letter(failure: Failure) -> Self {
@@ -279,6 +321,33 @@ mod tests {
             settled(Err::<(), _>(later)),
             (Settle::RetryAfter(Duration::from_secs(3)), Some("disk full".into()))
         );
+    }
+
+    #[test]
+    fn text_of_an_error_is_one_printable_line() {
+        let (_, text) = settled(Err::<(), _>("no `a\u{1b}[2J`\r\nERROR forged"));
+        assert_eq!(text.as_deref(), Some("no `a\\u{1b}[2J`\\r\\nERROR forged"));
+        let (_, text) = settled(Err::<(), _>("é".repeat(MAX_ERROR)));
+        assert_eq!(text.map(|text| text.len()), Some(MAX_ERROR + 2));
+    }
+
+    #[test]
+    fn redacted_text_shows_only_the_position() {
+        for (reason, text, redacted) in [
+            (Reason::Error, "no card 4242", "the handler returned an error (redacted)"),
+            (Reason::Panic, "panicked: 4242 at line 1", "the handler panicked (redacted)"),
+            (
+                Reason::Undecodable,
+                "invalid type: string \"4242\", expected u64 at line 1 column 12",
+                "a parameter could not be extracted at line 1 column 12 (redacted)",
+            ),
+            (Reason::Undecodable, "4242 at line 1 column x", "a parameter could not be extracted (redacted)"),
+            (Reason::Timeout, "cancelled after its timeout of 1s", "cancelled after its timeout of 1s"),
+        ] {
+            let mut outcome = Outcome::failed(Settle::Retry, reason, text);
+            outcome.redact();
+            assert_eq!(outcome.into_failure().error, redacted);
+        }
     }
 
     #[test]

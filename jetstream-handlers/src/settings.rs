@@ -13,6 +13,8 @@ pub(crate) struct Settings {
     pub(crate) publish_timeout: Duration,
     /// The timeout of one request to the JetStream API.
     pub(crate) request_timeout: Duration,
+    /// `true` if texts of errors must not show values of a payload.
+    pub(crate) redact_errors: bool,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,
 }
@@ -24,6 +26,7 @@ impl Default for Settings {
             streams: Vec::new(),
             publish_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(5),
+            redact_errors: false,
             domain: None,
             api_prefix: None,
         }

@@ -45,10 +45,14 @@ pub use broker::{
 };
 pub use cluster::Cluster;
 pub use cut_connection::cut_connection_at;
-pub use port::free as free_port;
 pub use program::Program;
 pub use proxy::Proxy;
 pub use raw::RawClient;
 pub use recorder::{Recorder, once_each, without_repetitions};
 pub use server::{Builder, Server};
 pub use wait::{SOON, eventually, ms, trace};
+
+/// Returns a port of the loopback interface that is free now.
+pub fn free_port() -> u16 {
+    port::free()
+}

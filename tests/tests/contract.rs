@@ -155,6 +155,10 @@ contract![
     copies_of_streams_are_read,
     part_of_a_named_stream_is_read,
     subjects_of_replies_have_no_stream,
+    header_of_the_server_is_refused,
+    replay_calls_the_failed_queue_again,
+    large_dead_letter_is_stored_in_parts,
+    dead_letter_is_kept_if_its_stream_denies_deletes,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -1177,6 +1181,84 @@ async fn headers_reach_the_handler(transport: &Transport) {
     calls.sort();
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     assert_eq!(calls, [pair("Nats-Msg-Id", "x"), pair("Tenant", "eu"), pair("Tenant", "us")]);
+}
+
+async fn header_of_the_server_is_refused(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let publish = |name: &str| broker.broker().publish_message("orders.created", &order(1)).header(name, "1");
+    for (name, advice) in [
+        ("Nats-Msg-Id", "use `message_id`"),
+        ("Nats-TTL", "use `ttl`"),
+        ("Nats-Expected-Stream", "use `expect_stream`"),
+        ("Nats-Expected-Last-Sequence", "use `expect_last_sequence`"),
+        ("Nats-Expected-Last-Subject-Sequence", "use `expect_last_subject_sequence`"),
+        ("Nats-Rollup", "leave it out"),
+        ("Nats-Pin-Id", "leave it out"),
+        ("nats-schedule", "leave it out"),
+    ] {
+        let error = publish(name).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("header `{name}` belongs to the server; {advice}")), "{text}");
+    }
+    // A batch refuses it as well, and a name that only resembles one is accepted.
+    let error = broker.broker().publisher().publish_atomic([publish("Nats-Rollup")]).await.unwrap_err();
+    assert!(error.to_string().contains("message 1 of the batch"), "{error}");
+    publish("Natsy-Rollup").await.unwrap();
+    broker.idle().await;
+    assert_eq!(broker.published::<Order>("orders.created").await, [order(1)]);
+}
+
+async fn replay_calls_the_failed_queue_again(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>().include::<refuse>()).await;
+    publish(&broker, [1]).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters();
+    let report = letters.replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (1, 0), "{report}");
+    broker.idle().await;
+    broker.handled::<accept>().times(1);
+    broker.handled::<refuse>().times(2);
+    let letter = letters.list(10).await.unwrap().remove(0);
+    let report = letters.to_every_queue().replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (1, 0), "{report}");
+    broker.idle().await;
+    broker.handled::<accept>().times(2);
+    broker.handled::<refuse>().times(3);
+    let again = broker.broker().dead_letters().list(10).await.unwrap().remove(0);
+    assert_eq!(again.idempotency_key(), letter.idempotency_key());
+    assert_ne!(again.header("Nats-Msg-Id"), letter.header("Nats-Msg-Id"));
+}
+
+async fn large_dead_letter_is_stored_in_parts(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<refuse>()).await;
+    let filler = "f".repeat(65_400);
+    let publish = broker.broker().publish_message("orders.created", &order(1)).header("Filler", &filler);
+    publish.message_id("large").await.unwrap();
+    broker.publish_bytes("orders.created", "x".repeat(1024 * 1024 - 100)).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters().list(10).await.unwrap();
+    assert_eq!(letters.iter().map(|letter| letter.payload.len()).collect::<Vec<_>>(), [8, 1024 * 1024 - 100]);
+    assert_eq!((letters[0].header("Filler"), letters[0].header("Nats-Msg-Id")), (Some(&*filler), Some("large")));
+    let report = broker.broker().dead_letters().replay_all().await.unwrap();
+    assert_eq!(report.replayed, 1, "the other leaves no space for the headers of a replay: {report}");
+    let error = broker.broker().publish_message("orders.created", &order(2)).header("Filler", &filler.repeat(2));
+    let error = error.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PayloadTooLarge, "{error}");
+}
+
+async fn dead_letter_is_kept_if_its_stream_denies_deletes(transport: &Transport) {
+    let config = stream::Config { deny_delete: true, ..stream_config("DLQ", &["dlq.>"]) };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<refuse>()).await;
+    publish(&broker, [1]).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters();
+    let report = letters.replay_all().await.unwrap();
+    assert_eq!((report.replayed, report.kept), (0, 1), "{report}");
+    letters.replay(1).await.unwrap();
+    broker.idle().await;
+    broker.handled::<refuse>().times(2);
+    assert_eq!(letters.list(10).await.unwrap().len(), 2);
 }
 
 async fn disconnected_broker_refuses_publishes(transport: &Transport) {

@@ -31,7 +31,7 @@ fn check_letter(letter: &DeadLetter, sequence: u64, headers: &[u8], payload: &st
     assert_eq!((letter.reason, letter.stream_sequence), (Reason::Undecodable, sequence), "{letter}");
     assert_eq!(letter.payload, payload.as_bytes(), "{letter}");
     let block = [b"NATS/1.0\r\n", headers, b"\r\n\r\n"].concat();
-    assert_eq!(letter.header_block(), Some(block), "{letter}");
+    assert_eq!(letter.header_block(), Some(&block[..]), "{letter}");
 }
 
 #[tokio::test]

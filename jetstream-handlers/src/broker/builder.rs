@@ -56,7 +56,7 @@ pub struct Builder {
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
-            .field("servers", &self.servers)
+            .field("servers", &self.servers.as_deref().map(nats::without_credentials))
             .field("client_name", &self.client_name)
             .field("defaults", &self.defaults)
             .field("settings", &self.settings)
@@ -94,7 +94,10 @@ impl Builder {
 
     /// Sets the servers of the cluster to connect to; defaults to `nats://localhost:4222`.
     ///
-    /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`.
+    /// An address may contain credentials, as in `nats://user:password@host:4222` or `nats://token@host:4222`; they are
+    /// shown neither in errors nor in the log.
+    /// Each item may be a list of addresses that is separated by commas.
+    /// A comma, `@` or `:` in a password is percent-encoded, as in any URL.
     pub fn servers<S: Into<String>>(mut self, servers: impl IntoIterator<Item = S>) -> Self {
         self.servers = Some(servers.into_iter().map(Into::into).collect());
         self
@@ -225,6 +228,17 @@ impl Builder {
         self
     }
 
+    /// Keeps the texts of handlers' errors, panics and rejected payloads out of the log, the dead letters and the
+    /// advisories of the server, because they may quote values of the payload.
+    ///
+    /// They state the class of the failure instead, and the position in the payload of a decoding error.
+    /// Log the error in the handler if a part of it is needed.
+    /// Rust's panic hook still prints the message of a panic to the standard error.
+    pub fn redact_errors(mut self) -> Self {
+        self.settings.redact_errors = true;
+        self
+    }
+
     /// Declares a stream: it is created if it is missing, and compared at the start if it exists.
     ///
     /// A difference is an error, and nothing on the server is changed.
@@ -296,11 +310,11 @@ impl Builder {
         };
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
-        let urls = servers.or_else(|| environment.urls()).unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]);
+        let urls = servers.or_else(|| Some(vec![environment.urls()?]));
+        let servers = nats::Servers::parse(&urls.unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]))?;
         let client_name = client_name.unwrap_or_else(default_client_name);
-        nats::check_servers(&urls)?;
         let violations = nats::Violations::new();
-        let mut options = nats::options(&client_name, &urls, violations.clone(), events)?;
+        let mut options = nats::options(&client_name, &servers, violations.clone(), events)?;
         options = environment.apply(options).await?;
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
@@ -308,7 +322,7 @@ impl Builder {
         for adjust in adjust {
             options = adjust(options);
         }
-        let connection = nats::Connection::connect(urls, options, wait_for_server, settings, violations).await?;
+        let connection = nats::Connection::connect(servers, options, wait_for_server, settings, violations).await?;
         let transport = Transport::Nats(connection);
         Ok(Broker::new(Arc::new(transport), Arc::new(states), defaults))
     }

@@ -84,9 +84,10 @@ impl fmt::Debug for Broker {
 }
 
 impl Broker {
-    /// Connects to one server with the default settings.
+    /// Connects to a server with the default settings.
     ///
-    /// Several servers of a cluster are passed to [`Builder::servers`].
+    /// Several servers of a cluster are separated by commas, as in `nats://one:4222,nats://two:4222`, or passed to
+    /// [`Builder::servers`].
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! A dead letter as its stream stores it.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use async_nats::HeaderMap;
 use async_nats::header;
@@ -9,8 +9,11 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 
-use super::headers::{HEADER_BLOCK, ORIGINAL_PREFIX, PAYLOAD_OMITTED, PREFIX, REPLAY_OF};
-use crate::message::{Outgoing, Stored};
+use super::draft::{HEADER_BLOCK, ORIGINAL_PREFIX, PREFIX, UNREADABLE, kept_headers};
+use super::parts::{Content, Part};
+use crate::error::printable::printable;
+use crate::message::replayed::REPLAY_OF;
+use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
 
 /// A copy of a message that could not be handled, read from the stream of dead letters.
@@ -23,7 +26,7 @@ pub struct DeadLetter {
     pub stored_at: SystemTime,
     /// The class of the failure.
     pub reason: Reason,
-    /// The error of the last attempt with its causes, truncated to 1 KiB.
+    /// The error of the last attempt with its causes, truncated to 1 KiB, with control characters escaped.
     pub error: String,
     /// The full name of the handler.
     pub handler: String,
@@ -37,9 +40,18 @@ pub struct DeadLetter {
     pub consumer: String,
     /// The number of deliveries of the original message.
     pub delivered: u64,
-    /// The payload of the original message; empty if it was too large to be stored with the added headers.
+    /// The payload of the original message; empty if the dead letter is not [complete](Self::is_complete).
     pub payload: Bytes,
-    headers: HeaderMap,
+    /// The headers of the original message.
+    pub(super) headers: HeaderMap,
+    idempotency_key: String,
+    /// The message id of the dead letter, which its parts name.
+    id: String,
+    /// The sequences of the parts of each content that was too large.
+    parts: Vec<(Content, Vec<u64>)>,
+    is_complete: bool,
+    /// The header block of a message that could not be read.
+    header_block: Option<Bytes>,
 }
 
 impl DeadLetter {
@@ -50,30 +62,86 @@ impl DeadLetter {
     }
 
     /// Returns the original header block of a message that could not be read, such as one with a header that is not
-    /// UTF-8; `None` for any other message.
+    /// UTF-8; `None` for any other message, and for one that could not be read from its stream either.
     ///
     /// A replay publishes only those headers that can be read.
-    pub fn header_block(&self) -> Option<Vec<u8>> {
-        BASE64.decode(self.headers.get(HEADER_BLOCK)?.as_str()).ok()
+    pub fn header_block(&self) -> Option<&[u8]> {
+        self.header_block.as_deref()
+    }
+
+    /// Returns the [`idempotency_key`](crate::Message::idempotency_key) of the original message, which a replay keeps.
+    pub fn idempotency_key(&self) -> &str {
+        &self.idempotency_key
+    }
+
+    /// Returns `true` if the payload and the headers are those of the original message.
+    ///
+    /// A dead letter that is too large for one message is stored in several; it is incomplete if one of those is gone.
+    pub fn is_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Parses a stored message; returns `None` if it is not a dead letter.
     pub(super) fn parse(stored: Stored) -> Option<Self> {
-        let text = |name: &str| Some(stored.headers.get(format!("{PREFIX}{name}").as_str())?.as_str().to_owned());
+        let value = |name: &str| Some(stored.headers.get(name)?.as_str().to_owned());
+        let text = |name: &str| value(&format!("{PREFIX}{name}"));
+        let mut parts = Vec::new();
+        for content in [Content::Headers, Content::Payload] {
+            if let Some(sequences) = value(content.sequences_header()) {
+                parts.push((content, sequences.split(',').map(str::parse).collect::<Result<_, _>>().ok()?));
+            }
+        }
+        let (stream, stream_sequence) = (text("Stream")?, text("Sequence")?.parse().ok()?);
+        // Another program may have stored it without the key.
+        let original_id = || value(&format!("{ORIGINAL_PREFIX}{}", header::NATS_MESSAGE_ID));
+        let key = text("Message-Id").or_else(original_id).filter(|key| !key.is_empty());
         Some(Self {
             reason: Reason::parse(&text("Reason")?),
             error: text("Error").unwrap_or_default(),
             handler: text("Handler")?,
-            stream: text("Stream")?,
-            stream_sequence: text("Sequence")?.parse().ok()?,
             subject: text("Subject")?,
             consumer: text("Consumer")?,
             delivered: text("Delivered")?.parse().ok()?,
+            idempotency_key: key.unwrap_or_else(|| format!("{stream}:{stream_sequence}")),
+            stream,
+            stream_sequence,
+            id: stored.headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            headers: original_headers(&stored.headers),
+            is_complete: parts.is_empty() && text(&UNREADABLE[PREFIX.len()..]).is_none_or(|bytes| bytes != "lost"),
+            header_block: text(&HEADER_BLOCK[PREFIX.len()..]).and_then(|block| Some(BASE64.decode(block).ok()?.into())),
+            parts,
             sequence: stored.sequence,
             stored_at: stored.time,
             payload: stored.payload,
-            headers: stored.headers,
         })
+    }
+
+    /// Returns the sequences of the parts of each content.
+    pub(super) fn parts(&self) -> &[(Content, Vec<u64>)] {
+        &self.parts
+    }
+
+    /// Returns what identifies the parts of a content.
+    pub(super) fn part(&self, content: Content) -> Part<'_> {
+        Part { id: &self.id, handler: &self.handler, content }
+    }
+
+    /// Adds the contents that are stored in messages of their own, all of them.
+    pub(super) fn complete(&mut self, contents: Vec<(Content, Bytes)>) {
+        for (content, bytes) in contents {
+            match content {
+                Content::Payload => self.payload = bytes,
+                Content::Headers => {
+                    if self.reason == Reason::Undecodable {
+                        self.header_block = Some(bytes.clone());
+                    }
+                    for (name, value) in kept_headers(&header_block::parse(&bytes)) {
+                        self.headers.append(name.as_str(), value);
+                    }
+                }
+            }
+        }
+        self.is_complete = true;
     }
 
     /// Returns `true` if `handler` is the full path of the dead letter's handler, the end of that path, or its queue.
@@ -81,31 +149,27 @@ impl DeadLetter {
         let path = self.handler.strip_suffix(handler);
         self.consumer == handler || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
     }
+}
 
-    pub(super) fn is_payload_omitted(&self) -> bool {
-        self.headers.get(PAYLOAD_OMITTED).is_some()
-    }
-
-    /// Returns the original message, to be published again; `stream` is the stream of the dead letter.
-    pub(super) fn to_original(&self, stream: &str) -> Outgoing {
-        let mut headers = HeaderMap::new();
-        for (name, values) in self.headers.iter() {
-            let name: &str = name.as_ref();
-            if !name.starts_with(PREFIX) && !name.starts_with("Nats-") {
-                values.iter().for_each(|value| headers.append(name, value.clone()));
-            }
+/// Returns the headers of a dead letter that are those of the original message.
+fn original_headers(headers: &HeaderMap) -> HeaderMap {
+    let mut original = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        let is_own = name.starts_with(PREFIX) && !name.starts_with(ORIGINAL_PREFIX) && name != REPLAY_OF;
+        if !is_own && !reserved::is_for_server(name) {
+            values.iter().for_each(|value| original.append(name, value.clone()));
         }
-        let origin = format!("{stream}:{}", self.sequence);
-        let stored_at = self.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        headers.insert(header::NATS_MESSAGE_ID, format!("replay:{origin}:{stored_at}"));
-        headers.insert(REPLAY_OF, origin);
-        Outgoing { subject: self.subject.clone().into(), payload: self.payload.clone(), headers }
     }
+    original
 }
 
 impl fmt::Display for DeadLetter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sequence, handler, subject, stream, stream_sequence, delivered, reason, error, .. } = self;
+        // Everyone who may publish to its subject chooses what it contains.
+        let [handler, subject, stream, error] =
+            [&self.handler, &self.subject, &self.stream, &self.error].map(|text| printable(text));
+        let Self { sequence, stream_sequence, delivered, reason, .. } = self;
         let times = if *delivered == 1 { "time" } else { "times" };
         write!(
             f,

@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::RetentionPolicy;
+use bytes::Bytes;
 
 use super::DeadLetter;
-use crate::error::api::ApiError;
+use super::parts::{Content, MAX_CONTENT};
+use super::replay::Receivers;
 use crate::error::{Error, ErrorKind};
-use crate::publish::publish;
-use crate::subject::overlap;
 use crate::transport::Transport;
 
 /// The default stream of dead letters; the `dead_letter` subject of a handler may belong to another one.
@@ -24,6 +22,7 @@ const DEFAULT_STREAM: &str = "DLQ";
 /// let letters = broker.dead_letters().for_handler("process_order");
 /// for letter in letters.list(100).await? {
 ///     println!("{letter}");
+///     // Calls only the handler that failed.
 ///     letters.replay(letter.sequence).await?;
 /// }
 /// # Ok(()) }
@@ -44,15 +43,22 @@ const DEFAULT_STREAM: &str = "DLQ";
 /// ```
 #[derive(Debug, Clone)]
 pub struct DeadLetters {
-    transport: Arc<Transport>,
-    stream: String,
-    handler: Option<String>,
+    pub(super) transport: Arc<Transport>,
+    pub(super) stream: String,
+    pub(super) handler: Option<String>,
     after: u64,
+    pub(super) receivers: Receivers,
 }
 
 impl DeadLetters {
     pub(crate) fn new(transport: Arc<Transport>) -> Self {
-        Self { transport, stream: DEFAULT_STREAM.to_owned(), handler: None, after: 0 }
+        Self {
+            transport,
+            stream: DEFAULT_STREAM.to_owned(),
+            handler: None,
+            after: 0,
+            receivers: Receivers::FailedQueue,
+        }
     }
 
     /// Selects the stream, for handlers whose `dead_letter` subject belongs to another stream; defaults to `DLQ`.
@@ -74,6 +80,15 @@ impl DeadLetters {
     #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {
         self.after = sequence;
+        self
+    }
+
+    /// Replays messages to every queue on their subject, instead of only to the one whose handler failed.
+    ///
+    /// Use it for a queue that was renamed, or if the other handlers are idempotent; see [`replay`](Self::replay).
+    #[must_use]
+    pub fn to_every_queue(mut self) -> Self {
+        self.receivers = Receivers::EveryQueue;
         self
     }
 
@@ -108,65 +123,10 @@ impl DeadLetters {
     /// This method is cancel safe: it only reads.
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
         let stored = self.transport.stored(&self.stream, sequence).await?;
-        Ok(stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)))
-    }
-
-    /// Publishes the original message of a dead letter to its original subject, then deletes the dead letter.
-    ///
-    /// The header `Dead-Letter-Replay-Of` of the new message identifies the dead letter, as `<stream>:<sequence>`.
-    /// Every queue on the subject receives the new message, not only the one whose handler failed.
-    /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
-    /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once.
-    ///
-    /// # Errors
-    ///
-    /// Returns an error if the dead letter does not exist, or no stream stores the message; the dead letter is then
-    /// kept.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the message may be published and the dead letter not deleted.
-    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {
-        let Some(letter) = self.get(sequence).await? else {
-            let handler = self.handler.as_ref().map_or(String::new(), |handler| format!(" of handler `{handler}`"));
-            let message = format!("stream `{}` has no dead letter {sequence}{handler}", self.stream);
-            return Err(Error::new(ErrorKind::Config, message));
-        };
-        let mut message = letter.to_original(&self.stream);
-        if letter.is_payload_omitted() {
-            let original = self.transport.stored(&letter.stream, letter.stream_sequence).await?;
-            let Some(original) = original.filter(|original| original.subject.as_str() == letter.subject) else {
-                let message = format!(
-                    "dead letter {sequence} has no payload because it was too large, and its original (message {} of stream `{}`) is gone",
-                    letter.stream_sequence, letter.stream
-                );
-                return Err(Error::new(ErrorKind::Config, message));
-            };
-            message.payload = original.payload;
+        match stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)) {
+            Some(letter) => Ok(Some(self.completed(letter).await?)),
+            None => Ok(None),
         }
-        self.check_interest(&letter).await?;
-        let ack = publish(&self.transport, message).await?;
-        self.transport.delete(&self.stream, sequence).await?;
-        Ok(ack)
-    }
-
-    /// Replays all dead letters stored before the call, oldest first; returns their number.
-    ///
-    /// # Errors
-    ///
-    /// Stops at the first dead letter that cannot be replayed, and returns its error; those before it are replayed.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, some dead letters are replayed, and at most one of those is not deleted.
-    pub async fn replay_all(&self) -> Result<usize, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
-        let mut count = 0;
-        while let Some(letter) = letters.next(end).await? {
-            self.replay(letter.sequence).await?;
-            count += 1;
-        }
-        Ok(count)
     }
 
     /// Deletes all dead letters stored before the call; returns their number.
@@ -182,34 +142,52 @@ impl DeadLetters {
         let (mut letters, end) = (self.clone(), self.end().await?);
         let mut count = 0;
         while let Some(letter) = letters.next(end).await? {
-            count += usize::from(self.transport.delete(&self.stream, letter.sequence).await?);
+            count += usize::from(self.delete(&letter).await?);
         }
         Ok(count)
     }
 
-    /// Returns an error if a stream with interest retention would discard the replayed message.
-    async fn check_interest(&self, letter: &DeadLetter) -> Result<(), Error> {
-        let failed = |error: ApiError| error.into_error(&format!("looking up consumers of `{}`", letter.subject));
-        for name in self.transport.stream_names(&letter.subject).await.map_err(failed)? {
-            let config = self.transport.stream(&name).await.map_err(failed)?;
-            if config.is_some_and(|config| config.retention == RetentionPolicy::Interest) {
-                let consumers = self.transport.consumers(&name).await.map_err(failed)?;
-                if !consumers.iter().any(|(_, filter)| overlap(filter, &letter.subject)) {
-                    let message = format!(
-                        "stream `{name}` has interest retention and no consumer for `{}`, so it would discard the replayed message; start a handler for the subject first",
-                        letter.subject
-                    );
-                    return Err(Error::new(ErrorKind::Publish, message));
+    /// Deletes a dead letter with its parts; returns `false` if it did not exist.
+    pub(super) async fn delete(&self, letter: &DeadLetter) -> Result<bool, Error> {
+        // The parts last: without them the dead letter would be incomplete.
+        let existed = self.transport.delete(&self.stream, letter.sequence).await?;
+        for (content, sequences) in letter.parts() {
+            for sequence in sequences {
+                if self.part(letter, *content, *sequence).await?.is_some() {
+                    self.transport.delete(&self.stream, *sequence).await?;
                 }
             }
         }
-        Ok(())
+        Ok(existed)
+    }
+
+    /// Returns a dead letter with the contents that are stored in messages of their own, unless one of those is gone.
+    async fn completed(&self, mut letter: DeadLetter) -> Result<DeadLetter, Error> {
+        let mut contents = Vec::new();
+        for (content, sequences) in letter.parts() {
+            let mut bytes = Vec::new();
+            for sequence in sequences {
+                match self.part(&letter, *content, *sequence).await? {
+                    Some(part) if bytes.len() + part.len() <= MAX_CONTENT => bytes.extend_from_slice(&part),
+                    _ => return Ok(letter),
+                }
+            }
+            contents.push((*content, bytes.into()));
+        }
+        letter.complete(contents);
+        Ok(letter)
+    }
+
+    /// Returns a part of a dead letter; `None` if it is gone, or is none of this dead letter.
+    async fn part(&self, letter: &DeadLetter, content: Content, sequence: u64) -> Result<Option<Bytes>, Error> {
+        let stored = self.transport.stored(&self.stream, sequence).await?;
+        Ok(stored.filter(|stored| letter.part(content).is(stored)).map(|stored| stored.payload))
     }
 
     /// Returns the last sequence of the stream, beyond which dead letters are ignored.
     ///
     /// They were stored after the call began, for example by a replayed message that failed again.
-    async fn end(&self) -> Result<u64, Error> {
+    pub(super) async fn end(&self) -> Result<u64, Error> {
         match self.transport.last_assigned_sequence(&self.stream).await {
             Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),
             result => result,
@@ -217,7 +195,7 @@ impl DeadLetters {
     }
 
     /// Returns the next dead letter up to the sequence `end`, and advances `after` to it.
-    async fn next(&mut self, end: u64) -> Result<Option<DeadLetter>, Error> {
+    pub(super) async fn next(&mut self, end: u64) -> Result<Option<DeadLetter>, Error> {
         while self.after < end {
             let stored = match self.transport.next_stored(&self.stream, self.after + 1).await {
                 Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
@@ -226,7 +204,7 @@ impl DeadLetters {
             let Some(stored) = stored.filter(|stored| stored.sequence <= end) else { break };
             self.after = stored.sequence;
             if let Some(letter) = DeadLetter::parse(stored).filter(|letter| self.selects(letter)) {
-                return Ok(Some(letter));
+                return Ok(Some(self.completed(letter).await?));
             }
         }
         Ok(None)

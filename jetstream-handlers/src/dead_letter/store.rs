@@ -1,29 +1,112 @@
 //! Storing dead letters.
 
-use super::headers;
-use crate::delivery::Binding;
+use std::collections::BTreeSet;
+
+use async_nats::HeaderMap;
+use async_nats::header;
+
+use super::draft::Draft;
+use super::parts::{Content, ID_SUFFIX, is_part};
 use crate::error::{Error, ErrorKind};
-use crate::message::{Message, PublishAck};
+use crate::message::{Message, Outgoing, PublishAck, Stored};
 use crate::outcome::Failure;
 use crate::publish::publish;
 use crate::transport::Transport;
 
+/// The size of the headers of a part in bytes, unless names are long.
+const PART_OVERHEAD: usize = 512;
+
+/// The smallest size into which a content is divided, in bytes; a stream that accepts less accepts no dead letter.
+const MIN_PART: usize = 256;
+
 /// Stores the dead letter of a message on `subject`, and returns after its stream has acknowledged it.
 ///
-/// A dead letter that is too large for the server is stored without its payload if the stream keeps the original.
+/// If it is too large for one message, the original headers are stored in messages of their own, then the payload too.
 pub(crate) async fn store(
     transport: &Transport,
-    binding: &Binding,
     subject: &str,
     handler: &str,
     message: &Message,
     failure: &Failure,
 ) -> Result<PublishAck, Error> {
-    let copy = headers::copy(subject, handler, message, failure);
-    match publish(transport, copy.clone()).await {
-        Err(error) if error.kind() == ErrorKind::PayloadTooLarge && binding.keeps_handled => {
-            publish(transport, headers::without_payload(copy)).await
+    let draft = Draft::new(subject, handler, message, failure);
+    let mut stored = Vec::new();
+    let mut result = store_message(transport, draft.whole()).await;
+    for content in [Content::Headers, Content::Payload] {
+        let size = draft.content(content).len();
+        if size == 0 || !is_too_large(&result) {
+            continue;
         }
-        result => result,
+        let sequences = store_content(transport, &draft, content).await?;
+        tracing::warn!(
+            handler,
+            "a dead letter is too large for one message, so its {content} of {size} bytes are stored before it, in messages {sequences:?} on `{subject}`"
+        );
+        stored.push((content, sequences));
+        result = store_message(transport, draft.without(&stored)).await;
     }
+    result
+}
+
+fn is_too_large(result: &Result<PublishAck, Error>) -> bool {
+    matches!(result, Err(error) if error.kind() == ErrorKind::PayloadTooLarge)
+}
+
+/// Stores a content in as many messages as it requires; returns their sequences.
+async fn store_content(transport: &Transport, draft: &Draft<'_>, content: Content) -> Result<Vec<u64>, Error> {
+    let bytes = draft.content(content);
+    let mut size = transport.max_payload().saturating_sub(PART_OVERHEAD).max(MIN_PART);
+    let (mut sequences, mut offset) = (Vec::new(), 0);
+    while offset < bytes.len() {
+        let end = bytes.len().min(offset + size);
+        let part = draft.part(content, offset, bytes.slice(offset..end));
+        match store_message(transport, part).await {
+            Ok(stored) => {
+                sequences.push(stored.sequence);
+                offset = end;
+            }
+            // The stream may accept less than the server.
+            Err(error) if error.kind() == ErrorKind::PayloadTooLarge && size > MIN_PART => {
+                size = (size.min(bytes.len()) / 2).max(MIN_PART);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(sequences)
+}
+
+/// Stores one message of a dead letter.
+///
+/// Its message id can be guessed, so a duplicate may be a message with which somebody else wants to keep it from being
+/// stored. Such a message is compared, and if it is another one, the message is stored under another id.
+async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
+    let ack = publish(transport, message.clone()).await?;
+    if !ack.duplicate {
+        return Ok(ack);
+    }
+    match transport.stored(&ack.stream, ack.sequence).await {
+        Ok(Some(stored)) if is_copy(&stored, &message) => return Ok(ack),
+        // A dead letter that is gone was replayed or deleted; a part must be there.
+        Ok(None) if !is_part(&message) => return Ok(ack),
+        // A second copy is better than none.
+        Ok(_) | Err(_) => {}
+    }
+    let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default();
+    let id = format!("{id}{ID_SUFFIX}{}", nuid::next());
+    message.headers.insert(header::NATS_MESSAGE_ID, id);
+    publish(transport, message).await
+}
+
+/// Returns `true` if a stored message is the same as one to be stored, apart from what differs between attempts.
+fn is_copy(stored: &Stored, message: &Outgoing) -> bool {
+    const DIFFERENT: [&str; 5] =
+        ["Nats-Msg-Id", "Dead-Letter-Reason", "Dead-Letter-Error", "Dead-Letter-Delivered", "Dead-Letter-Time"];
+    let lines = |headers: &HeaderMap| {
+        let lines = headers.iter().filter(|(name, _)| !DIFFERENT.contains(&AsRef::<str>::as_ref(*name)));
+        let values = lines.flat_map(|(name, values)| {
+            values.iter().map(move |value| (name.to_string(), value.as_str().trim().to_owned()))
+        });
+        values.collect::<BTreeSet<_>>()
+    };
+    stored.payload == message.payload && lines(&stored.headers) == lines(&message.headers)
 }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Context, FromMessage, Rejection};
-use crate::message::Message;
+use crate::message::{Message, reserved};
 
 /// The headers of the message; empty if it has none.
+///
+/// The header `Nats-Pin-Id`, with which the server names the active instance of an `ordered` handler, is not part of
+/// the message and is left out.
 ///
 /// # Examples
 ///
@@ -31,12 +34,16 @@ pub struct Headers(Option<Arc<HeaderMap>>);
 impl Headers {
     /// Returns the first value of a header; names are case-sensitive.
     pub fn get(&self, name: &str) -> Option<&str> {
+        if reserved::is_of_delivery(name) {
+            return None;
+        }
         self.0.as_ref()?.get(name).map(|value| value.as_str())
     }
 
     /// Returns an iterator over all headers, with an item for each value.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().flat_map(|headers| headers.iter()).flat_map(|(name, values)| {
+        let all = self.0.iter().flat_map(|headers| headers.iter());
+        all.filter(|(name, _)| !reserved::is_of_delivery(name.as_ref())).flat_map(|(name, values)| {
             let name: &str = name.as_ref();
             values.iter().map(move |value| (name, value.as_str()))
         })

@@ -293,7 +293,13 @@ impl Memory {
 
     /// Deletes one message; returns `false` if it did not exist.
     pub(crate) fn delete(&self, stream: &str, sequence: u64) -> Result<bool, Refusal> {
-        self.change(|state| Ok(state.stream(stream)?.remove(sequence)))
+        self.change(|state| {
+            let stream = state.stream(stream)?;
+            if stream.config.deny_delete {
+                return Err(refusal(500, ErrorCode::STREAM_MESSAGE_DELETE_FAILED, "message delete not permitted"));
+            }
+            Ok(stream.remove(sequence))
+        })
     }
 }
 

@@ -15,7 +15,7 @@ use super::consumer::{Consumer, Take};
 use super::faults::Faults;
 use super::message::Message;
 use super::refusal::{Refusal, refusal};
-use crate::message::{Outgoing, Stored};
+use crate::message::{Outgoing, Stored, header_block};
 use crate::subject::{covers, overlap, transformed};
 
 /// The default `duplicate_window` of nats-server.
@@ -97,8 +97,12 @@ impl Stream {
         if ttl.is_some() && !self.allows_ttl() {
             return Err(refusal(400, ErrorCode::MESSAGE_TTL_DISABLED, "per-message TTL is disabled"));
         }
+        if message.header_size() > header_block::MAX_SIZE {
+            let text = "header size exceeds maximum allowed of 64k";
+            return Err(refusal(400, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM, text));
+        }
         let size = message.payload.len() + message.subject.len();
-        if self.config.max_message_size > 0 && message.payload.len() > self.config.max_message_size as usize {
+        if self.config.max_message_size > 0 && message.size() > self.config.max_message_size as usize {
             return Err(refusal(
                 400,
                 ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM,

@@ -148,6 +148,9 @@ impl Info {
     }
 
     /// Returns the message's sequence in its stream.
+    ///
+    /// A replayed dead letter has a new one; [`Message::idempotency_key`](crate::Message::idempotency_key) stays the
+    /// same.
     pub fn stream_sequence(&self) -> u64 {
         self.id().stream_sequence
     }

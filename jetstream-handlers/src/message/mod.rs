@@ -2,9 +2,12 @@
 
 pub(crate) mod ack_subject;
 mod attempt;
+pub(crate) mod header_block;
 mod info;
 mod outgoing;
 pub(crate) mod refusal;
+pub(crate) mod replayed;
+pub(crate) mod reserved;
 mod stored;
 mod unreadable;
 
@@ -14,10 +17,11 @@ pub(crate) use outgoing::Outgoing;
 pub(crate) use stored::Stored;
 pub(crate) use unreadable::{Unreadable, unreadable};
 
+use std::borrow::Cow;
 use std::str::FromStr as _;
 use std::sync::Arc;
 
-use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
+use async_nats::header::{self, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
 pub(crate) use ack_subject::{AckPrefix, DeliveryId};
@@ -117,7 +121,14 @@ impl Message {
     }
 
     /// Returns the first value of a header; `None` if the message does not have the header.
+    ///
+    /// Names are case-sensitive.
+    /// The header `Nats-Pin-Id`, with which the server names the active instance of an `ordered` handler, is not part
+    /// of the message and is not returned.
     pub fn header(&self, name: &str) -> Option<&str> {
+        if reserved::is_of_delivery(name) {
+            return None;
+        }
         self.headers.as_ref()?.get(name).map(|value| value.as_str())
     }
 
@@ -127,6 +138,45 @@ impl Message {
         self.payload.is_empty()
             && (self.header("Nats-Marker-Reason").is_some()
                 || matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")))
+    }
+
+    /// Returns the id by which the server names the pinned worker, if it pins one.
+    pub(crate) fn pin_id(&self) -> Option<&str> {
+        reserved::pin_id(self.headers.as_ref()?)
+    }
+
+    /// Returns a key that is the same at every delivery of the message, and at every replay of its dead letter.
+    ///
+    /// It is the id that the publisher set (`Nats-Msg-Id`), or `<stream>:<sequence>` if there is none.
+    /// A replayed message has another id and another sequence; its header `Dead-Letter-Message-Id` keeps the key.
+    /// Every publish of this crate has an id.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// #[subscriber(subject = "orders.paid", queue = "ledger")]
+    /// async fn book(cents: u64, message: Message) -> HandlerResult {
+    ///     // INSERT INTO ledger (key, cents) VALUES (..) ON CONFLICT (key) DO NOTHING
+    ///     println!("{}: {cents}", message.idempotency_key());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn idempotency_key(&self) -> Cow<'_, str> {
+        let headers = self.headers.as_ref();
+        let of_replay = headers.and_then(|headers| replayed::original_key(headers));
+        let own = || Some(headers?.get(header::NATS_MESSAGE_ID)?.as_str()).filter(|id| !id.is_empty());
+        match of_replay.or_else(own) {
+            Some(key) => Cow::Borrowed(key),
+            None => Cow::Owned(format!("{}:{}", self.info.stream(), self.info.stream_sequence())),
+        }
+    }
+
+    /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
+    pub(crate) fn is_replay_for_another(&self) -> bool {
+        let (stream, consumer) = (self.info.stream(), self.info.stream_and_consumer());
+        self.headers.as_ref().is_some_and(|headers| replayed::is_for_another(headers, stream, consumer))
     }
 
     /// Returns the origin and the delivery count of the message.

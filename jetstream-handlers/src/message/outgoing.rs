@@ -36,12 +36,17 @@ impl Outgoing {
         self.headers.get(name).map(HeaderValue::as_str)
     }
 
-    /// Returns the size of the message with its headers, in bytes.
-    pub(crate) fn size(&self) -> usize {
+    /// Returns the size of the header block in bytes.
+    pub(crate) fn header_size(&self) -> usize {
         let length = |name: &HeaderName| AsRef::<str>::as_ref(name).len();
         let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        let headers: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + LINE_OVERHEAD).sum();
-        self.payload.len() + headers + HEADER_OVERHEAD
+        let lines: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + LINE_OVERHEAD).sum();
+        lines + HEADER_OVERHEAD
+    }
+
+    /// Returns the size of the payload and the headers in bytes, which the limits of a server and a stream include.
+    pub(crate) fn size(&self) -> usize {
+        self.payload.len() + self.header_size()
     }
 
     /// Checks that the message with its headers has at most `limit` bytes, and returns its size.

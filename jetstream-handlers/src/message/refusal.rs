@@ -126,6 +126,9 @@ fn reason(message: Option<&Outgoing>, error: &jetstream::Error) -> (ErrorKind, S
         ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM => {
             (ErrorKind::PayloadTooLarge, "it is larger than the stream accepts (`max_msg_size`)")
         }
+        ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM => {
+            (ErrorKind::PayloadTooLarge, "its headers are larger than a stream accepts (64 KiB)")
+        }
         ErrorCode::STREAM_STORE_FAILED => {
             return (ErrorKind::Publish, store_failed(error));
         }

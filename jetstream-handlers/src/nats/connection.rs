@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connect::connect;
+use super::connect::{Servers, connect};
 use super::inbox::Routes;
 use super::publish::WriteLimit;
 use super::violations::Violations;
@@ -30,7 +30,7 @@ pub(crate) struct Connection {
     client: RwLock<Arc<CurrentClient>>,
     /// `true` while the task of the client has ended, and no other client is connected yet.
     client_ended: AtomicBool,
-    servers: Vec<String>,
+    servers: Servers,
     options: ConnectOptions,
     pub(super) api_prefix: String,
     pub(crate) settings: Settings,
@@ -81,7 +81,7 @@ impl fmt::Debug for Connection {
 impl Connection {
     /// Connects; retries until `wait` has passed while no server can be reached.
     pub(crate) async fn connect(
-        servers: Vec<String>,
+        servers: Servers,
         options: ConnectOptions,
         wait: Duration,
         settings: Settings,

@@ -1,10 +1,7 @@
 //! Messages of a stream: read and deleted by sequence.
 
-use std::str::FromStr as _;
 use std::time::SystemTime;
 
-use async_nats::HeaderMap;
-use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessage;
 use base64::Engine as _;
@@ -15,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Connection;
 use crate::error::{Error, ErrorKind};
-use crate::message::Stored;
+use crate::message::{Stored, header_block};
 
 impl Connection {
     /// Returns the message at this sequence.
@@ -73,7 +70,7 @@ impl Connection {
             sequence,
             subject: subject.into(),
             payload: payload.into(),
-            headers: parse_headers(&headers),
+            headers: header_block::parse(&headers),
             time: SystemTime::from(time),
         };
         Ok(Some((stored, headers.into())))
@@ -113,19 +110,4 @@ impl Connection {
             Err(error) => Err(error.into_error(&format!("deleting message {sequence} of stream `{stream}`"))),
         }
     }
-}
-
-/// Parses a header block.
-///
-/// The parser of async-nats keeps only one value of a header that a stored message repeats.
-fn parse_headers(block: &[u8]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for line in String::from_utf8_lossy(block).split("\r\n").skip(1) {
-        if let Some((name, value)) = line.split_once(':')
-            && let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value.trim()))
-        {
-            headers.append(name, value);
-        }
-    }
-    headers
 }

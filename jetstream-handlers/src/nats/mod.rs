@@ -5,6 +5,7 @@ mod api;
 mod connect;
 mod connection;
 mod floor;
+mod given_up;
 mod identity;
 mod inbox;
 mod messages;
@@ -14,7 +15,7 @@ mod pull;
 mod violations;
 mod watchdog;
 
-pub(crate) use connect::{ClientEvents, Environment, check_servers, credentials_file, options};
+pub(crate) use connect::{ClientEvents, Environment, Servers, credentials_file, options, without_credentials};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};
 pub(crate) use pull::Pull;

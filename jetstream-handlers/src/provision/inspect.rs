@@ -261,14 +261,12 @@ mod tests {
     fn transport(auto_create: bool, streams: Vec<stream::Config>) -> Transport {
         let limit = Duration::from_secs(1);
         let (publish_timeout, request_timeout) = (limit, limit);
-        let (domain, api_prefix) = (None, None);
         Transport::Memory(Memory::new(Settings {
             auto_create,
             streams,
             publish_timeout,
             request_timeout,
-            domain,
-            api_prefix,
+            ..Settings::default()
         }))
     }
 

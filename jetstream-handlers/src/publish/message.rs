@@ -14,8 +14,9 @@ use bytes::Bytes;
 
 use super::Publisher;
 use super::store::publish;
+use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
-use crate::message::Outgoing;
+use crate::message::{Outgoing, reserved};
 use crate::rules;
 
 /// The longest time to live: a hundred years.
@@ -72,13 +73,21 @@ impl PublishMessage {
     /// Adds a header; a second header of the same name keeps both values.
     ///
     /// A name must not be empty or contain a space or a colon, and a value must not contain a line break.
+    /// Names that begin with `Nats-` belong to the server, which acts on many of them, and are refused: copied from
+    /// another message, they could replace, expire or delete messages of the stream.
+    /// The other methods set those that a publisher needs.
     pub fn header(mut self, name: &str, value: &str) -> Self {
+        if reserved::is_for_server(name) {
+            self.problem.get_or_insert_with(|| reserved_header(name));
+            return self;
+        }
         match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
             // The client library accepts an empty name, and sends a header line that cannot be parsed.
             (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
             _ => {
                 let problem = format!(
-                    "header `{name}: {value:?}` is invalid: a name has no space or colon, a value no line break"
+                    "header `{}: {value:?}` is invalid: a name has no space or colon, a value no line break",
+                    printable(name)
                 );
                 self.problem.get_or_insert(problem);
             }
@@ -157,7 +166,10 @@ impl PublishMessage {
     fn into_parts(self) -> (Publisher, Result<Outgoing, Error>) {
         let Self { publisher, subject, payload, headers, problem } = self;
         let message = match problem.or_else(|| rules::publish_subject_problem(&subject)) {
-            Some(problem) => Err(Error::new(ErrorKind::Config, format!("cannot publish to `{subject}`: {problem}"))),
+            Some(problem) => {
+                let text = format!("cannot publish to `{}`: {}", printable(&subject), printable(&problem));
+                Err(Error::new(ErrorKind::Config, text))
+            }
             None => payload.map(|payload| Outgoing { subject: subject.into(), payload, headers }),
         };
         (publisher, message)
@@ -167,6 +179,25 @@ impl PublishMessage {
         let (publisher, message) = self.into_parts();
         publish(&publisher.transport, message?.with_id()).await
     }
+}
+
+/// Returns the problem of a header that belongs to the server, with the method that sets it.
+fn reserved_header(name: &str) -> String {
+    let is = |header: HeaderName| name.eq_ignore_ascii_case(header.as_ref());
+    let instead = if is(header::NATS_MESSAGE_ID) {
+        "use `message_id`"
+    } else if is(header::NATS_EXPECTED_STREAM) {
+        "use `expect_stream`"
+    } else if is(header::NATS_EXPECTED_LAST_SEQUENCE) {
+        "use `expect_last_sequence`"
+    } else if is(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE) {
+        "use `expect_last_subject_sequence`"
+    } else if is(header::NATS_MESSAGE_TTL) {
+        "use `ttl`"
+    } else {
+        "leave it out, or choose another name"
+    };
+    format!("header `{}` belongs to the server; {instead}", printable(name))
 }
 
 impl fmt::Debug for PublishMessage {

@@ -71,7 +71,8 @@ pub(super) struct Retry<'a> {
     repeated: bool,
     /// `true` after an attempt without an answer, which may have stored the message.
     pub(super) unanswered: bool,
-    stream_found: bool,
+    /// `true` after a lookup; no other one is made, and no stream is created.
+    pub(super) stream_found: bool,
     acks_looked_up: bool,
     /// The reason that the user may not look up the stream.
     lookup_denied: Option<String>,

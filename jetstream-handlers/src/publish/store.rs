@@ -13,10 +13,27 @@ use crate::transport::Transport;
 ///
 /// Fails if the broker is disconnected meanwhile.
 pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
+    checked(transport, message, MissingStream::Created).await
+}
+
+/// Publishes a message as [`publish`] does, but never creates a stream for it.
+pub(crate) async fn publish_to_existing(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
+    checked(transport, message, MissingStream::Awaited).await
+}
+
+/// What a publish does if no stream covers its subject.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MissingStream {
+    Created,
+    /// The publish is repeated until its timeout.
+    Awaited,
+}
+
+async fn checked(transport: &Transport, message: Outgoing, missing: MissingStream) -> Result<PublishAck, Error> {
     let subject = message.subject.clone();
     let checked = async {
         transport.check(&message)?;
-        store(transport, Attempt::first(message)).await
+        store(transport, Attempt::first(message), missing).await
     };
     until_closed(transport, &subject, checked).await
 }
@@ -24,7 +41,7 @@ pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<
 /// Publishes a message that was already checked, and may have been sent.
 pub(super) async fn resend(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
     let subject = attempt.message.subject.clone();
-    until_closed(transport, &subject, store(transport, attempt)).await
+    until_closed(transport, &subject, store(transport, attempt, MissingStream::Created)).await
 }
 
 /// Awaits a publish; fails if the broker is disconnected meanwhile.
@@ -40,11 +57,12 @@ pub(super) async fn until_closed(
     }
 }
 
-async fn store(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
+async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) -> Result<PublishAck, Error> {
     let Attempt { message, begun, unanswered } = attempt;
     let deadline = begun + transport.settings().publish_timeout;
     let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
     retry.unanswered = unanswered;
+    retry.stream_found = missing == MissingStream::Awaited;
     loop {
         match transport.publish_once(&message, deadline).await {
             // The stream knows the id from an attempt of this publish whose answer was lost.

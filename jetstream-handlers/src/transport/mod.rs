@@ -15,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, FoundConsumer, Isolation, Observed, Record};
+use crate::delivery::{Binding, FoundConsumer, GivenUpState, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -182,6 +182,20 @@ impl Transport {
             Self::Memory(memory) => memory.delete(stream, sequence).map_err(|error| {
                 ApiError::Refused(error).into_error(&format!("deleting message {sequence} of stream `{stream}`"))
             }),
+        }
+    }
+
+    /// Compares the report that a stored message was given up after `delivered` deliveries with its consumer.
+    pub(crate) async fn given_up_state(
+        &self,
+        binding: &Binding,
+        stored: &Stored,
+        delivered: u64,
+    ) -> Result<GivenUpState, Error> {
+        match self {
+            Self::Nats(connection) => connection.given_up_state(binding, stored, delivered).await,
+            // In memory, nobody but the consumer itself can report it.
+            Self::Memory(_) => Ok(GivenUpState::GivenUp),
         }
     }
 

@@ -40,6 +40,14 @@ impl Transport {
         .map(drop)
     }
 
+    /// Returns the size of the largest message that the server accepts, with its headers, in bytes.
+    pub(crate) fn max_payload(&self) -> usize {
+        match self {
+            Self::Nats(connection) => connection.client().max_payload(),
+            Self::Memory(memory) => memory.max_payload(),
+        }
+    }
+
     /// Returns an error if the server is older than `feature` requires.
     pub(crate) fn require_version(&self, since: (i64, i64, i64), feature: &str, instead: &str) -> Result<(), Error> {
         match self {

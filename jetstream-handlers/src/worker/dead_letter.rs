@@ -36,6 +36,6 @@ impl Worker {
         failure: &Failure,
     ) -> Result<PublishAck, Error> {
         let handler = &self.handler.declaration.name;
-        dead_letter::store(&self.transport, &self.binding, subject, handler, message, failure).await
+        dead_letter::store(&self.transport, subject, handler, message, failure).await
     }
 }

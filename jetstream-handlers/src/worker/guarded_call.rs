@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout};
 
 use super::cpu_time;
+use crate::error::printable::printable;
 use crate::extract::Context;
 use crate::handler::{CallFuture, Delivery, Handler};
 use crate::outcome::{Outcome, Reason, Settle};
@@ -101,7 +102,7 @@ impl GuardedCall {
     /// Drops the future of the call; the user's values in it may panic when they are dropped.
     fn clear(&mut self) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.future.clear())) {
-            tracing::error!("the cancelled call panicked while it was dropped: {}", panic_message(&*panic));
+            tracing::error!("the cancelled call panicked while it was dropped: {}", printable(panic_message(&*panic)));
             self.future = CallFuture::new();
         }
     }

@@ -275,14 +275,22 @@ impl Worker {
 
     /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
     ///
-    /// A message that only marks a deletion is acknowledged without a call if the handler needs a value.
+    /// A message that only marks a deletion is acknowledged without a call if the handler needs a value, and so is a dead
+    /// letter that is replayed for another handler.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
         if self.handler.skips(message) {
             tracing::debug!("acknowledged without a call: the message marks a deletion, and the handler needs a value");
             return Outcome::ack();
         }
+        if message.is_replay_for_another() {
+            tracing::debug!("acknowledged without a call: the replay of a dead letter of another handler");
+            return Outcome::ack();
+        }
         let publishing = {
-            let outcome = caller.call(Delivery::from(message), begun).await;
+            let mut outcome = caller.call(Delivery::from(message), begun).await;
+            if self.transport.settings().redact_errors {
+                outcome.redact();
+            }
             if outcome.outputs.is_empty() {
                 self.record(message, &outcome);
                 return outcome;

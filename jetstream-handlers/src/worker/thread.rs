@@ -94,7 +94,7 @@ fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<mpsc::SyncS
     Ok(jobs)
 }
 
-fn failed(error: impl Into<String>) -> Outcome {
+fn failed(error: impl AsRef<str>) -> Outcome {
     Outcome::failed(Settle::Retry, Reason::Error, error)
 }
 

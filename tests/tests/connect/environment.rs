@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use crate::{Certificates, MONITORED, Operator, connection, host, stopped_server, with_nkey, with_password};
 
 /// Starts the helper program with these variables, and returns it with the line that it prints.
-async fn in_environment(variables: &[(&str, &str)]) -> (Program, String) {
+pub(crate) async fn in_environment(variables: &[(&str, &str)]) -> (Program, String) {
     let mut program = Program::start(env!("CARGO_BIN_EXE_connect_from_env"), &[], variables);
     let output = eventually("the program connects or fails", secs(30), async || {
         let connected = program.lines("stored").into_iter().next().map(|rest| format!("stored{rest}"));
@@ -35,13 +35,13 @@ async fn connection_in_environment(server: &Server, variables: &[(&str, &str)]) 
 }
 
 /// Returns the user of the connection of the helper program.
-async fn user_in_environment(server: &Server, variables: &[(&str, &str)]) -> String {
+pub(crate) async fn user_in_environment(server: &Server, variables: &[(&str, &str)]) -> String {
     let connection = connection_in_environment(server, variables).await;
     connection["authorized_user"].as_str().unwrap_or_default().to_owned()
 }
 
 #[track_caller]
-fn assert_failed(output: &str, parts: &[&str]) {
+pub(crate) fn assert_failed(output: &str, parts: &[&str]) {
     for part in [&["failed"], parts].concat() {
         assert!(output.contains(part), "no {part:?} in {output:?}");
     }

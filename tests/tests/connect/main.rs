@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 
 mod environment;
 mod options;
+mod secrets;
 
 /// The configuration line of a monitoring endpoint on a free port.
 const MONITORED: &str = "http: \"127.0.0.1:-1\"";

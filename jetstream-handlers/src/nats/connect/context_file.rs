@@ -7,7 +7,9 @@ use serde::{Deserialize, Deserializer};
 use crate::error::{Error, ErrorKind};
 
 /// The fields of a context that affect a connection; the `nats` CLI writes unset ones as empty strings.
-#[derive(Debug, Default, Deserialize)]
+///
+/// It has no `Debug`, because it holds secrets.
+#[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct ContextFile {
     #[serde(deserialize_with = "non_empty")]
@@ -67,8 +69,11 @@ impl ContextFile {
             invalid(format!("but `{}` cannot be read; `nats context ls` lists the existing ones", path.display()))
                 .with_source(error)
         })?;
-        let file: Self = serde_json::from_str(&text)
-            .map_err(|error| invalid(format!("but `{}` is not a valid context", path.display())).with_source(error))?;
+        let file: Self = serde_json::from_str(&text).map_err(|error| {
+            // The error itself shows values, which may be secrets.
+            let (path, line, column) = (path.display(), error.line(), error.column());
+            invalid(format!("but `{path}` is not a valid context at line {line}, column {column}"))
+        })?;
         let unsupported = [("nsc", &file.nsc), ("user_jwt", &file.user_jwt), ("socks_proxy", &file.socks_proxy)];
         if let Some((field, _)) = unsupported.iter().find(|(_, value)| value.is_some()) {
             return Err(invalid(format!(

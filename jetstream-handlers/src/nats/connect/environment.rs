@@ -1,15 +1,16 @@
 //! Connection settings from environment variables.
 
-use std::path::PathBuf;
-
 use async_nats::ConnectOptions;
 
 use super::context_file::ContextFile;
 use super::credentials_file;
+use super::file::File;
 use crate::error::{Error, ErrorKind};
 
 /// The environment variables that [`Broker::from_env`](crate::Broker::from_env) reads, and the context file named by one of them.
-#[derive(Debug, Default)]
+///
+/// It has no `Debug`, because it holds secrets.
+#[derive(Default)]
 pub(crate) struct Environment {
     url: Option<String>,
     creds: Option<String>,
@@ -48,10 +49,9 @@ impl Environment {
         })
     }
 
-    /// Returns the addresses of the servers, which the variable separates by commas.
-    pub(crate) fn urls(&self) -> Option<Vec<String>> {
-        let urls = self.url.as_ref().or(self.file.url.as_ref())?;
-        Some(urls.split(',').map(|url| url.trim().to_owned()).collect())
+    /// Returns the addresses of the servers, separated by commas.
+    pub(crate) fn urls(&self) -> Option<String> {
+        self.url.as_ref().or(self.file.url.as_ref()).cloned()
     }
 
     pub(crate) fn domain(&self) -> Option<String> {
@@ -73,20 +73,27 @@ impl Environment {
             (&file.creds, &file.nkey, &file.user, &file.password, &file.token)
         };
         if let Some(path) = creds {
-            options = credentials_file(options, expanded(path).as_ref()).await?;
+            let file = File { what: "credentials", path };
+            options = credentials_file(options, &file.readable()?).await?;
         } else if let Some(nkey) = nkey {
             options = options.nkey(seed(nkey)?);
         } else if let Some(user) = user {
             options = options.user_and_password(user.clone(), password.clone().unwrap_or_default());
         } else if let Some(token) = token {
             options = options.token(token.clone());
+        } else if self.password.is_some() || file.password.is_some() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "NATS_PASSWORD (or `password` of the context) is set without NATS_USER (or `user`); set both, or NATS_TOKEN for a token",
+            ));
         }
-        if let Some(path) = self.ca.as_ref().or(file.ca.as_ref()) {
-            options = options.add_root_certificates(readable("certificate authority", path)?);
+        let file = |what, path: &str| File { what, path }.readable();
+        if let Some(path) = self.ca.as_ref().or(self.file.ca.as_ref()) {
+            options = options.add_root_certificates(file("certificate authority", path)?);
         }
-        match (self.cert.as_ref().or(file.cert.as_ref()), self.key.as_ref().or(file.key.as_ref())) {
+        match (self.cert.as_ref().or(self.file.cert.as_ref()), self.key.as_ref().or(self.file.key.as_ref())) {
             (Some(cert), Some(key)) => {
-                let (cert, key) = (readable("client certificate", cert)?, readable("client key", key)?);
+                let (cert, key) = (file("client certificate", cert)?, file("client key", key)?);
                 options = options.add_client_certificate(cert, key);
             }
             (None, None) => {}
@@ -103,10 +110,10 @@ impl Environment {
                 ));
             }
         }
-        if file.tls_first {
+        if self.file.tls_first {
             options = options.tls_first();
         }
-        if let Some(prefix) = &file.inbox_prefix {
+        if let Some(prefix) = &self.file.inbox_prefix {
             options = options.custom_inbox_prefix(prefix);
         }
         Ok(options)
@@ -117,47 +124,14 @@ impl Environment {
 fn seed(nkey: &str) -> Result<String, Error> {
     let is_seed =
         |text: &str| text.starts_with('S') && text.len() >= 58 && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_seed(nkey) {
-        return Ok(nkey.to_owned());
+    // A seed that was read from a file often ends with a line break.
+    if is_seed(nkey.trim()) {
+        return Ok(nkey.trim().to_owned());
     }
-    let text =
-        std::fs::read_to_string(expanded(nkey)).map_err(|error| unreadable("NATS_NKEY", "nkey seed", nkey, error))?;
+    let file = File { what: "NATS_NKEY", path: nkey };
+    let text = file.text()?;
     let seed = text.lines().map(str::trim).find(|line| is_seed(line)).map(str::to_owned);
-    seed.ok_or_else(|| Error::new(ErrorKind::Config, format!("NATS_NKEY: `{nkey}` has no line with a seed (`SU..`)")))
-}
-
-/// Returns the expanded path of a file that can be read; otherwise an error with the path, which async-nats omits.
-fn readable(what: &str, path: &str) -> Result<PathBuf, Error> {
-    let expanded = PathBuf::from(expanded(path));
-    match std::fs::File::open(&expanded) {
-        Ok(_) => Ok(expanded),
-        Err(error) => {
-            Err(Error::new(ErrorKind::Config, format!("cannot read the {what} file `{path}`")).with_source(error))
-        }
-    }
-}
-
-fn unreadable(variable: &str, what: &str, path: &str, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Config, format!("{variable}: cannot read the {what} file `{path}`")).with_source(error)
-}
-
-/// Expands `~` to the home directory, as the `nats` CLI does.
-fn expanded(path: &str) -> String {
-    match (path.strip_prefix("~/"), std::env::var("HOME")) {
-        (Some(rest), Ok(home)) => format!("{home}/{rest}"),
-        _ => path.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_url_variable_holds_several_servers() {
-        let environment =
-            Environment::from_variables(|name| (name == "NATS_URL").then(|| "nats://a:1, nats://b:2".to_owned()))
-                .unwrap();
-        assert_eq!(environment.urls().unwrap(), ["nats://a:1", "nats://b:2"]);
-    }
+    let missing =
+        || Error::new(ErrorKind::Config, format!("NATS_NKEY: {} has no line with a seed (`SU..`)", file.shown()));
+    seed.ok_or_else(missing)
 }

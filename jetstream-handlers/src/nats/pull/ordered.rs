@@ -23,9 +23,6 @@ use crate::message::Message;
 /// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
-/// The header by which the server names the active instance (ADR-42).
-const PIN_ID: &str = "Nats-Pin-Id";
-
 /// The number of examinations in a row without a result, after which messages are requested one by one.
 const MAX_UNEXPLAINED: u32 = 3;
 
@@ -121,7 +118,7 @@ impl Ordered {
 
     /// Returns a delivery if it is the next one in order.
     pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
-        if let Some(pin) = message.header(PIN_ID)
+        if let Some(pin) = message.pin_id()
             && self.pin.as_deref() != Some(pin)
         {
             self.pin = Some(pin.to_owned());
@@ -358,7 +355,7 @@ impl Pull {
                 order.examining = Some(Box::pin(unreadable_among(connection, binding, sequences, delivered)));
             }
             Action::Nak(missing) => {
-                self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await
+                self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
             }
             Action::Wait => {}
         }

@@ -16,7 +16,7 @@ const FIRST: usize = 12_000;
 const COUNT: usize = 20_000;
 
 /// Returns a port on which nothing listens, and which it has not returned before in this process.
-pub fn free() -> u16 {
+pub(crate) fn free() -> u16 {
     // Test processes run in parallel, so each starts at a random port.
     static START: OnceLock<usize> = OnceLock::new();
     static NEXT: AtomicUsize = AtomicUsize::new(0);

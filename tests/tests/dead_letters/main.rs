@@ -1,17 +1,29 @@
 //! A message that cannot be handled is stored as a dead letter, and can be replayed.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::collections::BTreeSet;
+mod advisories;
+mod headers;
+mod large;
+mod replay;
+mod texts;
 
 use futures::StreamExt as _;
+use jetstream_handlers::async_nats::HeaderMap;
 use jetstream_handlers::async_nats::jetstream::consumer::{self, PullConsumer};
 use jetstream_handlers::async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, stream};
 use jetstream_handlers_tests::{
-    Recorder, SOON, Server, connect, connect_with, dead_letters, dead_letters_of, eventually, ms, payload_of, publish,
-    stream_config,
+    Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of, eventually, ms,
+    payload_of, publish, stream_config,
 };
+
+/// Returns a header map with these names and values.
+fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    headers.iter().for_each(|(name, value)| map.append(*name, *value));
+    map
+}
 
 /// Limits the bytes of the stream of dead letters, which then refuses more; -1 removes the limit.
 async fn set_dead_letter_limit(server: &Server, max_bytes: i64) {
@@ -242,7 +254,7 @@ async fn dead_letters_are_listed_replayed_and_purged_by_handler() {
     assert_eq!((ack.stream.as_str(), ack.duplicate), ("WORK", false));
     calls.until_times(1, 2).await;
     assert!(letters.get(first.sequence).await.unwrap().is_none(), "a replayed dead letter is removed");
-    assert_eq!(letters.replay_all().await.unwrap(), 2);
+    assert_eq!(letters.replay_all().await.unwrap().replayed, 2);
     calls.until_times(2, 2).await;
     calls.until_times(3, 2).await;
     assert_eq!(broker.dead_letters().for_handler("refused").purge().await.unwrap(), 3);
@@ -268,8 +280,10 @@ async fn replay_without_a_consumer_keeps_the_dead_letter() {
     server.all_acked("WORK", "worker").await;
     subscription.unsubscribe().await.unwrap();
     stream.delete_consumer("worker").await.unwrap();
-    let error = broker.dead_letters().replay(letter.sequence).await.unwrap_err();
-    assert!(error.to_string().contains("no consumer"), "{error}");
+    let result = broker.dead_letters().replay(letter.sequence).await;
+    assert_error(result, ErrorKind::ConsumerMismatch, &["queue `worker` on stream `WORK` does not exist"]);
+    let result = broker.dead_letters().to_every_queue().replay(letter.sequence).await;
+    assert_error(result, ErrorKind::ConsumerMismatch, &["no consumer for `work.a`", "discard"]);
     assert_eq!(dead_letters(&broker, 1).await.len(), 1);
 
     let calls = Recorder::new();
@@ -336,61 +350,6 @@ async fn long_full_stream_loses_no_dead_letter() {
     let (broker, subscription) = start().await;
     assert_eq!(dead_letters(&broker, 1).await.iter().map(payload_of).collect::<Vec<_>>(), [1]);
     server.all_acked("WORK", "worker").await;
-    subscription.unsubscribe().await.unwrap();
-}
-
-#[tokio::test]
-async fn dead_letter_that_cannot_be_stored_does_not_block_others() {
-    let server = Server::builder().config("max_payload: 8192").start().await;
-    let broker = connect(&server).await;
-    let subscription = broker.subscribe("work.a", "worker", |_: u64| std::future::ready(())).await.unwrap();
-    // No consumer receives these; the test publishes the advisories of the server itself.
-    let jetstream = server.jetstream().await;
-    jetstream.publish("work.b", vec![b'x'; 8000].into()).await.unwrap().await.unwrap();
-    for id in 2..=6 {
-        jetstream.publish("work.b", id.to_string().into()).await.unwrap().await.unwrap();
-    }
-    let plain = server.client().await;
-    for sequence in 1..=6 {
-        let advisory = format!("{{\"stream_seq\":{sequence},\"deliveries\":30}}");
-        plain.publish("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORK.worker", advisory.into()).await.unwrap();
-    }
-    plain.flush().await.unwrap();
-    eventually("the other five are dead letters", SOON, async || {
-        let letters = broker.dead_letters().list(100).await.unwrap();
-        let sequences: BTreeSet<_> = letters.iter().map(|letter| letter.stream_sequence).collect();
-        sequences.is_superset(&(2..=6).collect()).then_some(())
-    })
-    .await;
-    subscription.unsubscribe().await.unwrap();
-}
-
-#[tokio::test]
-async fn too_large_dead_letter_is_stored_without_and_replayed_with_its_payload() {
-    let server = Server::builder().config("max_payload: 8192").start().await;
-    let broker = connect(&server).await;
-    let replayed = Recorder::new();
-    let recorder = replayed.clone();
-    let large = move |message: Message, headers: Headers| {
-        std::future::ready(match headers.get("Dead-Letter-Replay-Of") {
-            None => Settle::Terminate,
-            Some(_) => {
-                recorder.add(message.payload().len() as u64);
-                Settle::Ack
-            }
-        })
-    };
-    let subscription = broker.subscribe("work.a", "worker", large).await.unwrap();
-    let jetstream = server.jetstream().await;
-    jetstream.publish("work.a", vec![b'x'; 8000].into()).await.unwrap().await.unwrap();
-    let letter = dead_letters(&broker, 1).await.remove(0);
-    assert_eq!((letter.payload.len(), letter.stream_sequence), (0, 1));
-    server.all_acked("WORK", "worker").await;
-    let raw = jetstream.get_stream("DLQ").await.unwrap().get_raw_message(letter.sequence).await.unwrap();
-    assert_eq!(raw.headers.get("Dead-Letter-Payload-Omitted").map(|value| value.as_str()), Some("true"));
-    broker.dead_letters().replay(letter.sequence).await.unwrap();
-    replayed.until(8000).await;
-    assert!(dead_letters(&broker, 0).await.is_empty(), "a replayed dead letter is removed");
     subscription.unsubscribe().await.unwrap();
 }
 

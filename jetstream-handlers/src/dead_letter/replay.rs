@@ -1,0 +1,332 @@
+//! Replaying dead letters: publishing their original messages again.
+//!
+//! A dead letter is input, because everyone who may publish to its subject can store one.
+//! It therefore decides nothing that its reader could not do, and nothing about streams other than its own.
+
+use std::collections::BTreeSet;
+use std::time::UNIX_EPOCH;
+
+use async_nats::HeaderMap;
+use async_nats::header;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::{self, RetentionPolicy};
+
+use super::draft::PREFIX;
+use super::{DeadLetter, DeadLetters, ReplayReport};
+use crate::error::api::ApiError;
+use crate::error::{Error, ErrorKind};
+use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id};
+use crate::message::{Outgoing, header_block};
+use crate::publish::publish_to_existing;
+use crate::rules;
+use crate::subject::{covers, overlap};
+
+/// The queues that handle a replayed message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receivers {
+    /// Only the queue whose handler failed; other handlers of this crate acknowledge it without a call.
+    FailedQueue,
+    EveryQueue,
+}
+
+impl DeadLetters {
+    /// Publishes the original message of a dead letter to its original subject again, then deletes the dead letter.
+    ///
+    /// Only the handler that failed is called: other queues on the subject have handled the message before, and a
+    /// second call could book or ship it twice.
+    /// Their handlers acknowledge the replayed message without a call, by its header `Dead-Letter-Replay-For`.
+    /// Consumers that do not use this crate receive it, because it is stored in the same stream.
+    /// [`to_every_queue`](Self::to_every_queue) replays it to all.
+    ///
+    /// The new message has these headers:
+    ///
+    /// | header | value |
+    /// |---|---|
+    /// | `Dead-Letter-Replay-Of` | the dead letter, as `<stream>:<sequence>` |
+    /// | `Dead-Letter-Replay-For` | the only queue that handles it, as `<stream>.<queue>` |
+    /// | `Dead-Letter-Message-Id` | the key of the original message, which [`Message::idempotency_key`](crate::Message::idempotency_key) returns |
+    ///
+    /// The first two are left out if the message is almost as large as its stream accepts.
+    /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
+    /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once.
+    ///
+    /// A stream that denies deletes (`deny_delete`) keeps the dead letter, and a warning is logged.
+    ///
+    /// # Security
+    ///
+    /// Everyone who may publish to the subject of the dead letters (`dlq.>`) can store a dead letter with any content.
+    /// A replay of it can only do this: store a message on a subject of an existing stream, which the dead letter
+    /// names, and which [`publish`](crate::Publisher::publish) would accept.
+    /// Restrict who may publish to `dlq.>` as you restrict who may publish to the original subjects.
+    ///
+    /// # Errors
+    ///
+    /// The dead letter is kept if any of these is returned, unless the text states that it was replayed:
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`Config`](ErrorKind::Config) | the dead letter does not exist or is incomplete, or its subject is not one to publish to |
+    /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | the stream of the original message does not exist; none is created |
+    /// | [`StreamMismatch`](ErrorKind::StreamMismatch) | that stream does not store the subject |
+    /// | [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) | the queue does not exist or does not receive the subject, so nothing would handle the message |
+    /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the original message leaves no space for the headers of a replay; raise the limit, or publish it by hand |
+    /// | [`Duplicate`](ErrorKind::Duplicate) | the stream has another message with the id of the replay |
+    ///
+    /// Other kinds are those of a [`publish`](crate::Publisher::publish).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the message may be published and the dead letter not deleted.
+    pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {
+        let Some(letter) = self.get(sequence).await? else {
+            let handler = self.handler.as_ref().map_or(String::new(), |handler| format!(" of handler `{handler}`"));
+            let message = format!("stream `{}` has no dead letter {sequence}{handler}", self.stream);
+            return Err(Error::new(ErrorKind::Config, message));
+        };
+        let denied = self.denies_deletes().await?;
+        let ack = self.publish_original(&letter).await?;
+        if let Some(setting) = denied {
+            tracing::warn!(
+                stream = self.stream,
+                sequence,
+                "the dead letter was replayed and is kept, because its stream denies deletes (`{setting}`)"
+            );
+            return Ok(ack);
+        }
+        self.delete(&letter).await.map_err(|error| {
+            let text = format!(
+                "dead letter {sequence} was replayed as message {} of stream `{}`, but not deleted; delete it, because the next replay publishes it again",
+                ack.sequence, ack.stream
+            );
+            Error::new(error.kind(), text).with_source(error)
+        })?;
+        Ok(ack)
+    }
+
+    /// Replays all dead letters stored before the call, oldest first, as [`replay`](Self::replay) does.
+    ///
+    /// A dead letter that cannot be replayed is kept and reported, and those after it are replayed.
+    /// If a stream does not answer, its other dead letters are kept without waiting for it again.
+    /// All dead letters of a stream that denies deletes are kept, because every call would replay them again; replay
+    /// them one by one.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn replay(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let report = broker.dead_letters().for_handler("process_order").replay_all().await?;
+    /// println!("{report}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the dead letters cannot be read, or the broker is disconnected; some are replayed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, some dead letters are replayed, and at most one of those is not deleted.
+    pub async fn replay_all(&self) -> Result<ReplayReport, Error> {
+        let (mut letters, end) = (self.clone(), self.end().await?);
+        let denied = if end == 0 { None } else { self.denies_deletes().await? };
+        let mut report = ReplayReport::default();
+        let mut silent = BTreeSet::new();
+        while let Some(letter) = letters.next(end).await? {
+            let result = if let Some(setting) = denied {
+                Err(self.undeletable(setting))
+            } else if silent.contains(&letter.stream) {
+                Err(Error::new(ErrorKind::Timeout, format!("its stream `{}` did not answer before", letter.stream)))
+            } else {
+                self.replay(letter.sequence).await
+            };
+            match result {
+                Ok(_) => report.replayed += 1,
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                Err(error) => {
+                    if error.kind() == ErrorKind::Timeout {
+                        silent.insert(letter.stream);
+                    }
+                    report.keep(letter.sequence, error);
+                }
+            }
+        }
+        Ok(report)
+    }
+
+    /// Returns the setting by which the stream of the dead letters denies deletes.
+    async fn denies_deletes(&self) -> Result<Option<&'static str>, Error> {
+        let config = self.transport.stream(&self.stream).await;
+        let config = config.map_err(|error| error.into_error(&format!("reading stream `{}`", self.stream)))?;
+        Ok(config.and_then(|config| match config {
+            stream::Config { sealed: true, .. } => Some("sealed"),
+            stream::Config { deny_delete: true, .. } => Some("deny_delete"),
+            _ => None,
+        }))
+    }
+
+    fn undeletable(&self, setting: &str) -> Error {
+        let text = format!(
+            "stream `{}` denies deletes (`{setting}`), so every `replay_all` would replay it again; use `replay`",
+            self.stream
+        );
+        Error::new(ErrorKind::Config, text)
+    }
+
+    /// Publishes the original message of a dead letter.
+    async fn publish_original(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
+        let about = format!("dead letter {} cannot be replayed", letter.sequence);
+        self.check_contents(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
+        let target = self.target(letter).await.map_err(|error| error.about(&about))?;
+        match self.receivers {
+            Receivers::FailedQueue => self.check_queue(letter).await,
+            Receivers::EveryQueue => self.check_interest(&target, letter).await,
+        }
+        .map_err(|error| error.about(&about))?;
+        let original = self.original(letter, &target);
+        let ack = publish_to_existing(&self.transport, original.clone()).await?;
+        if ack.duplicate {
+            self.check_duplicate(&ack, &original).await.map_err(|error| error.about(&about))?;
+        }
+        Ok(ack)
+    }
+
+    /// Returns the original message, to be published again to the stream `target`.
+    fn original(&self, letter: &DeadLetter, target: &stream::Config) -> Outgoing {
+        let mut headers = HeaderMap::new();
+        for (name, values) in letter.headers.iter().filter(|(name, _)| !AsRef::<str>::as_ref(*name).starts_with(PREFIX))
+        {
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+        let only = match self.receivers {
+            Receivers::FailedQueue => Some(format!("{}.{}", letter.stream, letter.consumer)),
+            Receivers::EveryQueue => None,
+        };
+        let stored_at = letter.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let id = replay_id(&self.stream, letter.sequence, stored_at, only.as_deref());
+        headers.insert(header::NATS_MESSAGE_ID, id);
+        headers.insert(MESSAGE_ID, letter.idempotency_key());
+        let payload = letter.payload.clone();
+        let smallest = Outgoing { subject: letter.subject.clone().into(), payload, headers };
+        let mut message = smallest.clone();
+        message.headers.insert(header::NATS_EXPECTED_STREAM, target.name.as_str());
+        message.headers.insert(REPLAY_OF, format!("{}:{}", self.stream, letter.sequence));
+        if let Some(only) = only {
+            message.headers.insert(REPLAY_FOR, only);
+        }
+        // What the message id shows as well is left out of a message that is almost as large as its stream accepts.
+        if self.fits(&message, target) { message } else { smallest }
+    }
+
+    /// Returns `true` if a message is within the limits of the server and of its stream.
+    fn fits(&self, message: &Outgoing, target: &stream::Config) -> bool {
+        let of_stream = usize::try_from(target.max_message_size).ok().filter(|limit| *limit > 0);
+        message.header_size() <= header_block::MAX_SIZE
+            && message.size() <= self.transport.max_payload().min(of_stream.unwrap_or(usize::MAX))
+    }
+
+    /// Checks that a dead letter is complete, and the names in it, which become part of subjects.
+    fn check_contents(&self, letter: &DeadLetter) -> Result<(), String> {
+        if !letter.is_complete() {
+            let stream = &self.stream;
+            return Err(format!("a message of stream `{stream}` with a part of its payload or headers is gone"));
+        }
+        let subject = &letter.subject;
+        let problem = rules::publish_subject_problem(subject).or_else(|| {
+            // The messages of such a subject are the answers to requests of other clients.
+            let is_inbox = subject.split('.').next() == Some("_INBOX");
+            is_inbox.then(|| format!("subject `{subject}` is an inbox, to which nothing but an answer is published"))
+        });
+        let of_stream = || rules::name_problem(&letter.stream).map(|problem| format!("its stream: {problem}"));
+        let of_queue = || rules::name_problem(&letter.consumer).map(|problem| format!("its queue: {problem}"));
+        match problem.or_else(of_stream).or_else(of_queue) {
+            Some(problem) => Err(problem),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the stream that stores the subject of a dead letter: the one that the letter names, or one of which that
+    /// is a mirror or an aggregate.
+    async fn target(&self, letter: &DeadLetter) -> Result<stream::Config, Error> {
+        let DeadLetter { stream: name, subject, .. } = letter;
+        let Some(config) = self.read_stream(name).await? else {
+            let text = format!("its stream `{name}` does not exist, and a replay does not create it");
+            return Err(Error::new(ErrorKind::StreamNotFound, text));
+        };
+        if stores(&config, subject) {
+            return Ok(config);
+        }
+        // Streams of another account or domain cannot be read here.
+        let origins = config.mirror.iter().chain(config.sources.iter().flatten());
+        for origin in origins.filter(|origin| origin.external.is_none() && origin.domain.is_none()) {
+            if let Some(config) = self.read_stream(&origin.name).await?.filter(|config| stores(config, subject)) {
+                return Ok(config);
+            }
+        }
+        let text = format!("its stream `{name}` does not store subject `{subject}`, but {:?}", config.subjects);
+        Err(Error::new(ErrorKind::StreamMismatch, text))
+    }
+
+    async fn read_stream(&self, name: &str) -> Result<Option<stream::Config>, Error> {
+        self.transport.stream(name).await.map_err(|error| error.into_error(&format!("reading stream `{name}`")))
+    }
+
+    /// Returns an error if no handler would be called for the replayed message, which others acknowledge.
+    async fn check_queue(&self, letter: &DeadLetter) -> Result<(), Error> {
+        let DeadLetter { stream, consumer, subject, .. } = letter;
+        let failed = |error: ApiError| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`"));
+        let why = match self.transport.consumer(stream, consumer).await.map_err(failed)? {
+            None => "does not exist".to_owned(),
+            Some(found) => {
+                let mut filters = found.config.filter_subjects.iter().chain([&found.config.filter_subject]);
+                let mut filters = filters.by_ref().filter(|filter| !filter.is_empty()).peekable();
+                if filters.peek().is_none() || filters.any(|filter| covers(filter, subject)) {
+                    return Ok(());
+                }
+                format!("does not receive subject `{subject}`")
+            }
+        };
+        let text = format!(
+            "the queue `{consumer}` on stream `{stream}` {why}, so nothing would handle it; start its handler first, or replay it with `to_every_queue`"
+        );
+        Err(Error::new(ErrorKind::ConsumerMismatch, text))
+    }
+
+    /// Returns an error if a stream with interest retention would discard the replayed message.
+    async fn check_interest(&self, target: &stream::Config, letter: &DeadLetter) -> Result<(), Error> {
+        if target.retention != RetentionPolicy::Interest {
+            return Ok(());
+        }
+        let (name, subject) = (&target.name, &letter.subject);
+        let failed = |error: ApiError| error.into_error(&format!("looking up consumers of `{subject}`"));
+        let consumers = self.transport.consumers(name).await.map_err(failed)?;
+        if consumers.iter().any(|(_, filter)| overlap(filter, subject)) {
+            return Ok(());
+        }
+        let text = format!(
+            "stream `{name}` has interest retention and no consumer for `{subject}`, so it would discard the replayed message; start a handler for the subject first"
+        );
+        Err(Error::new(ErrorKind::ConsumerMismatch, text))
+    }
+
+    /// Returns an error if the stream took the replay for a duplicate of another message, whose publisher guessed the
+    /// message id of the replay.
+    async fn check_duplicate(&self, ack: &PublishAck, original: &Outgoing) -> Result<(), Error> {
+        let stored = self.transport.stored(&ack.stream, ack.sequence).await?;
+        // A message that is gone was handled.
+        let is_other =
+            stored.is_some_and(|stored| stored.subject != original.subject || stored.payload != original.payload);
+        if !is_other {
+            return Ok(());
+        }
+        let text = format!(
+            "message {} of stream `{}` has its message id but another content; replay it after the stream's `duplicate_window`",
+            ack.sequence, ack.stream
+        );
+        Err(Error::new(ErrorKind::Duplicate, text))
+    }
+}
+
+/// Returns `true` if a stream stores what is published to `subject`.
+fn stores(config: &stream::Config, subject: &str) -> bool {
+    config.subjects.iter().any(|own| covers(own, subject))
+}

@@ -1,0 +1,169 @@
+//! Advisories that a message reached `max_deliver`: those of the server, and those of everyone else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jetstream_handlers::async_nats::jetstream::consumer::AckPolicy;
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::stream;
+use jetstream_handlers::stream::{DiscardPolicy, RetentionPolicy};
+use jetstream_handlers_tests::{
+    Recorder, SOON, Server, connect, dead_letters, eventually, ms, payload_of, publish, stream_config,
+};
+use tokio::sync::Semaphore;
+
+/// Sends advisories as an adversary does, and waits until the worker has asked the server about the last one.
+async fn forge(server: &Server, queue: &str, reports: &[(u64, u64)]) {
+    let client = server.client().await;
+    let mut asked = client.subscribe("$JS.API.STREAM.MSG.GET.WORK").await.unwrap();
+    client.flush().await.unwrap();
+    for (sequence, deliveries) in reports {
+        let advisory = format!("{{\"stream_seq\":{sequence},\"deliveries\":{deliveries}}}");
+        let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORK.{queue}");
+        client.publish(subject, advisory.into()).await.unwrap();
+        client.flush().await.unwrap();
+        let request = tokio::time::timeout(SOON, futures::StreamExt::next(&mut asked)).await;
+        let request = request.expect("the worker reads the message").unwrap();
+        assert!(String::from_utf8_lossy(&request.payload).contains(&format!("\"seq\":{sequence}")));
+    }
+}
+
+/// Sets `max_deliver` on the server, below that of the handler.
+async fn set_max_deliver(server: &Server, queue: &str, max_deliver: i64) {
+    server.change_consumer("WORK", queue, |config| config.max_deliver = max_deliver).await;
+}
+
+async fn count(server: &Server, stream: &str) -> u64 {
+    server.jetstream().await.get_stream(stream).await.unwrap().cached_info().state.messages
+}
+
+async fn work_queue(server: &Server) {
+    let config = stream::Config { retention: RetentionPolicy::WorkQueue, ..stream_config("WORK", &["work.>"]) };
+    server.jetstream().await.create_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_advisory_about_an_undelivered_message_does_nothing() {
+    let server = Server::start().await;
+    work_queue(&server).await;
+    let broker = connect(&server).await;
+    let (calls, open) = (Recorder::<u64>::new(), Arc::new(Semaphore::new(0)));
+    let (recorder, gate) = (calls.clone(), open.clone());
+    let handler = move |id: u64| {
+        let (recorder, gate) = (recorder.clone(), gate.clone());
+        async move {
+            recorder.add(id);
+            gate.acquire().await.unwrap().forget();
+        }
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).concurrency(1).batch_size(1).await.unwrap();
+    publish(&broker, "work.a", 1..=20).await;
+    publish(&broker, "work.other", [21]).await;
+    calls.until(1).await;
+    // Not delivered yet; of another subject; in flight; each with plausible and with impossible numbers.
+    for deliveries in [1, 10_000, u64::MAX] {
+        let reports = [(20, deliveries), (21, deliveries), (1, deliveries)];
+        forge(&server, "worker", &reports).await;
+    }
+    assert_eq!(count(&server, "WORK").await, 21, "nothing is deleted");
+    assert!(broker.dead_letters().list(10).await.unwrap().is_empty());
+    open.add_permits(20);
+    calls.until_len(20).await;
+    eventually("all are acked", SOON, async || (count(&server, "WORK").await == 1).then_some(())).await;
+    assert_eq!(calls.items(), (1..=20).collect::<Vec<_>>());
+    assert!(broker.dead_letters().list(10).await.unwrap().is_empty());
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_advisory_about_a_message_in_flight_waits_for_its_ack() {
+    let server = Server::start().await;
+    work_queue(&server).await;
+    let broker = connect(&server).await;
+    let (calls, open) = (Recorder::<u64>::new(), Arc::new(Semaphore::new(0)));
+    let (recorder, gate) = (calls.clone(), open.clone());
+    let handler = move |id: u64| {
+        let (recorder, gate) = (recorder.clone(), gate.clone());
+        async move {
+            recorder.add(id);
+            gate.acquire().await.unwrap().forget();
+        }
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
+    // With these numbers the report is plausible.
+    set_max_deliver(&server, "worker", 1).await;
+    publish(&broker, "work.a", [1]).await;
+    calls.until(1).await;
+    forge(&server, "worker", &[(1, 1)]).await;
+    assert_eq!(count(&server, "WORK").await, 1, "it is not deleted");
+    open.add_permits(1);
+    server.all_acked("WORK", "worker").await;
+    // The report is checked again, and the message is gone.
+    forge(&server, "worker", &[(1, 1)]).await;
+    assert!(broker.dead_letters().list(10).await.unwrap().is_empty());
+    assert_eq!(calls.items(), [1]);
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_advisory_about_a_handled_message_does_nothing() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<u64>::new();
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    publish(&broker, "work.a", 1..=3).await;
+    server.all_acked("WORK", "worker").await;
+    set_max_deliver(&server, "worker", 2).await;
+    forge(&server, "worker", &[(1, 1), (2, 2), (3, 3), (3, 4)]).await;
+    // One more round trip shows that the last report was judged.
+    forge(&server, "worker", &[(3, 2)]).await;
+    assert!(broker.dead_letters().list(10).await.unwrap().is_empty());
+    assert_eq!(count(&server, "WORK").await, 3);
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn message_given_up_on_a_work_queue_is_dead_lettered_and_removed() {
+    let server = Server::start().await;
+    work_queue(&server).await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<u64>::new();
+    let recorder = calls.clone();
+    let handler = move |id: u64| {
+        recorder.add(id);
+        std::future::ready(if id == 2 { Settle::Retry } else { Settle::Ack })
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).backoff(&[ms(10)]).await.unwrap();
+    assert_eq!(server.consumer_info("WORK", "worker").await.config.ack_policy, AckPolicy::Explicit);
+    set_max_deliver(&server, "worker", 2).await;
+    publish(&broker, "work.a", 1..=3).await;
+    let letter = dead_letters(&broker, 1).await.remove(0);
+    assert_eq!((letter.reason.as_str(), letter.delivered, payload_of(&letter)), ("killed", 2, 2));
+    eventually("all are gone", SOON, async || (count(&server, "WORK").await == 0).then_some(())).await;
+    assert_eq!(calls.counts(), [(1, 1), (2, 2), (3, 1)].into());
+    assert_eq!(broker.dead_letters().list(10).await.unwrap().len(), 1);
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn dead_letter_that_cannot_be_stored_does_not_block_others() {
+    let server = Server::start().await;
+    // The stream refuses the first one, which is too large for what is left of it.
+    let config = stream::Config { max_bytes: 6000, discard: DiscardPolicy::New, ..stream_config("DLQ", &["dlq.>"]) };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let broker =
+        Broker::builder().servers([server.url()]).publish_timeout(ms(200)).fetch_wait(secs(1)).connect().await.unwrap();
+    let handler = |_: Message| std::future::ready(Settle::Retry);
+    let subscription = broker.subscribe("work.a", "worker", handler).backoff(&[ms(10)]).await.unwrap();
+    set_max_deliver(&server, "worker", 1).await;
+    let jetstream = server.jetstream().await;
+    jetstream.publish("work.a", vec![b'x'; 8000].into()).await.unwrap().await.unwrap();
+    publish(&broker, "work.a", 2..=6).await;
+    eventually("the other five are dead letters", SOON, async || {
+        let letters = broker.dead_letters().list(100).await.unwrap();
+        let sequences: BTreeSet<_> = letters.iter().map(|letter| letter.stream_sequence).collect();
+        (sequences == (2..=6).collect()).then_some(())
+    })
+    .await;
+    subscription.unsubscribe().await.unwrap();
+}
