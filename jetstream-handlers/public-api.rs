@@ -258,6 +258,7 @@ pub struct DeadLetter {
 }
 impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {}
+    pub fn header_block(&self) -> Option<&[u8]> {}
     pub fn idempotency_key(&self) -> &str {}
     pub fn is_complete(&self) -> bool {}
 }
