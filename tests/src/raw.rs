@@ -14,9 +14,22 @@ pub struct RawClient {
 impl RawClient {
     /// Connects to a server without authentication.
     pub async fn connect(server: SocketAddr) -> Self {
+        Self::connect_with(server, "").await
+    }
+
+    /// Connects to a server as a user.
+    pub async fn connect_as(server: SocketAddr, user: &str, password: &str) -> Self {
+        Self::connect_with(server, &format!(",\"user\":\"{user}\",\"pass\":\"{password}\"")).await
+    }
+
+    async fn connect_with(server: SocketAddr, options: &str) -> Self {
         let stream = TcpStream::connect(server).await.expect("the server accepts connections");
         let mut client = Self { stream: BufReader::new(stream) };
-        client.send(b"CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true,\"lang\":\"raw\",\"version\":\"0\"}\r\n").await;
+        let connect = format!(
+            "CONNECT {{\"verbose\":false,\"pedantic\":false,\"headers\":true,\"lang\":\"raw\",\"version\":\"0\"{options}}}
+"
+        );
+        client.send(connect.as_bytes()).await;
         client.flush().await;
         client
     }

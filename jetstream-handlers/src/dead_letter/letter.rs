@@ -128,6 +128,7 @@ impl DeadLetter {
 
     /// Adds the contents that are stored in messages of their own, all of them.
     pub(super) fn complete(&mut self, contents: Vec<(Content, Bytes)>) {
+        self.is_complete |= !contents.is_empty();
         for (content, bytes) in contents {
             match content {
                 Content::Payload => self.payload = bytes,
@@ -141,7 +142,6 @@ impl DeadLetter {
                 }
             }
         }
-        self.is_complete = true;
     }
 
     /// Returns `true` if `handler` is the full path of the dead letter's handler, the end of that path, or its queue.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
-use super::Incarnations;
+use super::{Incarnations, SentAcks};
 
 /// The stream and the consumer of one handler, as start-up found or created them.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub(crate) struct Binding {
     /// The configuration on the server, from which a deleted consumer is restored.
     pub(crate) config: Arc<consumer::Config>,
     pub(crate) incarnations: Incarnations,
+    pub(crate) sent_acks: SentAcks,
     /// `true` if the ack floor of the consumer may be above the beginning of the stream at the start: the consumer
     /// existed before, or begins with a later message.
     pub(crate) has_floor: bool,

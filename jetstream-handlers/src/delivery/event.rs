@@ -24,6 +24,8 @@ pub(crate) enum DeliveryEvent {
     ConsumerVerified(u64),
     /// The consumer of an ordered handler was replaced, and has no record of earlier deliveries.
     ConsumerReplaced,
+    /// The server denies the acks of the handler, for this reason.
+    AcksDenied(String),
     /// The server delivered a message `max_deliver` times without an acknowledgement, and will not redeliver it.
     MaxDeliveries { sequence: u64, delivered: u64 },
 }

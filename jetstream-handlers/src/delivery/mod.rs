@@ -8,6 +8,7 @@ mod given_up;
 mod incarnations;
 mod process_clock;
 mod records;
+mod sent_acks;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
@@ -17,3 +18,4 @@ pub(crate) use given_up::GivenUpState;
 pub(crate) use incarnations::{Incarnations, Standing};
 pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Record};
+pub(crate) use sent_acks::SentAcks;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Connection;
 use crate::delivery::{Binding, Standing};
 use crate::error::{Error, ErrorKind};
-use crate::message::{Info, ack_subject};
+use crate::message::{AckPrefix, Info, ack_subject};
 
 /// The maximum length in bytes of the reason of a termination, which the server copies into an advisory.
 const MAX_REASON: usize = 512;
@@ -25,14 +25,21 @@ impl Connection {
             Standing::Unknown => return false,
             Standing::Former => return true,
         }
-        let client = self.client();
+        let (client, id) = (self.client(), delivery.id());
         let ack = pin!(client.publish(delivery.into_ack_subject(), ack_subject::ACK));
-        matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())))
+        let sent = matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
+        if sent {
+            binding.sent_acks.add(id);
+        }
+        sent
     }
 
     pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
         if !self.may_answer(binding, &delivery).await {
             return Ok(());
+        }
+        if !binding.ordered() {
+            binding.sent_acks.add(delivery.id());
         }
         let subject = delivery.into_ack_subject();
         let sent = self.client().publish(subject, ack_subject::ACK).await;
@@ -65,11 +72,24 @@ impl Connection {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
-        self.send_ack(binding, delivery, ack_subject::term_payload(&reason)).await
+        self.send_ack(binding, delivery, ack_subject::term_payload(&reason)).await?;
+        binding.sent_acks.add(delivery.id());
+        Ok(())
     }
 
     pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
         self.send_ack(binding, delivery, ack_subject::PROGRESS).await
+    }
+
+    /// Repeats the acks that were sent last, because they may be lost with a connection.
+    pub(crate) async fn repeat_acks(&self, binding: &Binding) {
+        let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
+        for id in binding.sent_acks.all() {
+            let delivery = Info::from(prefix.delivery(id));
+            if self.may_answer(binding, &delivery).await {
+                self.client().publish(delivery.into_ack_subject(), ack_subject::ACK).await.ok();
+            }
+        }
     }
 
     /// Naks messages that were lost with a connection, unless the present one is lost as well.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
+use super::violations::Violation;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
@@ -48,6 +49,8 @@ pub(super) enum Arrival {
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
     Deleted,
+    /// The user may not do what the handler requires.
+    Denied(Violation),
     /// The inbox is closed, and no more messages arrive.
     Closed,
 }
@@ -328,21 +331,30 @@ impl Routes {
     }
 
     /// Subscribes to the advisories about deleted streams and consumers.
-    pub(super) async fn deletions(self: &Arc<Self>, client: &Client) -> Result<Arc<Advisories>, Error> {
+    pub(super) async fn deletions(self: &Arc<Self>, connection: &Connection) -> Result<Arc<Advisories>, Error> {
         let mut known = self.deletions.lock().await;
         if let Some(advisories) = known.upgrade()
             && advisories.is_open()
         {
             return Ok(advisories);
         }
-        let mut streams = subscribe(client, format!("{STREAM_DELETED}*")).await?;
-        let mut consumers = subscribe(client, format!("{CONSUMER_DELETED}*.*")).await?;
+        let client = connection.client();
+        let mut streams = subscribe(&client, format!("{STREAM_DELETED}*")).await?;
+        let mut consumers = subscribe(&client, format!("{CONSUMER_DELETED}*.*")).await?;
+        let mut violations = connection.violations.subscribe();
+        let next_prefix = format!("{}.CONSUMER.MSG.NEXT.", connection.api_prefix);
         let routes = self.clone();
         let reader = tokio::spawn(async move {
             loop {
                 let message = tokio::select! {
                     message = streams.next() => message,
                     message = consumers.next() => message,
+                    violation = violations.recv() => {
+                        if let Ok(violation) = violation {
+                            routes.denied(&violation, &next_prefix);
+                        }
+                        continue;
+                    }
                 };
                 let Some(message) = message else { return };
                 routes.deleted(&message.subject);
@@ -351,6 +363,22 @@ impl Routes {
         let advisories = Arc::new(Advisories { reader: AbortOnDropHandle::new(reader) });
         *known = Arc::downgrade(&advisories);
         Ok(advisories)
+    }
+
+    /// Tells a handler that the user may not send its acks or its pull requests, which begin with `next_prefix`; or all
+    /// of them that their inbox is denied.
+    fn denied(&self, violation: &Violation, next_prefix: &str) {
+        let table = self.table();
+        let routes = table.by_number.values();
+        let tell = |route: &Arc<Route>| route.push(Arrival::Denied(violation.clone()));
+        let ack = Info::parse(Subject::from(&*violation.subject));
+        if let Some(consumer) =
+            ack.as_ref().map(Info::stream_and_consumer).or(violation.subject.strip_prefix(next_prefix))
+        {
+            routes.filter(|route| route.consumer == consumer).for_each(tell);
+        } else if violation.concerns_inbox() {
+            routes.for_each(tell);
+        }
     }
 
     /// Tells the handlers whose stream or consumer was deleted, by the subject of the advisory.

@@ -135,7 +135,7 @@ impl Violation {
         }
     }
 
-    fn problem(&self) -> String {
+    pub(super) fn problem(&self) -> String {
         let subject = &self.subject;
         match self.denied {
             Denied::Publish => format!(
@@ -182,6 +182,11 @@ impl Connection {
 }
 
 impl Violation {
+    /// Returns `true` if the user may not subscribe to an inbox.
+    pub(super) fn concerns_inbox(&self) -> bool {
+        self.denied == Denied::Subscribe && is_inbox(&self.subject)
+    }
+
     /// Returns `true` if a message to `subject` has no answer because of this violation.
     pub(crate) fn concerns(&self, subject: &str) -> bool {
         match self.denied {

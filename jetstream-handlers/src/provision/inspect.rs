@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use super::consumers::{consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::{Binding, Incarnations};
+use crate::delivery::{Binding, Incarnations, SentAcks};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver};
 use crate::subject::{covers, overlap};
@@ -94,6 +94,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
         incarnations: Incarnations::default(),
+        sent_acks: SentAcks::default(),
         has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,

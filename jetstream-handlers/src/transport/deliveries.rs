@@ -159,6 +159,15 @@ impl Transport {
         }
     }
 
+    /// Repeats the acks that were sent last.
+    pub(crate) async fn repeat_acks(&self, binding: &Binding) {
+        match self {
+            Self::Nats(connection) => connection.repeat_acks(binding).await,
+            // In memory, no ack is lost.
+            Self::Memory(_) => {}
+        }
+    }
+
     /// Requests a redelivery after `delay`, or immediately if it is zero.
     pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
         match self {

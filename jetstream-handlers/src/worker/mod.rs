@@ -11,6 +11,7 @@ mod caller;
 mod cpu_time;
 mod dead_letter;
 mod delayed;
+mod denied_acks;
 mod guarded_call;
 mod heartbeat;
 mod lateness;
@@ -55,6 +56,7 @@ use aside::Aside;
 use attempts::Attempts;
 use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
+use denied_acks::DeniedAcks;
 use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
 use quarantine::Quarantine;
@@ -105,6 +107,7 @@ pub(crate) struct Worker {
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
     quarantine: Quarantine,
+    denied_acks: DeniedAcks,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
     ack_prefix: OnceLock<AckPrefix>,
 }
@@ -142,6 +145,7 @@ impl Worker {
             ack_all,
             exhausted: ExhaustedMessages::default(),
             quarantine: Quarantine::default(),
+            denied_acks: DeniedAcks::default(),
             ack_prefix: OnceLock::new(),
         })
     }
@@ -212,6 +216,8 @@ impl Worker {
             self.status.quarantined();
         }
         match (failure, &self.ack_all) {
+            // Nothing can keep it from being redelivered, so a call now would be repeated.
+            (None, None) if self.denied_acks.are_denied() => {}
             (None, _) => buffer.push(message),
             (Some(_), None) => self.quarantine.add(message),
             // Its bytes would be lost with the next ack, so it is redelivered, and ends the connection again.
@@ -242,10 +248,12 @@ impl Worker {
     /// Runs what happens beside the slots; returns when it has ended after the stop.
     async fn run_aside(&self) {
         let exhausted = pin!(self.record_exhausted());
+        let denied = pin!(self.resume_when_acks_are_permitted());
         let both = async { tokio::join!(self.work_isolated(), self.work_probing()) };
         tokio::select! {
             _ = both => {}
             () = exhausted => {}
+            () = denied => {}
         }
     }
 
@@ -274,6 +282,12 @@ impl Worker {
                 if let Some(acks) = &self.ack_all {
                     acks.consumer_replaced();
                 }
+            }
+            DeliveryEvent::AcksDenied(reason) => {
+                if self.ack_all.is_none() {
+                    buffer.clear();
+                }
+                self.acks_denied(reason);
             }
             DeliveryEvent::MaxDeliveries { sequence, delivered } => {
                 if !self.exhausted.add(sequence, delivered) {

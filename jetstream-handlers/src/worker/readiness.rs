@@ -61,7 +61,7 @@ impl Worker {
     /// Returns `true` if the handler is ready for another call; otherwise the worker is woken when it may have become
     /// ready.
     pub(super) fn is_ready(&self) -> bool {
-        self.readiness.poll(&*self.handler.call).is_ready()
+        !self.denied_acks.are_denied() && self.readiness.poll(&*self.handler.call).is_ready()
     }
 
     /// Waits until the handler is ready for another call, or the buffer is closed.

@@ -343,9 +343,12 @@ impl Search {
                 let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
                 let numbers = (suspect, delivered.consumer_sequence);
                 findings.suspect = Some(read_suspect(&self.connection, &self.binding, numbers).await);
-                if findings.is_blind {
-                    lost.push(suspect);
-                }
+            }
+            if findings.is_blind {
+                // The server ignores a nak for a message that the consumer does not wait for.
+                let end = delivered.stream_sequence.min(position.stream_sequence + MAX_READ as u64);
+                let range = (position.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
+                lost = self.awaited.iter().copied().chain(range).collect();
             }
             findings.lost = lost;
         }

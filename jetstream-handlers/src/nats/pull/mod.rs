@@ -15,20 +15,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::StatusCode;
+use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 use super::connect::CAPACITY;
 use super::floor::Floor;
 use super::inbox::{Advisories, Arrival, InboxLease, Inboxes, Route};
+use super::violations::Violation;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::{DeliveryId, Message};
+use crate::message::{DeliveryId, Info, Message};
 use floor_reader::FloorReader;
 use losses::{Findings, Losses};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
@@ -70,6 +72,8 @@ pub(crate) struct Pull {
     recovery: Recovery,
     floor: FloorReader,
     losses: Losses,
+    /// The task that repeats acks.
+    repeating: Option<AbortOnDropHandle<()>>,
     /// The number of messages that could have arrived at an inbox that was closed.
     lost_requests: usize,
     /// The state of an ordered handler's pulls; `None` for any other handler.
@@ -149,6 +153,7 @@ impl Pull {
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
             losses,
+            repeating: None,
             lost_requests: 0,
             order,
             last_delivery: None,
@@ -198,6 +203,7 @@ impl Pull {
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
                 Arrival::Deleted => self.doubt(),
+                Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
                 // client is closed or has ended, and what was on its way is lost.
@@ -422,6 +428,7 @@ impl Pull {
         // their inbox is subscribed.
         self.requests.forget();
         self.lease = None;
+        self.repeat_acks();
         self.binding.incarnations.connected(epoch);
         self.stale = true;
         self.floor.reconnected();
@@ -430,6 +437,16 @@ impl Pull {
             order.resequencer.close();
         }
         self.recovery.reconnected();
+    }
+
+    /// Repeats the acks that may be lost with the former connection.
+    fn repeat_acks(&mut self) {
+        if self.binding.sent_acks.all().is_empty() {
+            return;
+        }
+        let (connection, binding) = (self.connection.clone(), self.binding.clone());
+        let repeat = tokio::spawn(async move { connection.repeat_acks(&binding).await });
+        self.repeating = Some(AbortOnDropHandle::new(repeat));
     }
 
     fn on_floor(&mut self, floor: Result<Floor, Error>) {
@@ -450,6 +467,16 @@ impl Pull {
         self.report_unreadable(&unreadable);
         self.released.extend(unreadable);
         self.connection.nak_lost(lost).await;
+    }
+
+    /// Reports that the user may not send acks, or waits if it is the pull requests that are denied.
+    fn on_violation(&mut self, violation: &Violation) {
+        if Info::parse(Subject::from(&*violation.subject)).is_some() {
+            self.events.push_back(DeliveryEvent::AcksDenied(violation.problem()));
+        } else {
+            self.requests.forget();
+            self.back_off(&violation.problem());
+        }
     }
 
     /// Logs the messages that cannot be read.
@@ -571,6 +598,7 @@ impl Pull {
         let left = pending.unwrap_or(batch);
         match status {
             Status::Heartbeat => {
+                self.binding.sent_acks.heartbeat();
                 self.losses.tick(self.last_heard);
                 self.mark_healthy();
             }
@@ -666,5 +694,5 @@ async fn subscribe_to_advisories(
 ) -> Result<[Arc<Advisories>; 2], Error> {
     let client = connection.client();
     let max_deliveries = connection.routes.advisories(&client, &binding.stream).await?;
-    Ok([max_deliveries, connection.routes.deletions(&client).await?])
+    Ok([max_deliveries, connection.routes.deletions(connection).await?])
 }

@@ -1,0 +1,91 @@
+//! The acks of a handler that were sent last, in case they are lost.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use crate::message::DeliveryId;
+use crate::sync::lock;
+
+/// The maximum number of acks that are remembered.
+const MAX: usize = 1024;
+
+/// The deliveries that were acknowledged or terminated last.
+///
+/// What the client had not written when its connection ended is lost, and the message would be redelivered although it
+/// was handled. The server ignores a repeated ack.
+#[derive(Debug, Default)]
+pub(crate) struct SentAcks(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    sent: VecDeque<DeliveryId>,
+    /// The number of the oldest ones that had been sent at the last heartbeat.
+    before_heartbeat: usize,
+    /// `true` while the server denies acks, so that it has received none of these.
+    are_denied: bool,
+}
+
+impl SentAcks {
+    pub(crate) fn add(&self, delivery: DeliveryId) {
+        let mut state = self.state();
+        if state.sent.len() == MAX {
+            state.sent.pop_front();
+            state.before_heartbeat = state.before_heartbeat.saturating_sub(1);
+        }
+        state.sent.push_back(delivery);
+    }
+
+    /// Forgets what had been sent at the last call; the server sends heartbeats while a handler is idle, so it has
+    /// received that.
+    pub(crate) fn heartbeat(&self) {
+        let mut state = self.state();
+        if state.are_denied {
+            return;
+        }
+        let received = state.before_heartbeat;
+        state.sent.drain(..received);
+        state.before_heartbeat = state.sent.len();
+        let bound = state.sent.len() * 2;
+        state.sent.shrink_to(bound);
+    }
+
+    /// Records whether the server denies acks, which are remembered until it permits them.
+    pub(crate) fn denied(&self, are_denied: bool) {
+        self.state().are_denied = are_denied;
+    }
+
+    /// Returns the deliveries whose acks may be lost.
+    pub(crate) fn all(&self) -> Vec<DeliveryId> {
+        self.state().sent.iter().copied().collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequences(acks: &SentAcks) -> Vec<u64> {
+        acks.all().iter().map(|delivery| delivery.stream_sequence).collect()
+    }
+
+    #[test]
+    fn acks_are_forgotten_after_the_second_heartbeat() {
+        let acks = SentAcks::default();
+        let add = |stream_sequence| acks.add(DeliveryId { stream_sequence, ..DeliveryId::default() });
+        add(1);
+        acks.heartbeat();
+        add(2);
+        assert_eq!(sequences(&acks), [1, 2]);
+        acks.heartbeat();
+        assert_eq!(sequences(&acks), [2]);
+        (3..=2000).for_each(add);
+        assert_eq!(acks.all().len(), MAX);
+        acks.heartbeat();
+        acks.heartbeat();
+        assert!(acks.all().is_empty());
+    }
+}
