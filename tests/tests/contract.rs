@@ -184,30 +184,6 @@ async fn fail(_order: Order) -> HandlerResult {
     Err("fails".into())
 }
 
-/// The calls of [`outlive`]: the first one ends after the consumer was deleted, the second one fails.
-#[derive(Debug, Clone)]
-struct Outliving {
-    calls: Recorder,
-    ended: Arc<Notify>,
-}
-
-#[subscriber(subject = "orders.created", queue = "outlive", concurrency = 2, backoff = ["50ms"])]
-async fn outlive(order: Order, State(outliving): State<Outliving>) -> HandlerResult {
-    match outliving.calls.attempt(order.id) {
-        1 => {
-            outliving.ended.notified().await;
-            Ok(())
-        }
-        2 => {
-            outliving.ended.notify_one();
-            // The first call is answered before this one.
-            tokio::time::sleep(ms(100)).await;
-            Err("fails".into())
-        }
-        _ => Ok(()),
-    }
-}
-
 #[subscriber(subject = "orders.created", queue = "refuse")]
 async fn refuse(_order: Order) -> Settle {
     Settle::Terminate
@@ -896,12 +872,40 @@ async fn purged_message_is_not_redelivered(transport: &Transport) {
 }
 
 async fn answer_to_a_former_consumer_ends_nothing(transport: &Transport) {
-    let outliving = Outliving { calls: Recorder::new(), ended: Arc::new(Notify::new()) };
-    let broker = transport.start(TestBroker::builder().include::<outlive>().state(outliving.clone())).await;
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    let (calls, ended) = (Recorder::new(), Arc::new(Notify::new()));
+    let recorder = calls.clone();
+    let handler = move |order: Order| {
+        let (recorder, ended) = (recorder.clone(), ended.clone());
+        async move {
+            match recorder.attempt(order.id) {
+                // The first call ends after the consumer was deleted.
+                1 => {
+                    ended.notified().await;
+                    Ok(())
+                }
+                2 => {
+                    ended.notify_one();
+                    // The first call is answered before this one.
+                    tokio::time::sleep(ms(100)).await;
+                    Err(HandlerError::from("fails"))
+                }
+                _ => Ok(()),
+            }
+        }
+    };
+    let subscription = broker
+        .broker()
+        .subscribe("orders.created", "outlive", handler)
+        .concurrency(2)
+        .backoff(&[ms(50)])
+        .await
+        .unwrap();
     broker.broker().publish("orders.created", &order(1)).await.unwrap();
-    outliving.calls.until(1).await;
+    calls.until(1).await;
     transport.delete_consumer(&broker, "ORDERS", "outlive").await;
-    outliving.calls.until_times(1, 3).await;
+    calls.until_times(1, 3).await;
+    subscription.unsubscribe().await.unwrap();
 }
 
 async fn deleted_stream_is_unhealthy(transport: &Transport) {

@@ -299,6 +299,7 @@ impl Pull {
             Ok(info) => info,
             Err(error) => {
                 order.resequencer.on_info_failed();
+                order.may_be_unreadable = None;
                 return self.back_off(&format!("cannot read what is unacknowledged: {}", chain(&error)));
             }
         };

@@ -61,6 +61,8 @@ impl Recovery {
         let until = Instant::now() + self.backoff.next();
         match &mut self.state {
             State::Requesting => self.state = State::Waiting { until, then },
+            // A request that fails meanwhile must not delay it.
+            State::Waiting { then: Then::Restore, .. } if then == Then::Request => {}
             State::Waiting { then: Then::Restore, .. } => {
                 self.state = State::Waiting { until, then: Then::Restore };
             }
