@@ -689,6 +689,7 @@ impl IntoFuture for PublishMessage {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 }
 impl PublishMessage {
+    pub fn increment(mut self, amount: i64) -> Self {}
     pub fn header(mut self, name: &str, value: &str) -> Self {}
     pub fn message_id(self, id: &str) -> Self {}
     pub fn expect_last_subject_sequence(self, sequence: u64) -> Self {}

@@ -70,6 +70,15 @@ impl PublishMessage {
         Self { publisher, subject: subject.to_owned(), payload, headers: HeaderMap::new(), problem: None }
     }
 
+    /// Adds `amount` to the counter of the subject, in a stream with `allow_msg_counter` (ADR-49); the payload must be
+    /// empty, as with [`Publisher::publish_bytes`](crate::Publisher::publish_bytes).
+    ///
+    /// The new value is the `value` of the ack.
+    pub fn increment(mut self, amount: i64) -> Self {
+        self.headers.insert(INCREMENT, format!("{amount:+}"));
+        self
+    }
+
     /// Adds a header; a second header of the same name keeps both values.
     ///
     /// A name must not be empty or contain a space or a colon, and a value must not contain a line break.
@@ -181,6 +190,9 @@ impl PublishMessage {
     }
 }
 
+/// The header of a message that changes a counter.
+const INCREMENT: &str = "Nats-Incr";
+
 /// Returns the problem of a header that belongs to the server, with the method that sets it.
 fn reserved_header(name: &str) -> String {
     let is = |header: HeaderName| name.eq_ignore_ascii_case(header.as_ref());
@@ -194,6 +206,8 @@ fn reserved_header(name: &str) -> String {
         "use `expect_last_subject_sequence`"
     } else if is(header::NATS_MESSAGE_TTL) {
         "use `ttl`"
+    } else if name.eq_ignore_ascii_case(INCREMENT) {
+        "use `increment`"
     } else {
         "leave it out, or choose another name"
     };

@@ -88,7 +88,7 @@ impl Publisher {
     /// Returns a message whose payload is these bytes as they are, or nothing; it is sent when awaited.
     ///
     /// It is for payloads in another format than JSON, and for messages that consist of their headers: a counter
-    /// (`Nats-Incr`, ADR-49), or the tombstone of a key (`KV-Operation`, ADR-8).
+    /// ([`increment`](PublishMessage::increment), ADR-49), or the tombstone of a key (`KV-Operation`, ADR-8).
     /// [`publish`](Self::publish) encodes bytes as a JSON array, and `()` as `null`.
     ///
     /// # Examples
@@ -96,7 +96,7 @@ impl Publisher {
     /// ```
     /// # async fn send(publisher: jetstream_handlers::Publisher) -> Result<(), jetstream_handlers::Error> {
     /// publisher.publish_bytes("images.scanned", vec![0x89, b'P', b'N', b'G']).await?;
-    /// let ack = publisher.publish_bytes("visits.home", "").header("Nats-Incr", "+1").await?;
+    /// let ack = publisher.publish_bytes("visits.home", "").increment(1).await?;
     /// println!("the counter is {:?}", ack.value);
     /// # Ok(()) }
     /// ```

@@ -291,7 +291,7 @@ async fn bytes_are_published_as_they_are() {
     assert_eq!(tombstone.headers.get("KV-Operation").unwrap().as_str(), "DEL");
     if newest {
         for sum in ["1", "2"] {
-            let ack = publisher.publish_bytes("visits.home", "").header("Nats-Incr", "+1").await.unwrap();
+            let ack = publisher.publish_bytes("visits.home", "").increment(1).await.unwrap();
             assert_eq!(ack.value.as_deref(), Some(sum));
         }
     }
