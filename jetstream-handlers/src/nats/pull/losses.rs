@@ -69,8 +69,6 @@ pub(super) struct Losses {
     /// The number of messages that are still requested one by one.
     careful: usize,
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
-    /// The stream sequences of the deliveries that have arrived since the search began.
-    arrived: BTreeSet<u64>,
     /// The part of the deliveries that the last search was about, until it has succeeded.
     searched: Option<Gap>,
     /// The number of messages that could have been lost lately, with the time of the last loss.
@@ -140,8 +138,10 @@ impl Losses {
                 gap.arrived.clear();
             }
         }
-        if self.search.is_some() {
-            self.arrived.insert(stream_sequence);
+        if let Some(searched) = &mut self.searched {
+            searched.arrived.insert(stream_sequence);
+            // What arrives for so long was not lost; if something was, it is redelivered after `ack_wait`.
+            self.searched.take_if(|searched| searched.arrived.len() > MAX_AFTER_GAP);
         }
         self.careful = self.careful.saturating_sub(1);
         if let Some(lost) = self.messages.get_mut(&stream_sequence) {
@@ -220,13 +220,13 @@ impl Losses {
     /// Handles the result of a search: returns the unreadable messages, and the ack subjects of those to request again.
     pub(super) fn found(&mut self, binding: &Binding, result: Result<Findings, Error>) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
-        let arrived = std::mem::take(&mut self.arrived);
         let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, suspect, is_blind }) = result else {
             self.careful = CAREFUL;
             return Default::default();
         };
-        self.searched = None;
+        let arrived = self.searched.take().map(|searched| searched.arrived).unwrap_or_default();
         lost.retain(|sequence| !arrived.contains(sequence));
+        self.gap = None;
         if is_blind || unreadable.is_empty() && !lost.is_empty() {
             self.careful = CAREFUL;
         }
