@@ -13,7 +13,7 @@ use std::task::{Context, Poll, Waker};
 use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
 use futures::StreamExt as _;
 use futures::task::AtomicWaker;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
@@ -138,6 +138,8 @@ pub(super) struct Inbox {
     epoch: u64,
     leases: AtomicUsize,
     closing: CancellationToken,
+    /// Cancelled when everything that has arrived at the inbox is routed, and nothing more can arrive.
+    ended: CancellationToken,
 }
 
 impl Drop for Inbox {
@@ -200,6 +202,11 @@ impl InboxLease {
     /// Returns the number of the inbox.
     pub(super) fn number(&self) -> u32 {
         self.0.tag()
+    }
+
+    /// Returns a token that is cancelled when nothing more can arrive at the inbox.
+    pub(super) fn ended(&self) -> CancellationToken {
+        self.0.ended.clone()
     }
 
     /// Returns the reply subject of the request with this number.
@@ -282,9 +289,11 @@ impl Routes {
         let subscriber = subscribe(&client, format!("{subject}.*.*")).await?;
         let (number, closing) = (self.last_number.fetch_add(1, Ordering::Relaxed), CancellationToken::new());
         let connection = Arc::downgrade(connection);
-        let reader = Reader { routes: self.clone(), connection, epoch, inbox: number, orphaned: Vec::new() };
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        let reader = Reader { routes: self.clone(), connection, epoch, inbox: number, orphaned: Vec::new(), _end: end };
         tokio::spawn(reader.run(subscriber, closing.clone()));
-        let inbox = Arc::new(Inbox { number, subject, epoch, leases: AtomicUsize::new(0), closing });
+        let inbox = Arc::new(Inbox { number, subject, epoch, leases: AtomicUsize::new(0), closing, ended });
         inboxes.push(Arc::downgrade(&inbox));
         Ok(InboxLease::new(inbox, route))
     }
@@ -414,6 +423,7 @@ struct Reader {
     inbox: u64,
     /// The ack subjects of deliveries for handlers that no longer exist.
     orphaned: Vec<Subject>,
+    _end: DropGuard,
 }
 
 impl Reader {

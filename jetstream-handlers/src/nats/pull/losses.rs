@@ -13,7 +13,8 @@ use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use bytes::Bytes;
 use futures::future::{BoxFuture, try_join_all};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use crate::delivery::Binding;
@@ -44,6 +45,9 @@ const QUESTIONS: (usize, Duration) = (5, Duration::from_millis(40));
 
 /// The time in which deliveries arrive that were made before the last answer of the server.
 const IN_FLIGHT: Duration = Duration::from_millis(50);
+
+/// The maximum time to wait until nothing more can arrive at the former inbox, which other handlers share.
+const MAX_ARRIVING: Duration = Duration::from_secs(1);
 
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;
@@ -176,8 +180,15 @@ impl Losses {
         self.careful > 0
     }
 
-    /// Searches for what was lost with a connection on which `outstanding` messages could have arrived.
-    pub(super) fn search(&mut self, connection: Arc<Connection>, binding: Arc<Binding>, outstanding: usize) {
+    /// Searches for what was lost with a connection on which `outstanding` messages could have arrived, once nothing more
+    /// can arrive at its `inbox`.
+    pub(super) fn search(
+        &mut self,
+        connection: Arc<Connection>,
+        binding: Arc<Binding>,
+        outstanding: usize,
+        inbox: Option<CancellationToken>,
+    ) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
         let now = Instant::now();
         let position = self.position;
@@ -202,6 +213,7 @@ impl Losses {
             outstanding: at_risk,
             is_shared: self.shared_at.is_some(),
             awaited: awaited.collect(),
+            inbox,
         };
         self.searched = gap;
         self.search = Some(Box::pin(search.run()));
@@ -289,10 +301,15 @@ struct Search {
     is_shared: bool,
     /// The messages that were requested again, and have not arrived since.
     awaited: Vec<u64>,
+    /// Cancelled when nothing more can arrive.
+    inbox: Option<CancellationToken>,
 }
 
 impl Search {
     async fn run(self) -> Result<Findings, Error> {
+        if let Some(inbox) = &self.inbox {
+            timeout(MAX_ARRIVING, inbox.cancelled()).await.ok();
+        }
         let info = self.info().await?;
         let delivered = Position {
             consumer_sequence: info.delivered.consumer_sequence,

@@ -421,7 +421,10 @@ impl Pull {
             self.lost_requests = 0;
             match &mut self.order {
                 Some(order) => order.may_be_unreadable(),
-                None => self.losses.search(self.connection.clone(), self.binding.clone(), outstanding),
+                None => {
+                    let inbox = self.lease.as_ref().map(InboxLease::ended);
+                    self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, inbox);
+                }
             }
         }
         // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
