@@ -46,6 +46,14 @@ impl Deliveries {
         }
     }
 
+    /// Returns the maximum number of messages that the handler may hold and request, by their size.
+    pub(crate) fn max_messages(&self) -> usize {
+        match self {
+            Self::Nats(pull) => pull.max_messages(),
+            Self::Memory(_) => usize::MAX,
+        }
+    }
+
     /// Waits until [`fill`](Self::fill) has something to return.
     ///
     /// # Cancel safety

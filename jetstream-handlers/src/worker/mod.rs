@@ -178,7 +178,7 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
-            deliveries.set_capacity(self.capacity());
+            deliveries.set_capacity(self.capacity(deliveries.max_messages()));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
@@ -301,15 +301,15 @@ impl Worker {
         }
     }
 
-    /// Returns the number of messages that may be requested.
+    /// Returns the number of messages that may be requested, of at most `max` that may be held.
     ///
     /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call.
-    fn capacity(&self) -> usize {
+    fn capacity(&self, max: usize) -> usize {
         if !self.is_ready() {
             return 0;
         }
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
-        let all = idle + self.prefetch.size();
+        let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.refill_at(all / 2);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }
     }

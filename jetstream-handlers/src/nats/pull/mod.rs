@@ -3,6 +3,7 @@
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
 
+mod byte_limit;
 mod floor_reader;
 mod losses;
 mod ordered;
@@ -31,6 +32,7 @@ use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
+use byte_limit::ByteLimit;
 use floor_reader::FloorReader;
 use losses::{Findings, Losses};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
@@ -68,6 +70,7 @@ pub(crate) struct Pull {
     capacity: usize,
     limits: Limits,
     requests: Requests,
+    byte_limit: ByteLimit,
     last_heard: Instant,
     recovery: Recovery,
     floor: FloorReader,
@@ -149,6 +152,7 @@ impl Pull {
             capacity: 0,
             limits: Limits::new(fetch_wait),
             requests: Requests::default(),
+            byte_limit: ByteLimit::default(),
             last_heard: Instant::now(),
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
@@ -186,6 +190,11 @@ impl Pull {
     /// Limits the number of messages that are requested and have not arrived.
     pub(crate) fn set_capacity(&mut self, capacity: usize) {
         self.capacity = capacity.min(self.binding.max_ack_pending);
+    }
+
+    /// Returns the maximum number of messages that the handler may hold and request.
+    pub(crate) fn max_messages(&self) -> usize {
+        self.byte_limit.max_messages(self.connection.routes.len())
     }
 
     /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
@@ -346,7 +355,8 @@ impl Pull {
 
     async fn request(&mut self, batch: usize) {
         let mut request = format!(
-            r#"{{"batch":{batch},"expires":{},"idle_heartbeat":{}"#,
+            r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
+            self.byte_limit.max_bytes(self.connection.routes.len()),
             self.limits.expires().as_nanos(),
             self.limits.heartbeat().as_nanos()
         );
@@ -542,6 +552,7 @@ impl Pull {
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
         self.check_numbering(&mut message);
         self.losses.arrived(&mut message.info);
+        self.byte_limit.arrived(&message);
         self.requests.delivered();
         self.limits.busy();
         self.mark_healthy();
@@ -618,6 +629,13 @@ impl Pull {
                 }
             }
             Status::Completed => self.requests.end(number, left),
+            Status::BytesUsedUp => {
+                self.requests.end(number, left);
+                self.mark_healthy();
+                if left == batch {
+                    self.byte_limit.too_large(self.byte_limit.max_bytes(self.connection.routes.len()));
+                }
+            }
             Status::LeaderChanged => {
                 self.requests.forget();
                 self.back_off(text);

@@ -9,8 +9,10 @@ pub(super) enum Status {
     Heartbeat,
     /// The request has expired, or there was no message for it.
     Expired,
-    /// The request was served, or its `max_bytes` are used up.
+    /// The request was served.
     Completed,
+    /// The next message does not fit into what is left of the `max_bytes` of the request.
+    BytesUsedUp,
     /// The leader of the consumer has changed or stops, and all requests are gone with it.
     LeaderChanged,
     /// The consumer was deleted.
@@ -42,8 +44,10 @@ impl Status {
     /// Parses the text of a status 409, which has no finer code.
     fn parse_conflict(text: &str) -> Self {
         let has = |known: &str| text.contains(known);
-        if has("Batch Completed") || has("Message Size Exceeds") {
+        if has("Batch Completed") {
             Self::Completed
+        } else if has("Message Size Exceeds") {
+            Self::BytesUsedUp
         } else if has("Leadership Change") || has("Server Shutdown") {
             Self::LeaderChanged
         } else if has("Consumer Deleted") {
@@ -75,7 +79,7 @@ mod tests {
             (408, "Request Timeout", Status::Expired),
             (408, "Interest Expired", Status::Expired),
             (409, "Batch Completed", Status::Completed),
-            (409, "Message Size Exceeds MaxBytes", Status::Completed),
+            (409, "Message Size Exceeds MaxBytes", Status::BytesUsedUp),
             (409, "Leadership Change", Status::LeaderChanged),
             (409, "Server Shutdown", Status::LeaderChanged),
             (409, "Consumer Deleted", Status::ConsumerDeleted),
