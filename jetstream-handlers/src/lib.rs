@@ -214,3 +214,6 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.zh-TW.md")]
 struct ReadmeZhTw;
+
+#[doc = include_str!("docs/security.md")]
+pub mod security {}
