@@ -58,9 +58,6 @@ const MAX_STRIKES: u32 = 2;
 /// A header block without headers.
 const NO_HEADERS: &[u8] = b"NATS/1.0\r\n\r\n";
 
-/// The maximum number of times that a message is requested again because that request was lost.
-const MAX_REPEATS: u32 = 5;
-
 /// The maximum number of messages whose lost deliveries are remembered.
 const MAX_REMEMBERED: usize = 10_000;
 
@@ -104,8 +101,6 @@ struct Lost {
     count: u64,
     /// `true` if the message was requested again and has not arrived since.
     awaited: bool,
-    /// The number of times that it was requested again because that request was lost.
-    repeated: u32,
     /// The number of times that the connection has ended when only this message could have arrived.
     strikes: u32,
     /// `true` if the message was found to be unreadable.
@@ -178,19 +173,6 @@ impl Losses {
     pub(super) fn reset(&mut self) {
         *self = Self::default();
         self.begin_after(0);
-    }
-
-    /// Returns the ack subjects of messages that were requested again and have not arrived, although the server has
-    /// nothing to deliver: those requests were lost.
-    pub(super) fn request_again(&mut self, binding: &Binding) -> Vec<Subject> {
-        let Some(position) = self.position.filter(|_| self.search.is_none()) else { return Vec::new() };
-        let mut sequences = Vec::new();
-        for (sequence, lost) in self.messages.iter_mut().filter(|(_, lost)| lost.awaited) {
-            lost.repeated += 1;
-            lost.awaited = lost.repeated <= MAX_REPEATS;
-            sequences.push(*sequence);
-        }
-        nak_subjects(binding, position, sequences)
     }
 
     /// Returns `true` if messages must be requested one by one.
@@ -282,7 +264,14 @@ impl Losses {
         while self.messages.len() > MAX_REMEMBERED {
             self.messages.pop_first();
         }
-        (unreadable, nak_subjects(binding, delivered, lost))
+        let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
+        let id = |stream_sequence| DeliveryId {
+            delivered: 1,
+            stream_sequence,
+            consumer_sequence: delivered.consumer_sequence,
+            incarnation: 0,
+        };
+        (unreadable, lost.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect())
     }
 
     /// Returns `true` if a message was found to be unreadable before.
@@ -329,7 +318,8 @@ impl Search {
         let position = self.position.unwrap_or_default();
         let count = delivered.consumer_sequence.saturating_sub(position.consumer_sequence);
         let count = count.saturating_sub(self.arrived.len() as u64);
-        if count == 0 {
+        // What was requested again and has not arrived may have been requested on a connection that ended as well.
+        if count == 0 && self.awaited.is_empty() {
             return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
         }
         // If more was delivered than this instance had requested, another one has some of it.
@@ -363,7 +353,8 @@ impl Search {
             }
         }
         // Another instance has some of what was not lost here, if there is more of it than was delivered.
-        if !is_shared && lost.len() as u64 <= count {
+        let other = lost.iter().filter(|sequence| !self.awaited.contains(sequence)).count() as u64;
+        if !is_shared && other <= count {
             if count == 1 {
                 // The server redelivers before it delivers new messages.
                 let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
@@ -374,13 +365,7 @@ impl Search {
                 // The server ignores a nak for a message that the consumer does not wait for.
                 let end = delivered.stream_sequence.min(position.stream_sequence + MAX_READ as u64);
                 let range = (position.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
-                lost = range.filter(|sequence| !self.awaited.contains(sequence)).collect();
-            }
-            if let Some(suspect) = findings.suspect.as_ref().map(|suspect| suspect.info.stream_sequence())
-                && !lost.contains(&suspect)
-                && !findings.unreadable.iter().any(|message| message.info.stream_sequence() == suspect)
-            {
-                lost.push(suspect);
+                lost = self.awaited.iter().copied().chain(range).collect();
             }
             findings.lost = lost;
         }
@@ -389,8 +374,7 @@ impl Search {
 
     /// Returns `true` if a message that can be read may be lost.
     fn may_be_lost(&self, sequence: u64, position: Position) -> bool {
-        // What was requested again may be on its way; if that request was lost, it is repeated when nothing arrives.
-        sequence > position.stream_sequence && !self.arrived.contains(&sequence) && !self.awaited.contains(&sequence)
+        self.awaited.contains(&sequence) || sequence > position.stream_sequence && !self.arrived.contains(&sequence)
     }
 
     /// Reads the consumer, and waits until it no longer counts requests on the lost connection.
@@ -408,19 +392,6 @@ impl Search {
         sleep(IN_FLIGHT).await;
         Ok(info)
     }
-}
-
-/// Returns the ack subjects at which the server accepts naks for these messages, after this delivery (`consumer.go`,
-/// `processNak`).
-fn nak_subjects(binding: &Binding, delivered: Position, sequences: Vec<u64>) -> Vec<Subject> {
-    let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
-    let id = |stream_sequence| DeliveryId {
-        delivered: 1,
-        stream_sequence,
-        consumer_sequence: delivered.consumer_sequence,
-        incarnation: 0,
-    };
-    sequences.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect()
 }
 
 /// Reads messages from the stream of a handler.

@@ -452,15 +452,6 @@ impl Pull {
         self.recovery.reconnected();
     }
 
-    /// Requests lost messages again if the server has nothing to deliver, although that was requested before.
-    fn request_lost_again(&mut self) {
-        let lost = self.losses.request_again(&self.binding);
-        if !lost.is_empty() {
-            let connection = self.connection.clone();
-            tokio::spawn(async move { connection.nak_lost(lost).await });
-        }
-    }
-
     /// Repeats the acks that may be lost with the former connection.
     fn repeat_acks(&mut self) {
         if self.binding.sent_acks.all().is_empty() {
@@ -623,7 +614,6 @@ impl Pull {
             Status::Heartbeat => {
                 self.binding.sent_acks.heartbeat();
                 self.losses.tick(self.last_heard);
-                self.request_lost_again();
                 self.mark_healthy();
             }
             Status::Expired => {
