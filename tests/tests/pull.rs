@@ -381,3 +381,25 @@ async fn large_batches_of_a_blocking_handler_are_handled_once() {
         subscription.unsubscribe().await.unwrap();
     }
 }
+
+#[tokio::test]
+async fn handler_keeps_its_messages_while_others_at_its_inbox_stop() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("OTHER", &["other.>"])).await.unwrap();
+    let (broker, publisher) = (connect(&server).await, connect(&server).await);
+    let handled = Recorder::new();
+    // A message that is lost with an inbox would wait for the whole `ack_wait`.
+    let subscription =
+        broker.subscribe("work.>", "worker", handled.handler()).ack_wait(secs(60)).concurrency(4).await.unwrap();
+    let publishing = tokio::spawn(async move { publish(&publisher, "work.a", 0..3000).await });
+    while !publishing.is_finished() {
+        let other = broker.subscribe("other.>", "other", Recorder::new().handler()).await.unwrap();
+        tokio::time::sleep(ms(20)).await;
+        other.unsubscribe().await.unwrap();
+    }
+    handled.until_distinct(3000).await;
+    server.all_acked("WORK", "worker").await;
+    subscription.unsubscribe().await.unwrap();
+}

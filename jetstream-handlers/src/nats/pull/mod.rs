@@ -214,9 +214,10 @@ impl Pull {
                 Arrival::Deleted => self.doubt(),
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
-                // Another handler at this inbox has stopped, perhaps before this one could lease another inbox; or the
-                // client is closed or has ended, and what was on its way is lost.
-                Arrival::Moving | Arrival::Closed => {
+                Arrival::Moving => self.move_to_another_inbox(),
+                // Another handler at this inbox has stopped before this one could lease another inbox; or the client is
+                // closed or has ended, and what was on its way is lost.
+                Arrival::Closed => {
                     self.lost_requests = self.requests.outstanding();
                     self.requests.forget();
                     self.stale = true;
@@ -450,6 +451,18 @@ impl Pull {
             order.resequencer.close();
         }
         self.recovery.reconnected();
+    }
+
+    /// Leases another inbox, because another handler at this one stops, and requests again what does not arrive at it.
+    fn move_to_another_inbox(&mut self) {
+        let outstanding = self.requests.outstanding();
+        self.requests.forget();
+        self.stale = true;
+        // An ordered handler finds what is missing by its numbers.
+        let inbox = self.lease.take_if(|_| self.order.is_none()).map(|lease| lease.ended());
+        if outstanding > 0 && inbox.is_some() && self.phase == Phase::Open {
+            self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, inbox);
+        }
     }
 
     /// Repeats the acks that may be lost with the former connection.
