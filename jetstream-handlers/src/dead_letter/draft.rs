@@ -1,5 +1,7 @@
 //! A dead letter that is to be stored: the original message, and headers that describe the failure.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::OnceLock;
 use std::time::UNIX_EPOCH;
 
 use async_nats::HeaderMap;
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::parts::{Content, Part};
+use super::parts::{Content, PARTS_KEY, Part};
 use crate::error::printable::{printable, truncate};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_OF};
 use crate::message::{Message, Outgoing, header_block, reserved};
@@ -38,6 +40,8 @@ pub(super) struct Draft<'a> {
     handler: &'a str,
     /// The message id, which is that of every copy of the same delivery.
     id: String,
+    /// The key of the parts, once there are some.
+    key: OnceLock<String>,
     /// The headers that describe the failure.
     failure: HeaderMap,
     /// The headers of the original message.
@@ -73,7 +77,16 @@ impl<'a> Draft<'a> {
         }
         let header_block = message.unreadable.as_ref().map(|unreadable| &unreadable.header_block);
         let original = message.headers.as_deref().cloned().unwrap_or_default();
-        Self { subject, handler, id, failure: headers, original, header_block, payload: &message.payload }
+        Self {
+            subject,
+            handler,
+            id,
+            key: OnceLock::new(),
+            failure: headers,
+            original,
+            header_block,
+            payload: &message.payload,
+        }
     }
 
     /// Returns the dead letter in one message.
@@ -98,6 +111,7 @@ impl<'a> Draft<'a> {
         if is_apart(Content::Payload) {
             letter.payload = Bytes::new();
         }
+        letter.headers.insert(PARTS_KEY, self.key());
         for (content, sequences) in stored {
             let sequences: Vec<_> = sequences.iter().map(u64::to_string).collect();
             letter.headers.insert(content.sequences_header(), sequences.join(","));
@@ -115,10 +129,22 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Returns the key of the parts, which is the same whenever the same message is stored.
+    fn key(&self) -> &str {
+        self.key.get_or_init(|| {
+            let half = |salt: u8| {
+                let mut hasher = DefaultHasher::new();
+                (salt, self.content(Content::Headers), self.payload, &self.id).hash(&mut hasher);
+                hasher.finish()
+            };
+            format!("{:016x}{:016x}", half(0), half(1))
+        })
+    }
+
     /// Returns the message for a part of a content that begins at this offset.
     pub(super) fn part(&self, content: Content, offset: usize, bytes: Bytes) -> Outgoing {
         let Self { subject, handler, id, .. } = self;
-        Part { id, handler, content }.to_message(subject, offset, bytes)
+        Part { id, handler, key: self.key(), content }.to_message(subject, offset, bytes)
     }
 }
 

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 
 use super::draft::{HEADER_BLOCK, ORIGINAL_PREFIX, PREFIX, UNREADABLE, kept_headers};
-use super::parts::{Content, Part};
+use super::parts::{Content, PARTS_KEY, Part};
 use crate::error::printable::printable;
 use crate::message::replayed::REPLAY_OF;
 use crate::message::{Stored, header_block, reserved};
@@ -47,6 +47,8 @@ pub struct DeadLetter {
     idempotency_key: String,
     /// The message id of the dead letter, which its parts name.
     id: String,
+    /// The key that its parts have as well.
+    parts_key: String,
     /// The sequences of the parts of each content that was too large.
     parts: Vec<(Content, Vec<u64>)>,
     is_complete: bool,
@@ -106,6 +108,7 @@ impl DeadLetter {
             stream,
             stream_sequence,
             id: stored.headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default(),
+            parts_key: value(PARTS_KEY).unwrap_or_default(),
             headers: original_headers(&stored.headers),
             is_complete: parts.is_empty() && text(&UNREADABLE[PREFIX.len()..]).is_none_or(|bytes| bytes != "lost"),
             header_block: text(&HEADER_BLOCK[PREFIX.len()..]).and_then(|block| Some(BASE64.decode(block).ok()?.into())),
@@ -123,7 +126,7 @@ impl DeadLetter {
 
     /// Returns what identifies the parts of a content.
     pub(super) fn part(&self, content: Content) -> Part<'_> {
-        Part { id: &self.id, handler: &self.handler, content }
+        Part { id: &self.id, handler: &self.handler, key: &self.parts_key, content }
     }
 
     /// Adds the contents that are stored in messages of their own, all of them.

@@ -16,6 +16,12 @@ const PART: &str = "Dead-Letter-Part";
 /// The header of a part with the message id of its dead letter.
 const PART_OF: &str = "Dead-Letter-Part-Of";
 
+/// The header of a dead letter and of its parts with a key that is derived from the whole original message.
+///
+/// Whoever may publish to the subject can forge a dead letter that names the parts of another one, and a replay would
+/// publish their content to a subject of the forger's choice; without knowing the content, nobody knows the key.
+pub(super) const PARTS_KEY: &str = "Dead-Letter-Parts-Key";
+
 /// The maximum size of a content that is read, in bytes: the largest `max_payload` that a server accepts.
 ///
 /// A forged dead letter could name any number of parts.
@@ -64,6 +70,8 @@ pub(super) struct Part<'a> {
     /// The message id of the dead letter.
     pub(super) id: &'a str,
     pub(super) handler: &'a str,
+    /// The key of the dead letter.
+    pub(super) key: &'a str,
     pub(super) content: Content,
 }
 
@@ -71,11 +79,12 @@ impl Part<'_> {
     /// Returns the message for the bytes of the content that begin at this offset.
     pub(super) fn to_message(&self, subject: &str, offset: usize, payload: Bytes) -> Outgoing {
         let mut headers = async_nats::HeaderMap::new();
-        // A part that is stored again, with the same division, is a duplicate.
-        let id = format!("{}:{}:{offset}:{}", self.id, self.content, payload.len());
+        // A part whose ack was lost is a duplicate.
+        let id = format!("{}:{}:{offset}:{}:{}", self.id, self.content, payload.len(), self.key);
         headers.insert(header::NATS_MESSAGE_ID, id);
         headers.insert(PART, self.content.as_str());
         headers.insert(PART_OF, self.id);
+        headers.insert(PARTS_KEY, self.key);
         headers.insert("Dead-Letter-Handler", self.handler);
         Outgoing { subject: subject.into(), payload, headers }
     }
@@ -83,6 +92,9 @@ impl Part<'_> {
     /// Returns `true` if a stored message is a part of this content.
     pub(super) fn is(&self, stored: &Stored) -> bool {
         let header = |name| stored.headers.get(name).map(|value| value.as_str());
-        header(PART) == Some(self.content.as_str()) && header(PART_OF) == self.id.split(ID_SUFFIX).next()
+        header(PART) == Some(self.content.as_str())
+            && header(PART_OF) == self.id.split(ID_SUFFIX).next()
+            && !self.key.is_empty()
+            && header(PARTS_KEY) == Some(self.key)
     }
 }

@@ -220,3 +220,44 @@ async fn message_that_fails_again_has_one_dead_letter() {
     assert_eq!(dead_letters(&broker, 2).await.len(), 2);
     subscription.unsubscribe().await.unwrap();
 }
+
+#[tokio::test]
+async fn forged_dead_letter_has_no_part_in_another_one() {
+    let server = Server::builder().config("max_payload: 8192").start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<Received>::default();
+    let subscription = failing(&broker, &calls).await;
+    store(&server, "work.a", 8000, 0).await;
+    let real = dead_letters(&broker, 1).await.remove(0);
+    assert!(real.is_complete() && real.sequence > 1, "its payload is stored before it");
+    // The time of the original is known to every consumer of its stream.
+    let stored = server.jetstream().await.get_stream("WORK").await.unwrap().get_raw_message(1).await.unwrap();
+    let nanos = stored.time.unix_timestamp_nanos();
+    let jetstream = server.jetstream().await;
+    for part in 1..real.sequence {
+        let headers = [
+            ("Nats-Msg-Id", format!("dlq:WORK:worker:1:{nanos}/{part}")),
+            ("Dead-Letter-Reason", "error".to_owned()),
+            ("Dead-Letter-Handler", real.handler.clone()),
+            ("Dead-Letter-Subject", "work.public".to_owned()),
+            ("Dead-Letter-Stream", "WORK".to_owned()),
+            ("Dead-Letter-Sequence", "1".to_owned()),
+            ("Dead-Letter-Consumer", "worker".to_owned()),
+            ("Dead-Letter-Delivered", "1".to_owned()),
+            ("Dead-Letter-Payload-At", part.to_string()),
+        ];
+        let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let forged = jetstream.publish_with_headers("dlq.WORK.worker", header_map(&headers), "".into()).await.unwrap();
+        forged.await.unwrap();
+    }
+    let letters = broker.dead_letters().list(10).await.unwrap();
+    assert!(letters.len() > 1);
+    for letter in letters.iter().filter(|letter| letter.sequence != real.sequence) {
+        assert!(!letter.is_complete() && letter.payload.is_empty(), "{letter}");
+        broker.dead_letters().replay(letter.sequence).await.unwrap_err();
+    }
+    assert!(broker.dead_letters().get(real.sequence).await.unwrap().unwrap().is_complete());
+    broker.dead_letters().replay(real.sequence).await.unwrap();
+    calls.until((8000, 0, true)).await;
+    subscription.unsubscribe().await.unwrap();
+}
