@@ -126,3 +126,20 @@ pub async fn until_health(broker: &Broker, what: &str, check: impl Fn(&Health) -
     })
     .await
 }
+
+/// Returns a server configuration with the users `admin`, and `worker` with these permissions; both have the password
+/// `secret`.
+pub fn users(permissions: &str) -> String {
+    format!(
+        "accounts {{ APP {{ jetstream: enabled, users: [
+            {{ user: admin, password: secret }},
+            {{ user: worker, password: secret, permissions: {{ {permissions} }} }} ] }} }}"
+    )
+}
+
+/// Returns a builder that connects as the user `worker` of [`users`].
+pub fn worker(server: &Server) -> Builder {
+    Broker::builder()
+        .servers([server.url()])
+        .connect_options(|options| options.user_and_password("worker".into(), "secret".into()))
+}

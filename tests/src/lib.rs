@@ -42,6 +42,7 @@ pub mod wait;
 pub use assert_error::assert_error;
 pub use broker::{
     builder, connect, connect_with, dead_letters, dead_letters_of, payload_of, publish, stream_config, until_health,
+    users, worker,
 };
 pub use cluster::Cluster;
 pub use cut_connection::cut_connection_at;

@@ -3,34 +3,19 @@
 
 use std::time::Duration;
 
+use jetstream_handlers::Health;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Builder, Health};
 use jetstream_handlers_tests::{
     RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish, stream_config,
-    until_health,
+    until_health, users, worker,
 };
 
-/// Returns a configuration with the users `admin`, and `worker` with these permissions.
-fn config(permissions: &str) -> String {
-    format!(
-        "accounts {{ APP {{ jetstream: enabled, users: [
-            {{ user: admin, password: secret }},
-            {{ user: worker, password: secret, permissions: {{ {permissions} }} }} ] }} }}"
-    )
-}
-
 async fn server(permissions: &str) -> Server {
-    let server = Server::builder().config(&config(permissions)).user("admin", "secret").start().await;
+    let server = Server::builder().config(&users(permissions)).user("admin", "secret").start().await;
     let jetstream = server.jetstream().await;
     jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
     jetstream.create_stream(stream_config("DLQ", &["dlq.>"])).await.unwrap();
     server
-}
-
-fn worker(server: &Server) -> Builder {
-    Broker::builder()
-        .servers([server.url()])
-        .connect_options(|options| options.user_and_password("worker".into(), "secret".into()))
 }
 
 #[tokio::test]
@@ -55,7 +40,7 @@ async fn handler_whose_acks_are_denied_is_not_called_until_they_are_permitted() 
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(handled.items(), [0], "the handler is not called while its acks are denied");
     assert!(admin.dead_letters().list(10).await.unwrap().is_empty());
-    server.reload(&config("publish: \">\", subscribe: \">\""));
+    server.reload(&users("publish: \">\", subscribe: \">\""));
     handled.until_distinct(10).await;
     server.all_acked("WORK", "worker").await;
     until_health(&broker, "healthy", Health::is_healthy).await;
@@ -76,7 +61,7 @@ async fn denied_pull_requests_are_named_at_once() {
     publish(&admin, "work.a", [0]).await;
     handled.until(0).await;
     server.all_acked("WORK", "other").await;
-    server.reload(&config("publish: \">\", subscribe: \">\""));
+    server.reload(&users("publish: \">\", subscribe: \">\""));
     until_health(&broker, "healthy", Health::is_healthy).await;
     handled.until_times(0, 2).await;
     subscription.unsubscribe().await.unwrap();

@@ -34,7 +34,7 @@ pub(super) struct WorkerHandle {
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
     pub(super) task: Mutex<Option<JoinHandle<Result<(), Error>>>>,
-    /// `true` once nobody waits for the handler, so that the broker forgets it when it has ended.
+    /// `true` if no caller waits for the handler, so that the broker removes it when it has ended.
     pub(super) abandoned: AtomicBool,
 }
 

@@ -14,7 +14,7 @@ use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
 ///
 /// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), whose documentation describes
 /// it in full.
-/// There is none for `group`: a group selects functions for [`Broker::start_groups`], and a closure is started by
+/// The key `group` has no setter: a group selects functions for [`Broker::start_groups`], and a closure is started by
 /// awaiting it.
 /// The methods do not validate; the start reports all invalid settings together, with the error texts of the attribute.
 ///
@@ -220,7 +220,7 @@ impl Subscription {
     /// # use jetstream_handlers::prelude::*;
     /// # let broker = Broker::in_memory();
     /// let watching = broker.subscribe("orders.created", "watch-7", |id: u64| async move { println!("{id}") }).await?;
-    /// // When nobody watches any more:
+    /// // After the last viewer has left:
     /// watching.delete_consumer().await?;
     /// # Ok(()) }
     /// ```

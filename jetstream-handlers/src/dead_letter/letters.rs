@@ -178,7 +178,7 @@ impl DeadLetters {
         Ok(letter)
     }
 
-    /// Returns a part of a dead letter; `None` if it is gone, or is none of this dead letter.
+    /// Returns a part of a dead letter; `None` if it does not exist, or does not belong to this dead letter.
     async fn part(&self, letter: &DeadLetter, content: Content, sequence: u64) -> Result<Option<Bytes>, Error> {
         let stored = self.transport.stored(&self.stream, sequence).await?;
         Ok(stored.filter(|stored| letter.part(content).is(stored)).map(|stored| stored.payload))

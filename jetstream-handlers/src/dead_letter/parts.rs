@@ -19,7 +19,7 @@ const PART_OF: &str = "Dead-Letter-Part-Of";
 /// The header of a dead letter and of its parts with a key that is derived from the whole original message.
 ///
 /// Whoever may publish to the subject can forge a dead letter that names the parts of another one, and a replay would
-/// publish their content to a subject of the forger's choice; without knowing the content, nobody knows the key.
+/// publish their content to a subject of the forger's choice; the key cannot be computed without the content.
 pub(super) const PARTS_KEY: &str = "Dead-Letter-Parts-Key";
 
 /// The maximum size of a content that is read, in bytes: the largest `max_payload` that a server accepts.
@@ -27,7 +27,8 @@ pub(super) const PARTS_KEY: &str = "Dead-Letter-Parts-Key";
 /// A forged dead letter could name any number of parts.
 pub(super) const MAX_CONTENT: usize = 64 * 1024 * 1024;
 
-/// What separates the message id of a dead letter from a random suffix, if its id was taken; names have no `/`.
+/// The separator between the message id of a dead letter and a random suffix, if another message has its id; names have
+/// no `/`.
 pub(super) const ID_SUFFIX: &str = "/";
 
 /// Returns `true` if a message is a part of a dead letter.
@@ -65,7 +66,7 @@ impl fmt::Display for Content {
     }
 }
 
-/// What identifies the parts of one content.
+/// The values that identify the parts of one content.
 pub(super) struct Part<'a> {
     /// The message id of the dead letter.
     pub(super) id: &'a str,

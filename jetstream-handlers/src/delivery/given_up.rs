@@ -1,4 +1,4 @@
-//! Whether a consumer has given a message up.
+//! The state of a message that its consumer is reported to have given up.
 
 /// The state of a message that is reported to have reached its consumer's `max_deliver`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -43,7 +43,7 @@ struct Behind {
     until: Instant,
 }
 
-/// What an observation tells about arrivals.
+/// The result of an observation about arrivals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Observed {
     /// The time since which arrivals may have been on their way; `None` if they have just been sent.

@@ -1,4 +1,4 @@
-//! What the processes that share a consumer have recorded about its messages.
+//! The records about messages that the processes of one consumer share.
 
 use std::collections::BTreeMap;
 

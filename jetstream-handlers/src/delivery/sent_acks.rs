@@ -11,7 +11,7 @@ const MAX: usize = 1024;
 
 /// The deliveries that were acknowledged or terminated last.
 ///
-/// What the client had not written when its connection ended is lost, and the message would be redelivered although it
+/// An ack that the client had not written when its connection ended is lost, and the message would be redelivered although it
 /// was handled. The server ignores a repeated ack.
 #[derive(Debug, Default)]
 pub(crate) struct SentAcks(Mutex<State>);
@@ -52,6 +52,10 @@ impl SentAcks {
     /// Records whether the server denies acks, which are remembered until it permits them.
     pub(crate) fn denied(&self, are_denied: bool) {
         self.state().are_denied = are_denied;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state().sent.is_empty()
     }
 
     /// Returns the deliveries whose acks may be lost.

@@ -17,7 +17,7 @@ pub(super) struct Consumer {
     /// Distinguishes the consumer from a later one of the same name.
     pub(super) id: u32,
     pub(super) config: Config,
-    /// What the readers have recorded about messages, by stream sequence.
+    /// The records of the readers about messages, by stream sequence.
     pub(super) records: BTreeMap<u64, Record>,
     /// The first stream sequence that was not delivered yet.
     next: u64,

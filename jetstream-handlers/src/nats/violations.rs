@@ -25,7 +25,7 @@ const MAX_WARNINGS: usize = 64;
 /// The number of leading tokens by which subjects are alike for a warning: those of an ack differ only behind them.
 const WARNED_TOKENS: usize = 4;
 
-/// What the user may not do with a subject.
+/// An operation on a subject that the user may not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Denied {
     Publish,
@@ -50,7 +50,7 @@ pub(crate) struct Violations {
     inbox_refused: AtomicBool,
 }
 
-/// What is known of the current connection.
+/// The state of the current connection.
 #[derive(Debug, Default)]
 struct State {
     /// An inbox that the server refused; the client subscribes to it once for a connection.

@@ -113,7 +113,7 @@ impl fmt::Display for Health {
     }
 }
 
-/// What makes a running handler degraded; it has at most one of each kind at a time.
+/// A condition that makes a running handler degraded; it has at most one of each kind at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Condition {
     /// Dead letters cannot be stored.

@@ -1,4 +1,4 @@
-//! What the log says at a start about a consumer whose settings have consequences that nobody may expect.
+//! The log lines of a start about consumers whose settings have unexpected consequences.
 
 use std::time::{Duration, SystemTime};
 
@@ -50,7 +50,7 @@ fn paused_until(config: &consumer::Config) -> Option<String> {
 /// Returns the time without an instance after which the server deletes a consumer; `None` if no service stops for so
 /// long.
 fn deleted_after(config: &consumer::Config) -> Option<Duration> {
-    /// What the server sets for a consumer that is not durable.
+    /// The value that the server sets for a consumer that is not durable.
     const DEFAULT: Duration = Duration::from_secs(5);
     const LONG: Duration = Duration::from_secs(30 * 24 * 3600);
     let threshold = match (config.inactive_threshold.is_zero(), &config.durable_name) {

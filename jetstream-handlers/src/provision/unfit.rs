@@ -43,7 +43,7 @@ pub(super) fn name_taken(
     not_covered(purpose, subject, config, listened(config), &fix)
 }
 
-/// What can be changed so that a stream listens to a subject.
+/// The change by which a stream listens to a subject.
 pub(super) enum Changeable {
     /// The configuration that the application has passed to the builder.
     Declaration,

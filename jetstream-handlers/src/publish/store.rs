@@ -21,7 +21,7 @@ pub(crate) async fn publish_to_existing(transport: &Transport, message: Outgoing
     checked(transport, message, MissingStream::Awaited).await
 }
 
-/// What a publish does if no stream covers its subject.
+/// The action of a publish if no stream covers its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum MissingStream {
     Created,

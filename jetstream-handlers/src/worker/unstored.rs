@@ -75,7 +75,7 @@ struct Failing {
     probe_at: Instant,
 }
 
-/// What a message without attempts left does.
+/// The next step of a message without attempts left.
 enum Turn {
     /// Stores its dead letter.
     Store,

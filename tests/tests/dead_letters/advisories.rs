@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use jetstream_handlers::async_nats::jetstream::consumer::AckPolicy;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::stream;
@@ -37,6 +38,21 @@ async fn count(server: &Server, stream: &str) -> u64 {
     server.jetstream().await.get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
+/// Returns a handler that records each message, and waits for a permit to end its call.
+fn waiting(
+    calls: &Recorder<u64>,
+    open: &Arc<Semaphore>,
+) -> impl Fn(u64) -> BoxFuture<'static, ()> + Send + Sync + use<> {
+    let (calls, open) = (calls.clone(), open.clone());
+    move |id| {
+        let (calls, open) = (calls.clone(), open.clone());
+        Box::pin(async move {
+            calls.add(id);
+            open.acquire().await.unwrap().forget();
+        })
+    }
+}
+
 async fn work_queue(server: &Server) {
     let config = stream::Config { retention: RetentionPolicy::WorkQueue, ..stream_config("WORK", &["work.>"]) };
     server.jetstream().await.create_stream(config).await.unwrap();
@@ -48,14 +64,7 @@ async fn forged_advisory_about_an_undelivered_message_does_nothing() {
     work_queue(&server).await;
     let broker = connect(&server).await;
     let (calls, open) = (Recorder::<u64>::new(), Arc::new(Semaphore::new(0)));
-    let (recorder, gate) = (calls.clone(), open.clone());
-    let handler = move |id: u64| {
-        let (recorder, gate) = (recorder.clone(), gate.clone());
-        async move {
-            recorder.add(id);
-            gate.acquire().await.unwrap().forget();
-        }
-    };
+    let handler = waiting(&calls, &open);
     let subscription = broker.subscribe("work.a", "worker", handler).concurrency(1).batch_size(1).await.unwrap();
     publish(&broker, "work.a", 1..=20).await;
     publish(&broker, "work.other", [21]).await;
@@ -81,14 +90,7 @@ async fn forged_advisory_about_a_message_in_flight_waits_for_its_ack() {
     work_queue(&server).await;
     let broker = connect(&server).await;
     let (calls, open) = (Recorder::<u64>::new(), Arc::new(Semaphore::new(0)));
-    let (recorder, gate) = (calls.clone(), open.clone());
-    let handler = move |id: u64| {
-        let (recorder, gate) = (recorder.clone(), gate.clone());
-        async move {
-            recorder.add(id);
-            gate.acquire().await.unwrap().forget();
-        }
-    };
+    let handler = waiting(&calls, &open);
     let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
     // With these numbers the report is plausible.
     set_max_deliver(&server, "worker", 1).await;

@@ -10,7 +10,7 @@ use jetstream_handlers_tests::{
 
 use crate::header_map;
 
-/// What a handler has received: the size of the payload and of the header `Filler`, and whether it is a replay.
+/// A received message: the size of the payload and of the header `Filler`, and whether it is a replay.
 type Received = (usize, usize, bool);
 
 /// Terminates every message that is no replay.

@@ -1,24 +1,21 @@
-//! What the user may not do is an error at once that names the subject.
+//! A denied operation is an error at once that names the subject.
 
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use jetstream_handlers::async_nats::Event;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Builder, ErrorKind, stream};
-use jetstream_handlers_tests::{Recorder, SOON, Server, assert_error, binary, eventually, stream_config};
+use jetstream_handlers::{ErrorKind, stream};
+use jetstream_handlers_tests::{
+    Recorder, SOON, Server, assert_error, binary, eventually, stream_config, users, worker,
+};
 
 /// The time within which a denied message must fail; its deadline is 20 s.
 const AT_ONCE: Duration = secs(1);
 
 /// Starts a server with the stream `SHOP` and a user `worker` with these permissions.
 async fn server(permissions: &str) -> Server {
-    let config = format!(
-        "accounts {{ APP {{ jetstream: enabled, users: [
-            {{ user: admin, password: secret }},
-            {{ user: worker, password: secret, permissions: {{ {permissions} }} }} ] }} }}"
-    );
-    let server = Server::builder().config(&config).user("admin", "secret").start().await;
+    let server = Server::builder().config(&users(permissions)).user("admin", "secret").start().await;
     let newest = binary::version() >= (2, 14, 0);
     let config = stream::Config {
         allow_atomic_publish: newest,
@@ -27,12 +24,6 @@ async fn server(permissions: &str) -> Server {
     };
     server.jetstream().await.create_stream(config).await.unwrap();
     server
-}
-
-fn worker(server: &Server) -> Builder {
-    Broker::builder()
-        .servers([server.url()])
-        .connect_options(|options| options.user_and_password("worker".into(), "secret".into()))
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub(super) const CAPACITY: usize = 1 << 18;
 /// A function of the application that is called with every event of the client.
 type OnEvent = Box<dyn Fn(&Event) + Send + Sync>;
 
-/// What receives the events of the client, of which async-nats calls only one function.
+/// The functions that receive the events of the client, of which async-nats calls only one function.
 #[derive(Default)]
 pub(crate) struct ClientEvents(Vec<OnEvent>);
 

@@ -156,12 +156,11 @@ impl Losses {
 
     /// Forgets a gap that another instance explains; called from time to time.
     pub(super) fn tick(&mut self, now: Instant) {
-        let Some(gap) = self.gap.take_if(|gap| now - gap.since > MAX_GAP_AGE) else {
+        if self.gap.take_if(|gap| now - gap.since > MAX_GAP_AGE).is_some() {
+            self.shared_at = Some(now);
+        } else {
             self.shared_at = self.shared_at.filter(|at| now - *at < SHARED);
-            return;
-        };
-        drop(gap);
-        self.shared_at = Some(now);
+        }
     }
 
     /// Sets the number of deliveries that the consumer had made before the first one to this instance.

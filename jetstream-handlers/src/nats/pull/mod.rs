@@ -467,7 +467,7 @@ impl Pull {
 
     /// Repeats the acks that may be lost with the former connection.
     fn repeat_acks(&mut self) {
-        if self.binding.sent_acks.all().is_empty() {
+        if self.binding.sent_acks.is_empty() {
             return;
         }
         let (connection, binding) = (self.connection.clone(), self.binding.clone());
