@@ -157,6 +157,7 @@ contract![
     subjects_of_replies_have_no_stream,
     header_of_the_server_is_refused,
     replay_calls_the_failed_queue_again,
+    another_message_with_the_id_of_a_replay_does_not_replace_it,
     large_dead_letter_is_stored_in_parts,
     dead_letter_is_kept_if_its_stream_denies_deletes,
 ];
@@ -1232,6 +1233,34 @@ async fn replay_calls_the_failed_queue_again(transport: &Transport) {
     let again = broker.broker().dead_letters().list(10).await.unwrap().remove(0);
     assert_eq!(again.idempotency_key(), letter.idempotency_key());
     assert_ne!(again.header("Nats-Msg-Id"), letter.header("Nats-Msg-Id"));
+}
+
+async fn another_message_with_the_id_of_a_replay_does_not_replace_it(transport: &Transport) {
+    for stream in [orders(), work_queue()] {
+        let retention = stream.retention;
+        let broker = transport.start(TestBroker::builder().stream(stream).include::<refuse>()).await;
+        publish(&broker, [1]).await;
+        broker.idle().await;
+        let letters = broker.broker().dead_letters();
+        let letter = letters.list(10).await.unwrap().remove(0);
+        let stored_at = letter.stored_at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos();
+        let guessed = format!("replay/DLQ/{}/{stored_at}/ORDERS.refuse", letter.sequence);
+        broker.broker().publish_message("orders.created", &order(666)).message_id(&guessed).await.unwrap();
+        broker.idle().await;
+        let result = letters.replay(letter.sequence).await;
+        if retention == stream::RetentionPolicy::Limits {
+            result.unwrap();
+            broker.idle().await;
+            broker.handled::<refuse>().times(3);
+        } else {
+            // It was handled and removed, so it may as well have been the replay.
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Duplicate, "{error}");
+            assert!(letters.get(letter.sequence).await.unwrap().is_some());
+        }
+        letters.purge().await.unwrap();
+        transport.delete_stream(&broker, "ORDERS").await;
+    }
 }
 
 async fn large_dead_letter_is_stored_in_parts(transport: &Transport) {
