@@ -1,5 +1,7 @@
 //! State changes that a transport reports to a worker.
 
+use super::GivenUpReports;
+
 /// A state change of a worker's deliveries.
 #[derive(Debug)]
 pub(crate) enum DeliveryEvent {
@@ -26,6 +28,7 @@ pub(crate) enum DeliveryEvent {
     ConsumerReplaced,
     /// The server denies the acks of the handler, for this reason.
     AcksDenied(String),
-    /// The server delivered a message `max_deliver` times without an acknowledgement, and will not redeliver it.
-    MaxDeliveries { sequence: u64, delivered: u64 },
+    /// These messages are reported to have been delivered `max_deliver` times without an acknowledgement, so that they
+    /// will not be redelivered.
+    MaxDeliveries(GivenUpReports),
 }

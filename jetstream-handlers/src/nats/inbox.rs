@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 use super::violations::Violation;
+use crate::delivery::GivenUpReports;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
@@ -43,8 +44,8 @@ pub(super) enum Arrival {
     Delivery(Delivery),
     /// A status of the request with this number.
     Status(u64, StatusCode, Box<Message>),
-    /// An advisory about a message that reached its `max_deliver`.
-    Advisory(Box<Message>),
+    /// Messages are reported to have reached `max_deliver`; [`Route::take_reports`] returns them.
+    MaxDeliveries,
     /// The inbox is about to close because another handler stops; the handler must lease another one.
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
@@ -63,6 +64,8 @@ pub(super) struct Route {
     consumer: String,
     inbox: AtomicU64,
     queue: Mutex<VecDeque<Arrival>>,
+    /// Apart from the queue, because everyone may send any number of them.
+    reports: Mutex<GivenUpReports>,
     waker: AtomicWaker,
 }
 
@@ -101,6 +104,29 @@ impl Route {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Adds the advisory `io.nats.jetstream.advisory.v1.max_deliver` about a message (`jetstream_events.go`).
+    fn report(&self, advisory: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct MaxDeliver {
+            stream_seq: u64,
+            deliveries: u64,
+        }
+        match serde_json::from_slice(advisory) {
+            Ok(MaxDeliver { stream_seq, deliveries }) => {
+                if lock(&self.reports).add(stream_seq, deliveries) {
+                    self.push(Arrival::MaxDeliveries);
+                }
+            }
+            // Everyone may send it, so it is no reason to warn.
+            Err(error) => tracing::debug!(consumer = self.consumer, "cannot read an advisory: {error}"),
+        }
+    }
+
+    /// Returns the reports that messages reached `max_deliver`, and removes them.
+    pub(super) fn take_reports(&self) -> GivenUpReports {
+        std::mem::take(&mut *lock(&self.reports))
     }
 
     /// Releases the memory of an idle handler.
@@ -236,6 +262,7 @@ impl Routes {
             consumer: format!("{stream}.{consumer}"),
             inbox: AtomicU64::new(u64::MAX),
             queue: Mutex::default(),
+            reports: Mutex::default(),
             waker: AtomicWaker::new(),
         });
         let mut table = self.table();
@@ -330,7 +357,7 @@ impl Routes {
                 let consumer = message.subject.strip_prefix(MAX_DELIVERIES).unwrap_or_default();
                 let route = routes.table().by_consumer.get(consumer).and_then(|routes| routes.first()).cloned();
                 if let Some(route) = route {
-                    route.push(Arrival::Advisory(Box::new(message)));
+                    route.report(&message.payload);
                 }
             }
         });

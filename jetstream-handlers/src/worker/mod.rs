@@ -289,15 +289,7 @@ impl Worker {
                 }
                 self.acks_denied(reason);
             }
-            DeliveryEvent::MaxDeliveries { sequence, delivered } => {
-                if !self.exhausted.add(sequence, delivered) {
-                    tracing::error!(
-                        handler = self.handler.declaration.name,
-                        sequence,
-                        "the message reached max_deliver, and the queue for dead letters is full; it stays in its stream"
-                    );
-                }
-            }
+            DeliveryEvent::MaxDeliveries(reports) => self.exhausted.add(reports),
         }
     }
 

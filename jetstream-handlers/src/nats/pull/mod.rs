@@ -210,7 +210,9 @@ impl Pull {
             match self.arrived.pop_front()? {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
-                Arrival::Advisory(message) => self.on_advisory(&message),
+                Arrival::MaxDeliveries => {
+                    self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
+                }
                 Arrival::Deleted => self.doubt(),
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
@@ -593,23 +595,6 @@ impl Pull {
             self.inboxes.add(inbox, self.binding.incarnations.current());
         }
         message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
-    }
-
-    /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
-    fn on_advisory(&mut self, advisory: &async_nats::Message) {
-        #[derive(serde::Deserialize)]
-        struct MaxDeliver {
-            stream_seq: u64,
-            deliveries: u64,
-        }
-        match serde_json::from_slice(&advisory.payload) {
-            Ok(MaxDeliver { stream_seq, deliveries }) => {
-                self.events.push_back(DeliveryEvent::MaxDeliveries { sequence: stream_seq, delivered: deliveries });
-            }
-            Err(error) => {
-                tracing::warn!(handler = &*self.handler, "cannot read an advisory of the server: {error}");
-            }
-        }
     }
 
     fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
