@@ -138,6 +138,7 @@ contract![
     hand_back_without_a_shutdown_is_a_retry,
     delete_marker_is_acked_without_a_call,
     message_with_a_ttl_leaves_a_delete_marker,
+    replayed_delete_marker_remains_one,
     empty_payload_is_a_value_of_optional_and_unit_payloads,
     closure_that_deletes_its_consumer_starts_over,
     dead_letters_of_a_closure_are_found_by_name_and_queue,
@@ -1084,6 +1085,47 @@ async fn message_with_a_ttl_leaves_a_delete_marker(transport: &Transport) {
     broker.handled::<all>().times(2);
     broker.handled::<accept>().once();
     assert!(broker.dead_letters().await.is_empty());
+}
+
+async fn replayed_delete_marker_remains_one(transport: &Transport) {
+    if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
+        return;
+    }
+    let config = stream::Config {
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(secs(2)),
+        allow_rollup: true,
+        ..orders()
+    };
+    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let raw = Recorder::<Option<String>>::default();
+    let recorder = raw.clone();
+    let handler = move |message: Message| {
+        let reason = message.header("Nats-Marker-Reason").map(str::to_owned);
+        let fails = reason.is_some() && !recorder.items().contains(&reason);
+        recorder.add(reason);
+        std::future::ready(if fails { Settle::Terminate } else { Settle::Ack })
+    };
+    let _raw = broker.broker().subscribe("orders.created", "raw", handler).await.unwrap();
+    broker.publish_message(broker.broker().publish_message("orders.created", &order(1)).ttl(secs(1))).await;
+    let letters = broker.broker().dead_letters().to_every_queue();
+    let letter = eventually("the dead letter of the marker", SOON, async || letters.list(1).await.unwrap().pop()).await;
+    let ack = letters.replay(letter.sequence).await.unwrap();
+    broker.idle().await;
+    let marker = Some("MaxAge".to_owned());
+    assert_eq!(raw.items(), [None, marker.clone(), marker]);
+    let stored = broker.published_messages("orders.>").await;
+    let replayed = stored.iter().find(|message| message.info().stream_sequence() == ack.sequence).unwrap();
+    assert_eq!((replayed.header("Nats-TTL"), replayed.header("Nats-Rollup")), (Some("2"), None));
+    broker.handled::<accept>().once();
+    assert!(broker.dead_letters().await.is_empty());
+    // It expires without another marker.
+    eventually("an empty stream", SOON, async || {
+        broker.published_messages("orders.created").await.is_empty().then_some(())
+    })
+    .await;
+    broker.idle().await;
+    assert_eq!(raw.len(), 3);
 }
 
 /// A marker has no headers of the application either.

@@ -17,6 +17,7 @@ use super::{DeadLetter, DeadLetters, ReplayReport};
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, unguessable_replay_id};
+use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, header_block};
 use crate::publish::{MissingStream, publish_guessable, publish_to_existing};
 use crate::rules;
@@ -49,6 +50,8 @@ impl DeadLetters {
     ///
     /// The first two are left out if the message is almost as large as its stream accepts.
     /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
+    /// A delete marker (ADR-43) remains one: it keeps `Nats-Marker-Reason`, and expires after the
+    /// `subject_delete_marker_ttl` of its stream.
     /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once, as after a crash
     /// between the publish and the deletion.
     /// The message id by which the stream knows it is no proof, because whoever can read the dead letter can publish
@@ -213,6 +216,13 @@ impl DeadLetters {
         let id = replay_id(&self.stream, letter.sequence, stored_at, only.as_deref());
         headers.insert(header::NATS_MESSAGE_ID, id);
         headers.insert(MESSAGE_ID, letter.idempotency_key());
+        // Without this header, a handler would take the empty payload for a value.
+        if let Some(reason) = letter.header(MARKER_REASON).filter(|_| letter.payload.is_empty()) {
+            headers.insert(MARKER_REASON, reason);
+            if let Some(ttl) = target.subject_delete_marker_ttl {
+                headers.insert(header::NATS_MESSAGE_TTL, ttl.as_secs().max(1).to_string());
+            }
+        }
         let payload = letter.payload.clone();
         let smallest = Outgoing { subject: letter.subject.clone().into(), payload, headers };
         let mut message = smallest.clone();

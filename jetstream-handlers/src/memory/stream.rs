@@ -15,6 +15,7 @@ use super::consumer::{Consumer, Take};
 use super::faults::Faults;
 use super::message::Message;
 use super::refusal::{Refusal, refusal};
+use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, Stored, header_block};
 use crate::subject::{covers, overlap, transformed};
 
@@ -23,9 +24,6 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// The default `ack_wait` of nats-server.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-
-/// The header of a delete marker (ADR-43).
-const MARKER_REASON: &str = "Nats-Marker-Reason";
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
