@@ -12,7 +12,7 @@ mod sent_acks;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
-pub(crate) use event::DeliveryEvent;
+pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use found::FoundConsumer;
 pub(crate) use given_up::{ConsumerState, GivenUpReports, GivenUpState};
 pub(crate) use incarnations::{Incarnations, Standing};

@@ -1,20 +1,21 @@
-//! The ack floor of a consumer, from which a deleted consumer is recreated.
+//! The ack floor of a consumer, from which a deleted consumer is recreated, and its pause.
 
 use std::time::SystemTime;
 
 use async_nats::jetstream::consumer;
 
 use super::Connection;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Pause};
 use crate::error::Error;
 
-/// The last known ack floor of a consumer, and the creation time of its stream.
+/// The last known ack floor of a consumer, its pause, and the creation time of its stream.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Floor {
     stream_created: SystemTime,
     sequence: u64,
     /// The number of deliveries that the consumer had made.
     pub(super) delivered: u64,
+    pub(super) pause: Option<Pause>,
 }
 
 impl Floor {
@@ -32,7 +33,10 @@ impl Connection {
         let stream_created = self.stream_created(&binding.stream).await?;
         let info: consumer::Info = self.consumer_info(binding).await?;
         let (sequence, delivered) = (info.ack_floor.stream_sequence, info.delivered.consumer_sequence);
-        Ok(Floor { stream_created, sequence, delivered })
+        let pause = info
+            .paused
+            .then(|| Pause { until: info.config.pause_until.map(SystemTime::from), remaining: info.pause_remaining });
+        Ok(Floor { stream_created, sequence, delivered, pause })
     }
 
     /// Returns the time at which a stream was created.

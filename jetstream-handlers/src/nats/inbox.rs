@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -38,6 +38,9 @@ const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.";
 /// The subject of an advisory about a deleted consumer, without its last tokens: stream and consumer.
 const CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.";
 
+/// The subject of an advisory about a consumer that is paused or resumed, without its last tokens: stream and consumer.
+const PAUSED: &str = "$JS.EVENT.ADVISORY.CONSUMER.PAUSE.";
+
 /// An entry in the queue of one handler.
 #[derive(Debug)]
 pub(super) enum Arrival {
@@ -50,6 +53,8 @@ pub(super) enum Arrival {
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
     Deleted,
+    /// The consumer is reported to be paused or resumed.
+    Paused,
     /// The user may not do what the handler requires.
     Denied(Violation),
     /// The inbox is closed, and no more messages arrive.
@@ -66,6 +71,8 @@ pub(super) struct Route {
     queue: Mutex<VecDeque<Arrival>>,
     /// Apart from the queue, because everyone may send any number of them.
     reports: Mutex<GivenUpReports>,
+    /// `true` while [`Arrival::Paused`] is in the queue.
+    is_pause_reported: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -127,6 +134,18 @@ impl Route {
     /// Returns the reports that messages reached `max_deliver`, and removes them.
     pub(super) fn take_reports(&self) -> GivenUpReports {
         std::mem::take(&mut *lock(&self.reports))
+    }
+
+    /// Adds the report that the consumer is paused or resumed, unless it is in the queue.
+    fn report_pause(&self) {
+        if !self.is_pause_reported.swap(true, Ordering::Relaxed) {
+            self.push(Arrival::Paused);
+        }
+    }
+
+    /// Accepts another report that the consumer is paused or resumed.
+    pub(super) fn pause_taken(&self) {
+        self.is_pause_reported.store(false, Ordering::Relaxed);
     }
 
     /// Releases the memory of an idle handler.
@@ -263,6 +282,7 @@ impl Routes {
             inbox: AtomicU64::new(u64::MAX),
             queue: Mutex::default(),
             reports: Mutex::default(),
+            is_pause_reported: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
         let mut table = self.table();
@@ -366,7 +386,7 @@ impl Routes {
         Ok(advisories)
     }
 
-    /// Subscribes to the advisories about deleted streams and consumers.
+    /// Subscribes to the advisories about deleted streams and consumers, and about paused consumers.
     pub(super) async fn deletions(self: &Arc<Self>, connection: &Connection) -> Result<Arc<Advisories>, Error> {
         let mut known = self.deletions.lock().await;
         if let Some(advisories) = known.upgrade()
@@ -377,6 +397,7 @@ impl Routes {
         let client = connection.client();
         let mut streams = subscribe(&client, format!("{STREAM_DELETED}*")).await?;
         let mut consumers = subscribe(&client, format!("{CONSUMER_DELETED}*.*")).await?;
+        let mut paused = subscribe(&client, format!("{PAUSED}*.*")).await?;
         let mut violations = connection.violations.subscribe();
         let next_prefix = format!("{}.CONSUMER.MSG.NEXT.", connection.api_prefix);
         let routes = self.clone();
@@ -385,6 +406,7 @@ impl Routes {
                 let message = tokio::select! {
                     message = streams.next() => message,
                     message = consumers.next() => message,
+                    message = paused.next() => message,
                     violation = violations.recv() => {
                         if let Ok(violation) = violation {
                             routes.denied(&violation, &next_prefix);
@@ -393,7 +415,7 @@ impl Routes {
                     }
                 };
                 let Some(message) = message else { return };
-                routes.deleted(&message.subject);
+                routes.changed(&message.subject);
             }
         });
         let advisories = Arc::new(Advisories { reader: AbortOnDropHandle::new(reader) });
@@ -417,10 +439,11 @@ impl Routes {
         }
     }
 
-    /// Tells the handlers whose stream or consumer was deleted, by the subject of the advisory.
+    /// Tells the handlers whose stream or consumer was deleted, or whose consumer was paused or resumed, by the subject
+    /// of the advisory.
     ///
-    /// Everyone can publish an advisory, so the handlers only ask the server whether their consumer is still the same.
-    fn deleted(&self, subject: &str) {
+    /// Everyone can publish an advisory, so the handlers only ask the server about their consumer.
+    fn changed(&self, subject: &str) {
         let table = self.table();
         let routes = table.by_number.values();
         if let Some(stream) = subject.strip_prefix(STREAM_DELETED) {
@@ -428,6 +451,8 @@ impl Routes {
             routes.filter(of_stream).for_each(|route| route.push(Arrival::Deleted));
         } else if let Some(consumer) = subject.strip_prefix(CONSUMER_DELETED) {
             routes.filter(|route| route.consumer == consumer).for_each(|route| route.push(Arrival::Deleted));
+        } else if let Some(consumer) = subject.strip_prefix(PAUSED) {
+            routes.filter(|route| route.consumer == consumer).for_each(|route| route.report_pause());
         }
     }
 

@@ -17,6 +17,7 @@ mod heartbeat;
 mod lateness;
 mod max_deliveries;
 mod ordered;
+mod pause;
 mod prefetch;
 mod quarantine;
 mod readiness;
@@ -283,6 +284,7 @@ impl Worker {
                     acks.consumer_replaced();
                 }
             }
+            DeliveryEvent::Paused(pause) => self.paused(pause),
             DeliveryEvent::AcksDenied(reason) => {
                 if self.ack_all.is_none() {
                     buffer.clear();

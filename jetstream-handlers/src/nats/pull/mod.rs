@@ -214,6 +214,10 @@ impl Pull {
                     self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
                 }
                 Arrival::Deleted => self.doubt(),
+                Arrival::Paused => {
+                    self.route.pause_taken();
+                    self.floor.pause_reported();
+                }
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 Arrival::Moving => self.move_to_another_inbox(),
@@ -408,11 +412,12 @@ impl Pull {
             let silent = self.silent_at();
             self.requests.first_end().map_or(silent, |ends| silent.min(ends))
         };
-        pull.min(order)
+        pull.min(order).min(self.floor.wake().unwrap_or(far))
     }
 
     async fn on_wake(&mut self) {
         let now = Instant::now();
+        self.floor.proceed(now);
         if self.recovery.is_active() {
             self.recovery.proceed(now, || self.floor.start());
         } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
@@ -482,7 +487,9 @@ impl Pull {
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
         }
-        self.floor.on_read(&self.handler, floor);
+        if let Some(pause) = self.floor.on_read(&self.handler, floor) {
+            self.events.push_back(DeliveryEvent::Paused(pause));
+        }
     }
 
     /// Passes on the messages that cannot be read, and requests the others that were lost.
@@ -612,6 +619,7 @@ impl Pull {
             Status::Heartbeat => {
                 self.binding.sent_acks.heartbeat();
                 self.losses.tick(self.last_heard);
+                self.floor.heartbeat();
                 self.mark_healthy();
             }
             Status::Expired => {
