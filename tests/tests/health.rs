@@ -5,10 +5,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
+use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, Health, Status};
 use jetstream_handlers_tests::{
-    Recorder, SOON, Server, assert_error, binary, connect, eventually, ms, publish, until_health,
+    Recorder, SOON, Server, assert_error, binary, connect, eventually, ms, publish, stream_config, until_health,
 };
 use tokio::sync::Semaphore;
 
@@ -243,4 +244,35 @@ async fn forged_pause_is_not_believed() {
     calls.until(1).await;
     assert!(broker.health().is_healthy(), "{}", broker.health());
     subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn instance_whose_requests_are_too_many_says_so() {
+    let server = Server::start().await;
+    let stream = server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let config = consumer::pull::Config {
+        durable_name: Some("worker".into()),
+        filter_subject: "work.a".into(),
+        max_deliver: 10_000,
+        max_waiting: 1,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.unwrap();
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let calls = Recorder::<u64>::new();
+    // No second request while the first one is open.
+    let first = one.subscribe("work.a", "worker", calls.handler()).batch_size(1).await.unwrap();
+    until_health(&one, "its request is served", |health| health.is_healthy()).await;
+    let second = other.subscribe("work.a", "worker", calls.handler()).batch_size(1).await.unwrap();
+    let text = until_health(&other, "it is crowded out", |health| health.to_string().contains("max_waiting")).await;
+    let reason = "409 Exceeded MaxWaiting: the consumer serves 1 pull requests at a time (`max_waiting`)";
+    assert!(text.contains("recovering") && text.contains(reason), "{text}");
+    assert!(one.health().is_healthy(), "{}", one.health());
+    publish(&one, "work.a", [1]).await;
+    calls.until(1).await;
+    first.unsubscribe().await.unwrap();
+    until_health(&other, "it is served", Health::is_healthy).await;
+    publish(&one, "work.a", [2]).await;
+    calls.until(2).await;
+    second.unsubscribe().await.unwrap();
 }

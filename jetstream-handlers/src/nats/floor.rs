@@ -16,6 +16,8 @@ pub(super) struct Floor {
     /// The number of deliveries that the consumer had made.
     pub(super) delivered: u64,
     pub(super) pause: Option<Pause>,
+    /// `true` if the consumer had as many pull requests as it serves at a time.
+    pub(super) is_full: bool,
 }
 
 impl Floor {
@@ -36,7 +38,9 @@ impl Connection {
         let pause = info
             .paused
             .then(|| Pause { until: info.config.pause_until.map(SystemTime::from), remaining: info.pause_remaining });
-        Ok(Floor { stream_created, sequence, delivered, pause })
+        let max_waiting = usize::try_from(info.config.max_waiting).ok().filter(|max| *max > 0);
+        let is_full = max_waiting.is_some_and(|max| info.num_waiting >= max);
+        Ok(Floor { stream_created, sequence, delivered, pause, is_full })
     }
 
     /// Returns the time at which a stream was created.

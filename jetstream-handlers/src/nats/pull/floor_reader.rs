@@ -96,6 +96,11 @@ impl FloorReader {
         }
     }
 
+    /// Schedules a reading, because the server does not answer: it may have too many requests.
+    pub(super) fn silent(&mut self) {
+        self.pause_reported();
+    }
+
     /// Returns the time of the scheduled reading, if there is one.
     pub(super) fn wake(&self) -> Option<Instant> {
         // One in progress may have been answered before the change.

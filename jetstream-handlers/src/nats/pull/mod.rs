@@ -74,6 +74,9 @@ pub(crate) struct Pull {
     last_heard: Instant,
     recovery: Recovery,
     floor: FloorReader,
+    /// `true` if the consumer has as many requests of other instances as it serves, until it serves one of this
+    /// instance.
+    is_crowded: bool,
     losses: Losses,
     /// The task that repeats acks.
     repeating: Option<AbortOnDropHandle<()>>,
@@ -156,6 +159,7 @@ impl Pull {
             last_heard: Instant::now(),
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
+            is_crowded: false,
             losses,
             repeating: None,
             lost_requests: 0,
@@ -423,7 +427,12 @@ impl Pull {
         } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
             self.requests.forget();
             self.doubt();
-            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.floor.silent();
+            if self.is_crowded {
+                self.back_off_crowded();
+            } else {
+                self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            }
         } else {
             self.requests.prune();
         }
@@ -486,6 +495,10 @@ impl Pull {
         self.losses.tick(self.last_heard);
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
+            // The server does not answer a request that it does not serve for this reason.
+            if floor.is_full && self.recovery.has_reason() {
+                self.back_off_crowded();
+            }
         }
         if let Some(pause) = self.floor.on_read(&self.handler, floor) {
             self.events.push_back(DeliveryEvent::Paused(pause));
@@ -661,6 +674,10 @@ impl Pull {
                     self.back_off(text);
                 }
             }
+            Status::TooManyRequests => {
+                self.requests.end(number, left);
+                self.back_off_crowded();
+            }
             Status::WrongPin => {
                 self.requests.forget();
                 if let Some(order) = &mut self.order {
@@ -694,6 +711,15 @@ impl Pull {
         self.recover(reason, Then::Request);
     }
 
+    /// Waits before the next request, because the consumer serves those of other instances.
+    fn back_off_crowded(&mut self) {
+        self.is_crowded = true;
+        let max = self.binding.config.max_waiting;
+        self.back_off(&format!(
+            "409 Exceeded MaxWaiting: the consumer serves {max} pull requests at a time (`max_waiting`), and has those of other instances; run fewer instances, or create the consumer again with a higher `max_waiting`"
+        ));
+    }
+
     /// Waits before the consumer is restored, in case it does not exist.
     fn back_off_and_restore(&mut self, reason: &str) {
         self.recover(reason, Then::Restore);
@@ -708,6 +734,7 @@ impl Pull {
 
     /// Ends the recovery, because the server has answered a request.
     fn mark_healthy(&mut self) {
+        self.is_crowded = false;
         if self.recovery.end() {
             tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
             self.events.push_back(DeliveryEvent::Running);
