@@ -307,13 +307,21 @@ async fn time_to_live_out_of_range_is_refused(transport: &Transport) {
 }
 
 async fn stream_without_acks_is_named(transport: &Transport) {
-    let config = stream::Config { no_ack: true, ..orders() };
+    let is_new = matches!(transport, Transport::Memory) || binary::version() >= (2, 14, 0);
+    let config = stream::Config { no_ack: true, allow_batch_publish: is_new, ..orders() };
     let broker = transport.start(TestBroker::builder().stream(config).include::<all>()).await;
     let error = broker.broker().publish("orders.created", &order(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error}");
     assert!(error.to_string().contains("`no_ack: true`"), "{error}");
     broker.idle().await;
     broker.handled::<all>().once();
+    if !is_new {
+        return;
+    }
+    let message = broker.broker().publish_message("orders.created", &order(2));
+    let error = broker.broker().publisher().ingest([message]).await.unwrap_err().into_error();
+    assert_eq!(error.kind(), ErrorKind::StreamMismatch, "{error}");
+    assert!(error.to_string().contains("`no_ack: true`"), "{error}");
 }
 
 async fn limit_of_a_subject_is_named(transport: &Transport) {
