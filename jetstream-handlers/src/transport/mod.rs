@@ -165,6 +165,20 @@ impl Transport {
         }
     }
 
+    /// Returns the first message of a stream at or after this sequence on a subject, which may have wildcards; `None` in
+    /// memory, where only lost advisories would require it.
+    pub(crate) async fn next_stored_on(
+        &self,
+        stream: &str,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<Stored>, Error> {
+        match self {
+            Self::Nats(connection) => connection.next_stored_on(stream, sequence, subject).await,
+            Self::Memory(_) => Ok(None),
+        }
+    }
+
     /// Returns the last sequence that a stream has assigned, even if that message was deleted.
     pub(crate) async fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Error> {
         match self {

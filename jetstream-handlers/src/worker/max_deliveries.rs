@@ -18,6 +18,9 @@ use crate::sync::lock;
 /// The minimum time between two readings of the consumer's state, whatever number of reports arrives.
 const READ_PERIOD: Duration = Duration::from_millis(100);
 
+/// The minimum time between two searches for messages whose reports were dropped.
+const SEARCH_PERIOD: Duration = Duration::from_secs(1);
+
 /// The minimum time between two log lines about wrong reports, and about dropped ones.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
@@ -63,6 +66,10 @@ struct Candidates {
     /// The time at which it is read for those in flight, and for the first one that failed.
     again_at: Option<Instant>,
     backoff: ExponentialBackoff,
+    /// `true` if reports were dropped, and the messages that they were about were not searched for.
+    are_lost: bool,
+    /// The time of the last search.
+    searched_at: Option<Instant>,
     wrong: LimitedLog,
     dropped: LimitedLog,
 }
@@ -79,6 +86,8 @@ impl Candidates {
             read_at: Instant::now(),
             again_at: None,
             backoff: ExponentialBackoff::new(Duration::from_secs(1), Duration::from_secs(60)),
+            are_lost: false,
+            searched_at: None,
             wrong: LimitedLog::default(),
             dropped: LimitedLog::default(),
         }
@@ -89,7 +98,7 @@ impl Candidates {
         if self.again_at.is_none() && !(self.in_flight.is_empty() && self.failed.is_empty()) {
             self.again_at = Some(Instant::now() + self.backoff.next());
         }
-        let for_reports = has_reports.then_some(self.read_at);
+        let for_reports = (has_reports || self.are_lost).then_some(self.read_at);
         let again = self.again_at.map(|again| again.max(self.read_at));
         for_reports.into_iter().chain(again).min()
     }
@@ -250,8 +259,12 @@ impl Worker {
                 let (reports, dropped) = reports.into_parts();
                 if dropped > 0 {
                     candidates.log_dropped(handler, dropped);
+                    candidates.are_lost = true;
                 }
                 candidates.sort(handler, reports, consumer);
+                if candidates.are_lost && candidates.searched_at.is_none_or(|last| last.elapsed() >= SEARCH_PERIOD) {
+                    self.search_given_up(candidates).await;
+                }
                 candidates.read_at = Instant::now() + READ_PERIOD;
             }
             Err(error) => {
@@ -260,6 +273,38 @@ impl Worker {
                 self.exhausted.add(reports);
             }
         }
+    }
+
+    /// Finds the messages of a work queue whose reports were dropped: what was delivered, is not in flight and still
+    /// exists was given up.
+    ///
+    /// Any other stream keeps the messages that were acknowledged, so they cannot be told apart.
+    async fn search_given_up(&self, candidates: &mut Candidates) {
+        let Some(consumer) = candidates.consumer.clone().filter(|_| self.binding.work_queue) else {
+            candidates.are_lost = false;
+            return;
+        };
+        candidates.searched_at = Some(Instant::now());
+        let everything = [">".to_owned()];
+        let filters = if consumer.filters.is_empty() { &everything[..] } else { &consumer.filters };
+        let mut found = BTreeSet::new();
+        for filter in filters {
+            let mut next = 1;
+            while next <= consumer.delivered && found.len() < GivenUpReports::MAX {
+                match self.transport.next_stored_on(&self.binding.stream, next, filter).await {
+                    Ok(Some(stored)) => {
+                        next = stored.sequence + 1;
+                        found.insert((stored.sequence, consumer.max_deliver));
+                    }
+                    Ok(None) => break,
+                    // The next reading searches again.
+                    Err(_) => return,
+                }
+            }
+        }
+        candidates.are_lost = found.len() >= GivenUpReports::MAX;
+        // Compared with the next state: a message that was just acknowledged may not be removed yet.
+        candidates.in_flight.extend(found.into_iter().filter(|(sequence, _)| *sequence <= consumer.delivered));
     }
 
     /// Stores a dead letter of a message that its consumer has given up, and that is read from its stream.

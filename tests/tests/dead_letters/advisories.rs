@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use jetstream_handlers::async_nats::Client;
 use jetstream_handlers::async_nats::jetstream::consumer::AckPolicy;
+use jetstream_handlers::async_nats::{Client, Subscriber};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::stream;
 use jetstream_handlers::stream::{DiscardPolicy, RetentionPolicy};
 use jetstream_handlers_tests::{
-    Recorder, SOON, Server, connect, dead_letters, eventually, ms, payload_of, publish, stream_config,
+    Recorder, SOON, Server, builder, connect, dead_letters, eventually, ms, payload_of, publish, stream_config,
 };
 use tokio::sync::Semaphore;
 
@@ -230,4 +230,59 @@ async fn message_given_up_among_many_forged_advisories_is_dead_lettered() {
     // Those that are gone from a work queue need not be excluded by their numbers.
     let plausible = |number: u64| (number % 2003 + 1, 2);
     assert_eq!(given_up_among_forged(RetentionPolicy::WorkQueue, plausible).await, given_up);
+}
+
+/// Waits until the server has reported this many messages that were delivered twice.
+async fn reported(advisories: &mut Subscriber, count: usize) {
+    let mut reported = BTreeSet::new();
+    while reported.len() < count {
+        let advisory = tokio::time::timeout(SOON, futures::StreamExt::next(advisories)).await.unwrap().unwrap();
+        let advisory: serde_json::Value = serde_json::from_slice(&advisory.payload).unwrap();
+        // A forged one has no other fields.
+        if advisory["type"].is_string() {
+            reported.insert(advisory["stream_seq"].as_u64().unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_of_a_work_queue_whose_advisory_was_dropped_is_found() {
+    let server = Server::start().await;
+    work_queue(&server).await;
+    // The server reports a message only to a request that waits, and the worker sends none while it is blocked.
+    let broker = builder(&server).fetch_wait(secs(60)).connect().await.unwrap();
+    let calls = Recorder::<u64>::new();
+    let (recorder, (open, opened)) = (calls.clone(), std::sync::mpsc::channel());
+    let opened = std::sync::Mutex::new(opened);
+    let handler = move |id: u64| {
+        recorder.add(id);
+        if id == 4 {
+            // The worker takes no advisories meanwhile, but they arrive.
+            tokio::task::block_in_place(|| opened.lock().unwrap().recv().unwrap());
+        }
+        std::future::ready(if id < 4 { Settle::Retry } else { Settle::Ack })
+    };
+    let subscribe = broker.subscribe("work.a", "worker", handler).concurrency(8).backoff(&[ms(1500)]);
+    let subscription = subscribe.await.unwrap();
+    set_max_deliver(&server, "worker", 2).await;
+    let client = server.client().await;
+    let mut advisories = client.subscribe("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.WORK.worker").await.unwrap();
+    publish(&broker, "work.a", 1..=3).await;
+    calls.until_len(6).await;
+    publish(&broker, "work.a", [4]).await;
+    calls.until(4).await;
+    // More different ones than are kept.
+    for sequence in 0..20_000 {
+        send(&client, "worker", (1000 + sequence, 2)).await;
+    }
+    client.flush().await.unwrap();
+    reported(&mut advisories, 3).await;
+    // What the server has sent before has arrived now.
+    broker.publish("work.b", &5).await.unwrap();
+    open.send(()).unwrap();
+    let letters = dead_letters(&broker, 3).await;
+    assert_eq!(letters.iter().map(payload_of).collect::<BTreeSet<_>>(), BTreeSet::from([1, 2, 3]));
+    eventually("the others are left", SOON, async || (count(&server, "WORK").await == 1).then_some(())).await;
+    assert_eq!(calls.len(), 7);
+    subscription.unsubscribe().await.unwrap();
 }
