@@ -136,7 +136,7 @@ impl Message {
     /// (ADR-43, `Nats-Marker-Reason`), or the deletion of a key in a key-value bucket (ADR-8, `KV-Operation`).
     pub(crate) fn is_marker(&self) -> bool {
         self.payload.is_empty()
-            && (self.header("Nats-Marker-Reason").is_some()
+            && (self.header(reserved::MARKER_REASON).is_some()
                 || matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")))
     }
 

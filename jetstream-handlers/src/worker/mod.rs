@@ -17,6 +17,7 @@ mod heartbeat;
 mod lateness;
 mod max_deliveries;
 mod ordered;
+mod pause;
 mod prefetch;
 mod quarantine;
 mod readiness;
@@ -283,21 +284,14 @@ impl Worker {
                     acks.consumer_replaced();
                 }
             }
+            DeliveryEvent::Paused(pause) => self.paused(pause),
             DeliveryEvent::AcksDenied(reason) => {
                 if self.ack_all.is_none() {
                     buffer.clear();
                 }
                 self.acks_denied(reason);
             }
-            DeliveryEvent::MaxDeliveries { sequence, delivered } => {
-                if !self.exhausted.add(sequence, delivered) {
-                    tracing::error!(
-                        handler = self.handler.declaration.name,
-                        sequence,
-                        "the message reached max_deliver, and the queue for dead letters is full; it stays in its stream"
-                    );
-                }
-            }
+            DeliveryEvent::MaxDeliveries(reports) => self.exhausted.add(reports),
         }
     }
 

@@ -83,6 +83,9 @@ pub(crate) struct Pull {
     arrival: u32,
     recovery: Recovery,
     floor: FloorReader,
+    /// `true` if the consumer has as many requests of other instances as it serves, until it serves one of this
+    /// instance.
+    is_crowded: bool,
     losses: Losses,
     /// The task that repeats acks.
     repeating: Option<AbortOnDropHandle<()>>,
@@ -167,6 +170,7 @@ impl Pull {
             arrival: 0,
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
+            is_crowded: false,
             losses,
             repeating: None,
             lost_requests: 0,
@@ -222,11 +226,17 @@ impl Pull {
             match self.arrived.pop_front()? {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
-                Arrival::Advisory(message) => self.on_advisory(&message),
+                Arrival::MaxDeliveries => {
+                    self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
+                }
                 Arrival::Deleted => self.on_deleted(),
                 Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => self.replaced(),
                 // The handler has begun another incarnation since.
                 Arrival::Replaced(_) => {}
+                Arrival::Paused => {
+                    self.route.pause_taken();
+                    self.floor.pause_reported();
+                }
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 Arrival::Moving => self.move_to_another_inbox(),
@@ -434,17 +444,23 @@ impl Pull {
             let silent = self.silent_at();
             self.requests.first_end().map_or(silent, |ends| silent.min(ends))
         };
-        pull.min(order)
+        pull.min(order).min(self.floor.wake().unwrap_or(far))
     }
 
     async fn on_wake(&mut self) {
         let now = Instant::now();
+        self.floor.proceed(now);
         if self.recovery.is_active() {
             self.recovery.proceed(now, || self.floor.start());
         } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
             self.requests.forget();
             self.doubt();
-            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.floor.silent();
+            if self.is_crowded {
+                self.back_off_crowded();
+            } else {
+                self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            }
         } else {
             self.requests.prune();
         }
@@ -508,8 +524,14 @@ impl Pull {
         self.losses.tick(self.last_heard);
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
+            // The server does not answer a request that it does not serve for this reason.
+            if floor.is_full && self.recovery.has_reason() {
+                self.back_off_crowded();
+            }
         }
-        self.floor.on_read(&self.handler, floor);
+        if let Some(pause) = self.floor.on_read(&self.handler, floor) {
+            self.events.push_back(DeliveryEvent::Paused(pause));
+        }
     }
 
     /// Passes on the messages that cannot be read, and requests the others that were lost.
@@ -655,23 +677,6 @@ impl Pull {
         last.is_some_and(|last| consumer_sequence > last + 1)
     }
 
-    /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
-    fn on_advisory(&mut self, advisory: &async_nats::Message) {
-        #[derive(serde::Deserialize)]
-        struct MaxDeliver {
-            stream_seq: u64,
-            deliveries: u64,
-        }
-        match serde_json::from_slice(&advisory.payload) {
-            Ok(MaxDeliver { stream_seq, deliveries }) => {
-                self.events.push_back(DeliveryEvent::MaxDeliveries { sequence: stream_seq, delivered: deliveries });
-            }
-            Err(error) => {
-                tracing::warn!(handler = &*self.handler, "cannot read an advisory of the server: {error}");
-            }
-        }
-    }
-
     fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
         let text = message.description.as_deref().unwrap_or_default();
         let status = Status::parse(code, text);
@@ -687,6 +692,7 @@ impl Pull {
             Status::Heartbeat => {
                 self.binding.sent_acks.heartbeat();
                 self.losses.tick(self.last_heard);
+                self.floor.heartbeat();
                 self.mark_healthy();
             }
             Status::Expired => {
@@ -728,6 +734,10 @@ impl Pull {
                     self.back_off(text);
                 }
             }
+            Status::TooManyRequests => {
+                self.requests.end(number, left);
+                self.back_off_crowded();
+            }
             Status::WrongPin => {
                 self.requests.forget();
                 if let Some(order) = &mut self.order {
@@ -761,6 +771,15 @@ impl Pull {
         self.recover(reason, Then::Request);
     }
 
+    /// Waits before the next request, because the consumer serves those of other instances.
+    fn back_off_crowded(&mut self) {
+        self.is_crowded = true;
+        let max = self.binding.config.max_waiting;
+        self.back_off(&format!(
+            "409 Exceeded MaxWaiting: the consumer serves {max} pull requests at a time (`max_waiting`), and has those of other instances; run fewer instances, or create the consumer again with a higher `max_waiting`"
+        ));
+    }
+
     /// Waits before the consumer is restored, in case it does not exist.
     fn back_off_and_restore(&mut self, reason: &str) {
         self.recover(reason, Then::Restore);
@@ -775,6 +794,7 @@ impl Pull {
 
     /// Ends the recovery, because the server has answered a request.
     fn mark_healthy(&mut self) {
+        self.is_crowded = false;
         if self.recovery.end() {
             tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
             self.events.push_back(DeliveryEvent::Running);
