@@ -71,9 +71,10 @@ async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) 
             Err(PublishFailure::Permanent(error))
                 if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
             {
-                return ack_of_first_send(transport, &message, deadline, error).await;
+                // Boxed, as the pause below, because every publish would hold its size.
+                return Box::pin(ack_of_first_send(transport, &message, deadline, error)).await;
             }
-            Err(failure) => retry.after(failure).await?,
+            Err(failure) => Box::pin(retry.after(failure)).await?,
         }
     }
 }

@@ -582,7 +582,7 @@ impl Pull {
     /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering.
     fn check_numbering(&mut self, message: &mut Message) {
         let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
-        let incarnation = self.inboxes.incarnation(inbox);
+        let mut incarnation = self.inboxes.incarnation(inbox);
         // Deliveries in two inboxes can overtake each other.
         let last = self.last_delivery.replace((inbox, consumer_sequence));
         let is_lower = last.is_some_and(|(last_inbox, last)| last_inbox == inbox && consumer_sequence <= last);
@@ -590,9 +590,11 @@ impl Pull {
         if is_lower || is_first {
             tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
             self.replaced();
-            self.inboxes.add(inbox, self.binding.incarnations.current());
+            let current = self.binding.incarnations.current();
+            self.inboxes.add(inbox, current);
+            incarnation = Some(current);
         }
-        message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
+        message.info.set_incarnation(incarnation.unwrap_or_default());
     }
 
     /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
