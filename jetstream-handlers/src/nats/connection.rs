@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connect::{Servers, connect};
 use super::inbox::Routes;
 use super::publish::WriteLimit;
+use super::pull::LargeRequests;
 use super::violations::Violations;
 use super::watchdog::watch;
 use crate::delivery::ProcessClock;
@@ -38,6 +39,7 @@ pub(crate) struct Connection {
     pub(super) routes: Arc<Routes>,
     pub(super) violations: Arc<Violations>,
     pub(super) write_limit: Arc<WriteLimit>,
+    pub(super) large_requests: LargeRequests,
     closed: CancellationToken,
     /// `true` if `closed` is cancelled; read for every message, without the lock of the token.
     is_closed: AtomicBool,
@@ -108,6 +110,7 @@ impl Connection {
             routes: Arc::default(),
             violations,
             write_limit: Arc::default(),
+            large_requests: LargeRequests::default(),
             closed: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),
