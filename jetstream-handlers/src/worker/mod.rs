@@ -315,6 +315,8 @@ impl Worker {
             return 0;
         }
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+        // What is being handled is held as well; but the next message is requested meanwhile, however large it is.
+        let max = max.saturating_sub(self.slots.len() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.refill_at(all / 2);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }

@@ -114,13 +114,13 @@ impl ByteLimit {
         is_large
     }
 
-    /// Doubles the window if its bytes have arrived quickly.
+    /// Raises the window to twice what has arrived quickly.
     fn measure(&mut self, size: usize) {
         let Some((since, received)) = &mut self.measured else { return };
         *received += size;
         if *received >= self.window {
             if since.elapsed() <= QUICK {
-                self.window = (self.window * 2).min(BUDGET / 2);
+                self.window = (*received * 2).min(BUDGET / 2);
             }
             self.measured = None;
         }
