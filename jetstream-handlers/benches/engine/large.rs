@@ -182,7 +182,7 @@ impl Tally {
 fn rival(
     bench: &Bench,
     stored: Stored,
-    consume: impl AsyncFn(&jetstream::consumer::Consumer<pull::Config>, &mut Tally),
+    consume: impl AsyncFnOnce(&jetstream::consumer::Consumer<pull::Config>, &mut Tally),
 ) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench, stored.stream).await, &*bench.durable);
