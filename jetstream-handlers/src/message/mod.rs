@@ -175,8 +175,8 @@ impl Message {
 
     /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
     pub(crate) fn is_replay_for_another(&self) -> bool {
-        let (stream, consumer) = (self.info.stream(), self.info.stream_and_consumer());
-        self.headers.as_ref().is_some_and(|headers| replayed::is_for_another(headers, stream, consumer))
+        let Some(headers) = &self.headers else { return false };
+        replayed::is_for_another(headers, self.info.stream(), self.info.stream_and_consumer())
     }
 
     /// Returns the origin and the delivery count of the message.

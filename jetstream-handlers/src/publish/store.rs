@@ -97,10 +97,11 @@ async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) 
             Err(PublishFailure::Permanent(error))
                 if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
             {
-                let ack = ack_of_first_send(transport, &message, deadline, error).await?;
+                // Boxed, as the pause below, because every publish would hold its size.
+                let ack = Box::pin(ack_of_first_send(transport, &message, deadline, error)).await?;
                 return Ok(Answer { ack, is_repetition: true });
             }
-            Err(failure) => retry.after(failure).await?,
+            Err(failure) => Box::pin(retry.after(failure)).await?,
         }
     }
 }

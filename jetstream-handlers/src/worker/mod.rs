@@ -51,6 +51,7 @@ use crate::handler::Handler;
 use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::outcome::Failure;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use aside::Aside;
@@ -211,18 +212,23 @@ impl Worker {
     }
 
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
+    #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
-        let failure = quarantine::failure(&message);
-        if failure.is_some() {
-            self.status.quarantined();
-        }
-        match (failure, &self.ack_all) {
+        match quarantine::failure(&message) {
             // Nothing can keep it from being redelivered, so a call now would be repeated.
-            (None, None) if self.denied_acks.are_denied() => {}
-            (None, _) => buffer.push(message),
-            (Some(_), None) => self.quarantine.add(message),
+            None if self.ack_all.is_none() && self.denied_acks.are_denied() => {}
+            None => buffer.push(message),
+            Some(failure) => self.receive_unreadable(message, failure, buffer),
+        }
+    }
+
+    #[cold]
+    fn receive_unreadable(&self, message: Message, failure: Failure, buffer: &mut BufferGuard<'_>) {
+        self.status.quarantined();
+        match &self.ack_all {
+            None => self.quarantine.add(message),
             // Its bytes would be lost with the next ack, so it is redelivered, and ends the connection again.
-            (Some(_), Some(_)) if self.is_irretrievable(&message) => {
+            Some(_) if self.is_irretrievable(&message) => {
                 tracing::error!(
                     handler = self.handler.declaration.name,
                     stream = self.binding.stream,
@@ -231,7 +237,7 @@ impl Worker {
                     self.binding.stream
                 );
             }
-            (Some(failure), Some(_)) => {
+            Some(_) => {
                 // It ends in its turn, because the next ack covers it.
                 self.unstored.remember(&message.info, failure);
                 buffer.push(message);
@@ -303,6 +309,8 @@ impl Worker {
             return 0;
         }
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+        // What is being handled is held as well; but the next message is requested meanwhile, however large it is.
+        let max = max.saturating_sub(self.slots.len() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.refill_at(all / 2);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }

@@ -14,6 +14,8 @@ mod requests;
 mod resequencer;
 mod status;
 
+pub(super) use byte_limit::LargeRequests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,7 +36,7 @@ use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
-use byte_limit::ByteLimit;
+use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
 use losses::{Losses, LostInbox, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
@@ -276,6 +278,7 @@ impl Pull {
                     Answer::Info(info) => Box::pin(self.on_consumer_info(info)).await,
                     Answer::Examined(found) => Box::pin(self.on_examined(found)).await,
                 },
+                reservation = optional(self.byte_limit.reserving()) => self.byte_limit.reserved(reservation),
                 Ok(()) = self.epoch.changed() => self.on_reconnect(),
                 () = sleep_until(wake) => self.on_wake().await,
             }
@@ -361,6 +364,8 @@ impl Pull {
 
     /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
     async fn request_more(&mut self) {
+        // If it cannot be used now, it is left to the other handlers.
+        let reservation = self.byte_limit.take_reserved();
         let is_searching =
             self.losses.is_searching() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
         if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
@@ -385,17 +390,23 @@ impl Pull {
         if outstanding > capacity / 2 || outstanding >= capacity {
             return;
         }
+        let handlers = self.connection.routes.len();
+        if outstanding > 0 && self.byte_limit.is_alone(handlers) {
+            return;
+        }
+        let allowance = self.byte_limit.next(handlers, reservation, &self.connection.large_requests);
+        let Some(allowance) = allowance else { return };
         // All handlers together never request more than the client can buffer.
-        let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
+        let share = if allowance.reservation.is_some() { 1 } else { (CAPACITY / 2 / handlers.max(1)).max(1) };
         let batch = (capacity - outstanding).min(self.limits.max_batch()).min(share);
         // Boxed, because the future is large, and only needed once for hundreds of messages.
-        Box::pin(self.request(batch)).await;
+        Box::pin(self.request(batch, allowance)).await;
     }
 
-    async fn request(&mut self, batch: usize) {
+    async fn request(&mut self, batch: usize, allowance: Allowance) {
         let mut request = format!(
             r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
-            self.byte_limit.max_bytes(self.connection.routes.len()),
+            allowance.max_bytes,
             self.limits.expires().as_nanos(),
             self.limits.heartbeat().as_nanos()
         );
@@ -414,7 +425,8 @@ impl Pull {
         if let Some(order) = &mut self.order {
             order.pin_refreshed();
         }
-        self.requests.sent(batch, &self.limits);
+        self.byte_limit.sent();
+        self.requests.sent(batch, &self.limits, allowance);
     }
 
     /// Returns the number of messages that may be in flight.
@@ -485,6 +497,7 @@ impl Pull {
         // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
         // their inbox is subscribed.
         self.requests.forget();
+        self.byte_limit.reconnected();
         self.lease = None;
         self.repeat_acks();
         self.binding.incarnations.connected(epoch);
@@ -638,7 +651,9 @@ impl Pull {
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
         let skipped = self.check_numbering(&mut message);
         self.losses.arrived(&mut message.info, self.last_heard, skipped);
-        self.byte_limit.arrived(&message);
+        if self.byte_limit.arrived(&message) {
+            self.requests.end_reservation();
+        }
         self.requests.delivered();
         self.limits.busy();
         self.mark_healthy();
@@ -656,7 +671,7 @@ impl Pull {
     /// `true` if there are others between it and the last one at the same inbox.
     fn check_numbering(&mut self, message: &mut Message) -> bool {
         let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
-        let incarnation = self.inboxes.incarnation(inbox);
+        let mut incarnation = self.inboxes.incarnation(inbox);
         // Deliveries in two inboxes can overtake each other.
         let last = self.last_delivery.replace((inbox, consumer_sequence));
         let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
@@ -665,9 +680,11 @@ impl Pull {
         if is_lower || is_first {
             tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
             self.replaced();
-            self.inboxes.add(inbox, self.binding.incarnations.current());
+            let current = self.binding.incarnations.current();
+            self.inboxes.add(inbox, current);
+            incarnation = Some(current);
         }
-        message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
+        message.info.set_incarnation(incarnation.unwrap_or_default());
         message.info.set_arrived(self.arrival);
         if self.lease.as_ref().is_some_and(|lease| lease.number() == inbox) {
             message.info.set_incarnation(self.binding.incarnations.arrived(message.info.id()));
@@ -701,6 +718,7 @@ impl Pull {
                 if left == batch {
                     // An idle handler sends few requests, and holds no memory.
                     self.limits.idle();
+                    self.byte_limit.idle();
                     self.arrived.shrink_to_fit();
                     self.events.shrink_to_fit();
                     self.released.shrink_to_fit();
@@ -709,10 +727,13 @@ impl Pull {
             }
             Status::Completed => self.requests.end(number, left),
             Status::BytesUsedUp => {
+                let max_bytes = self.requests.max_bytes(number);
                 self.requests.end(number, left);
                 self.mark_healthy();
-                if left == batch {
-                    self.byte_limit.too_large(self.byte_limit.max_bytes(self.connection.routes.len()));
+                if let Some(max_bytes) = max_bytes.filter(|_| left == batch) {
+                    self.byte_limit.too_large(max_bytes);
+                    // The message waits, so that it is not requested for long.
+                    self.limits.busy();
                 }
             }
             Status::LeaderChanged => {
