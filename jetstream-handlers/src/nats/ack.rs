@@ -84,10 +84,13 @@ impl Connection {
         self.send_ack(binding, delivery, ack_subject::PROGRESS).await
     }
 
-    /// Repeats the acks that were sent last, because they may be lost with a connection.
-    pub(crate) async fn repeat_acks(&self, binding: &Binding) {
+    /// Repeats the acks that were sent last, at most `max` of them, because they may be lost with a connection.
+    pub(crate) async fn repeat_acks(&self, binding: &Binding, max: usize) {
         let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
-        for id in binding.sent_acks.all() {
+        let mut sent = binding.sent_acks.all();
+        // The message of the highest sequence is read from the stream, and shows that the others are the same.
+        sent.sort_unstable_by_key(|id| std::cmp::Reverse(id.stream_sequence));
+        for id in sent.into_iter().take(max) {
             let delivery = Info::from(prefix.delivery(id));
             if self.may_answer(binding, &delivery).await {
                 self.client().publish(delivery.into_ack_subject(), ack_subject::ACK).await.ok();

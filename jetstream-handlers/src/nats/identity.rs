@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::{ErrorCode, stream};
 use tokio::time::sleep;
 
 use super::Connection;
@@ -67,19 +67,18 @@ impl Connection {
         let Binding { stream, incarnations, .. } = binding;
         let asked = incarnations.current();
         let witness = incarnations.witness(delivery);
-        let is_replaced = match self.stored_at(stream, witness.stream_sequence).await {
-            Ok(Some(stored_at)) if stored_at == witness.stored_at => {
+        let is_replaced = match self.find(stream, witness).await {
+            Ok(Found::Same) => {
                 incarnations.verified(asked, witness);
                 return None;
             }
-            Ok(Some(_)) => true,
-            Ok(None) if witness != delivery => {
+            Ok(Found::Deleted) if witness != delivery => {
                 incarnations.message_gone(witness);
                 return None;
             }
-            // The message was deleted, unless the stream has not reached its sequence again.
-            Ok(None) => self.last_assigned_sequence(stream).await.ok()? < delivery.stream_sequence,
-            Err(error) if self.is_denied(&error, stream).await => {
+            Ok(Found::Deleted) => false,
+            Ok(Found::Other) => true,
+            Err(error) if self.is_denied(&error, stream, witness).await => {
                 tracing::warn!(
                     stream,
                     consumer = binding.consumer,
@@ -107,13 +106,35 @@ impl Connection {
         Some(!is_replaced)
     }
 
-    /// Returns `true` if a request about messages of the stream failed because the user may not send it.
-    async fn is_denied(&self, error: &ApiError, stream: &str) -> bool {
+    /// Looks for the message of a delivery in its stream.
+    async fn find(&self, stream: &str, delivery: DeliveryId) -> Result<Found, ApiError> {
+        let DeliveryId { stream_sequence, stored_at, .. } = delivery;
+        let found = |found: u64| if found == stored_at { Found::Same } else { Found::Other };
+        if let Some(time) = self.stored_at(stream, stream_sequence).await? {
+            return Ok(found(time));
+        }
+        // It was deleted, unless the stream has not reached its sequence again, or reaches it now.
+        if self.last_sequence_of(stream).await? < stream_sequence {
+            return Ok(Found::Other);
+        }
+        Ok(self.stored_at(stream, stream_sequence).await?.map_or(Found::Deleted, found))
+    }
+
+    /// Returns `true` if a request about a message failed because the user may not send it.
+    async fn is_denied(&self, error: &ApiError, stream: &str, delivery: DeliveryId) -> bool {
         match error {
             ApiError::Denied(_) => true,
             // A stream without a leader does not answer either.
-            error => is_unanswered(error) && self.last_assigned_sequence(stream).await.is_ok(),
+            error if is_unanswered(error) && self.last_sequence_of(stream).await.is_ok() => {
+                let again = self.stored_at(stream, delivery.stream_sequence).await;
+                again.is_err_and(|error| is_unanswered(&error))
+            }
+            _ => false,
         }
+    }
+
+    async fn last_sequence_of(&self, stream: &str) -> Result<u64, ApiError> {
+        Ok(self.request_empty::<stream::Info>(&format!("STREAM.INFO.{stream}")).await?.state.last_sequence)
     }
 
     /// Asks the server for the consumer, and records the answer.
@@ -137,6 +158,14 @@ impl Connection {
         };
         incarnations.identify(asked, created);
     }
+}
+
+/// The message that a stream has at the sequence of a delivery.
+enum Found {
+    Same,
+    Other,
+    /// It was deleted, or all that must acknowledge it have done so.
+    Deleted,
 }
 
 /// Returns `true` if the server did not answer a request, as it does if the user may not send it.

@@ -167,10 +167,10 @@ impl Transport {
         }
     }
 
-    /// Repeats the acks that were sent last.
-    pub(crate) async fn repeat_acks(&self, binding: &Binding) {
+    /// Repeats the acks that were sent last, at most `max` of them.
+    pub(crate) async fn repeat_acks(&self, binding: &Binding, max: usize) {
         match self {
-            Self::Nats(connection) => connection.repeat_acks(binding).await,
+            Self::Nats(connection) => connection.repeat_acks(binding, max).await,
             // In memory, no ack is lost.
             Self::Memory(_) => {}
         }

@@ -11,7 +11,7 @@ use crate::backoff::ExponentialBackoff;
 use crate::observe::health::Condition;
 
 /// The minimum and maximum delay between two tries whether acks are permitted again.
-const DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const DELAYS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// The time in which the server reports that it denies an ack.
 const REPORT: Duration = Duration::from_secs(1);
@@ -63,11 +63,13 @@ impl Worker {
         let mut backoff = ExponentialBackoff::new(DELAYS.0, DELAYS.1);
         loop {
             sleep(backoff.next()).await;
+            // After the reports about what was sent before.
             let before = self.denied_acks.count.load(Ordering::Relaxed);
-            self.transport.repeat_acks(&self.binding).await;
+            // One ack shows whether they are permitted; each denied one is a line in the log of the server.
+            self.transport.repeat_acks(&self.binding, 1).await;
             sleep(REPORT).await;
             if self.transport.is_connected() && self.denied_acks.count.load(Ordering::Relaxed) == before {
-                return;
+                return self.transport.repeat_acks(&self.binding, usize::MAX).await;
             }
         }
     }

@@ -24,6 +24,8 @@ pub(super) struct RecentAcks {
     words: OnceLock<Box<[Word]>>,
     /// One after the highest sequence.
     end: AtomicU64,
+    /// The time at which the stream stored the message with the highest sequence, in nanoseconds since 1970.
+    end_stored_at: AtomicU64,
     is_restored: AtomicBool,
     restored: Mutex<Option<Restored>>,
 }
@@ -83,8 +85,14 @@ impl RecentAcks {
     pub(super) fn record(&self, info: &Info) {
         let (sequence, stored_at) = (info.stream_sequence(), info.id().stored_at);
         let words = self.words.get_or_init(|| (0..WORDS).map(|_| Word::default()).collect());
-        let end = self.end.load(Ordering::Relaxed);
+        let mut end = self.end.load(Ordering::Relaxed);
+        if sequence < end && stored_at > self.end_stored_at.load(Ordering::Relaxed) {
+            // The stream has lost its messages and assigns their sequences again.
+            words.iter().for_each(Word::clear);
+            end = 0;
+        }
         if sequence >= end {
+            self.end_stored_at.store(stored_at, Ordering::Relaxed);
             let (known, reached) = (end.div_ceil(64), sequence / 64);
             for number in known.max(reached.saturating_sub(WORDS - 1))..=reached {
                 words[(number % WORDS) as usize].clear();
@@ -215,5 +223,9 @@ mod tests {
         let mut later = info(5, 100);
         later.set_incarnation(1);
         assert!(!acks.is_repeated(&later), "the consumer may have been replaced again");
+        // The stream assigns the sequences again, and what it had before is forgotten.
+        acks.record(&info(7, 200));
+        acks.restored(1, at(50), 0);
+        assert!(!acks.is_repeated(&info(5, 150)));
     }
 }

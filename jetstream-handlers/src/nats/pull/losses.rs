@@ -86,7 +86,7 @@ struct Lost {
 /// A result of [`Losses::progress`].
 pub(super) enum Progress {
     /// The result of a search, for [`Losses::found`].
-    Found(Result<Findings, Error>),
+    Found(Box<Result<Findings, Error>>),
     /// Messages that were waited with, for [`Losses::waited`].
     Waited(Vec<LostMessage>),
 }
@@ -134,7 +134,7 @@ impl Losses {
     /// Both continue at the next call.
     pub(super) async fn progress(&mut self) -> Progress {
         tokio::select! {
-            found = optional(self.search.as_mut()) => Progress::Found(found),
+            found = optional(self.search.as_mut()) => Progress::Found(Box::new(found)),
             waited = self.patience.ended(), if !self.patience.is_empty() => Progress::Waited(waited),
         }
     }

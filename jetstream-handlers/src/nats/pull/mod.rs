@@ -529,7 +529,7 @@ impl Pull {
             return;
         }
         let (connection, binding) = (self.connection.clone(), self.binding.clone());
-        let repeat = tokio::spawn(async move { connection.repeat_acks(&binding).await });
+        let repeat = tokio::spawn(async move { connection.repeat_acks(&binding, usize::MAX).await });
         self.repeating = Some(AbortOnDropHandle::new(repeat));
     }
 
@@ -550,7 +550,7 @@ impl Pull {
     /// Passes on the messages that cannot be read, and requests the others that were lost.
     async fn on_losses(&mut self, progress: Progress) {
         let result = match progress {
-            Progress::Found(result) => result,
+            Progress::Found(result) => *result,
             Progress::Waited(messages) => {
                 let lost = self.losses.waited(messages);
                 return self.connection.nak_lost(lost).await;
