@@ -1,0 +1,27 @@
+//! The queues of the handlers.
+
+/// The three handlers, which share the connection of their worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Queue {
+    /// Eight calls at the same time.
+    Plain,
+    Ordered,
+    /// One call at a time.
+    Single,
+}
+
+pub(crate) const QUEUES: [Queue; 3] = [Queue::Plain, Queue::Ordered, Queue::Single];
+
+impl Queue {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Ordered => "ordered",
+            Self::Single => "single",
+        }
+    }
+
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        QUEUES.into_iter().find(|queue| queue.name() == name)
+    }
+}

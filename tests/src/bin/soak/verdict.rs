@@ -1,0 +1,150 @@
+//! What must hold at the end of a seed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jetstream_handlers::DeadLetter;
+
+use crate::field::Field;
+use crate::ledger::Handling;
+use crate::message::{End, Id};
+use crate::queue::{QUEUES, Queue};
+
+/// The timeout for the end of all messages after the last fault.
+const SETTLING: Duration = Duration::from_secs(120);
+
+/// What became of the messages of a seed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    /// Publishes that returned `Ok`.
+    pub(crate) stored: usize,
+    pub(crate) handled: usize,
+    pub(crate) repetitions: usize,
+    pub(crate) letters: usize,
+    /// Messages that went with a stream that was replaced, before every queue had ended them.
+    pub(crate) gone: usize,
+    pub(crate) lost: usize,
+    /// What does not hold.
+    pub(crate) failures: Vec<String>,
+}
+
+/// Waits until everything is handled, and judges the seed.
+pub(crate) async fn judge(field: &mut Field) -> Verdict {
+    let end = Instant::now() + SETTLING;
+    loop {
+        let mut verdict = look(field).await;
+        let mut unfinished = Vec::new();
+        for queue in QUEUES {
+            match field.pending(queue).await {
+                Some((0, 0)) => {}
+                pending => unfinished.push(format!("{}: not delivered, not acked: {pending:?}", queue.name())),
+            }
+        }
+        let is_over = Instant::now() > end;
+        if (unfinished.is_empty() && verdict.lost == 0) || is_over {
+            verdict.failures.extend(unfinished);
+            return verdict;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+async fn look(field: &mut Field) -> Verdict {
+    let (content, letters) = (field.content().await, letters(field).await);
+    let (stored, handled) = (field.stored.all(), field.ledger.counts());
+    let mut verdict = Verdict {
+        stored: stored.len(),
+        handled: handled.len(),
+        repetitions: field.ledger.repetitions(),
+        letters: letters.len(),
+        ..Verdict::default()
+    };
+    let lettered: BTreeSet<(Queue, Id)> = letters
+        .iter()
+        .filter_map(|letter| Some((Queue::parse(&letter.consumer)?, Id::parse(&letter.subject)?)))
+        .collect();
+    let has_ended = |queue: Queue, id: Id| {
+        let (is_handled, has_letter) = (handled.contains_key(&(queue, id)), lettered.contains(&(queue, id)));
+        match id.kind.end() {
+            End::Handled => is_handled,
+            End::Letter => has_letter,
+            End::HandledOrLetter => is_handled || has_letter,
+            End::NotCalled => true,
+        }
+    };
+    for queue in QUEUES {
+        let missing: Vec<_> = content.iter().filter(|id| !has_ended(queue, **id)).collect();
+        verdict.lost += missing.len();
+        if !missing.is_empty() {
+            let text = format!("{}: {} stored and neither handled nor a letter: ", queue.name(), missing.len());
+            verdict.failures.push(text + &some(&missing));
+        }
+    }
+    for (id, called) in &stored {
+        let is_gone = !content.contains(id);
+        if is_gone && field.replaced.is_none_or(|replaced| *called > replaced) {
+            verdict.lost += 1;
+            verdict.failures.push(format!("{id:?}: the publish returned Ok, and the stream does not have it"));
+        }
+        verdict.gone += usize::from(is_gone && !QUEUES.iter().all(|queue| has_ended(*queue, *id)));
+    }
+    verdict.failures.extend(unexplained(&letters));
+    verdict.failures.extend(wrong_ends(&handled));
+    verdict.failures.extend(out_of_order(&field.ledger.of_queue(Queue::Ordered), &field.created));
+    verdict
+}
+
+async fn letters(field: &Field) -> Vec<DeadLetter> {
+    let mut letters: Vec<DeadLetter> = Vec::new();
+    loop {
+        let after = letters.last().map_or(0, |letter| letter.sequence);
+        match field.broker.dead_letters().after(after).list(500).await {
+            Ok(page) if page.is_empty() => return letters,
+            Ok(page) => letters.extend(page),
+            // Without all of them, messages are missing, and the caller looks again.
+            Err(_) => return letters,
+        }
+    }
+}
+
+/// Returns a line for each dead letter that should not be there.
+fn unexplained(letters: &[DeadLetter]) -> Vec<String> {
+    let is_explained = |letter: &DeadLetter| {
+        let id = Id::parse(&letter.subject);
+        id.is_some_and(|id| id.kind.explains(letter.reason)) && Queue::parse(&letter.consumer).is_some()
+    };
+    let unexplained = letters.iter().filter(|letter| !is_explained(letter));
+    unexplained.map(|letter| format!("unexplained letter of `{}`: {letter}", letter.consumer)).collect()
+}
+
+/// Returns a line for each message that should not have been handled.
+fn wrong_ends(handled: &BTreeMap<(Queue, Id), usize>) -> Vec<String> {
+    let wrong = handled.keys().filter(|(_, id)| matches!(id.kind.end(), End::Letter | End::NotCalled));
+    wrong.map(|(queue, id)| format!("{}: handled {id:?}", queue.name())).collect()
+}
+
+/// Returns a line for each message that was handled first after a later one of the same stream.
+fn out_of_order(handlings: &[Handling], created: &[u128]) -> Vec<String> {
+    let mut last: BTreeMap<usize, Handling> = BTreeMap::new();
+    let mut known = BTreeSet::new();
+    let mut failures = Vec::new();
+    for handling in handlings {
+        let stream = created.iter().filter(|created| **created <= handling.stored_at).count();
+        if !known.insert((stream, handling.stream_sequence)) {
+            continue;
+        }
+        if let Some(last) = last.get(&stream)
+            && last.stream_sequence > handling.stream_sequence
+        {
+            failures.push(format!("order: {handling} after {last}"));
+            continue;
+        }
+        last.insert(stream, *handling);
+    }
+    failures
+}
+
+fn some(ids: &[&Id]) -> String {
+    let subjects: Vec<_> = ids.iter().take(20).map(|id| id.subject()).collect();
+    subjects.join(" ")
+}
