@@ -8,7 +8,7 @@ use futures::StreamExt as _;
 use futures::future::{join_all, select_ok};
 use jetstream_handlers::async_nats::jetstream::consumer::{PullConsumer, pull};
 use jetstream_handlers::async_nats::{Client, ConnectOptions, jetstream};
-use jetstream_handlers::stream;
+use jetstream_handlers::stream::{self, StorageType};
 use jetstream_handlers_tests::{Cluster, stream_config};
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
@@ -32,14 +32,14 @@ pub(crate) struct Observers {
 
 impl Observers {
     /// Starts the clients; the streams and consumers of the workers must exist.
-    pub(crate) async fn start(cluster: &Cluster) -> Self {
+    pub(crate) async fn start(cluster: &Cluster, storage: StorageType) -> Self {
         let mut observers = Self { times: Times::default(), tasks: tokio::task::JoinSet::new() };
         let clients = join_all((0..3).map(|node| connect(cluster, node))).await;
         let consumers = QUEUES.map(|queue| format!("$JS.API.CONSUMER.INFO.WORK.{}", queue.name()));
         for subject in consumers.into_iter().chain(["$JS.API.STREAM.INFO.WORK".to_owned()]) {
             observers.tasks.spawn(ask(clients.clone(), subject, observers.times.clone()));
         }
-        let config = stream::Config { num_replicas: 3, ..stream_config("RIVAL", &["rival.>"]) };
+        let config = stream::Config { num_replicas: 3, storage, ..stream_config("RIVAL", &["rival.>"]) };
         let jetstream = jetstream::new(clients[0].clone());
         jetstream.create_stream(config).await.expect("the cluster creates a stream");
         for node in 0..3 {

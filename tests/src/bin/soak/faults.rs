@@ -17,6 +17,7 @@ pub(crate) enum Fault {
     NodeKilled,
     NodeFrozen,
     NodeInLameDuckMode,
+    AllNodesKilled,
     StreamLeaderKilled,
     StreamLeaderStepsDown,
     StreamReplaced,
@@ -38,10 +39,11 @@ pub(crate) enum Fault {
     ForgedAdvisories,
 }
 
-pub(crate) const FAULTS: [Fault; 22] = [
+pub(crate) const FAULTS: [Fault; 23] = [
     Fault::NodeKilled,
     Fault::NodeFrozen,
     Fault::NodeInLameDuckMode,
+    Fault::AllNodesKilled,
     Fault::StreamLeaderKilled,
     Fault::StreamLeaderStepsDown,
     Fault::StreamReplaced,
@@ -76,9 +78,10 @@ impl Fault {
             Self::NodeKilled => "node killed, back after 2 s",
             Self::NodeFrozen => "node frozen for 8 s",
             Self::NodeInLameDuckMode => "node in lame duck mode, restarted",
+            Self::AllNodesKilled => "all nodes killed, back at once",
             Self::StreamLeaderKilled => "stream leader killed, back after 2 s",
             Self::StreamLeaderStepsDown => "stream leader steps down",
-            Self::StreamReplaced => "stream deleted and created again",
+            Self::StreamReplaced => "stream deleted and created again, twice",
             Self::ConsumerLeaderStepsDown => "consumer leader steps down",
             Self::ConsumerDeleted => "consumer deleted",
             Self::ConsumerPaused => "consumer paused for 3 s",
@@ -103,6 +106,10 @@ impl Fault {
         match self {
             Self::NodeKilled | Self::NodeFrozen | Self::NodeInLameDuckMode | Self::StreamLeaderKilled => {
                 self.inject_node(field).await;
+                None
+            }
+            Self::AllNodesKilled => {
+                field.restart_all().await;
                 None
             }
             Self::StreamReplaced => Some(replace_stream(field).await),
@@ -202,9 +209,13 @@ impl Fault {
     }
 }
 
-/// Deletes the stream and creates it again.
+/// Deletes the stream and creates it again, twice.
+///
+/// When it is deleted again, messages are in flight whose sequences the next one has as well.
 async fn replace_stream(field: &mut Field) -> Excuse {
     let begin = Instant::now();
+    field.replace_stream().await;
+    sleep(Duration::from_millis(field.random.random_range(500..1500))).await;
     field.replace_stream().await;
     Excuse { queue: None, period: Period::since(begin) }
 }

@@ -1,17 +1,18 @@
 //! What a seed runs on: the cluster, the workers, and the records of both.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use jetstream_handlers::Broker;
 use jetstream_handlers::async_nats::jetstream;
+use jetstream_handlers::stream::StorageType;
 use jetstream_handlers_tests::{Cluster, SOON, eventually};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
 use crate::election::Observers;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, nanos};
 use crate::load::Stored;
 use crate::message::{Id, Kind};
 use crate::queue::Queue;
@@ -30,6 +31,7 @@ pub(crate) struct Field {
     pub(crate) broker: Broker,
     pub(crate) stored: Stored,
     pub(crate) observers: Observers,
+    pub(crate) storage: StorageType,
     pub(crate) random: StdRng,
     /// The last time at which a new stream was complete, and when each was created by the clock of the servers.
     pub(crate) replaced: Option<Instant>,
@@ -40,13 +42,14 @@ pub(crate) struct Field {
 impl Field {
     pub(crate) async fn start(seed: u64) -> Self {
         let mut cluster = Cluster::start_with(&rights::without(None)).await;
-        let broker = streams::declared(Broker::builder().servers(cluster.urls()));
+        let storage = streams::storage(seed);
+        let broker = streams::declared(Broker::builder().servers(cluster.urls()), storage);
         let broker = broker.connect().await.unwrap_or_else(|error| panic!("{error:?}"));
         let jetstream = cluster.jetstream().await;
-        jetstream.create_stream(streams::work()).await.expect("the cluster creates a stream");
+        jetstream.create_stream(streams::work(storage)).await.expect("the cluster creates a stream");
         let ledger = Ledger::default();
-        let workers = Workers::start(&cluster, &ledger, 2).await;
-        let observers = Observers::start(&cluster).await;
+        let workers = Workers::start(&cluster, &ledger, seed).await;
+        let observers = Observers::start(&cluster, storage).await;
         Self {
             cluster,
             workers,
@@ -54,6 +57,7 @@ impl Field {
             broker,
             stored: Stored::default(),
             observers,
+            storage,
             random: StdRng::seed_from_u64(seed),
             replaced: None,
             created: Vec::new(),
@@ -104,9 +108,24 @@ impl Field {
             }
         })
         .await;
-        let created = eventually("the stream is created", SOON, async || create(&jetstream).await).await;
+        let created = eventually("the stream is created", SOON, async || create(&jetstream, self.storage).await).await;
         self.created.push(created);
         self.replaced = Some(Instant::now());
+    }
+
+    /// Kills all nodes and starts them again, by which a stream in memory loses its messages.
+    pub(crate) async fn restart_all(&mut self) {
+        (0..3).for_each(|node| self.cluster.node(node).kill());
+        if self.storage == StorageType::Memory {
+            self.created.push(nanos(SystemTime::now()));
+        }
+        for node in 0..3 {
+            self.cluster.node(node).restart().await;
+        }
+        self.cluster.leader_of_stream("WORK").await;
+        if self.storage == StorageType::Memory {
+            self.replaced = Some(Instant::now());
+        }
     }
 
     /// Returns the messages in the stream.
@@ -135,7 +154,7 @@ impl Field {
 }
 
 /// Creates the stream unless the publisher has done so, and returns when it was created.
-async fn create(jetstream: &jetstream::Context) -> Option<u128> {
-    let stream = jetstream.get_or_create_stream(streams::work()).await.ok()?;
+async fn create(jetstream: &jetstream::Context, storage: StorageType) -> Option<u128> {
+    let stream = jetstream.get_or_create_stream(streams::work(storage)).await.ok()?;
     u128::try_from(stream.cached_info().created.unix_timestamp_nanos()).ok()
 }

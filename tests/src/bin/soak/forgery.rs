@@ -55,7 +55,9 @@ pub(crate) async fn publish(fault: Fault, field: &mut Field) {
         let id = field.next_id(kind);
         let payload = match kind {
             Kind::Marker => String::new(),
-            _ => format!(r#"{{"number":{},"filler":""}}"#, id.number),
+            // Its letter needs several messages.
+            Kind::Unreadable if round == 7 => payload(id, 900_000),
+            _ => payload(id, 0),
         };
         let block = match kind {
             // Like the id of a dead letter.
@@ -65,6 +67,21 @@ pub(crate) async fn publish(fault: Fault, field: &mut Field) {
         raw.publish_block(id.subject(), block, payload).await;
     }
     raw.flush().await;
+}
+
+/// Publishes two messages that nobody can read.
+pub(crate) async fn unreadable(field: &mut Field) {
+    let mut raw = RawClient::connect(field.cluster.node(0).address()).await;
+    for _ in 0..2 {
+        let id = field.next_id(Kind::Unreadable);
+        let block = UNREADABLE[field.random.random_range(0..UNREADABLE.len())];
+        raw.publish_block(id.subject(), block, payload(id, 0)).await;
+    }
+    raw.flush().await;
+}
+
+fn payload(id: Id, filler: usize) -> String {
+    format!(r#"{{"number":{},"filler":"{}"}}"#, id.number, "x".repeat(filler))
 }
 
 fn forged_id(id: Id) -> Vec<u8> {

@@ -29,10 +29,10 @@ use crate::verdict::Verdict;
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, ledger] = &arguments[..]
+    if let [command, ledger, seed] = &arguments[..]
         && command == "worker"
     {
-        return match worker::run(ledger).await {
+        return match worker::run(ledger, seed.parse().expect("the seed is a number")).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error:?}");
@@ -82,9 +82,9 @@ fn parse(arguments: &[String]) -> Option<(u64, u64, u64)> {
 }
 
 fn print(seed: u64, verdict: &Verdict) {
-    let Verdict { stored, handled, repetitions, letters, gone, lost, failures } = verdict;
+    let Verdict { stored, handled, repetitions, letters, repeated_letters, gone, lost, failures } = verdict;
     println!(
-        "seed {seed}: {stored} publishes returned Ok; {handled} handled, {repetitions} again; {letters} dead letters; {gone} gone with a replaced stream; {lost} lost"
+        "seed {seed}: {stored} publishes returned Ok; {handled} handled, {repetitions} again; {letters} dead letters, {repeated_letters} of them repeated; {gone} gone with a replaced stream; {lost} lost"
     );
     failures.iter().for_each(|failure| println!("  FAILED: {failure}"));
 }

@@ -1,5 +1,7 @@
 //! The queues of the handlers.
 
+use std::time::Duration;
+
 /// The three handlers, which share the connection of their worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Queue {
@@ -18,6 +20,14 @@ impl Queue {
             Self::Plain => "plain",
             Self::Ordered => "ordered",
             Self::Single => "single",
+        }
+    }
+
+    /// Returns how long a call takes at most; the calls keep up with the load.
+    pub(crate) fn longest_call(self) -> Duration {
+        match self {
+            Self::Plain => Duration::from_millis(100),
+            Self::Ordered | Self::Single => Duration::from_millis(8),
         }
     }
 

@@ -6,18 +6,22 @@ use rand::RngExt as _;
 use rand::seq::SliceRandom as _;
 use tokio::time::sleep;
 
-use crate::faults::{FAULTS, Fault};
+use crate::faults::{Excuse, FAULTS, Fault};
 use crate::field::Field;
 use crate::ledger::{Period, longest_pause};
-use crate::queue::QUEUES;
+use crate::queue::{QUEUES, Queue};
 use crate::table::{Effect, Table};
 use crate::verdict::{Verdict, judge};
-use crate::{load, logs};
+use crate::worker::ACK_WAIT;
+use crate::{forgery, load, logs};
 
 /// How much longer than the cluster the workers may pause.
 const TOLERANCE: Duration = Duration::from_secs(1);
+/// How much longer one queue may pause: what a lost worker or connection held is redelivered after `ack_wait`.
+const QUEUE_TOLERANCE: Duration = TOLERANCE.saturating_add(ACK_WAIT).saturating_add(Duration::from_secs(1));
 /// The time after a fault in which its effects are counted.
 const AFTERMATH: Duration = Duration::from_secs(4);
+const LONGEST_AFTERMATH: Duration = Duration::from_secs(30);
 
 /// Publishes this many messages while faults happen.
 pub(crate) async fn run(messages: u64, seed: u64) -> (Verdict, Table) {
@@ -53,28 +57,47 @@ pub(crate) async fn run(messages: u64, seed: u64) -> (Verdict, Table) {
 /// Injects a fault, and returns its effect, and a failure if the pause was too long.
 async fn observe(field: &mut Field, fault: Fault) -> (Effect, Option<String>) {
     println!("{}", fault.describe());
+    if field.random.random_ratio(1, 4) {
+        println!("  after two unreadable messages");
+        forgery::unreadable(field).await;
+    }
     let (begin, before) = (Instant::now(), field.ledger.repetitions());
     let excuse = fault.inject(field).await;
     sleep(AFTERMATH).await;
+    wait_for_every_queue(field).await;
     let within = Period::since(begin);
     let (election, who) = field.observers.longest_pause(within);
-    let general: Vec<_> = excuse.iter().filter(|excuse| excuse.queue.is_none()).map(|excuse| excuse.period).collect();
-    let pause = longest_pause(&field.ledger.times(None), within, &general);
+    let pause = pause_of(field, None, within, excuse);
     let repetitions = field.ledger.repetitions() - before;
-    let queues = QUEUES.map(|queue| {
-        let excused: Vec<_> = excuse
-            .iter()
-            .filter(|excuse| excuse.queue.is_none_or(|other| other == queue))
-            .map(|excuse| excuse.period)
-            .collect();
-        let pause = longest_pause(&field.ledger.times(Some(queue)), within, &excused);
-        format!("{} {pause:.1?}", queue.name())
-    });
+    let mut text = Vec::new();
+    let mut failure = (pause > election + TOLERANCE).then(|| format!("nothing handled for {pause:.1?}"));
+    for queue in QUEUES {
+        let pause = pause_of(field, Some(queue), within, excuse);
+        text.push(format!("{} {pause:.1?}", queue.name()));
+        if pause > election + QUEUE_TOLERANCE {
+            failure = failure.or_else(|| Some(format!("{}: nothing handled for {pause:.1?}", queue.name())));
+        }
+    }
     println!(
         "  nothing handled for {pause:.1?} ({}), cluster {election:.1?} ({who}), {repetitions} handled again",
-        queues.join(", ")
+        text.join(", ")
     );
-    let failure = (pause > election + TOLERANCE)
-        .then(|| format!("{}: nothing handled for {pause:.1?}, the cluster paused {election:.1?}", fault.describe()));
+    let failure = failure.map(|text| format!("{}: {text}, the cluster paused {election:.1?}", fault.describe()));
     (Effect { pause, election, repetitions }, failure)
+}
+
+/// Returns the longest pause of a queue, or of all at the same time, without that which the fault excuses.
+fn pause_of(field: &Field, queue: Option<Queue>, within: Period, excuse: Option<Excuse>) -> Duration {
+    let excuse = excuse.filter(|excuse| excuse.queue.is_none() || excuse.queue == queue);
+    let excused: Vec<_> = excuse.iter().map(|excuse| excuse.period).collect();
+    longest_pause(&field.ledger.times(queue), within, &excused)
+}
+
+/// Waits until every queue has handled something, so that its pause belongs to this fault and not to the next one.
+async fn wait_for_every_queue(field: &Field) {
+    let begin = Instant::now();
+    let has_handled = |queue| field.ledger.times(Some(queue)).last().is_some_and(|last| *last > begin);
+    while begin.elapsed() < LONGEST_AFTERMATH && !QUEUES.into_iter().all(has_handled) {
+        sleep(Duration::from_millis(50)).await;
+    }
 }

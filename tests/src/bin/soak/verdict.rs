@@ -7,7 +7,7 @@ use jetstream_handlers::DeadLetter;
 
 use crate::field::Field;
 use crate::ledger::Handling;
-use crate::message::{End, Id};
+use crate::message::{End, Id, Kind};
 use crate::queue::{QUEUES, Queue};
 
 /// The timeout for the end of all messages after the last fault.
@@ -21,6 +21,8 @@ pub(crate) struct Verdict {
     pub(crate) handled: usize,
     pub(crate) repetitions: usize,
     pub(crate) letters: usize,
+    /// Letters of messages that have one already.
+    pub(crate) repeated_letters: usize,
     /// Messages that went with a stream that was replaced, before every queue had ended them.
     pub(crate) gone: usize,
     pub(crate) lost: usize,
@@ -63,6 +65,7 @@ async fn look(field: &mut Field) -> Verdict {
         .iter()
         .filter_map(|letter| Some((Queue::parse(&letter.consumer)?, Id::parse(&letter.subject)?)))
         .collect();
+    verdict.repeated_letters = letters.len() - lettered.len();
     let has_ended = |queue: Queue, id: Id| {
         let (is_handled, has_letter) = (handled.contains_key(&(queue, id)), lettered.contains(&(queue, id)));
         match id.kind.end() {
@@ -89,6 +92,7 @@ async fn look(field: &mut Field) -> Verdict {
         verdict.gone += usize::from(is_gone && !QUEUES.iter().all(|queue| has_ended(*queue, *id)));
     }
     verdict.failures.extend(unexplained(&letters));
+    verdict.failures.extend(incomplete(&letters, &content));
     verdict.failures.extend(wrong_ends(&handled));
     verdict.failures.extend(out_of_order(&field.ledger.of_queue(Queue::Ordered), &field.created));
     verdict
@@ -115,6 +119,17 @@ fn unexplained(letters: &[DeadLetter]) -> Vec<String> {
     };
     let unexplained = letters.iter().filter(|letter| !is_explained(letter));
     unexplained.map(|letter| format!("unexplained letter of `{}`: {letter}", letter.consumer)).collect()
+}
+
+/// Returns a line for each dead letter that lacks the payload of its message, which the stream still has.
+fn incomplete(letters: &[DeadLetter], content: &BTreeSet<Id>) -> Vec<String> {
+    let is_complete = |letter: &&DeadLetter| {
+        let Some(id) = Id::parse(&letter.subject).filter(|id| content.contains(id)) else { return true };
+        let number = format!(r#"{{"number":{},"#, id.number);
+        letter.is_complete() && (id.kind == Kind::Undecodable || letter.payload.starts_with(number.as_bytes()))
+    };
+    let incomplete = letters.iter().filter(|letter| !is_complete(letter));
+    incomplete.map(|letter| format!("incomplete letter of `{}`: {letter}", letter.consumer)).collect()
 }
 
 /// Returns a line for each message that should not have been handled.

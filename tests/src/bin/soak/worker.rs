@@ -19,7 +19,7 @@ use crate::streams;
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(3);
 
 /// Runs until the process is told to stop.
-pub(crate) async fn run(ledger: &str) -> Result<(), Error> {
+pub(crate) async fn run(ledger: &str, seed: u64) -> Result<(), Error> {
     jetstream_handlers_tests::trace();
     // The handlers panic often, on purpose.
     std::panic::set_hook(Box::new(|panic| {
@@ -28,7 +28,7 @@ pub(crate) async fn run(ledger: &str) -> Result<(), Error> {
         }
     }));
     let reports = Reports::connect(ledger);
-    let broker = streams::declared(Broker::from_env()).connect().await?;
+    let broker = streams::declared(Broker::from_env(), streams::storage(seed)).connect().await?;
     let handler = |queue: Queue| handler(queue, reports.clone());
     let backoff = [Duration::from_millis(20), Duration::from_millis(100)];
     let subscribe = |queue: Queue| {
@@ -67,6 +67,8 @@ fn handler(
                 _ if order.number != id.number => return Err("the payload is that of another message".into()),
                 _ => {}
             }
+            // Random, so that some calls run during each fault.
+            tokio::time::sleep(rand::random_range(Duration::ZERO..queue.longest_call())).await;
             reports.send(Handling {
                 queue,
                 id,

@@ -16,17 +16,19 @@ pub(crate) struct Workers {
     ledger: SocketAddr,
     /// The addresses of the nodes, without credentials.
     nodes: String,
+    seed: String,
 }
 
 impl Workers {
-    /// Starts this many workers.
-    pub(crate) async fn start(cluster: &Cluster, ledger: &Ledger, count: usize) -> Self {
+    /// Starts two workers.
+    pub(crate) async fn start(cluster: &Cluster, ledger: &Ledger, seed: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback interface works");
         let address = listener.local_addr().expect("a bound listener has an address");
         tokio::spawn(receive(listener, ledger.clone()));
         let nodes = cluster.urls().join(",").replace("app:app@", "");
-        let mut workers = Self { running: Vec::new(), former: Vec::new(), ledger: address, nodes };
-        for _ in 0..count {
+        let mut workers =
+            Self { running: Vec::new(), former: Vec::new(), ledger: address, nodes, seed: seed.to_string() };
+        for _ in 0..2 {
             workers.add().await;
         }
         workers
@@ -40,7 +42,7 @@ impl Workers {
         let variables =
             [("NATS_URL", &*self.nodes), ("NATS_USER", "worker"), ("NATS_PASSWORD", "worker"), ("JSH_TRACE", &level)];
         let program = program.to_str().expect("the path is text");
-        let mut worker = Program::start(program, &["worker", &ledger], &variables);
+        let mut worker = Program::start(program, &["worker", &ledger, &self.seed], &variables);
         worker.until("started").await;
         self.running.push(worker);
     }
