@@ -40,7 +40,6 @@ async fn main() -> ExitCode {
             }
         };
     }
-    jetstream_handlers_tests::trace();
     let Some((messages, first, count)) = parse(&arguments) else {
         eprintln!("usage: soak [messages] [seed] [--seeds count]");
         return ExitCode::FAILURE;
