@@ -3,17 +3,31 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::SystemTime;
 
+use tokio::time::Instant;
+
+use crate::message::DeliveryId;
 use crate::sync::lock;
+
+/// The age in seconds up to which a delivery is answered without reading its message from the stream again.
+///
+/// A server that restarts without its messages, or with those of a backup, takes longer to deliver new ones.
+const MAX_AGE: u32 = 1;
 
 /// The incarnations of one handler's consumer, as far as this process can tell them apart.
 ///
 /// A stream or consumer that is deleted and created again numbers its messages from the beginning, so the answer to a
 /// delivery of the former one would end a message of the new one, which was never handled.
+/// The same happens if a server loses the messages of a stream and keeps the stream: a stream in memory on a node that
+/// restarts, or a disk that is restored from a backup.
+///
 /// Whenever the consumer may have been replaced, a new incarnation begins; deliveries of earlier ones may be answered
 /// only after the server has shown that the consumer is still the one that was created at the same time.
-#[derive(Debug, Default)]
+/// They, and all deliveries above [`MAX_AGE`], may be answered only if the stream still has their message: at the same
+/// sequence, stored at the same time.
+#[derive(Debug)]
 pub(crate) struct Incarnations {
     state: Mutex<State>,
+    begun: Instant,
     /// Held while the consumer is identified, so that one request serves all deliveries of the handler.
     pub(crate) identifying: tokio::sync::Mutex<()>,
 }
@@ -29,6 +43,23 @@ struct State {
     /// The incarnation up to which that is known.
     identified: u32,
     current: u32,
+    /// The delivery of the current incarnation with the highest stream sequence.
+    newest: Option<DeliveryId>,
+    /// The same of the earlier incarnations.
+    older: Option<DeliveryId>,
+    verified: Option<Verified>,
+    /// `true` if the messages of the stream cannot be read in the current incarnation.
+    is_unreadable: bool,
+}
+
+/// The deliveries whose messages the stream still had.
+#[derive(Debug, Clone, Copy)]
+struct Verified {
+    /// The incarnation in which the message was read.
+    incarnation: u32,
+    /// The delivery whose message was read; the messages before it were not replaced since it arrived.
+    delivery: DeliveryId,
+    at: u32,
 }
 
 /// The relation of a delivery to the present consumer.
@@ -38,16 +69,33 @@ pub(crate) enum Standing {
     Current,
     /// It is not known whether the present consumer has made the delivery.
     Unknown,
+    /// The present consumer has made the delivery, but it is not known whether the stream still has its message.
+    Unverified,
     /// A former consumer has made the delivery, which must not be answered.
     Former,
+}
+
+impl Default for Incarnations {
+    fn default() -> Self {
+        Self::of(None)
+    }
 }
 
 impl Incarnations {
     /// Returns the incarnations of a consumer that was created at this time.
     pub(crate) fn of(created: Option<SystemTime>) -> Self {
-        let incarnations = Self::default();
-        incarnations.state().created = created;
-        incarnations
+        let state = State { created, ..State::default() };
+        Self { state: Mutex::new(state), begun: Instant::now(), identifying: tokio::sync::Mutex::default() }
+    }
+
+    /// Returns the time in seconds on the clock by which deliveries arrive.
+    pub(crate) fn now(&self) -> u32 {
+        self.at(Instant::now())
+    }
+
+    /// Returns this time in seconds on the clock by which deliveries arrive.
+    pub(crate) fn at(&self, time: Instant) -> u32 {
+        u32::try_from(time.saturating_duration_since(self.begun).as_secs()).unwrap_or(u32::MAX)
     }
 
     /// Begins another incarnation if the connection has another number than before.
@@ -60,16 +108,23 @@ impl Incarnations {
         self.state().current
     }
 
+    /// Records a delivery.
+    pub(crate) fn arrived(&self, delivery: DeliveryId) {
+        let mut state = self.state();
+        let known = if delivery.incarnation == state.current { &mut state.newest } else { &mut state.older };
+        *known = later(*known, Some(delivery));
+    }
+
     /// Begins another incarnation, because the consumer may have been replaced.
     pub(crate) fn doubt(&self) {
-        self.state().current += 1;
+        self.state().begin();
     }
 
     /// Begins another incarnation, because the consumer was replaced.
     pub(crate) fn replace(&self) {
         let mut state = self.state();
-        state.current += 1;
-        *state = State { created: None, first: state.current, identified: state.current, ..*state };
+        state.begin();
+        *state = State { created: None, first: state.current, identified: state.current, older: None, ..*state };
     }
 
     /// Records that the consumer was created at this time, or that none exists.
@@ -82,22 +137,44 @@ impl Incarnations {
         }
         state.identified = asked;
         if created.is_none() || state.created != created {
-            (state.first, state.created) = (asked, created);
+            *state = State { first: asked, created, older: None, ..*state };
         }
     }
 
-    /// Returns the standing of a delivery of this incarnation on the connection with the number `epoch`.
-    pub(crate) fn standing(&self, epoch: u64, incarnation: u32) -> Standing {
+    /// Returns the delivery whose message shows, if the stream still has it, that it has the one of `delivery` as well.
+    ///
+    /// Both have arrived at the same time, so the messages were not replaced between them.
+    pub(crate) fn witness(&self, delivery: DeliveryId) -> DeliveryId {
+        let state = self.state();
+        let latest = if delivery.incarnation == state.current { state.newest } else { state.older };
+        latest.filter(|latest| latest.covers(delivery)).unwrap_or(delivery)
+    }
+
+    /// Records that the stream still had the message of this delivery.
+    pub(crate) fn verified(&self, asked: u32, delivery: DeliveryId) {
+        let at = self.now();
+        self.state().verified = Some(Verified { incarnation: asked, delivery, at });
+    }
+
+    /// Records that the stream has no message of this delivery any more, which thus shows nothing about others.
+    pub(crate) fn message_gone(&self, delivery: DeliveryId) {
+        let mut state = self.state();
+        let is_other = |known: &DeliveryId| known.stream_sequence != delivery.stream_sequence;
+        (state.newest, state.older) = (state.newest.filter(is_other), state.older.filter(is_other));
+    }
+
+    /// Records that the messages of the stream cannot be read, so that deliveries are answered without until the
+    /// next incarnation.
+    pub(crate) fn unreadable(&self) {
+        self.state().is_unreadable = true;
+    }
+
+    /// Returns the standing of a delivery on the connection with the number `epoch`.
+    pub(crate) fn standing(&self, epoch: u64, delivery: DeliveryId) -> Standing {
+        let now = self.now();
         let mut state = self.state();
         state.connected(epoch);
-        let State { first, identified, current, .. } = *state;
-        if incarnation < first {
-            Standing::Former
-        } else if incarnation == current || identified == current {
-            Standing::Current
-        } else {
-            Standing::Unknown
-        }
+        state.standing(now, delivery)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -108,8 +185,58 @@ impl Incarnations {
 impl State {
     fn connected(&mut self, epoch: u64) {
         if std::mem::replace(&mut self.epoch, epoch) != epoch {
-            self.current += 1;
+            self.begin();
         }
+    }
+
+    fn begin(&mut self) {
+        self.current += 1;
+        self.is_unreadable = false;
+        self.older = later(self.older, self.newest.take());
+    }
+
+    fn standing(&self, now: u32, delivery: DeliveryId) -> Standing {
+        let Self { first, identified, current, .. } = *self;
+        let incarnation = delivery.incarnation;
+        if incarnation < first {
+            return Standing::Former;
+        }
+        if incarnation != current && identified != current {
+            return Standing::Unknown;
+        }
+        let is_new = incarnation == current && now.saturating_sub(delivery.arrived) <= MAX_AGE;
+        // Without the time at which it was stored, a message is not told from another one.
+        let cannot_be_verified = delivery.stored_at == 0 || self.is_unreadable;
+        if is_new || cannot_be_verified || self.is_verified(now, delivery) {
+            Standing::Current
+        } else {
+            Standing::Unverified
+        }
+    }
+
+    fn is_verified(&self, now: u32, delivery: DeliveryId) -> bool {
+        self.verified.is_some_and(|verified| {
+            verified.incarnation == self.current
+                && now.saturating_sub(verified.at) <= MAX_AGE
+                && verified.delivery.covers(delivery)
+        })
+    }
+}
+
+impl DeliveryId {
+    /// Returns `true` if the message of `other` was not replaced if that of this delivery was not.
+    fn covers(&self, other: Self) -> bool {
+        self.stream_sequence >= other.stream_sequence && other.arrived.saturating_add(MAX_AGE) >= self.arrived
+    }
+}
+
+/// Returns the delivery with the higher stream sequence.
+fn later(one: Option<DeliveryId>, other: Option<DeliveryId>) -> Option<DeliveryId> {
+    match (one, other) {
+        (Some(first), Some(second)) => {
+            Some(if second.stream_sequence >= first.stream_sequence { second } else { first })
+        }
+        (one, other) => one.or(other),
     }
 }
 
@@ -123,16 +250,21 @@ mod tests {
         Some(SystemTime::UNIX_EPOCH + Duration::from_secs(second))
     }
 
+    /// Returns a delivery of this incarnation, whose age is not known.
+    fn of(incarnation: u32) -> DeliveryId {
+        DeliveryId { incarnation, ..DeliveryId::default() }
+    }
+
     #[test]
     fn same_consumer_keeps_its_deliveries() {
         let incarnations = Incarnations::of(at(1));
         let before = incarnations.current();
-        assert_eq!(incarnations.standing(0, before), Standing::Current);
+        assert_eq!(incarnations.standing(0, of(before)), Standing::Current);
         incarnations.doubt();
-        assert_eq!(incarnations.standing(0, before), Standing::Unknown);
-        assert_eq!(incarnations.standing(0, incarnations.current()), Standing::Current);
+        assert_eq!(incarnations.standing(0, of(before)), Standing::Unknown);
+        assert_eq!(incarnations.standing(0, of(incarnations.current())), Standing::Current);
         incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(0, before), Standing::Current);
+        assert_eq!(incarnations.standing(0, of(before)), Standing::Current);
     }
 
     #[test]
@@ -143,8 +275,8 @@ mod tests {
             incarnations.doubt();
             let after = incarnations.current();
             incarnations.identify(after, created);
-            assert_eq!(incarnations.standing(0, before), Standing::Former);
-            assert_eq!(incarnations.standing(0, after), Standing::Current);
+            assert_eq!(incarnations.standing(0, of(before)), Standing::Former);
+            assert_eq!(incarnations.standing(0, of(after)), Standing::Current);
         }
     }
 
@@ -152,10 +284,10 @@ mod tests {
     fn another_connection_leaves_it_open_which_consumer_it_is() {
         let incarnations = Incarnations::of(at(1));
         let before = incarnations.current();
-        assert_eq!(incarnations.standing(1, before), Standing::Unknown);
-        assert_eq!(incarnations.standing(1, incarnations.current()), Standing::Current);
+        assert_eq!(incarnations.standing(1, of(before)), Standing::Unknown);
+        assert_eq!(incarnations.standing(1, of(incarnations.current())), Standing::Current);
         incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(1, before), Standing::Current);
+        assert_eq!(incarnations.standing(1, of(before)), Standing::Current);
     }
 
     #[test]
@@ -166,8 +298,8 @@ mod tests {
         let asked = incarnations.current();
         incarnations.doubt();
         incarnations.identify(asked, at(1));
-        assert_eq!(incarnations.standing(0, before), Standing::Unknown);
-        assert_eq!(incarnations.standing(0, asked), Standing::Unknown);
+        assert_eq!(incarnations.standing(0, of(before)), Standing::Unknown);
+        assert_eq!(incarnations.standing(0, of(asked)), Standing::Unknown);
     }
 
     #[test]
@@ -176,10 +308,52 @@ mod tests {
         let before = incarnations.current();
         incarnations.doubt();
         incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(0, before), Standing::Former);
+        assert_eq!(incarnations.standing(0, of(before)), Standing::Former);
         let known = incarnations.current();
         incarnations.doubt();
         incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(0, known), Standing::Current);
+        assert_eq!(incarnations.standing(0, of(known)), Standing::Current);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_delivery_is_answered_only_if_its_message_was_seen() {
+        let incarnations = Incarnations::of(at(1));
+        let delivery = |stream_sequence, arrived| DeliveryId { stream_sequence, stored_at: 1, arrived, ..of(0) };
+        let standing = |delivery| incarnations.standing(0, delivery);
+        let (first, second, late) = (delivery(1, 0), delivery(2, 0), delivery(3, 5));
+        [first, second].into_iter().for_each(|delivery| incarnations.arrived(delivery));
+        assert_eq!(standing(first), Standing::Current);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(standing(first), Standing::Unverified);
+        assert_eq!(incarnations.witness(first), second);
+        incarnations.arrived(late);
+        assert_eq!(standing(late), Standing::Current);
+        assert_eq!(incarnations.witness(first), first, "the messages may have been replaced before the last one");
+        incarnations.verified(0, first);
+        assert_eq!((standing(first), standing(second)), (Standing::Current, Standing::Unverified));
+        incarnations.verified(0, second);
+        assert_eq!(standing(first), Standing::Current);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(standing(first), Standing::Unverified);
+        incarnations.unreadable();
+        assert_eq!(standing(first), Standing::Current);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn delivery_of_an_earlier_incarnation_is_answered_only_if_its_message_was_seen() {
+        let incarnations = Incarnations::of(at(1));
+        let delivery = |stream_sequence| DeliveryId { stream_sequence, stored_at: 1, ..of(0) };
+        incarnations.arrived(delivery(1));
+        incarnations.arrived(delivery(2));
+        incarnations.doubt();
+        let current = incarnations.current();
+        assert_eq!(incarnations.standing(0, delivery(1)), Standing::Unknown);
+        incarnations.identify(current, at(1));
+        assert_eq!(incarnations.standing(0, delivery(1)), Standing::Unverified);
+        assert_eq!(incarnations.witness(delivery(1)), delivery(2));
+        incarnations.message_gone(delivery(2));
+        assert_eq!(incarnations.witness(delivery(1)), delivery(1));
+        incarnations.verified(current, delivery(1));
+        assert_eq!(incarnations.standing(0, delivery(1)), Standing::Current);
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::faults::{AckFault, Faults};
 use super::message::Message;
 use crate::delivery::Record;
-use crate::message::{AckPrefix, DeliveryId, Info};
+use crate::message::{AckPrefix, DeliveryId, Info, nanos};
 use crate::subject::covers;
 
 #[derive(Debug, Clone)]
@@ -231,10 +231,11 @@ impl Consumer {
             delivered,
             stream_sequence: sequence,
             consumer_sequence: self.delivered_total,
+            stored_at: nanos(message.stored_at),
             incarnation: self.id,
+            arrived: 0,
         };
-        let ack_subject =
-            AckPrefix::new(stream, consumer).stored_delivery(id, message.stored_at, self.count_new(messages) as u64);
+        let ack_subject = AckPrefix::new(stream, consumer).delivery_with_pending(id, self.count_new(messages) as u64);
         Take::Message(Box::new(message.clone()), ack_subject.into())
     }
 

@@ -40,18 +40,24 @@ pub(crate) struct DeliveryId {
     pub(crate) delivered: u64,
     pub(crate) stream_sequence: u64,
     pub(crate) consumer_sequence: u64,
+    /// The time at which the stream stored the message, in nanoseconds since 1970; 0 if that is unknown.
+    pub(crate) stored_at: u64,
     /// The incarnation of the consumer; the ack subject does not contain it.
     pub(crate) incarnation: u32,
+    /// The time at which the delivery arrived, in seconds on the clock of the handler's incarnations.
+    pub(crate) arrived: u32,
 }
 
 impl DeliveryId {
-    /// Parses the three tokens after the consumer, each of which ends with a dot.
+    /// Parses the four tokens after the consumer, each of which ends with a dot.
     fn read(mut text: &[u8]) -> Option<Self> {
         Some(Self {
             delivered: number_before_dot(&mut text)?,
             stream_sequence: number_before_dot(&mut text)?,
             consumer_sequence: number_before_dot(&mut text)?,
+            stored_at: number_before_dot(&mut text)?,
             incarnation: 0,
+            arrived: 0,
         })
     }
 }
@@ -162,6 +168,10 @@ impl AckSubject {
         self.id.incarnation = incarnation;
     }
 
+    pub(crate) fn set_arrived(&mut self, arrived: u32) {
+        self.id.arrived = arrived;
+    }
+
     /// Increments the delivery count, for an attempt without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.id.delivered += 1;
@@ -203,7 +213,7 @@ impl AckSubject {
     }
 
     pub(crate) fn stored_at(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.number(3))
+        SystemTime::UNIX_EPOCH + Duration::from_nanos(self.id.stored_at)
     }
 
     pub(crate) fn pending(&self) -> u64 {
@@ -229,24 +239,17 @@ impl AckPrefix {
         }
     }
 
-    /// Returns the ack subject of a delivery of which only the id is known; the server reads no more than that
-    /// (`consumer.go`, `processAck`).
+    /// Returns the ack subject of a delivery; the server reads no more than the id (`consumer.go`, `processAck`).
     pub(crate) fn delivery(&self, id: DeliveryId) -> AckSubject {
-        self.build(id, 0, 0)
+        self.delivery_with_pending(id, 0)
     }
 
-    /// Returns the ack subject of a message that was stored at `stored_at`, with `pending` undelivered messages after
-    /// it.
-    pub(crate) fn stored_delivery(&self, id: DeliveryId, stored_at: SystemTime, pending: u64) -> AckSubject {
-        let nanos = stored_at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
-        self.build(id, nanos, pending)
-    }
-
-    fn build(&self, id: DeliveryId, nanos: u128, pending: u64) -> AckSubject {
+    /// Returns the ack subject of a delivery, with `pending` undelivered messages after it.
+    pub(crate) fn delivery_with_pending(&self, id: DeliveryId, pending: u64) -> AckSubject {
         let Self { text, stream_start, stream_end } = self;
-        let DeliveryId { delivered, stream_sequence, consumer_sequence, .. } = id;
+        let DeliveryId { delivered, stream_sequence, consumer_sequence, stored_at, .. } = id;
         AckSubject {
-            subject: format!("{text}.{delivered}.{stream_sequence}.{consumer_sequence}.{nanos}.{pending}").into(),
+            subject: format!("{text}.{delivered}.{stream_sequence}.{consumer_sequence}.{stored_at}.{pending}").into(),
             stream_start: *stream_start,
             stream_end: *stream_end,
             consumer_end: u32::try_from(text.len()).unwrap_or(u32::MAX),
@@ -348,15 +351,13 @@ mod tests {
 
     #[test]
     fn builds_what_it_parses() {
-        let id = DeliveryId { delivered: 2, stream_sequence: 7, consumer_sequence: 9, incarnation: 0 };
+        let id = DeliveryId { delivered: 2, stream_sequence: 7, consumer_sequence: 9, ..DeliveryId::default() };
+        let stored = DeliveryId { stored_at: 4, ..id };
         let v2 = parse("$JS.ACK.hub.hash.S.D.1.2.3.4.5.tail");
         for (built, subject) in [
             (AckPrefix::new("S", "D").delivery(id), "$JS.ACK.S.D.2.7.9.0.0"),
             (v2.prefix().delivery(id), "$JS.ACK.hub.hash.S.D.2.7.9.0.0"),
-            (
-                AckPrefix::new("S", "D").stored_delivery(id, SystemTime::UNIX_EPOCH + Duration::from_nanos(4), 5),
-                "$JS.ACK.S.D.2.7.9.4.5",
-            ),
+            (AckPrefix::new("S", "D").delivery_with_pending(stored, 5), "$JS.ACK.S.D.2.7.9.4.5"),
         ] {
             assert_eq!(built.subject().as_str(), subject);
             assert_eq!((built.stream(), built.consumer(), numbers(&built)), ("S", "D", (2, 7, 9)));

@@ -6,6 +6,7 @@ use async_nats::Subject;
 
 use super::Stored;
 use super::ack_subject::{AckPrefix, AckSubject, DeliveryId};
+use super::stored::nanos;
 
 /// The origin and the delivery count of a message, parsed from its ack subject (ADR-15).
 ///
@@ -34,45 +35,52 @@ impl Info {
     /// Returns the info of the first message of a stream in its first delivery, stored now, to call a handler or
     /// [`FromMessage`](crate::FromMessage) in a unit test.
     pub fn for_test(stream: &str, consumer: &str) -> Self {
-        let id = DeliveryId { delivered: 1, stream_sequence: 1, consumer_sequence: 1, incarnation: 0 };
-        AckPrefix::new(stream, consumer).stored_delivery(id, SystemTime::now(), 0).into()
+        let id = DeliveryId {
+            delivered: 1,
+            stream_sequence: 1,
+            consumer_sequence: 1,
+            stored_at: nanos(SystemTime::now()),
+            ..DeliveryId::default()
+        };
+        AckPrefix::new(stream, consumer).delivery(id).into()
     }
 
     /// Returns the info with another [`stream_sequence`](Self::stream_sequence), for a unit test.
     #[must_use]
     pub fn with_stream_sequence(self, stream_sequence: u64) -> Self {
         let id = DeliveryId { stream_sequence, ..self.id() };
-        self.rebuilt(id, self.stored_at(), self.pending())
+        self.rebuilt(id, self.pending())
     }
 
     /// Returns the info with another [`consumer_sequence`](Self::consumer_sequence), for a unit test.
     #[must_use]
     pub fn with_consumer_sequence(self, consumer_sequence: u64) -> Self {
         let id = DeliveryId { consumer_sequence, ..self.id() };
-        self.rebuilt(id, self.stored_at(), self.pending())
+        self.rebuilt(id, self.pending())
     }
 
     /// Returns the info with another number of deliveries, for a unit test.
     #[must_use]
     pub fn with_delivered(self, delivered: u64) -> Self {
         let id = DeliveryId { delivered, ..self.id() };
-        self.rebuilt(id, self.stored_at(), self.pending())
+        self.rebuilt(id, self.pending())
     }
 
     /// Returns the info with another time of storing, for a unit test; a time before 1970 becomes 1970.
     #[must_use]
     pub fn with_stored_at(self, stored_at: SystemTime) -> Self {
-        self.rebuilt(self.id(), stored_at, self.pending())
+        let id = DeliveryId { stored_at: nanos(stored_at), ..self.id() };
+        self.rebuilt(id, self.pending())
     }
 
     /// Returns the info with another number of [`pending`](Self::pending) messages, for a unit test.
     #[must_use]
     pub fn with_pending(self, pending: u64) -> Self {
-        self.rebuilt(self.id(), self.stored_at(), pending)
+        self.rebuilt(self.id(), pending)
     }
 
-    fn rebuilt(&self, id: DeliveryId, stored_at: SystemTime, pending: u64) -> Self {
-        self.ack_prefix().stored_delivery(id, stored_at, pending).into()
+    fn rebuilt(&self, id: DeliveryId, pending: u64) -> Self {
+        self.ack_prefix().delivery_with_pending(id, pending).into()
     }
 }
 
@@ -90,8 +98,13 @@ impl Info {
 
     /// Returns the info of a message that was read from its stream instead of being delivered.
     pub(crate) fn from_stored(stream: &str, consumer: &str, delivered: u64, stored: &Stored) -> Self {
-        let id = DeliveryId { delivered, stream_sequence: stored.sequence, ..DeliveryId::default() };
-        AckPrefix::new(stream, consumer).stored_delivery(id, stored.time, 0).into()
+        let id = DeliveryId {
+            delivered,
+            stream_sequence: stored.sequence,
+            stored_at: nanos(stored.time),
+            ..DeliveryId::default()
+        };
+        AckPrefix::new(stream, consumer).delivery(id).into()
     }
 
     /// Returns the subject to which the delivery is acknowledged.
@@ -122,6 +135,11 @@ impl Info {
     /// Sets the incarnation of the consumer that made the delivery.
     pub(crate) fn set_incarnation(&mut self, incarnation: u32) {
         self.0.set_incarnation(incarnation);
+    }
+
+    /// Sets the time at which the delivery arrived, on the clock of the handler's incarnations.
+    pub(crate) fn set_arrived(&mut self, arrived: u32) {
+        self.0.set_arrived(arrived);
     }
 
     pub(crate) fn id(&self) -> DeliveryId {

@@ -22,7 +22,7 @@ impl Connection {
     pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
         match self.standing(binding, &delivery) {
             Standing::Current => {}
-            Standing::Unknown => return false,
+            Standing::Unknown | Standing::Unverified => return false,
             Standing::Former => return true,
         }
         let (client, id) = (self.client(), delivery.id());

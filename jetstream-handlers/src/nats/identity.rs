@@ -1,4 +1,4 @@
-//! The identity of a consumer: whether it is still the one that has made a delivery.
+//! The identity of a consumer and its messages: whether they are still those of a delivery.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use super::Connection;
 use crate::delivery::{Binding, Standing};
 use crate::error::api::ApiError;
-use crate::message::Info;
+use crate::message::{DeliveryId, Info};
 
 /// The interval at which the connection, or a consumer without a leader, is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
@@ -18,7 +18,7 @@ impl Connection {
     /// Returns the relation of a delivery to the consumer on the present connection.
     pub(super) fn standing(&self, binding: &Binding, delivery: &Info) -> Standing {
         match self.epoch_now() {
-            Some(epoch) => binding.incarnations.standing(epoch, delivery.id().incarnation),
+            Some(epoch) => binding.incarnations.standing(epoch, delivery.id()),
             None => Standing::Unknown,
         }
     }
@@ -39,22 +39,72 @@ impl Connection {
                     );
                     return false;
                 }
-                Standing::Unknown => {}
+                Standing::Unknown | Standing::Unverified => {}
             }
             let _identifying = binding.incarnations.identifying.lock().await;
-            if self.standing(binding, delivery) == Standing::Unknown {
-                self.identify(binding).await;
+            match self.standing(binding, delivery) {
+                _ if !self.is_connected() => sleep(RETRY_INTERVAL).await,
+                Standing::Unknown => self.identify(binding).await,
+                Standing::Unverified => {
+                    if let Some(is_stored) = self.verify(binding, delivery.id()).await {
+                        return is_stored;
+                    }
+                }
+                Standing::Current | Standing::Former => {}
             }
         }
+    }
+
+    /// Reads a message from the stream to see whether it still has that of a delivery; returns the result if it says
+    /// nothing about other deliveries.
+    async fn verify(&self, binding: &Binding, delivery: DeliveryId) -> Option<bool> {
+        let Binding { stream, incarnations, .. } = binding;
+        let asked = incarnations.current();
+        let witness = incarnations.witness(delivery);
+        let is_replaced = match self.stored_at(stream, witness.stream_sequence).await {
+            Ok(Some(stored_at)) if stored_at == witness.stored_at => {
+                incarnations.verified(asked, witness);
+                return None;
+            }
+            Ok(Some(_)) => true,
+            Ok(None) if witness != delivery => {
+                incarnations.message_gone(witness);
+                return None;
+            }
+            // The message was deleted, unless the stream has not reached its sequence again.
+            Ok(None) => self.last_assigned_sequence(stream).await.ok()? < delivery.stream_sequence,
+            Err(error) if matches!(error, ApiError::Denied(_)) || is_unanswered(&error) => {
+                tracing::warn!(
+                    stream,
+                    consumer = binding.consumer,
+                    "cannot find out whether the stream still has the messages in flight, so they are acknowledged without: {error}; the user needs the permission to publish to `{}.STREAM.MSG.GET.{stream}`",
+                    self.api_prefix
+                );
+                incarnations.unreadable();
+                return None;
+            }
+            // The stream has no leader at the moment.
+            Err(_) => {
+                sleep(RETRY_INTERVAL).await;
+                return None;
+            }
+        };
+        if is_replaced {
+            tracing::warn!(
+                stream,
+                consumer = binding.consumer,
+                sequence = delivery.stream_sequence,
+                "the stream has lost messages and assigned their sequences again, so deliveries of the former ones are not answered"
+            );
+            self.routes.replaced(&binding.stream, &binding.consumer, asked);
+        }
+        Some(!is_replaced)
     }
 
     /// Asks the server for the consumer, and records the answer.
     async fn identify(&self, binding: &Binding) {
         let Binding { stream, consumer, incarnations, .. } = binding;
         let asked = incarnations.current();
-        if !self.is_connected() {
-            return sleep(RETRY_INTERVAL).await;
-        }
         let created = match self.consumer(stream, consumer).await {
             Ok(found) => found.and_then(|found| found.created),
             Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => None,

@@ -49,6 +49,8 @@ pub(super) enum Arrival {
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
     Deleted,
+    /// The stream has replaced messages that were delivered, as was found in this incarnation of the consumer.
+    Replaced(u32),
     /// The user may not do what the handler requires.
     Denied(Violation),
     /// The inbox is closed, and no more messages arrive.
@@ -402,6 +404,12 @@ impl Routes {
         } else if let Some(consumer) = subject.strip_prefix(CONSUMER_DELETED) {
             routes.filter(|route| route.consumer == consumer).for_each(|route| route.push(Arrival::Deleted));
         }
+    }
+
+    /// Tells the handlers of a consumer that their stream has replaced messages, as was found in this incarnation.
+    pub(super) fn replaced(&self, stream: &str, consumer: &str, incarnation: u32) {
+        let routes = self.table().by_consumer.get(&format!("{stream}.{consumer}")).cloned();
+        routes.into_iter().flatten().for_each(|route| route.push(Arrival::Replaced(incarnation)));
     }
 
     /// Returns the routes of the handlers at an inbox.

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Connection;
+use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
-use crate::message::{Stored, header_block};
+use crate::message::{Stored, header_block, nanos};
 
 impl Connection {
     /// Returns the message at this sequence.
@@ -74,6 +75,19 @@ impl Connection {
             time: SystemTime::from(time),
         };
         Ok(Some((stored, headers.into())))
+    }
+
+    /// Returns the time at which the message at this sequence was stored, in nanoseconds since 1970.
+    pub(super) async fn stored_at(&self, stream: &str, sequence: u64) -> Result<Option<u64>, ApiError> {
+        #[derive(Deserialize)]
+        struct Found {
+            message: RawMessage,
+        }
+        match self.request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await {
+            Ok(found) => Ok(Some(nanos(SystemTime::from(found.message.time)))),
+            Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the sequence of the last message on a subject, which may have wildcards; 0 if there is none.

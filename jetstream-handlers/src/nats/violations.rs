@@ -25,6 +25,9 @@ const MAX_WARNINGS: usize = 64;
 /// The number of leading tokens by which subjects are alike for a warning: those of an ack differ only behind them.
 const WARNED_TOKENS: usize = 4;
 
+/// The prefix of the advisories of the server.
+const ADVISORY: &str = "$JS.EVENT.ADVISORY.";
+
 /// An operation on a subject that the user may not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Denied {
@@ -141,6 +144,9 @@ impl Violation {
             Denied::Publish => format!(
                 "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server"
             ),
+            Denied::Subscribe if subject.starts_with(ADVISORY) => format!(
+                "the user may not subscribe to `{subject}`, so deleted consumers are noticed late, and messages that reach `max_deliver` without an answer become no dead letters; allow it in `permissions.subscribe` of the user on the server, and connect again"
+            ),
             Denied::Subscribe => format!(
                 "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, or set an inbox prefix that the user may use, and connect again"
             ),
@@ -234,6 +240,8 @@ mod tests {
         assert_eq!(queue, Some((Denied::Subscribe, "_INBOX.x.*".to_owned())));
         let quote = parsed(r#"Permissions Violation for Publish to "a\"b\\c""#);
         assert_eq!(quote, Some((Denied::Publish, r#"a"b\c"#.to_owned())));
+        let advisory = Violation::parse(r#"Permissions Violation for Subscription to "$JS.EVENT.ADVISORY.X.*""#);
+        assert!(advisory.is_some_and(|violation| violation.problem().contains("no dead letters")));
         assert_eq!(parsed("Maximum Payload Violation"), None);
         assert_eq!(parsed(r#"Permissions Violation for Publish to "a"#), None);
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use crate::message::Info;
+use crate::message::{DeliveryId, Info, nanos};
 use crate::sync::lock;
 
 /// The number of words, each for 64 consecutive stream sequences.
@@ -31,8 +31,37 @@ pub(super) struct RecentAcks {
 #[derive(Debug, Default)]
 struct Word {
     ended: AtomicU64,
-    /// The time at which the stream stored the first message of the word that ended, in nanoseconds.
-    stored_at: AtomicU64,
+    /// The earliest and the latest time at which the stream stored a message of the word that ended, in nanoseconds
+    /// since 1970.
+    stored_from: AtomicU64,
+    stored_to: AtomicU64,
+}
+
+impl Word {
+    fn clear(&self) {
+        self.ended.store(0, Ordering::Relaxed);
+        self.stored_from.store(u64::MAX, Ordering::Relaxed);
+        self.stored_to.store(0, Ordering::Relaxed);
+    }
+
+    /// Records a message; only one task calls it.
+    fn record(&self, sequence: u64, stored_at: u64) {
+        let update = |value: &AtomicU64, with: fn(u64, u64) -> u64, other| {
+            value.store(with(value.load(Ordering::Relaxed), other), Ordering::Relaxed);
+        };
+        update(&self.ended, |ended, bit| ended | bit, 1 << (sequence % 64));
+        update(&self.stored_from, u64::min, stored_at);
+        update(&self.stored_to, u64::max, stored_at);
+    }
+
+    /// Returns `true` if the message at this sequence has ended, in a stream that was created at this time.
+    ///
+    /// Another message at the same sequence was stored later than all that have ended before.
+    fn has(&self, sequence: u64, stored_at: u64, stream_created: u64) -> bool {
+        self.ended.load(Ordering::Relaxed) >> (sequence % 64) & 1 == 1
+            && self.stored_from.load(Ordering::Relaxed) >= stream_created
+            && self.stored_to.load(Ordering::Relaxed) >= stored_at
+    }
 }
 
 /// A restored consumer, while it repeats messages.
@@ -40,6 +69,8 @@ struct Word {
 struct Restored {
     /// The time at which the stream was created; what was stored before belongs to an earlier one of the same name.
     stream_created: u64,
+    /// The incarnation of the restored consumer; a later one may have another stream.
+    incarnation: u32,
     /// The first stream sequence that the consumer delivers.
     start: u64,
     /// The first stream sequence after those that may be repeated.
@@ -50,31 +81,27 @@ struct Restored {
 impl RecentAcks {
     /// Records that a message has ended; only the slots of one task call it.
     pub(super) fn record(&self, info: &Info) {
-        let sequence = info.stream_sequence();
+        let (sequence, stored_at) = (info.stream_sequence(), info.id().stored_at);
         let words = self.words.get_or_init(|| (0..WORDS).map(|_| Word::default()).collect());
         let end = self.end.load(Ordering::Relaxed);
         if sequence >= end {
             let (known, reached) = (end.div_ceil(64), sequence / 64);
-            // Parsed once for 64 messages in a row.
-            let stored_at = if known <= reached { nanos(info.stored_at()) } else { 0 };
             for number in known.max(reached.saturating_sub(WORDS - 1))..=reached {
-                let word = &words[(number % WORDS) as usize];
-                word.ended.store(0, Ordering::Relaxed);
-                word.stored_at.store(stored_at, Ordering::Relaxed);
+                words[(number % WORDS) as usize].clear();
             }
             self.end.store(sequence + 1, Ordering::Relaxed);
         } else if !is_in_ring(sequence, end) {
             return;
         }
-        let ended = &words[(sequence / 64 % WORDS) as usize].ended;
-        ended.store(ended.load(Ordering::Relaxed) | 1 << (sequence % 64), Ordering::Relaxed);
+        words[(sequence / 64 % WORDS) as usize].record(sequence, stored_at);
     }
 
-    /// Begins to recognize messages that a restored consumer repeats from `start` on.
-    pub(super) fn restored(&self, start: u64, stream_created: SystemTime) {
+    /// Begins to recognize messages that a restored consumer of this incarnation repeats from `start` on.
+    pub(super) fn restored(&self, start: u64, stream_created: SystemTime, incarnation: u32) {
         let end = self.end.load(Ordering::Relaxed);
         let until = Instant::now() + MAX_REPEATS;
-        *lock(&self.restored) = Some(Restored { stream_created: nanos(stream_created), start, end, until });
+        *lock(&self.restored) =
+            Some(Restored { stream_created: nanos(stream_created), incarnation, start, end, until });
         self.is_restored.store(true, Ordering::Relaxed);
     }
 
@@ -86,8 +113,10 @@ impl RecentAcks {
     #[cold]
     fn repeats(&self, info: &Info) -> bool {
         let mut restored = lock(&self.restored);
-        let sequence = info.stream_sequence();
-        let active = restored.filter(|restored| sequence < restored.end && Instant::now() < restored.until);
+        let DeliveryId { stream_sequence: sequence, stored_at, incarnation, .. } = info.id();
+        let active = restored.filter(|restored| {
+            incarnation <= restored.incarnation && sequence < restored.end && Instant::now() < restored.until
+        });
         let Some(Restored { stream_created, start, .. }) = active else {
             // The consumer delivers in order, so what follows is new.
             *restored = None;
@@ -98,9 +127,7 @@ impl RecentAcks {
         if sequence < start || !is_in_ring(sequence, self.end.load(Ordering::Relaxed)) {
             return false;
         }
-        let word = &words[(sequence / 64 % WORDS) as usize];
-        let is_of_this_stream = word.stored_at.load(Ordering::Relaxed) >= stream_created;
-        is_of_this_stream && word.ended.load(Ordering::Relaxed) >> (sequence % 64) & 1 == 1
+        words[(sequence / 64 % WORDS) as usize].has(sequence, stored_at, stream_created)
     }
 }
 
@@ -109,23 +136,18 @@ fn is_in_ring(sequence: u64, end: u64) -> bool {
     sequence / 64 + WORDS > end.saturating_sub(1) / 64
 }
 
-fn nanos(time: SystemTime) -> u64 {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{AckPrefix, DeliveryId};
+    use crate::message::AckPrefix;
 
     fn at(seconds: u64) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
     fn info(sequence: u64, stored_at: u64) -> Info {
-        let id = DeliveryId { delivered: 1, stream_sequence: sequence, consumer_sequence: sequence, incarnation: 0 };
-        AckPrefix::new("S", "C").stored_delivery(id, at(stored_at), 0).into()
+        let id = DeliveryId { stream_sequence: sequence, stored_at: nanos(at(stored_at)), ..DeliveryId::default() };
+        AckPrefix::new("S", "C").delivery(id).into()
     }
 
     #[tokio::test]
@@ -135,7 +157,7 @@ mod tests {
             acks.record(&info(sequence, 100));
         }
         assert!(!acks.is_repeated(&info(5, 100)), "nothing was restored");
-        acks.restored(4, at(50));
+        acks.restored(4, at(50), 0);
         let repeated: Vec<_> = (0..=200).filter(|sequence| acks.is_repeated(&info(*sequence, 100))).collect();
         assert_eq!(repeated, [5, 63, 64, 127, 200]);
         assert!(!acks.is_repeated(&info(201, 100)));
@@ -150,7 +172,7 @@ mod tests {
         acks.record(&info(70, 100));
         acks.record(&info(far, 100));
         acks.record(&info(2, 100));
-        acks.restored(1, at(50));
+        acks.restored(1, at(50), 0);
         let repeated: Vec<_> = (0..=far).filter(|sequence| acks.is_repeated(&info(*sequence, 100))).collect();
         assert_eq!(repeated, [70, far]);
     }
@@ -168,7 +190,7 @@ mod tests {
         for sequence in 310..500 {
             acks.record(&info(sequence, 200));
         }
-        acks.restored(1, at(150));
+        acks.restored(1, at(150), 0);
         let repeated: Vec<_> = (0..500).filter(|sequence| acks.is_repeated(&info(*sequence, 200))).collect();
         assert_eq!(repeated, (320..500).collect::<Vec<_>>());
     }
@@ -177,9 +199,21 @@ mod tests {
     async fn recognizes_for_a_limited_time() {
         let acks = RecentAcks::default();
         acks.record(&info(5, 100));
-        acks.restored(1, at(50));
+        acks.restored(1, at(50), 0);
         assert!(acks.is_repeated(&info(5, 100)));
         tokio::time::advance(MAX_REPEATS).await;
         assert!(!acks.is_repeated(&info(5, 100)));
+    }
+
+    #[tokio::test]
+    async fn other_messages_at_the_same_sequences_are_not_recognized() {
+        let acks = RecentAcks::default();
+        (1..20).for_each(|sequence| acks.record(&info(sequence, 100)));
+        acks.restored(1, at(50), 0);
+        assert!(acks.is_repeated(&info(5, 100)));
+        assert!(!acks.is_repeated(&info(5, 200)), "the server has lost the messages, and kept the stream");
+        let mut later = info(5, 100);
+        later.set_incarnation(1);
+        assert!(!acks.is_repeated(&later), "the consumer may have been replaced again");
     }
 }

@@ -33,7 +33,9 @@ impl Worker {
     /// Begins to recognize the messages that a consumer restored from `start` repeats.
     async fn recognize_repeated(&self, start: u64) {
         match timeout(RESTORE_TIMEOUT, self.transport.stream_created(&self.binding.stream)).await {
-            Ok(Ok(Some(created))) => self.recent_acks.restored(start, created),
+            Ok(Ok(Some(created))) => {
+                self.recent_acks.restored(start, created, self.binding.incarnations.current());
+            }
             Ok(Ok(None)) | Err(_) => {}
             Ok(Err(error)) => tracing::debug!(
                 handler = self.handler.declaration.name,

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use crate::delivery::Binding;
 use crate::error::{Error, chain};
-use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, unreadable};
+use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
 
 /// The maximum number of messages that are read after one loss; the others are redelivered after `ack_wait`.
 const MAX_READ: usize = 5000;
@@ -268,7 +268,7 @@ impl Losses {
             delivered: 1,
             stream_sequence,
             consumer_sequence: delivered.consumer_sequence,
-            incarnation: 0,
+            ..DeliveryId::default()
         };
         (unreadable, lost.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect())
     }
@@ -468,27 +468,28 @@ pub(super) async fn read_suspect(
     }
     let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
     let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
-    message.info = info(binding, sequence, delivered);
+    message.info = info(binding, sequence, 0, delivered);
     message.unreadable = Some(Arc::new(unreadable));
     message
 }
 
-fn info(binding: &Binding, stream_sequence: u64, delivered: Position) -> Info {
+/// Returns the info of a delivery that was lost; `stored_at` is 0 if the time is not known.
+fn info(binding: &Binding, stream_sequence: u64, stored_at: u64, delivered: Position) -> Info {
     // More than one delivery, because the first one was lost.
     let id = DeliveryId {
         delivered: 2,
         stream_sequence,
         consumer_sequence: delivered.consumer_sequence,
+        stored_at,
         incarnation: binding.incarnations.current(),
+        arrived: binding.incarnations.now(),
     };
     AckPrefix::new(&binding.stream, &binding.consumer).delivery(id).into()
 }
 
 fn read_message(binding: &Binding, stored: Stored, delivered: Position, unreadable: Option<Unreadable>) -> Message {
-    let id = info(binding, stored.sequence, delivered).id();
-    let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
     Message {
-        info: prefix.stored_delivery(id, stored.time, 0).into(),
+        info: info(binding, stored.sequence, nanos(stored.time), delivered),
         subject: stored.subject,
         payload: stored.payload,
         headers: Some(Arc::new(stored.headers)),

@@ -72,6 +72,8 @@ pub(crate) struct Pull {
     requests: Requests,
     byte_limit: ByteLimit,
     last_heard: Instant,
+    /// The time of the last arrival on the clock of the incarnations.
+    arrival: u32,
     recovery: Recovery,
     floor: FloorReader,
     losses: Losses,
@@ -154,6 +156,7 @@ impl Pull {
             requests: Requests::default(),
             byte_limit: ByteLimit::default(),
             last_heard: Instant::now(),
+            arrival: 0,
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
             losses,
@@ -212,6 +215,9 @@ impl Pull {
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
                 Arrival::Deleted => self.doubt(),
+                Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => self.replaced(),
+                // The handler has begun another incarnation since.
+                Arrival::Replaced(_) => {}
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 Arrival::Moving => self.move_to_another_inbox(),
@@ -243,7 +249,7 @@ impl Pull {
             let wake = self.wake();
             tokio::select! {
                 biased;
-                () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.last_heard = Instant::now(),
+                () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.heard(),
                 start = optional(self.recovery.locating()) => self.on_located(start),
                 floor = optional(self.floor.reading()) => self.on_floor(floor),
                 found = optional(self.losses.searching()) => Box::pin(self.on_found(found)).await,
@@ -308,7 +314,20 @@ impl Pull {
 
     /// Waits until something arrives; returns `false` after the deadline, even if something has arrived.
     async fn arrives_until(&mut self, deadline: Instant) -> bool {
-        Instant::now() < deadline && timeout_at(deadline, self.route.take(&mut self.arrived)).await.is_ok()
+        let arrives =
+            Instant::now() < deadline && timeout_at(deadline, self.route.take(&mut self.arrived)).await.is_ok();
+        if arrives {
+            self.heard();
+        }
+        arrives
+    }
+
+    /// Records the time of an arrival.
+    fn heard(&mut self) {
+        self.last_heard = Instant::now();
+        // After the process did not run, it may have been on its way for longer.
+        let sent_since = self.connection.clock.observe().sent_since.map_or(self.last_heard, Instant::from_std);
+        self.arrival = self.binding.incarnations.at(sent_since);
     }
 
     /// Returns the next delivery that has arrived; discards the state changes, which do not matter to a stop.
@@ -593,6 +612,8 @@ impl Pull {
             self.inboxes.add(inbox, self.binding.incarnations.current());
         }
         message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
+        message.info.set_arrived(self.arrival);
+        self.binding.incarnations.arrived(message.info.id());
     }
 
     /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).

@@ -286,7 +286,8 @@ impl Resequencer {
         // ack floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such
         // number, and redelivers the missing messages after `ack_wait`.
         let consumer_sequence = info.delivered.consumer_sequence;
-        let nak = |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence, incarnation: 0 };
+        let nak =
+            |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence, ..DeliveryId::default() };
         Action::Nak(missing.map(|sequence| (sequence, prefix.delivery(nak(sequence)).into_subject())).collect())
     }
 
