@@ -101,6 +101,14 @@ impl Fault {
         }
     }
 
+    /// Returns the time until a worker finds out that the fault is over, because no server says so.
+    pub(crate) fn retry_delay(self) -> Duration {
+        match self {
+            Self::AcksDenied | Self::PullsDenied | Self::LettersDenied => Duration::from_secs(3),
+            _ => Duration::ZERO,
+        }
+    }
+
     /// Injects the fault, and returns when nothing could be handled because of it.
     pub(crate) async fn inject(self, field: &mut Field) -> Option<Excuse> {
         match self {
@@ -127,8 +135,9 @@ impl Fault {
             Self::AcksDenied => Some(rights::deny(field, "$JS.ACK.>").await),
             Self::PullsDenied => Some(rights::deny(field, "$JS.API.CONSUMER.MSG.NEXT.>").await),
             Self::LettersDenied => {
-                rights::deny(field, "dlq.>").await;
-                None
+                let denied = rights::deny(field, "dlq.>").await;
+                // In order, nothing is handled before the letter of a failed message is stored.
+                Some(Excuse { queue: Some(Queue::Ordered), ..denied })
             }
             Self::EverythingTapped => {
                 tap(field).await;

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::worker::ACK_WAIT;
+
 /// The three handlers, which share the connection of their worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Queue {
@@ -28,6 +30,15 @@ impl Queue {
         match self {
             Self::Plain => Duration::from_millis(100),
             Self::Ordered | Self::Single => Duration::from_millis(8),
+        }
+    }
+
+    /// Returns for how long the server keeps what a worker held that is lost: until `ack_wait` has passed, and until
+    /// another worker may read in its place, for which an ordered handler waits 5 s.
+    pub(crate) fn held_for(self) -> Duration {
+        match self {
+            Self::Plain | Self::Single => ACK_WAIT,
+            Self::Ordered => ACK_WAIT.max(Duration::from_secs(5)),
         }
     }
 

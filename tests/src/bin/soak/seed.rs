@@ -12,13 +12,12 @@ use crate::ledger::{Period, longest_pause};
 use crate::queue::{QUEUES, Queue};
 use crate::table::{Effect, Table};
 use crate::verdict::{Verdict, judge};
-use crate::worker::ACK_WAIT;
 use crate::{forgery, load, logs};
 
 /// How much longer than the cluster the workers may pause.
 const TOLERANCE: Duration = Duration::from_secs(1);
-/// How much longer one queue may pause: what a lost worker or connection held is redelivered after `ack_wait`.
-const QUEUE_TOLERANCE: Duration = TOLERANCE.saturating_add(ACK_WAIT).saturating_add(Duration::from_secs(1));
+/// How much longer one queue may pause than the server keeps what a lost worker held.
+const QUEUE_TOLERANCE: Duration = Duration::from_secs(2);
 /// The time after a fault in which its effects are counted.
 const AFTERMATH: Duration = Duration::from_secs(4);
 const LONGEST_AFTERMATH: Duration = Duration::from_secs(30);
@@ -36,7 +35,7 @@ pub(crate) async fn run(messages: u64, seed: u64) -> (Verdict, Table) {
             deck.shuffle(&mut field.random);
         }
         let Some(fault) = deck.pop() else { break };
-        let (effect, failure) = observe(&mut field, fault).await;
+        let (effect, failure) = observe(&mut field, fault, || publishing.is_finished()).await;
         if publishing.is_finished() {
             // Without load there is nothing to measure.
             break;
@@ -55,7 +54,7 @@ pub(crate) async fn run(messages: u64, seed: u64) -> (Verdict, Table) {
 }
 
 /// Injects a fault, and returns its effect, and a failure if the pause was too long.
-async fn observe(field: &mut Field, fault: Fault) -> (Effect, Option<String>) {
+async fn observe(field: &mut Field, fault: Fault, is_over: impl Fn() -> bool) -> (Effect, Option<String>) {
     println!("{}", fault.describe());
     if field.random.random_ratio(1, 4) {
         println!("  after two unreadable messages");
@@ -64,17 +63,18 @@ async fn observe(field: &mut Field, fault: Fault) -> (Effect, Option<String>) {
     let (begin, before) = (Instant::now(), field.ledger.repetitions());
     let excuse = fault.inject(field).await;
     sleep(AFTERMATH).await;
-    wait_for_every_queue(field).await;
+    wait_for_every_queue(field, is_over).await;
     let within = Period::since(begin);
     let (election, who) = field.observers.longest_pause(within);
     let pause = pause_of(field, None, within, excuse);
     let repetitions = field.ledger.repetitions() - before;
     let mut text = Vec::new();
-    let mut failure = (pause > election + TOLERANCE).then(|| format!("nothing handled for {pause:.1?}"));
+    let limit = election + fault.retry_delay();
+    let mut failure = (pause > limit + TOLERANCE).then(|| format!("nothing handled for {pause:.1?}"));
     for queue in QUEUES {
         let pause = pause_of(field, Some(queue), within, excuse);
         text.push(format!("{} {pause:.1?}", queue.name()));
-        if pause > election + QUEUE_TOLERANCE {
+        if pause > limit + queue.held_for() + QUEUE_TOLERANCE {
             failure = failure.or_else(|| Some(format!("{}: nothing handled for {pause:.1?}", queue.name())));
         }
     }
@@ -94,10 +94,10 @@ fn pause_of(field: &Field, queue: Option<Queue>, within: Period, excuse: Option<
 }
 
 /// Waits until every queue has handled something, so that its pause belongs to this fault and not to the next one.
-async fn wait_for_every_queue(field: &Field) {
+async fn wait_for_every_queue(field: &Field, is_over: impl Fn() -> bool) {
     let begin = Instant::now();
     let has_handled = |queue| field.ledger.times(Some(queue)).last().is_some_and(|last| *last > begin);
-    while begin.elapsed() < LONGEST_AFTERMATH && !QUEUES.into_iter().all(has_handled) {
+    while begin.elapsed() < LONGEST_AFTERMATH && !is_over() && !QUEUES.into_iter().all(has_handled) {
         sleep(Duration::from_millis(50)).await;
     }
 }
