@@ -72,8 +72,8 @@ impl Kind {
     /// Returns `true` if this reason explains a dead letter.
     pub(crate) fn explains(self, reason: Reason) -> bool {
         match self {
-            // The failure is not known any more if the letter could not be stored for a while.
-            Self::AlwaysFails => matches!(reason, Reason::Error | Reason::Exhausted),
+            // The failure is not known any more if the letter or an answer could not be stored for a while.
+            Self::AlwaysFails => matches!(reason, Reason::Error | Reason::Exhausted | Reason::Killed),
             Self::Undecodable | Self::Unreadable | Self::ForgedStatus => reason == Reason::Undecodable,
             _ => false,
         }
