@@ -117,3 +117,27 @@ pub(crate) fn longest_pause(events: &[Instant], within: Period, excused: &[Perio
     });
     pauses.max().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn longest_pause_is_inside_and_without_what_is_excused() {
+        let begin = Instant::now();
+        let at = |seconds: u64| begin + Duration::from_secs(seconds);
+        let period = |from: u64, to: u64| Period { from: at(from), to: at(to) };
+        let events = [at(0), at(12), at(20)];
+        assert_eq!(longest_pause(&events, period(5, 25), &[]), Duration::from_secs(8));
+        assert_eq!(longest_pause(&events, period(5, 25), &[period(13, 16)]), Duration::from_secs(7));
+        assert_eq!(longest_pause(&[], period(5, 25), &[]), Duration::from_secs(20), "nothing happened at all");
+    }
+
+    #[test]
+    fn report_of_a_worker_is_parsed() {
+        let line = "ordered work.fails-once.7 3 100 200";
+        let handling = Handling::parse(line).expect("it is complete");
+        assert_eq!(handling.to_string(), line);
+        assert!(Handling::parse("ordered work.fails-once.7 3 1").is_none(), "the process was killed while it wrote");
+    }
+}

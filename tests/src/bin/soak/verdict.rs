@@ -163,3 +163,23 @@ fn some(ids: &[&Id]) -> String {
     let subjects: Vec<_> = ids.iter().take(20).map(|id| id.subject()).collect();
     subjects.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the failures of calls for messages with these sequences and times of storing.
+    fn order(calls: &[(u64, u128)], created: &[u128]) -> usize {
+        let call = |(at, (sequence, stored_at)): (usize, &(u64, u128))| {
+            Handling::parse(&format!("ordered work.good.{at} {sequence} {stored_at} {at}")).expect("it is complete")
+        };
+        out_of_order(&calls.iter().enumerate().map(call).collect::<Vec<_>>(), created).len()
+    }
+
+    #[test]
+    fn only_first_calls_of_the_same_stream_must_be_in_order() {
+        assert_eq!(order(&[(1, 1), (2, 2), (1, 1), (2, 2), (3, 3)], &[]), 0, "repetitions");
+        assert_eq!(order(&[(1, 1), (3, 3), (2, 2)], &[]), 1);
+        assert_eq!(order(&[(8, 1), (9, 2), (1, 11), (2, 12)], &[10]), 0, "a stream that begins again");
+    }
+}
