@@ -83,6 +83,36 @@ async fn twenty_in_a_row_end_while_messages_flow() {
     subscription.unsubscribe().await.unwrap();
 }
 
+/// Two instances cannot know which of them has lost a message with its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_instances_lose_nothing_for_long() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let (one, two) = (connect(&server).await, connect(&server).await);
+    let handled = Recorder::new();
+    let subscriptions = [subscribe(&one, &handled).await, subscribe(&two, &handled).await];
+    publish(&one, "work.a", 0..200).await;
+    handled.until_distinct(200).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    for id in 200..1200_u64 {
+        if id % 200 == 100 {
+            raw.publish("work.a", UNREADABLE[1], format!("bad {id}")).await;
+        }
+        raw.publish("work.a", "A: b", id.to_string()).await;
+    }
+    raw.flush().await;
+    let begin = Instant::now();
+    handled.until_distinct(1200).await;
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    assert_eq!(dead_letters(&one, 5).await.len(), 5);
+    server.all_acked("WORK", "worker").await;
+    let twice = handled.counts().values().filter(|count| **count > 1).count();
+    assert!(twice <= 50, "{twice} messages were handled twice");
+    for subscription in subscriptions {
+        subscription.unsubscribe().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn ordered_handler_goes_on() {
     let server = Server::start().await;

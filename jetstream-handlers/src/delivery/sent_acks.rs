@@ -2,6 +2,9 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::message::DeliveryId;
 use crate::sync::lock;
@@ -9,18 +12,23 @@ use crate::sync::lock;
 /// The maximum number of acks that are remembered.
 const MAX: usize = 1024;
 
+/// The minimum interval of the heartbeats that count.
+const MIN_INTERVAL: Duration = Duration::from_secs(2);
+
 /// The deliveries that were acknowledged or terminated last.
 ///
 /// An ack that the client had not written when its connection ended is lost, and the message would be redelivered although it
 /// was handled. The server ignores a repeated ack.
+/// The ack can also cross a redelivery that this process has requested, which must not be handled again.
 #[derive(Debug, Default)]
 pub(crate) struct SentAcks(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
     sent: VecDeque<DeliveryId>,
-    /// The number of the oldest ones that had been sent at the last heartbeat.
+    /// The number of the oldest ones that had been sent at the last heartbeat that counted.
     before_heartbeat: usize,
+    heartbeat_at: Option<Instant>,
     /// `true` while the server denies acks, so that it has received none of these.
     are_denied: bool,
 }
@@ -38,10 +46,13 @@ impl SentAcks {
     /// Forgets what had been sent at the last call; the server sends heartbeats while a handler is idle, so it has
     /// received that.
     pub(crate) fn heartbeat(&self) {
+        let now = Instant::now();
         let mut state = self.state();
-        if state.are_denied {
+        // Each open request has its own heartbeats, and the next one can be on its way already.
+        if state.are_denied || state.heartbeat_at.is_some_and(|last| now - last < MIN_INTERVAL) {
             return;
         }
+        state.heartbeat_at = Some(now);
         let received = state.before_heartbeat;
         state.sent.drain(..received);
         state.before_heartbeat = state.sent.len();
@@ -52,6 +63,14 @@ impl SentAcks {
     /// Records whether the server denies acks, which are remembered until it permits them.
     pub(crate) fn denied(&self, are_denied: bool) {
         self.state().are_denied = are_denied;
+    }
+
+    /// Returns `true` if the message of this delivery was acknowledged or terminated lately.
+    pub(crate) fn has(&self, delivery: DeliveryId) -> bool {
+        let is_same = |sent: &DeliveryId| {
+            (sent.stream_sequence, sent.stored_at) == (delivery.stream_sequence, delivery.stored_at)
+        };
+        self.state().sent.iter().any(is_same)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -76,8 +95,8 @@ mod tests {
         acks.all().iter().map(|delivery| delivery.stream_sequence).collect()
     }
 
-    #[test]
-    fn acks_are_forgotten_after_the_second_heartbeat() {
+    #[tokio::test(start_paused = true)]
+    async fn acks_are_forgotten_after_the_second_heartbeat() {
         let acks = SentAcks::default();
         let add = |stream_sequence| acks.add(DeliveryId { stream_sequence, ..DeliveryId::default() });
         add(1);
@@ -85,11 +104,19 @@ mod tests {
         add(2);
         assert_eq!(sequences(&acks), [1, 2]);
         acks.heartbeat();
+        assert_eq!(sequences(&acks), [1, 2], "of another request");
+        tokio::time::advance(MIN_INTERVAL).await;
+        acks.heartbeat();
         assert_eq!(sequences(&acks), [2]);
+        let sent = DeliveryId { stream_sequence: 2, ..DeliveryId::default() };
+        assert!(acks.has(sent));
+        assert!(!acks.has(DeliveryId { stored_at: 1, ..sent }), "another message at the same sequence");
         (3..=2000).for_each(add);
         assert_eq!(acks.all().len(), MAX);
-        acks.heartbeat();
-        acks.heartbeat();
+        for _ in 0..2 {
+            tokio::time::advance(MIN_INTERVAL).await;
+            acks.heartbeat();
+        }
         assert!(acks.all().is_empty());
     }
 }

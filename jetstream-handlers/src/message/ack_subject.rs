@@ -172,6 +172,12 @@ impl AckSubject {
         self.id.arrived = arrived;
     }
 
+    /// Returns `true` unless the server counts this delivery as the first one of its message.
+    pub(crate) fn is_redelivered(&self) -> bool {
+        let numbers = self.subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
+        !numbers.starts_with(b"1.")
+    }
+
     /// Increments the delivery count, for an attempt without a delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.id.delivered += 1;

@@ -116,6 +116,12 @@ impl Info {
         self.0.into_subject()
     }
 
+    /// Returns `true` unless the server counts this delivery as the first one of its message; deliveries that were lost
+    /// count.
+    pub(crate) fn is_redelivered(&self) -> bool {
+        self.0.is_redelivered()
+    }
+
     /// Subtracts deliveries that were lost with a connection from the delivery count.
     pub(crate) fn discount(&mut self, lost: u64) {
         self.0.discount(lost);

@@ -51,7 +51,9 @@ impl Connection {
         if !self.may_answer(binding, delivery).await {
             return Ok(());
         }
-        self.request_ack(delivery, ack_subject::ACK, limit).await
+        self.request_ack(delivery, ack_subject::ACK, limit).await?;
+        binding.sent_acks.add(delivery.id());
+        Ok(())
     }
 
     /// Waits until the server has processed the acks sent before, even if this delivery has ended.

@@ -38,10 +38,10 @@ impl Transport {
 }
 
 impl Deliveries {
-    /// Limits the number of messages that are requested and have not arrived.
-    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+    /// Limits the number of messages that are requested and have not arrived; `call` is the usual duration of a call.
+    pub(crate) fn set_capacity(&mut self, capacity: usize, call: Duration) {
         match self {
-            Self::Nats(pull) => pull.set_capacity(capacity),
+            Self::Nats(pull) => pull.set_capacity(capacity, call),
             Self::Memory(deliveries) => deliveries.set_capacity(capacity),
         }
     }

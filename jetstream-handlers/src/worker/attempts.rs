@@ -41,7 +41,7 @@ pub(super) enum Verdict {
     /// another message crashed the process.
     Isolated,
     DeadLetter(Failure),
-    /// The message has ended, and a restored consumer delivers it again.
+    /// The message has ended, and the server did not know it yet when it delivered it again.
     Repeated,
 }
 

@@ -42,6 +42,11 @@ impl Worker {
         self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_lost(delivery.id(), self.binding.ack_wait))
     }
 
+    /// Returns `true` if another slot handles an earlier delivery of a message, which the server has not lost.
+    pub(super) fn is_in_progress(&self, delivery: &Info) -> bool {
+        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_earlier(delivery.id(), self.binding.ack_wait))
+    }
+
     /// Returns the messages in the slots that the server has not redelivered.
     pub(super) fn held(&self) -> impl Iterator<Item = Info> {
         let max_age = self.max_age();

@@ -178,7 +178,7 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
-            deliveries.set_capacity(self.capacity(deliveries.max_messages()));
+            deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,

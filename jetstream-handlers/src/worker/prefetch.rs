@@ -62,6 +62,11 @@ impl Prefetch {
         self.mean_nanos.store(mean.max(1), Ordering::Relaxed);
     }
 
+    /// Returns the mean duration of a message.
+    pub(super) fn mean(&self) -> Duration {
+        Duration::from_nanos(self.mean_nanos.load(Ordering::Relaxed))
+    }
+
     /// Records that the buffered messages are being used up.
     ///
     /// Does nothing before the first message has ended, because it may have arrived ahead of the others of its request.

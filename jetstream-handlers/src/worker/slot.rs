@@ -15,6 +15,7 @@ use crate::handler::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::recorder::Call;
 use crate::outcome::Outcome;
+use crate::plan::Ack;
 use crate::sync::lock;
 
 /// The maximum time that a slot runs without yielding to the other futures of its worker.
@@ -121,6 +122,14 @@ impl Slot {
         current.is_some_and(|current| current.delivery == delivery && current.is_lost(ack_wait))
     }
 
+    /// Returns `true` if an earlier delivery of this message is being handled, and had a signal in every `ack_wait`.
+    pub(super) fn has_earlier(&self, delivery: DeliveryId, ack_wait: Duration) -> bool {
+        self.held(ack_wait).is_some_and(|held| {
+            held.consumer_sequence < delivery.consumer_sequence
+                && (held.stream_sequence, held.stored_at) == (delivery.stream_sequence, delivery.stored_at)
+        })
+    }
+
     /// Returns the message that is being handled, unless it had no signal for `ack_wait` at some time.
     pub(super) fn held(&self, ack_wait: Duration) -> Option<DeliveryId> {
         self.in_flight().current.filter(|current| !current.is_lost(ack_wait)).map(|current| current.delivery)
@@ -202,8 +211,17 @@ impl Worker {
     async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
         let verdict = if self.recent_acks.is_repeated(&message.info) {
             Verdict::Repeated
-        } else if message.info.delivered() == 1 {
+        } else if !message.info.is_redelivered() {
             Verdict::Try
+        } else if self.is_in_progress(&message.info) {
+            // Two requests for a redelivery can cross, and the answer to the earlier delivery counts.
+            return Settled::Pending;
+        } else if self.binding.sent_acks.has(message.info.id()) {
+            // The request for a redelivery can cross the ack.
+            if self.handler.declaration.plan.ack == Ack::Confirmed {
+                return Settled::Ended;
+            }
+            Verdict::Repeated
         } else {
             let verdict = Box::pin(self.verdict(&message.info)).await;
             begun = Instant::now();

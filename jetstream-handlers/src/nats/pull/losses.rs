@@ -5,7 +5,7 @@
 //! had sent behind that message is lost. The server would redeliver all of it only after `ack_wait`, and the next
 //! connection would end at the same message.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +17,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
+use super::patience::{LostMessage, Patience};
+use super::received::{Position, Received};
 use crate::delivery::Binding;
 use crate::error::{Error, chain};
+use crate::future::optional;
 use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
 
 /// The maximum number of messages that are read after one loss; the others are redelivered after `ack_wait`.
@@ -26,15 +29,6 @@ const MAX_READ: usize = 5000;
 
 /// The number of requests that read messages at the same time.
 const PARALLEL: u64 = 16;
-
-/// The time during which another instance that has received messages is assumed to have some in flight.
-const SHARED: Duration = Duration::from_secs(60);
-
-/// The maximum age of a gap in the numbers of the deliveries that a lost connection explains: a loss is noticed sooner.
-const MAX_GAP_AGE: Duration = Duration::from_secs(1);
-
-/// The maximum number of deliveries after a gap that a lost connection explains.
-const MAX_AFTER_GAP: usize = 5000;
 
 /// The time during which the requests of a lost connection may still be served.
 const AT_RISK: Duration = Duration::from_secs(5);
@@ -64,34 +58,14 @@ const MAX_REMEMBERED: usize = 10_000;
 /// The losses of one handler.
 #[derive(Default)]
 pub(super) struct Losses {
-    /// The last delivery that has arrived; `None` if it is not known how many were made before this instance started.
-    position: Option<Position>,
-    gap: Option<Gap>,
-    /// The time at which deliveries were found to go to another instance as well.
-    shared_at: Option<Instant>,
+    received: Received,
     messages: BTreeMap<u64, Lost>,
     /// The number of messages that are still requested one by one.
     careful: usize,
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
-    /// The part of the deliveries that the last search was about, until it has succeeded.
-    searched: Option<Gap>,
     /// The number of messages that could have been lost lately, with the time of the last loss.
     at_risk: Option<(u64, Instant)>,
-}
-
-/// The last delivery that has arrived, or that is accounted for.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Position {
-    consumer_sequence: u64,
-    stream_sequence: u64,
-}
-
-/// A gap in the numbers of the deliveries: they were lost, or have gone to another instance.
-struct Gap {
-    before: Position,
-    since: Instant,
-    /// The stream sequences of the deliveries that have arrived since.
-    arrived: BTreeSet<u64>,
+    patience: Patience,
 }
 
 /// A message of which deliveries were lost.
@@ -101,10 +75,20 @@ struct Lost {
     count: u64,
     /// `true` if the message was requested again and has not arrived since.
     awaited: bool,
+    /// `true` if another instance can have the message, and it has not arrived here.
+    is_uncertain: bool,
     /// The number of times that the connection has ended when only this message could have arrived.
     strikes: u32,
     /// `true` if the message was found to be unreadable.
     is_unreadable: bool,
+}
+
+/// A result of [`Losses::progress`].
+pub(super) enum Progress {
+    /// The result of a search, for [`Losses::found`].
+    Found(Result<Findings, Error>),
+    /// Messages that were waited with, for [`Losses::waited`].
+    Waited(Vec<LostMessage>),
 }
 
 /// The result of a search.
@@ -116,6 +100,8 @@ pub(super) struct Findings {
     unreadable: Vec<Message>,
     /// The stream sequences of the other messages that were lost.
     lost: Vec<u64>,
+    /// The stream sequences of the messages that were lost, or that another instance has.
+    uncertain: Vec<u64>,
     /// The only message that can have ended the connection, if a single one was requested.
     suspect: Option<Message>,
     /// `true` if messages cannot be read from the stream.
@@ -123,49 +109,51 @@ pub(super) struct Findings {
 }
 
 impl Losses {
-    /// Records a delivery that has arrived, and does not count the lost ones of its message.
-    pub(super) fn arrived(&mut self, info: &mut Info) {
-        let DeliveryId { consumer_sequence, stream_sequence, .. } = info.id();
-        if let Some(position) = &mut self.position {
-            if consumer_sequence > position.consumer_sequence + 1 && self.gap.is_none() {
-                self.gap = Some(Gap { before: *position, since: Instant::now(), arrived: BTreeSet::new() });
-            }
-            position.consumer_sequence = position.consumer_sequence.max(consumer_sequence);
-            position.stream_sequence = position.stream_sequence.max(stream_sequence);
-        }
-        if let Some(gap) = &mut self.gap
-            && self.shared_at.is_none()
-        {
-            gap.arrived.insert(stream_sequence);
-            if gap.arrived.len() > MAX_AFTER_GAP || gap.since.elapsed() > MAX_GAP_AGE {
-                self.shared_at = Some(Instant::now());
-                gap.arrived.clear();
-            }
-        }
-        if let Some(searched) = &mut self.searched {
-            searched.arrived.insert(stream_sequence);
-            // What arrives for so long was not lost; if something was, it is redelivered after `ack_wait`.
-            self.searched.take_if(|searched| searched.arrived.len() > MAX_AFTER_GAP);
-        }
+    /// Records a delivery that has arrived at `now`, and does not count the lost ones of its message; `skipped` is `true` if
+    /// there are others between this one and the last one at the same inbox.
+    pub(super) fn arrived(&mut self, info: &mut Info, now: Instant, skipped: bool) {
+        let stream_sequence = info.stream_sequence();
+        self.received.add(info.id(), now, skipped);
         self.careful = self.careful.saturating_sub(1);
         if let Some(lost) = self.messages.get_mut(&stream_sequence) {
-            lost.awaited = false;
+            (lost.awaited, lost.is_uncertain) = (false, false);
             info.discount(lost.count);
         }
     }
 
-    /// Forgets a gap that another instance explains; called from time to time.
-    pub(super) fn tick(&mut self, now: Instant) {
-        if self.gap.take_if(|gap| now - gap.since > MAX_GAP_AGE).is_some() {
-            self.shared_at = Some(now);
-        } else {
-            self.shared_at = self.shared_at.filter(|at| now - *at < SHARED);
+    /// Sets the usual duration of a call.
+    pub(super) fn set_call(&mut self, call: Duration) {
+        self.patience.set_call(call);
+    }
+
+    /// Waits for the result of a search, or until messages that another instance could have are to be requested again;
+    /// never returns without either.
+    ///
+    /// # Cancel safety
+    ///
+    /// Both continue at the next call.
+    pub(super) async fn progress(&mut self) -> Progress {
+        tokio::select! {
+            found = optional(self.search.as_mut()) => Progress::Found(found),
+            waited = self.patience.ended(), if !self.patience.is_empty() => Progress::Waited(waited),
         }
+    }
+
+    /// Returns the ack subjects of the messages that have not arrived while they were waited with.
+    pub(super) fn waited(&mut self, messages: Vec<LostMessage>) -> Vec<Subject> {
+        let mut is_lost =
+            |sequence| self.messages.get_mut(&sequence).is_some_and(|lost| std::mem::take(&mut lost.is_uncertain));
+        messages.into_iter().filter(|(sequence, _)| is_lost(*sequence)).map(|(_, subject)| subject).collect()
+    }
+
+    /// Forgets what is too old; called from time to time.
+    pub(super) fn tick(&mut self, now: Instant) {
+        self.received.tick(now);
     }
 
     /// Sets the number of deliveries that the consumer had made before the first one to this instance.
     pub(super) fn begin_after(&mut self, consumer_sequence: u64) {
-        self.position.get_or_insert(Position { consumer_sequence, stream_sequence: 0 });
+        self.received.begin_after(consumer_sequence);
     }
 
     /// Forgets everything, because the consumer was replaced.
@@ -190,16 +178,7 @@ impl Losses {
     ) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
         let now = Instant::now();
-        let position = self.position;
-        let new_gap = |before| Gap { before, since: now, arrived: BTreeSet::new() };
-        let found = self.gap.take().or_else(|| position.map(new_gap));
-        let gap = match (self.searched.take(), found) {
-            (Some(mut unfinished), found) => {
-                unfinished.arrived.extend(found.into_iter().flat_map(|gap| gap.arrived));
-                Some(unfinished)
-            }
-            (None, found) => found,
-        };
+        self.received.hold();
         // The server may have served the requests of the last connection on this one, until their inbox was closed.
         let before = self.at_risk.filter(|(_, at)| now - *at < AT_RISK).map_or(0, |(count, _)| count);
         let at_risk = before + outstanding as u64;
@@ -207,20 +186,15 @@ impl Losses {
         let search = Search {
             connection,
             binding,
-            position: gap.as_ref().map(|gap| gap.before),
-            arrived: gap.as_ref().map(|gap| gap.arrived.clone()).unwrap_or_default(),
+            base: self.received.base(),
+            count: self.received.count(),
+            arrived: self.received.stream_sequences(),
             outstanding: at_risk,
-            is_shared: self.shared_at.is_some(),
+            is_shared: self.received.is_shared(),
             awaited: awaited.collect(),
             inbox,
         };
-        self.searched = gap;
         self.search = Some(Box::pin(search.run()));
-    }
-
-    /// Returns the search in progress, whose result the caller passes to [`found`](Self::found).
-    pub(super) fn searching(&mut self) -> Option<&mut BoxFuture<'static, Result<Findings, Error>>> {
-        self.search.as_mut()
     }
 
     /// Returns `true` while a search is in progress.
@@ -229,15 +203,25 @@ impl Losses {
     }
 
     /// Handles the result of a search: returns the unreadable messages, and the ack subjects of those to request again.
-    pub(super) fn found(&mut self, binding: &Binding, result: Result<Findings, Error>) -> (Vec<Message>, Vec<Subject>) {
+    ///
+    /// What another instance can have is returned later, by [`waited`](Self::waited).
+    pub(super) fn found(
+        &mut self,
+        connection: &Arc<Connection>,
+        binding: &Binding,
+        result: Result<Findings, Error>,
+    ) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
-        let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, suspect, is_blind }) = result else {
+        let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, mut uncertain, suspect, is_blind }) =
+            result
+        else {
             self.careful = CAREFUL;
             return Default::default();
         };
-        let arrived = self.searched.take().map(|searched| searched.arrived).unwrap_or_default();
+        // Some have arrived during the search.
+        let arrived = self.received.stream_sequences();
         lost.retain(|sequence| !arrived.contains(sequence));
-        self.gap = None;
+        uncertain.retain(|sequence| !arrived.contains(sequence));
         if is_blind || unreadable.is_empty() && !lost.is_empty() {
             self.careful = CAREFUL;
         }
@@ -255,10 +239,14 @@ impl Losses {
         for message in &unreadable {
             self.messages.entry(message.info.stream_sequence()).or_default().is_unreadable = true;
         }
-        self.position = self.position.max(Some(delivered));
+        self.received.account(delivered);
         for sequence in &lost {
             let lost = self.messages.entry(*sequence).or_default();
             (lost.count, lost.awaited) = (lost.count + 1, true);
+        }
+        for sequence in &uncertain {
+            let lost = self.messages.entry(*sequence).or_default();
+            (lost.count, lost.is_uncertain) = (lost.count + 1, true);
         }
         while self.messages.len() > MAX_REMEMBERED {
             self.messages.pop_first();
@@ -270,7 +258,12 @@ impl Losses {
             consumer_sequence: delivered.consumer_sequence,
             ..DeliveryId::default()
         };
-        (unreadable, lost.into_iter().map(|sequence| prefix.delivery(id(sequence)).into_subject()).collect())
+        let subject = |sequence| prefix.delivery(id(sequence)).into_subject();
+        if !uncertain.is_empty() {
+            let messages = uncertain.into_iter().map(|sequence| (sequence, subject(sequence))).collect();
+            self.patience.add(connection.clone(), binding, messages);
+        }
+        (unreadable, lost.into_iter().map(subject).collect())
     }
 
     /// Returns `true` if a message was found to be unreadable before.
@@ -291,9 +284,11 @@ struct Search {
     connection: Arc<Connection>,
     binding: Arc<Binding>,
     /// The last delivery before the first one that may be lost.
-    position: Option<Position>,
-    /// The stream sequences of the deliveries that have arrived since.
-    arrived: BTreeSet<u64>,
+    base: Option<Position>,
+    /// The number of deliveries that have arrived since.
+    count: u64,
+    /// The stream sequences of the deliveries that have arrived lately.
+    arrived: HashSet<u64>,
     /// The number of messages that could have arrived.
     outstanding: u64,
     /// `true` if another instance receives messages too.
@@ -314,15 +309,25 @@ impl Search {
             consumer_sequence: info.delivered.consumer_sequence,
             stream_sequence: info.delivered.stream_sequence,
         };
-        let position = self.position.unwrap_or_default();
-        let count = delivered.consumer_sequence.saturating_sub(position.consumer_sequence);
-        let count = count.saturating_sub(self.arrived.len() as u64);
+        let base = self.base.unwrap_or_default();
+        let count = delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.count);
+        tracing::debug!(
+            stream = self.binding.stream,
+            consumer = self.binding.consumer,
+            base = base.consumer_sequence,
+            delivered = delivered.consumer_sequence,
+            arrived = self.count,
+            outstanding = self.outstanding,
+            is_shared = self.is_shared,
+            awaited = self.awaited.len(),
+            "messages may be lost with a connection"
+        );
         // What was requested again and has not arrived may have been requested on a connection that ended as well.
         if count == 0 && self.awaited.is_empty() {
             return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
         }
         // If more was delivered than this instance had requested, another one has some of it.
-        let is_shared = self.is_shared || self.position.is_none() || info.num_waiting > 0 || count > self.outstanding;
+        let is_shared = self.is_shared || self.base.is_none() || info.num_waiting > 0 || count > self.outstanding;
         let first = info.ack_floor.stream_sequence + 1;
         let mut findings = Findings { delivered: Some(delivered), ..Findings::default() };
         let read = Reading { connection: &self.connection, binding: &self.binding, delivered }
@@ -334,7 +339,7 @@ impl Search {
                 for message in messages {
                     if message.unreadable.is_some() {
                         findings.unreadable.push(message);
-                    } else if self.may_be_lost(message.info.stream_sequence(), position) {
+                    } else if self.may_be_lost(message.info.stream_sequence(), base) {
                         lost.push(message.info.stream_sequence());
                     }
                 }
@@ -362,18 +367,20 @@ impl Search {
             }
             if findings.is_blind {
                 // The server ignores a nak for a message that the consumer does not wait for.
-                let end = delivered.stream_sequence.min(position.stream_sequence + MAX_READ as u64);
-                let range = (position.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
+                let end = delivered.stream_sequence.min(base.stream_sequence + MAX_READ as u64);
+                let range = (base.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
                 lost = self.awaited.iter().copied().chain(range).collect();
             }
             findings.lost = lost;
+        } else if self.base.is_some() {
+            findings.uncertain = lost;
         }
         Ok(findings)
     }
 
     /// Returns `true` if a message that can be read may be lost.
-    fn may_be_lost(&self, sequence: u64, position: Position) -> bool {
-        self.awaited.contains(&sequence) || sequence > position.stream_sequence && !self.arrived.contains(&sequence)
+    fn may_be_lost(&self, sequence: u64, base: Position) -> bool {
+        self.awaited.contains(&sequence) || sequence > base.stream_sequence && !self.arrived.contains(&sequence)
     }
 
     /// Reads the consumer, and waits until it no longer counts requests on the lost connection.

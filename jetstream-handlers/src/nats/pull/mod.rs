@@ -7,6 +7,8 @@ mod byte_limit;
 mod floor_reader;
 mod losses;
 mod ordered;
+mod patience;
+mod received;
 mod recovery;
 mod requests;
 mod resequencer;
@@ -34,7 +36,7 @@ use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
 use byte_limit::ByteLimit;
 use floor_reader::FloorReader;
-use losses::{Findings, Losses};
+use losses::{Losses, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
@@ -190,9 +192,10 @@ impl Pull {
         Ok(())
     }
 
-    /// Limits the number of messages that are requested and have not arrived.
-    pub(crate) fn set_capacity(&mut self, capacity: usize) {
+    /// Limits the number of messages that are requested and have not arrived; `call` is the usual duration of a call.
+    pub(crate) fn set_capacity(&mut self, capacity: usize, call: Duration) {
         self.capacity = capacity.min(self.binding.max_ack_pending);
+        self.losses.set_call(call);
     }
 
     /// Returns the maximum number of messages that the handler may hold and request.
@@ -252,7 +255,7 @@ impl Pull {
                 () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.heard(),
                 start = optional(self.recovery.locating()) => self.on_located(start),
                 floor = optional(self.floor.reading()) => self.on_floor(floor),
-                found = optional(self.losses.searching()) => Box::pin(self.on_found(found)).await,
+                progress = self.losses.progress() => Box::pin(self.on_losses(progress)).await,
                 answer = answer(&mut self.order) => match answer {
                     Answer::Info(info) => Box::pin(self.on_consumer_info(info)).await,
                     Answer::Examined(found) => Box::pin(self.on_examined(found)).await,
@@ -503,12 +506,19 @@ impl Pull {
     }
 
     /// Passes on the messages that cannot be read, and requests the others that were lost.
-    async fn on_found(&mut self, result: Result<Findings, Error>) {
+    async fn on_losses(&mut self, progress: Progress) {
+        let result = match progress {
+            Progress::Found(result) => result,
+            Progress::Waited(messages) => {
+                let lost = self.losses.waited(messages);
+                return self.connection.nak_lost(lost).await;
+            }
+        };
         if let Err(error) = &result {
             let handler = &*self.handler;
             tracing::warn!(handler, "cannot find out what was lost with the connection: {}", chain(error));
         }
-        let (unreadable, lost) = self.losses.found(&self.binding, result);
+        let (unreadable, lost) = self.losses.found(&self.connection, &self.binding, result);
         self.report_unreadable(&unreadable);
         self.released.extend(unreadable);
         self.connection.nak_lost(lost).await;
@@ -582,8 +592,8 @@ impl Pull {
 
     /// Counts a delivery, and passes it on if it may be handled now.
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
-        self.check_numbering(&mut message);
-        self.losses.arrived(&mut message.info);
+        let skipped = self.check_numbering(&mut message);
+        self.losses.arrived(&mut message.info, self.last_heard, skipped);
         self.byte_limit.arrived(&message);
         self.requests.delivered();
         self.limits.busy();
@@ -598,13 +608,15 @@ impl Pull {
         }
     }
 
-    /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering.
-    fn check_numbering(&mut self, message: &mut Message) {
+    /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering; returns
+    /// `true` if there are others between it and the last one at the same inbox.
+    fn check_numbering(&mut self, message: &mut Message) -> bool {
         let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
         let incarnation = self.inboxes.incarnation(inbox);
         // Deliveries in two inboxes can overtake each other.
         let last = self.last_delivery.replace((inbox, consumer_sequence));
-        let is_lower = last.is_some_and(|(last_inbox, last)| last_inbox == inbox && consumer_sequence <= last);
+        let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
+        let is_lower = last.is_some_and(|last| consumer_sequence <= last);
         let is_first = self.order.as_ref().is_some_and(|order| order.resequencer.shows_restart(message));
         if is_lower || is_first {
             tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
@@ -614,6 +626,7 @@ impl Pull {
         message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
         message.info.set_arrived(self.arrival);
         self.binding.incarnations.arrived(message.info.id());
+        last.is_some_and(|last| consumer_sequence > last + 1)
     }
 
     /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
