@@ -26,6 +26,8 @@ pub(crate) struct SentAcks(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     sent: VecDeque<DeliveryId>,
+    /// The deliveries whose acks could not be sent.
+    unsent: VecDeque<DeliveryId>,
     /// The number of the oldest ones that had been sent at the last heartbeat that counted.
     before_heartbeat: usize,
     heartbeat_at: Option<Instant>,
@@ -40,7 +42,20 @@ impl SentAcks {
             state.sent.pop_front();
             state.before_heartbeat = state.before_heartbeat.saturating_sub(1);
         }
+        if !state.unsent.is_empty() {
+            state.unsent.retain(|unsent| !is_same_message(unsent, &delivery));
+        }
         state.sent.push_back(delivery);
+    }
+
+    /// Records that the ack of a handled delivery could not be sent, so that it is sent for the next delivery instead of
+    /// another call.
+    pub(crate) fn add_unsent(&self, delivery: DeliveryId) {
+        let mut state = self.state();
+        if state.unsent.len() == MAX {
+            state.unsent.pop_front();
+        }
+        state.unsent.push_back(delivery);
     }
 
     /// Forgets what had been sent at the last call; the server sends heartbeats while a handler is idle, so it has
@@ -65,26 +80,30 @@ impl SentAcks {
         self.state().are_denied = are_denied;
     }
 
-    /// Returns `true` if the message of this delivery was acknowledged or terminated lately.
+    /// Returns `true` if the message of this delivery was handled lately, and acknowledged or terminated.
     pub(crate) fn has(&self, delivery: DeliveryId) -> bool {
-        let is_same = |sent: &DeliveryId| {
-            (sent.stream_sequence, sent.stored_at) == (delivery.stream_sequence, delivery.stored_at)
-        };
-        self.state().sent.iter().any(is_same)
+        let state = self.state();
+        state.sent.iter().chain(&state.unsent).any(|known| is_same_message(known, &delivery))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.state().sent.is_empty()
+        let state = self.state();
+        state.sent.is_empty() && state.unsent.is_empty()
     }
 
     /// Returns the deliveries whose acks may be lost.
     pub(crate) fn all(&self) -> Vec<DeliveryId> {
-        self.state().sent.iter().copied().collect()
+        let state = self.state();
+        state.sent.iter().chain(&state.unsent).copied().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
+}
+
+fn is_same_message(one: &DeliveryId, other: &DeliveryId) -> bool {
+    (one.stream_sequence, one.stored_at) == (other.stream_sequence, other.stored_at)
 }
 
 #[cfg(test)]
@@ -118,5 +137,20 @@ mod tests {
             acks.heartbeat();
         }
         assert!(acks.all().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unsent_ack_is_remembered_until_it_is_sent() {
+        let acks = SentAcks::default();
+        let delivery = DeliveryId { stream_sequence: 1, stored_at: 1, ..DeliveryId::default() };
+        acks.add_unsent(delivery);
+        for _ in 0..3 {
+            tokio::time::advance(MIN_INTERVAL).await;
+            acks.heartbeat();
+        }
+        let again = DeliveryId { delivered: 2, consumer_sequence: 7, ..delivery };
+        assert!(acks.has(again));
+        acks.add(again);
+        assert_eq!(acks.all(), [again]);
     }
 }

@@ -73,7 +73,7 @@ impl Connection {
             }
             // The message was deleted, unless the stream has not reached its sequence again.
             Ok(None) => self.last_assigned_sequence(stream).await.ok()? < delivery.stream_sequence,
-            Err(error) if matches!(error, ApiError::Denied(_)) || is_unanswered(&error) => {
+            Err(error) if self.is_denied(&error, stream).await => {
                 tracing::warn!(
                     stream,
                     consumer = binding.consumer,
@@ -99,6 +99,15 @@ impl Connection {
             self.routes.replaced(&binding.stream, &binding.consumer, asked);
         }
         Some(!is_replaced)
+    }
+
+    /// Returns `true` if a request about messages of the stream failed because the user may not send it.
+    async fn is_denied(&self, error: &ApiError, stream: &str) -> bool {
+        match error {
+            ApiError::Denied(_) => true,
+            // A stream without a leader does not answer either.
+            error => is_unanswered(error) && self.last_assigned_sequence(stream).await.is_ok(),
+        }
     }
 
     /// Asks the server for the consumer, and records the answer.

@@ -124,11 +124,25 @@ impl Worker {
             }
         };
         caller.ended(Instant::now());
-        if outcome.settle != Settle::Ack {
-            // Its dead letter may take long.
-            *alone = None;
+        if outcome.settle == Settle::Ack {
+            // If the ack is lost, the next delivery takes the message for one that has crashed the process.
+            self.ack_confirmed(message, alone).await;
+            return Settled::Ended;
         }
+        // Its dead letter may take long.
+        *alone = None;
         self.settle(message, outcome).await
+    }
+
+    /// Acks a message that was tried in isolation until the server confirms it; the others wait only for the first try.
+    async fn ack_confirmed(&self, message: &Message, alone: &mut Option<AloneUntil<'_>>) {
+        self.recent_acks.record(&message.info);
+        let until = alone.as_ref().map_or_else(Instant::now, |alone| alone.until);
+        let mut confirmed = std::pin::pin!(self.ack_until_confirmed(&message.info));
+        if timeout_at(until, &mut confirmed).await.is_err() {
+            *alone = None;
+            confirmed.await;
+        }
     }
 
     /// Waits until no other call runs, for a limited time.

@@ -92,7 +92,7 @@ impl Worker {
     }
 
     /// Repeats an ack until the server confirms it; meanwhile the heartbeat prevents a redelivery.
-    async fn ack_until_confirmed(&self, delivery: &Info) {
+    pub(super) async fn ack_until_confirmed(&self, delivery: &Info) {
         let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..MAX_CONFIRMATIONS {
             let confirmed = self.transport.ack_confirmed(&self.binding, delivery, CONFIRMATION_TIMEOUT);
@@ -103,6 +103,7 @@ impl Worker {
             }
             sleep(backoff.next()).await;
         }
+        self.binding.sent_acks.add_unsent(delivery.id());
         tracing::error!("an ack was never confirmed, so the message may be redelivered although it was handled");
     }
 
@@ -183,14 +184,26 @@ impl Worker {
     async fn answer(&self, delivery: Info, answer: Answer<'_>) {
         let (transport, binding) = (&self.transport, &self.binding);
         match answer {
-            Answer::Ack => self.send(transport.ack(binding, delivery)).await,
-            Answer::Nak(delay) => self.send(transport.nak(binding, &delivery, delay)).await,
-            Answer::Term(reason) => self.send(transport.term(binding, &delivery, reason)).await,
+            Answer::Ack => {
+                let id = delivery.id();
+                if !self.send(transport.ack(binding, delivery)).await {
+                    binding.sent_acks.add_unsent(id);
+                }
+            }
+            Answer::Nak(delay) => {
+                self.send(transport.nak(binding, &delivery, delay)).await;
+            }
+            Answer::Term(reason) => {
+                if !self.send(transport.term(binding, &delivery, reason)).await {
+                    binding.sent_acks.add_unsent(delivery.id());
+                }
+            }
         }
     }
 
-    /// Waits until a signal is sent, but not beyond `ack_wait`, after which the message is redelivered anyway.
-    async fn send(&self, signal: impl Future<Output = Result<(), Error>>) {
+    /// Waits until a signal is sent, but not beyond `ack_wait`, after which the message is redelivered anyway; returns
+    /// `false` if it was not sent.
+    async fn send(&self, signal: impl Future<Output = Result<(), Error>>) -> bool {
         let mut signal = pin!(signal);
         // Most signals are sent immediately and need no timer.
         let sent = match futures::poll!(signal.as_mut()) {
@@ -199,7 +212,7 @@ impl Worker {
         };
         let handler = &self.handler.declaration.name;
         match sent {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => {
                 tracing::warn!(handler, "an answer was not sent, so its message is redelivered: {error:?}");
             }
@@ -207,6 +220,7 @@ impl Worker {
                 tracing::warn!(handler, "an answer could not be sent in time, so its message is redelivered");
             }
         }
+        false
     }
 
     /// Publishes the outputs of a successful call, in order; if one is not stored, the call has failed and is retried.
