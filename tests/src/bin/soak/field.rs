@@ -15,12 +15,24 @@ use crate::election::Observers;
 use crate::ledger::{Ledger, nanos};
 use crate::load::Stored;
 use crate::message::{Id, Kind};
-use crate::queue::Queue;
+use crate::queue::{QUEUES, Queue};
 use crate::workers::Workers;
 use crate::{rights, streams};
 
+/// The timeout of a request that may be left out.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The numbers of the messages that faults publish begin here.
 const FIRST_OF_FAULTS: u64 = 1_000_000;
+
+/// A stream that was deleted or lost, as it was shortly before.
+#[derive(Debug)]
+pub(crate) struct Former {
+    /// When it was complete; `None` for the first one.
+    pub(crate) since: Option<Instant>,
+    pub(crate) at: Instant,
+    /// The sequence up to which each queue had acknowledged everything; without those that could not be asked.
+    pub(crate) floors: Vec<(Queue, u64)>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Field {
@@ -36,6 +48,7 @@ pub(crate) struct Field {
     /// The last time at which a new stream was complete, and when each was created by the clock of the servers.
     pub(crate) replaced: Option<Instant>,
     pub(crate) created: Vec<u128>,
+    pub(crate) former: Vec<Former>,
     next: u64,
 }
 
@@ -61,6 +74,7 @@ impl Field {
             random: StdRng::seed_from_u64(seed),
             replaced: None,
             created: Vec::new(),
+            former: Vec::new(),
             next: FIRST_OF_FAULTS,
         }
     }
@@ -97,8 +111,25 @@ impl Field {
         .await
     }
 
+    /// Records what is acknowledged in the stream that is about to go.
+    async fn remember(&mut self) {
+        let at = Instant::now();
+        let jetstream = self.cluster.jetstream().await;
+        let floor = |queue: Queue| {
+            let jetstream = jetstream.clone();
+            async move {
+                let stream = jetstream.get_stream("WORK").await.ok()?;
+                Some((queue, stream.consumer_info(queue.name()).await.ok()?.ack_floor.stream_sequence))
+            }
+        };
+        let floors = QUEUES.map(|queue| tokio::time::timeout(PATIENCE, floor(queue)));
+        let floors = futures::future::join_all(floors).await.into_iter().filter_map(|floor| floor.ok().flatten());
+        self.former.push(Former { since: self.replaced, at, floors: floors.collect() });
+    }
+
     /// Deletes the stream, and creates it again.
     pub(crate) async fn replace_stream(&mut self) {
+        self.remember().await;
         let jetstream = self.cluster.jetstream().await;
         eventually("the stream is deleted", SOON, async || {
             match jetstream.delete_stream("WORK").await {
@@ -115,6 +146,9 @@ impl Field {
 
     /// Kills all nodes and starts them again, by which a stream in memory loses its messages.
     pub(crate) async fn restart_all(&mut self) {
+        if self.storage == StorageType::Memory {
+            self.remember().await;
+        }
         (0..3).for_each(|node| self.cluster.node(node).kill());
         if self.storage == StorageType::Memory {
             self.created.push(nanos(SystemTime::now()));

@@ -11,29 +11,35 @@ use crate::message::{Id, Kind, Order};
 /// The number of messages per second.
 const RATE: u64 = 64;
 
-/// The messages whose publish returned `Ok`, and when it was called; clones share one record.
+/// A publish that returned `Ok`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Publish {
+    pub(crate) called: Instant,
+    pub(crate) returned: Instant,
+    /// The sequence in the stream of that time.
+    pub(crate) sequence: u64,
+}
+
+/// The messages whose publish returned `Ok`; clones share one record.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stored(Arc<Mutex<BTreeMap<Id, Instant>>>);
+pub(crate) struct Stored(Arc<Mutex<BTreeMap<Id, Publish>>>);
 
 impl Stored {
-    pub(crate) fn all(&self) -> BTreeMap<Id, Instant> {
+    pub(crate) fn all(&self) -> BTreeMap<Id, Publish> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn add(&self, id: Id, called: Instant) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, called);
     }
 
     /// Publishes a message, and records it if it was stored.
     pub(crate) async fn publish(&self, broker: &Broker, id: Id, filler: usize) -> Result<(), Error> {
         let called = Instant::now();
-        if id.kind == Kind::Undecodable {
-            broker.publisher().publish_bytes(&id.subject(), "no JSON").await?;
+        let ack = if id.kind == Kind::Undecodable {
+            broker.publisher().publish_bytes(&id.subject(), "no JSON").await?
         } else {
             let order = Order { number: id.number, filler: "x".repeat(filler) };
-            broker.publish(&id.subject(), &order).await?;
-        }
-        self.add(id, called);
+            broker.publish(&id.subject(), &order).await?
+        };
+        let publish = Publish { called, returned: Instant::now(), sequence: ack.sequence };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, publish);
         Ok(())
     }
 }

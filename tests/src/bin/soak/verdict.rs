@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use jetstream_handlers::DeadLetter;
 
-use crate::field::Field;
+use crate::field::{Field, Former};
 use crate::ledger::Handling;
+use crate::load::Publish;
 use crate::message::{End, Id, Kind};
 use crate::queue::{QUEUES, Queue};
 
@@ -83,9 +84,10 @@ async fn look(field: &mut Field) -> Verdict {
             verdict.failures.push(text + &some(&missing));
         }
     }
-    for (id, called) in &stored {
+    verdict.failures.extend(acked_before(&field.former, &stored, has_ended));
+    for (id, publish) in &stored {
         let is_gone = !content.contains(id);
-        if is_gone && field.replaced.is_none_or(|replaced| *called > replaced) {
+        if is_gone && field.replaced.is_none_or(|replaced| publish.called > replaced) {
             verdict.lost += 1;
             verdict.failures.push(format!("{id:?}: the publish returned Ok, and the stream does not have it"));
         }
@@ -109,6 +111,29 @@ async fn letters(field: &Field) -> Vec<DeadLetter> {
             Err(_) => return letters,
         }
     }
+}
+
+/// Returns a line for each message that was acknowledged in a former stream without having ended.
+fn acked_before(
+    former: &[Former],
+    stored: &BTreeMap<Id, Publish>,
+    has_ended: impl Fn(Queue, Id) -> bool,
+) -> Vec<String> {
+    let mut failures = Vec::new();
+    for Former { since, at, floors } in former {
+        for (id, publish) in stored {
+            // A publish that was in flight when the stream was replaced is in either one.
+            if publish.returned > *at || since.is_some_and(|since| publish.called < since) {
+                continue;
+            }
+            let acked = floors.iter().filter(|(_, floor)| publish.sequence <= *floor);
+            let unended = acked.filter(|(queue, _)| !has_ended(*queue, *id));
+            failures.extend(unended.map(|(queue, floor)| {
+                format!("{}: {id:?} (sequence {}) acked unhandled, floor {floor}", queue.name(), publish.sequence)
+            }));
+        }
+    }
+    failures
 }
 
 /// Returns a line for each dead letter that should not be there.
