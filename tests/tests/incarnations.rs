@@ -144,3 +144,30 @@ async fn calls_that_outlive_a_connection_are_acked_on_the_next_one() {
     subscription.unsubscribe().await.unwrap();
     assert_eq!((held.calls.count(1), held.calls.count(2)), (1, 1), "each was handled once");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_advisories_about_deletions_delay_and_repeat_nothing() {
+    let server = Server::start().await;
+    server.jetstream().await.create_stream(config()).await.unwrap();
+    let broker = connect(&server).await;
+    let calls: Recorder<u64> = Recorder::new();
+    let options = broker.subscribe("work.>", "worker", calls.handler()).stream("WORK").concurrency(4);
+    let subscription = options.ack_wait(secs(60)).await.unwrap();
+    let forger = server.client().await;
+    let forging = tokio::spawn(async move {
+        loop {
+            for subject in ["CONSUMER.DELETED.WORK.worker", "STREAM.DELETED.WORK"] {
+                forger.publish(format!("$JS.EVENT.ADVISORY.{subject}"), "{}".into()).await.unwrap();
+            }
+            forger.flush().await.unwrap();
+        }
+    });
+    for begin in (0..1000).step_by(100) {
+        publish(&broker, "work.a", begin..begin + 100).await;
+    }
+    calls.until_distinct(1000).await;
+    server.all_acked("WORK", "worker").await;
+    forging.abort();
+    assert!(calls.counts().values().all(|count| *count == 1));
+    subscription.unsubscribe().await.unwrap();
+}

@@ -108,11 +108,21 @@ impl Incarnations {
         self.state().current
     }
 
-    /// Records a delivery.
-    pub(crate) fn arrived(&self, delivery: DeliveryId) {
+    /// Records a delivery that arrived at the open inbox; returns its incarnation.
+    ///
+    /// That is the current one if the consumer is known to be the same as when the inbox was opened.
+    pub(crate) fn arrived(&self, mut delivery: DeliveryId) -> u32 {
         let mut state = self.state();
-        let known = if delivery.incarnation == state.current { &mut state.newest } else { &mut state.older };
-        *known = later(*known, Some(delivery));
+        if state.identified == state.current && delivery.incarnation >= state.first {
+            delivery.incarnation = state.current;
+        }
+        state.arrived(delivery);
+        delivery.incarnation
+    }
+
+    /// Records a delivery that arrived at a former inbox.
+    pub(crate) fn arrived_late(&self, delivery: DeliveryId) {
+        self.state().arrived(delivery);
     }
 
     /// Begins another incarnation, because the consumer may have been replaced.
@@ -189,6 +199,11 @@ impl State {
         }
     }
 
+    fn arrived(&mut self, delivery: DeliveryId) {
+        let known = if delivery.incarnation == self.current { &mut self.newest } else { &mut self.older };
+        *known = later(*known, Some(delivery));
+    }
+
     fn begin(&mut self) {
         self.current += 1;
         self.is_unreadable = false;
@@ -263,8 +278,10 @@ mod tests {
         incarnations.doubt();
         assert_eq!(incarnations.standing(0, of(before)), Standing::Unknown);
         assert_eq!(incarnations.standing(0, of(incarnations.current())), Standing::Current);
+        assert_eq!(incarnations.arrived(of(before)), before);
         incarnations.identify(incarnations.current(), at(1));
         assert_eq!(incarnations.standing(0, of(before)), Standing::Current);
+        assert_eq!(incarnations.arrived(of(before)), incarnations.current());
     }
 
     #[test]
@@ -321,7 +338,7 @@ mod tests {
         let delivery = |stream_sequence, arrived| DeliveryId { stream_sequence, stored_at: 1, arrived, ..of(0) };
         let standing = |delivery| incarnations.standing(0, delivery);
         let (first, second, late) = (delivery(1, 0), delivery(2, 0), delivery(3, 5));
-        [first, second].into_iter().for_each(|delivery| incarnations.arrived(delivery));
+        [first, second].into_iter().for_each(|delivery| assert_eq!(incarnations.arrived(delivery), 0));
         assert_eq!(standing(first), Standing::Current);
         tokio::time::advance(Duration::from_secs(5)).await;
         assert_eq!(standing(first), Standing::Unverified);

@@ -167,14 +167,14 @@ impl Losses {
         self.careful > 0
     }
 
-    /// Searches for what was lost with a connection on which `outstanding` messages could have arrived, once nothing more
-    /// can arrive at its `inbox`.
+    /// Searches for what was lost with an inbox at which `outstanding` messages could have arrived, once nothing more can
+    /// arrive there.
     pub(super) fn search(
         &mut self,
         connection: Arc<Connection>,
         binding: Arc<Binding>,
         outstanding: usize,
-        inbox: Option<CancellationToken>,
+        lost: LostInbox,
     ) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
         let now = Instant::now();
@@ -192,7 +192,7 @@ impl Losses {
             outstanding: at_risk,
             is_shared: self.received.is_shared(),
             awaited: awaited.collect(),
-            inbox,
+            lost,
         };
         self.search = Some(Box::pin(search.run()));
     }
@@ -295,22 +295,42 @@ struct Search {
     is_shared: bool,
     /// The messages that were requested again, and have not arrived since.
     awaited: Vec<u64>,
-    /// Cancelled when nothing more can arrive.
-    inbox: Option<CancellationToken>,
+    lost: LostInbox,
+}
+
+/// An inbox that is closed.
+#[derive(Debug, Clone)]
+pub(super) enum LostInbox {
+    /// Its connection has ended.
+    Disconnected {
+        /// Cancelled when nothing more can arrive.
+        ended: Option<CancellationToken>,
+    },
+    /// The server has closed it on the present connection.
+    Closed {
+        /// Cancelled when nothing more can arrive.
+        ended: CancellationToken,
+    },
+}
+
+impl LostInbox {
+    /// Waits until nothing more can arrive.
+    async fn ended(&self) {
+        let (Self::Disconnected { ended: Some(ended) } | Self::Closed { ended }) = self else { return };
+        timeout(MAX_ARRIVING, ended.cancelled()).await.ok();
+    }
 }
 
 impl Search {
     async fn run(self) -> Result<Findings, Error> {
-        if let Some(inbox) = &self.inbox {
-            timeout(MAX_ARRIVING, inbox.cancelled()).await.ok();
-        }
+        self.lost.ended().await;
         let info = self.info().await?;
         let delivered = Position {
             consumer_sequence: info.delivered.consumer_sequence,
             stream_sequence: info.delivered.stream_sequence,
         };
         let base = self.base.unwrap_or_default();
-        let count = delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.count);
+        let count = self.missing(&info);
         tracing::debug!(
             stream = self.binding.stream,
             consumer = self.binding.consumer,
@@ -383,10 +403,20 @@ impl Search {
         self.awaited.contains(&sequence) || sequence > base.stream_sequence && !self.arrived.contains(&sequence)
     }
 
-    /// Reads the consumer, and waits until it no longer counts requests on the lost connection.
+    /// Returns the number of deliveries that have not arrived.
+    fn missing(&self, info: &consumer::Info) -> u64 {
+        let base = self.base.unwrap_or_default();
+        info.delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.count)
+    }
+
+    /// Reads the consumer, and waits until it no longer counts requests on a lost connection.
     async fn info(&self) -> Result<consumer::Info, Error> {
         let (questions, interval) = QUESTIONS;
         let mut info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        // The server delivers nothing to an inbox that it has closed, and counts what it has delivered before.
+        if matches!(self.lost, LostInbox::Closed { .. }) && self.missing(&info) == 0 {
+            return Ok(info);
+        }
         for _ in 1..questions {
             if info.num_waiting == 0 || self.is_shared {
                 break;

@@ -36,7 +36,7 @@ use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
 use byte_limit::ByteLimit;
 use floor_reader::FloorReader;
-use losses::{Losses, Progress};
+use losses::{Losses, LostInbox, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
@@ -49,6 +49,9 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// The time after the beginning of a stop up to which it waits for the server to confirm that the inbox is closed.
 const DRAIN: Duration = Duration::from_secs(1);
+
+/// The maximum number of advisories about a deletion in a second that are believed.
+const MAX_DELETIONS: u32 = 20;
 
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
 
@@ -74,6 +77,8 @@ pub(crate) struct Pull {
     requests: Requests,
     byte_limit: ByteLimit,
     last_heard: Instant,
+    /// The number of advisories about a deletion in this second of the clock of the incarnations.
+    deletions: (u32, u32),
     /// The time of the last arrival on the clock of the incarnations.
     arrival: u32,
     recovery: Recovery,
@@ -158,6 +163,7 @@ impl Pull {
             requests: Requests::default(),
             byte_limit: ByteLimit::default(),
             last_heard: Instant::now(),
+            deletions: (0, 0),
             arrival: 0,
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
@@ -217,7 +223,7 @@ impl Pull {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::Advisory(message) => self.on_advisory(&message),
-                Arrival::Deleted => self.doubt(),
+                Arrival::Deleted => self.on_deleted(),
                 Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => self.replaced(),
                 // The handler has begun another incarnation since.
                 Arrival::Replaced(_) => {}
@@ -455,8 +461,8 @@ impl Pull {
             match &mut self.order {
                 Some(order) => order.may_be_unreadable(),
                 None => {
-                    let inbox = self.lease.as_ref().map(InboxLease::ended);
-                    self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, inbox);
+                    let lost = LostInbox::Disconnected { ended: self.lease.as_ref().map(InboxLease::ended) };
+                    self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
                 }
             }
         }
@@ -481,9 +487,10 @@ impl Pull {
         self.requests.forget();
         self.stale = true;
         // An ordered handler finds what is missing by its numbers.
-        let inbox = self.lease.take_if(|_| self.order.is_none()).map(|lease| lease.ended());
-        if outstanding > 0 && inbox.is_some() && self.phase == Phase::Open {
-            self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, inbox);
+        let Some(lease) = self.lease.take_if(|_| self.order.is_none()) else { return };
+        if outstanding > 0 && self.phase == Phase::Open {
+            let lost = LostInbox::Closed { ended: lease.ended() };
+            self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
         }
     }
 
@@ -559,6 +566,21 @@ impl Pull {
         }
     }
 
+    /// Begins another incarnation of the consumer, because an advisory says that it was deleted.
+    ///
+    /// Everyone can publish such an advisory, so that nothing else changes; a flood of them has no effect, because the
+    /// server could not be asked that often.
+    fn on_deleted(&mut self) {
+        let second = self.binding.incarnations.at(Instant::now());
+        if self.deletions.0 != second {
+            self.deletions = (second, 0);
+        }
+        self.deletions.1 += 1;
+        if self.deletions.1 <= MAX_DELETIONS {
+            self.binding.incarnations.doubt();
+        }
+    }
+
     /// Begins another incarnation of the consumer, because it may have been replaced.
     fn doubt(&mut self) {
         self.binding.incarnations.doubt();
@@ -625,7 +647,11 @@ impl Pull {
         }
         message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
         message.info.set_arrived(self.arrival);
-        self.binding.incarnations.arrived(message.info.id());
+        if self.lease.as_ref().is_some_and(|lease| lease.number() == inbox) {
+            message.info.set_incarnation(self.binding.incarnations.arrived(message.info.id()));
+        } else {
+            self.binding.incarnations.arrived_late(message.info.id());
+        }
         last.is_some_and(|last| consumer_sequence > last + 1)
     }
 

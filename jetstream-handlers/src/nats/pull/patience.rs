@@ -1,10 +1,10 @@
 //! Messages that were lost, or that another instance has: requested again after a while.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{Subject, Subscriber};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -19,6 +19,15 @@ const BUFFERED: Duration = Duration::from_secs(1);
 
 /// The number of calls that another instance is assumed to make after that; they take as long as those of this one.
 const CALLS: u32 = 3;
+
+/// The time after which the nak of another instance that was sent at the same time has arrived.
+const COLLISION: Duration = Duration::from_millis(100);
+
+/// The time in which another instance naks what it has lost.
+const OTHERS: Duration = Duration::from_millis(500);
+
+/// The maximum number of times that another instance is given way.
+const MAX_COLLISIONS: u32 = 5;
 
 /// A lost message: its stream sequence, and the ack subject at which the server accepts a nak for it.
 pub(super) type LostMessage = (u64, Subject);
@@ -62,33 +71,54 @@ impl Patience {
     }
 }
 
+/// The naks of other instances for these messages.
+struct Naks {
+    advisories: Subscriber,
+    messages: HashMap<u64, Subject>,
+}
+
 /// Waits for this time; returns the messages that no other instance has nakked meanwhile.
 async fn wait(
     connection: Arc<Connection>,
     subject: String,
     time: Duration,
-    mut messages: Vec<LostMessage>,
+    messages: Vec<LostMessage>,
 ) -> Vec<LostMessage> {
-    #[derive(Deserialize)]
-    struct Nak {
-        stream_seq: u64,
-    }
-    let Ok(mut naks) = connection.client().subscribe(subject).await else {
+    let Ok(advisories) = connection.client().subscribe(subject).await else {
         sleep(time).await;
         return messages;
     };
-    let mut nakked = HashSet::new();
-    let listening = async {
-        while let Some(advisory) = naks.next().await {
-            if let Ok(Nak { stream_seq }) = serde_json::from_slice(&advisory.payload)
-                && messages.iter().any(|(sequence, _)| *sequence == stream_seq)
-            {
-                nakked.insert(stream_seq);
-            }
+    let mut naks = Naks { advisories, messages: messages.into_iter().collect() };
+    naks.listen(time).await;
+    // Another instance can have begun at the same time. So one message is tried first.
+    for _ in 0..MAX_COLLISIONS {
+        let Some(first) = naks.messages.keys().next().copied() else { break };
+        connection.nak_lost(naks.messages.remove(&first)).await;
+        if !naks.listen(COLLISION.mul_f64(1.0 + fastrand::f64())).await {
+            break;
         }
-        std::future::pending::<()>().await;
-    };
-    timeout(time, listening).await.ok();
-    messages.retain(|(sequence, _)| !nakked.contains(sequence));
-    messages
+        naks.listen(OTHERS.mul_f64(1.0 + fastrand::f64())).await;
+    }
+    naks.messages.into_iter().collect()
+}
+
+impl Naks {
+    /// Removes the messages that are nakked in this time; returns `true` if there were any.
+    async fn listen(&mut self, time: Duration) -> bool {
+        #[derive(Deserialize)]
+        struct Nak {
+            stream_seq: u64,
+        }
+        let before = self.messages.len();
+        let listening = async {
+            while let Some(advisory) = self.advisories.next().await {
+                if let Ok(Nak { stream_seq }) = serde_json::from_slice(&advisory.payload) {
+                    self.messages.remove(&stream_seq);
+                }
+            }
+            std::future::pending::<()>().await;
+        };
+        timeout(time, listening).await.ok();
+        self.messages.len() < before
+    }
 }
