@@ -1,15 +1,19 @@
 //! A TCP proxy that can interrupt connections.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 const MAX_CONNECTIONS: usize = 64;
 /// The size of the buffer for one direction of one connection.
 const BUFFER: usize = 16 * 1024;
+/// The size of the socket buffer for what the server sends over a connection with a limited rate.
+const RATED_BUFFER: u32 = 64 * 1024;
 
 /// A TCP proxy in front of a server.
 ///
@@ -29,6 +33,8 @@ struct State {
     cuts: u64,
     paused: bool,
     refusing: bool,
+    /// The maximum number of bytes per second in each direction; 0 for no limit.
+    rate: u64,
 }
 
 impl Proxy {
@@ -65,6 +71,13 @@ impl Proxy {
     /// Ends a pause; the bytes that arrived meanwhile are forwarded.
     pub fn resume(&self) {
         self.state.send_modify(|state| state.paused = false);
+    }
+
+    /// Forwards at most this many bytes per second in each direction of each connection.
+    ///
+    /// Call it before a client connects, so that little waits between the server and the proxy.
+    pub fn limit_rate(&self, bytes_per_second: u64) {
+        self.state.send_modify(|state| state.rate = bytes_per_second);
     }
 
     /// Closes each new connection at once, until [`Proxy::accept`] is called.
@@ -104,7 +117,11 @@ async fn accept(listener: TcpListener, target: SocketAddr, state: watch::Sender<
 async fn connect(mut client: TcpStream, target: SocketAddr, state: watch::Receiver<State>, born: u64) {
     let mut cut = state.clone();
     let carry = async {
-        let mut server = TcpStream::connect(target).await.ok()?;
+        let socket = TcpSocket::new_v4().ok()?;
+        if state.borrow().rate > 0 {
+            socket.set_recv_buffer_size(RATED_BUFFER).ok()?;
+        }
+        let mut server = socket.connect(target).await.ok()?;
         // Acks are small and must not wait for more bytes.
         client.set_nodelay(true).ok()?;
         server.set_nodelay(true).ok()?;
@@ -125,13 +142,18 @@ async fn connect(mut client: TcpStream, target: SocketAddr, state: watch::Receiv
 /// Forwards bytes in one direction until a side is closed.
 async fn forward(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, mut state: watch::Receiver<State>) -> Option<()> {
     let mut buffer = vec![0; BUFFER];
+    let mut free_at = Instant::now();
     loop {
         let count = from.read(&mut buffer).await.ok()?;
         if count == 0 {
             return None;
         }
         // The wait comes after the read, so that at most one buffer arrives during a pause.
-        state.wait_for(|state| !state.paused).await.ok()?;
+        let rate = state.wait_for(|state| !state.paused).await.ok()?.rate;
+        if rate > 0 {
+            sleep_until(free_at).await;
+            free_at = free_at.max(Instant::now()) + Duration::from_secs_f64(count as f64 / rate as f64);
+        }
         to.write_all(&buffer[..count]).await.ok()?;
     }
 }

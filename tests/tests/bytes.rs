@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use jetstream_handlers::Message;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers_tests::{Recorder, Server, connect, ms, stream_config};
+use jetstream_handlers_tests::{Proxy, Recorder, Server, connect, ms, stream_config};
 
 /// Returns a handler that takes a while, and records the first byte of each message and its deliveries.
 fn slow(
@@ -59,4 +59,55 @@ async fn message_above_the_bound_is_delivered() {
     assert_eq!(handled.len(), 4, "each once");
     assert_eq!(connects(&broker), 1, "the connection is kept");
     subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn handlers_of_one_connection_share_the_bound() {
+    let server = Server::builder().config("max_payload: 16777216").start().await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::default();
+    let mut subscriptions = Vec::new();
+    for number in 0..12 {
+        let subject = format!("work.{number}");
+        subscriptions.push(
+            broker.subscribe(&subject, &format!("worker-{number}"), slow(&handled)).ack_wait(secs(60)).await.unwrap(),
+        );
+    }
+    // Each handler learns how large its messages are.
+    let publish = async |round: u8| {
+        for number in 0..12 {
+            let payload = vec![round * 12 + number; 8_000_000];
+            publisher.publisher().publish_bytes(&format!("work.{number}"), payload).await.unwrap();
+        }
+    };
+    publish(0).await;
+    handled.until_distinct(12).await;
+    // The server would end the connection with 64 MiB that are not read.
+    proxy.pause();
+    publish(1).await;
+    publish(2).await;
+    proxy.resume();
+    handled.until_distinct(36).await;
+    assert_eq!(handled.len(), 36, "each once");
+    assert_eq!(connects(&broker), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn slow_connection_is_kept() {
+    // The server ends a connection that does not take all that waits for it within this time.
+    let server = Server::builder().config("write_deadline: \"3s\"").start().await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    proxy.limit_rate(2_000_000);
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    for id in 0..16 {
+        publisher.publisher().publish_bytes("work.a", vec![id; 1_000_000]).await.unwrap();
+    }
+    let handled = Recorder::default();
+    let _subscription = broker.subscribe("work.>", "worker", slow(&handled)).concurrency(4).await.unwrap();
+    handled.until_distinct(16).await;
+    assert_eq!(handled.len(), 16, "each once");
+    assert_eq!(connects(&broker), 1, "the connection is kept");
 }

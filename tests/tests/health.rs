@@ -2,10 +2,15 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, SystemTime};
 
+use futures::StreamExt as _;
+use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, Health, Status};
-use jetstream_handlers_tests::{Recorder, SOON, Server, assert_error, connect, eventually, ms, publish, until_health};
+use jetstream_handlers_tests::{
+    Recorder, SOON, Server, assert_error, binary, connect, eventually, ms, publish, stream_config, until_health,
+};
 use tokio::sync::Semaphore;
 
 /// Blocks threads until it is opened.
@@ -152,4 +157,122 @@ fn handler_whose_runtime_was_shut_down_says_so() {
         let stopped = tokio::time::timeout(SOON, subscription.unsubscribe()).await.unwrap();
         assert_error(stopped, ErrorKind::Closed, &["`closure on work.a`", "runtime", "was shut down", "ack_wait"]);
     });
+}
+
+/// Pauses a consumer for this time.
+async fn pause(server: &Server, queue: &str, time: Duration) {
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.pause_consumer(queue, (SystemTime::now() + time).into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn paused_consumer_is_degraded_with_the_end_of_its_pause() {
+    if binary::version() < (2, 11, 0) {
+        return;
+    }
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<u64>::new();
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    let ordered = broker.subscribe("work.a", "ordered", calls.handler()).ordered().await.unwrap();
+    publish(&broker, "work.a", [1]).await;
+    calls.until_times(1, 2).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    for (queue, handler) in [("worker", 0), ("ordered", 1)] {
+        pause(&server, queue, secs(3600)).await;
+        let text = until_health(&broker, "it is paused", |health| !health.is_healthy()).await;
+        let until = stream.consumer_info(queue).await.unwrap().config.pause_until.unwrap();
+        let until = until.to_string().split_once('.').unwrap().0.replacen(' ', "T", 1);
+        assert!(text.contains(&format!("consumer `{queue}` of stream `WORK` is paused until {until}Z; ")), "{text}");
+        assert!(matches!(broker.health().handlers[handler].status, Status::Degraded { .. }));
+        publish(&broker, "work.a", [2]).await;
+        calls.until(2).await;
+        assert!(!broker.health().is_healthy());
+        stream.resume_consumer(queue).await.unwrap();
+        calls.until_times(2, 2 * (handler + 1)).await;
+        until_health(&broker, "it is resumed", Health::is_healthy).await;
+    }
+    // A pause that ends by itself.
+    pause(&server, "worker", secs(2)).await;
+    until_health(&broker, "it is paused", |health| !health.is_healthy()).await;
+    until_health(&broker, "the pause has ended", Health::is_healthy).await;
+    subscription.unsubscribe().await.unwrap();
+    ordered.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn pause_is_noticed_at_the_start_and_on_another_connection() {
+    if binary::version() < (2, 11, 0) {
+        return;
+    }
+    let mut server = Server::start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<u64>::new();
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    subscription.unsubscribe().await.unwrap();
+    pause(&server, "worker", secs(3600)).await;
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    let is_paused = |health: &Health| health.connected && health.to_string().contains("is paused until");
+    until_health(&broker, "it is paused at the start", is_paused).await;
+    server.restart().await;
+    until_health(&broker, "it is still paused", is_paused).await;
+    let resumed = async || {
+        let stream = server.jetstream().await.get_stream("WORK").await.ok()?;
+        stream.resume_consumer("worker").await.ok()
+    };
+    eventually("it is resumed", SOON, resumed).await;
+    until_health(&broker, "it is healthy again", Health::is_healthy).await;
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn forged_pause_is_not_believed() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let calls = Recorder::<u64>::new();
+    let subscription = broker.subscribe("work.a", "worker", calls.handler()).await.unwrap();
+    let client = server.client().await;
+    let mut asked = client.subscribe("$JS.API.CONSUMER.INFO.WORK.worker").await.unwrap();
+    client.flush().await.unwrap();
+    for _ in 0..2 {
+        let advisory = r#"{"stream":"WORK","consumer":"worker","paused":true,"pause_until":"2099-01-01T00:00:00Z"}"#;
+        client.publish("$JS.EVENT.ADVISORY.CONSUMER.PAUSE.WORK.worker", advisory.into()).await.unwrap();
+        client.flush().await.unwrap();
+        tokio::time::timeout(SOON, asked.next()).await.unwrap().unwrap();
+    }
+    publish(&broker, "work.a", [1]).await;
+    calls.until(1).await;
+    assert!(broker.health().is_healthy(), "{}", broker.health());
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn instance_whose_requests_are_too_many_says_so() {
+    let server = Server::start().await;
+    let stream = server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let config = consumer::pull::Config {
+        durable_name: Some("worker".into()),
+        filter_subject: "work.a".into(),
+        max_deliver: 10_000,
+        max_waiting: 1,
+        ..Default::default()
+    };
+    stream.create_consumer(config).await.unwrap();
+    let (one, other) = (connect(&server).await, connect(&server).await);
+    let calls = Recorder::<u64>::new();
+    // No second request while the first one is open.
+    let first = one.subscribe("work.a", "worker", calls.handler()).batch_size(1).await.unwrap();
+    until_health(&one, "its request is served", |health| health.is_healthy()).await;
+    let second = other.subscribe("work.a", "worker", calls.handler()).batch_size(1).await.unwrap();
+    let text = until_health(&other, "it is crowded out", |health| health.to_string().contains("max_waiting")).await;
+    let reason = "409 Exceeded MaxWaiting: the consumer serves 1 pull requests at a time (`max_waiting`)";
+    assert!(text.contains("recovering") && text.contains(reason), "{text}");
+    assert!(one.health().is_healthy(), "{}", one.health());
+    publish(&one, "work.a", [1]).await;
+    calls.until(1).await;
+    first.unsubscribe().await.unwrap();
+    until_health(&other, "it is served", Health::is_healthy).await;
+    publish(&one, "work.a", [2]).await;
+    calls.until(2).await;
+    second.unsubscribe().await.unwrap();
 }

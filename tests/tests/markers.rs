@@ -1,6 +1,6 @@
 //! Messages without a body: the tombstones of key-value buckets, and the delete markers of the server.
 //!
-//! `contract.rs` has those that the memory transport stores too.
+//! `contract/markers.rs` has those that the memory transport stores too.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use async_nats::HeaderMap;

@@ -141,7 +141,7 @@ fn fill(bench: &Bench) {
 /// A handler of this crate with the default settings, except those of `adjust`.
 fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
     bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
+        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
         let seen = Seen::until(messages);
         let broker = Broker::builder().servers([bench.url.clone()]).state(seen.clone()).connect().await;
@@ -167,7 +167,7 @@ fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>)
 /// Hand-written code that tunes async-nats.
 fn messages(bench: &Bench, batch: usize) -> Sample {
     bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
+        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
         let consumer = consumer(bench, durable).await;
         let messages =
@@ -186,7 +186,7 @@ fn messages(bench: &Bench, batch: usize) -> Sample {
 /// Small batches fetched one by one, as some frameworks do.
 fn fetch(bench: &Bench) -> Sample {
     bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
+        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
         let consumer = consumer(bench, durable).await;
         let mut seen = 0;
@@ -246,13 +246,24 @@ impl Seen {
 pub(crate) struct Observer(stream::Stream);
 
 impl Observer {
-    pub(crate) async fn of(bench: &Bench) -> Self {
-        Self(bench.jetstream().await.get_stream(STREAM).await.expect("the stream was filled"))
+    pub(crate) async fn of(bench: &Bench, stream: &str) -> Self {
+        Self(bench.jetstream().await.get_stream(stream).await.expect("the stream was filled"))
     }
 
     /// Waits until the server has the acks of this many messages.
     pub(crate) async fn acked(&self, durable: &str, messages: u64) {
         while self.0.consumer_info(durable).await.expect("the consumer exists").ack_floor.consumer_sequence < messages {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Waits until the server has the acks of all messages.
+    pub(crate) async fn all_acked(&self, durable: &str) {
+        loop {
+            let info = self.0.consumer_info(durable).await.expect("the consumer exists");
+            if info.num_pending == 0 && info.num_ack_pending == 0 {
+                return;
+            }
             sleep(Duration::from_millis(1)).await;
         }
     }

@@ -14,13 +14,14 @@
 //! - A round runs each variant once, every second round in the reverse order. A target is compared with the median of
 //!   the rounds' ratios, because runs close in time see similar load.
 //! - Each run has its own process, single-threaded runtime, connection and durable consumer, and decodes or encodes the
-//!   same order of about 190 bytes with owned strings.
+//!   same order of about 190 bytes with owned strings; only the messages of the `large` groups are bytes.
 //! - Time and CPU are measured from before the connection is made until the server has the ack of the last message, or
 //!   the publisher has the last acknowledgement.
 //! - CPU is the kernel's account of the threads of the run's process and of the server's process.
 
 mod consume;
 mod idle;
+mod large;
 mod latency;
 mod measure;
 mod order;
@@ -51,7 +52,8 @@ fn main() {
             _ => filters.push(argument),
         }
     }
-    let server = runtime().block_on(Server::start());
+    let max_payload = format!("max_payload: {}", large::MAX_PAYLOAD);
+    let server = runtime().block_on(Server::builder().config(&max_payload).start());
     let mut bench = Bench { url: server.url(), server: server.pid(), messages, durable: "prepared".to_owned() };
     for group in groups() {
         group.run(&mut bench, rounds, &filters);
@@ -59,7 +61,7 @@ fn main() {
 }
 
 fn groups() -> impl Iterator<Item = Group> {
-    [consume::groups(), publish::groups(), latency::groups(), idle::groups()].into_iter().flatten()
+    [consume::groups(), large::groups(), publish::groups(), latency::groups(), idle::groups()].into_iter().flatten()
 }
 
 /// Does one run and prints its sample.

@@ -18,10 +18,14 @@ pub(crate) enum Figure {
     MemoryPerHandler,
     IdleCpu,
     Threads,
+    /// Messages that were delivered again.
+    Redelivered,
+    /// Connections after the first one, as after the server has ended one as a slow consumer.
+    Reconnects,
 }
 
 impl Figure {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Rate,
         Self::ClientCpu,
         Self::ServerCpu,
@@ -32,6 +36,8 @@ impl Figure {
         Self::MemoryPerHandler,
         Self::IdleCpu,
         Self::Threads,
+        Self::Redelivered,
+        Self::Reconnects,
     ];
 
     pub(crate) fn label(self) -> &'static str {
@@ -46,6 +52,8 @@ impl Figure {
             Self::MemoryPerHandler => "KiB/handler",
             Self::IdleCpu => "idle CPU %",
             Self::Threads => "more threads",
+            Self::Redelivered => "redelivered",
+            Self::Reconnects => "reconnects",
         }
     }
 }

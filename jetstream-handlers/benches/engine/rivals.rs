@@ -22,7 +22,7 @@ impl Handle<Order> for Handler {
 
 pub(crate) fn ruststream(bench: &Bench) -> Sample {
     bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench).await, &*bench.durable);
+        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
         let seen = Seen::until(bench.messages);
         let source = JetStreamSubject::new(SUBJECT, STREAM)

@@ -15,8 +15,8 @@ pub(crate) use format::other_format;
 /// The error of encoding a value or decoding a payload.
 pub(crate) type CodecError = serde_json::Error;
 
-/// The initial capacity of a payload, as in `serde_json::to_vec`.
-const CAPACITY: usize = 128;
+/// The initial capacity of a payload, in which most messages fit without another allocation.
+const CAPACITY: usize = 256;
 
 /// Encodes a value as a payload.
 ///

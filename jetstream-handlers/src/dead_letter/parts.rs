@@ -31,11 +31,6 @@ pub(super) const MAX_CONTENT: usize = 64 * 1024 * 1024;
 /// no `/`.
 pub(super) const ID_SUFFIX: &str = "/";
 
-/// Returns `true` if a message is a part of a dead letter.
-pub(super) fn is_part(message: &Outgoing) -> bool {
-    message.headers.get(PART).is_some()
-}
-
 /// A content of the original message that can be stored apart from its dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {

@@ -12,12 +12,14 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
 use super::draft::PREFIX;
+use super::store::is_same;
 use super::{DeadLetter, DeadLetters, ReplayReport};
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
-use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id};
+use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, unguessable_replay_id};
+use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, header_block};
-use crate::publish::publish_to_existing;
+use crate::publish::{MissingStream, publish_guessable, publish_to_existing};
 use crate::rules;
 use crate::subject::{covers, overlap};
 
@@ -48,7 +50,13 @@ impl DeadLetters {
     ///
     /// The first two are left out if the message is almost as large as its stream accepts.
     /// Headers of the original that the server processes (`Nats-Msg-Id`, `Nats-Expected-..`) are not published again.
-    /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once.
+    /// A delete marker (ADR-43) remains one: it keeps `Nats-Marker-Reason`, and expires after the
+    /// `subject_delete_marker_ttl` of its stream.
+    /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once, as after a crash
+    /// between the publish and the deletion.
+    /// The message id by which the stream knows it is no proof, because whoever can read the dead letter can publish
+    /// another message with it: the message is compared, and if it is another one, the replay is stored under another
+    /// id.
     ///
     /// A stream that denies deletes (`deny_delete`) keeps the dead letter, and a warning is logged.
     ///
@@ -70,7 +78,7 @@ impl DeadLetters {
     /// | [`StreamMismatch`](ErrorKind::StreamMismatch) | that stream does not store the subject |
     /// | [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) | the queue does not exist or does not receive the subject, so nothing would handle the message |
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the original message leaves no space for the headers of a replay; raise the limit, or publish it by hand |
-    /// | [`Duplicate`](ErrorKind::Duplicate) | the stream has another message with the id of the replay |
+    /// | [`Duplicate`](ErrorKind::Duplicate) | the stream had a message with the id of the replay, and it is gone, as a handled one is from a work queue: either the dead letter was replayed before and handled, or it was another message |
     ///
     /// Other kinds are those of a [`publish`](crate::Publisher::publish).
     ///
@@ -183,11 +191,14 @@ impl DeadLetters {
         }
         .map_err(|error| error.about(&about))?;
         let original = self.original(letter, &target);
-        let ack = publish_to_existing(&self.transport, original.clone()).await?;
-        if ack.duplicate {
-            self.check_duplicate(&ack, &original).await.map_err(|error| error.about(&about))?;
+        let ack = publish_guessable(&self.transport, original.clone(), MissingStream::Awaited).await?;
+        if !ack.duplicate {
+            return Ok(ack);
         }
-        Ok(ack)
+        match self.compare(&ack, &original).await.map_err(|error| error.about(&about))? {
+            KnownId::OfThisReplay => Ok(ack),
+            KnownId::OfAnother => publish_to_existing(&self.transport, renamed(original)).await,
+        }
     }
 
     /// Returns the original message, to be published again to the stream `target`.
@@ -205,6 +216,13 @@ impl DeadLetters {
         let id = replay_id(&self.stream, letter.sequence, stored_at, only.as_deref());
         headers.insert(header::NATS_MESSAGE_ID, id);
         headers.insert(MESSAGE_ID, letter.idempotency_key());
+        // Without this header, a handler would take the empty payload for a value.
+        if let Some(reason) = letter.header(MARKER_REASON).filter(|_| letter.payload.is_empty()) {
+            headers.insert(MARKER_REASON, reason);
+            if let Some(ttl) = target.subject_delete_marker_ttl {
+                headers.insert(header::NATS_MESSAGE_TTL, ttl.as_secs().max(1).to_string());
+            }
+        }
         let payload = letter.payload.clone();
         let smallest = Outgoing { subject: letter.subject.clone().into(), payload, headers };
         let mut message = smallest.clone();
@@ -308,22 +326,40 @@ impl DeadLetters {
         Err(Error::new(ErrorKind::ConsumerMismatch, text))
     }
 
-    /// Returns an error if the stream took the replay for a duplicate of another message, whose publisher guessed the
-    /// message id of the replay.
-    async fn check_duplicate(&self, ack: &PublishAck, original: &Outgoing) -> Result<(), Error> {
-        let stored = self.transport.stored(&ack.stream, ack.sequence).await?;
-        // A message that is gone was handled.
-        let is_other =
-            stored.is_some_and(|stored| stored.subject != original.subject || stored.payload != original.payload);
-        if !is_other {
-            return Ok(());
+    /// Compares the message for whose duplicate the stream took a replay.
+    ///
+    /// The id of a replay can be guessed by whoever can read the dead letter, and the stream may have another message
+    /// with it. Returns an error if the message is gone: it may have been the replay, which was handled, or another.
+    async fn compare(&self, ack: &PublishAck, replay: &Outgoing) -> Result<KnownId, Error> {
+        let PublishAck { stream, sequence, .. } = ack;
+        match self.transport.stored(stream, *sequence).await? {
+            // All headers count: one of the server, such as a TTL, could remove the message before it is handled.
+            Some(stored) if stored.subject == replay.subject && is_same(&stored, replay, &[]) => {
+                Ok(KnownId::OfThisReplay)
+            }
+            Some(_) => Ok(KnownId::OfAnother),
+            None => {
+                let text = format!(
+                    "message {sequence} of stream `{stream}` had its message id and is gone: either the dead letter was replayed before and handled, or somebody published another message with this id; find out whether it was handled, then delete it, or replay it after the stream's `duplicate_window`"
+                );
+                Err(Error::new(ErrorKind::Duplicate, text))
+            }
         }
-        let text = format!(
-            "message {} of stream `{}` has its message id but another content; replay it after the stream's `duplicate_window`",
-            ack.sequence, ack.stream
-        );
-        Err(Error::new(ErrorKind::Duplicate, text))
     }
+}
+
+/// The message that has the id of a replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KnownId {
+    OfThisReplay,
+    OfAnother,
+}
+
+/// Returns a replay with an id that nobody can guess.
+fn renamed(mut replay: Outgoing) -> Outgoing {
+    let id = unguessable_replay_id(replay.header(header::NATS_MESSAGE_ID).unwrap_or_default());
+    replay.headers.insert(header::NATS_MESSAGE_ID, id);
+    replay
 }
 
 /// Returns `true` if a stream stores what is published to `subject`.

@@ -1,16 +1,16 @@
 //! Storing dead letters.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
 use async_nats::header;
 
 use super::draft::Draft;
-use super::parts::{Content, ID_SUFFIX, is_part};
+use super::parts::{Content, ID_SUFFIX};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Message, Outgoing, PublishAck, Stored};
 use crate::outcome::Failure;
-use crate::publish::publish;
+use crate::publish::{MissingStream, publish, publish_guessable};
 use crate::transport::Transport;
 
 /// The size of the headers of a part in bytes, unless names are long.
@@ -80,15 +80,13 @@ async fn store_content(transport: &Transport, draft: &Draft<'_>, content: Conten
 /// Its message id can be guessed, so a duplicate may be a message with which somebody else wants to keep it from being
 /// stored. Such a message is compared, and if it is another one, the message is stored under another id.
 async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
-    let ack = publish(transport, message.clone()).await?;
+    let ack = publish_guessable(transport, message.clone(), MissingStream::Created).await?;
     if !ack.duplicate {
         return Ok(ack);
     }
     match transport.stored(&ack.stream, ack.sequence).await {
         Ok(Some(stored)) if is_copy(&stored, &message) => return Ok(ack),
-        // A dead letter that is gone was replayed or deleted; a part must be there.
-        Ok(None) if !is_part(&message) => return Ok(ack),
-        // A second copy is better than none.
+        // One that is gone may have been another message, and a second copy is better than none.
         Ok(_) | Err(_) => {}
     }
     let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default();
@@ -101,12 +99,17 @@ async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<P
 fn is_copy(stored: &Stored, message: &Outgoing) -> bool {
     const DIFFERENT: [&str; 5] =
         ["Nats-Msg-Id", "Dead-Letter-Reason", "Dead-Letter-Error", "Dead-Letter-Delivered", "Dead-Letter-Time"];
+    is_same(stored, message, &DIFFERENT)
+}
+
+/// Returns `true` if a stored message has the payload of one to be stored, and its headers apart from those named.
+pub(super) fn is_same(stored: &Stored, message: &Outgoing, different: &[&str]) -> bool {
     let lines = |headers: &HeaderMap| {
-        let lines = headers.iter().filter(|(name, _)| !DIFFERENT.contains(&AsRef::<str>::as_ref(*name)));
-        let values = lines.flat_map(|(name, values)| {
-            values.iter().map(move |value| (name.to_string(), value.as_str().trim().to_owned()))
+        let lines = headers.iter().map(|(name, values)| {
+            let values: Vec<_> = values.iter().map(|value| value.as_str().trim().to_owned()).collect();
+            (name.to_string(), values)
         });
-        values.collect::<BTreeSet<_>>()
+        lines.filter(|(name, _)| !different.contains(&&**name)).collect::<BTreeMap<_, _>>()
     };
     stored.payload == message.payload && lines(&stored.headers) == lines(&message.headers)
 }

@@ -1,5 +1,18 @@
 //! State changes that a transport reports to a worker.
 
+use std::time::{Duration, SystemTime};
+
+use super::GivenUpReports;
+
+/// The pause of a consumer, which delivers nothing until it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pause {
+    /// The end by the clock of the server.
+    pub(crate) until: Option<SystemTime>,
+    /// The time up to the end when the server was asked.
+    pub(crate) remaining: Option<Duration>,
+}
+
 /// A state change of a worker's deliveries.
 #[derive(Debug)]
 pub(crate) enum DeliveryEvent {
@@ -24,8 +37,11 @@ pub(crate) enum DeliveryEvent {
     ConsumerVerified(u64),
     /// The consumer of an ordered handler was replaced, and has no record of earlier deliveries.
     ConsumerReplaced,
+    /// The consumer was paused, or `None` if it was resumed.
+    Paused(Option<Pause>),
     /// The server denies the acks of the handler, for this reason.
     AcksDenied(String),
-    /// The server delivered a message `max_deliver` times without an acknowledgement, and will not redeliver it.
-    MaxDeliveries { sequence: u64, delivered: u64 },
+    /// These messages are reported to have been delivered `max_deliver` times without an acknowledgement, so that they
+    /// will not be redelivered.
+    MaxDeliveries(GivenUpReports),
 }

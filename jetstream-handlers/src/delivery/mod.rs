@@ -12,9 +12,9 @@ mod sent_acks;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
-pub(crate) use event::DeliveryEvent;
+pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use found::FoundConsumer;
-pub(crate) use given_up::GivenUpState;
+pub(crate) use given_up::{ConsumerState, GivenUpReports, GivenUpState};
 pub(crate) use incarnations::{Incarnations, Standing};
 pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Record};

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::faults::{AckFault, Faults};
 use super::message::Message;
+use super::pending::{Pending, PendingMessages};
 use crate::delivery::Record;
 use crate::message::{AckPrefix, DeliveryId, Info, nanos};
 use crate::subject::covers;
@@ -21,13 +22,15 @@ pub(super) struct Consumer {
     pub(super) records: BTreeMap<u64, Record>,
     /// The first stream sequence that was not delivered yet.
     next: u64,
+    /// The messages that were not delivered yet, by stream sequence.
+    new: BTreeSet<u64>,
     /// The sequences up to the last one of these that are delivered, with the deliver policy `last_per_subject`.
     selected: BTreeSet<u64>,
     /// The number of deliveries so far: the consumer sequence of the last one.
     delivered_total: u64,
     /// The delivery count of each message with a pending ack, by stream sequence.
     deliveries: BTreeMap<u64, u64>,
-    pending: BTreeMap<u64, Pending>,
+    pending: PendingMessages,
     /// The stream sequences to redeliver before any new message.
     redeliver: VecDeque<u64>,
     /// Deliveries to a crashed process, as stream sequence and delivery count: their acks do not arrive.
@@ -36,15 +39,6 @@ pub(super) struct Consumer {
     waiting: VecDeque<u64>,
     /// The pinned reader of a consumer with priority groups.
     active: Option<u64>,
-}
-
-/// A message whose ack is pending.
-#[derive(Debug, Clone, Copy)]
-struct Pending {
-    /// The time at which the message is redelivered.
-    due: Instant,
-    /// `true` if a worker has the message; `false` while it waits for the delay of its nak.
-    in_flight: bool,
 }
 
 /// The result of a reader's request for a message.
@@ -83,19 +77,31 @@ impl Consumer {
                 matching.find(|(_, message)| message.stored_at >= start).map_or(last + 1, |(sequence, _)| *sequence)
             }
         };
-        Self {
+        let mut consumer = Self {
             id: fastrand::u32(..),
             selected,
             config,
             records: BTreeMap::new(),
             next,
+            new: BTreeSet::new(),
             delivered_total: 0,
             deliveries: BTreeMap::new(),
-            pending: BTreeMap::new(),
+            pending: PendingMessages::default(),
             redeliver: VecDeque::new(),
             lost_deliveries: BTreeSet::new(),
             waiting: VecDeque::new(),
             active: None,
+        };
+        for (sequence, message) in messages.range(next..) {
+            consumer.stored(*sequence, &message.subject);
+        }
+        consumer
+    }
+
+    /// Adds a message that was stored, if it is to be delivered.
+    pub(super) fn stored(&mut self, sequence: u64, subject: &str) {
+        if sequence >= self.next && self.selects(sequence) && self.matches(subject) {
+            self.new.insert(sequence);
         }
     }
 
@@ -105,16 +111,6 @@ impl Consumer {
 
     fn selects(&self, sequence: u64) -> bool {
         self.selected.contains(&sequence) || self.selected.last().is_none_or(|last| *last < sequence)
-    }
-
-    /// Returns the messages from a sequence on that are delivered.
-    fn new_messages<'m>(
-        &self,
-        from: u64,
-        messages: &'m BTreeMap<u64, Message>,
-    ) -> impl Iterator<Item = u64> + use<'_, 'm> {
-        let later = messages.range(from..).filter(|(_, message)| self.matches(&message.subject));
-        later.map(|(sequence, _)| *sequence).filter(|sequence| self.selects(*sequence))
     }
 
     /// Withdraws the request of a reader.
@@ -153,10 +149,7 @@ impl Consumer {
 
     /// Returns the next message in the server's order: redeliveries before new messages (`consumer.go`, `getNextMsg`).
     fn take(&mut self, stream: &str, messages: &BTreeMap<u64, Message>, faults: &mut Faults) -> Take {
-        let now = Instant::now();
-        let due: Vec<u64> =
-            self.pending.iter().filter(|(_, pending)| pending.due <= now).map(|(sequence, _)| *sequence).collect();
-        for sequence in due {
+        for sequence in self.pending.due(Instant::now()) {
             if !self.redeliver.contains(&sequence) {
                 self.redeliver.push_back(sequence);
             }
@@ -170,30 +163,29 @@ impl Consumer {
             *delivered += 1;
             let delivered = *delivered;
             if self.config.max_deliver > 0 && delivered > self.config.max_deliver as u64 {
-                self.pending.remove(&sequence);
+                self.pending.remove(sequence);
                 self.deliveries.remove(&sequence);
                 return Take::GivenUp { sequence, delivered: delivered - 1 };
             }
-            return self.deliver(stream, sequence, message, delivered, messages);
+            return self.deliver(stream, sequence, message, delivered);
         }
         // An ack that covers all messages before it must not cover one that no worker has.
         let has_gap =
-            self.acks_all() && self.pending.iter().any(|(sequence, pending)| !self.is_in_flight(*sequence, pending));
+            self.acks_all() && self.pending.iter().any(|(sequence, pending)| !self.is_in_flight(sequence, pending));
         if !self.is_full()
             && !has_gap
-            && let Some(sequence) = self.new_message(self.next, messages)
+            && let Some(sequence) = self.new.pop_first()
         {
-            self.next = sequence + 1;
-            let overtaking = faults.reorder.then(|| self.new_message(self.next, messages)).flatten();
-            if let Some(later) = overtaking {
-                self.next = later + 1;
+            let overtaking = if faults.reorder { self.new.pop_first() } else { None };
+            if overtaking.is_some() {
                 self.redeliver.push_back(sequence);
             }
             let sequence = overtaking.unwrap_or(sequence);
+            self.next = sequence + 1;
             self.deliveries.insert(sequence, 1);
-            return self.deliver(stream, sequence, &messages[&sequence], 1, messages);
+            return self.deliver(stream, sequence, &messages[&sequence], 1);
         }
-        Take::Nothing(self.pending.values().map(|pending| pending.due).min())
+        Take::Nothing(self.pending.next_due())
     }
 
     fn acks_all(&self) -> bool {
@@ -206,24 +198,13 @@ impl Consumer {
     }
 
     /// Returns `true` if a worker has the message.
-    fn is_in_flight(&self, sequence: u64, pending: &Pending) -> bool {
+    fn is_in_flight(&self, sequence: u64, pending: Pending) -> bool {
         // A crashed process has lost its messages, although their `ack_wait` has not passed.
         let delivered = self.deliveries.get(&sequence).copied().unwrap_or_default();
         pending.in_flight && !self.lost_deliveries.contains(&(sequence, delivered))
     }
 
-    fn new_message(&self, from: u64, messages: &BTreeMap<u64, Message>) -> Option<u64> {
-        self.new_messages(from, messages).next()
-    }
-
-    fn deliver(
-        &mut self,
-        stream: &str,
-        sequence: u64,
-        message: &Message,
-        delivered: u64,
-        messages: &BTreeMap<u64, Message>,
-    ) -> Take {
+    fn deliver(&mut self, stream: &str, sequence: u64, message: &Message, delivered: u64) -> Take {
         self.delivered_total += 1;
         self.pending.insert(sequence, Pending { due: Instant::now() + self.config.ack_wait, in_flight: true });
         let consumer = self.config.durable_name.as_deref().unwrap_or_default();
@@ -235,7 +216,7 @@ impl Consumer {
             incarnation: self.id,
             arrived: 0,
         };
-        let ack_subject = AckPrefix::new(stream, consumer).delivery_with_pending(id, self.count_new(messages) as u64);
+        let ack_subject = AckPrefix::new(stream, consumer).delivery_with_pending(id, self.new.len() as u64);
         Take::Message(Box::new(message.clone()), ack_subject.into())
     }
 
@@ -250,8 +231,7 @@ impl Consumer {
         match faults.next_ack(&name, sequence) {
             AckFault::None => {
                 if self.acks_all() {
-                    let before: Vec<_> = self.pending.range(..sequence).map(|(sequence, _)| *sequence).collect();
-                    before.into_iter().for_each(|sequence| self.forget(sequence));
+                    self.pending.before(sequence).into_iter().for_each(|sequence| self.forget(sequence));
                 }
                 self.forget(sequence);
                 true
@@ -267,9 +247,9 @@ impl Consumer {
                 false
             }
             AckFault::Crash => {
-                let in_flight = self.pending.iter().filter(|(other, pending)| pending.in_flight && **other != sequence);
+                let in_flight = self.pending.iter().filter(|(other, pending)| pending.in_flight && *other != sequence);
                 let deliveries = &self.deliveries;
-                let lost = in_flight.map(|(other, _)| (*other, deliveries.get(other).copied().unwrap_or_default()));
+                let lost = in_flight.map(|(other, _)| (other, deliveries.get(&other).copied().unwrap_or_default()));
                 self.lost_deliveries.extend(lost);
                 self.clear_in_flight(sequence);
                 false
@@ -278,23 +258,23 @@ impl Consumer {
     }
 
     fn clear_in_flight(&mut self, sequence: u64) {
-        if let Some(pending) = self.pending.get_mut(&sequence) {
-            pending.in_flight = false;
-        }
+        self.pending.change(sequence, |pending| pending.in_flight = false);
     }
 
     /// Returns the stream sequence up to which every message has ended.
     pub(super) fn ack_floor(&self) -> u64 {
-        let pending = self.pending.keys().next().into_iter().chain(&self.redeliver);
-        pending.fold(self.next, |first, sequence| first.min(*sequence)).saturating_sub(1)
+        let first_pending = self.pending.iter().next().map(|(sequence, _)| sequence);
+        let pending = first_pending.into_iter().chain(self.redeliver.iter().copied());
+        pending.fold(self.next, u64::min).saturating_sub(1)
     }
 
     pub(super) fn is_pending(&self, sequence: u64) -> bool {
-        self.pending.contains_key(&sequence)
+        self.pending.contains(sequence)
     }
 
     pub(super) fn forget(&mut self, sequence: u64) {
-        self.pending.remove(&sequence);
+        self.new.remove(&sequence);
+        self.pending.remove(sequence);
         self.deliveries.remove(&sequence);
         self.records.remove(&sequence);
         self.lost_deliveries.retain(|(other, _)| *other != sequence);
@@ -303,10 +283,12 @@ impl Consumer {
 
     /// Schedules the redelivery of a pending message after `delay`.
     pub(super) fn nak(&mut self, sequence: u64, delay: Duration) {
-        let Some(pending) = self.pending.get_mut(&sequence) else { return };
-        pending.in_flight = false;
+        if !self.is_pending(sequence) {
+            return;
+        }
+        self.clear_in_flight(sequence);
         if !delay.is_zero() {
-            pending.due = Instant::now() + delay;
+            self.pending.change(sequence, |pending| pending.due = Instant::now() + delay);
         } else if !self.redeliver.contains(&sequence) {
             self.redeliver.push_back(sequence);
         }
@@ -314,31 +296,25 @@ impl Consumer {
 
     /// Restarts the `ack_wait` of a message.
     pub(super) fn progress(&mut self, sequence: u64) {
-        if let Some(pending) = self.pending.get_mut(&sequence) {
-            pending.due = Instant::now() + self.config.ack_wait;
-        }
+        let due = Instant::now() + self.config.ack_wait;
+        self.pending.change(sequence, |pending| pending.due = due);
     }
 
     /// Returns `true` if a message was delivered and its ack is not pending.
     pub(super) fn has_finished(&self, sequence: u64) -> bool {
-        sequence < self.next && !self.pending.contains_key(&sequence)
+        sequence < self.next && !self.is_pending(sequence)
     }
 
     /// Returns the number of messages that were not delivered, or whose ack is pending.
-    pub(super) fn count_outstanding(&self, messages: &BTreeMap<u64, Message>) -> u64 {
-        (self.count_new(messages) + self.pending.len()) as u64
-    }
-
-    fn count_new(&self, messages: &BTreeMap<u64, Message>) -> usize {
-        self.new_messages(self.next, messages).count()
+    pub(super) fn count_outstanding(&self) -> u64 {
+        (self.new.len() + self.pending.len()) as u64
     }
 
     /// Returns `true` if no message can be delivered at the moment, and none is in flight.
-    pub(super) fn is_idle(&self, messages: &BTreeMap<u64, Message>) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         let now = Instant::now();
-        let has_new = self.new_message(self.next, messages).is_some();
-        let waits = |(sequence, pending): (&u64, &Pending)| pending.due > now && !self.is_in_flight(*sequence, pending);
-        self.redeliver.is_empty() && self.pending.iter().all(waits) && (self.is_full() || !has_new)
+        let waits = |(sequence, pending): (u64, Pending)| pending.due > now && !self.is_in_flight(sequence, pending);
+        self.redeliver.is_empty() && self.pending.iter().all(waits) && (self.is_full() || self.new.is_empty())
     }
 }
 

@@ -10,7 +10,7 @@ use super::consumer::Take;
 use super::message;
 use super::server::State;
 use crate::backoff::ExponentialBackoff;
-use crate::delivery::{Binding, DeliveryEvent};
+use crate::delivery::{Binding, DeliveryEvent, GivenUpReports};
 use crate::error::{Error, chain};
 use crate::message::{Info, Message};
 
@@ -123,7 +123,9 @@ impl Deliveries {
         match taken {
             Take::Message(message, info) => self.message = Some(delivery(*message, info)),
             Take::GivenUp { sequence, delivered } => {
-                self.events.push(DeliveryEvent::MaxDeliveries { sequence, delivered });
+                let mut reports = GivenUpReports::default();
+                reports.add(sequence, delivered);
+                self.events.push(DeliveryEvent::MaxDeliveries(reports));
             }
             Take::NoConsumer => return self.on_missing_consumer(),
             Take::NoStream if self.phase == Phase::Running => self.recover("there is no such stream"),

@@ -9,6 +9,7 @@ mod deliveries;
 mod faults;
 mod ingest;
 mod message;
+mod pending;
 mod refusal;
 mod server;
 mod stream;

@@ -1,6 +1,6 @@
 //! A stream: messages by sequence, limits, duplicates, and the consumers that read it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::{self, HeaderMap, HeaderName};
@@ -15,6 +15,7 @@ use super::consumer::{Consumer, Take};
 use super::faults::Faults;
 use super::message::Message;
 use super::refusal::{Refusal, refusal};
+use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, Stored, header_block};
 use crate::subject::{covers, overlap, transformed};
 
@@ -23,9 +24,6 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 
 /// The default `ack_wait` of nats-server.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-
-/// The header of a delete marker (ADR-43).
-const MARKER_REASON: &str = "Nats-Marker-Reason";
 
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
@@ -37,8 +35,9 @@ pub(super) struct Stream {
     messages: BTreeMap<u64, Message>,
     bytes: usize,
     pub(super) last_sequence: u64,
-    /// The message ids within the `duplicate_window`, with sequence and time of their message.
-    ids: HashMap<String, (u64, Instant)>,
+    /// The message ids within the `duplicate_window`, with the sequence of their message.
+    ids: HashMap<String, u64>,
+    ids_by_age: VecDeque<(Instant, String)>,
     /// The last sequence that was copied from each origin: the mirror, or the sources in order.
     pub(super) copied: Vec<u64>,
 }
@@ -54,6 +53,7 @@ impl Stream {
             bytes: 0,
             last_sequence: 0,
             ids: HashMap::new(),
+            ids_by_age: VecDeque::new(),
             copied: Vec::new(),
         }
     }
@@ -70,7 +70,7 @@ impl Stream {
             return Err(refusal(400, ErrorCode::STREAM_NOT_MATCH, "expected stream does not match"));
         }
         if let Some(id) = header(header::NATS_MESSAGE_ID)
-            && let Some((sequence, _)) = self.ids.get(id)
+            && let Some(sequence) = self.ids.get(id)
         {
             return Ok(self.stored_as(*sequence, true));
         }
@@ -129,7 +129,8 @@ impl Stream {
         };
         let sequence = self.last_sequence + 1;
         if let Some(id) = header(header::NATS_MESSAGE_ID) {
-            self.ids.insert(id.to_owned(), (sequence, now));
+            self.ids.insert(id.to_owned(), sequence);
+            self.ids_by_age.push_back((now, id.to_owned()));
         }
         self.insert(sequence, stored);
         Ok(self.stored_as(sequence, false))
@@ -184,10 +185,15 @@ impl Stream {
         let is_kept = self.config.retention != RetentionPolicy::Interest
             || self.consumers.values().any(|consumer| consumer.matches(&message.subject));
         if is_kept {
-            self.bytes += message.size;
-            self.messages.insert(sequence, message);
+            self.add(sequence, message);
             self.enforce_limits();
         }
+    }
+
+    fn add(&mut self, sequence: u64, message: Message) {
+        self.bytes += message.size;
+        self.consumers.values_mut().for_each(|consumer| consumer.stored(sequence, &message.subject));
+        self.messages.insert(sequence, message);
     }
 
     /// Returns the messages behind a sequence.
@@ -242,7 +248,12 @@ impl Stream {
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let window =
             if self.config.duplicate_window.is_zero() { DUPLICATE_WINDOW } else { self.config.duplicate_window };
-        self.ids.retain(|_, (_, at)| now - *at < window);
+        while let Some((at, id)) = self.ids_by_age.front()
+            && now - *at >= window
+        {
+            self.ids.remove(id);
+            self.ids_by_age.pop_front();
+        }
         if self.config.max_age.is_zero() && !self.allows_ttl() {
             return false;
         }
@@ -255,8 +266,7 @@ impl Stream {
         let is_marked = !marked.is_empty();
         for marker in marked {
             self.last_sequence += 1;
-            self.bytes += marker.size;
-            self.messages.insert(self.last_sequence, marker);
+            self.add(self.last_sequence, marker);
         }
         is_marked
     }
@@ -414,14 +424,14 @@ impl Stream {
 
     /// Returns the number of messages that a consumer has not delivered, or whose ack is pending.
     pub(super) fn count_outstanding(&self, consumer: &str) -> u64 {
-        self.consumers.get(consumer).map_or(0, |consumer| consumer.count_outstanding(&self.messages))
+        self.consumers.get(consumer).map_or(0, |consumer| consumer.count_outstanding())
     }
 
     /// Returns `true` if a consumer has no message to deliver at the moment, and none in flight.
     ///
     /// A missing consumer is not idle: the worker that reads it is about to recreate it.
     pub(super) fn is_idle(&self, consumer: &str) -> bool {
-        self.consumers.get(consumer).is_some_and(|consumer| consumer.is_idle(&self.messages))
+        self.consumers.get(consumer).is_some_and(|consumer| consumer.is_idle())
     }
 }
 

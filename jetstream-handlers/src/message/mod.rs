@@ -136,7 +136,7 @@ impl Message {
     /// (ADR-43, `Nats-Marker-Reason`), or the deletion of a key in a key-value bucket (ADR-8, `KV-Operation`).
     pub(crate) fn is_marker(&self) -> bool {
         self.payload.is_empty()
-            && (self.header("Nats-Marker-Reason").is_some()
+            && (self.header(reserved::MARKER_REASON).is_some()
                 || matches!(self.header("KV-Operation"), Some("DEL" | "PURGE")))
     }
 
@@ -175,8 +175,8 @@ impl Message {
 
     /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
     pub(crate) fn is_replay_for_another(&self) -> bool {
-        let (stream, consumer) = (self.info.stream(), self.info.stream_and_consumer());
-        self.headers.as_ref().is_some_and(|headers| replayed::is_for_another(headers, stream, consumer))
+        let Some(headers) = &self.headers else { return false };
+        replayed::is_for_another(headers, self.info.stream(), self.info.stream_and_consumer())
     }
 
     /// Returns the origin and the delivery count of the message.

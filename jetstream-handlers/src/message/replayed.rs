@@ -23,6 +23,13 @@ pub(crate) fn replay_id(stream: &str, sequence: u64, stored_at: u128, only: Opti
     format!("{REPLAY}/{stream}/{sequence}/{stored_at}/{}", only.unwrap_or_default())
 }
 
+/// Returns the message id of the same replay that nobody can guess, for a stream that has another message with its id.
+pub(crate) fn unguessable_replay_id(id: &str) -> String {
+    // The token before the consumer is only there to make the id unique.
+    let (before, only) = id.rsplit_once('/').unwrap_or((id, ""));
+    format!("{before}-{}/{only}", nuid::next())
+}
+
 /// Returns the consumer in the message id of a replay, which is empty if the message is replayed to all; `None` if the
 /// message is no replay.
 ///
@@ -77,6 +84,10 @@ mod tests {
     fn headers_of_a_replay_count_only_in_the_replay() {
         for id in [replay_id("DLQ", 7, 1, Some("WORK.billing")), replay_id("DLQ", 7, 1, None)] {
             assert_eq!(original_key(&headers(&id)), Some("order-7"));
+            let other = unguessable_replay_id(&id);
+            assert_ne!(other, id);
+            assert_eq!(original_key(&headers(&other)), Some("order-7"), "{other}");
+            assert_eq!(replay_for(&headers(&other)), replay_for(&headers(&id)), "{other}");
         }
         for id in ["order-8", "replay", "replay/DLQ/7", "replays/DLQ/7/1/WORK.billing", "replay/DLQ/7/1/WORK.billing/"]
         {

@@ -10,6 +10,9 @@ const SERVER_PREFIX: &str = "Nats-";
 /// It is a secret of that worker: whoever knows it can pull in its place.
 const PIN_ID: &str = "Nats-Pin-Id";
 
+/// The header of a delete marker, which the server stores in the place of a removed value (ADR-43).
+pub(crate) const MARKER_REASON: &str = "Nats-Marker-Reason";
+
 /// Returns `true` if a header belongs to the server, which may act on it in a published message.
 ///
 /// The server compares names by case, but other servers between it and a client may not.

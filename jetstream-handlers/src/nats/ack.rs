@@ -20,12 +20,13 @@ impl Connection {
     ///
     /// It is not `async`, because it is called for every message, and each caller would copy its future.
     pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
-        match self.standing(binding, &delivery) {
+        let client = self.present();
+        match self.standing_by(&client, binding, &delivery) {
             Standing::Current => {}
             Standing::Unknown | Standing::Unverified => return false,
             Standing::Former => return true,
         }
-        let (client, id) = (self.client(), delivery.id());
+        let id = delivery.id();
         let ack = pin!(client.publish(delivery.into_ack_subject(), ack_subject::ACK));
         let sent = matches!(ack.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(())));
         if sent {

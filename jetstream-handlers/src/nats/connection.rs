@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connect::{Servers, connect};
 use super::inbox::Routes;
 use super::publish::WriteLimit;
+use super::pull::LargeRequests;
 use super::violations::Violations;
 use super::watchdog::watch;
 use crate::delivery::ProcessClock;
@@ -38,7 +39,10 @@ pub(crate) struct Connection {
     pub(super) routes: Arc<Routes>,
     pub(super) violations: Arc<Violations>,
     pub(super) write_limit: Arc<WriteLimit>,
+    pub(super) large_requests: LargeRequests,
     closed: CancellationToken,
+    /// `true` if `closed` is cancelled; read for every message, without the lock of the token.
+    is_closed: AtomicBool,
     /// `true` if this process has ended the present connection, or is about to.
     forced: AtomicBool,
     /// The epoch that began although the server kept running.
@@ -106,7 +110,9 @@ impl Connection {
             routes: Arc::default(),
             violations,
             write_limit: Arc::default(),
+            large_requests: LargeRequests::default(),
             closed: CancellationToken::new(),
+            is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),
             clock: ProcessClock::new(),
@@ -120,7 +126,12 @@ impl Connection {
 
     /// Returns the client in use.
     pub(crate) fn client(&self) -> Arc<CurrentClient> {
-        self.client.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.present().clone()
+    }
+
+    /// Returns the client in use, which is not replaced while the guard is held; never hold it across an await.
+    pub(super) fn present(&self) -> RwLockReadGuard<'_, Arc<CurrentClient>> {
+        self.client.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects another client, because the task of the present one has ended.
@@ -191,9 +202,12 @@ impl Connection {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        !self.is_closed()
-            && !self.client_ended.load(Ordering::Relaxed)
-            && self.client().connection_state() == State::Connected
+        self.is_connected_by(&self.present())
+    }
+
+    /// Returns `true` if the client in use is connected.
+    pub(super) fn is_connected_by(&self, client: &CurrentClient) -> bool {
+        !self.is_closed() && !self.client_ended.load(Ordering::Relaxed) && client.connection_state() == State::Connected
     }
 
     /// Returns the time of the disconnect, if no server is connected.
@@ -221,7 +235,7 @@ impl Connection {
 
     /// Returns `true` if [`close`](Self::close) was called, which the state of the client does not show.
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.is_cancelled()
+        self.is_closed.load(Ordering::Acquire)
     }
 
     /// Waits until the connection is closed.
@@ -236,15 +250,20 @@ impl Connection {
 
     /// Returns the current epoch; `None` while no server is connected.
     pub(crate) fn epoch_now(&self) -> Option<u64> {
-        self.is_connected().then(|| self.connects())
+        self.epoch_of(&self.present())
+    }
+
+    /// Returns the current epoch, which is that of the client in use; `None` while no server is connected.
+    pub(super) fn epoch_of(&self, client: &CurrentClient) -> Option<u64> {
+        self.is_connected_by(client).then(|| client.connects())
     }
 
     pub(super) fn connects(&self) -> u64 {
-        self.client().connects()
+        self.present().connects()
     }
 
     pub(super) fn bytes_received(&self) -> u64 {
-        self.client().statistics().in_bytes.load(Ordering::Relaxed)
+        self.present().statistics().in_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits until the server has processed everything sent before.
@@ -272,6 +291,7 @@ impl Connection {
             return Ok(());
         }
         let (connected, client) = (self.is_connected(), self.client());
+        self.is_closed.store(true, Ordering::Release);
         self.closed.cancel();
         if !connected {
             // Without a server a flush would only delay the stop until the timeout.

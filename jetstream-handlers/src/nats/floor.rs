@@ -1,4 +1,4 @@
-//! The ack floor of a consumer, from which a deleted consumer is recreated.
+//! The ack floor of a consumer, from which a deleted consumer is recreated, and its pause.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,7 +6,7 @@ use async_nats::jetstream::{consumer, stream};
 use tokio::time::timeout;
 
 use super::Connection;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Pause};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::message::nanos;
@@ -14,7 +14,7 @@ use crate::message::nanos;
 /// The timeout of reading one message; the server does not answer a user without the permission.
 const READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The last known ack floor of a consumer, and what its stream was at that time.
+/// The last known ack floor of a consumer, its pause, and what its stream was at that time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Floor {
     stream_created: SystemTime,
@@ -23,6 +23,9 @@ pub(super) struct Floor {
     sequence: u64,
     /// The number of deliveries that the consumer had made.
     pub(super) delivered: u64,
+    pub(super) pause: Option<Pause>,
+    /// `true` if the consumer had as many pull requests as it serves at a time.
+    pub(super) is_full: bool,
 }
 
 impl Floor {
@@ -39,11 +42,17 @@ impl Connection {
         // used.
         let stream = self.stream_info(&binding.stream).await?;
         let info: consumer::Info = self.consumer_info(binding).await?;
+        let pause = info
+            .paused
+            .then(|| Pause { until: info.config.pause_until.map(SystemTime::from), remaining: info.pause_remaining });
+        let max_waiting = usize::try_from(info.config.max_waiting).ok().filter(|max| *max > 0);
         Ok(Floor {
             stream_created: SystemTime::from(stream.created),
             stream_end: (stream.state.last_sequence, nanos(SystemTime::from(stream.state.last_timestamp))),
             sequence: info.ack_floor.stream_sequence,
             delivered: info.delivered.consumer_sequence,
+            pause,
+            is_full: max_waiting.is_some_and(|max| info.num_waiting >= max),
         })
     }
 

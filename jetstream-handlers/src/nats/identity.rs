@@ -7,6 +7,7 @@ use async_nats::jetstream::ErrorCode;
 use tokio::time::sleep;
 
 use super::Connection;
+use super::connection::CurrentClient;
 use crate::delivery::{Binding, Standing};
 use crate::error::api::ApiError;
 use crate::message::{DeliveryId, Info};
@@ -17,7 +18,12 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 impl Connection {
     /// Returns the relation of a delivery to the consumer on the present connection.
     pub(super) fn standing(&self, binding: &Binding, delivery: &Info) -> Standing {
-        match self.epoch_now() {
+        self.standing_by(&self.present(), binding, delivery)
+    }
+
+    /// Returns the relation of a delivery to the consumer on the present connection, which is that of the client in use.
+    pub(super) fn standing_by(&self, client: &CurrentClient, binding: &Binding, delivery: &Info) -> Standing {
+        match self.epoch_of(client) {
             Some(epoch) => binding.incarnations.standing(epoch, delivery.id()),
             None => Standing::Unknown,
         }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
 use super::violations::Violation;
+use crate::delivery::GivenUpReports;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message as Delivery, ack_subject};
 use crate::sync::lock;
@@ -37,20 +38,25 @@ const STREAM_DELETED: &str = "$JS.EVENT.ADVISORY.STREAM.DELETED.";
 /// The subject of an advisory about a deleted consumer, without its last tokens: stream and consumer.
 const CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.";
 
+/// The subject of an advisory about a consumer that is paused or resumed, without its last tokens: stream and consumer.
+const PAUSED: &str = "$JS.EVENT.ADVISORY.CONSUMER.PAUSE.";
+
 /// An entry in the queue of one handler.
 #[derive(Debug)]
 pub(super) enum Arrival {
     Delivery(Delivery),
     /// A status of the request with this number.
     Status(u64, StatusCode, Box<Message>),
-    /// An advisory about a message that reached its `max_deliver`.
-    Advisory(Box<Message>),
+    /// Messages are reported to have reached `max_deliver`; [`Route::take_reports`] returns them.
+    MaxDeliveries,
     /// The inbox is about to close because another handler stops; the handler must lease another one.
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
     Deleted,
     /// The stream has replaced messages that were delivered, as was found in this incarnation of the consumer.
     Replaced(u32),
+    /// The consumer is reported to be paused or resumed.
+    Paused,
     /// The user may not do what the handler requires.
     Denied(Violation),
     /// The inbox is closed, and no more messages arrive.
@@ -65,6 +71,10 @@ pub(super) struct Route {
     consumer: String,
     inbox: AtomicU64,
     queue: Mutex<VecDeque<Arrival>>,
+    /// Apart from the queue, because everyone may send any number of them.
+    reports: Mutex<GivenUpReports>,
+    /// `true` while [`Arrival::Paused`] is in the queue.
+    is_pause_reported: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -103,6 +113,41 @@ impl Route {
             Poll::Ready(())
         })
         .await;
+    }
+
+    /// Adds the advisory `io.nats.jetstream.advisory.v1.max_deliver` about a message (`jetstream_events.go`).
+    fn report(&self, advisory: &[u8]) {
+        #[derive(serde::Deserialize)]
+        struct MaxDeliver {
+            stream_seq: u64,
+            deliveries: u64,
+        }
+        match serde_json::from_slice(advisory) {
+            Ok(MaxDeliver { stream_seq, deliveries }) => {
+                if lock(&self.reports).add(stream_seq, deliveries) {
+                    self.push(Arrival::MaxDeliveries);
+                }
+            }
+            // Everyone may send it, so it is no reason to warn.
+            Err(error) => tracing::debug!(consumer = self.consumer, "cannot read an advisory: {error}"),
+        }
+    }
+
+    /// Returns the reports that messages reached `max_deliver`, and removes them.
+    pub(super) fn take_reports(&self) -> GivenUpReports {
+        std::mem::take(&mut *lock(&self.reports))
+    }
+
+    /// Adds the report that the consumer is paused or resumed, unless it is in the queue.
+    fn report_pause(&self) {
+        if !self.is_pause_reported.swap(true, Ordering::Relaxed) {
+            self.push(Arrival::Paused);
+        }
+    }
+
+    /// Accepts another report that the consumer is paused or resumed.
+    pub(super) fn pause_taken(&self) {
+        self.is_pause_reported.store(false, Ordering::Relaxed);
     }
 
     /// Releases the memory of an idle handler.
@@ -238,6 +283,8 @@ impl Routes {
             consumer: format!("{stream}.{consumer}"),
             inbox: AtomicU64::new(u64::MAX),
             queue: Mutex::default(),
+            reports: Mutex::default(),
+            is_pause_reported: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         });
         let mut table = self.table();
@@ -332,7 +379,7 @@ impl Routes {
                 let consumer = message.subject.strip_prefix(MAX_DELIVERIES).unwrap_or_default();
                 let route = routes.table().by_consumer.get(consumer).and_then(|routes| routes.first()).cloned();
                 if let Some(route) = route {
-                    route.push(Arrival::Advisory(Box::new(message)));
+                    route.report(&message.payload);
                 }
             }
         });
@@ -341,7 +388,7 @@ impl Routes {
         Ok(advisories)
     }
 
-    /// Subscribes to the advisories about deleted streams and consumers.
+    /// Subscribes to the advisories about deleted streams and consumers, and about paused consumers.
     pub(super) async fn deletions(self: &Arc<Self>, connection: &Connection) -> Result<Arc<Advisories>, Error> {
         let mut known = self.deletions.lock().await;
         if let Some(advisories) = known.upgrade()
@@ -352,6 +399,7 @@ impl Routes {
         let client = connection.client();
         let mut streams = subscribe(&client, format!("{STREAM_DELETED}*")).await?;
         let mut consumers = subscribe(&client, format!("{CONSUMER_DELETED}*.*")).await?;
+        let mut paused = subscribe(&client, format!("{PAUSED}*.*")).await?;
         let mut violations = connection.violations.subscribe();
         let next_prefix = format!("{}.CONSUMER.MSG.NEXT.", connection.api_prefix);
         let routes = self.clone();
@@ -360,6 +408,7 @@ impl Routes {
                 let message = tokio::select! {
                     message = streams.next() => message,
                     message = consumers.next() => message,
+                    message = paused.next() => message,
                     violation = violations.recv() => {
                         if let Ok(violation) = violation {
                             routes.denied(&violation, &next_prefix);
@@ -368,7 +417,7 @@ impl Routes {
                     }
                 };
                 let Some(message) = message else { return };
-                routes.deleted(&message.subject);
+                routes.changed(&message.subject);
             }
         });
         let advisories = Arc::new(Advisories { reader: AbortOnDropHandle::new(reader) });
@@ -392,10 +441,11 @@ impl Routes {
         }
     }
 
-    /// Tells the handlers whose stream or consumer was deleted, by the subject of the advisory.
+    /// Tells the handlers whose stream or consumer was deleted, or whose consumer was paused or resumed, by the subject
+    /// of the advisory.
     ///
-    /// Everyone can publish an advisory, so the handlers only ask the server whether their consumer is still the same.
-    fn deleted(&self, subject: &str) {
+    /// Everyone can publish an advisory, so the handlers only ask the server about their consumer.
+    fn changed(&self, subject: &str) {
         let table = self.table();
         let routes = table.by_number.values();
         if let Some(stream) = subject.strip_prefix(STREAM_DELETED) {
@@ -403,6 +453,8 @@ impl Routes {
             routes.filter(of_stream).for_each(|route| route.push(Arrival::Deleted));
         } else if let Some(consumer) = subject.strip_prefix(CONSUMER_DELETED) {
             routes.filter(|route| route.consumer == consumer).for_each(|route| route.push(Arrival::Deleted));
+        } else if let Some(consumer) = subject.strip_prefix(PAUSED) {
+            routes.filter(|route| route.consumer == consumer).for_each(|route| route.report_pause());
         }
     }
 

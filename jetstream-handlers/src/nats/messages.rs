@@ -27,7 +27,7 @@ impl Connection {
     }
 
     /// Returns the first message at or after this sequence on a subject, which may have wildcards.
-    pub(super) async fn next_stored_on(
+    pub(crate) async fn next_stored_on(
         &self,
         stream: &str,
         sequence: u64,

@@ -17,7 +17,7 @@ pub enum Status {
     /// The handler receives messages.
     Running,
     /// The handler runs, but something in it does not work that a person must mend: its dead letters cannot be stored,
-    /// or all its slots are taken by calls that do not end.
+    /// all its slots are taken by calls that do not end, its acks are denied, or its consumer is paused.
     Degraded {
         /// The problems, as human-readable text.
         reason: String,
@@ -119,10 +119,8 @@ pub(crate) enum Condition {
     /// Dead letters cannot be stored.
     DeadLetters,
     /// The server denies the acks of the handler.
-    #[allow(dead_code, reason = "reported by the transport")]
     DeniedAcks,
     /// The consumer is paused.
-    #[allow(dead_code, reason = "reported by the transport")]
     Paused,
 }
 

@@ -1,7 +1,9 @@
 //! A fast-ingest batch: messages in order, at the rate at which the stream accepts them.
 
+use std::time::Duration;
+
 use async_nats::jetstream::publish::PublishAck;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::batch::{about, check_member};
 use super::retry::{Retry, Unit};
@@ -14,6 +16,9 @@ use crate::transport::{Ingest, Transport};
 
 /// The oldest server version with fast-ingest batches (ADR-50).
 const SERVER: (i64, i64, i64) = (2, 14, 0);
+
+/// The time without an answer after which the stream is asked whether it answers at all.
+const SILENCE: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Publishes many messages to one stream in order, as fast as the stream accepts them.
@@ -51,7 +56,7 @@ impl Publisher {
     /// |---|---|
     /// | [`Config`](crate::ErrorKind::Config) | there is no message, a message belongs to another broker or cannot be published, or the server is too old |
     /// | [`StreamNotFound`](crate::ErrorKind::StreamNotFound) | no stream covers the subject of the first message |
-    /// | [`StreamMismatch`](crate::ErrorKind::StreamMismatch) | the stream does not allow fast-ingest batches |
+    /// | [`StreamMismatch`](crate::ErrorKind::StreamMismatch) | the stream does not allow fast-ingest batches, or acknowledges no message (`no_ack`) |
     /// | [`Publish`](crate::ErrorKind::Publish) | the stream refused a message, or lost the batch: it was restarted, no message arrived for ten seconds, or a message belongs to another stream |
     /// | [`Timeout`](crate::ErrorKind::Timeout) | the stream did not answer within the publish timeout |
     ///
@@ -93,11 +98,26 @@ async fn begin(transport: &Transport, first: Outgoing) -> Result<Ingest<'_>, Ing
     let deadline = Instant::now() + transport.settings().publish_timeout;
     let mut retry = Retry::new(transport, &subject, Unit::Ingest, deadline);
     loop {
-        match transport.begin_ingest(first.clone(), deadline).await {
+        let begun = tokio::select! {
+            biased;
+            begun = transport.begin_ingest(first.clone(), deadline) => begun,
+            // The batch waits for its first answer until the deadline, because it cannot be sent again.
+            error = silent_stream(&mut retry) => return Err(none_stored(error)),
+        };
+        match begun {
             Ok(batch) => return Ok(batch),
             Err(BeginFailure::Ended(error)) => return Err(error),
             Err(BeginFailure::NotBegun(failure)) => retry.after(failure).await.map_err(none_stored)?,
         }
+    }
+}
+
+/// Waits until the stream has not answered for a while, and returns an error if it never does; never returns otherwise.
+async fn silent_stream(retry: &mut Retry<'_>) -> Error {
+    sleep(SILENCE).await;
+    match Box::pin(retry.require_acks()).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error,
     }
 }
 

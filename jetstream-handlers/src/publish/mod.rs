@@ -12,4 +12,4 @@ mod store;
 pub use all::PublishAll;
 pub use message::PublishMessage;
 pub use publisher::Publisher;
-pub(crate) use store::{publish, publish_to_existing};
+pub(crate) use store::{MissingStream, publish, publish_guessable, publish_to_existing};

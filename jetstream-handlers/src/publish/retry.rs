@@ -152,7 +152,7 @@ impl<'a> Retry<'a> {
     }
 
     /// Returns an error if the stream acknowledges nothing; it is read once, after the first attempt without an answer.
-    async fn require_acks(&mut self) -> Result<(), Error> {
+    pub(super) async fn require_acks(&mut self) -> Result<(), Error> {
         if std::mem::replace(&mut self.acks_looked_up, true) || !self.transport.is_connected() {
             return Ok(());
         }

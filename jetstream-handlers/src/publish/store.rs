@@ -13,23 +13,50 @@ use crate::transport::Transport;
 ///
 /// Fails if the broker is disconnected meanwhile.
 pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
-    checked(transport, message, MissingStream::Created).await
+    checked(transport, message, MissingStream::Created).await.map(Answer::into_ack)
 }
 
 /// Publishes a message as [`publish`] does, but never creates a stream for it.
 pub(crate) async fn publish_to_existing(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
-    checked(transport, message, MissingStream::Awaited).await
+    checked(transport, message, MissingStream::Awaited).await.map(Answer::into_ack)
+}
+
+/// Publishes a message whose id others can guess, so that the caller must compare a duplicate with the message.
+///
+/// The ack is that of the server: an id that was known is reported as a duplicate, even if an earlier attempt had no
+/// answer, because that attempt is not known to have stored it.
+pub(crate) async fn publish_guessable(
+    transport: &Transport,
+    message: Outgoing,
+    missing: MissingStream,
+) -> Result<PublishAck, Error> {
+    checked(transport, message, missing).await.map(|answer| answer.ack)
 }
 
 /// The action of a publish if no stream covers its subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum MissingStream {
+pub(crate) enum MissingStream {
     Created,
     /// The publish is repeated until its timeout.
     Awaited,
 }
 
-async fn checked(transport: &Transport, message: Outgoing, missing: MissingStream) -> Result<PublishAck, Error> {
+/// The answer that ended a publish.
+struct Answer {
+    ack: PublishAck,
+    /// `true` if an earlier attempt had no answer.
+    is_repetition: bool,
+}
+
+impl Answer {
+    /// Returns the ack of a message with an id of its own, which the stream knows from an attempt whose answer was
+    /// lost.
+    fn into_ack(self) -> PublishAck {
+        PublishAck { duplicate: self.ack.duplicate && !self.is_repetition, ..self.ack }
+    }
+}
+
+async fn checked(transport: &Transport, message: Outgoing, missing: MissingStream) -> Result<Answer, Error> {
     let subject = message.subject.clone();
     let checked = async {
         transport.check(&message)?;
@@ -41,15 +68,16 @@ async fn checked(transport: &Transport, message: Outgoing, missing: MissingStrea
 /// Publishes a message that was already checked, and may have been sent.
 pub(super) async fn resend(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
     let subject = attempt.message.subject.clone();
-    until_closed(transport, &subject, store(transport, attempt, MissingStream::Created)).await
+    let stored = store(transport, attempt, MissingStream::Created);
+    until_closed(transport, &subject, stored).await.map(Answer::into_ack)
 }
 
 /// Awaits a publish; fails if the broker is disconnected meanwhile.
-pub(super) async fn until_closed(
+pub(super) async fn until_closed<T>(
     transport: &Transport,
     subject: &str,
-    publishing: impl Future<Output = Result<PublishAck, Error>>,
-) -> Result<PublishAck, Error> {
+    publishing: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     tokio::select! {
         biased;
         () = transport.closed() => Err(closed(subject)),
@@ -57,7 +85,7 @@ pub(super) async fn until_closed(
     }
 }
 
-async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) -> Result<PublishAck, Error> {
+async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) -> Result<Answer, Error> {
     let Attempt { message, begun, unanswered } = attempt;
     let deadline = begun + transport.settings().publish_timeout;
     let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
@@ -65,15 +93,15 @@ async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) 
     retry.stream_found = missing == MissingStream::Awaited;
     loop {
         match transport.publish_once(&message, deadline).await {
-            // The stream knows the id from an attempt of this publish whose answer was lost.
-            Ok(ack) if retry.unanswered => return Ok(PublishAck { duplicate: false, ..ack }),
-            Ok(ack) => return Ok(ack),
+            Ok(ack) => return Ok(Answer { ack, is_repetition: retry.unanswered }),
             Err(PublishFailure::Permanent(error))
                 if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
             {
-                return ack_of_first_send(transport, &message, deadline, error).await;
+                // Boxed, as the pause below, because every publish would hold its size.
+                let ack = Box::pin(ack_of_first_send(transport, &message, deadline, error)).await?;
+                return Ok(Answer { ack, is_repetition: true });
             }
-            Err(failure) => retry.after(failure).await?,
+            Err(failure) => Box::pin(retry.after(failure)).await?,
         }
     }
 }

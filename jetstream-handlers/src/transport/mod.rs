@@ -15,7 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, FoundConsumer, GivenUpState, Isolation, Observed, Record};
+use crate::delivery::{Binding, ConsumerState, FoundConsumer, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -165,6 +165,20 @@ impl Transport {
         }
     }
 
+    /// Returns the first message of a stream at or after this sequence on a subject, which may have wildcards; `None` in
+    /// memory, where only lost advisories would require it.
+    pub(crate) async fn next_stored_on(
+        &self,
+        stream: &str,
+        sequence: u64,
+        subject: &str,
+    ) -> Result<Option<Stored>, Error> {
+        match self {
+            Self::Nats(connection) => connection.next_stored_on(stream, sequence, subject).await,
+            Self::Memory(_) => Ok(None),
+        }
+    }
+
     /// Returns the last sequence that a stream has assigned, even if that message was deleted.
     pub(crate) async fn last_assigned_sequence(&self, stream: &str) -> Result<u64, Error> {
         match self {
@@ -185,17 +199,12 @@ impl Transport {
         }
     }
 
-    /// Compares the report that a stored message was given up after `delivered` deliveries with its consumer.
-    pub(crate) async fn given_up_state(
-        &self,
-        binding: &Binding,
-        stored: &Stored,
-        delivered: u64,
-    ) -> Result<GivenUpState, Error> {
+    /// Returns the state of a handler's consumer, with which a report that it gave up a message is compared; `None` in
+    /// memory, where nobody but the consumer itself can report it.
+    pub(crate) async fn consumer_state(&self, binding: &Binding) -> Result<Option<ConsumerState>, Error> {
         match self {
-            Self::Nats(connection) => connection.given_up_state(binding, stored, delivered).await,
-            // In memory, nobody but the consumer itself can report it.
-            Self::Memory(_) => Ok(GivenUpState::GivenUp),
+            Self::Nats(connection) => connection.consumer_state(binding).await.map(Some),
+            Self::Memory(_) => Ok(None),
         }
     }
 

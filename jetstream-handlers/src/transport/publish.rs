@@ -72,7 +72,8 @@ impl Transport {
         deadline: Instant,
     ) -> Result<PublishAck, PublishFailure> {
         match self {
-            Self::Nats(connection) => nats::publish_once(connection, message, deadline).await,
+            // Boxed, because the future is large, and would be copied into that of each caller.
+            Self::Nats(connection) => Box::pin(nats::publish_once(connection, message, deadline)).await,
             Self::Memory(memory) => memory.publish(message).await,
         }
     }

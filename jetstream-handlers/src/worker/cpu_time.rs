@@ -10,23 +10,25 @@ const MAX_AGE: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// The CPU time of the thread at an earlier time.
-    static SAMPLE: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+    static SAMPLE: Cell<Option<Duration>> = const { Cell::new(None) };
+    /// The time until which the sample is recent.
+    static RECENT_UNTIL: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Samples the CPU time of the thread before a poll that begins now, unless it was sampled shortly before: reading it
 /// is a system call.
 pub(super) fn sample(now: Instant) {
-    let is_recent = SAMPLE.get().is_some_and(|(at, _)| now.saturating_duration_since(at) < MAX_AGE);
-    if !is_recent {
-        SAMPLE.set(read().map(|time| (now, time)));
+    // A comparison, because this runs for every message and a subtraction costs more.
+    if RECENT_UNTIL.get().is_none_or(|until| now >= until) {
+        SAMPLE.set(read());
+        RECENT_UNTIL.set(Some(now + MAX_AGE));
     }
 }
 
 /// Returns the CPU time of the thread since the last sample, which exceeds that of the poll by at most 20 ms; `None` on
 /// a platform that does not measure it.
 pub(super) fn since_sample() -> Option<Duration> {
-    let (_, before) = SAMPLE.get()?;
-    Some(read()?.saturating_sub(before))
+    Some(read()?.saturating_sub(SAMPLE.get()?))
 }
 
 #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]

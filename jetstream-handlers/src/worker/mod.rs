@@ -17,6 +17,7 @@ mod heartbeat;
 mod lateness;
 mod max_deliveries;
 mod ordered;
+mod pause;
 mod prefetch;
 mod quarantine;
 mod readiness;
@@ -50,6 +51,7 @@ use crate::handler::Handler;
 use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::outcome::Failure;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use aside::Aside;
@@ -210,18 +212,23 @@ impl Worker {
     }
 
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
+    #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
-        let failure = quarantine::failure(&message);
-        if failure.is_some() {
-            self.status.quarantined();
-        }
-        match (failure, &self.ack_all) {
+        match quarantine::failure(&message) {
             // Nothing can keep it from being redelivered, so a call now would be repeated.
-            (None, None) if self.denied_acks.are_denied() => {}
-            (None, _) => buffer.push(message),
-            (Some(_), None) => self.quarantine.add(message),
+            None if self.ack_all.is_none() && self.denied_acks.are_denied() => {}
+            None => buffer.push(message),
+            Some(failure) => self.receive_unreadable(message, failure, buffer),
+        }
+    }
+
+    #[cold]
+    fn receive_unreadable(&self, message: Message, failure: Failure, buffer: &mut BufferGuard<'_>) {
+        self.status.quarantined();
+        match &self.ack_all {
+            None => self.quarantine.add(message),
             // Its bytes would be lost with the next ack, so it is redelivered, and ends the connection again.
-            (Some(_), Some(_)) if self.is_irretrievable(&message) => {
+            Some(_) if self.is_irretrievable(&message) => {
                 tracing::error!(
                     handler = self.handler.declaration.name,
                     stream = self.binding.stream,
@@ -230,7 +237,7 @@ impl Worker {
                     self.binding.stream
                 );
             }
-            (Some(failure), Some(_)) => {
+            Some(_) => {
                 // It ends in its turn, because the next ack covers it.
                 self.unstored.remember(&message.info, failure);
                 buffer.push(message);
@@ -283,21 +290,14 @@ impl Worker {
                     acks.consumer_replaced();
                 }
             }
+            DeliveryEvent::Paused(pause) => self.paused(pause),
             DeliveryEvent::AcksDenied(reason) => {
                 if self.ack_all.is_none() {
                     buffer.clear();
                 }
                 self.acks_denied(reason);
             }
-            DeliveryEvent::MaxDeliveries { sequence, delivered } => {
-                if !self.exhausted.add(sequence, delivered) {
-                    tracing::error!(
-                        handler = self.handler.declaration.name,
-                        sequence,
-                        "the message reached max_deliver, and the queue for dead letters is full; it stays in its stream"
-                    );
-                }
-            }
+            DeliveryEvent::MaxDeliveries(reports) => self.exhausted.add(reports),
         }
     }
 
@@ -309,6 +309,8 @@ impl Worker {
             return 0;
         }
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+        // What is being handled is held as well; but the next message is requested meanwhile, however large it is.
+        let max = max.saturating_sub(self.slots.len() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.refill_at(all / 2);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }

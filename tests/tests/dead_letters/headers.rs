@@ -80,3 +80,38 @@ async fn dead_letter_and_replay_carry_no_header_of_the_server() {
     .await;
     subscription.unsubscribe().await.unwrap();
 }
+
+#[tokio::test]
+async fn replay_of_a_message_that_marks_a_deletion_marks_it_too() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let broker = connect(&server).await;
+    let handler = |headers: Headers| {
+        let is_replay = headers.get("Dead-Letter-Replay-Of").is_some();
+        std::future::ready(if is_replay { Settle::Ack } else { Settle::Terminate })
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
+    let values = Recorder::<u64>::new();
+    let decoding = broker.subscribe("work.a", "decoding", values.handler()).await.unwrap();
+    for (payload, name, value, kept) in [
+        ("", "Nats-Marker-Reason", "Purge", true),
+        ("", "KV-Operation", "DEL", true),
+        // A value is no marker, whatever its headers are.
+        ("7", "Nats-Marker-Reason", "Purge", false),
+    ] {
+        let headers = header_map(&[(name, value)]);
+        jetstream.publish_with_headers("work.a", headers, payload.into()).await.unwrap().await.unwrap();
+        let letter = dead_letters(&broker, 1).await.remove(0);
+        let ack = broker.dead_letters().to_every_queue().replay(letter.sequence).await.unwrap();
+        let raw = jetstream.get_stream("WORK").await.unwrap().get_raw_message(ack.sequence).await.unwrap();
+        assert_eq!(raw.headers.get(name).is_some(), kept, "{name} of {payload:?}");
+        for queue in ["worker", "decoding"] {
+            server.all_acked("WORK", queue).await;
+        }
+        assert!(broker.dead_letters().list(10).await.unwrap().is_empty());
+    }
+    assert_eq!(values.items(), [7, 7]);
+    subscription.unsubscribe().await.unwrap();
+    decoding.unsubscribe().await.unwrap();
+}

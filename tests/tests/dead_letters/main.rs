@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 mod advisories;
+mod guessed_ids;
 mod headers;
 mod large;
 mod replay;

@@ -303,7 +303,7 @@ async fn bytes_are_published_as_they_are() {
 async fn stream_without_acks_is_named() {
     let server = Server::start().await;
     let newest = binary::version() >= (2, 14, 0);
-    let config = stream::Config { no_ack: true, allow_atomic_publish: newest, ..shop() };
+    let config = stream::Config { no_ack: true, allow_atomic_publish: newest, allow_batch_publish: newest, ..shop() };
     server.jetstream().await.create_stream(config).await.unwrap();
     let broker = connect(&server).await;
     let begun = Instant::now();
@@ -318,6 +318,12 @@ async fn stream_without_acks_is_named() {
         let batch = [3, 4].map(|id| broker.publish_message("orders.created", &id));
         let begun = Instant::now();
         assert_error(broker.publisher().publish_atomic(batch).await, ErrorKind::StreamMismatch, &parts);
+        assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
+        let messages = (5..5000).map(|id| broker.publish_message("orders.created", &id));
+        let begun = Instant::now();
+        let error = broker.publisher().ingest(messages).await.unwrap_err();
+        assert_eq!(error.stored(), 0);
+        assert_error(&error, ErrorKind::StreamMismatch, &parts);
         assert!(begun.elapsed() < secs(5), "{:?}", begun.elapsed());
     }
 }

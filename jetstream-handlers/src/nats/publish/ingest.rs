@@ -258,6 +258,10 @@ impl<'a> Ingest<'a> {
         tokio::select! {
             biased;
             ready = ready_to_send(self.connection, message.size(), self.deadline()) => ready.map_err(|error| {
+                // A closed connection makes no other one, which may show first.
+                if self.connection.is_closed() {
+                    return closed(subject);
+                }
                 let limit = self.connection.settings.publish_timeout;
                 error.about(&format!("could not publish to `{subject}` within {limit:?}"))
             }),

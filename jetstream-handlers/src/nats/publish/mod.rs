@@ -40,7 +40,7 @@ const RECONNECTED: &str = "the client reconnected before the answer";
 
 /// Returns the size of a message, or an error if the server would refuse it, or would ignore a part of it.
 pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<usize, Error> {
-    let size = message.check_size(connection.client().max_payload())?;
+    let size = message.check_size(connection.present().max_payload())?;
     check_ttl(connection, message)?;
     Ok(size)
 }
@@ -53,7 +53,8 @@ pub(crate) async fn publish_once(
 ) -> Result<PublishAck, PublishFailure> {
     ready_to_send(connection, message.size(), deadline).await.map_err(PublishFailure::Transient)?;
     if let Some(domain) = connection.domain() {
-        return publish_to_domain(connection, domain, message, deadline).await;
+        // Boxed, because every publish would hold its size.
+        return Box::pin(publish_to_domain(connection, domain, message, deadline)).await;
     }
     let request = async_nats::Request::new()
         .payload(message.payload.clone())
@@ -115,6 +116,14 @@ async fn publish_to_domain(
 /// The client queues what it is given while no server is connected, and sends it after the reconnect, when its publish
 /// may have failed. So nothing is given to it then, and nothing after the deadline.
 async fn ready_to_send(connection: &Connection, bytes: usize, deadline: Instant) -> Result<(), Error> {
+    if Instant::now() < deadline && is_ready_to_send(connection, bytes) {
+        return Ok(());
+    }
+    // Boxed, because it is rare, and every publish would hold its size.
+    Box::pin(until_ready_to_send(connection, bytes, deadline)).await
+}
+
+async fn until_ready_to_send(connection: &Connection, bytes: usize, deadline: Instant) -> Result<(), Error> {
     let mut epoch = connection.epoch();
     loop {
         if Instant::now() >= deadline {
@@ -142,7 +151,8 @@ async fn ready_to_send(connection: &Connection, bytes: usize, deadline: Instant)
 
 /// Returns `true` if a message of this size can be sent at once, which is not waited for.
 fn is_ready_to_send(connection: &Connection, bytes: usize) -> bool {
-    connection.is_connected() && connection.write_limit.try_admit(&connection.client(), bytes)
+    let client = connection.present();
+    connection.is_connected_by(&client) && connection.write_limit.try_admit(&client, bytes)
 }
 
 /// Returns the timeout of the answer to an attempt that is made now.

@@ -14,6 +14,8 @@ mod requests;
 mod resequencer;
 mod status;
 
+pub(super) use byte_limit::LargeRequests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -34,7 +36,7 @@ use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
-use byte_limit::ByteLimit;
+use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
 use losses::{Losses, LostInbox, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
@@ -83,6 +85,9 @@ pub(crate) struct Pull {
     arrival: u32,
     recovery: Recovery,
     floor: FloorReader,
+    /// `true` if the consumer has as many requests of other instances as it serves, until it serves one of this
+    /// instance.
+    is_crowded: bool,
     losses: Losses,
     /// The task that repeats acks.
     repeating: Option<AbortOnDropHandle<()>>,
@@ -167,6 +172,7 @@ impl Pull {
             arrival: 0,
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),
+            is_crowded: false,
             losses,
             repeating: None,
             lost_requests: 0,
@@ -222,11 +228,17 @@ impl Pull {
             match self.arrived.pop_front()? {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
-                Arrival::Advisory(message) => self.on_advisory(&message),
+                Arrival::MaxDeliveries => {
+                    self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
+                }
                 Arrival::Deleted => self.on_deleted(),
                 Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => self.replaced(),
                 // The handler has begun another incarnation since.
                 Arrival::Replaced(_) => {}
+                Arrival::Paused => {
+                    self.route.pause_taken();
+                    self.floor.pause_reported();
+                }
                 Arrival::Denied(violation) => self.on_violation(&violation),
                 Arrival::Closed if matches!(self.phase, Phase::Draining(_)) => self.phase = Phase::Closed,
                 Arrival::Moving => self.move_to_another_inbox(),
@@ -266,6 +278,7 @@ impl Pull {
                     Answer::Info(info) => Box::pin(self.on_consumer_info(info)).await,
                     Answer::Examined(found) => Box::pin(self.on_examined(found)).await,
                 },
+                reservation = optional(self.byte_limit.reserving()) => self.byte_limit.reserved(reservation),
                 Ok(()) = self.epoch.changed() => self.on_reconnect(),
                 () = sleep_until(wake) => self.on_wake().await,
             }
@@ -351,6 +364,8 @@ impl Pull {
 
     /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
     async fn request_more(&mut self) {
+        // If it cannot be used now, it is left to the other handlers.
+        let reservation = self.byte_limit.take_reserved();
         let is_searching =
             self.losses.is_searching() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
         if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
@@ -375,17 +390,23 @@ impl Pull {
         if outstanding > capacity / 2 || outstanding >= capacity {
             return;
         }
+        let handlers = self.connection.routes.len();
+        if outstanding > 0 && self.byte_limit.is_alone(handlers) {
+            return;
+        }
+        let allowance = self.byte_limit.next(handlers, reservation, &self.connection.large_requests);
+        let Some(allowance) = allowance else { return };
         // All handlers together never request more than the client can buffer.
-        let share = (CAPACITY / 2 / self.connection.routes.len().max(1)).max(1);
+        let share = if allowance.reservation.is_some() { 1 } else { (CAPACITY / 2 / handlers.max(1)).max(1) };
         let batch = (capacity - outstanding).min(self.limits.max_batch()).min(share);
         // Boxed, because the future is large, and only needed once for hundreds of messages.
-        Box::pin(self.request(batch)).await;
+        Box::pin(self.request(batch, allowance)).await;
     }
 
-    async fn request(&mut self, batch: usize) {
+    async fn request(&mut self, batch: usize, allowance: Allowance) {
         let mut request = format!(
             r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
-            self.byte_limit.max_bytes(self.connection.routes.len()),
+            allowance.max_bytes,
             self.limits.expires().as_nanos(),
             self.limits.heartbeat().as_nanos()
         );
@@ -404,7 +425,8 @@ impl Pull {
         if let Some(order) = &mut self.order {
             order.pin_refreshed();
         }
-        self.requests.sent(batch, &self.limits);
+        self.byte_limit.sent();
+        self.requests.sent(batch, &self.limits, allowance);
     }
 
     /// Returns the number of messages that may be in flight.
@@ -434,17 +456,23 @@ impl Pull {
             let silent = self.silent_at();
             self.requests.first_end().map_or(silent, |ends| silent.min(ends))
         };
-        pull.min(order)
+        pull.min(order).min(self.floor.wake().unwrap_or(far))
     }
 
     async fn on_wake(&mut self) {
         let now = Instant::now();
+        self.floor.proceed(now);
         if self.recovery.is_active() {
             self.recovery.proceed(now, || self.floor.start());
         } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
             self.requests.forget();
             self.doubt();
-            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.floor.silent();
+            if self.is_crowded {
+                self.back_off_crowded();
+            } else {
+                self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            }
         } else {
             self.requests.prune();
         }
@@ -469,6 +497,7 @@ impl Pull {
         // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
         // their inbox is subscribed.
         self.requests.forget();
+        self.byte_limit.reconnected();
         self.lease = None;
         self.repeat_acks();
         self.binding.incarnations.connected(epoch);
@@ -508,8 +537,14 @@ impl Pull {
         self.losses.tick(self.last_heard);
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
+            // The server does not answer a request that it does not serve for this reason.
+            if floor.is_full && self.recovery.has_reason() {
+                self.back_off_crowded();
+            }
         }
-        self.floor.on_read(&self.handler, floor);
+        if let Some(pause) = self.floor.on_read(&self.handler, floor) {
+            self.events.push_back(DeliveryEvent::Paused(pause));
+        }
     }
 
     /// Passes on the messages that cannot be read, and requests the others that were lost.
@@ -616,7 +651,9 @@ impl Pull {
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
         let skipped = self.check_numbering(&mut message);
         self.losses.arrived(&mut message.info, self.last_heard, skipped);
-        self.byte_limit.arrived(&message);
+        if self.byte_limit.arrived(&message) {
+            self.requests.end_reservation();
+        }
         self.requests.delivered();
         self.limits.busy();
         self.mark_healthy();
@@ -634,7 +671,7 @@ impl Pull {
     /// `true` if there are others between it and the last one at the same inbox.
     fn check_numbering(&mut self, message: &mut Message) -> bool {
         let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
-        let incarnation = self.inboxes.incarnation(inbox);
+        let mut incarnation = self.inboxes.incarnation(inbox);
         // Deliveries in two inboxes can overtake each other.
         let last = self.last_delivery.replace((inbox, consumer_sequence));
         let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
@@ -643,9 +680,11 @@ impl Pull {
         if is_lower || is_first {
             tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
             self.replaced();
-            self.inboxes.add(inbox, self.binding.incarnations.current());
+            let current = self.binding.incarnations.current();
+            self.inboxes.add(inbox, current);
+            incarnation = Some(current);
         }
-        message.info.set_incarnation(self.inboxes.incarnation(inbox).or(incarnation).unwrap_or_default());
+        message.info.set_incarnation(incarnation.unwrap_or_default());
         message.info.set_arrived(self.arrival);
         if self.lease.as_ref().is_some_and(|lease| lease.number() == inbox) {
             message.info.set_incarnation(self.binding.incarnations.arrived(message.info.id()));
@@ -653,23 +692,6 @@ impl Pull {
             self.binding.incarnations.arrived_late(message.info.id());
         }
         last.is_some_and(|last| consumer_sequence > last + 1)
-    }
-
-    /// Reads the advisory `io.nats.jetstream.advisory.v1.max_deliver` (`jetstream_events.go`).
-    fn on_advisory(&mut self, advisory: &async_nats::Message) {
-        #[derive(serde::Deserialize)]
-        struct MaxDeliver {
-            stream_seq: u64,
-            deliveries: u64,
-        }
-        match serde_json::from_slice(&advisory.payload) {
-            Ok(MaxDeliver { stream_seq, deliveries }) => {
-                self.events.push_back(DeliveryEvent::MaxDeliveries { sequence: stream_seq, delivered: deliveries });
-            }
-            Err(error) => {
-                tracing::warn!(handler = &*self.handler, "cannot read an advisory of the server: {error}");
-            }
-        }
     }
 
     fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
@@ -687,6 +709,7 @@ impl Pull {
             Status::Heartbeat => {
                 self.binding.sent_acks.heartbeat();
                 self.losses.tick(self.last_heard);
+                self.floor.heartbeat();
                 self.mark_healthy();
             }
             Status::Expired => {
@@ -695,6 +718,7 @@ impl Pull {
                 if left == batch {
                     // An idle handler sends few requests, and holds no memory.
                     self.limits.idle();
+                    self.byte_limit.idle();
                     self.arrived.shrink_to_fit();
                     self.events.shrink_to_fit();
                     self.released.shrink_to_fit();
@@ -703,10 +727,13 @@ impl Pull {
             }
             Status::Completed => self.requests.end(number, left),
             Status::BytesUsedUp => {
+                let max_bytes = self.requests.max_bytes(number);
                 self.requests.end(number, left);
                 self.mark_healthy();
-                if left == batch {
-                    self.byte_limit.too_large(self.byte_limit.max_bytes(self.connection.routes.len()));
+                if let Some(max_bytes) = max_bytes.filter(|_| left == batch) {
+                    self.byte_limit.too_large(max_bytes);
+                    // The message waits, so that it is not requested for long.
+                    self.limits.busy();
                 }
             }
             Status::LeaderChanged => {
@@ -727,6 +754,10 @@ impl Pull {
                 if !self.limits.shorten_expires() {
                     self.back_off(text);
                 }
+            }
+            Status::TooManyRequests => {
+                self.requests.end(number, left);
+                self.back_off_crowded();
             }
             Status::WrongPin => {
                 self.requests.forget();
@@ -761,6 +792,15 @@ impl Pull {
         self.recover(reason, Then::Request);
     }
 
+    /// Waits before the next request, because the consumer serves those of other instances.
+    fn back_off_crowded(&mut self) {
+        self.is_crowded = true;
+        let max = self.binding.config.max_waiting;
+        self.back_off(&format!(
+            "409 Exceeded MaxWaiting: the consumer serves {max} pull requests at a time (`max_waiting`), and has those of other instances; run fewer instances, or create the consumer again with a higher `max_waiting`"
+        ));
+    }
+
     /// Waits before the consumer is restored, in case it does not exist.
     fn back_off_and_restore(&mut self, reason: &str) {
         self.recover(reason, Then::Restore);
@@ -775,6 +815,7 @@ impl Pull {
 
     /// Ends the recovery, because the server has answered a request.
     fn mark_healthy(&mut self) {
+        self.is_crowded = false;
         if self.recovery.end() {
             tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
             self.events.push_back(DeliveryEvent::Running);

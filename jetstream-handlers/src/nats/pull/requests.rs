@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::byte_limit::Allowance;
+
 /// The maximum batch of one request.
 const MAX_BATCH: usize = 1000;
 
@@ -101,6 +103,7 @@ struct Request {
     batch: usize,
     heartbeat: Duration,
     ends: Instant,
+    allowance: Allowance,
 }
 
 impl Requests {
@@ -115,13 +118,14 @@ impl Requests {
     }
 
     /// Records a request for `batch` messages that was sent under these limits.
-    pub(super) fn sent(&mut self, batch: usize, limits: &Limits) {
+    pub(super) fn sent(&mut self, batch: usize, limits: &Limits, allowance: Allowance) {
         if self.live.len() == MAX_LIVE {
             // The oldest request was probably served long ago; otherwise its late status is ignored.
             self.live.pop_front();
         }
         let ends = Instant::now() + limits.expires() + LATE;
-        self.live.push_back(Request { number: self.next_number, batch, heartbeat: limits.heartbeat(), ends });
+        let (number, heartbeat) = (self.next_number, limits.heartbeat());
+        self.live.push_back(Request { number, batch, heartbeat, ends, allowance });
         self.next_number += 1;
         self.outstanding += batch;
     }
@@ -134,9 +138,19 @@ impl Requests {
         }
     }
 
+    /// Ends the reservation, because the large message has arrived.
+    pub(super) fn end_reservation(&mut self) {
+        self.live.iter_mut().for_each(|request| request.allowance.reservation = None);
+    }
+
     /// Returns the batch of a live request.
     pub(super) fn batch(&self, number: u64) -> Option<usize> {
         self.live.iter().find(|request| request.number == number).map(|request| request.batch)
+    }
+
+    /// Returns the `max_bytes` of a live request.
+    pub(super) fn max_bytes(&self, number: u64) -> Option<usize> {
+        self.live.iter().find(|request| request.number == number).map(|request| request.allowance.max_bytes)
     }
 
     /// Ends a request that will not deliver `left` messages of its batch.

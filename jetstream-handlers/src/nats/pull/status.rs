@@ -21,6 +21,9 @@ pub(super) enum Status {
     BatchTooLarge(usize),
     /// The `expires` of the request was above the consumer's `max_expires`.
     ExpiresTooLong,
+    /// The consumer has as many open requests as its `max_waiting`; servers from 2.11.5 on send this only for requests
+    /// without heartbeats, and answer others with silence.
+    TooManyRequests,
     /// Another instance holds the pin, or none does (ADR-42).
     WrongPin,
     /// No server serves the consumer: it does not exist, or it has no leader at the moment.
@@ -56,6 +59,8 @@ impl Status {
             Self::BatchTooLarge(last_number(text).unwrap_or(1))
         } else if has("Exceeded MaxRequestExpires") {
             Self::ExpiresTooLong
+        } else if has("Exceeded MaxWaiting") {
+            Self::TooManyRequests
         } else {
             Self::Refused
         }
@@ -85,7 +90,7 @@ mod tests {
             (409, "Consumer Deleted", Status::ConsumerDeleted),
             (409, "Exceeded MaxRequestBatch of 10", Status::BatchTooLarge(10)),
             (409, "Exceeded MaxRequestExpires of 1s", Status::ExpiresTooLong),
-            (409, "Exceeded MaxWaiting", Status::Refused),
+            (409, "Exceeded MaxWaiting", Status::TooManyRequests),
             (409, "Consumer is push based", Status::Refused),
             (423, "Nats-Wrong-Pin-Id", Status::WrongPin),
             (503, "", Status::NoResponders),
