@@ -11,6 +11,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde_json::Value;
 
+use crate::acks::Acks;
 use crate::election::Observers;
 use crate::ledger::{Ledger, nanos};
 use crate::load::Stored;
@@ -43,6 +44,7 @@ pub(crate) struct Field {
     pub(crate) broker: Broker,
     pub(crate) stored: Stored,
     pub(crate) observers: Observers,
+    pub(crate) acks: Acks,
     pub(crate) storage: StorageType,
     pub(crate) random: StdRng,
     /// The last time at which a new stream was complete, and when each was created by the clock of the servers.
@@ -62,6 +64,7 @@ impl Field {
         jetstream.create_stream(streams::work(storage)).await.expect("the cluster creates a stream");
         let ledger = Ledger::default();
         let workers = Workers::start(&cluster, &ledger, seed).await;
+        let acks = Acks::start(cluster.client().await).await;
         let observers = Observers::start(&cluster, storage).await;
         Self {
             cluster,
@@ -70,6 +73,7 @@ impl Field {
             broker,
             stored: Stored::default(),
             observers,
+            acks,
             storage,
             random: StdRng::seed_from_u64(seed),
             replaced: None,

@@ -4,10 +4,10 @@ use std::fs;
 
 use crate::field::Field;
 
-/// Writes the logs of the workers and of the nodes to a folder, which it prints.
+/// Writes the logs of the workers and of the nodes, and the acknowledgements, to a folder, which it prints.
 pub(crate) fn keep(field: &mut Field, seed: u64) {
     let folder = std::env::temp_dir().join(format!("soak-{seed}"));
-    let mut files = Vec::new();
+    let mut files = vec![("acks.log".to_owned(), field.acks.log())];
     for (index, output) in field.workers.outputs().into_iter().enumerate() {
         files.push((format!("worker-{index}.log"), output));
     }

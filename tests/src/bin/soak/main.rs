@@ -4,6 +4,7 @@
 //!
 //! It exits with 1 if something does not hold for one of the seeds, which are numbered from the first one.
 
+mod acks;
 mod election;
 mod faults;
 mod field;
