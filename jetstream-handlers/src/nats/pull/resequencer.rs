@@ -249,8 +249,9 @@ impl Resequencer {
         // Messages up to the floor have ended, except those in `below_floor`; messages above the last delivery arrived
         // after this info.
         let unacknowledged = floor + 1..delivered + 1;
-        // Messages that this process has acked do not count, although the floor may be below them: the floor of a
-        // replicated consumer rises later, and to count an acked message would hide a missing one.
+        // Messages that this process has acked do not count, although the floor may be below them, or they may have been
+        // delivered again before the ack was processed: the floor of a replicated consumer rises later, and to count an
+        // acked message would hide a missing one.
         let released: BTreeSet<u64> = self
             .delivered
             .iter()
@@ -263,8 +264,9 @@ impl Resequencer {
             let at_request = self.received_at_request;
             self.pending.values().filter(|message| message.info.consumer_sequence() <= at_request).count()
         } else {
-            let pending = self.pending.range(unacknowledged).filter(|(sequence, _)| !released.contains(sequence));
-            released.len() + pending.count() + self.below_floor.len()
+            let pending = self.pending.range(unacknowledged).map(|(sequence, _)| sequence);
+            let pending = pending.chain(&self.below_floor);
+            released.len() + pending.filter(|sequence| **sequence > acked && !released.contains(sequence)).count()
         };
         if arrived >= info.num_ack_pending {
             return Action::Release(self.open(info));
@@ -517,6 +519,24 @@ mod tests {
             panic!("all have arrived")
         };
         assert_eq!(acks(&messages), [(5, 8), (6, 9), (7, 10)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_that_crossed_their_ack_do_not_stand_for_missing_ones() {
+        let mut resequencer = opened(4);
+        resequencer.close();
+        assert!(matches!(resequencer.on_info(&info((7, 7), (2, 2), 5), Active::This, 2), Action::Wait));
+        // 2 is below the floor and acked, 4 is above it and acked, and both were delivered again before.
+        for (sequence, number) in [(2, 8), (4, 9), (6, 10), (7, 11)] {
+            assert!(resequencer.pass(delivery(sequence, number, 2)).is_none());
+        }
+        let info_now = info((7, 11), (3, 3), 3);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 4), Action::Wait), "5 is missing");
+        assert!(resequencer.pass(delivery(5, 12, 2)).is_none());
+        let Action::Release(messages) = resequencer.on_info(&info((7, 12), (4, 4), 3), Active::This, 4) else {
+            panic!("all have arrived")
+        };
+        assert_eq!(acks(&messages), [(2, 8), (5, 9), (6, 10), (7, 11)]);
     }
 
     #[test]
