@@ -20,6 +20,8 @@ const PROBE: &str = "HARNESS_PROBE";
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Server>,
+    /// The ports of the routes.
+    ports: Vec<u16>,
 }
 
 impl Cluster {
@@ -53,6 +55,17 @@ impl Cluster {
     /// Returns the node with this index, from 0 to 2.
     pub fn node(&mut self, index: usize) -> &mut Server {
         &mut self.nodes[index]
+    }
+
+    /// Replaces the lines of [`Cluster::start_with`], and signals each node to reload its configuration.
+    ///
+    /// # Panics
+    ///
+    /// When a node does not run.
+    pub fn reload(&mut self, config: &str) {
+        for (index, node) in self.nodes.iter_mut().enumerate() {
+            node.reload(&format!("{}\n{config}", node_config(index, &self.ports)));
+        }
     }
 
     /// Connects to one of the nodes that are up; the client changes the node when that one goes down.
@@ -101,7 +114,7 @@ impl Cluster {
                 .await?;
             nodes.push(node);
         }
-        Ok(Self { nodes })
+        Ok(Self { nodes, ports })
     }
 
     /// Waits until each node knows the meta leader, and the meta leader knows each node.
