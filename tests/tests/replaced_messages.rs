@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Subscription, stream};
 use jetstream_handlers_tests::{
-    Cluster, Recorder, SOON, Server, connect, eventually, publish, stream_config, until_health,
+    Cluster, Recorder, SOON, Server, connect, eventually, ms, publish, stream_config, until_health,
 };
 use tokio::sync::Semaphore;
 
@@ -249,4 +249,69 @@ async fn late_ack_without_advisories_ends_nothing() {
     .await;
     first.unsubscribe().await.unwrap();
     second.unsubscribe().await.unwrap();
+}
+
+/// What an operator lets a consumer deliver again is handled again, and retried if it fails then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_fail_in_the_second_pass_are_retried() {
+    for instances in [1, 2] {
+        let server = Server::start().await;
+        create_stream(&server).await;
+        let calls = Recorder::<u64>::new();
+        let handler = {
+            let calls = calls.clone();
+            move |id: u64| {
+                let attempt = calls.attempt(id);
+                async move { if attempt == 2 { Err(HandlerError::from("fails in the second pass")) } else { Ok(()) } }
+            }
+        };
+        let mut running = Vec::new();
+        for _ in 0..instances {
+            let broker = connect(&server).await;
+            let options = broker.subscribe("work.>", "worker", handler.clone()).stream("WORK").concurrency(4);
+            let subscription = options.ack_wait(secs(60)).backoff(&[ms(200)]).await.unwrap();
+            running.push((broker, subscription));
+        }
+        publish(&running[0].0, "work.a", 0..100).await;
+        calls.until_distinct(100).await;
+        server.all_acked("WORK", "worker").await;
+        let reset = server.client().await.request("$JS.API.CONSUMER.RESET.WORK.worker", r#"{"seq":1}"#.into()).await;
+        assert!(!String::from_utf8_lossy(&reset.unwrap().payload).contains("error"));
+        calls.until_len(300).await;
+        assert!(calls.counts().values().all(|count| *count == 3), "{:?}", calls.counts());
+        for (_, subscription) in running {
+            subscription.unsubscribe().await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restored_consumer_delivers_what_takes_the_sequences_of_lost_messages() {
+    let (mut cluster, leader, other) = memory_stream().await;
+    let (broker, calls) = (connect(cluster.node(other)).await, Recorder::<u64>::new());
+    let subscribe = || broker.subscribe("work.>", "worker", calls.handler()).stream("WORK").ack_wait(secs(60));
+    let subscription = subscribe().await.unwrap();
+    publish(&broker, "work.a", 0..20).await;
+    calls.until_distinct(20).await;
+    server_acked(&broker).await;
+    subscription.unsubscribe().await.unwrap();
+    // An instance that finds a consumer reads its ack floor at once.
+    let subscription = subscribe().await.unwrap();
+    publish(&broker, "work.a", [20]).await;
+    calls.until(20).await;
+    let jetstream = cluster.node(other).jetstream().await;
+    let consumer = async || {
+        let stream = jetstream.get_stream("WORK").await.ok()?;
+        stream.consumer_info("worker").await.ok().map(|info: async_nats::jetstream::consumer::Info| info)
+    };
+    jetstream.get_stream("WORK").await.unwrap().delete_consumer("worker").await.unwrap();
+    eventually("the consumer is restored behind what was acked", SOON, async || {
+        let config = consumer().await?.config;
+        config.metadata.get("jetstream-handlers.restored-at").filter(|start| *start != "1").map(drop)
+    })
+    .await;
+    lose_memory(&mut cluster, leader).await;
+    publish(&broker, "work.a", 100..120).await;
+    calls.until_distinct(41).await;
+    subscription.unsubscribe().await.unwrap();
 }

@@ -108,6 +108,12 @@ impl Incarnations {
         self.state().current
     }
 
+    /// Returns the first incarnation that is known to be of the present consumer.
+    pub(crate) fn first(&self) -> u32 {
+        let State { first, identified, current, .. } = *self.state();
+        if identified == current { first } else { current }
+    }
+
     /// Records a delivery that arrived at the open inbox; returns its incarnation.
     ///
     /// That is the current one if the consumer is known to be the same as when the inbox was opened.
@@ -146,9 +152,11 @@ impl Incarnations {
             return;
         }
         state.identified = asked;
-        if created.is_none() || state.created != created {
-            *state = State { first: asked, created, older: None, ..*state };
+        let is_known_to_differ = state.created.is_some() && state.created != created;
+        if created.is_none() || is_known_to_differ {
+            *state = State { first: asked, older: None, ..*state };
         }
+        state.created = created;
     }
 
     /// Returns the delivery whose message shows, if the stream still has it, that it has the one of `delivery` as well.
@@ -275,8 +283,10 @@ mod tests {
         let incarnations = Incarnations::of(at(1));
         let before = incarnations.current();
         assert_eq!(incarnations.standing(0, of(before)), Standing::Current);
+        assert_eq!(incarnations.first(), before);
         incarnations.doubt();
         assert_eq!(incarnations.standing(0, of(before)), Standing::Unknown);
+        assert_eq!(incarnations.first(), incarnations.current());
         assert_eq!(incarnations.standing(0, of(incarnations.current())), Standing::Current);
         assert_eq!(incarnations.arrived(of(before)), before);
         incarnations.identify(incarnations.current(), at(1));
@@ -320,16 +330,17 @@ mod tests {
     }
 
     #[test]
-    fn consumer_of_unknown_age_is_never_the_same() {
-        let incarnations = Incarnations::of(None);
-        let before = incarnations.current();
+    fn consumer_of_unknown_age_keeps_its_deliveries_if_the_stream_has_their_messages() {
+        let incarnations = Incarnations::of(at(1));
+        incarnations.replace();
+        let delivery = DeliveryId { stored_at: 1, ..of(incarnations.current()) };
         incarnations.doubt();
-        incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(0, of(before)), Standing::Former);
-        let known = incarnations.current();
+        assert_eq!(incarnations.standing(0, delivery), Standing::Unknown);
+        incarnations.identify(incarnations.current(), at(2));
+        assert_eq!(incarnations.standing(0, delivery), Standing::Unverified);
         incarnations.doubt();
-        incarnations.identify(incarnations.current(), at(1));
-        assert_eq!(incarnations.standing(0, of(known)), Standing::Current);
+        incarnations.identify(incarnations.current(), None);
+        assert_eq!(incarnations.standing(0, delivery), Standing::Former);
     }
 
     #[tokio::test(start_paused = true)]

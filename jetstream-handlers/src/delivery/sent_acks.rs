@@ -80,10 +80,18 @@ impl SentAcks {
         self.state().are_denied = are_denied;
     }
 
-    /// Returns `true` if the message of this delivery was handled lately, and acknowledged or terminated.
-    pub(crate) fn has(&self, delivery: DeliveryId) -> bool {
-        let state = self.state();
-        state.sent.iter().chain(&state.unsent).any(|known| is_same_message(known, &delivery))
+    /// Returns `true` if the message of this delivery was acknowledged or terminated lately, in the incarnation `first`
+    /// of the consumer or a later one.
+    ///
+    /// A consumer that an operator has reset or made anew delivers everything again on purpose.
+    pub(crate) fn has(&self, delivery: DeliveryId, first: u32) -> bool {
+        has(&self.state().sent, delivery, first)
+    }
+
+    /// Returns `true` if the ack of this delivery's message could not be sent, in the incarnation `first` of the
+    /// consumer or a later one.
+    pub(crate) fn has_unsent(&self, delivery: DeliveryId, first: u32) -> bool {
+        has(&self.state().unsent, delivery, first)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -100,6 +108,10 @@ impl SentAcks {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0)
     }
+}
+
+fn has(acks: &VecDeque<DeliveryId>, delivery: DeliveryId, first: u32) -> bool {
+    acks.iter().any(|known| known.incarnation >= first && is_same_message(known, &delivery))
 }
 
 fn is_same_message(one: &DeliveryId, other: &DeliveryId) -> bool {
@@ -128,8 +140,8 @@ mod tests {
         acks.heartbeat();
         assert_eq!(sequences(&acks), [2]);
         let sent = DeliveryId { stream_sequence: 2, ..DeliveryId::default() };
-        assert!(acks.has(sent));
-        assert!(!acks.has(DeliveryId { stored_at: 1, ..sent }), "another message at the same sequence");
+        assert!(acks.has(sent, 0));
+        assert!(!acks.has(DeliveryId { stored_at: 1, ..sent }, 0), "another message at the same sequence");
         (3..=2000).for_each(add);
         assert_eq!(acks.all().len(), MAX);
         for _ in 0..2 {
@@ -149,7 +161,8 @@ mod tests {
             acks.heartbeat();
         }
         let again = DeliveryId { delivered: 2, consumer_sequence: 7, ..delivery };
-        assert!(acks.has(again));
+        assert!(acks.has_unsent(again, 0));
+        assert!(!acks.has_unsent(again, 1), "the consumer was replaced");
         acks.add(again);
         assert_eq!(acks.all(), [again]);
     }

@@ -174,8 +174,16 @@ impl AckSubject {
 
     /// Returns `true` unless the server counts this delivery as the first one of its message.
     pub(crate) fn is_redelivered(&self) -> bool {
-        let numbers = self.subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
-        !numbers.starts_with(b"1.")
+        !self.numbers().starts_with(b"1.")
+    }
+
+    /// Returns `true` if deliveries of the message were lost, which [`id`](Self::id) does not count.
+    pub(crate) fn has_lost_deliveries(&self) -> bool {
+        number_before_dot(&mut self.numbers()).is_some_and(|delivered| delivered > self.id.delivered)
+    }
+
+    fn numbers(&self) -> &[u8] {
+        self.subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default()
     }
 
     /// Increments the delivery count, for an attempt without a delivery.
@@ -228,8 +236,7 @@ impl AckSubject {
 
     /// Returns the number at `index` after the consumer.
     fn number(&self, index: usize) -> u64 {
-        let numbers = self.subject.as_bytes().get(self.consumer_end as usize + 1..).unwrap_or_default();
-        numbers.split(|byte| *byte == b'.').nth(index).and_then(number).unwrap_or_default()
+        self.numbers().split(|byte| *byte == b'.').nth(index).and_then(number).unwrap_or_default()
     }
 }
 

@@ -122,6 +122,11 @@ impl Info {
         self.0.is_redelivered()
     }
 
+    /// Returns `true` if deliveries of the message were lost, which [`delivered`](Self::delivered) does not count.
+    pub(crate) fn has_lost_deliveries(&self) -> bool {
+        self.0.has_lost_deliveries()
+    }
+
     /// Subtracts deliveries that were lost with a connection from the delivery count.
     pub(crate) fn discount(&mut self, lost: u64) {
         self.0.discount(lost);

@@ -10,7 +10,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,6 +26,10 @@ use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
 use crate::sync::lock;
 
+/// The maximum number of messages that are read from streams at the same time: with the usual `max_payload` of up to
+/// 8 MB, and base64, the server has less than 64 MiB on their way, above which it ends a connection.
+const MAX_READS: usize = 4;
+
 /// One connection, shared by all handlers and publishers of a broker.
 pub(crate) struct Connection {
     client: RwLock<Arc<CurrentClient>>,
@@ -40,6 +44,8 @@ pub(crate) struct Connection {
     pub(super) violations: Arc<Violations>,
     pub(super) write_limit: Arc<WriteLimit>,
     pub(super) large_requests: LargeRequests,
+    /// Permits to read messages from streams, whose size is not known before.
+    pub(super) reads: Semaphore,
     closed: CancellationToken,
     /// `true` if `closed` is cancelled; read for every message, without the lock of the token.
     is_closed: AtomicBool,
@@ -111,6 +117,7 @@ impl Connection {
             violations,
             write_limit: Arc::default(),
             large_requests: LargeRequests::default(),
+            reads: Semaphore::new(MAX_READS),
             closed: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),

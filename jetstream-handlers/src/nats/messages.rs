@@ -1,6 +1,6 @@
 //! Messages of a stream: read and deleted by sequence.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::RawMessage;
@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Connection;
@@ -50,13 +51,19 @@ impl Connection {
         Ok(self.read_raw(stream, sequence, request).await?.map(|(stored, _)| stored))
     }
 
+    async fn get_message<T: DeserializeOwned>(&self, stream: &str, request: &Value) -> Result<T, ApiError> {
+        // Nothing else bounds the bytes of the answers.
+        let _permit = self.reads.acquire().await;
+        self.request(&format!("STREAM.MSG.GET.{stream}"), request).await
+    }
+
     /// Reads a message as JSON, which the client library can decode whatever the headers contain.
     async fn read_raw(&self, stream: &str, sequence: u64, request: &Value) -> Result<Option<(Stored, Bytes)>, Error> {
         #[derive(Deserialize)]
         struct Found {
             message: RawMessage,
         }
-        let found: Found = match self.request(&format!("STREAM.MSG.GET.{stream}"), request).await {
+        let found: Found = match self.get_message(stream, request).await {
             Ok(found) => found,
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
             Err(error) => return Err(error.into_error(&format!("reading message {sequence} of stream `{stream}`"))),
@@ -83,11 +90,21 @@ impl Connection {
         struct Found {
             message: RawMessage,
         }
-        match self.request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await {
+        match self.get_message::<Found>(stream, &json!({ "seq": sequence })).await {
             Ok(found) => Ok(Some(nanos(SystemTime::from(found.message.time)))),
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Returns a time at which the messages from this sequence on were stored, and no earlier one; `None` if the stream
+    /// has never had a message.
+    pub(crate) async fn time_of(&self, stream: &str, sequence: u64) -> Result<Option<SystemTime>, Error> {
+        // In this order, a message that is stored meanwhile is not missed.
+        let last = self.stream_info(stream).await?.state;
+        let next = self.next_stored(stream, sequence).await?;
+        let after_last = || SystemTime::from(last.last_timestamp) + Duration::from_nanos(1);
+        Ok(next.map(|next| next.time).or_else(|| (last.last_sequence > 0).then(after_last)))
     }
 
     /// Returns the sequence of the last message on a subject, which may have wildcards; 0 if there is none.
@@ -100,7 +117,7 @@ impl Connection {
         struct Sequence {
             seq: u64,
         }
-        match self.request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "last_by_subj": subject })).await {
+        match self.get_message::<Found>(stream, &json!({ "last_by_subj": subject })).await {
             Ok(found) => Ok(found.message.seq),
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(0),
             Err(error) => Err(error.into_error(&format!("reading the last message of stream `{stream}`"))),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{ErrorCode, consumer};
+use tokio::time::timeout;
 
 use super::drift;
 use crate::delivery::{Binding, FoundConsumer, Incarnations};
@@ -91,6 +92,9 @@ pub(super) async fn create_consumer(
     need.create(transport, &need.config).await
 }
 
+/// The timeout of reading the time of a message; the server does not answer a user without the permission.
+const TIME_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// A consumer that was restored, or found to exist.
 #[derive(Debug)]
 pub(crate) struct RestoredConsumer {
@@ -115,7 +119,7 @@ pub(crate) async fn restore_consumer(
     config.deliver_policy = consumer::DeliverPolicy::All;
     let mut restored = config.clone();
     if let Some(start_sequence) = start {
-        restored.deliver_policy = consumer::DeliverPolicy::ByStartSequence { start_sequence };
+        restored.deliver_policy = restored_position(transport, &binding.stream, start_sequence).await;
     }
     restored.metadata.insert(drift::RESTORED.to_owned(), start.unwrap_or(1).to_string());
     let need = Need { handler, binding, config, concurrency: 1 };
@@ -126,6 +130,17 @@ pub(crate) async fn restore_consumer(
     };
     let start = found.config.metadata.get(drift::RESTORED).and_then(|start| start.parse().ok());
     Ok(RestoredConsumer { created: found.created, start })
+}
+
+/// Returns the deliver policy of a restored consumer that starts at this sequence.
+///
+/// It is a time if possible: if a server loses the messages of the stream later, it makes the consumer anew from its
+/// configuration, and the messages below a start sequence would never be delivered.
+async fn restored_position(transport: &Transport, stream: &str, start_sequence: u64) -> consumer::DeliverPolicy {
+    match timeout(TIME_TIMEOUT, transport.time_of(stream, start_sequence)).await {
+        Ok(Ok(Some(time))) => consumer::DeliverPolicy::ByStartTime { start_time: time.into() },
+        Ok(Ok(None) | Err(_)) | Err(_) => consumer::DeliverPolicy::ByStartSequence { start_sequence },
+    }
 }
 
 /// The consumer that a handler needs.

@@ -165,6 +165,16 @@ impl Transport {
         }
     }
 
+    /// Returns a time at which the messages from this sequence on were stored, and no earlier one; `None` if that is
+    /// unknown.
+    pub(crate) async fn time_of(&self, stream: &str, sequence: u64) -> Result<Option<SystemTime>, Error> {
+        match self {
+            Self::Nats(connection) => connection.time_of(stream, sequence).await,
+            // In memory, no message is lost.
+            Self::Memory(_) => Ok(None),
+        }
+    }
+
     /// Returns the first message of a stream at or after this sequence on a subject, which may have wildcards; `None` in
     /// memory, where only lost advisories would require it.
     pub(crate) async fn next_stored_on(

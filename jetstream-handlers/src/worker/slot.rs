@@ -216,7 +216,7 @@ impl Worker {
         } else if self.is_in_progress(&message.info) {
             // Two requests for a redelivery can cross, and the answer to the earlier delivery counts.
             return Settled::Pending;
-        } else if self.binding.sent_acks.has(message.info.id()) {
+        } else if self.was_acknowledged(&message.info) {
             // The request for a redelivery can cross the ack.
             if self.handler.declaration.plan.ack == Ack::Confirmed {
                 return Settled::Ended;
@@ -242,6 +242,13 @@ impl Worker {
             Box::pin(self.settle(message, outcome))
         };
         settling.await
+    }
+
+    /// Returns `true` if the message was acknowledged lately, and is delivered again because this process has requested
+    /// that in the meantime, or could not send the ack.
+    fn was_acknowledged(&self, delivery: &Info) -> bool {
+        let (acks, first) = (&self.binding.sent_acks, self.binding.incarnations.first());
+        acks.has_unsent(delivery.id(), first) || delivery.has_lost_deliveries() && acks.has(delivery.id(), first)
     }
 
     /// Calls the handler, possibly beside other calls but not beside an isolated one.

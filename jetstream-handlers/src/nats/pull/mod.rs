@@ -232,7 +232,9 @@ impl Pull {
                     self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
                 }
                 Arrival::Deleted => self.on_deleted(),
-                Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => self.replaced(),
+                Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => {
+                    self.on_replaced_messages();
+                }
                 // The handler has begun another incarnation since.
                 Arrival::Replaced(_) => {}
                 Arrival::Paused => {
@@ -613,6 +615,16 @@ impl Pull {
         self.deletions.1 += 1;
         if self.deletions.1 <= MAX_DELETIONS {
             self.binding.incarnations.doubt();
+        }
+    }
+
+    /// Begins another incarnation of the consumer, because the stream has replaced messages that were delivered.
+    fn on_replaced_messages(&mut self) {
+        if self.order.is_some() {
+            self.replaced();
+        } else {
+            // What was delivered since is answered, once the stream has shown its messages.
+            self.doubt();
         }
     }
 

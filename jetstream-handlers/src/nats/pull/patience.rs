@@ -36,7 +36,7 @@ pub(super) type LostMessage = (u64, Subject);
 #[derive(Default)]
 pub(super) struct Patience {
     waiting: FuturesUnordered<BoxFuture<'static, Vec<LostMessage>>>,
-    /// The usual duration of a call.
+    /// The usual duration of a call; 0 if none has ended yet.
     call: Duration,
 }
 
@@ -51,7 +51,8 @@ impl Patience {
     /// no effect on it; and what another instance has nakked is not nakked again.
     pub(super) fn add(&mut self, connection: Arc<Connection>, binding: &Binding, messages: Vec<LostMessage>) {
         // At different times in different instances.
-        let time = (BUFFERED + self.call * CALLS).min(binding.ack_wait).mul_f64(1.0 + fastrand::f64());
+        let time = if self.call.is_zero() { binding.ack_wait / 2 } else { BUFFERED + self.call * CALLS };
+        let time = time.min(binding.ack_wait).mul_f64(1.0 + fastrand::f64());
         // The advisory `io.nats.jetstream.advisory.v1.nak` (`jetstream_api.go`, `JSAdvisoryConsumerMsgNakPre`).
         let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.{}.{}", binding.stream, binding.consumer);
         self.waiting.push(Box::pin(wait(connection, subject, time, messages)));
