@@ -247,9 +247,12 @@ impl State {
 }
 
 impl DeliveryId {
-    /// Returns `true` if the message of `other` was not replaced if that of this delivery was not.
+    /// Returns `true` if the message of `other` was not replaced if that of this delivery was not: nothing happened
+    /// between the two.
     fn covers(&self, other: Self) -> bool {
-        self.stream_sequence >= other.stream_sequence && other.arrived.saturating_add(MAX_AGE) >= self.arrived
+        self.incarnation == other.incarnation
+            && self.stream_sequence >= other.stream_sequence
+            && other.arrived.saturating_add(MAX_AGE) >= self.arrived
     }
 }
 
@@ -383,5 +386,13 @@ mod tests {
         assert_eq!(incarnations.witness(delivery(1)), delivery(1));
         incarnations.verified(current, delivery(1));
         assert_eq!(incarnations.standing(0, delivery(1)), Standing::Current);
+        // Another message at the same sequence, on another connection in the same second.
+        let other = DeliveryId { stored_at: 2, ..delivery(1) };
+        let other =
+            DeliveryId { incarnation: incarnations.arrived(DeliveryId { incarnation: current, ..other }), ..other };
+        incarnations.doubt();
+        incarnations.identify(incarnations.current(), at(1));
+        assert_eq!(incarnations.witness(delivery(1)), delivery(1));
+        assert_eq!(incarnations.witness(other), other);
     }
 }
