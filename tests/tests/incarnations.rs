@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Health, Subscription, stream};
-use jetstream_handlers_tests::{Recorder, SOON, Server, connect, eventually, ms, publish, stream_config, until_health};
+use jetstream_handlers_tests::{
+    RawClient, Recorder, SOON, Server, connect, eventually, ms, publish, stream_config, until_health,
+};
 use tokio::sync::Semaphore;
 
 /// A handler whose calls are recorded, and end one by one; the first calls of some messages fail.
@@ -169,5 +172,39 @@ async fn forged_advisories_about_deletions_delay_and_repeat_nothing() {
     server.all_acked("WORK", "worker").await;
     forging.abort();
     assert!(calls.counts().values().all(|count| *count == 1));
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_status_repeats_nothing() {
+    let server = Server::start().await;
+    server.jetstream().await.create_stream(config()).await.unwrap();
+    let forger = server.client().await;
+    let mut requests = forger.subscribe("$JS.API.CONSUMER.MSG.NEXT.WORK.worker").await.unwrap();
+    forger.flush().await.unwrap();
+    let mut raw = RawClient::connect(server.address()).await;
+    let forging = tokio::spawn(async move {
+        while let Some(request) = requests.next().await {
+            let deleted = "NATS/1.0 409 Consumer Deleted\r\n\r\n";
+            raw.publish_block(request.reply.unwrap().as_str(), deleted, "").await;
+            raw.flush().await;
+        }
+    });
+    let broker = connect(&server).await;
+    let calls: Recorder<u64> = Recorder::new();
+    let handler = {
+        let calls = calls.clone();
+        move |id: u64| {
+            calls.add(id);
+            tokio::time::sleep(ms(20))
+        }
+    };
+    let options = broker.subscribe("work.>", "worker", handler).stream("WORK").concurrency(4);
+    let subscription = options.ack_wait(secs(60)).await.unwrap();
+    publish(&broker, "work.a", 0..100).await;
+    calls.until_distinct(100).await;
+    server.all_acked("WORK", "worker").await;
+    forging.abort();
+    assert!(calls.counts().values().all(|count| *count == 1), "{:?}", calls.counts());
     subscription.unsubscribe().await.unwrap();
 }

@@ -233,7 +233,7 @@ impl Pull {
                 }
                 Arrival::Deleted => self.on_deleted(),
                 Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => {
-                    self.on_replaced_messages();
+                    self.on_replaced();
                 }
                 // The handler has begun another incarnation since.
                 Arrival::Replaced(_) => {}
@@ -618,8 +618,9 @@ impl Pull {
         }
     }
 
-    /// Begins another incarnation of the consumer, because the stream has replaced messages that were delivered.
-    fn on_replaced_messages(&mut self) {
+    /// Begins another incarnation, because the consumer or messages of its stream were replaced; an ordered handler
+    /// begins anew.
+    fn on_replaced(&mut self) {
         if self.order.is_some() {
             self.replaced();
         } else {
@@ -754,7 +755,8 @@ impl Pull {
             }
             Status::ConsumerDeleted => {
                 self.requests.forget();
-                self.replaced();
+                // Whoever may publish to an inbox can send a status, so the server is asked before an answer.
+                self.on_replaced();
                 self.back_off_and_restore("the consumer was deleted");
             }
             Status::BatchTooLarge(limit) => {
