@@ -76,7 +76,10 @@ impl Connection {
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
         self.send_ack(binding, delivery, ack_subject::term_payload(&reason)).await?;
-        binding.sent_acks.add(delivery.id());
+        // It is repeated as an ack, which for an ordered handler covers the messages before it.
+        if !binding.ordered() {
+            binding.sent_acks.add(delivery.id());
+        }
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use super::Worker;
 use super::ack_all::AckAll;
 use crate::backoff::ExponentialBackoff;
 use crate::error::Error;
-use crate::message::{Info, Message};
+use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Outcome, Reason, Settle};
 use crate::plan::Ack;
 use crate::publish::publish;
@@ -103,7 +103,7 @@ impl Worker {
             }
             sleep(backoff.next()).await;
         }
-        self.binding.sent_acks.add_unsent(delivery.id());
+        self.remember_unsent(delivery.id());
         tracing::error!("an ack was never confirmed, so the message may be redelivered although it was handled");
     }
 
@@ -187,7 +187,7 @@ impl Worker {
             Answer::Ack => {
                 let id = delivery.id();
                 if !self.send(transport.ack(binding, delivery)).await {
-                    binding.sent_acks.add_unsent(id);
+                    self.remember_unsent(id);
                 }
             }
             Answer::Nak(delay) => {
@@ -195,9 +195,16 @@ impl Worker {
             }
             Answer::Term(reason) => {
                 if !self.send(transport.term(binding, &delivery, reason)).await {
-                    binding.sent_acks.add_unsent(delivery.id());
+                    self.remember_unsent(delivery.id());
                 }
             }
+        }
+    }
+
+    /// Remembers a handled message whose ack could not be sent; an ordered handler has its own record.
+    fn remember_unsent(&self, delivery: DeliveryId) {
+        if !self.binding.ordered() {
+            self.binding.sent_acks.add_unsent(delivery);
         }
     }
 
