@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{DeadLetter, Health, Reason, Subscription};
+use jetstream_handlers::{DeadLetter, Health, Message, Reason, Subscription};
 use jetstream_handlers_tests::{
-    RawClient, Recorder, Server, connect, dead_letters, eventually, once_each, publish, stream_config, until_health,
+    Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish, stream_config,
+    until_health,
 };
 
 /// Header lines that async-nats cannot read.
@@ -180,4 +181,56 @@ async fn full_stream_of_dead_letters_delays_only_the_letter() {
     server.all_acked("WORK", "worker").await;
     assert_eq!(handled.counts(), once_each(0..10));
     subscription.unsubscribe().await.unwrap();
+}
+
+/// Whether a handler is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Any,
+    Stream,
+}
+
+/// Publishes a message that its handler can read, and ends the connection each time while it is on its way.
+async fn delivered_over_broken_links(order: Order) {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let proxy = Proxy::start(server.address()).await;
+    proxy.limit_rate(1_000_000);
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<usize>::default();
+    let handler = {
+        let handled = handled.clone();
+        move |message: Message| {
+            handled.add(message.payload().len());
+            std::future::ready(())
+        }
+    };
+    let options = broker.subscribe("work.>", "worker", handler).ack_wait(secs(60));
+    let subscription = match order {
+        Order::Any => options.await.unwrap(),
+        Order::Stream => options.ordered().await.unwrap(),
+    };
+    publisher.publisher().publish_bytes("work.a", vec![1; 900_000]).await.unwrap();
+    let connects = || broker.client().unwrap().statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    for cut in 1..=4 {
+        eventually("the message is on its way", secs(30), async || {
+            (server.consumer_info("WORK", "worker").await.delivered.consumer_sequence >= cut).then_some(())
+        })
+        .await;
+        let before = connects();
+        proxy.cut();
+        eventually("a new connection", SOON, async || (connects() > before).then_some(())).await;
+    }
+    handled.until(900_000).await;
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.items(), [900_000], "{order:?}");
+    let letters = publisher.dead_letters().list(10).await.unwrap();
+    assert!(letters.is_empty(), "{order:?}: {letters:?}");
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// A connection can end at every delivery of a message although the message can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_that_can_be_read_ends_because_connections_do() {
+    tokio::join!(delivered_over_broken_links(Order::Any), delivered_over_broken_links(Order::Stream));
 }

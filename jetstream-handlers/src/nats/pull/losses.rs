@@ -11,24 +11,22 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use async_nats::jetstream::consumer;
-use bytes::Bytes;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use super::patience::{LostMessage, Patience};
+use super::reading::{Found, Reading, unread};
 use super::received::{Position, Received};
 use crate::delivery::Binding;
-use crate::error::{Error, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
+use crate::message::{AckPrefix, DeliveryId, Info, Message};
 
-/// The maximum number of messages that are read after one loss; the others are redelivered after `ack_wait`.
+/// The number of messages after which no more are read after one loss; those that were lost are redelivered after
+/// `ack_wait`.
 const MAX_READ: usize = 5000;
-
-/// The number of requests that read messages at the same time.
-const PARALLEL: u64 = 16;
 
 /// The time during which the requests of a lost connection may still be served.
 const AT_RISK: Duration = Duration::from_secs(5);
@@ -46,11 +44,9 @@ const MAX_ARRIVING: Duration = Duration::from_secs(1);
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;
 
-/// The number of times that the connection must end at one message until that message counts as unreadable.
+/// The number of times that the connection must end at one message, which the user may not read, until that message
+/// counts as unreadable.
 const MAX_STRIKES: u32 = 2;
-
-/// A header block without headers.
-const NO_HEADERS: &[u8] = b"NATS/1.0\r\n\r\n";
 
 /// The maximum number of messages whose lost deliveries are remembered.
 const MAX_REMEMBERED: usize = 10_000;
@@ -102,9 +98,9 @@ pub(super) struct Findings {
     lost: Vec<u64>,
     /// The stream sequences of the messages that were lost, or that another instance has.
     uncertain: Vec<u64>,
-    /// The only message that can have ended the connection, if a single one was requested.
+    /// The only message that can have ended the connection, if a single one was requested, and the user may not read it.
     suspect: Option<Message>,
-    /// `true` if messages cannot be read from the stream.
+    /// `true` if messages could not be read from the stream.
     is_blind: bool,
 }
 
@@ -348,42 +344,28 @@ impl Search {
         }
         // If more was delivered than this instance had requested, another one has some of it.
         let is_shared = self.is_shared || self.base.is_none() || info.num_waiting > 0 || count > self.outstanding;
-        let first = info.ack_floor.stream_sequence + 1;
         let mut findings = Findings { delivered: Some(delivered), ..Findings::default() };
-        let read = Reading { connection: &self.connection, binding: &self.binding, delivered }
-            .read(&self.awaited, first)
-            .await;
         let mut lost = Vec::new();
-        match read {
-            Ok(messages) => {
-                for message in messages {
-                    if message.unreadable.is_some() {
-                        findings.unreadable.push(message);
-                    } else if self.may_be_lost(message.info.stream_sequence(), base) {
-                        lost.push(message.info.stream_sequence());
-                    }
-                }
+        let mut may_read = true;
+        match self.read(&info, base).await {
+            Ok(found) => {
+                findings.unreadable = found.unreadable;
+                lost.extend(found.readable.into_iter().filter(|sequence| self.may_be_lost(*sequence, base)));
             }
             Err(error) => {
                 findings.is_blind = true;
-                tracing::warn!(
-                    stream = self.binding.stream,
-                    consumer = self.binding.consumer,
-                    "cannot read what was lost with the connection, so messages are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
-                    self.connection.api_prefix,
-                    self.binding.stream,
-                    chain(&error)
-                );
+                may_read = error.kind() != ErrorKind::Authorization;
+                self.warn_unread(&error);
             }
         }
         // Another instance has some of what was not lost here, if there is more of it than was delivered.
         let other = lost.iter().filter(|sequence| !self.awaited.contains(sequence)).count() as u64;
         if !is_shared && other <= count {
-            if count == 1 {
+            // A connection can end for other reasons, so that a message which can be read from the stream is no suspect.
+            if count == 1 && !may_read {
                 // The server redelivers before it delivers new messages.
                 let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
-                let numbers = (suspect, delivered.consumer_sequence);
-                findings.suspect = Some(read_suspect(&self.connection, &self.binding, numbers).await);
+                findings.suspect = Some(unread(&self.binding, suspect, delivered.consumer_sequence));
             }
             if findings.is_blind {
                 // The server ignores a nak for a message that the consumer does not wait for.
@@ -396,6 +378,28 @@ impl Search {
             findings.uncertain = lost;
         }
         Ok(findings)
+    }
+
+    /// Reads what was requested again, and what was delivered.
+    async fn read(&self, info: &consumer::Info, _base: Position) -> Result<Found, Error> {
+        let consumer_sequence = info.delivered.consumer_sequence;
+        let reading = Reading { connection: &self.connection, binding: &self.binding, consumer_sequence };
+        let delivered = info.ack_floor.stream_sequence + 1..info.delivered.stream_sequence + 1;
+        let others: Vec<_> = self.awaited.iter().copied().filter(|it| !delivered.contains(it)).collect();
+        let mut found = reading.each(&others).await?;
+        found.extend(reading.range(delivered, MAX_READ).await?);
+        Ok(found)
+    }
+
+    fn warn_unread(&self, error: &Error) {
+        tracing::warn!(
+            stream = self.binding.stream,
+            consumer = self.binding.consumer,
+            "cannot read what was lost with the connection, so messages are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+            self.connection.api_prefix,
+            self.binding.stream,
+            chain(error)
+        );
     }
 
     /// Returns `true` if a message that can be read may be lost.
@@ -427,109 +431,5 @@ impl Search {
         // The info can overtake deliveries, which would be made twice if they were requested again.
         sleep(IN_FLIGHT).await;
         Ok(info)
-    }
-}
-
-/// Reads messages from the stream of a handler.
-struct Reading<'a> {
-    connection: &'a Connection,
-    binding: &'a Binding,
-    delivered: Position,
-}
-
-impl Reading<'_> {
-    /// Reads the messages at these sequences, and those of the consumer from `first` up to its last delivery.
-    async fn read(&self, sequences: &[u64], first: u64) -> Result<Vec<Message>, Error> {
-        let end = self.delivered.stream_sequence + 1;
-        let length = end.saturating_sub(first).div_ceil(PARALLEL).max(1);
-        let ranges = (0..PARALLEL).map(|part| first + part * length).map(|start| (start, (start + length).min(end)));
-        let single = sequences
-            .iter()
-            .filter(|sequence| **sequence < first || **sequence >= end)
-            .map(|sequence| (*sequence, *sequence + 1));
-        let reads: Vec<_> = single.chain(ranges).map(|(start, end)| self.read_range(start, end)).collect();
-        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
-    }
-
-    async fn read_range(&self, start: u64, end: u64) -> Result<Vec<Message>, Error> {
-        let filter = &*self.binding.config.filter_subject;
-        let filter = if filter.is_empty() { ">" } else { filter };
-        let mut messages = Vec::new();
-        let mut next = start;
-        while next < end
-            && messages.len() < MAX_READ / PARALLEL as usize
-            && let Some((stored, header_block)) = self.connection.next_raw(&self.binding.stream, next, filter).await?
-        {
-            next = stored.sequence + 1;
-            if stored.sequence >= end {
-                break;
-            }
-            // The server adds a header to each delivery to a pinned instance (ADR-42).
-            let delivered_block =
-                if header_block.is_empty() && self.binding.pinned() { NO_HEADERS } else { &header_block };
-            let reason = unreadable(&stored.subject, delivered_block);
-            let unreadable = reason.map(|reason| Unreadable { reason, header_block, is_complete: true });
-            messages.push(read_message(self.binding, stored, self.delivered, unreadable));
-        }
-        Ok(messages)
-    }
-}
-
-/// Reads the messages at these sequences, each of which was delivered and has not arrived; returns the unreadable ones.
-pub(super) async fn unreadable_among(
-    connection: Arc<Connection>,
-    binding: Arc<Binding>,
-    sequences: Vec<u64>,
-    delivered: u64,
-) -> Result<Vec<Message>, Error> {
-    let delivered = Position { consumer_sequence: delivered, stream_sequence: 0 };
-    let reading = Reading { connection: &connection, binding: &binding, delivered };
-    let mut messages = reading.read(&sequences, 1).await?;
-    messages.retain(|message| message.unreadable.is_some());
-    Ok(messages)
-}
-
-/// Reads the message at which the connection ends, given its stream sequence and the consumer sequence of the last
-/// delivery; it is incomplete if it cannot be read.
-pub(super) async fn read_suspect(
-    connection: &Connection,
-    binding: &Binding,
-    (sequence, consumer_sequence): (u64, u64),
-) -> Message {
-    let delivered = Position { consumer_sequence, stream_sequence: sequence };
-    let reason = "the connection ends whenever it is delivered".to_owned();
-    let found = connection.next_raw(&binding.stream, sequence, ">").await.ok().flatten();
-    if let Some((stored, header_block)) = found.filter(|(stored, _)| stored.sequence == sequence) {
-        let unreadable = Unreadable { reason, header_block, is_complete: true };
-        return read_message(binding, stored, delivered, Some(unreadable));
-    }
-    let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
-    let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
-    message.info = info(binding, sequence, 0, delivered);
-    message.unreadable = Some(Arc::new(unreadable));
-    message
-}
-
-/// Returns the info of a delivery that was lost; `stored_at` is 0 if the time is not known.
-fn info(binding: &Binding, stream_sequence: u64, stored_at: u64, delivered: Position) -> Info {
-    // More than one delivery, because the first one was lost.
-    let id = DeliveryId {
-        delivered: 2,
-        stream_sequence,
-        consumer_sequence: delivered.consumer_sequence,
-        stored_at,
-        incarnation: binding.incarnations.current(),
-        arrived: binding.incarnations.now(),
-    };
-    AckPrefix::new(&binding.stream, &binding.consumer).delivery(id).into()
-}
-
-fn read_message(binding: &Binding, stored: Stored, delivered: Position, unreadable: Option<Unreadable>) -> Message {
-    Message {
-        info: info(binding, stored.sequence, nanos(stored.time), delivered),
-        subject: stored.subject,
-        payload: stored.payload,
-        headers: Some(Arc::new(stored.headers)),
-        unreadable: unreadable.map(Arc::new),
     }
 }

@@ -8,6 +8,7 @@ mod floor_reader;
 mod losses;
 mod ordered;
 mod patience;
+mod reading;
 mod received;
 mod recovery;
 mod requests;

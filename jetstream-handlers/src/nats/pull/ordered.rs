@@ -12,21 +12,18 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Pull;
-use super::losses::{read_suspect, unreadable_among};
+use super::reading::{Found, Reading, unread};
 use super::resequencer::{Action, Active, Resequencer, is_damaged};
+use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
-use crate::error::{Error, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::Message;
 
 /// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
-/// The number of examinations in a row without a result, after which messages are requested one by one.
-const MAX_UNEXPLAINED: u32 = 3;
-
-/// The number of times that a message which cannot be read from its stream is requested alone.
+/// The number of times that a message which the user may not read is requested alone.
 const MAX_REQUESTED_ALONE: u32 = 2;
 
 /// The maximum time during which nothing is requested because missing messages are examined.
@@ -42,15 +39,13 @@ pub(super) struct Ordered {
     /// The request for the consumer's info in progress.
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The examination of missing messages in progress.
-    examining: Option<BoxFuture<'static, Result<Vec<Message>, Error>>>,
+    examining: Option<BoxFuture<'static, Result<Found, Error>>>,
     /// The missing messages that are examined, each with the ack subject at which the server accepts a nak for it.
     missing: Vec<(u64, Subject)>,
     /// The time at which the connection ended at what may be a message that the client library cannot read, until the
     /// missing messages are examined.
     may_be_unreadable: Option<Instant>,
-    /// The number of examinations in a row that did not explain why the connection ended.
-    unexplained: u32,
-    /// The number of times that a message was requested alone, because it cannot be read from its stream.
+    /// The number of times that a message was requested alone, because the user may not read it.
     requested_alone: BTreeMap<u64, u32>,
     /// The position up to which the worker has acknowledged the stream.
     pub(super) acked: AckedSequence,
@@ -74,8 +69,8 @@ pub(super) struct Ordered {
 pub(super) enum Answer {
     /// The consumer's info, for [`Pull::on_consumer_info`].
     Info(Result<Box<consumer::Info>, Error>),
-    /// The unreadable ones of the missing messages, for [`Pull::on_examined`].
-    Examined(Result<Vec<Message>, Error>),
+    /// The missing messages as they were read, for [`Pull::on_examined`].
+    Examined(Result<Found, Error>),
 }
 
 /// Waits for the next answer; never returns for a handler that is not ordered.
@@ -103,7 +98,6 @@ impl Ordered {
             examining: None,
             missing: Vec::new(),
             may_be_unreadable: None,
-            unexplained: 0,
             requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
             group: binding.group().map(str::to_owned),
@@ -349,11 +343,11 @@ impl Pull {
                 self.released.extend(deliveries);
             }
             Action::Nak(missing) if order.may_be_unreadable.is_some() => {
-                let sequences = missing.iter().map(|(sequence, _)| *sequence).collect();
+                let sequences: Vec<_> = missing.iter().map(|(sequence, _)| *sequence).collect();
                 let delivered = info.delivered.consumer_sequence;
                 let (connection, binding) = (self.connection.clone(), self.binding.clone());
                 order.missing = missing;
-                order.examining = Some(Box::pin(unreadable_among(connection, binding, sequences, delivered)));
+                order.examining = Some(Box::pin(examine(connection, binding, sequences, delivered)));
             }
             Action::Nak(missing) => {
                 self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
@@ -364,36 +358,32 @@ impl Pull {
 
     /// Takes unreadable messages for delivered, and naks the other missing ones.
     ///
-    /// If messages cannot be read from the stream, or none of them explains why the connection ends, they are requested
-    /// one by one.
-    pub(super) async fn on_examined(&mut self, result: Result<Vec<Message>, Error>) {
+    /// If the user may not read messages from the stream, they are requested one by one.
+    pub(super) async fn on_examined(&mut self, result: Result<Found, Error>) {
         let Some(order) = &mut self.order else { return };
         order.examining = None;
         order.may_be_unreadable = None;
         let mut missing = std::mem::take(&mut order.missing);
-        if let Err(error) = &result {
-            tracing::warn!(
-                handler = &*self.handler,
-                "cannot read the missing messages, so they are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
-                self.connection.api_prefix,
-                self.binding.stream,
-                chain(error)
-            );
-        }
         let unreadable = match result {
-            Ok(unreadable) if !unreadable.is_empty() || order.unexplained < MAX_UNEXPLAINED => {
-                order.unexplained = if unreadable.is_empty() { order.unexplained + 1 } else { 0 };
-                unreadable
-            }
-            _ => {
-                missing.truncate(1);
-                let first = missing.first().map(|(sequence, _)| *sequence);
-                let received = order.resequencer.received();
-                match first.filter(|sequence| order.ends_connection(*sequence)) {
-                    Some(sequence) => {
-                        vec![read_suspect(&self.connection, &self.binding, (sequence, received)).await]
-                    }
-                    None => Vec::new(),
+            Ok(found) => found.unreadable,
+            Err(error) => {
+                tracing::warn!(
+                    handler = &*self.handler,
+                    "cannot read the missing messages; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+                    self.connection.api_prefix,
+                    self.binding.stream,
+                    chain(&error)
+                );
+                // A message that can be read another time must not count as unreadable, however often the connection
+                // ends, which can have other reasons.
+                if error.kind() == ErrorKind::Authorization {
+                    missing.truncate(1);
+                    let first = missing.first().map(|(sequence, _)| *sequence);
+                    let suspect = first.filter(|sequence| order.ends_connection(*sequence));
+                    let received = order.resequencer.received();
+                    suspect.map(|sequence| unread(&self.binding, sequence, received)).into_iter().collect()
+                } else {
+                    Vec::new()
                 }
             }
         };
@@ -401,9 +391,18 @@ impl Pull {
         self.report_unreadable(&unreadable);
         let Some(order) = &mut self.order else { return };
         for message in unreadable {
-            order.unexplained = 0;
             order.resequencer.pass(message);
         }
         self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
     }
+}
+
+/// Reads the messages at these sequences, each of which was delivered and has not arrived.
+async fn examine(
+    connection: Arc<Connection>,
+    binding: Arc<Binding>,
+    sequences: Vec<u64>,
+    consumer_sequence: u64,
+) -> Result<Found, Error> {
+    Reading { connection: &connection, binding: &binding, consumer_sequence }.each(&sequences).await
 }
