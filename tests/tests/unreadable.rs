@@ -234,3 +234,51 @@ async fn delivered_over_broken_links(order: Order) {
 async fn no_message_that_can_be_read_ends_because_connections_do() {
     tokio::join!(delivered_over_broken_links(Order::Any), delivered_over_broken_links(Order::Stream));
 }
+
+/// The floor stays below a call that does not end, and all that was handled since is above it.
+async fn found_far_above_the_floor(instances: usize) {
+    const HANDLED: u64 = 6000;
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let handled = Recorder::new();
+    let handler = {
+        let handled = handled.clone();
+        move |id: u64| {
+            handled.add(id);
+            async move {
+                if id == 0 {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    let mut instances_running = Vec::new();
+    for _ in 0..instances {
+        let broker = connect(&server).await;
+        let subscription =
+            broker.subscribe("work.>", "worker", handler.clone()).concurrency(8).ack_wait(secs(60)).await.unwrap();
+        instances_running.push((broker, subscription));
+    }
+    let broker = &instances_running[0].0;
+    publish(broker, "work.a", [0]).await;
+    handled.until(0).await;
+    publish(broker, "work.a", 1..HANDLED).await;
+    handled.until_distinct(HANDLED as usize).await;
+    server.ack_pending("WORK", "worker", 1).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish("work.a", UNREADABLE[1], "bad").await;
+    raw.flush().await;
+    let begin = Instant::now();
+    publish(broker, "work.a", HANDLED..HANDLED + 20).await;
+    handled.until_distinct(HANDLED as usize + 20).await;
+    let letters = dead_letters(broker, 1).await;
+    assert!(begin.elapsed() < AT_ONCE, "{instances} instances: {:?}", begin.elapsed());
+    check_letter(&letters[0], HANDLED + 1, UNREADABLE[1], "bad");
+    assert_eq!(handled.counts(), once_each(0..HANDLED + 20), "{instances} instances");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_far_above_the_floor_ends_alone() {
+    found_far_above_the_floor(1).await;
+    found_far_above_the_floor(2).await;
+}

@@ -5,7 +5,7 @@
 //! had sent behind that message is lost. The server would redeliver all of it only after `ack_wait`, and the next
 //! connection would end at the same message.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,6 +61,8 @@ pub(super) struct Losses {
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
     /// The number of messages that could have been lost lately, with the time of the last loss.
     at_risk: Option<(u64, Instant)>,
+    /// The sequence at which the last search stopped reading, because there was too much; 0 otherwise.
+    continue_at: u64,
     patience: Patience,
 }
 
@@ -102,6 +104,8 @@ pub(super) struct Findings {
     suspect: Option<Message>,
     /// `true` if messages could not be read from the stream.
     is_blind: bool,
+    /// The sequence at which reading stopped, because there was too much.
+    next: Option<u64>,
 }
 
 impl Losses {
@@ -173,6 +177,7 @@ impl Losses {
         lost: LostInbox,
     ) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
+        let known = self.messages.iter().filter(|(_, lost)| lost.is_unreadable).map(|(sequence, _)| *sequence);
         let now = Instant::now();
         self.received.hold();
         // The server may have served the requests of the last connection on this one, until their inbox was closed.
@@ -188,6 +193,8 @@ impl Losses {
             outstanding: at_risk,
             is_shared: self.received.is_shared(),
             awaited: awaited.collect(),
+            known: known.collect(),
+            continue_at: self.continue_at,
             lost,
         };
         self.search = Some(Box::pin(search.run()));
@@ -208,12 +215,20 @@ impl Losses {
         result: Result<Findings, Error>,
     ) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
-        let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, mut uncertain, suspect, is_blind }) =
-            result
+        let Ok(Findings {
+            delivered: Some(delivered),
+            mut unreadable,
+            mut lost,
+            mut uncertain,
+            suspect,
+            is_blind,
+            next,
+        }) = result
         else {
             self.careful = CAREFUL;
             return Default::default();
         };
+        self.continue_at = next.unwrap_or_default();
         // Some have arrived during the search.
         let arrived = self.received.stream_sequences();
         lost.retain(|sequence| !arrived.contains(sequence));
@@ -290,7 +305,11 @@ struct Search {
     /// `true` if another instance receives messages too.
     is_shared: bool,
     /// The messages that were requested again, and have not arrived since.
-    awaited: Vec<u64>,
+    awaited: BTreeSet<u64>,
+    /// The messages that were found to be unreadable before.
+    known: HashSet<u64>,
+    /// The sequence at which the last search stopped reading.
+    continue_at: u64,
     lost: LostInbox,
 }
 
@@ -349,7 +368,7 @@ impl Search {
         let mut may_read = true;
         match self.read(&info, base).await {
             Ok(found) => {
-                findings.unreadable = found.unreadable;
+                (findings.unreadable, findings.next) = (found.unreadable, found.next);
                 lost.extend(found.readable.into_iter().filter(|sequence| self.may_be_lost(*sequence, base)));
             }
             Err(error) => {
@@ -380,14 +399,25 @@ impl Search {
         Ok(findings)
     }
 
-    /// Reads what was requested again, and what was delivered.
-    async fn read(&self, info: &consumer::Info, _base: Position) -> Result<Found, Error> {
+    /// Reads what was requested again and what was delivered after the base; if that does not explain why the connection
+    /// ended, also what was delivered before, which may have been redelivered.
+    async fn read(&self, info: &consumer::Info, base: Position) -> Result<Found, Error> {
         let consumer_sequence = info.delivered.consumer_sequence;
         let reading = Reading { connection: &self.connection, binding: &self.binding, consumer_sequence };
-        let delivered = info.ack_floor.stream_sequence + 1..info.delivered.stream_sequence + 1;
-        let others: Vec<_> = self.awaited.iter().copied().filter(|it| !delivered.contains(it)).collect();
-        let mut found = reading.each(&others).await?;
-        found.extend(reading.range(delivered, MAX_READ).await?);
+        let (floor, end) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence + 1);
+        let latest = base.stream_sequence.max(floor) + 1..end;
+        let awaited: Vec<_> = self.awaited.iter().copied().filter(|sequence| !latest.contains(sequence)).collect();
+        let mut found = reading.each(&awaited).await?;
+        found.extend(reading.range(latest.clone(), MAX_READ).await?);
+        let is_explained = found.unreadable.iter().any(|message| !self.known.contains(&message.info.stream_sequence()));
+        if matches!(self.lost, LostInbox::Disconnected { .. }) && !is_explained && found.next.is_none() {
+            let first = self.continue_at.max(floor + 1);
+            let mut earlier = reading.range(first..latest.start.min(end), MAX_READ).await?;
+            // What can be read arrived before, or was requested again and is among the others.
+            earlier.readable.clear();
+            earlier.unreadable.retain(|message| !self.awaited.contains(&message.info.stream_sequence()));
+            found.extend(earlier);
+        }
         Ok(found)
     }
 
