@@ -282,3 +282,78 @@ async fn message_far_above_the_floor_ends_alone() {
     found_far_above_the_floor(1).await;
     found_far_above_the_floor(2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_to_an_unreadable_message_delays_nothing() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish("work.a", UNREADABLE[1], "bad").await;
+    for id in 0..2000 {
+        raw.publish("work.a", "A: b", id.to_string()).await;
+    }
+    raw.flush().await;
+    handled.until_distinct(2000).await;
+    server.all_acked("WORK", "worker").await;
+    let begin = Instant::now();
+    let client = server.client().await;
+    let answer = client.request("$JS.API.CONSUMER.RESET.WORK.worker", r#"{"seq":1}"#.into()).await.unwrap();
+    assert!(!answer.payload.windows(7).any(|word| word == b"\"error\""), "{answer:?}");
+    eventually("each is handled again", SOON, async || {
+        handled.counts().values().all(|count| *count == 2).then_some(())
+    })
+    .await;
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// The streams are created again after their server has lost them, and the library creates the consumer again.
+async fn found_after_a_lost_store(handled_before: u64) {
+    let mut server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = broker
+        .subscribe("work.>", "worker", handled.handler())
+        .stream("WORK")
+        .concurrency(40)
+        .ack_wait(secs(60))
+        .await
+        .unwrap();
+    publish(&broker, "work.a", 0..handled_before).await;
+    handled.until_distinct(handled_before as usize).await;
+    server.all_acked("WORK", "worker").await;
+    server.terminate().await;
+    std::fs::remove_dir_all(server.folder().join("store")).unwrap();
+    server.restart().await;
+    create_streams(&server).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    eventually("the consumer waits for messages", secs(30), async || {
+        let info = stream.consumer_info("worker").await.ok()?;
+        (info.num_waiting > 0).then_some(())
+    })
+    .await;
+    // One write, so that all are delivered before the connection ends.
+    let readable = (1000..1020).map(|id: u64| (&b"A: b"[..], id.to_string()));
+    let messages = std::iter::once((UNREADABLE[1], "bad".to_owned())).chain(readable);
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish_at_once("work.a", messages).await;
+    let begin = Instant::now();
+    handled.until_distinct(handled_before as usize + 20).await;
+    let letters = dead_letters(&broker, 1).await;
+    assert!(begin.elapsed() < AT_ONCE, "{handled_before} before: {:?}", begin.elapsed());
+    check_letter(&letters[0], 1, UNREADABLE[1], "bad");
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.counts(), once_each((0..handled_before).chain(1000..1020)), "{handled_before} before");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_store_delays_nothing() {
+    // The numbers of the new consumer stay below those of the former one, or exceed them.
+    found_after_a_lost_store(500).await;
+    found_after_a_lost_store(5).await;
+}

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Subject;
 use async_nats::jetstream::consumer;
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use super::patience::{LostMessage, Patience};
 use super::reading::{Found, Reading, unread};
-use super::received::{Position, Received};
+use super::received::{Consumer, Position, Received};
 use crate::delivery::Binding;
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
@@ -92,8 +92,9 @@ pub(super) enum Progress {
 /// The result of a search.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// The last delivery of the consumer.
-    delivered: Option<Position>,
+    consumer: Option<Consumer>,
+    /// `true` if the consumer has restarted its numbering.
+    is_restarted: bool,
     /// The messages that the client library cannot read.
     unreadable: Vec<Message>,
     /// The stream sequences of the other messages that were lost.
@@ -156,6 +157,18 @@ impl Losses {
         self.received.begin_after(consumer_sequence);
     }
 
+    /// Sets the time at which the consumer was created; nothing that another one has delivered is accounted for.
+    pub(super) fn set_created(&mut self, created: SystemTime) {
+        if self.received.set_created(created) {
+            self.messages.clear();
+        }
+    }
+
+    /// Records the ack floor of the consumer.
+    pub(super) fn set_floor(&mut self, floor: u64) {
+        self.received.set_floor(floor);
+    }
+
     /// Forgets everything, because the consumer was replaced.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
@@ -187,14 +200,12 @@ impl Losses {
         let search = Search {
             connection,
             binding,
-            base: self.received.base(),
-            count: self.received.count(),
-            arrived: self.received.stream_sequences(),
+            received: self.received.clone(),
             outstanding: at_risk,
-            is_shared: self.received.is_shared(),
             awaited: awaited.collect(),
             known: known.collect(),
             continue_at: self.continue_at,
+            is_restarted: false,
             lost,
         };
         self.search = Some(Box::pin(search.run()));
@@ -216,7 +227,8 @@ impl Losses {
     ) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
         let Ok(Findings {
-            delivered: Some(delivered),
+            consumer: Some(consumer),
+            is_restarted,
             mut unreadable,
             mut lost,
             mut uncertain,
@@ -228,6 +240,11 @@ impl Losses {
             self.careful = CAREFUL;
             return Default::default();
         };
+        if is_restarted {
+            self.received.restart(consumer);
+            self.messages.clear();
+        }
+        let delivered = consumer.delivered;
         self.continue_at = next.unwrap_or_default();
         // Some have arrived during the search.
         let arrived = self.received.stream_sequences();
@@ -294,22 +311,17 @@ impl Losses {
 struct Search {
     connection: Arc<Connection>,
     binding: Arc<Binding>,
-    /// The last delivery before the first one that may be lost.
-    base: Option<Position>,
-    /// The number of deliveries that have arrived since.
-    count: u64,
-    /// The stream sequences of the deliveries that have arrived lately.
-    arrived: HashSet<u64>,
+    received: Received,
     /// The number of messages that could have arrived.
     outstanding: u64,
-    /// `true` if another instance receives messages too.
-    is_shared: bool,
     /// The messages that were requested again, and have not arrived since.
     awaited: BTreeSet<u64>,
     /// The messages that were found to be unreadable before.
     known: HashSet<u64>,
     /// The sequence at which the last search stopped reading.
     continue_at: u64,
+    /// `true` if the consumer has restarted its numbering.
+    is_restarted: bool,
     lost: LostInbox,
 }
 
@@ -337,39 +349,44 @@ impl LostInbox {
 }
 
 impl Search {
-    async fn run(self) -> Result<Findings, Error> {
+    async fn run(mut self) -> Result<Findings, Error> {
         self.lost.ended().await;
         let info = self.info().await?;
-        let delivered = Position {
-            consumer_sequence: info.delivered.consumer_sequence,
-            stream_sequence: info.delivered.stream_sequence,
-        };
-        let base = self.base.unwrap_or_default();
+        let consumer = Consumer::from(&info);
+        let delivered = consumer.delivered;
+        let base = self.received.base();
+        let is_known = base.is_some();
+        let base = base.unwrap_or_default();
         let count = self.missing(&info);
+        let is_shared = self.received.is_shared();
         tracing::debug!(
             stream = self.binding.stream,
             consumer = self.binding.consumer,
             base = base.consumer_sequence,
             delivered = delivered.consumer_sequence,
-            arrived = self.count,
+            arrived = self.received.count(),
             outstanding = self.outstanding,
-            is_shared = self.is_shared,
+            is_shared,
             awaited = self.awaited.len(),
             "messages may be lost with a connection"
         );
         // What was requested again and has not arrived may have been requested on a connection that ended as well.
         if count == 0 && self.awaited.is_empty() {
-            return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
+            return Ok(Findings { consumer: Some(consumer), is_restarted: self.is_restarted, ..Findings::default() });
         }
         // If more was delivered than this instance had requested, another one has some of it.
-        let is_shared = self.is_shared || self.base.is_none() || info.num_waiting > 0 || count > self.outstanding;
-        let mut findings = Findings { delivered: Some(delivered), ..Findings::default() };
+        let is_shared = is_shared || !is_known || info.num_waiting > 0 || count > self.outstanding;
+        let mut findings =
+            Findings { consumer: Some(consumer), is_restarted: self.is_restarted, ..Findings::default() };
         let mut lost = Vec::new();
         let mut may_read = true;
         match self.read(&info, base).await {
             Ok(found) => {
                 (findings.unreadable, findings.next) = (found.unreadable, found.next);
-                lost.extend(found.readable.into_iter().filter(|sequence| self.may_be_lost(*sequence, base)));
+                let arrived = self.received.stream_sequences();
+                let is_new = |sequence| sequence > base.stream_sequence && !arrived.contains(&sequence);
+                let may_be_lost = |sequence: &u64| self.awaited.contains(sequence) || is_new(*sequence);
+                lost.extend(found.readable.into_iter().filter(may_be_lost));
             }
             Err(error) => {
                 findings.is_blind = true;
@@ -389,11 +406,12 @@ impl Search {
             if findings.is_blind {
                 // The server ignores a nak for a message that the consumer does not wait for.
                 let end = delivered.stream_sequence.min(base.stream_sequence + MAX_READ as u64);
-                let range = (base.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
+                let arrived = self.received.stream_sequences();
+                let range = (base.stream_sequence + 1..=end).filter(|sequence| !arrived.contains(sequence));
                 lost = self.awaited.iter().copied().chain(range).collect();
             }
             findings.lost = lost;
-        } else if self.base.is_some() {
+        } else if is_known {
             findings.uncertain = lost;
         }
         Ok(findings)
@@ -432,34 +450,48 @@ impl Search {
         );
     }
 
-    /// Returns `true` if a message that can be read may be lost.
-    fn may_be_lost(&self, sequence: u64, base: Position) -> bool {
-        self.awaited.contains(&sequence) || sequence > base.stream_sequence && !self.arrived.contains(&sequence)
-    }
-
     /// Returns the number of deliveries that have not arrived.
     fn missing(&self, info: &consumer::Info) -> u64 {
-        let base = self.base.unwrap_or_default();
-        info.delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.count)
+        let base = self.received.base().unwrap_or_default();
+        info.delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.received.count())
     }
 
     /// Reads the consumer, and waits until it no longer counts requests on a lost connection.
-    async fn info(&self) -> Result<consumer::Info, Error> {
+    async fn info(&mut self) -> Result<consumer::Info, Error> {
         let (questions, interval) = QUESTIONS;
-        let mut info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        let mut info = self.read_info().await?;
         // The server delivers nothing to an inbox that it has closed, and counts what it has delivered before.
         if matches!(self.lost, LostInbox::Closed { .. }) && self.missing(&info) == 0 {
             return Ok(info);
         }
         for _ in 1..questions {
-            if info.num_waiting == 0 || self.is_shared {
+            if info.num_waiting == 0 || self.received.is_shared() {
                 break;
             }
             sleep(interval).await;
-            info = self.connection.consumer_info(&self.binding).await?;
+            info = self.read_info().await?;
         }
         // The info can overtake deliveries, which would be made twice if they were requested again.
         sleep(IN_FLIGHT).await;
+        Ok(info)
+    }
+
+    /// Reads the consumer, and begins another incarnation if it has restarted its numbering.
+    async fn read_info(&mut self) -> Result<consumer::Info, Error> {
+        let info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        let consumer = Consumer::from(&info);
+        if self.received.is_restarted(consumer) {
+            self.received.restart(consumer);
+            self.is_restarted = true;
+            tracing::debug!(
+                stream = self.binding.stream,
+                consumer = self.binding.consumer,
+                delivered = info.delivered.consumer_sequence,
+                "the consumer has restarted its numbering"
+            );
+            self.binding.incarnations.replace();
+            (self.awaited, self.known, self.continue_at) = Default::default();
+        }
         Ok(info)
     }
 }
