@@ -357,3 +357,62 @@ async fn lost_store_delays_nothing() {
     found_after_a_lost_store(500).await;
     found_after_a_lost_store(5).await;
 }
+
+/// The way in which an ordered handler loses a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Unreadable,
+    Cut,
+}
+
+/// The sequences between the floor and the last delivery are almost all those of messages on other subjects.
+async fn ordered_behind_other_subjects(loss: Loss) {
+    const OTHERS: u64 = 10_500;
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::new();
+    let subscription =
+        broker.subscribe("work.a", "worker", handled.handler()).ordered().ack_wait(secs(60)).await.unwrap();
+    publish(&publisher, "work.a", 0..5).await;
+    handled.until_distinct(5).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish_at_once("work.other", (0..OTHERS).map(|id| (&b"A: b"[..], id.to_string()))).await;
+    raw.flush().await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    eventually("all are stored", SOON, async || {
+        let mut stream = stream.clone();
+        (stream.info().await.ok()?.state.messages == OTHERS + 5).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    match loss {
+        Loss::Unreadable => raw.publish("work.a", UNREADABLE[1], "bad").await,
+        Loss::Cut => proxy.pause(),
+    }
+    raw.flush().await;
+    publish(&publisher, "work.a", 5..10).await;
+    if loss == Loss::Cut {
+        eventually("all are delivered", SOON, async || {
+            (server.consumer_info("WORK", "worker").await.delivered.consumer_sequence >= 10).then_some(())
+        })
+        .await;
+        proxy.cut();
+        proxy.resume();
+    }
+    handled.until_distinct(10).await;
+    assert!(begin.elapsed() < AT_ONCE, "{loss:?}: {:?}", begin.elapsed());
+    if loss == Loss::Unreadable {
+        check_letter(&dead_letters(&publisher, 1).await[0], OTHERS + 6, UNREADABLE[1], "bad");
+    }
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.items(), (0..10).collect::<Vec<_>>(), "{loss:?}: in order, each once");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ordered_handler_goes_on_behind_many_messages_of_others() {
+    ordered_behind_other_subjects(Loss::Unreadable).await;
+    ordered_behind_other_subjects(Loss::Cut).await;
+}

@@ -3,17 +3,17 @@
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::reading::{Found, Reading, unread};
-use super::resequencer::{Action, Active, Resequencer, is_damaged};
+use super::resequencer::{Action, Active, Missing, Resequencer, is_damaged};
 use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
@@ -25,6 +25,9 @@ pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
 /// The number of times that a message which the user may not read is requested alone.
 const MAX_REQUESTED_ALONE: u32 = 2;
+
+/// The number of messages after which no more are examined at once, unless more may be unacknowledged.
+const MAX_READ: usize = 5000;
 
 /// The maximum time during which nothing is requested because missing messages are examined.
 const MAX_EXAMINATION: Duration = Duration::from_secs(3);
@@ -40,8 +43,8 @@ pub(super) struct Ordered {
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The examination of missing messages in progress.
     examining: Option<BoxFuture<'static, Result<Found, Error>>>,
-    /// The missing messages that are examined, each with the ack subject at which the server accepts a nak for it.
-    missing: Vec<(u64, Subject)>,
+    /// The missing messages that are examined.
+    missing: Option<Missing>,
     /// The time at which the connection ended at what may be a message that the client library cannot read, until the
     /// missing messages are examined.
     may_be_unreadable: Option<Instant>,
@@ -96,7 +99,7 @@ impl Ordered {
             resequencer: Resequencer::new(binding.max_ack_pending),
             info: None,
             examining: None,
-            missing: Vec::new(),
+            missing: None,
             may_be_unreadable: None,
             requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
@@ -280,6 +283,7 @@ impl Pull {
     pub(super) fn consumer_replaced(&mut self) {
         if let Some(order) = &mut self.order {
             order.resequencer.reset();
+            (order.examining, order.missing) = (None, None);
             self.released.clear();
             self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
         }
@@ -342,15 +346,15 @@ impl Pull {
                 }
                 self.released.extend(deliveries);
             }
-            Action::Nak(missing) if order.may_be_unreadable.is_some() => {
-                let sequences: Vec<_> = missing.iter().map(|(sequence, _)| *sequence).collect();
-                let delivered = info.delivered.consumer_sequence;
+            Action::Nak(_) if order.examining.is_some() => {}
+            Action::Nak(missing) if order.may_be_unreadable.is_some() || missing.is_long() => {
                 let (connection, binding) = (self.connection.clone(), self.binding.clone());
-                order.missing = missing;
-                order.examining = Some(Box::pin(examine(connection, binding, sequences, delivered)));
+                let (range, consumer_sequence) = (missing.range(), missing.consumer_sequence);
+                order.missing = Some(missing);
+                order.examining = Some(Box::pin(examine(connection, binding, range, consumer_sequence)));
             }
             Action::Nak(missing) => {
-                self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
+                self.connection.nak_lost(missing.sequences().map(|sequence| missing.ack_subject(sequence))).await;
             }
             Action::Wait => {}
         }
@@ -363,9 +367,10 @@ impl Pull {
         let Some(order) = &mut self.order else { return };
         order.examining = None;
         order.may_be_unreadable = None;
-        let mut missing = std::mem::take(&mut order.missing);
-        let unreadable = match result {
-            Ok(found) => found.unreadable,
+        let Some(missing) = order.missing.take() else { return };
+        let (mut unreadable, mut lost) = match result {
+            Ok(found) if missing.is_long() => (found.unreadable, found.readable),
+            Ok(found) => (found.unreadable, missing.sequences().collect()),
             Err(error) => {
                 tracing::warn!(
                     handler = &*self.handler,
@@ -376,33 +381,36 @@ impl Pull {
                 );
                 // A message that can be read another time must not count as unreadable, however often the connection
                 // ends, which can have other reasons.
-                if error.kind() == ErrorKind::Authorization {
-                    missing.truncate(1);
-                    let first = missing.first().map(|(sequence, _)| *sequence);
-                    let suspect = first.filter(|sequence| order.ends_connection(*sequence));
-                    let received = order.resequencer.received();
-                    suspect.map(|sequence| unread(&self.binding, sequence, received)).into_iter().collect()
-                } else {
-                    Vec::new()
+                if error.kind() != ErrorKind::Authorization || missing.is_long() {
+                    return;
+                }
+                let first = missing.sequences().next();
+                match first.filter(|sequence| order.ends_connection(*sequence)) {
+                    Some(sequence) => (vec![unread(&self.binding, sequence, order.resequencer.received())], Vec::new()),
+                    None => (Vec::new(), first.into_iter().collect()),
                 }
             }
         };
-        missing.retain(|(sequence, _)| !unreadable.iter().any(|message| message.info.stream_sequence() == *sequence));
+        unreadable.retain(|message| missing.contains(message.info.stream_sequence()));
+        let is_unreadable = |sequence| unreadable.iter().any(|message| message.info.stream_sequence() == sequence);
+        lost.retain(|sequence| missing.contains(*sequence) && !is_unreadable(*sequence));
         self.report_unreadable(&unreadable);
         let Some(order) = &mut self.order else { return };
         for message in unreadable {
             order.resequencer.pass(message);
         }
-        self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
+        self.connection.nak_lost(lost.into_iter().map(|sequence| missing.ack_subject(sequence))).await;
     }
 }
 
-/// Reads the messages at these sequences, each of which was delivered and has not arrived.
+/// Reads the messages of the consumer in this range.
 async fn examine(
     connection: Arc<Connection>,
     binding: Arc<Binding>,
-    sequences: Vec<u64>,
+    range: Range<u64>,
     consumer_sequence: u64,
 ) -> Result<Found, Error> {
-    Reading { connection: &connection, binding: &binding, consumer_sequence }.each(&sequences).await
+    // The consumer can have no more of them than may be unacknowledged, and than this instance has acked meanwhile.
+    let count = MAX_READ.max(binding.max_ack_pending * 2);
+    Reading { connection: &connection, binding: &binding, consumer_sequence }.range(range, count).await
 }
