@@ -47,9 +47,17 @@ impl RawClient {
         block: impl AsRef<[u8]>,
         payload: impl AsRef<[u8]>,
     ) {
-        let (block, payload) = (block.as_ref(), payload.as_ref());
-        let sizes = format!(" {} {}\r\n", block.len(), block.len() + payload.len());
-        self.send(&[b"HPUB ", subject.as_ref(), sizes.as_bytes(), block, payload, b"\r\n"].concat()).await;
+        self.send(&protocol(subject.as_ref(), block.as_ref(), payload.as_ref())).await;
+    }
+
+    /// Publishes messages in one write, each given by its headers and its payload.
+    pub async fn publish_at_once<'a>(&mut self, subject: &str, messages: impl IntoIterator<Item = (&'a [u8], String)>) {
+        let message = |(headers, payload): (&[u8], String)| {
+            let block = [b"NATS/1.0\r\n", headers, b"\r\n\r\n"].concat();
+            protocol(subject.as_bytes(), &block, payload.as_bytes())
+        };
+        let bytes: Vec<u8> = messages.into_iter().flat_map(message).collect();
+        self.send(&bytes).await;
     }
 
     /// Waits until the server has received everything sent before.
@@ -73,4 +81,10 @@ impl RawClient {
     async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.expect("the connection is open");
     }
+}
+
+/// Returns the bytes that publish a message.
+fn protocol(subject: &[u8], block: &[u8], payload: &[u8]) -> Vec<u8> {
+    let sizes = format!(" {} {}\r\n", block.len(), block.len() + payload.len());
+    [b"HPUB ", subject, sizes.as_bytes(), block, payload, b"\r\n"].concat()
 }

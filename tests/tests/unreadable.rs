@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{DeadLetter, Health, Reason, Subscription};
+use jetstream_handlers::{DeadLetter, Health, Message, Reason, Subscription};
 use jetstream_handlers_tests::{
-    RawClient, Recorder, Server, connect, dead_letters, eventually, once_each, publish, stream_config, until_health,
+    Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish, stream_config,
+    until_health,
 };
 
 /// Header lines that async-nats cannot read.
@@ -180,4 +181,238 @@ async fn full_stream_of_dead_letters_delays_only_the_letter() {
     server.all_acked("WORK", "worker").await;
     assert_eq!(handled.counts(), once_each(0..10));
     subscription.unsubscribe().await.unwrap();
+}
+
+/// Whether a handler is ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Any,
+    Stream,
+}
+
+/// Publishes a message that its handler can read, and ends the connection each time while it is on its way.
+async fn delivered_over_broken_links(order: Order) {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let proxy = Proxy::start(server.address()).await;
+    proxy.limit_rate(1_000_000);
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<usize>::default();
+    let handler = {
+        let handled = handled.clone();
+        move |message: Message| {
+            handled.add(message.payload().len());
+            std::future::ready(())
+        }
+    };
+    let options = broker.subscribe("work.>", "worker", handler).ack_wait(secs(60));
+    let subscription = match order {
+        Order::Any => options.await.unwrap(),
+        Order::Stream => options.ordered().await.unwrap(),
+    };
+    publisher.publisher().publish_bytes("work.a", vec![1; 900_000]).await.unwrap();
+    let connects = || broker.client().unwrap().statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    for cut in 1..=4 {
+        eventually("the message is on its way", secs(30), async || {
+            (server.consumer_info("WORK", "worker").await.delivered.consumer_sequence >= cut).then_some(())
+        })
+        .await;
+        let before = connects();
+        proxy.cut();
+        eventually("a new connection", SOON, async || (connects() > before).then_some(())).await;
+    }
+    handled.until(900_000).await;
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.items(), [900_000], "{order:?}");
+    let letters = publisher.dead_letters().list(10).await.unwrap();
+    assert!(letters.is_empty(), "{order:?}: {letters:?}");
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// A connection can end at every delivery of a message although the message can be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_message_that_can_be_read_ends_because_connections_do() {
+    tokio::join!(delivered_over_broken_links(Order::Any), delivered_over_broken_links(Order::Stream));
+}
+
+/// The floor stays below a call that does not end, and all that was handled since is above it.
+async fn found_far_above_the_floor(instances: usize) {
+    const HANDLED: u64 = 6000;
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let handled = Recorder::new();
+    let handler = {
+        let handled = handled.clone();
+        move |id: u64| {
+            handled.add(id);
+            async move {
+                if id == 0 {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    };
+    let mut instances_running = Vec::new();
+    for _ in 0..instances {
+        let broker = connect(&server).await;
+        let subscription =
+            broker.subscribe("work.>", "worker", handler.clone()).concurrency(8).ack_wait(secs(60)).await.unwrap();
+        instances_running.push((broker, subscription));
+    }
+    let broker = &instances_running[0].0;
+    publish(broker, "work.a", [0]).await;
+    handled.until(0).await;
+    publish(broker, "work.a", 1..HANDLED).await;
+    handled.until_distinct(HANDLED as usize).await;
+    server.ack_pending("WORK", "worker", 1).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish("work.a", UNREADABLE[1], "bad").await;
+    raw.flush().await;
+    let begin = Instant::now();
+    publish(broker, "work.a", HANDLED..HANDLED + 20).await;
+    handled.until_distinct(HANDLED as usize + 20).await;
+    let letters = dead_letters(broker, 1).await;
+    assert!(begin.elapsed() < AT_ONCE, "{instances} instances: {:?}", begin.elapsed());
+    check_letter(&letters[0], HANDLED + 1, UNREADABLE[1], "bad");
+    assert_eq!(handled.counts(), once_each(0..HANDLED + 20), "{instances} instances");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_far_above_the_floor_ends_alone() {
+    found_far_above_the_floor(1).await;
+    found_far_above_the_floor(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reset_to_an_unreadable_message_delays_nothing() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish("work.a", UNREADABLE[1], "bad").await;
+    for id in 0..2000 {
+        raw.publish("work.a", "A: b", id.to_string()).await;
+    }
+    raw.flush().await;
+    handled.until_distinct(2000).await;
+    server.all_acked("WORK", "worker").await;
+    let begin = Instant::now();
+    let client = server.client().await;
+    let answer = client.request("$JS.API.CONSUMER.RESET.WORK.worker", r#"{"seq":1}"#.into()).await.unwrap();
+    assert!(!answer.payload.windows(7).any(|word| word == b"\"error\""), "{answer:?}");
+    eventually("each is handled again", SOON, async || {
+        handled.counts().values().all(|count| *count == 2).then_some(())
+    })
+    .await;
+    assert!(begin.elapsed() < AT_ONCE, "{:?}", begin.elapsed());
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// The streams are created again after their server has lost them, and the library creates the consumer again.
+async fn found_after_a_lost_store(handled_before: u64) {
+    let mut server = Server::start().await;
+    create_streams(&server).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::new();
+    let subscription = broker
+        .subscribe("work.>", "worker", handled.handler())
+        .stream("WORK")
+        .concurrency(40)
+        .ack_wait(secs(60))
+        .await
+        .unwrap();
+    publish(&broker, "work.a", 0..handled_before).await;
+    handled.until_distinct(handled_before as usize).await;
+    server.all_acked("WORK", "worker").await;
+    server.terminate().await;
+    std::fs::remove_dir_all(server.folder().join("store")).unwrap();
+    server.restart().await;
+    create_streams(&server).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    eventually("the consumer waits for messages", secs(30), async || {
+        let info = stream.consumer_info("worker").await.ok()?;
+        (info.num_waiting > 0).then_some(())
+    })
+    .await;
+    // One write, so that all are delivered before the connection ends.
+    let readable = (1000..1020).map(|id: u64| (&b"A: b"[..], id.to_string()));
+    let messages = std::iter::once((UNREADABLE[1], "bad".to_owned())).chain(readable);
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish_at_once("work.a", messages).await;
+    let begin = Instant::now();
+    handled.until_distinct(handled_before as usize + 20).await;
+    let letters = dead_letters(&broker, 1).await;
+    assert!(begin.elapsed() < AT_ONCE, "{handled_before} before: {:?}", begin.elapsed());
+    check_letter(&letters[0], 1, UNREADABLE[1], "bad");
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.counts(), once_each((0..handled_before).chain(1000..1020)), "{handled_before} before");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_store_delays_nothing() {
+    // The numbers of the new consumer stay below those of the former one, or exceed them.
+    found_after_a_lost_store(500).await;
+    found_after_a_lost_store(5).await;
+}
+
+/// The way in which an ordered handler loses a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    Unreadable,
+    Cut,
+}
+
+/// The sequences between the floor and the last delivery are almost all those of messages on other subjects.
+async fn ordered_behind_other_subjects(loss: Loss) {
+    const OTHERS: u64 = 10_500;
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::new();
+    let subscription =
+        broker.subscribe("work.a", "worker", handled.handler()).ordered().ack_wait(secs(60)).await.unwrap();
+    publish(&publisher, "work.a", 0..5).await;
+    handled.until_distinct(5).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    raw.publish_at_once("work.other", (0..OTHERS).map(|id| (&b"A: b"[..], id.to_string()))).await;
+    raw.flush().await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    eventually("all are stored", SOON, async || {
+        let mut stream = stream.clone();
+        (stream.info().await.ok()?.state.messages == OTHERS + 5).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    match loss {
+        Loss::Unreadable => raw.publish("work.a", UNREADABLE[1], "bad").await,
+        Loss::Cut => proxy.pause(),
+    }
+    raw.flush().await;
+    publish(&publisher, "work.a", 5..10).await;
+    if loss == Loss::Cut {
+        eventually("all are delivered", SOON, async || {
+            (server.consumer_info("WORK", "worker").await.delivered.consumer_sequence >= 10).then_some(())
+        })
+        .await;
+        proxy.cut();
+        proxy.resume();
+    }
+    handled.until_distinct(10).await;
+    assert!(begin.elapsed() < AT_ONCE, "{loss:?}: {:?}", begin.elapsed());
+    if loss == Loss::Unreadable {
+        check_letter(&dead_letters(&publisher, 1).await[0], OTHERS + 6, UNREADABLE[1], "bad");
+    }
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.items(), (0..10).collect::<Vec<_>>(), "{loss:?}: in order, each once");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ordered_handler_goes_on_behind_many_messages_of_others() {
+    ordered_behind_other_subjects(Loss::Unreadable).await;
+    ordered_behind_other_subjects(Loss::Cut).await;
 }

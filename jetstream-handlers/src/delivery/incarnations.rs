@@ -114,6 +114,11 @@ impl Incarnations {
         if identified == current { first } else { current }
     }
 
+    /// Returns the time at which the consumer was created; `None` if that is unknown.
+    pub(crate) fn created(&self) -> Option<SystemTime> {
+        self.state().created
+    }
+
     /// Records a delivery that arrived at the open inbox; returns its incarnation.
     ///
     /// That is the current one if the consumer is known to be the same as when the inbox was opened.

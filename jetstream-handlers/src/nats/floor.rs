@@ -20,7 +20,7 @@ pub(super) struct Floor {
     stream_created: SystemTime,
     /// The last message of the stream, by its sequence and the time at which it was stored, in nanoseconds since 1970.
     stream_end: (u64, u64),
-    sequence: u64,
+    pub(super) sequence: u64,
     /// The number of deliveries that the consumer had made.
     pub(super) delivered: u64,
     pub(super) pause: Option<Pause>,

@@ -5,30 +5,28 @@
 //! had sent behind that message is lost. The server would redeliver all of it only after `ack_wait`, and the next
 //! connection would end at the same message.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Subject;
 use async_nats::jetstream::consumer;
-use bytes::Bytes;
-use futures::future::{BoxFuture, try_join_all};
+use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use super::patience::{LostMessage, Patience};
-use super::received::{Position, Received};
+use super::reading::{Found, Reading, unread};
+use super::received::{Consumer, Position, Received};
 use crate::delivery::Binding;
-use crate::error::{Error, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
+use crate::message::{AckPrefix, DeliveryId, Info, Message};
 
-/// The maximum number of messages that are read after one loss; the others are redelivered after `ack_wait`.
+/// The number of messages after which no more are read after one loss; those that were lost are redelivered after
+/// `ack_wait`.
 const MAX_READ: usize = 5000;
-
-/// The number of requests that read messages at the same time.
-const PARALLEL: u64 = 16;
 
 /// The time during which the requests of a lost connection may still be served.
 const AT_RISK: Duration = Duration::from_secs(5);
@@ -46,11 +44,9 @@ const MAX_ARRIVING: Duration = Duration::from_secs(1);
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;
 
-/// The number of times that the connection must end at one message until that message counts as unreadable.
+/// The number of times that the connection must end at one message, which the user may not read, until that message
+/// counts as unreadable.
 const MAX_STRIKES: u32 = 2;
-
-/// A header block without headers.
-const NO_HEADERS: &[u8] = b"NATS/1.0\r\n\r\n";
 
 /// The maximum number of messages whose lost deliveries are remembered.
 const MAX_REMEMBERED: usize = 10_000;
@@ -65,6 +61,8 @@ pub(super) struct Losses {
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
     /// The number of messages that could have been lost lately, with the time of the last loss.
     at_risk: Option<(u64, Instant)>,
+    /// The sequence at which the last search stopped reading, because there was too much; 0 otherwise.
+    continue_at: u64,
     patience: Patience,
 }
 
@@ -94,18 +92,21 @@ pub(super) enum Progress {
 /// The result of a search.
 #[derive(Default)]
 pub(super) struct Findings {
-    /// The last delivery of the consumer.
-    delivered: Option<Position>,
+    consumer: Option<Consumer>,
+    /// `true` if the consumer has restarted its numbering.
+    is_restarted: bool,
     /// The messages that the client library cannot read.
     unreadable: Vec<Message>,
     /// The stream sequences of the other messages that were lost.
     lost: Vec<u64>,
     /// The stream sequences of the messages that were lost, or that another instance has.
     uncertain: Vec<u64>,
-    /// The only message that can have ended the connection, if a single one was requested.
+    /// The only message that can have ended the connection, if a single one was requested, and the user may not read it.
     suspect: Option<Message>,
-    /// `true` if messages cannot be read from the stream.
+    /// `true` if messages could not be read from the stream.
     is_blind: bool,
+    /// The sequence at which reading stopped, because there was too much.
+    next: Option<u64>,
 }
 
 impl Losses {
@@ -156,6 +157,18 @@ impl Losses {
         self.received.begin_after(consumer_sequence);
     }
 
+    /// Sets the time at which the consumer was created; nothing that another one has delivered is accounted for.
+    pub(super) fn set_created(&mut self, created: SystemTime) {
+        if self.received.set_created(created) {
+            self.messages.clear();
+        }
+    }
+
+    /// Records the ack floor of the consumer.
+    pub(super) fn set_floor(&mut self, floor: u64) {
+        self.received.set_floor(floor);
+    }
+
     /// Forgets everything, because the consumer was replaced.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
@@ -177,6 +190,7 @@ impl Losses {
         lost: LostInbox,
     ) {
         let awaited = self.messages.iter().filter(|(_, lost)| lost.awaited).map(|(sequence, _)| *sequence);
+        let known = self.messages.iter().filter(|(_, lost)| lost.is_unreadable).map(|(sequence, _)| *sequence);
         let now = Instant::now();
         self.received.hold();
         // The server may have served the requests of the last connection on this one, until their inbox was closed.
@@ -186,12 +200,12 @@ impl Losses {
         let search = Search {
             connection,
             binding,
-            base: self.received.base(),
-            count: self.received.count(),
-            arrived: self.received.stream_sequences(),
+            received: self.received.clone(),
             outstanding: at_risk,
-            is_shared: self.received.is_shared(),
             awaited: awaited.collect(),
+            known: known.collect(),
+            continue_at: self.continue_at,
+            is_restarted: false,
             lost,
         };
         self.search = Some(Box::pin(search.run()));
@@ -212,12 +226,26 @@ impl Losses {
         result: Result<Findings, Error>,
     ) -> (Vec<Message>, Vec<Subject>) {
         self.search = None;
-        let Ok(Findings { delivered: Some(delivered), mut unreadable, mut lost, mut uncertain, suspect, is_blind }) =
-            result
+        let Ok(Findings {
+            consumer: Some(consumer),
+            is_restarted,
+            mut unreadable,
+            mut lost,
+            mut uncertain,
+            suspect,
+            is_blind,
+            next,
+        }) = result
         else {
             self.careful = CAREFUL;
             return Default::default();
         };
+        if is_restarted {
+            self.received.restart(consumer);
+            self.messages.clear();
+        }
+        let delivered = consumer.delivered;
+        self.continue_at = next.unwrap_or_default();
         // Some have arrived during the search.
         let arrived = self.received.stream_sequences();
         lost.retain(|sequence| !arrived.contains(sequence));
@@ -283,18 +311,17 @@ impl Losses {
 struct Search {
     connection: Arc<Connection>,
     binding: Arc<Binding>,
-    /// The last delivery before the first one that may be lost.
-    base: Option<Position>,
-    /// The number of deliveries that have arrived since.
-    count: u64,
-    /// The stream sequences of the deliveries that have arrived lately.
-    arrived: HashSet<u64>,
+    received: Received,
     /// The number of messages that could have arrived.
     outstanding: u64,
-    /// `true` if another instance receives messages too.
-    is_shared: bool,
     /// The messages that were requested again, and have not arrived since.
-    awaited: Vec<u64>,
+    awaited: BTreeSet<u64>,
+    /// The messages that were found to be unreadable before.
+    known: HashSet<u64>,
+    /// The sequence at which the last search stopped reading.
+    continue_at: u64,
+    /// `true` if the consumer has restarted its numbering.
+    is_restarted: bool,
     lost: LostInbox,
 }
 
@@ -322,214 +349,149 @@ impl LostInbox {
 }
 
 impl Search {
-    async fn run(self) -> Result<Findings, Error> {
+    async fn run(mut self) -> Result<Findings, Error> {
         self.lost.ended().await;
         let info = self.info().await?;
-        let delivered = Position {
-            consumer_sequence: info.delivered.consumer_sequence,
-            stream_sequence: info.delivered.stream_sequence,
-        };
-        let base = self.base.unwrap_or_default();
+        let consumer = Consumer::from(&info);
+        let delivered = consumer.delivered;
+        let base = self.received.base();
+        let is_known = base.is_some();
+        let base = base.unwrap_or_default();
         let count = self.missing(&info);
+        let is_shared = self.received.is_shared();
         tracing::debug!(
             stream = self.binding.stream,
             consumer = self.binding.consumer,
             base = base.consumer_sequence,
             delivered = delivered.consumer_sequence,
-            arrived = self.count,
+            arrived = self.received.count(),
             outstanding = self.outstanding,
-            is_shared = self.is_shared,
+            is_shared,
             awaited = self.awaited.len(),
             "messages may be lost with a connection"
         );
         // What was requested again and has not arrived may have been requested on a connection that ended as well.
         if count == 0 && self.awaited.is_empty() {
-            return Ok(Findings { delivered: Some(delivered), ..Findings::default() });
+            return Ok(Findings { consumer: Some(consumer), is_restarted: self.is_restarted, ..Findings::default() });
         }
         // If more was delivered than this instance had requested, another one has some of it.
-        let is_shared = self.is_shared || self.base.is_none() || info.num_waiting > 0 || count > self.outstanding;
-        let first = info.ack_floor.stream_sequence + 1;
-        let mut findings = Findings { delivered: Some(delivered), ..Findings::default() };
-        let read = Reading { connection: &self.connection, binding: &self.binding, delivered }
-            .read(&self.awaited, first)
-            .await;
+        let is_shared = is_shared || !is_known || info.num_waiting > 0 || count > self.outstanding;
+        let mut findings =
+            Findings { consumer: Some(consumer), is_restarted: self.is_restarted, ..Findings::default() };
         let mut lost = Vec::new();
-        match read {
-            Ok(messages) => {
-                for message in messages {
-                    if message.unreadable.is_some() {
-                        findings.unreadable.push(message);
-                    } else if self.may_be_lost(message.info.stream_sequence(), base) {
-                        lost.push(message.info.stream_sequence());
-                    }
-                }
+        let mut may_read = true;
+        match self.read(&info, base).await {
+            Ok(found) => {
+                (findings.unreadable, findings.next) = (found.unreadable, found.next);
+                let arrived = self.received.stream_sequences();
+                let is_new = |sequence| sequence > base.stream_sequence && !arrived.contains(&sequence);
+                let may_be_lost = |sequence: &u64| self.awaited.contains(sequence) || is_new(*sequence);
+                lost.extend(found.readable.into_iter().filter(may_be_lost));
             }
             Err(error) => {
                 findings.is_blind = true;
-                tracing::warn!(
-                    stream = self.binding.stream,
-                    consumer = self.binding.consumer,
-                    "cannot read what was lost with the connection, so messages are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
-                    self.connection.api_prefix,
-                    self.binding.stream,
-                    chain(&error)
-                );
+                may_read = error.kind() != ErrorKind::Authorization;
+                self.warn_unread(&error);
             }
         }
         // Another instance has some of what was not lost here, if there is more of it than was delivered.
         let other = lost.iter().filter(|sequence| !self.awaited.contains(sequence)).count() as u64;
         if !is_shared && other <= count {
-            if count == 1 {
+            // A connection can end for other reasons, so that a message which can be read from the stream is no suspect.
+            if count == 1 && !may_read {
                 // The server redelivers before it delivers new messages.
                 let suspect = self.awaited.first().copied().unwrap_or(delivered.stream_sequence);
-                let numbers = (suspect, delivered.consumer_sequence);
-                findings.suspect = Some(read_suspect(&self.connection, &self.binding, numbers).await);
+                findings.suspect = Some(unread(&self.binding, suspect, delivered.consumer_sequence));
             }
             if findings.is_blind {
                 // The server ignores a nak for a message that the consumer does not wait for.
                 let end = delivered.stream_sequence.min(base.stream_sequence + MAX_READ as u64);
-                let range = (base.stream_sequence + 1..=end).filter(|sequence| !self.arrived.contains(sequence));
+                let arrived = self.received.stream_sequences();
+                let range = (base.stream_sequence + 1..=end).filter(|sequence| !arrived.contains(sequence));
                 lost = self.awaited.iter().copied().chain(range).collect();
             }
             findings.lost = lost;
-        } else if self.base.is_some() {
+        } else if is_known {
             findings.uncertain = lost;
         }
         Ok(findings)
     }
 
-    /// Returns `true` if a message that can be read may be lost.
-    fn may_be_lost(&self, sequence: u64, base: Position) -> bool {
-        self.awaited.contains(&sequence) || sequence > base.stream_sequence && !self.arrived.contains(&sequence)
+    /// Reads what was requested again and what was delivered after the base; if that does not explain why the connection
+    /// ended, also what was delivered before, which may have been redelivered.
+    async fn read(&self, info: &consumer::Info, base: Position) -> Result<Found, Error> {
+        let consumer_sequence = info.delivered.consumer_sequence;
+        let reading = Reading { connection: &self.connection, binding: &self.binding, consumer_sequence };
+        let (floor, end) = (info.ack_floor.stream_sequence, info.delivered.stream_sequence + 1);
+        let latest = base.stream_sequence.max(floor) + 1..end;
+        let awaited: Vec<_> = self.awaited.iter().copied().filter(|sequence| !latest.contains(sequence)).collect();
+        let mut found = reading.each(&awaited).await?;
+        found.extend(reading.range(latest.clone(), MAX_READ).await?);
+        let is_explained = found.unreadable.iter().any(|message| !self.known.contains(&message.info.stream_sequence()));
+        if matches!(self.lost, LostInbox::Disconnected { .. }) && !is_explained && found.next.is_none() {
+            let first = self.continue_at.max(floor + 1);
+            let mut earlier = reading.range(first..latest.start.min(end), MAX_READ).await?;
+            // What can be read arrived before, or was requested again and is among the others.
+            earlier.readable.clear();
+            earlier.unreadable.retain(|message| !self.awaited.contains(&message.info.stream_sequence()));
+            found.extend(earlier);
+        }
+        Ok(found)
+    }
+
+    fn warn_unread(&self, error: &Error) {
+        tracing::warn!(
+            stream = self.binding.stream,
+            consumer = self.binding.consumer,
+            "cannot read what was lost with the connection, so messages are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+            self.connection.api_prefix,
+            self.binding.stream,
+            chain(error)
+        );
     }
 
     /// Returns the number of deliveries that have not arrived.
     fn missing(&self, info: &consumer::Info) -> u64 {
-        let base = self.base.unwrap_or_default();
-        info.delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.count)
+        let base = self.received.base().unwrap_or_default();
+        info.delivered.consumer_sequence.saturating_sub(base.consumer_sequence).saturating_sub(self.received.count())
     }
 
     /// Reads the consumer, and waits until it no longer counts requests on a lost connection.
-    async fn info(&self) -> Result<consumer::Info, Error> {
+    async fn info(&mut self) -> Result<consumer::Info, Error> {
         let (questions, interval) = QUESTIONS;
-        let mut info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        let mut info = self.read_info().await?;
         // The server delivers nothing to an inbox that it has closed, and counts what it has delivered before.
         if matches!(self.lost, LostInbox::Closed { .. }) && self.missing(&info) == 0 {
             return Ok(info);
         }
         for _ in 1..questions {
-            if info.num_waiting == 0 || self.is_shared {
+            if info.num_waiting == 0 || self.received.is_shared() {
                 break;
             }
             sleep(interval).await;
-            info = self.connection.consumer_info(&self.binding).await?;
+            info = self.read_info().await?;
         }
         // The info can overtake deliveries, which would be made twice if they were requested again.
         sleep(IN_FLIGHT).await;
         Ok(info)
     }
-}
 
-/// Reads messages from the stream of a handler.
-struct Reading<'a> {
-    connection: &'a Connection,
-    binding: &'a Binding,
-    delivered: Position,
-}
-
-impl Reading<'_> {
-    /// Reads the messages at these sequences, and those of the consumer from `first` up to its last delivery.
-    async fn read(&self, sequences: &[u64], first: u64) -> Result<Vec<Message>, Error> {
-        let end = self.delivered.stream_sequence + 1;
-        let length = end.saturating_sub(first).div_ceil(PARALLEL).max(1);
-        let ranges = (0..PARALLEL).map(|part| first + part * length).map(|start| (start, (start + length).min(end)));
-        let single = sequences
-            .iter()
-            .filter(|sequence| **sequence < first || **sequence >= end)
-            .map(|sequence| (*sequence, *sequence + 1));
-        let reads: Vec<_> = single.chain(ranges).map(|(start, end)| self.read_range(start, end)).collect();
-        Ok(try_join_all(reads).await?.into_iter().flatten().collect())
-    }
-
-    async fn read_range(&self, start: u64, end: u64) -> Result<Vec<Message>, Error> {
-        let filter = &*self.binding.config.filter_subject;
-        let filter = if filter.is_empty() { ">" } else { filter };
-        let mut messages = Vec::new();
-        let mut next = start;
-        while next < end
-            && messages.len() < MAX_READ / PARALLEL as usize
-            && let Some((stored, header_block)) = self.connection.next_raw(&self.binding.stream, next, filter).await?
-        {
-            next = stored.sequence + 1;
-            if stored.sequence >= end {
-                break;
-            }
-            // The server adds a header to each delivery to a pinned instance (ADR-42).
-            let delivered_block =
-                if header_block.is_empty() && self.binding.pinned() { NO_HEADERS } else { &header_block };
-            let reason = unreadable(&stored.subject, delivered_block);
-            let unreadable = reason.map(|reason| Unreadable { reason, header_block, is_complete: true });
-            messages.push(read_message(self.binding, stored, self.delivered, unreadable));
+    /// Reads the consumer, and begins another incarnation if it has restarted its numbering.
+    async fn read_info(&mut self) -> Result<consumer::Info, Error> {
+        let info: consumer::Info = self.connection.consumer_info(&self.binding).await?;
+        let consumer = Consumer::from(&info);
+        if self.received.is_restarted(consumer) {
+            self.received.restart(consumer);
+            self.is_restarted = true;
+            tracing::debug!(
+                stream = self.binding.stream,
+                consumer = self.binding.consumer,
+                delivered = info.delivered.consumer_sequence,
+                "the consumer has restarted its numbering"
+            );
+            self.binding.incarnations.replace();
+            (self.awaited, self.known, self.continue_at) = Default::default();
         }
-        Ok(messages)
-    }
-}
-
-/// Reads the messages at these sequences, each of which was delivered and has not arrived; returns the unreadable ones.
-pub(super) async fn unreadable_among(
-    connection: Arc<Connection>,
-    binding: Arc<Binding>,
-    sequences: Vec<u64>,
-    delivered: u64,
-) -> Result<Vec<Message>, Error> {
-    let delivered = Position { consumer_sequence: delivered, stream_sequence: 0 };
-    let reading = Reading { connection: &connection, binding: &binding, delivered };
-    let mut messages = reading.read(&sequences, 1).await?;
-    messages.retain(|message| message.unreadable.is_some());
-    Ok(messages)
-}
-
-/// Reads the message at which the connection ends, given its stream sequence and the consumer sequence of the last
-/// delivery; it is incomplete if it cannot be read.
-pub(super) async fn read_suspect(
-    connection: &Connection,
-    binding: &Binding,
-    (sequence, consumer_sequence): (u64, u64),
-) -> Message {
-    let delivered = Position { consumer_sequence, stream_sequence: sequence };
-    let reason = "the connection ends whenever it is delivered".to_owned();
-    let found = connection.next_raw(&binding.stream, sequence, ">").await.ok().flatten();
-    if let Some((stored, header_block)) = found.filter(|(stored, _)| stored.sequence == sequence) {
-        let unreadable = Unreadable { reason, header_block, is_complete: true };
-        return read_message(binding, stored, delivered, Some(unreadable));
-    }
-    let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
-    let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
-    message.info = info(binding, sequence, 0, delivered);
-    message.unreadable = Some(Arc::new(unreadable));
-    message
-}
-
-/// Returns the info of a delivery that was lost; `stored_at` is 0 if the time is not known.
-fn info(binding: &Binding, stream_sequence: u64, stored_at: u64, delivered: Position) -> Info {
-    // More than one delivery, because the first one was lost.
-    let id = DeliveryId {
-        delivered: 2,
-        stream_sequence,
-        consumer_sequence: delivered.consumer_sequence,
-        stored_at,
-        incarnation: binding.incarnations.current(),
-        arrived: binding.incarnations.now(),
-    };
-    AckPrefix::new(&binding.stream, &binding.consumer).delivery(id).into()
-}
-
-fn read_message(binding: &Binding, stored: Stored, delivered: Position, unreadable: Option<Unreadable>) -> Message {
-    Message {
-        info: info(binding, stored.sequence, nanos(stored.time), delivered),
-        subject: stored.subject,
-        payload: stored.payload,
-        headers: Some(Arc::new(stored.headers)),
-        unreadable: unreadable.map(Arc::new),
+        Ok(info)
     }
 }

@@ -8,6 +8,7 @@ mod floor_reader;
 mod losses;
 mod ordered;
 mod patience;
+mod reading;
 mod received;
 mod recovery;
 mod requests;
@@ -148,6 +149,9 @@ impl Pull {
         let handler = Arc::<str>::from(handler);
         let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
         let mut losses = Losses::default();
+        if let Some(created) = binding.incarnations.created() {
+            losses.set_created(created);
+        }
         if !binding.has_floor {
             losses.begin_after(0);
         }
@@ -539,6 +543,7 @@ impl Pull {
         self.losses.tick(self.last_heard);
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
+            self.losses.set_floor(floor.sequence);
             // The server does not answer a request that it does not serve for this reason.
             if floor.is_full && self.recovery.has_reason() {
                 self.back_off_crowded();
@@ -650,6 +655,9 @@ impl Pull {
             Ok(created) => {
                 let incarnations = &self.binding.incarnations;
                 incarnations.identify(incarnations.current(), created);
+                if let Some(created) = created {
+                    self.losses.set_created(created);
+                }
             }
             // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
             // the next pull request shows whether the consumer exists.

@@ -3,31 +3,31 @@
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Pull;
-use super::losses::{read_suspect, unreadable_among};
-use super::resequencer::{Action, Active, Resequencer, is_damaged};
+use super::reading::{Found, Reading, unread};
+use super::resequencer::{Action, Active, Missing, Resequencer, is_damaged};
+use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
-use crate::error::{Error, chain};
+use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::Message;
 
 /// The number of the requests that refresh the pin; their only relevant status is a refusal.
 pub(super) const PIN_KEEPALIVE: u64 = u64::MAX;
 
-/// The number of examinations in a row without a result, after which messages are requested one by one.
-const MAX_UNEXPLAINED: u32 = 3;
-
-/// The number of times that a message which cannot be read from its stream is requested alone.
+/// The number of times that a message which the user may not read is requested alone.
 const MAX_REQUESTED_ALONE: u32 = 2;
+
+/// The number of messages after which no more are examined at once, unless more may be unacknowledged.
+const MAX_READ: usize = 5000;
 
 /// The maximum time during which nothing is requested because missing messages are examined.
 const MAX_EXAMINATION: Duration = Duration::from_secs(3);
@@ -42,15 +42,13 @@ pub(super) struct Ordered {
     /// The request for the consumer's info in progress.
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The examination of missing messages in progress.
-    examining: Option<BoxFuture<'static, Result<Vec<Message>, Error>>>,
-    /// The missing messages that are examined, each with the ack subject at which the server accepts a nak for it.
-    missing: Vec<(u64, Subject)>,
+    examining: Option<BoxFuture<'static, Result<Found, Error>>>,
+    /// The missing messages that are examined.
+    missing: Option<Missing>,
     /// The time at which the connection ended at what may be a message that the client library cannot read, until the
     /// missing messages are examined.
     may_be_unreadable: Option<Instant>,
-    /// The number of examinations in a row that did not explain why the connection ended.
-    unexplained: u32,
-    /// The number of times that a message was requested alone, because it cannot be read from its stream.
+    /// The number of times that a message was requested alone, because the user may not read it.
     requested_alone: BTreeMap<u64, u32>,
     /// The position up to which the worker has acknowledged the stream.
     pub(super) acked: AckedSequence,
@@ -74,8 +72,8 @@ pub(super) struct Ordered {
 pub(super) enum Answer {
     /// The consumer's info, for [`Pull::on_consumer_info`].
     Info(Result<Box<consumer::Info>, Error>),
-    /// The unreadable ones of the missing messages, for [`Pull::on_examined`].
-    Examined(Result<Vec<Message>, Error>),
+    /// The missing messages as they were read, for [`Pull::on_examined`].
+    Examined(Result<Found, Error>),
 }
 
 /// Waits for the next answer; never returns for a handler that is not ordered.
@@ -101,9 +99,8 @@ impl Ordered {
             resequencer: Resequencer::new(binding.max_ack_pending),
             info: None,
             examining: None,
-            missing: Vec::new(),
+            missing: None,
             may_be_unreadable: None,
-            unexplained: 0,
             requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
             group: binding.group().map(str::to_owned),
@@ -286,6 +283,7 @@ impl Pull {
     pub(super) fn consumer_replaced(&mut self) {
         if let Some(order) = &mut self.order {
             order.resequencer.reset();
+            (order.examining, order.missing) = (None, None);
             self.released.clear();
             self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
         }
@@ -348,15 +346,15 @@ impl Pull {
                 }
                 self.released.extend(deliveries);
             }
-            Action::Nak(missing) if order.may_be_unreadable.is_some() => {
-                let sequences = missing.iter().map(|(sequence, _)| *sequence).collect();
-                let delivered = info.delivered.consumer_sequence;
+            Action::Nak(_) if order.examining.is_some() => {}
+            Action::Nak(missing) if order.may_be_unreadable.is_some() || missing.is_long() => {
                 let (connection, binding) = (self.connection.clone(), self.binding.clone());
-                order.missing = missing;
-                order.examining = Some(Box::pin(unreadable_among(connection, binding, sequences, delivered)));
+                let (range, consumer_sequence) = (missing.range(), missing.consumer_sequence);
+                order.missing = Some(missing);
+                order.examining = Some(Box::pin(examine(connection, binding, range, consumer_sequence)));
             }
             Action::Nak(missing) => {
-                self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
+                self.connection.nak_lost(missing.sequences().map(|sequence| missing.ack_subject(sequence))).await;
             }
             Action::Wait => {}
         }
@@ -364,46 +362,55 @@ impl Pull {
 
     /// Takes unreadable messages for delivered, and naks the other missing ones.
     ///
-    /// If messages cannot be read from the stream, or none of them explains why the connection ends, they are requested
-    /// one by one.
-    pub(super) async fn on_examined(&mut self, result: Result<Vec<Message>, Error>) {
+    /// If the user may not read messages from the stream, they are requested one by one.
+    pub(super) async fn on_examined(&mut self, result: Result<Found, Error>) {
         let Some(order) = &mut self.order else { return };
         order.examining = None;
         order.may_be_unreadable = None;
-        let mut missing = std::mem::take(&mut order.missing);
-        if let Err(error) = &result {
-            tracing::warn!(
-                handler = &*self.handler,
-                "cannot read the missing messages, so they are requested one by one; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
-                self.connection.api_prefix,
-                self.binding.stream,
-                chain(error)
-            );
-        }
-        let unreadable = match result {
-            Ok(unreadable) if !unreadable.is_empty() || order.unexplained < MAX_UNEXPLAINED => {
-                order.unexplained = if unreadable.is_empty() { order.unexplained + 1 } else { 0 };
-                unreadable
-            }
-            _ => {
-                missing.truncate(1);
-                let first = missing.first().map(|(sequence, _)| *sequence);
-                let received = order.resequencer.received();
+        let Some(missing) = order.missing.take() else { return };
+        let (mut unreadable, mut lost) = match result {
+            Ok(found) if missing.is_long() => (found.unreadable, found.readable),
+            Ok(found) => (found.unreadable, missing.sequences().collect()),
+            Err(error) => {
+                tracing::warn!(
+                    handler = &*self.handler,
+                    "cannot read the missing messages; the user needs the permission to publish to `{}.STREAM.MSG.GET.{}`: {}",
+                    self.connection.api_prefix,
+                    self.binding.stream,
+                    chain(&error)
+                );
+                // A message that can be read another time must not count as unreadable, however often the connection
+                // ends, which can have other reasons.
+                if error.kind() != ErrorKind::Authorization || missing.is_long() {
+                    return;
+                }
+                let first = missing.sequences().next();
                 match first.filter(|sequence| order.ends_connection(*sequence)) {
-                    Some(sequence) => {
-                        vec![read_suspect(&self.connection, &self.binding, (sequence, received)).await]
-                    }
-                    None => Vec::new(),
+                    Some(sequence) => (vec![unread(&self.binding, sequence, order.resequencer.received())], Vec::new()),
+                    None => (Vec::new(), first.into_iter().collect()),
                 }
             }
         };
-        missing.retain(|(sequence, _)| !unreadable.iter().any(|message| message.info.stream_sequence() == *sequence));
+        unreadable.retain(|message| missing.contains(message.info.stream_sequence()));
+        let is_unreadable = |sequence| unreadable.iter().any(|message| message.info.stream_sequence() == sequence);
+        lost.retain(|sequence| missing.contains(*sequence) && !is_unreadable(*sequence));
         self.report_unreadable(&unreadable);
         let Some(order) = &mut self.order else { return };
         for message in unreadable {
-            order.unexplained = 0;
             order.resequencer.pass(message);
         }
-        self.connection.nak_lost(missing.into_iter().map(|(_, ack_subject)| ack_subject)).await;
+        self.connection.nak_lost(lost.into_iter().map(|sequence| missing.ack_subject(sequence))).await;
     }
+}
+
+/// Reads the messages of the consumer in this range.
+async fn examine(
+    connection: Arc<Connection>,
+    binding: Arc<Binding>,
+    range: Range<u64>,
+    consumer_sequence: u64,
+) -> Result<Found, Error> {
+    // The consumer can have no more of them than may be unacknowledged, and than this instance has acked meanwhile.
+    let count = MAX_READ.max(binding.max_ack_pending * 2);
+    Reading { connection: &connection, binding: &binding, consumer_sequence }.range(range, count).await
 }

@@ -1,8 +1,9 @@
 //! The deliveries that have arrived lately, by the number that the consumer gave each of them.
 
 use std::collections::{HashSet, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
 use crate::message::DeliveryId;
@@ -28,12 +29,36 @@ pub(super) struct Position {
     pub(super) stream_sequence: u64,
 }
 
+/// The state of a consumer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Consumer {
+    pub(super) created: SystemTime,
+    /// Its last delivery.
+    pub(super) delivered: Position,
+    /// Its ack floor, as a stream sequence.
+    pub(super) floor: u64,
+}
+
+impl From<&consumer::Info> for Consumer {
+    fn from(info: &consumer::Info) -> Self {
+        let delivered = Position {
+            consumer_sequence: info.delivered.consumer_sequence,
+            stream_sequence: info.delivered.stream_sequence,
+        };
+        Self { created: info.created.into(), delivered, floor: info.ack_floor.stream_sequence }
+    }
+}
+
 /// The deliveries of one handler that have arrived lately.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Received {
     /// The last delivery that is accounted for; `None` if it is not known how many were made before this instance
     /// started.
     base: Option<Position>,
+    /// The time at which the consumer was created, if that is known.
+    created: Option<SystemTime>,
+    /// The highest ack floor of the consumer that was read, as a stream sequence.
+    floor: u64,
     /// The deliveries that have arrived since, in the order of their arrival.
     latest: VecDeque<(Instant, Position)>,
     /// `true` while it is not known which deliveries after the base were lost, so that none is forgotten by its age.
@@ -91,6 +116,42 @@ impl Received {
         self.base.get_or_insert(Position { consumer_sequence, stream_sequence: 0 });
     }
 
+    /// Sets the time at which the consumer was created; forgets everything, and returns `true`, if another one was known.
+    pub(super) fn set_created(&mut self, created: SystemTime) -> bool {
+        let is_other = self.created.is_some_and(|known| known != created);
+        if is_other {
+            *self = Self { base: Some(Position::default()), shared_at: self.shared_at, ..Self::default() };
+        }
+        self.created = Some(created);
+        is_other
+    }
+
+    /// Records the ack floor of the consumer.
+    pub(super) fn set_floor(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+    }
+
+    /// Returns `true` if the consumer has restarted its numbering since: it is another one, or was reset with
+    /// `CONSUMER.RESET`.
+    pub(super) fn is_restarted(&self, consumer: Consumer) -> bool {
+        let base = self.base.unwrap_or_default();
+        self.created.is_some_and(|known| known != consumer.created)
+            || consumer.floor < self.floor
+            || consumer.delivered.consumer_sequence < base.consumer_sequence
+            || consumer.delivered.stream_sequence < base.stream_sequence
+    }
+
+    /// Records that the consumer has restarted its numbering, so that no delivery is accounted for.
+    ///
+    /// Only deliveries with numbers that it can have given since are kept.
+    pub(super) fn restart(&mut self, consumer: Consumer) {
+        let Consumer { created, delivered, floor } = consumer;
+        (self.created, self.floor, self.base) = (Some(created), floor, Some(Position::default()));
+        let is_former = |known: &Position| known.consumer_sequence > delivered.consumer_sequence;
+        let former = self.latest.iter().rposition(|(_, known)| is_former(known)).map_or(0, |last| last + 1);
+        self.latest.drain(..former);
+    }
+
     /// Keeps everything until [`account`](Self::account), because a connection was lost.
     pub(super) fn hold(&mut self) {
         self.is_held = true;
@@ -139,6 +200,15 @@ mod tests {
         }
     }
 
+    /// Restarts if the consumer shows that, and returns that.
+    fn restarted(received: &mut Received, consumer: Consumer) -> bool {
+        let is_restarted = received.is_restarted(consumer);
+        if is_restarted {
+            received.restart(consumer);
+        }
+        is_restarted
+    }
+
     fn position(sequence: u64) -> Position {
         Position { consumer_sequence: sequence, stream_sequence: sequence }
     }
@@ -160,6 +230,38 @@ mod tests {
         received.account(position(14));
         assert_eq!((received.base(), received.count()), (Some(position(14)), 1));
         assert!(!received.is_shared());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_accounted_for_after_a_restart_of_the_numbering() {
+        let created = SystemTime::UNIX_EPOCH;
+        let consumer = |delivered| Consumer { created, delivered, floor: 0 };
+        let mut received = Received::default();
+        received.set_created(created);
+        received.begin_after(0);
+        add(&mut received, 1..=10);
+        received.account(position(10));
+        assert!(!restarted(&mut received, consumer(position(10))));
+        assert!(!restarted(&mut received, consumer(position(12))));
+        // It was reset, and of its first five deliveries, two have arrived.
+        add(&mut received, [11, 1, 3]);
+        assert!(restarted(&mut received, consumer(position(5))));
+        assert_eq!((received.base(), received.count()), (Some(Position::default()), 2));
+        received.account(position(5));
+        assert_eq!((received.base(), received.count()), (Some(position(5)), 0));
+        // It was reset, and has delivered earlier messages more often, or the same ones.
+        assert!(restarted(&mut received, consumer(Position { consumer_sequence: 20, stream_sequence: 2 })));
+        received.account(position(5));
+        received.set_floor(3);
+        assert!(restarted(&mut received, consumer(position(5))));
+        received.account(position(5));
+        // It was created again.
+        let other = Consumer { created: created + MEMORY, ..consumer(position(20)) };
+        assert!(restarted(&mut received, other));
+        assert!(!restarted(&mut received, other));
+        add(&mut received, 1..=3);
+        received.set_created(created);
+        assert_eq!((received.base(), received.count()), (Some(Position::default()), 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@
 //! has arrived.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
 use std::time::Duration;
 
 use async_nats::Subject;
@@ -20,8 +21,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// The interval of the requests for the consumer's info while another instance is active, or after an unanswered one.
 const LONG_PERIOD: Duration = Duration::from_secs(1);
 
-/// The maximum range of sequences in which missing messages are nakked one by one; a longer one is left to the
-/// consumer's `ack_wait`.
+/// The maximum range of sequences in which missing messages are nakked without reading which of them the consumer has.
 const MAX_RANGE: u64 = 10_000;
 
 /// The state of a resequencer, which releases deliveries in order.
@@ -88,9 +88,53 @@ pub(super) enum Active {
 pub(super) enum Action {
     /// Everything unacknowledged has arrived: these messages are next, in order.
     Release(Vec<Message>),
-    /// No instance has these messages: their sequences, and the ack subjects at which the server accepts a nak for them.
-    Nak(Vec<(u64, Subject)>),
+    /// No instance has these messages.
+    Nak(Missing),
     Wait,
+}
+
+/// Messages that were delivered, are not acknowledged, and have not arrived.
+#[derive(Debug)]
+pub(super) struct Missing {
+    /// The range of their sequences, in which the consumer may have none of the others.
+    range: Range<u64>,
+    /// The sequences in the range that have arrived.
+    arrived: BTreeSet<u64>,
+    prefix: AckPrefix,
+    /// The consumer sequence of the last delivery.
+    pub(super) consumer_sequence: u64,
+}
+
+impl Missing {
+    pub(super) fn range(&self) -> Range<u64> {
+        self.range.clone()
+    }
+
+    /// Returns `true` if the range is too long to nak each sequence in it, most of which can be those of other consumers.
+    pub(super) fn is_long(&self) -> bool {
+        self.range.end - self.range.start > MAX_RANGE
+    }
+
+    /// Returns `true` if this message is missing, if the consumer has it.
+    pub(super) fn contains(&self, sequence: u64) -> bool {
+        self.range.contains(&sequence) && !self.arrived.contains(&sequence)
+    }
+
+    /// Returns the sequences of the range that have not arrived.
+    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
+        self.range().filter(|sequence| !self.arrived.contains(sequence))
+    }
+
+    /// Returns the ack subject at which the server accepts a nak for this message.
+    ///
+    /// From an ack subject the server reads the stream sequence, and checks that the consumer sequence is above its ack
+    /// floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such number, and
+    /// redelivers the missing messages after `ack_wait`.
+    pub(super) fn ack_subject(&self, stream_sequence: u64) -> Subject {
+        let consumer_sequence = self.consumer_sequence;
+        let id = DeliveryId { delivered: 1, stream_sequence, consumer_sequence, ..DeliveryId::default() };
+        self.prefix.delivery(id).into_subject()
+    }
 }
 
 impl Resequencer {
@@ -275,22 +319,18 @@ impl Resequencer {
         let up_to = info.delivered.consumer_sequence;
         let in_flight = now - self.in_flight.get_or_insert(InFlight { up_to, since: now }).since < PERIOD;
         let nakked = self.nakked_at.is_some_and(|nakked_at| now - nakked_at < LONG_PERIOD);
-        if in_flight || nakked || is_damaged(info) || delivered - floor > MAX_RANGE {
+        if in_flight || nakked || is_damaged(info) {
             return Action::Wait;
         }
         self.nakked_at = Some(now);
-        let missing = (floor + 1..=delivered).filter(|it| !self.pending.contains_key(it) && !released.contains(it));
         let prefix = match self.pending.values().next() {
             Some(any) => any.info.ack_prefix(),
             None => AckPrefix::new(&info.stream_name, &info.name),
         };
-        // From an ack subject the server reads the stream sequence, and checks that the consumer sequence is above its
-        // ack floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such
-        // number, and redelivers the missing messages after `ack_wait`.
-        let consumer_sequence = info.delivered.consumer_sequence;
-        let nak =
-            |stream_sequence| DeliveryId { delivered: 1, stream_sequence, consumer_sequence, ..DeliveryId::default() };
-        Action::Nak(missing.map(|sequence| (sequence, prefix.delivery(nak(sequence)).into_subject())).collect())
+        let range = floor + 1..delivered + 1;
+        let mut arrived = released;
+        arrived.extend(self.pending.range(range.clone()).map(|(sequence, _)| *sequence));
+        Action::Nak(Missing { range, arrived, prefix, consumer_sequence: info.delivered.consumer_sequence })
     }
 
     /// Opens the resequencer, and returns all pending deliveries.
@@ -416,6 +456,10 @@ mod tests {
         resequencer
     }
 
+    fn subjects(missing: &Missing) -> Vec<(u64, Subject)> {
+        missing.sequences().map(|sequence| (sequence, missing.ack_subject(sequence))).collect()
+    }
+
     fn released(resequencer: &mut Resequencer, info: &consumer::Info) -> Vec<Message> {
         match resequencer.on_info(info, Active::This, 0) {
             Action::Release(messages) => messages,
@@ -431,8 +475,8 @@ mod tests {
         let info_now = info((4, 4), (1, 1), 3);
         assert!(matches!(resequencer.on_info(&info_now, Active::This, 0), Action::Wait), "it may be in flight");
         tokio::time::advance(PERIOD).await;
-        let Action::Nak(subjects) = resequencer.on_info(&info_now, Active::This, 0) else { panic!("it is missing") };
-        assert_eq!(subjects, [(3, Subject::from("$JS.ACK.S.D.1.3.4.0.0"))]);
+        let Action::Nak(missing) = resequencer.on_info(&info_now, Active::This, 0) else { panic!("it is missing") };
+        assert_eq!(subjects(&missing), [(3, Subject::from("$JS.ACK.S.D.1.3.4.0.0"))]);
         assert!(resequencer.pass(delivery(3, 5, 2)).is_none());
         assert_eq!(acks(&released(&mut resequencer, &info((4, 5), (1, 1), 3))), [(3, 3), (4, 4)]);
         assert!(resequencer.pass(delivery(5, 6, 1)).is_some());
@@ -448,10 +492,10 @@ mod tests {
             tokio::time::advance(PERIOD / 4).await;
             assert!(resequencer.pass(delivery(number, number, 1)).is_none());
         }
-        let Action::Nak(subjects) = resequencer.on_info(&info((6, 6), (0, 0), 6), Active::This, 0) else {
+        let Action::Nak(missing) = resequencer.on_info(&info((6, 6), (0, 0), 6), Active::This, 0) else {
             panic!("it is missing")
         };
-        assert_eq!(subjects, [(1, Subject::from("$JS.ACK.S.D.1.1.6.0.0"))]);
+        assert_eq!(subjects(&missing), [(1, Subject::from("$JS.ACK.S.D.1.1.6.0.0"))]);
     }
 
     #[test]
@@ -510,8 +554,8 @@ mod tests {
         let info_now = info((7, 7), (0, 0), 4);
         assert!(matches!(resequencer.on_info(&info_now, Active::This, 3), Action::Wait));
         tokio::time::advance(PERIOD).await;
-        let Action::Nak(subjects) = resequencer.on_info(&info_now, Active::This, 3) else { panic!("they are missing") };
-        assert_eq!(subjects.len(), 6, "it may also be the acks that are lost");
+        let Action::Nak(missing) = resequencer.on_info(&info_now, Active::This, 3) else { panic!("they are missing") };
+        assert_eq!(missing.sequences().count(), 6, "it may also be the acks that are lost");
         for (sequence, number) in [(5, 8), (6, 9), (7, 10)] {
             assert!(resequencer.pass(delivery(sequence, number, 2)).is_none());
         }
