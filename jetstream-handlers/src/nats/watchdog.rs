@@ -122,7 +122,8 @@ async fn responds(connection: &Connection, received: u64) -> bool {
             connection.clock.observe();
         }
     };
-    timeout(PROBE_TIMEOUT, answer).await.is_ok()
+    // The ping waits behind what was sent before.
+    timeout(PROBE_TIMEOUT + connection.write_limit.time_to_carry(), answer).await.is_ok()
 }
 
 /// Sends a ping, which async-nats does only when it drains a subscription.
