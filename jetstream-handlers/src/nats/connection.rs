@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     pub(super) violations: Arc<Violations>,
     pub(super) write_limit: Arc<WriteLimit>,
     pub(super) large_requests: LargeRequests,
+    /// The messages that are read from streams, which are bounded like the large requests.
+    pub(super) reads: LargeRequests,
     closed: CancellationToken,
     /// `true` if `closed` is cancelled; read for every message, without the lock of the token.
     is_closed: AtomicBool,
@@ -111,6 +113,7 @@ impl Connection {
             violations,
             write_limit: Arc::default(),
             large_requests: LargeRequests::default(),
+            reads: LargeRequests::default(),
             closed: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),
@@ -282,6 +285,24 @@ impl Connection {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Error::new(ErrorKind::Closed, "the connection was lost")),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the server did not answer")),
+        }
+    }
+
+    /// Waits until everything has arrived that the server has sent before; does not end if the connection does.
+    pub(super) async fn caught_up(&self) {
+        let client = self.client();
+        let inbox = client.new_inbox();
+        // A report of the server also arrives after what it has sent before.
+        let denied = self.denied(&inbox);
+        let echo = async {
+            let mut echo = client.subscribe(inbox.clone()).await.ok()?;
+            client.publish_with_reply(inbox.clone(), inbox.clone(), Bytes::new()).await.ok()?;
+            echo.next().await
+        };
+        tokio::select! {
+            _ = denied => {}
+            Some(_) = echo => {}
+            else => std::future::pending().await,
         }
     }
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Connection;
+use super::pull::Reservation;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Stored, header_block, nanos};
@@ -50,12 +51,23 @@ impl Connection {
         Ok(self.read_raw(stream, sequence, request).await?.map(|(stored, _)| stored))
     }
 
+    /// Waits until a message may be read, of whatever size it is.
+    ///
+    /// Handlers that look for lost messages all read at the same time, and the server ends the connection with too much
+    /// that waits.
+    async fn reserve_read(&self) -> Reservation {
+        // In JSON, the headers and the payload are encoded as base64.
+        let size = self.present().max_payload() / 3 * 4;
+        self.reads.reserve(size).await
+    }
+
     /// Reads a message as JSON, which the client library can decode whatever the headers contain.
     async fn read_raw(&self, stream: &str, sequence: u64, request: &Value) -> Result<Option<(Stored, Bytes)>, Error> {
         #[derive(Deserialize)]
         struct Found {
             message: RawMessage,
         }
+        let _reservation = self.reserve_read().await;
         let found: Found = match self.request(&format!("STREAM.MSG.GET.{stream}"), request).await {
             Ok(found) => found,
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => return Ok(None),
@@ -83,6 +95,7 @@ impl Connection {
         struct Found {
             message: RawMessage,
         }
+        let _reservation = self.reserve_read().await;
         match self.request::<Found>(&format!("STREAM.MSG.GET.{stream}"), &json!({ "seq": sequence })).await {
             Ok(found) => Ok(Some(nanos(SystemTime::from(found.message.time)))),
             Err(error) if error.is(ErrorCode::NO_MESSAGE_FOUND) => Ok(None),
