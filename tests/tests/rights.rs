@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use jetstream_handlers::Health;
 use jetstream_handlers::prelude::*;
+use jetstream_handlers::{ErrorKind, Health};
 use jetstream_handlers_tests::{
     RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish, stream_config,
     until_health, users, worker,
@@ -141,4 +141,43 @@ async fn client_that_has_ended_is_replaced() {
     broker.publish("work.a", &1).await.unwrap();
     until_health(&broker, "connected", |health| health.connected).await;
     assert!(jetstream.get_stream("WORK").await.unwrap().cached_info().state.messages >= 1);
+}
+
+#[tokio::test]
+async fn publishes_succeed_again_once_the_inbox_is_permitted_again() {
+    let all = r#"publish: ">", subscribe: ">""#;
+    let mut server = server(all).await;
+    let admin = connect(&server).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let handled = Recorder::new();
+    let _subscription = broker.subscribe("work.>", "worker", handled.handler()).await.unwrap();
+    publish(&broker, "work.a", [0]).await;
+    handled.until(0).await;
+    server.reload(&users(r#"publish: ">", subscribe: { allow: [">"], deny: ["_INBOX.>"] }"#));
+    eventually("publishes are denied", SOON, async || {
+        let result = broker.publish("work.a", &1).await;
+        result.is_err_and(|error| error.kind() == ErrorKind::Authorization).then_some(())
+    })
+    .await;
+    server.reload(&users(all));
+    eventually("publishes succeed", SOON, async || broker.publish("work.a", &2).await.ok()).await;
+    handled.until(2).await;
+    publish(&admin, "work.a", [3]).await;
+    handled.until(3).await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
+}
+
+#[tokio::test]
+async fn inbox_that_stays_refused_is_not_requested_all_the_time() {
+    let all = r#"publish: ">", subscribe: ">""#;
+    let mut server = server(all).await;
+    let broker = worker(&server).connect().await.unwrap();
+    broker.publish("work.a", &0).await.unwrap();
+    let connects = || broker.client().unwrap().statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
+    server.reload(&users(r#"publish: ">", subscribe: { allow: [">"], deny: ["_INBOX.>"] }"#));
+    eventually("the client connects again", SOON, async || (connects() >= 2).then_some(())).await;
+    // Two further attempts are at least 2 s and 4 s later.
+    let begun = std::time::Instant::now();
+    eventually("the client connects again", SOON, async || (connects() >= 4).then_some(())).await;
+    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
 }

@@ -10,7 +10,7 @@ use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -26,10 +26,6 @@ use crate::error::{BoxError, Error, ErrorKind};
 use crate::settings::Settings;
 use crate::sync::lock;
 
-/// The maximum number of messages that are read from streams at the same time: with the usual `max_payload` of up to
-/// 8 MB, and base64, the server has less than 64 MiB on their way, above which it ends a connection.
-const MAX_READS: usize = 4;
-
 /// One connection, shared by all handlers and publishers of a broker.
 pub(crate) struct Connection {
     client: RwLock<Arc<CurrentClient>>,
@@ -44,8 +40,8 @@ pub(crate) struct Connection {
     pub(super) violations: Arc<Violations>,
     pub(super) write_limit: Arc<WriteLimit>,
     pub(super) large_requests: LargeRequests,
-    /// Permits to read messages from streams, whose size is not known before.
-    pub(super) reads: Semaphore,
+    /// The messages that are read from streams, which are bounded like the large requests.
+    pub(super) reads: LargeRequests,
     closed: CancellationToken,
     /// `true` if `closed` is cancelled; read for every message, without the lock of the token.
     is_closed: AtomicBool,
@@ -117,7 +113,7 @@ impl Connection {
             violations,
             write_limit: Arc::default(),
             large_requests: LargeRequests::default(),
-            reads: Semaphore::new(MAX_READS),
+            reads: LargeRequests::default(),
             closed: CancellationToken::new(),
             is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),
@@ -289,6 +285,24 @@ impl Connection {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Error::new(ErrorKind::Closed, "the connection was lost")),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the server did not answer")),
+        }
+    }
+
+    /// Waits until everything has arrived that the server has sent before; does not end if the connection does.
+    pub(super) async fn caught_up(&self) {
+        let client = self.client();
+        let inbox = client.new_inbox();
+        // A report of the server also arrives after what it has sent before.
+        let denied = self.denied(&inbox);
+        let echo = async {
+            let mut echo = client.subscribe(inbox.clone()).await.ok()?;
+            client.publish_with_reply(inbox.clone(), inbox.clone(), Bytes::new()).await.ok()?;
+            echo.next().await
+        };
+        tokio::select! {
+            _ = denied => {}
+            Some(_) = echo => {}
+            else => std::future::pending().await,
         }
     }
 

@@ -24,6 +24,9 @@ const MAX_SILENCE: Duration = Duration::from_millis(2500);
 /// The time in which the server must answer a probe.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The minimum and the maximum time for which the inbox of the answers is refused before the client connects again.
+const REFUSED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+
 /// Publishes the epoch of the connection, reconnects when the server does not respond to a probe, and replaces a client
 /// whose task has ended.
 ///
@@ -34,6 +37,7 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
     let Some(first) = connection.upgrade() else { return };
     let (mut client_end, mut server) = (subscribe(&first).await, first.server_id());
     drop(first);
+    let mut refusal = Refusal::new();
     // The number of gaps of the process after which the server has answered.
     let mut answered = 0;
     loop {
@@ -66,6 +70,10 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
         }
         let reconnected = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
         connection.record_state(reconnected);
+        if refusal.is_due(connection.is_connected() && connection.violations.refused_inbox().is_some()) {
+            tracing::warn!("connecting again, because no answer arrives until the server permits the inbox");
+            connection.force_reconnect().await;
+        }
         if connection.bytes_received() != received || reconnected || !connection.is_connected() {
             (received, received_at) = (connection.bytes_received(), Instant::now());
         }
@@ -77,6 +85,42 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
             connection.force_reconnect().await;
         }
         received_at = Instant::now();
+    }
+}
+
+/// The inbox of the answers while the server refuses it.
+///
+/// The client subscribes to it once for a connection, and does not notice that the user may do so again.
+struct Refusal {
+    backoff: ExponentialBackoff,
+    /// The time of the next reconnect, while the inbox is refused.
+    due: Option<Instant>,
+    /// The last time at which the inbox was refused.
+    last: Instant,
+}
+
+impl Refusal {
+    fn new() -> Self {
+        Self { backoff: ExponentialBackoff::new(REFUSED.0, REFUSED.1), due: None, last: Instant::now() }
+    }
+
+    /// Returns `true` if the client must connect again now, given whether the inbox is refused.
+    fn is_due(&mut self, is_refused: bool) -> bool {
+        let now = Instant::now();
+        if !is_refused {
+            self.due = None;
+            // It is refused again soon after a reconnect that did not help.
+            if now - self.last > REFUSED.1 {
+                self.backoff.reset();
+            }
+            return false;
+        }
+        self.last = now;
+        let is_due = *self.due.get_or_insert_with(|| now + self.backoff.next()) <= now;
+        if is_due {
+            self.due = None;
+        }
+        is_due
     }
 }
 
@@ -122,7 +166,8 @@ async fn responds(connection: &Connection, received: u64) -> bool {
             connection.clock.observe();
         }
     };
-    timeout(PROBE_TIMEOUT, answer).await.is_ok()
+    // The ping waits behind what was sent before.
+    timeout(PROBE_TIMEOUT + connection.write_limit.time_to_carry(), answer).await.is_ok()
 }
 
 /// Sends a ping, which async-nats does only when it drains a subscription.

@@ -13,6 +13,7 @@ mod lost_server;
 mod permissions;
 mod publish;
 mod publish_all;
+mod slow_link;
 
 fn shop() -> stream::Config {
     stream_config("SHOP", &["orders.>"])

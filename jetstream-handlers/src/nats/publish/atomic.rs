@@ -210,8 +210,8 @@ impl<'a> AtomicBatch<'a> {
         if let Some(domain) = self.connection.domain() {
             return self.request_of(domain, number, message, deadline, epoch).await;
         }
+        let wait = attempt_timeout(self.connection, message.size(), deadline);
         let Outgoing { subject, payload, headers } = message;
-        let wait = attempt_timeout(deadline);
         let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
         let client = self.connection.client();
         let sent = tokio::select! {
@@ -243,7 +243,7 @@ impl<'a> AtomicBatch<'a> {
         let last = number == self.messages.len();
         // The answer to a staged message is empty, and names no domain.
         let accepts = |payload: &[u8]| if last { is_ack_of(domain, payload) } else { payload.is_empty() };
-        let due = Instant::now() + attempt_timeout(deadline);
+        let due = Instant::now() + attempt_timeout(self.connection, message.size(), deadline);
         let answer = tokio::select! {
             answer = self.connection.request_of_domain(message, due, accepts) => answer,
             Ok(()) = epoch.changed() => return Err(Failure::Unanswered(number, RECONNECTED.into())),

@@ -16,7 +16,7 @@ use super::super::Connection;
 use super::super::violations::Violation;
 use super::answer::read_ack;
 use super::domain::stored_elsewhere;
-use super::{ATTEMPT_TIMEOUT, ready_to_send, unsent};
+use super::{attempt_time, ready_to_send, unsent};
 use crate::error::ingest::IngestError;
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{closed, ingest_refused, is_transient};
@@ -45,6 +45,8 @@ pub(crate) struct Ingest<'a> {
     /// The subject of the first message, to which requests to the stream are sent.
     subject: Subject,
     sent: u64,
+    /// The size of the last message.
+    last_size: usize,
     /// The number of the message up to which the stream has stored all.
     stored: u64,
     /// The time at which a message was last sent or stored.
@@ -135,6 +137,7 @@ impl<'a> Ingest<'a> {
             unstored: VecDeque::new(),
             subject,
             sent: 0,
+            last_size: 0,
             stored: 0,
             progressed_at: Instant::now(),
             ending: false,
@@ -233,6 +236,7 @@ impl<'a> Ingest<'a> {
         self.ready_to_send(&message).await?;
         // Counted even if sending fails, because it may have been sent.
         self.sent += 1;
+        self.last_size = message.size();
         self.unstored.push_back(message.subject.clone());
         self.send_as(message, self.sent, operation).await
     }
@@ -346,7 +350,7 @@ impl<'a> Ingest<'a> {
 
     /// Returns the next answer; `None` if none arrives for a while, or the connection was closed or replaced.
     async fn receive(&mut self, deadline: Instant) -> Option<Answer> {
-        let due = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+        let due = deadline.min(Instant::now() + attempt_time(self.last_size));
         tokio::select! {
             biased;
             answer = next_answer(&mut self.answers, self.connection) => Some(answer),

@@ -30,10 +30,13 @@ use crate::message::{Outgoing, PublishFailure};
 use answer::read_answer;
 use domain::{DomainAnswer, is_ack_of, stored_elsewhere};
 
-/// The maximum wait for the answer to one attempt.
+/// The maximum wait for the answer to one attempt, apart from the time that it takes to send it.
 ///
 /// It is short, because after a change of leader the next attempt reaches the new one, and the message is stored once.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The number of bytes that a slow connection carries in a second, which the wait for an answer allows for.
+const SLOW_RATE: usize = 128 * 1024;
 
 /// The text for an attempt whose connection ended before the answer.
 const RECONNECTED: &str = "the client reconnected before the answer";
@@ -59,7 +62,7 @@ pub(crate) async fn publish_once(
     let request = async_nats::Request::new()
         .payload(message.payload.clone())
         .headers(message.headers.clone())
-        .timeout(Some(attempt_timeout(deadline)));
+        .timeout(Some(attempt_timeout(connection, message.size(), deadline)));
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
     let client = connection.client();
@@ -91,7 +94,7 @@ async fn publish_to_domain(
 ) -> Result<PublishAck, PublishFailure> {
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
-    let due = deadline.min(Instant::now() + ATTEMPT_TIMEOUT);
+    let due = Instant::now() + attempt_timeout(connection, message.size(), deadline);
     let accepts = |payload: &[u8]| is_ack_of(domain, payload);
     let answer = tokio::select! {
         biased;
@@ -155,9 +158,24 @@ fn is_ready_to_send(connection: &Connection, bytes: usize) -> bool {
     connection.is_connected_by(&client) && connection.write_limit.try_admit(&client, bytes)
 }
 
-/// Returns the timeout of the answer to an attempt that is made now.
-fn attempt_timeout(deadline: Instant) -> Duration {
-    ATTEMPT_TIMEOUT.min(deadline.saturating_duration_since(Instant::now()))
+/// Returns the timeout of the answer to an attempt of this size that is made now.
+///
+/// A larger message may be on its way before it.
+fn attempt_timeout(connection: &Connection, bytes: usize, deadline: Instant) -> Duration {
+    let wait = attempt_time(bytes).max(ATTEMPT_TIMEOUT + connection.write_limit.time_left());
+    wait.min(deadline.saturating_duration_since(Instant::now()))
+}
+
+/// Returns the maximum wait for the answer to what has this size, with the time in which a slow connection carries it.
+///
+/// Without that time, a large message would be sent again and again although each of them arrives.
+fn attempt_time(bytes: usize) -> Duration {
+    ATTEMPT_TIMEOUT + time_to_carry(bytes)
+}
+
+/// Returns the time in which a slow connection carries this number of bytes.
+fn time_to_carry(bytes: usize) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / SLOW_RATE as f64)
 }
 
 fn unanswered(why: &str) -> PublishFailure {

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::iter::Fuse;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::{HeaderMap, StatusCode, Subject, Subscriber, header};
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::super::Connection;
 use super::super::violations::Violation;
 use super::answer::read_answer;
-use super::{ATTEMPT_TIMEOUT, check, denied, is_ready_to_send, ready_to_send, unsent};
+use super::{attempt_time, check, denied, is_ready_to_send, ready_to_send, unsent};
 use crate::error::Error;
 use crate::message::refusal::closed;
 use crate::message::{Attempt, Outgoing, Pipelined, PublishFailure};
@@ -27,6 +28,9 @@ const REFILL_AT: usize = MAX_IN_FLIGHT - 32;
 
 /// The maximum number of bytes without a result, except for a single message that is larger.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
+
+/// The size from which a message counts.
+const LARGE: usize = MAX_BYTES / MAX_IN_FLIGHT;
 
 /// The maximum number of decimal digits of a number.
 const MAX_DIGITS: usize = 20;
@@ -43,6 +47,8 @@ pub(crate) struct Pipeline<I: Iterator> {
     /// The prefix of the message ids of this pipeline.
     ids: String,
     entries: VecDeque<Entry>,
+    /// The time of the last answer to a large message; the next one is carried after it.
+    carried_at: Instant,
     /// The number of the first entry; the last token of a reply subject is the number of its message.
     first: u64,
 }
@@ -70,6 +76,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             violations,
             ids: nuid::next().to_string(),
             entries: VecDeque::with_capacity(MAX_IN_FLIGHT),
+            carried_at: Instant::now(),
             first: 0,
         }
     }
@@ -81,9 +88,9 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 None if self.ended => return None,
                 None => self.fill().await,
                 Some(Entry::Sent(attempt)) => {
-                    let due = attempt.begun + ATTEMPT_TIMEOUT;
+                    let begun = attempt.begun.max(self.carried_at);
                     self.fill().await;
-                    self.receive(due).await;
+                    self.receive(begun + self.attempt_time()).await;
                 }
                 Some(Entry::Resend(_) | Entry::Done(_)) => return self.pop(),
             }
@@ -148,13 +155,22 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
 
     /// Returns `true` if another message like the last one has room within [`MAX_BYTES`].
     fn has_room(&self) -> bool {
-        let size = |entry: &Entry| match entry {
-            Entry::Sent(attempt) | Entry::Resend(attempt) => attempt.message.payload.len(),
-            Entry::Done(_) => 0,
-        };
-        let last = self.entries.back().map_or(0, size);
+        let last = self.entries.back().map_or(0, Entry::size);
         // Only large messages are counted, because this runs for each message.
-        last < MAX_BYTES / MAX_IN_FLIGHT || self.entries.iter().map(size).sum::<usize>() + last <= MAX_BYTES
+        last < LARGE || self.size() + last <= MAX_BYTES
+    }
+
+    /// Returns the size of all messages without a result.
+    fn size(&self) -> usize {
+        self.entries.iter().map(Entry::size).sum()
+    }
+
+    /// Returns the maximum wait for an answer to the first message, which is sent together with the others.
+    fn attempt_time(&self) -> Duration {
+        let last = self.entries.back().map_or(0, Entry::size);
+        // Small messages are not counted, because this runs for each message.
+        let size = if last < LARGE { last } else { self.size() };
+        attempt_time(size).min(self.connection.settings.publish_timeout)
     }
 
     /// Returns the message with its size, or the reason that it cannot be sent.
@@ -170,7 +186,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
     async fn send(&mut self, message: Outgoing, bytes: usize, begun: Instant) -> Entry {
         let not_sent = |message| Entry::Resend(Attempt { message, begun, unanswered: false });
         if !is_ready_to_send(&self.connection, bytes) {
-            let limit = ATTEMPT_TIMEOUT.min(self.connection.settings.publish_timeout);
+            let limit = self.attempt_time();
             tokio::select! {
                 biased;
                 () = self.connection.closed() => return Entry::failed(closed(&message.subject)),
@@ -179,6 +195,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 },
             }
         }
+        let limit = self.attempt_time();
         let number = self.first + self.entries.len() as u64;
         let headers = self.headers(&message, number);
         let client = self.connection.client();
@@ -203,7 +220,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             // Sending waits for capacity in a queue.
             () = self.connection.closed() => Entry::failed(closed(&message.subject)),
             // The timer is created only if sending waits.
-            () = async { sleep(ATTEMPT_TIMEOUT).await } => not_sent(message),
+            () = async { sleep(limit).await } => not_sent(message),
         }
     }
 
@@ -264,6 +281,9 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         let index = number.and_then(|number| number.checked_sub(self.first));
         let Some(entry) = index.and_then(|index| self.entries.get_mut(usize::try_from(index).ok()?)) else { return };
         let (Entry::Sent(attempt) | Entry::Resend(attempt)) = entry else { return };
+        if attempt.message.payload.len() >= LARGE {
+            self.carried_at = Instant::now();
+        }
         let not_stored = || Entry::Resend(Attempt { unanswered: false, ..attempt.clone() });
         *entry = if answer.status == Some(StatusCode::NO_RESPONDERS) {
             not_stored()
@@ -284,6 +304,13 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
 impl Entry {
     fn failed(error: Error) -> Self {
         Self::Done(Err(error))
+    }
+
+    fn size(&self) -> usize {
+        match self {
+            Self::Sent(attempt) | Self::Resend(attempt) => attempt.message.payload.len(),
+            Self::Done(_) => 0,
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! The limit of what the client has been given to send and has not written yet.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use tokio::sync::Notify;
 
+use super::time_to_carry;
 use crate::sync::lock;
 
 /// The number of bytes at which nothing more is given to the client until it has written them.
@@ -16,6 +18,9 @@ const LIMIT: usize = 64 * 1024;
 
 /// The size of the protocol line of a message, without its subject.
 const LINE: usize = 128;
+
+/// The time for which a large message may be on its way.
+const LATELY: Duration = Duration::from_secs(30);
 
 /// Admits messages while the client writes.
 ///
@@ -33,6 +38,8 @@ struct State {
     /// The number of bytes given to the client since the last flush.
     given: usize,
     flushing: bool,
+    /// The size of the largest message above [`LIMIT`] that was given to the client lately, and the time of it.
+    largest: Option<(usize, Instant)>,
 }
 
 impl WriteLimit {
@@ -56,11 +63,28 @@ impl WriteLimit {
         }
     }
 
+    /// Returns the time that a slow connection may need to carry a message that was given to the client lately, in which
+    /// the server answers nothing else.
+    pub(in crate::nats) fn time_to_carry(&self) -> Duration {
+        let largest = lock(&self.state).largest.filter(|(_, at)| at.elapsed() < LATELY);
+        largest.map_or(Duration::ZERO, |(bytes, _)| time_to_carry(bytes))
+    }
+
+    /// Returns the time for which a slow connection may still carry such a message.
+    pub(super) fn time_left(&self) -> Duration {
+        let largest = lock(&self.state).largest;
+        largest.map_or(Duration::ZERO, |(bytes, at)| time_to_carry(bytes).saturating_sub(at.elapsed()))
+    }
+
     /// Counts a message if it may be given to the client; otherwise, a flush is in progress.
     pub(in crate::nats) fn try_admit(self: &Arc<Self>, client: &Client, bytes: usize) -> bool {
         let mut state = lock(&self.state);
         if state.given < LIMIT {
             state.given += LINE + bytes;
+            if bytes > LIMIT {
+                let largest = state.largest.filter(|(size, at)| *size > bytes && at.elapsed() < LATELY);
+                state.largest = Some(largest.unwrap_or_else(|| (bytes, Instant::now())));
+            }
             return true;
         }
         if !std::mem::replace(&mut state.flushing, true) {
@@ -68,7 +92,9 @@ impl WriteLimit {
             tokio::spawn(async move {
                 // A client that has ended writes nothing, and says so to whoever sends.
                 client.flush().await.ok();
-                *lock(&limit.state) = State::default();
+                let mut state = lock(&limit.state);
+                (state.given, state.flushing) = (0, false);
+                drop(state);
                 limit.written.notify_waiters();
             });
         }

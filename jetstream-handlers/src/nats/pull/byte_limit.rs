@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
+use crate::nats::Connection;
 
 /// The maximum number of bytes that all handlers of a connection request and buffer together, apart from larger
 /// messages.
@@ -26,7 +28,7 @@ const MIN_SHARE: usize = 4 * 1024;
 /// The maximum `max_bytes` of a request; no server accepts larger messages.
 const MAX_BYTES: usize = 128 * 1024 * 1024;
 
-/// The `max_bytes` of the first request on a connection, whose rate is unknown.
+/// The `max_bytes` of the first requests of all handlers on a connection, whose rate is unknown.
 const INITIAL_WINDOW: usize = 1024 * 1024;
 
 /// The time within which the bytes of a request arrive on a connection that is quick enough for twice as many.
@@ -43,7 +45,50 @@ pub(in crate::nats) struct LargeRequests(Arc<Semaphore>);
 
 /// The right to request a message that is larger than the share of its handler; it ends when the message has arrived.
 #[derive(Debug)]
-pub(super) struct Reservation(#[allow(dead_code, reason = "it counts until it is dropped")] OwnedSemaphorePermit);
+pub(in crate::nats) struct Reservation(
+    #[allow(dead_code, reason = "it counts until it is dropped")] OwnedSemaphorePermit,
+);
+
+impl Reservation {
+    /// Keeps reservations of requests that nobody waits for, until nothing that they request can be on its way.
+    ///
+    /// The server still serves the requests up to this time or until their inbox has ended, and counts what it has sent
+    /// until the connection has carried it.
+    pub(super) fn keep(
+        reservations: Vec<Self>,
+        connection: &Arc<Connection>,
+        ends: Instant,
+        inbox_ended: Option<CancellationToken>,
+    ) {
+        if reservations.is_empty() {
+            return;
+        }
+        let connection = Arc::downgrade(connection);
+        tokio::spawn(async move {
+            let inbox_ended = async {
+                match inbox_ended {
+                    Some(ended) => ended.cancelled().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = inbox_ended => {}
+                () = sleep_until(ends) => {}
+            }
+            if let Some(connection) = connection.upgrade() {
+                let mut epoch = connection.epoch();
+                epoch.mark_unchanged();
+                tokio::select! {
+                    () = connection.caught_up() => {}
+                    () = connection.closed() => {}
+                    // What was on its way on a former connection does not arrive on this one.
+                    _ = epoch.changed() => {}
+                }
+            }
+            drop(reservations);
+        });
+    }
+}
 
 impl Default for LargeRequests {
     fn default() -> Self {
@@ -53,7 +98,7 @@ impl Default for LargeRequests {
 
 impl LargeRequests {
     /// Waits until this many bytes may be requested, after the handlers that have waited longer.
-    fn reserve(&self, bytes: usize) -> BoxFuture<'static, Reservation> {
+    pub(in crate::nats) fn reserve(&self, bytes: usize) -> BoxFuture<'static, Reservation> {
         let (semaphore, bytes) = (self.0.clone(), bytes.min(LARGE_BUDGET) as u32);
         Box::pin(async move {
             let permit = semaphore.acquire_many_owned(bytes).await;
@@ -78,6 +123,8 @@ pub(super) struct ByteLimit {
     required: usize,
     /// The `max_bytes` for which the connection has shown to be quick enough.
     window: usize,
+    /// `true` if the window was raised on this connection.
+    is_raised: bool,
     /// The time of a request, and the number of bytes that have arrived since.
     measured: Option<(Instant, usize)>,
     /// The maximum `max_bytes` without a reservation, at the last request.
@@ -92,6 +139,7 @@ impl Default for ByteLimit {
             size: 0,
             required: 0,
             window: INITIAL_WINDOW,
+            is_raised: false,
             measured: None,
             half_share: BUDGET / 2,
             reserving: None,
@@ -121,6 +169,7 @@ impl ByteLimit {
         if *received >= self.window {
             if since.elapsed() <= QUICK {
                 self.window = (*received * 2).min(BUDGET / 2);
+                self.is_raised = true;
             }
             self.measured = None;
         }
@@ -146,6 +195,9 @@ impl ByteLimit {
         requests: &LargeRequests,
     ) -> Option<Allowance> {
         self.half_share = share(handlers) / 2;
+        if !self.is_raised {
+            self.window = (INITIAL_WINDOW / handlers.max(1)).max(MIN_SHARE);
+        }
         if self.required <= self.half_share {
             self.reserving = None;
             let max_bytes = self.half_share.min(self.window).max(self.required);
@@ -191,7 +243,7 @@ impl ByteLimit {
 
     /// Begins again with small requests, because the rate of the new connection is unknown.
     pub(super) fn reconnected(&mut self) {
-        (self.window, self.measured) = (INITIAL_WINDOW, None);
+        (self.is_raised, self.measured) = (false, None);
     }
 }
 

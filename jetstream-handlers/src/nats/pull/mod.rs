@@ -15,7 +15,7 @@ mod requests;
 mod resequencer;
 mod status;
 
-pub(super) use byte_limit::LargeRequests;
+pub(super) use byte_limit::{LargeRequests, Reservation};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ use std::time::{Duration, SystemTime};
 use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
 use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
@@ -53,6 +54,9 @@ const QUIET: Duration = Duration::from_millis(50);
 /// The time after the beginning of a stop up to which it waits for the server to confirm that the inbox is closed.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// The time in which what has arrived at an inbox is passed on.
+const ROUTED: Duration = Duration::from_millis(50);
+
 /// The maximum number of advisories about a deletion in a second that are believed.
 const MAX_DELETIONS: u32 = 20;
 
@@ -78,6 +82,8 @@ pub(crate) struct Pull {
     capacity: usize,
     limits: Limits,
     requests: Requests,
+    /// The wait for what the server had sent at this time.
+    catching_up: Option<(Instant, BoxFuture<'static, ()>)>,
     byte_limit: ByteLimit,
     last_heard: Instant,
     /// The number of advisories about a deletion in this second of the clock of the incarnations.
@@ -170,6 +176,7 @@ impl Pull {
             capacity: 0,
             limits: Limits::new(fetch_wait),
             requests: Requests::default(),
+            catching_up: None,
             byte_limit: ByteLimit::default(),
             last_heard: Instant::now(),
             deletions: (0, 0),
@@ -252,7 +259,7 @@ impl Pull {
                 // closed or has ended, and what was on its way is lost.
                 Arrival::Closed => {
                     self.lost_requests = self.requests.outstanding();
-                    self.requests.forget();
+                    self.abandon_requests();
                     self.stale = true;
                 }
             }
@@ -285,6 +292,7 @@ impl Pull {
                     Answer::Examined(found) => Box::pin(self.on_examined(found)).await,
                 },
                 reservation = optional(self.byte_limit.reserving()) => self.byte_limit.reserved(reservation),
+                () = optional(self.catching_up.as_mut().map(|(_, caught_up)| caught_up)) => self.on_caught_up(),
                 Ok(()) = self.epoch.changed() => self.on_reconnect(),
                 () = sleep_until(wake) => self.on_wake().await,
             }
@@ -385,7 +393,7 @@ impl Pull {
             if let Err(error) = Box::pin(self.lease_again()).await {
                 return self.back_off(&chain(&error));
             }
-            self.requests.forget();
+            self.abandon_requests();
             self.stale = false;
         }
         self.requests.prune();
@@ -453,10 +461,11 @@ impl Pull {
     fn wake(&self) -> Instant {
         let far = Instant::now() + Duration::from_secs(3600);
         let order = self.order.as_ref().and_then(|order| order.wake()).unwrap_or(far);
+        let is_waiting = self.requests.outstanding() == 0 || self.catching_up.is_some();
         let pull = if self.recovery.is_active() {
             // Without a wait, the restoration of the consumer wakes the worker.
             self.recovery.wake().unwrap_or(far)
-        } else if self.requests.outstanding() == 0 {
+        } else if is_waiting {
             far
         } else {
             let silent = self.silent_at();
@@ -470,19 +479,51 @@ impl Pull {
         self.floor.proceed(now);
         if self.recovery.is_active() {
             self.recovery.proceed(now, || self.floor.start());
-        } else if self.requests.outstanding() > 0 && self.silent_at() <= now {
-            self.requests.forget();
-            self.doubt();
-            self.floor.silent();
-            if self.is_crowded {
-                self.back_off_crowded();
-            } else {
-                self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
-            }
+        } else if self.requests.outstanding() > 0 && (self.silent_at() <= now || self.requests.are_over(now)) {
+            self.catch_up(now);
         } else {
             self.requests.prune();
         }
         self.tick(now).await;
+    }
+
+    /// Waits for what the server has sent by now: heartbeats wait behind the messages of other handlers.
+    fn catch_up(&mut self, now: Instant) {
+        let connection = self.connection.clone();
+        self.catching_up.get_or_insert_with(|| {
+            let caught_up = async move {
+                connection.caught_up().await;
+                // Another task passes on what arrives at the inbox.
+                sleep(ROUTED).await;
+            };
+            (now, Box::pin(caught_up))
+        });
+    }
+
+    /// Ends the requests of which nothing was on its way.
+    fn on_caught_up(&mut self) {
+        let Some((begun, _)) = self.catching_up.take() else { return };
+        if self.recovery.is_active() || self.requests.outstanding() == 0 {
+            return;
+        }
+        if self.silent_at() > begun {
+            return self.requests.end_before(begun);
+        }
+        self.abandon_requests();
+        self.doubt();
+        self.floor.silent();
+        if self.is_crowded {
+            self.back_off_crowded();
+        } else {
+            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+        }
+    }
+
+    /// Ends all requests, which the server may still serve.
+    fn abandon_requests(&mut self) {
+        if let Some((reserved, ends)) = self.requests.abandon() {
+            Reservation::keep(reserved, &self.connection, ends, self.lease.as_ref().map(InboxLease::ended));
+        }
     }
 
     fn on_reconnect(&mut self) {
@@ -502,7 +543,8 @@ impl Pull {
         }
         // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
         // their inbox is subscribed.
-        self.requests.forget();
+        self.abandon_requests();
+        self.catching_up = None;
         self.byte_limit.reconnected();
         self.lease = None;
         self.repeat_acks();
@@ -519,7 +561,7 @@ impl Pull {
     /// Leases another inbox, because another handler at this one stops, and requests again what does not arrive at it.
     fn move_to_another_inbox(&mut self) {
         let outstanding = self.requests.outstanding();
-        self.requests.forget();
+        self.abandon_requests();
         self.stale = true;
         // An ordered handler finds what is missing by its numbers.
         let Some(lease) = self.lease.take_if(|_| self.order.is_none()) else { return };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::byte_limit::Allowance;
+use super::byte_limit::{Allowance, Reservation};
 
 /// The maximum batch of one request.
 const MAX_BATCH: usize = 1000;
@@ -165,13 +165,36 @@ impl Requests {
         self.outstanding = 0;
     }
 
-    /// Ends the requests whose time is over, in case their status was lost.
+    /// Ends all requests, which the server may still serve; returns what is reserved for them, and the time at which
+    /// the server no longer serves them.
+    pub(super) fn abandon(&mut self) -> Option<(Vec<Reservation>, Instant)> {
+        let ends = self.live.iter().map(|request| request.ends).max();
+        let reserved = self.live.iter_mut().filter_map(|request| request.allowance.reservation.take()).collect();
+        self.forget();
+        ends.map(|ends| (reserved, ends))
+    }
+
+    /// Ends the requests whose time is over, because they were served; if none is newer, what they deliver may still be
+    /// on its way.
     pub(super) fn prune(&mut self) {
         if self.live.is_empty() {
             return;
         }
         let now = Instant::now();
-        self.live.retain(|request| request.ends > now);
+        if !self.are_over(now) {
+            self.live.retain(|request| request.ends > now);
+        }
+    }
+
+    /// Returns `true` if there are requests, and the time of all of them is over.
+    pub(super) fn are_over(&self, now: Instant) -> bool {
+        !self.live.is_empty() && self.live.iter().all(|request| request.ends <= now)
+    }
+
+    /// Ends the requests whose time was over at a time up to which everything has arrived, in case their status was
+    /// lost.
+    pub(super) fn end_before(&mut self, time: Instant) {
+        self.live.retain(|request| request.ends > time);
         if self.live.is_empty() {
             self.outstanding = 0;
         }
