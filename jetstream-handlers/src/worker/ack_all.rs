@@ -138,6 +138,13 @@ impl AckAll {
         std::mem::take(&mut acks.due).then(|| acks.last.clone()).flatten()
     }
 
+    /// Makes the last ack due again, because it could not be sent.
+    pub(super) fn unsent(&self) {
+        let mut acks = self.acks();
+        acks.due = acks.last.is_some();
+        self.due.notify_one();
+    }
+
     fn acks(&self) -> MutexGuard<'_, Acks> {
         lock(&self.acks)
     }

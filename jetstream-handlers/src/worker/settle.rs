@@ -117,7 +117,9 @@ impl Worker {
         }
         if let Some(last) = acks.take() {
             acks.acked.set(last.stream_sequence());
-            self.answer(last, Answer::Ack).await;
+            if !self.answer(last, Answer::Ack).await {
+                acks.unsent();
+            }
         }
     }
 
@@ -181,24 +183,19 @@ impl Worker {
         self.send(self.transport.progress(&self.binding, delivery)).await;
     }
 
-    async fn answer(&self, delivery: Info, answer: Answer<'_>) {
+    /// Sends an answer; returns `false` if it was not sent.
+    async fn answer(&self, delivery: Info, answer: Answer<'_>) -> bool {
         let (transport, binding) = (&self.transport, &self.binding);
-        match answer {
-            Answer::Ack => {
-                let id = delivery.id();
-                if !self.send(transport.ack(binding, delivery)).await {
-                    self.remember_unsent(id);
-                }
-            }
-            Answer::Nak(delay) => {
-                self.send(transport.nak(binding, &delivery, delay)).await;
-            }
-            Answer::Term(reason) => {
-                if !self.send(transport.term(binding, &delivery, reason)).await {
-                    self.remember_unsent(delivery.id());
-                }
-            }
+        let id = delivery.id();
+        let (sent, has_ended) = match answer {
+            Answer::Ack => (self.send(transport.ack(binding, delivery)).await, true),
+            Answer::Nak(delay) => (self.send(transport.nak(binding, &delivery, delay)).await, false),
+            Answer::Term(reason) => (self.send(transport.term(binding, &delivery, reason)).await, true),
+        };
+        if !sent && has_ended {
+            self.remember_unsent(id);
         }
+        sent
     }
 
     /// Remembers a handled message whose ack could not be sent; an ordered handler has its own record.

@@ -356,6 +356,11 @@ impl Pull {
             Action::Nak(missing) => {
                 self.connection.nak_lost(missing.sequences().map(|sequence| missing.ack_subject(sequence))).await;
             }
+            Action::AckAgain => {
+                if let Some(epoch) = order.verified_on {
+                    self.events.push_back(DeliveryEvent::ConsumerVerified(epoch));
+                }
+            }
             Action::Wait => {}
         }
     }

@@ -90,6 +90,8 @@ pub(super) enum Action {
     Release(Vec<Message>),
     /// No instance has these messages.
     Nak(Missing),
+    /// Messages that this process has acked were delivered again: the last ack was lost, or crossed them.
+    AckAgain,
     Wait,
 }
 
@@ -293,6 +295,10 @@ impl Resequencer {
         // Messages up to the floor have ended, except those in `below_floor`; messages above the last delivery arrived
         // after this info.
         let unacknowledged = floor + 1..delivered + 1;
+        // Until the floor shows the ack, it is not known whether the server counts them.
+        if self.pending.range(..=acked).any(|(sequence, _)| *sequence > floor) && !is_damaged(info) {
+            return Action::AckAgain;
+        }
         // Messages that this process has acked do not count, although the floor may be below them, or they may have been
         // delivered again before the ack was processed: the floor of a replicated consumer rises later, and to count an
         // acked message would hide a missing one.
@@ -575,6 +581,8 @@ mod tests {
             assert!(resequencer.pass(delivery(sequence, number, 2)).is_none());
         }
         let info_now = info((7, 11), (3, 3), 3);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 4), Action::AckAgain));
+        let info_now = info((7, 11), (4, 4), 3);
         assert!(matches!(resequencer.on_info(&info_now, Active::This, 4), Action::Wait), "5 is missing");
         assert!(resequencer.pass(delivery(5, 12, 2)).is_none());
         let Action::Release(messages) = resequencer.on_info(&info((7, 12), (4, 4), 3), Active::This, 4) else {
