@@ -132,13 +132,16 @@ impl Received {
     }
 
     /// Returns `true` if the consumer has restarted its numbering since: it is another one, or was reset with
-    /// `CONSUMER.RESET`.
+    /// `CONSUMER.RESET`. Its state must have been read after the last delivery arrived.
     pub(super) fn is_restarted(&self, consumer: Consumer) -> bool {
-        let base = self.base.unwrap_or_default();
+        let arrived = self.latest.iter().map(|(_, known)| *known).chain(self.base);
+        let is_lower = |known: Position| {
+            consumer.delivered.consumer_sequence < known.consumer_sequence
+                || consumer.delivered.stream_sequence < known.stream_sequence
+        };
         self.created.is_some_and(|known| known != consumer.created)
             || consumer.floor < self.floor
-            || consumer.delivered.consumer_sequence < base.consumer_sequence
-            || consumer.delivered.stream_sequence < base.stream_sequence
+            || arrived.into_iter().any(is_lower)
     }
 
     /// Records that the consumer has restarted its numbering, so that no delivery is accounted for.
