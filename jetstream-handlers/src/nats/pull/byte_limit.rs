@@ -291,6 +291,7 @@ mod tests {
         assert_eq!(max_bytes(&mut limit, 4), Some(2 * INITIAL_WINDOW), "half of the share");
         limit.reconnected();
         assert_eq!(max_bytes(&mut limit, 1), Some(INITIAL_WINDOW));
+        assert_eq!(max_bytes(&mut limit, 4), Some(INITIAL_WINDOW / 4), "small over all handlers together");
     }
 
     #[test]
@@ -299,7 +300,7 @@ mod tests {
         let mut limits = [ByteLimit::default(), ByteLimit::default()];
         let mut reservations = Vec::new();
         for limit in &mut limits {
-            assert_eq!((max_bytes(limit, 1000), limit.is_alone(1000)), (Some(BUDGET / 1000 / 2), false));
+            assert_eq!((max_bytes(limit, 1000), limit.is_alone(1000)), (Some(MIN_SHARE), false));
             limit.too_large(LARGE_BUDGET / 3);
             assert!(limit.is_alone(1000) && limit.next(1000, None, &requests).is_none());
             reservations.push(limit.reserving().unwrap().now_or_never());
@@ -313,7 +314,7 @@ mod tests {
         let allowance = second.next(1000, reservation, &requests).unwrap();
         assert_eq!(allowance.max_bytes, LARGE_BUDGET / 3 * 2);
         assert!(second.arrived(&message(LARGE_BUDGET / 2)));
-        assert_eq!(max_bytes(second, 1000), Some(BUDGET / 1000 / 2), "no other message waits");
+        assert_eq!(max_bytes(second, 1000), Some(MIN_SHARE), "no other message waits");
         second.too_large(BUDGET / 1000 / 2);
         assert!(second.required > LARGE_BUDGET / 2, "the size is known");
     }
