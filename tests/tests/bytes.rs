@@ -3,9 +3,9 @@
 
 use std::sync::atomic::Ordering;
 
-use jetstream_handlers::Message;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers_tests::{Proxy, Recorder, Server, connect, ms, stream_config};
+use jetstream_handlers::{Health, Message, Subscription};
+use jetstream_handlers_tests::{Proxy, Recorder, Server, connect, ms, stream_config, until_health};
 
 /// Returns a handler that takes a while, and records the first byte of each message and its deliveries.
 fn slow(
@@ -61,37 +61,71 @@ async fn message_above_the_bound_is_delivered() {
     subscription.unsubscribe().await.unwrap();
 }
 
+/// Twelve handlers on one connection, and messages that together are larger than what the server queues for it.
+struct Large {
+    publisher: Broker,
+    broker: Broker,
+    handled: Recorder<(u8, u64)>,
+    _subscriptions: Vec<Subscription>,
+    proxy: Proxy,
+    _server: Server,
+}
+
+impl Large {
+    const HANDLERS: u8 = 12;
+
+    /// Starts the handlers; the rate of their connection is in bytes per second, and 0 is no limit.
+    async fn start(rate: u64) -> Self {
+        let server = Server::builder().config("max_payload: 16777216").start().await;
+        for (stream, subject) in [("WORK", "work.>"), ("DLQ", "dlq.>")] {
+            server.jetstream().await.create_stream(stream_config(stream, &[subject])).await.unwrap();
+        }
+        let proxy = Proxy::start(server.address()).await;
+        proxy.limit_rate(rate);
+        let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+        let (handled, mut subscriptions) = (Recorder::default(), Vec::new());
+        for number in 0..Self::HANDLERS {
+            let handler = slow(&handled);
+            let subscription = broker.subscribe(&format!("work.{number}"), &format!("worker-{number}"), handler);
+            subscriptions.push(subscription.ack_wait(secs(60)).await.unwrap());
+        }
+        Self { publisher, broker, handled, _subscriptions: subscriptions, proxy, _server: server }
+    }
+
+    /// Publishes a message for each handler.
+    async fn publish(&self, round: u8) {
+        for number in 0..Self::HANDLERS {
+            let payload = vec![round * Self::HANDLERS + number; 8_000_000];
+            self.publisher.publisher().publish_bytes(&format!("work.{number}"), payload).await.unwrap();
+        }
+    }
+}
+
 #[tokio::test]
 async fn handlers_of_one_connection_share_the_bound() {
-    let server = Server::builder().config("max_payload: 16777216").start().await;
-    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
-    let proxy = Proxy::start(server.address()).await;
-    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
-    let handled = Recorder::default();
-    let mut subscriptions = Vec::new();
-    for number in 0..12 {
-        let subject = format!("work.{number}");
-        subscriptions.push(
-            broker.subscribe(&subject, &format!("worker-{number}"), slow(&handled)).ack_wait(secs(60)).await.unwrap(),
-        );
-    }
+    // Slower than the server sends, which would end the connection with 64 MiB that are not read.
+    let large = Large::start(20_000_000).await;
+    large.publish(0).await;
+    large.handled.until_distinct(12).await;
+    assert_eq!(large.handled.len(), 12, "each once");
+    assert_eq!(connects(&large.broker), 1, "the connection is kept");
+}
+
+#[tokio::test]
+async fn handlers_recover_from_a_pause_of_the_connection() {
+    let large = Large::start(0).await;
     // Each handler learns how large its messages are.
-    let publish = async |round: u8| {
-        for number in 0..12 {
-            let payload = vec![round * 12 + number; 8_000_000];
-            publisher.publisher().publish_bytes(&format!("work.{number}"), payload).await.unwrap();
-        }
-    };
-    publish(0).await;
-    handled.until_distinct(12).await;
-    // The server would end the connection with 64 MiB that are not read.
-    proxy.pause();
-    publish(1).await;
-    publish(2).await;
-    proxy.resume();
-    handled.until_distinct(36).await;
-    assert_eq!(handled.len(), 36, "each once");
-    assert_eq!(connects(&broker), 1, "the connection is kept");
+    large.publish(0).await;
+    large.handled.until_distinct(12).await;
+    large.proxy.pause();
+    large.publish(1).await;
+    large.publish(2).await;
+    until_health(&large.broker, "the connection is given up", |health| !health.connected).await;
+    large.proxy.resume();
+    large.handled.until_distinct(36).await;
+    until_health(&large.broker, "healthy", Health::is_healthy).await;
+    assert!(connects(&large.broker) <= 3, "{} connections", connects(&large.broker));
+    assert!(large.publisher.dead_letters().list(1).await.unwrap().is_empty());
 }
 
 #[tokio::test]

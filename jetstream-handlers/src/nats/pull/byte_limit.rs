@@ -291,6 +291,7 @@ mod tests {
         assert_eq!(max_bytes(&mut limit, 4), Some(2 * INITIAL_WINDOW), "half of the share");
         limit.reconnected();
         assert_eq!(max_bytes(&mut limit, 1), Some(INITIAL_WINDOW));
+        assert_eq!(max_bytes(&mut limit, 4), Some(INITIAL_WINDOW / 4), "small over all handlers together");
     }
 
     #[test]
