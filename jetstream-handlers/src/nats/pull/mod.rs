@@ -315,6 +315,9 @@ impl Pull {
         }
         if self.phase == Phase::Open {
             self.phase = Phase::Stopping(Instant::now());
+            // The calls may take long, and other handlers wait for what this one does not request any more.
+            self.byte_limit.idle();
+            self.byte_limit.take_reserved();
         }
         loop {
             if let Some(message) = self.next_delivery() {
@@ -322,6 +325,7 @@ impl Pull {
             }
             match self.phase {
                 Phase::Open | Phase::Closed => {
+                    self.requests.forget();
                     // The messages in the resequencer were not begun either, so they are returned as well.
                     let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
                     if pending.is_empty() {
