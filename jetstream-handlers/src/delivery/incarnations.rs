@@ -108,6 +108,11 @@ impl Incarnations {
         self.state().current
     }
 
+    /// Returns the first incarnation that is not known to be of a former consumer.
+    pub(crate) fn oldest(&self) -> u32 {
+        self.state().first
+    }
+
     /// Returns the first incarnation that is known to be of the present consumer.
     pub(crate) fn first(&self) -> u32 {
         let State { first, identified, current, .. } = *self.state();

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
+use crate::delivery::Incarnations;
 use crate::message::{DeliveryId, Info, nanos};
 use crate::sync::lock;
 
@@ -71,7 +72,7 @@ impl Word {
 struct Restored {
     /// The time at which the stream was created; what was stored before belongs to an earlier one of the same name.
     stream_created: u64,
-    /// The incarnation of the restored consumer; a later one may have another stream.
+    /// An incarnation of the restored consumer; one that is made later may have another stream.
     incarnation: u32,
     /// The first stream sequence that the consumer delivers.
     start: u64,
@@ -114,16 +115,17 @@ impl RecentAcks {
     }
 
     /// Returns `true` if a message has ended before, and a restored consumer delivers it again.
-    pub(super) fn is_repeated(&self, info: &Info) -> bool {
-        self.is_restored.load(Ordering::Relaxed) && self.repeats(info)
+    pub(super) fn is_repeated(&self, info: &Info, incarnations: &Incarnations) -> bool {
+        self.is_restored.load(Ordering::Relaxed) && self.repeats(info, incarnations.oldest())
     }
 
+    /// See [`is_repeated`](Self::is_repeated); `oldest` is the first incarnation of the present consumer.
     #[cold]
-    fn repeats(&self, info: &Info) -> bool {
+    fn repeats(&self, info: &Info, oldest: u32) -> bool {
         let mut restored = lock(&self.restored);
-        let DeliveryId { stream_sequence: sequence, stored_at, incarnation, .. } = info.id();
+        let DeliveryId { stream_sequence: sequence, stored_at, .. } = info.id();
         let active = restored.filter(|restored| {
-            incarnation <= restored.incarnation && sequence < restored.end && Instant::now() < restored.until
+            oldest <= restored.incarnation && sequence < restored.end && Instant::now() < restored.until
         });
         let Some(Restored { stream_created, start, .. }) = active else {
             // The consumer delivers in order, so what follows is new.
@@ -164,12 +166,12 @@ mod tests {
         for sequence in [5, 3, 200, 64, 63, 127] {
             acks.record(&info(sequence, 100));
         }
-        assert!(!acks.is_repeated(&info(5, 100)), "nothing was restored");
+        assert!(!acks.is_repeated(&info(5, 100), &Incarnations::default()), "nothing was restored");
         acks.restored(4, at(50), 0);
-        let repeated: Vec<_> = (0..=200).filter(|sequence| acks.is_repeated(&info(*sequence, 100))).collect();
+        let repeated: Vec<_> = (0..=200).filter(|sequence| acks.repeats(&info(*sequence, 100), 0)).collect();
         assert_eq!(repeated, [5, 63, 64, 127, 200]);
-        assert!(!acks.is_repeated(&info(201, 100)));
-        assert!(!acks.is_repeated(&info(5, 100)), "a new message ends the repetition");
+        assert!(!acks.repeats(&info(201, 100), 0));
+        assert!(!acks.repeats(&info(5, 100), 0), "a new message ends the repetition");
     }
 
     #[tokio::test]
@@ -181,7 +183,7 @@ mod tests {
         acks.record(&info(far, 100));
         acks.record(&info(2, 100));
         acks.restored(1, at(50), 0);
-        let repeated: Vec<_> = (0..=far).filter(|sequence| acks.is_repeated(&info(*sequence, 100))).collect();
+        let repeated: Vec<_> = (0..=far).filter(|sequence| acks.repeats(&info(*sequence, 100), 0)).collect();
         assert_eq!(repeated, [70, far]);
     }
 
@@ -199,7 +201,7 @@ mod tests {
             acks.record(&info(sequence, 200));
         }
         acks.restored(1, at(150), 0);
-        let repeated: Vec<_> = (0..500).filter(|sequence| acks.is_repeated(&info(*sequence, 200))).collect();
+        let repeated: Vec<_> = (0..500).filter(|sequence| acks.repeats(&info(*sequence, 200), 0)).collect();
         assert_eq!(repeated, (1..10).chain(310..500).collect::<Vec<_>>());
     }
 
@@ -208,9 +210,9 @@ mod tests {
         let acks = RecentAcks::default();
         acks.record(&info(5, 100));
         acks.restored(1, at(50), 0);
-        assert!(acks.is_repeated(&info(5, 100)));
+        assert!(acks.repeats(&info(5, 100), 0));
         tokio::time::advance(MAX_REPEATS).await;
-        assert!(!acks.is_repeated(&info(5, 100)));
+        assert!(!acks.repeats(&info(5, 100), 0));
     }
 
     #[tokio::test]
@@ -218,14 +220,12 @@ mod tests {
         let acks = RecentAcks::default();
         (1..20).for_each(|sequence| acks.record(&info(sequence, 100)));
         acks.restored(1, at(50), 0);
-        assert!(acks.is_repeated(&info(5, 100)));
-        assert!(!acks.is_repeated(&info(5, 200)), "the server has lost the messages, and kept the stream");
-        let mut later = info(5, 100);
-        later.set_incarnation(1);
-        assert!(!acks.is_repeated(&later), "the consumer may have been replaced again");
+        assert!(acks.repeats(&info(5, 100), 0));
+        assert!(!acks.repeats(&info(5, 200), 0), "the server has lost the messages, and kept the stream");
+        assert!(!acks.repeats(&info(5, 100), 1), "the consumer was replaced again");
         // The stream assigns the sequences again, and what it had before is forgotten.
         acks.record(&info(7, 200));
         acks.restored(1, at(50), 0);
-        assert!(!acks.is_repeated(&info(5, 150)));
+        assert!(!acks.repeats(&info(5, 150), 0));
     }
 }

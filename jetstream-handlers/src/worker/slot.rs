@@ -209,7 +209,7 @@ impl Worker {
     }
 
     async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
-        let verdict = if self.recent_acks.is_repeated(&message.info) {
+        let verdict = if self.recent_acks.is_repeated(&message.info, &self.binding.incarnations) {
             Verdict::Repeated
         } else if !message.info.is_redelivered() {
             Verdict::Try

@@ -105,7 +105,9 @@ fn redacted(url: &str) -> String {
         Some((userinfo, start)) => format!("{}{}", &url[..start], &url[start + userinfo.len() + 1..]),
         None => url.to_owned(),
     };
-    printable(&shown).into_owned()
+    // A query is no part of an address of a server, but may be meant as a credential.
+    let shown = shown.split_once('?').map_or(&*shown, |(address, _)| address);
+    printable(shown).into_owned()
 }
 
 /// Decodes the percent-encoding of an address.
@@ -134,6 +136,7 @@ mod tests {
     fn passwords_are_redacted() {
         let given = ["nats://ada:p@ss@localhost:4222".into(), "token@host".into(), "tls://host:4222".into()];
         assert_eq!(Servers::parse(&given).unwrap().shown(), "`nats://localhost:4222`, `host`, `tls://host:4222`");
+        assert_eq!(addresses("nats://host?token=secret"), ["nats://host"]);
     }
 
     #[test]
