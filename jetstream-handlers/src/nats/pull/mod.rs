@@ -60,6 +60,9 @@ const ROUTED: Duration = Duration::from_millis(50);
 /// The maximum number of advisories about a deletion in a second that are believed.
 const MAX_DELETIONS: u32 = 20;
 
+/// The `expires` of a request with a reservation, whose message usually arrives at once.
+const RESERVED_EXPIRES: Duration = Duration::from_secs(1);
+
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
 
 /// The pulls of one handler.
@@ -422,11 +425,14 @@ impl Pull {
     }
 
     async fn request(&mut self, batch: usize, allowance: Allowance) {
+        // Another instance may have taken the message for which this one has a reservation, and others wait for that.
+        let max_expires = if allowance.reservation.is_some() { RESERVED_EXPIRES } else { Duration::MAX };
+        let expires = self.limits.expires().min(max_expires);
         let mut request = format!(
             r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
             allowance.max_bytes,
-            self.limits.expires().as_nanos(),
-            self.limits.heartbeat().as_nanos()
+            expires.as_nanos(),
+            self.limits.heartbeat().min(expires / 2).as_nanos()
         );
         self.add_pin(&mut request);
         request.push('}');
