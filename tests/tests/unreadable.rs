@@ -84,6 +84,27 @@ async fn twenty_in_a_row_end_while_messages_flow() {
     subscription.unsubscribe().await.unwrap();
 }
 
+/// The server pins an instance with its first delivery, which this one cannot read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ordered_handler_goes_on_behind_its_first_delivery() {
+    let server = Server::start().await;
+    create_streams(&server).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    let broker = connect(&server).await;
+    raw.publish("work.a", UNREADABLE[1], "bad").await;
+    raw.flush().await;
+    publish(&broker, "work.a", 0..20).await;
+    let handled = Recorder::new();
+    let options = broker.subscribe("work.>", "worker", handled.handler()).ordered();
+    let subscription = options.ack_wait(secs(60)).await.unwrap();
+    handled.until_distinct(20).await;
+    assert_eq!(handled.items(), (0..20).collect::<Vec<_>>());
+    let letters = dead_letters(&broker, 1).await;
+    check_letter(&letters[0], 1, UNREADABLE[1], "bad");
+    server.all_acked("WORK", "worker").await;
+    subscription.unsubscribe().await.unwrap();
+}
+
 /// Two instances cannot know which of them has lost a message with its connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_instances_lose_nothing_for_long() {

@@ -329,7 +329,11 @@ impl Pull {
         let active = order.active(info);
         if active == Active::Other {
             order.stand_by();
-            order.may_be_unreadable = None;
+            // A pin arrives with a delivery. Without one, the pin may be that of this instance, whose first delivery
+            // ended the connection; then it times out, and the missing messages are examined.
+            if order.pin.is_some() {
+                order.may_be_unreadable = None;
+            }
         }
         let action = order.resequencer.on_info(info, active, order.acked.get());
         match action {
