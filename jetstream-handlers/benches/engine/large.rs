@@ -160,7 +160,7 @@ fn continuous(bench: &Bench, stored: Stored) -> Sample {
     })
 }
 
-/// What hand-written code has handled.
+/// The messages that the comparison client has handled.
 #[derive(Default)]
 struct Tally {
     handled: u64,

@@ -18,7 +18,7 @@ const PART_OF: &str = "Dead-Letter-Part-Of";
 
 /// The header of a dead letter and of its parts with a key that is derived from the whole original message.
 ///
-/// Whoever may publish to the subject can forge a dead letter that names the parts of another one, and a replay would
+/// A client that may publish to the subject can forge a dead letter that names the parts of another one, and a replay would
 /// publish their content to a subject of the forger's choice; the key cannot be computed without the content.
 pub(super) const PARTS_KEY: &str = "Dead-Letter-Parts-Key";
 

@@ -54,7 +54,7 @@ impl DeadLetters {
     /// `subject_delete_marker_ttl` of its stream.
     /// A dead letter that is replayed twice within the stream's `duplicate_window` is stored once, as after a crash
     /// between the publish and the deletion.
-    /// The message id by which the stream knows it is no proof, because whoever can read the dead letter can publish
+    /// The message id by which the stream knows it is no proof, because a client that can read the dead letter can publish
     /// another message with it: the message is compared, and if it is another one, the replay is stored under another
     /// id.
     ///
@@ -328,7 +328,7 @@ impl DeadLetters {
 
     /// Compares the message for whose duplicate the stream took a replay.
     ///
-    /// The id of a replay can be guessed by whoever can read the dead letter, and the stream may have another message
+    /// The id of a replay can be computed by a client that can read the dead letter, and the stream may have another message
     /// with it. Returns an error if the message is gone: it may have been the replay, which was handled, or another.
     async fn compare(&self, ack: &PublishAck, replay: &Outgoing) -> Result<KnownId, Error> {
         let PublishAck { stream, sequence, .. } = ack;
@@ -355,7 +355,7 @@ enum KnownId {
     OfAnother,
 }
 
-/// Returns a replay with an id that nobody can guess.
+/// Returns a replay with a random id.
 fn renamed(mut replay: Outgoing) -> Outgoing {
     let id = unguessable_replay_id(replay.header(header::NATS_MESSAGE_ID).unwrap_or_default());
     replay.headers.insert(header::NATS_MESSAGE_ID, id);

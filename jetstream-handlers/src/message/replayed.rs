@@ -23,7 +23,7 @@ pub(crate) fn replay_id(stream: &str, sequence: u64, stored_at: u128, only: Opti
     format!("{REPLAY}/{stream}/{sequence}/{stored_at}/{}", only.unwrap_or_default())
 }
 
-/// Returns the message id of the same replay that nobody can guess, for a stream that has another message with its id.
+/// Returns a random message id of the same replay, for a stream that has another message with its id.
 pub(crate) fn unguessable_replay_id(id: &str) -> String {
     // The token before the consumer is only there to make the id unique.
     let (before, only) = id.rsplit_once('/').unwrap_or((id, ""));

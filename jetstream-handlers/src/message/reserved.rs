@@ -7,7 +7,7 @@ const SERVER_PREFIX: &str = "Nats-";
 
 /// The header by which the server names the pinned worker, which it adds to each delivery (ADR-42).
 ///
-/// It is a secret of that worker: whoever knows it can pull in its place.
+/// It is a secret of that worker: a client that knows it can pull in its place.
 const PIN_ID: &str = "Nats-Pin-Id";
 
 /// The header of a delete marker, which the server stores in the place of a removed value (ADR-43).

@@ -106,7 +106,7 @@ impl Connection {
         info.map_err(|error| error.into_error(&format!("reading stream `{name}`")))
     }
 
-    async fn request_stream_info(&self, name: &str) -> Result<stream::Info, ApiError> {
+    pub(super) async fn request_stream_info(&self, name: &str) -> Result<stream::Info, ApiError> {
         self.request_empty(&format!("STREAM.INFO.{name}")).await
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::{ErrorCode, stream};
+use async_nats::jetstream::ErrorCode;
 use tokio::time::sleep;
 
 use super::Connection;
@@ -114,7 +114,7 @@ impl Connection {
             return Ok(found(time));
         }
         // It was deleted, unless the stream has not reached its sequence again, or reaches it now.
-        if self.last_sequence_of(stream).await? < stream_sequence {
+        if self.request_stream_info(stream).await?.state.last_sequence < stream_sequence {
             return Ok(Found::Other);
         }
         Ok(self.stored_at(stream, stream_sequence).await?.map_or(Found::Deleted, found))
@@ -125,16 +125,12 @@ impl Connection {
         match error {
             ApiError::Denied(_) => true,
             // A stream without a leader does not answer either.
-            error if is_unanswered(error) && self.last_sequence_of(stream).await.is_ok() => {
+            error if is_unanswered(error) && self.request_stream_info(stream).await.is_ok() => {
                 let again = self.stored_at(stream, delivery.stream_sequence).await;
                 again.is_err_and(|error| is_unanswered(&error))
             }
             _ => false,
         }
-    }
-
-    async fn last_sequence_of(&self, stream: &str) -> Result<u64, ApiError> {
-        Ok(self.request_empty::<stream::Info>(&format!("STREAM.INFO.{stream}")).await?.state.last_sequence)
     }
 
     /// Asks the server for the consumer, and records the answer.

@@ -12,7 +12,6 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Connection;
-use super::pull::Reservation;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Stored, header_block, nanos};
@@ -52,19 +51,13 @@ impl Connection {
         Ok(self.read_raw(stream, sequence, request).await?.map(|(stored, _)| stored))
     }
 
+    /// Reads a message, whose size is not known before.
     async fn get_message<T: DeserializeOwned>(&self, stream: &str, request: &Value) -> Result<T, ApiError> {
-        let _reservation = self.reserve_read().await;
+        // Handlers that look for lost messages all read at the same time, and the server ends the connection with too much
+        // that waits. In JSON, the headers and the payload are encoded as base64.
+        let max_size = self.present().max_payload() / 3 * 4;
+        let _reservation = self.reads.reserve(max_size).await;
         self.request(&format!("STREAM.MSG.GET.{stream}"), request).await
-    }
-
-    /// Waits until a message may be read, of whatever size it is.
-    ///
-    /// Handlers that look for lost messages all read at the same time, and the server ends the connection with too much
-    /// that waits.
-    async fn reserve_read(&self) -> Reservation {
-        // In JSON, the headers and the payload are encoded as base64.
-        let size = self.present().max_payload() / 3 * 4;
-        self.reads.reserve(size).await
     }
 
     /// Reads a message as JSON, which the client library can decode whatever the headers contain.

@@ -154,7 +154,7 @@ async fn replace_client(connection: &Connection) {
 
 /// Returns `true` if the server responds to a ping.
 ///
-/// A server always responds to it, whatever the permissions of the user, and whoever else listens.
+/// A server always responds to it, for any permissions of the user and any other subscribers.
 async fn responds(connection: &Connection, received: u64) -> bool {
     let client = connection.client();
     let answer = async {

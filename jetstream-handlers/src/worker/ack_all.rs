@@ -80,9 +80,7 @@ impl AckAll {
     /// Allows acks on a connection, and repeats the last one, which may be lost with the previous connection.
     pub(super) fn consumer_verified(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Relaxed);
-        let mut acks = self.acks();
-        acks.due = acks.last.is_some();
-        self.due.notify_one();
+        self.repeat_last();
     }
 
     /// Discards the acks of a consumer that was replaced by another one with the same name.
@@ -138,8 +136,8 @@ impl AckAll {
         std::mem::take(&mut acks.due).then(|| acks.last.clone()).flatten()
     }
 
-    /// Makes the last ack due again, because it could not be sent.
-    pub(super) fn unsent(&self) {
+    /// Makes the last ack due again, because it was not sent or may be lost.
+    pub(super) fn repeat_last(&self) {
         let mut acks = self.acks();
         acks.due = acks.last.is_some();
         self.due.notify_one();

@@ -118,7 +118,7 @@ impl Worker {
         if let Some(last) = acks.take() {
             acks.acked.set(last.stream_sequence());
             if !self.answer(last, Answer::Ack).await {
-                acks.unsent();
+                acks.repeat_last();
             }
         }
     }

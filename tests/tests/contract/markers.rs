@@ -70,17 +70,17 @@ async fn delete_marker_is_acked_without_a_call(transport: &Transport) {
     assert_eq!((raw.len(), optional.len()), (2, 2));
 }
 
+/// A stream whose messages may expire, each of which leaves a marker for 2 s.
+fn with_markers() -> stream::Config {
+    stream::Config { allow_message_ttl: true, subject_delete_marker_ttl: Some(secs(2)), allow_rollup: true, ..orders() }
+}
+
 async fn message_with_a_ttl_leaves_a_delete_marker(transport: &Transport) {
     if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
         return;
     }
-    let config = stream::Config {
-        allow_message_ttl: true,
-        subject_delete_marker_ttl: Some(secs(2)),
-        allow_rollup: true,
-        ..orders()
-    };
-    let broker = transport.start(TestBroker::builder().stream(config).include::<all>().include::<accept>()).await;
+    let broker =
+        transport.start(TestBroker::builder().stream(with_markers()).include::<all>().include::<accept>()).await;
     broker.publish_message(broker.broker().publish_message("orders.created", &order(1)).ttl(secs(1))).await;
     let ttl_of = |message: &Message| message.header("Nats-TTL").map(str::to_owned);
     let stored = broker.published_messages("orders.>").await;
@@ -103,13 +103,7 @@ async fn replayed_delete_marker_remains_one(transport: &Transport) {
     if matches!(transport, Transport::Live(_)) && binary::version() < (2, 11, 0) {
         return;
     }
-    let config = stream::Config {
-        allow_message_ttl: true,
-        subject_delete_marker_ttl: Some(secs(2)),
-        allow_rollup: true,
-        ..orders()
-    };
-    let broker = transport.start(TestBroker::builder().stream(config).include::<accept>()).await;
+    let broker = transport.start(TestBroker::builder().stream(with_markers()).include::<accept>()).await;
     let raw = Recorder::<Option<String>>::default();
     let recorder = raw.clone();
     let handler = move |message: Message| {

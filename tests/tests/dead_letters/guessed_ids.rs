@@ -37,7 +37,7 @@ async fn count(server: &Server, stream: &str) -> u64 {
     server.jetstream().await.get_stream(stream).await.unwrap().cached_info().state.messages
 }
 
-/// Returns the message id of a replay, as whoever can read the dead letter computes it.
+/// Returns the message id of a replay, as a client that can read the dead letter computes it.
 fn guess(letter: &DeadLetter) -> String {
     let stored_at = letter.stored_at.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
     format!("replay/DLQ/{}/{stored_at}/WORK.worker", letter.sequence)

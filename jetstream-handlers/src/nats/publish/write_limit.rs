@@ -90,7 +90,7 @@ impl WriteLimit {
         if !std::mem::replace(&mut state.flushing, true) {
             let (limit, client) = (self.clone(), client.clone());
             tokio::spawn(async move {
-                // A client that has ended writes nothing, and says so to whoever sends.
+                // A client that has ended writes nothing, and returns an error to the sender.
                 client.flush().await.ok();
                 let mut state = lock(&limit.state);
                 (state.given, state.flushing) = (0, false);

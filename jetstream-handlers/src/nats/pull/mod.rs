@@ -815,7 +815,7 @@ impl Pull {
             }
             Status::ConsumerDeleted => {
                 self.requests.forget();
-                // Whoever may publish to an inbox can send a status, so the server is asked before an answer.
+                // A client that may publish to an inbox can send a status, so the server is asked before an answer.
                 self.on_replaced();
                 self.back_off_and_restore("the consumer was deleted");
             }

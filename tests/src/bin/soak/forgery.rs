@@ -1,4 +1,4 @@
-//! What other clients publish: messages that nobody can read, that look like those of the server, or that are large.
+//! What other clients publish: unreadable messages, messages that look like those of the server, or that are large.
 
 use jetstream_handlers_tests::RawClient;
 use rand::RngExt as _;
@@ -69,7 +69,7 @@ pub(crate) async fn publish(fault: Fault, field: &mut Field) {
     raw.flush().await;
 }
 
-/// Publishes two messages that nobody can read.
+/// Publishes two messages that the client library cannot read.
 pub(crate) async fn unreadable(field: &mut Field) {
     let mut raw = RawClient::connect(field.cluster.node(0).address()).await;
     for _ in 0..2 {
