@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{DeadLetter, Health, Message, Reason, Subscription};
 use jetstream_handlers_tests::{
-    Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish, stream_config,
-    until_health,
+    Cluster, Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish,
+    stream_config, until_health,
 };
 
 /// Header lines that async-nats cannot read.
@@ -103,6 +103,46 @@ async fn ordered_handler_goes_on_behind_its_first_delivery() {
     check_letter(&letters[0], 1, UNREADABLE[1], "bad");
     server.all_acked("WORK", "worker").await;
     subscription.unsubscribe().await.unwrap();
+}
+
+/// The client reconnects to any server of the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neighbours_are_handled_at_once_in_a_cluster() {
+    const ROUNDS: u64 = 6;
+    let mut cluster = Cluster::start().await;
+    let (jetstream, address) = (cluster.jetstream().await, cluster.node(0).address());
+    for (name, subject) in [("WORK", "work.>"), ("DLQ", "dlq.>")] {
+        let config = jetstream_handlers::stream::Config { num_replicas: 3, ..stream_config(name, &[subject]) };
+        jetstream.create_stream(config).await.unwrap();
+    }
+    let connect = || async { Broker::builder().servers(cluster.urls()).connect().await.unwrap() };
+    let brokers = [connect().await, connect().await];
+    let handled = [Recorder::new(), Recorder::new()];
+    let options = brokers[0].subscribe("work.>", "plain", handled[0].handler()).concurrency(4);
+    let plain = options.ack_wait(secs(60)).await.unwrap();
+    let options = brokers[1].subscribe("work.>", "ordered", handled[1].handler()).ordered();
+    let ordered = options.ack_wait(secs(60)).await.unwrap();
+    publish(&brokers[0], "work.a", [0]).await;
+    for handled in &handled {
+        handled.until(0).await;
+    }
+    let mut raw = RawClient::connect(address).await;
+    let begin = Instant::now();
+    for round in 0..ROUNDS {
+        let readable = (1..6).map(|id| (&b"A: b"[..], (round * 5 + id).to_string()));
+        raw.publish_at_once("work.a", std::iter::once((UNREADABLE[1], "bad".to_owned())).chain(readable)).await;
+        raw.flush().await;
+        for handled in &handled {
+            handled.until_distinct(round as usize * 5 + 6).await;
+        }
+    }
+    assert!(begin.elapsed() < AT_ONCE * 2, "{:?}", begin.elapsed());
+    assert_eq!(dead_letters(&brokers[0], 2 * ROUNDS as usize).await.len(), 2 * ROUNDS as usize);
+    for handled in &handled {
+        assert_eq!(handled.counts(), once_each(0..ROUNDS * 5 + 1));
+    }
+    plain.unsubscribe().await.unwrap();
+    ordered.unsubscribe().await.unwrap();
 }
 
 /// Two instances cannot know which of them has lost a message with its connection.

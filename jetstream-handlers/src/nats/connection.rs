@@ -47,8 +47,10 @@ pub(crate) struct Connection {
     is_closed: AtomicBool,
     /// `true` if this process has ended the present connection, or is about to.
     forced: AtomicBool,
-    /// The epoch that began although the server kept running.
+    /// The last epoch that began although this process had not ended the connection before.
     broken_epoch: AtomicU64,
+    /// The last of these that began with another server, or with one that was restarted.
+    other_server_epoch: AtomicU64,
     pub(crate) clock: ProcessClock,
     /// The time of the disconnect, while no server is connected.
     lost_at: Mutex<Option<Instant>>,
@@ -118,6 +120,7 @@ impl Connection {
             is_closed: AtomicBool::new(false),
             forced: AtomicBool::new(false),
             broken_epoch: AtomicU64::new(0),
+            other_server_epoch: AtomicU64::new(0),
             clock: ProcessClock::new(),
             lost_at: Mutex::default(),
             watchdog: OnceLock::new(),
@@ -193,15 +196,25 @@ impl Connection {
 
     /// Records a new connection; `same_server` is `true` if it is to the same server process as the former one.
     pub(super) fn record_break(&self, epoch: u64, same_server: bool) {
-        if !self.forced.swap(false, Ordering::Relaxed) && same_server {
-            self.broken_epoch.store(epoch, Ordering::Relaxed);
+        if self.forced.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        self.broken_epoch.store(epoch, Ordering::Relaxed);
+        if !same_server {
+            self.other_server_epoch.store(epoch, Ordering::Relaxed);
         }
     }
 
-    /// Returns `true` if the connection before this epoch ended although its server kept running, as it does when the
-    /// client reads a message that it cannot parse.
+    /// Returns `true` if the connection before this epoch ended without this process, as it does when the client reads
+    /// a message that it cannot parse.
     pub(super) fn may_be_unreadable(&self, epoch: u64) -> bool {
         self.broken_epoch.load(Ordering::Relaxed) >= epoch
+    }
+
+    /// Returns `true` if the connection before this epoch was to another server, or to one that was restarted: a server
+    /// may be down.
+    pub(super) fn is_other_server(&self, epoch: u64) -> bool {
+        self.other_server_epoch.load(Ordering::Relaxed) >= epoch
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -41,6 +41,10 @@ const IN_FLIGHT: Duration = Duration::from_millis(50);
 /// The maximum time to wait until nothing more can arrive at the former inbox, which other handlers share.
 const MAX_ARRIVING: Duration = Duration::from_secs(1);
 
+/// The maximum time for which nothing is requested because of a search, if a server may be down: the consumer may have no
+/// leader that answers.
+const MAX_HOLD: Duration = Duration::from_millis(250);
+
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;
 
@@ -59,6 +63,8 @@ pub(super) struct Losses {
     /// The number of messages that are still requested one by one.
     careful: usize,
     search: Option<BoxFuture<'static, Result<Findings, Error>>>,
+    /// The time up to which the search holds requests; `None` until it ends.
+    held_until: Option<Instant>,
     /// The number of messages that could have been lost lately, with the time of the last loss.
     at_risk: Option<(u64, Instant)>,
     /// The sequence at which the last search stopped reading, because there was too much; 0 otherwise.
@@ -197,6 +203,8 @@ impl Losses {
         let before = self.at_risk.filter(|(_, at)| now - *at < AT_RISK).map_or(0, |(count, _)| count);
         let at_risk = before + outstanding as u64;
         self.at_risk = Some((at_risk, now));
+        let may_be_down = matches!(lost, LostInbox::Disconnected { other_server: true, .. });
+        self.held_until = may_be_down.then(|| now + MAX_HOLD);
         let search = Search {
             connection,
             binding,
@@ -211,9 +219,14 @@ impl Losses {
         self.search = Some(Box::pin(search.run()));
     }
 
-    /// Returns `true` while a search is in progress.
-    pub(super) fn is_searching(&self) -> bool {
-        self.search.is_some()
+    /// Returns `true` while nothing is requested, because the next messages may end the connection as well.
+    pub(super) fn holds_requests(&self) -> bool {
+        self.search.is_some() && self.held_until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Returns the time at which requests are no longer held, if that is before the end of the search.
+    pub(super) fn wake(&self) -> Option<Instant> {
+        self.held_until.filter(|_| self.holds_requests())
     }
 
     /// Handles the result of a search: returns the unreadable messages, and the ack subjects of those to request again.
@@ -332,6 +345,8 @@ pub(super) enum LostInbox {
     Disconnected {
         /// Cancelled when nothing more can arrive.
         ended: Option<CancellationToken>,
+        /// `true` if the present connection is to another server, or to one that was restarted.
+        other_server: bool,
     },
     /// The server has closed it on the present connection.
     Closed {
@@ -343,7 +358,7 @@ pub(super) enum LostInbox {
 impl LostInbox {
     /// Waits until nothing more can arrive.
     async fn ended(&self) {
-        let (Self::Disconnected { ended: Some(ended) } | Self::Closed { ended }) = self else { return };
+        let (Self::Disconnected { ended: Some(ended), .. } | Self::Closed { ended }) = self else { return };
         timeout(MAX_ARRIVING, ended.cancelled()).await.ok();
     }
 }

@@ -388,7 +388,7 @@ impl Pull {
         // If it cannot be used now, it is left to the other handlers.
         let reservation = self.byte_limit.take_reserved();
         let is_searching =
-            self.losses.is_searching() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
+            self.losses.holds_requests() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
         if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
             return;
         }
@@ -481,7 +481,7 @@ impl Pull {
             let silent = self.silent_at();
             self.requests.first_end().map_or(silent, |ends| silent.min(ends))
         };
-        pull.min(order).min(self.floor.wake().unwrap_or(far))
+        pull.min(order).min(self.floor.wake().unwrap_or(far)).min(self.losses.wake().unwrap_or(far))
     }
 
     async fn on_wake(&mut self) {
@@ -546,7 +546,10 @@ impl Pull {
             match &mut self.order {
                 Some(order) => order.may_be_unreadable(),
                 None => {
-                    let lost = LostInbox::Disconnected { ended: self.lease.as_ref().map(InboxLease::ended) };
+                    let lost = LostInbox::Disconnected {
+                        ended: self.lease.as_ref().map(InboxLease::ended),
+                        other_server: self.connection.is_other_server(epoch),
+                    };
                     self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
                 }
             }
