@@ -43,7 +43,7 @@ const MAX_ARRIVING: Duration = Duration::from_secs(1);
 
 /// The maximum time for which nothing is requested because of a search, if a server may be down: the consumer may have no
 /// leader that answers.
-const MAX_HOLD: Duration = Duration::from_millis(250);
+pub(super) const MAX_HOLD: Duration = Duration::from_millis(250);
 
 /// The number of messages that are requested one by one after a loss whose cause was not found.
 const CAREFUL: usize = 100;

@@ -40,8 +40,8 @@ use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
 use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
-use losses::{Losses, LostInbox, Progress};
-use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
+use losses::{Losses, LostInbox, MAX_HOLD, Progress};
+use ordered::{Answer, MAX_EXAMINATION, Ordered, PIN_KEEPALIVE, answer};
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
@@ -543,13 +543,12 @@ impl Pull {
         self.lost_requests = outstanding;
         if outstanding > 0 && self.connection.may_be_unreadable(epoch) {
             self.lost_requests = 0;
+            let other_server = self.connection.is_other_server(epoch);
             match &mut self.order {
-                Some(order) => order.may_be_unreadable(),
+                Some(order) => order.may_be_unreadable(if other_server { MAX_HOLD } else { MAX_EXAMINATION }),
                 None => {
-                    let lost = LostInbox::Disconnected {
-                        ended: self.lease.as_ref().map(InboxLease::ended),
-                        other_server: self.connection.is_other_server(epoch),
-                    };
+                    let ended = self.lease.as_ref().map(InboxLease::ended);
+                    let lost = LostInbox::Disconnected { ended, other_server };
                     self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
                 }
             }

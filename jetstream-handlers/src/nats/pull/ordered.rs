@@ -30,7 +30,7 @@ const MAX_REQUESTED_ALONE: u32 = 2;
 const MAX_READ: usize = 5000;
 
 /// The maximum time during which nothing is requested because missing messages are examined.
-const MAX_EXAMINATION: Duration = Duration::from_secs(3);
+pub(super) const MAX_EXAMINATION: Duration = Duration::from_secs(3);
 
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,7 +47,9 @@ pub(super) struct Ordered {
     missing: Option<Missing>,
     /// The time at which the connection ended at what may be a message that the client library cannot read, until the
     /// missing messages are examined.
-    may_be_unreadable: Option<Instant>,
+    may_be_unreadable: bool,
+    /// The time up to which nothing is requested until then.
+    held_until: Instant,
     /// The number of times that a message was requested alone, because the user may not read it.
     requested_alone: BTreeMap<u64, u32>,
     /// The position up to which the worker has acknowledged the stream.
@@ -100,7 +102,8 @@ impl Ordered {
             info: None,
             examining: None,
             missing: None,
-            may_be_unreadable: None,
+            may_be_unreadable: false,
+            held_until: Instant::now(),
             requested_alone: BTreeMap::new(),
             acked: AckedSequence::default(),
             group: binding.group().map(str::to_owned),
@@ -126,15 +129,17 @@ impl Ordered {
         self.resequencer.pass(message)
     }
 
-    /// Records that the connection may have ended at a message that the client library cannot read.
-    pub(super) fn may_be_unreadable(&mut self) {
-        self.may_be_unreadable = Some(Instant::now());
+    /// Records that the connection may have ended at a message that the client library cannot read; holds requests until
+    /// the missing messages are examined, at most for `hold`.
+    pub(super) fn may_be_unreadable(&mut self, hold: Duration) {
+        self.may_be_unreadable = true;
+        self.held_until = Instant::now() + hold;
     }
 
     /// Returns `true` while nothing is requested, because the next messages may end the connection as well before the
     /// missing ones are examined.
     pub(super) fn awaits_examination(&self) -> bool {
-        self.may_be_unreadable.is_some_and(|since| since.elapsed() < MAX_EXAMINATION)
+        self.may_be_unreadable && Instant::now() < self.held_until
     }
 
     /// Returns `true` if a message was requested alone so often that it must be the one at which the connection ends.
@@ -181,7 +186,8 @@ impl Ordered {
     pub(super) fn wake(&self) -> Option<Instant> {
         let request = self.request_at();
         let refresh = self.refresh_at();
-        request.into_iter().chain(refresh).min()
+        let held = self.awaits_examination().then_some(self.held_until);
+        request.into_iter().chain(refresh).chain(held).min()
     }
 
     /// Returns the time at which the pin must be refreshed; `None` without a pin.
@@ -297,7 +303,7 @@ impl Pull {
             Ok(info) => info,
             Err(error) => {
                 order.resequencer.on_info_failed();
-                order.may_be_unreadable = None;
+                order.may_be_unreadable = false;
                 return self.back_off(&format!("cannot read what is unacknowledged: {}", chain(&error)));
             }
         };
@@ -332,13 +338,13 @@ impl Pull {
             // A pin arrives with a delivery. Without one, the pin may be that of this instance, whose first delivery
             // ended the connection; then it times out, and the missing messages are examined.
             if order.pin.is_some() {
-                order.may_be_unreadable = None;
+                order.may_be_unreadable = false;
             }
         }
         let action = order.resequencer.on_info(info, active, order.acked.get());
         match action {
             Action::Release(deliveries) => {
-                order.may_be_unreadable = None;
+                order.may_be_unreadable = false;
                 if is_damaged(info) {
                     tracing::error!(
                         handler = &*self.handler,
@@ -351,7 +357,7 @@ impl Pull {
                 self.released.extend(deliveries);
             }
             Action::Nak(_) if order.examining.is_some() => {}
-            Action::Nak(missing) if order.may_be_unreadable.is_some() || missing.is_long() => {
+            Action::Nak(missing) if order.may_be_unreadable || missing.is_long() => {
                 let (connection, binding) = (self.connection.clone(), self.binding.clone());
                 let (range, consumer_sequence) = (missing.range(), missing.consumer_sequence);
                 order.missing = Some(missing);
@@ -375,7 +381,7 @@ impl Pull {
     pub(super) async fn on_examined(&mut self, result: Result<Found, Error>) {
         let Some(order) = &mut self.order else { return };
         order.examining = None;
-        order.may_be_unreadable = None;
+        order.may_be_unreadable = false;
         let Some(missing) = order.missing.take() else { return };
         let (mut unreadable, mut lost) = match result {
             Ok(found) if missing.is_long() => (found.unreadable, found.readable),
