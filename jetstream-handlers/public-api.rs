@@ -143,7 +143,7 @@ impl Broker {
     ) -> Result<(), Error> {}
     pub fn subscribe<A: 'static, C: Closure<A>>(
         &self,
-        subject: &str,
+        subject: impl Into<Subjects>,
         queue: &str,
         closure: C,
     ) -> Subscribe<'_> {}
@@ -183,6 +183,7 @@ impl Builder {
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn redact_errors(mut self) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
+    pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
     pub fn connect_in_memory(self) -> Broker {}
@@ -355,6 +356,7 @@ pub enum Problem {
         stored: Vec<String>,
     },
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
+    SeveralStreams { handler: String, streams: Vec<(String, String)> },
     WrongStream {
         purpose: Purpose,
         subject: String,
@@ -428,8 +430,11 @@ impl Error {
 }
 impl From<IngestError> for Error {}
 impl StdError for Error {}
+impl de::Error for Error {}
 impl fmt::Debug for Error {}
 impl fmt::Display for Error {}
+impl fmt::Display for Error {}
+impl std::error::Error for Error {}
 
 // jetstream_handlers::ErrorKind
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -463,6 +468,8 @@ impl Context {
     pub fn for_test() -> Self {}
     #[must_use]
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
+    #[must_use]
+    pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {}
     pub fn handler(&self) -> &str {}
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn publisher(&self) -> &Publisher {}
@@ -482,6 +489,15 @@ impl FromMessage for Headers {}
 impl Headers {
     pub fn get(&self, name: &str) -> Option<&str> {}
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {}
+}
+
+// jetstream_handlers::Path
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Path<T>(pub T);
+impl<T: DeserializeOwned> FromMessage for Path<T> {}
+impl<T: fmt::Display> fmt::Display for Path<T> {}
+impl<T> Deref for Path<T> {
+    type Target = T;
 }
 
 // jetstream_handlers::Rejection
@@ -670,6 +686,16 @@ pub enum Deliver {
     FromTime(SystemTime),
 }
 
+// jetstream_handlers::Subjects
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects();
+impl<S: Into<String>, const N: usize> From<[S; N]> for Subjects {}
+impl<S: Into<String>> From<Vec<S>> for Subjects {}
+impl From<&String> for Subjects {}
+impl From<&str> for Subjects {}
+impl From<String> for Subjects {}
+impl fmt::Display for Subjects {}
+
 // jetstream_handlers::PublishAll
 #[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {}
@@ -796,6 +822,9 @@ pub use crate::Info;
 
 // jetstream_handlers::prelude::Message
 pub use crate::Message;
+
+// jetstream_handlers::prelude::Path
+pub use crate::Path;
 
 // jetstream_handlers::prelude::Publisher
 pub use crate::Publisher;

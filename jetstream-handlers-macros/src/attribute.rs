@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Ident, Lit, Token, braced, bracketed, token};
+use syn::{Ident, Lit, Token, braced, bracketed, parenthesized, token};
 
 use crate::errors::Errors;
 
@@ -27,7 +27,13 @@ pub(crate) enum Value {
     List(Vec<Value>, Span),
     /// A table: `{ key = value, … }`.
     Table(Vec<Entry>, Span),
-    /// Other tokens, kept for their span.
+    /// A call: `env(value, …)`.
+    Call {
+        function: Ident,
+        arguments: Vec<Value>,
+        span: Span,
+    },
+    /// Other tokens: a constant, or a mistake.
     Other(TokenStream),
     /// A missing value, which is already reported.
     Missing,
@@ -97,6 +103,12 @@ fn value(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Value> {
         let content;
         let brace = braced!(content in input);
         return Ok(Value::Table(table(&content, errors)?, brace.span.join()));
+    }
+    if input.peek(Ident) && input.peek2(token::Paren) && input.fork().parse::<Ident>()? == "env" {
+        let function = input.parse()?;
+        let content;
+        let parentheses = parenthesized!(content in input);
+        return Ok(Value::Call { function, arguments: list(&content, errors)?, span: parentheses.span.join() });
     }
     Ok(Value::Other(rest_of_entry(input)?))
 }

@@ -1,4 +1,6 @@
 //! Durations as the attribute spells them: `"500ms"`, `"30s"`, `"1m30s"`.
+//!
+//! The library and its macro crate each contain this file, byte for byte; see `rules.rs`.
 
 use std::time::Duration;
 

@@ -16,6 +16,7 @@ use crate::errors::Errors;
 use crate::rules::{Accepts, Key, Setting};
 use crate::signature::{self, Function};
 use crate::valid::{self, REQUIRED, Settings};
+use crate::value::Given;
 
 /// Expands the attribute to the item as it was written, followed by its registration or by the mistakes.
 pub(crate) fn subscriber(attribute: TokenStream, item: &TokenStream) -> TokenStream {
@@ -184,21 +185,80 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
 
 /// Returns the plan: a field for each key that is present, and the defaults for all others.
 fn plan(settings: &Settings) -> TokenStream {
+    let here = Span::mixed_site();
     let required = REQUIRED.map(|name| match settings.iter().find(|(key, _)| key.name == name) {
-        Some((_, Setting::Text(text))) => text.to_string(),
+        Some((key, given)) => required_value(key, given),
         _ => unreachable!("a missing `{name}` was reported"),
     });
     let optional = settings.iter().filter(|(key, _)| !REQUIRED.contains(&key.name));
-    let fields = optional.map(|(key, setting)| {
-        let field = Ident::new(key.name, Span::mixed_site());
-        let value = field_value(key, setting);
-        quote_spanned!(Span::mixed_site()=> #field: #value)
+    let fields = optional.filter_map(|(key, given)| {
+        let field = Ident::new(key.name, here);
+        let value = match given {
+            Given::Literal(setting) => field_value(key, setting),
+            Given::Expression(constant) => constant_value(key, constant),
+            Given::Variable { .. } => return None,
+        };
+        Some(quote_spanned!(here=> #field: #value))
     });
-    quote_spanned! {Span::mixed_site()=>
+    let fields: Vec<_> = fields.collect();
+    let defaults = quote_spanned!(here=> ::jetstream_handlers::__private::Plan::new(#(#required),*));
+    let plan = quote_spanned! {here=>
         ::jetstream_handlers::__private::Plan {
             #(#fields,)*
-            ..::jetstream_handlers::__private::Plan::new(#(#required),*)
+            ..#defaults
         }
+    };
+    let variables = settings.iter().filter_map(|(key, given)| match given {
+        Given::Variable { name, default } => {
+            let (key, default) = (key.name, option(default.as_ref().map(as_variable)));
+            Some(quote_spanned!(here=> .with_variable(#key, #name, #default)))
+        }
+        _ => None,
+    });
+    quote_spanned!(here=> #plan #(#variables)*)
+}
+
+/// Returns the value of a required key as `Plan::new` takes it; that of a variable is set later.
+fn required_value(key: &Key, given: &Given) -> TokenStream {
+    match given {
+        Given::Literal(Setting::Text(text)) => text.to_token_stream(),
+        Given::Literal(Setting::Texts(texts)) => quote_spanned!(Span::mixed_site()=> [#(#texts),*]),
+        Given::Expression(constant) if matches!(key.accepts, Accepts::Subjects) => constant.clone(),
+        // So that the compiler's error for a constant of another type names both types.
+        Given::Expression(constant) => {
+            let here = generated_at(constant.span());
+            quote_spanned!(here=> { let text: &'static str = #constant; text })
+        }
+        Given::Literal(_) | Given::Variable { .. } => "".to_token_stream(),
+    }
+}
+
+/// Returns the value of a field of the plan that is a constant.
+fn constant_value(key: &Key, constant: &TokenStream) -> TokenStream {
+    let here = Span::mixed_site();
+    let text = borrowed(constant);
+    match key.accepts {
+        Accepts::SubjectOrOff => {
+            option(Some(quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#text))))
+        }
+        _ => option(Some(text)),
+    }
+}
+
+/// Returns a setting as it would be written in an environment variable.
+fn as_variable(setting: &Setting<'_>) -> String {
+    match setting {
+        Setting::Number(number) => number.to_string(),
+        Setting::Duration(duration) => format!("{}ms", duration.as_millis()),
+        Setting::Text(text) => text.to_string(),
+        _ => String::new(),
+    }
+}
+
+fn option(value: Option<impl ToTokens>) -> TokenStream {
+    match value {
+        Some(value) => quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#value)),
+        None => quote_spanned!(Span::mixed_site()=> ::core::option::Option::None),
     }
 }
 
@@ -217,6 +277,7 @@ fn field_value(key: &Key, setting: &Setting<'_>) -> TokenStream {
             quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#subject))
         }
         (_, Setting::Text(text)) => borrowed(text),
+        (_, Setting::Texts(_)) => unreachable!("only a required key is a list of texts"),
         (_, Setting::Off) => quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Off),
         (_, Setting::Number(number)) => Literal::u64_unsuffixed(*number).into_token_stream(),
         (_, Setting::Factor(factor)) => factor.to_token_stream(),
@@ -237,7 +298,7 @@ fn field_value(key: &Key, setting: &Setting<'_>) -> TokenStream {
             }
         }
     };
-    quote_spanned!(here=> ::core::option::Option::Some(#value))
+    option(Some(value))
 }
 
 fn borrowed(value: impl ToTokens) -> TokenStream {

@@ -6,6 +6,7 @@ mod enclosing;
 mod errors;
 mod expand;
 mod keys;
+mod pattern;
 mod rules;
 mod signature;
 mod test;

@@ -1,14 +1,17 @@
 //! Rules for the settings of a handler: the keys, the values that each accepts, and the keys that exclude one another.
 //!
-//! The library and its macro crate each contain this file, byte for byte: the library depends on the macro crate, which
-//! therefore cannot import it, and both must accept the same settings and refuse all others with the same text.
-//! It uses only `std`.
+//! The library and its macro crate each contain this file, `pattern.rs` and `duration.rs`, byte for byte: the library
+//! depends on the macro crate, which therefore cannot import them, and both must accept the same settings and refuse all
+//! others with the same text.
+//! They use only `std`.
 
 #![allow(dead_code)] // neither crate uses all of it
 
 use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use crate::pattern::{Placeholder, filter, overlap, tokens};
 
 /// One key of the attribute, which is also a setter of the closure builder and a field of the plan.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Key {
 pub(crate) enum Accepts {
     /// Text for which this function returns no problem.
     Text(fn(&str) -> Option<String>),
+    /// A subject to subscribe to, or a list of them.
+    Subjects,
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
     /// A duration in this range.
@@ -44,6 +49,7 @@ pub(crate) enum Accepts {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Setting<'a> {
     Text(Cow<'a, str>),
+    Texts(Vec<Cow<'a, str>>),
     Number(u64),
     Duration(Duration),
     Factor(f64),
@@ -85,7 +91,7 @@ pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
 pub(crate) static KEYS: [Key; 18] = [
-    Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Text(subject_problem) },
+    Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
     Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
     Key { name: "concurrency", example: "4", accepts: Accepts::Number(1..=MAX_CONCURRENCY) },
@@ -141,6 +147,8 @@ pub(crate) fn problems<'a>(settings: &[(&'static str, Setting<'a>)]) -> Vec<(&'s
 pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> {
     match (&key.accepts, setting) {
         (Accepts::Text(problem), Setting::Text(text)) => problem(text),
+        (Accepts::Subjects, Setting::Text(subject)) => subject_problem(subject),
+        (Accepts::Subjects, Setting::Texts(subjects)) => subjects_problem(subjects),
         (Accepts::SubjectOrOff, Setting::Text(subject)) => publish_subject_problem(subject),
         (Accepts::Choice { variants, .. }, Setting::Text(text)) => choice_problem(key.name, variants, text),
         // A closure may also start at a sequence, or at a time since 1970.
@@ -314,9 +322,28 @@ pub(crate) fn handler_name_problem(name: &str) -> Option<String> {
     Some(format!("name `{}` contains {}, which a header cannot hold", visible(name), in_words(wrong)))
 }
 
-/// Returns the problem of `subject` as a subject to subscribe to, which may have wildcards.
+/// Returns the problem of a list of subjects to subscribe to.
+fn subjects_problem(subjects: &[Cow<'_, str>]) -> Option<String> {
+    if subjects.is_empty() {
+        return Some(
+            "the list of subjects is empty; write for example `[\"orders.created\", \"orders.paid\"]`".to_owned(),
+        );
+    }
+    let problem = subjects.iter().find_map(|subject| subject_problem(subject));
+    problem.or_else(|| {
+        subjects.iter().enumerate().find_map(|(index, one)| {
+            // The server refuses such a consumer (`CONSUMER_OVERLAPPING_SUBJECT_FILTERS`).
+            let other = subjects[..index].iter().find(|other| overlap(&filter(one), &filter(other)))?;
+            Some(format!(
+                "the subjects `{other}` and `{one}` have messages in common; remove one of them, or write a handler for each"
+            ))
+        })
+    })
+}
+
+/// Returns the problem of `subject` as a subject to subscribe to, which may have wildcards and placeholders.
 pub(crate) fn subject_problem(subject: &str) -> Option<String> {
-    let tokens: Vec<&str> = subject.split('.').collect();
+    let tokens: Vec<&str> = tokens(subject).collect();
     let last = tokens.len() - 1;
     spelling_problem(subject).or_else(|| {
         if subject.starts_with('$') && !is_readable(&tokens) {
@@ -333,17 +360,50 @@ pub(crate) fn subject_problem(subject: &str) -> Option<String> {
                 ">" => Some(format!(
                     "subject `{subject}` has `>` before its end; use `*` for a single token, and `>` only as the last token"
                 )),
-                token if is_placeholder(token) => Some(format!(
-                    "subject `{subject}` has the placeholder `{token}`; placeholders are not supported yet, so write `*` in its place"
-                )),
-                token => {
-                    let wildcard = token.chars().find(is_wildcard)?;
-                    Some(format!(
-                        "subject `{subject}` has `{wildcard}` within the token `{token}`; a wildcard must be a whole token, as in `orders.{wildcard}`"
-                    ))
-                }
+                token => match Placeholder::parse(token) {
+                    Some(placeholder) => placeholder_problem(subject, &tokens[..position], placeholder, position == last),
+                    None => token_problem(subject, token),
+                },
             })
     })
+}
+
+/// Returns the problem of a placeholder, which comes after the tokens in `before`.
+fn placeholder_problem(
+    subject: &str,
+    before: &[&str],
+    Placeholder { name, is_rest }: Placeholder<'_>,
+    is_last: bool,
+) -> Option<String> {
+    let mut characters = name.chars();
+    let is_name = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && characters.all(|character| character.is_ascii_alphanumeric() || character == '_');
+    if !is_name {
+        return Some(format!(
+            "subject `{subject}` has a placeholder with the name `{name}`; write a name of letters, digits and `_`, as in `{{region}}`"
+        ));
+    }
+    if before.iter().filter_map(|token| Placeholder::parse(token)).any(|other| other.name == name) {
+        return Some(format!("subject `{subject}` has the placeholder `{name}` twice; give each a name of its own"));
+    }
+    (is_rest && !is_last).then(|| {
+        format!(
+            "subject `{subject}` has `{{{name}..}}` before its end; write `{{{name}}}` for a single token, and `{{{name}..}}` only as the last token"
+        )
+    })
+}
+
+/// Returns the problem of a token that is neither a wildcard nor a placeholder.
+fn token_problem(subject: &str, token: &str) -> Option<String> {
+    if token.contains(['{', '}']) {
+        return Some(format!(
+            "subject `{subject}` has a brace within the token `{token}`; a placeholder must be a whole token, as in `orders.{{region}}`"
+        ));
+    }
+    let wildcard = token.chars().find(is_wildcard)?;
+    Some(format!(
+        "subject `{subject}` has `{wildcard}` within the token `{token}`; a wildcard must be a whole token, as in `orders.{wildcard}`"
+    ))
 }
 
 /// Returns the problem of `subject` as a subject to publish to.
@@ -358,9 +418,9 @@ pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
                 "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
             ));
         }
-        if let Some(placeholder) = subject.split('.').find(|token| is_placeholder(token)) {
+        if let Some(placeholder) = tokens(subject).find(|token| Placeholder::parse(token).is_some()) {
             return Some(format!(
-                "subject `{subject}` has the placeholder `{placeholder}`; placeholders are not supported yet, so write out every token"
+                "subject `{subject}` has the placeholder `{placeholder}`; a message is published to one subject, so write out every token"
             ));
         }
         let wildcard = subject.chars().find(is_wildcard)?;
@@ -418,7 +478,7 @@ fn spelling_problem(subject: &str) -> Option<String> {
             in_words(wrong)
         ));
     }
-    if subject.split('.').any(str::is_empty) {
+    if tokens(subject).any(str::is_empty) {
         return Some(format!("subject `{subject}` has an empty token; put a token on both sides of every `.`"));
     }
     None
@@ -431,10 +491,6 @@ fn is_blank(character: &char) -> bool {
 
 fn is_wildcard(character: &char) -> bool {
     matches!(character, '*' | '>')
-}
-
-fn is_placeholder(token: &str) -> bool {
-    token.starts_with('{') && token.ends_with('}')
 }
 
 /// Returns the text with its invisible characters escaped, except for spaces.

@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{
     Attribute, FnArg, GenericArgument, GenericParam, Lifetime, PathArguments, ReturnType, Safety, Signature, Type,
-    TypeReference, Visibility,
+    TypePath, TypeReference, Visibility,
 };
 
 use crate::enclosing;
@@ -204,6 +204,13 @@ fn place_in_impl(signature: &Signature) -> Option<Span> {
 
 /// Reports a parameter that borrows in a way that no message can satisfy.
 fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
+    if let Type::Path(path) = parameter
+        && let Some(Type::Reference(reference)) = argument_of(path, "Path")
+    {
+        let message =
+            format!("handler `{name}` takes a `Path` of a reference, which has tokens of its own; take a `String`");
+        return errors.push_spanned(reference, message);
+    }
     if let Some(text) = borrowed_text(parameter) {
         let message = match &*text.elem {
             Type::Slice(_) => format!(
@@ -239,6 +246,16 @@ fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
         }
         _ => {}
     }
+}
+
+/// Returns the first generic argument of a type of this name.
+fn argument_of<'t>(path: &'t TypePath, name: &str) -> Option<&'t Type> {
+    let segment = path.path.segments.last().filter(|last| last.ident == name)?;
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else { return None };
+    arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
 }
 
 fn is_static(lifetime: &Lifetime) -> bool {

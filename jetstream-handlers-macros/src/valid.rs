@@ -9,10 +9,10 @@ use crate::errors::Errors;
 use crate::keys;
 use crate::rules::{self, Key, Setting};
 use crate::signature::Function;
-use crate::value::{Reader, known_once};
+use crate::value::{Given, Reader, known_once};
 
 /// The settings of a handler, in the order of the attribute.
-pub(crate) type Settings = Vec<(&'static Key, Setting<'static>)>;
+pub(crate) type Settings = Vec<(&'static Key, Given)>;
 
 /// The keys without a default.
 pub(crate) const REQUIRED: [&str; 2] = ["subject", "queue"];
@@ -23,8 +23,7 @@ pub(crate) fn settings(attribute: &Attribute, function: Option<&Function>, error
     require(attribute, function, errors);
     let known = known_once(entries, keys::OF_ATTRIBUTE, errors);
     let mut reader = Reader { errors };
-    let settings: Settings =
-        known.iter().filter_map(|(key, entry)| Some((*key, reader.setting(key, entry)?))).collect();
+    let settings: Settings = known.iter().filter_map(|(key, entry)| Some((*key, reader.read(key, entry)?))).collect();
     contradictions(&settings, entries, &known, errors);
     check_async(&settings, entries, function, errors);
     settings
@@ -32,7 +31,8 @@ pub(crate) fn settings(attribute: &Attribute, function: Option<&Function>, error
 
 /// Reports keys that exclude one another.
 fn contradictions(settings: &Settings, entries: &[Entry], known: &[(&Key, &Entry)], errors: &mut Errors) {
-    let mut settings: Vec<_> = settings.iter().map(|(key, setting)| (key.name, setting.clone())).collect();
+    let literal = settings.iter().filter_map(|(key, given)| Some((key.name, given.setting()?.clone())));
+    let mut settings: Vec<_> = literal.collect();
     // A misspelt `ordered` is reported once, and satisfies the keys that require it.
     if is_meant("ordered", entries) && !known.iter().any(|(key, _)| key.name == "ordered") {
         settings.push(("ordered", Setting::Flag(true)));
@@ -47,7 +47,8 @@ fn contradictions(settings: &Settings, entries: &[Entry], known: &[(&Key, &Entry
 /// Reports a plain function that is not blocking: without an `await` it would block a thread of the runtime.
 fn check_async(settings: &Settings, entries: &[Entry], function: Option<&Function>, errors: &mut Errors) {
     let Some(function) = function else { return };
-    let is_off = settings.iter().any(|(key, setting)| key.name == "blocking" && *setting == Setting::Flag(false));
+    let is_off =
+        settings.iter().any(|(key, given)| key.name == "blocking" && given.setting() == Some(&Setting::Flag(false)));
     let is_blocking = is_meant("threads", entries) || (is_meant("blocking", entries) && !is_off);
     if !function.is_async() && !is_blocking {
         let name = function.plain_name();

@@ -1,12 +1,13 @@
 //! The reading of the attribute's values, as their keys accept them.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::time::Duration;
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
-use syn::Lit;
 use syn::ext::IdentExt;
+use syn::{Expr, Lit};
 
 use crate::attribute::{Entry, Value};
 use crate::duration;
@@ -14,23 +15,112 @@ use crate::errors::Errors;
 use crate::keys::{self, Keys};
 use crate::rules::{self, Accepts, DEFAULT_FACTOR, Key, Setting};
 
+/// The value of a key.
+pub(crate) enum Given {
+    /// A literal, which is valid.
+    Literal(Setting<'static>),
+    /// A constant, which is checked at the start.
+    Expression(TokenStream),
+    /// An environment variable, which is read at the start, with a valid default.
+    Variable { name: String, default: Option<Setting<'static>> },
+}
+
+impl Given {
+    /// Returns the value for the rules, as far as it is known.
+    pub(crate) fn setting(&self) -> Option<&Setting<'static>> {
+        match self {
+            Self::Literal(setting) => Some(setting),
+            Self::Variable { default, .. } => default.as_ref(),
+            Self::Expression(_) => None,
+        }
+    }
+}
+
 /// The reader of the values of entries, which reports the mistakes in them.
 pub(crate) struct Reader<'a> {
     pub(crate) errors: &'a mut Errors,
 }
 
 impl Reader<'_> {
+    /// Reads the value of an entry, which may be a constant or an environment variable; reports a mistake and returns
+    /// `None`.
+    pub(crate) fn read(&mut self, key: &'static Key, entry: &Entry) -> Option<Given> {
+        match (&entry.value, &key.accepts) {
+            (
+                Some(Value::Call { arguments, span, .. }),
+                Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_),
+            ) => self.variable(key, arguments, *span),
+            (Some(Value::Other(tokens)), Accepts::Text(_) | Accepts::Subjects | Accepts::SubjectOrOff)
+                if is_constant(tokens) =>
+            {
+                Some(Given::Expression(tokens.clone()))
+            }
+            (Some(Value::List(items, _)), Accepts::Subjects)
+                if items.iter().any(|item| matches!(item, Value::Other(_))) =>
+            {
+                self.list_with_constants(key, items)
+            }
+            _ => self.setting(key, entry).map(Given::Literal),
+        }
+    }
+
+    /// Reads `env("NAME")` or `env("NAME", default)`.
+    fn variable(&mut self, key: &'static Key, arguments: &[Value], span: Span) -> Option<Given> {
+        let (variable, default) = match arguments {
+            [Value::Literal(Lit::Str(variable))] if !variable.value().is_empty() => (variable, None),
+            [Value::Literal(Lit::Str(variable)), default] if !variable.value().is_empty() => (variable, Some(default)),
+            _ => {
+                let example = format!("{0} = env(\"{1}\", {2})", key.name, key.name.to_uppercase(), key.example);
+                return self.refuse(
+                    span,
+                    format!("expected the name of an environment variable and a default, as in `{example}`"),
+                );
+            }
+        };
+        let default = match default {
+            Some(default) => Some(self.value(key, default)?),
+            None => None,
+        };
+        Some(Given::Variable { name: variable.value(), default })
+    }
+
+    fn list_with_constants(&mut self, key: &'static Key, items: &[Value]) -> Option<Given> {
+        let mut is_valid = true;
+        for item in items {
+            match item {
+                Value::Other(tokens) if is_constant(tokens) => {}
+                item => is_valid &= self.value(key, item).is_some(),
+            }
+        }
+        let items = items.iter().map(|item| match item {
+            Value::Literal(literal) => literal.to_token_stream(),
+            Value::Other(tokens) => tokens.clone(),
+            _ => TokenStream::new(),
+        });
+        is_valid.then(|| Given::Expression(quote::quote!([#(#items),*])))
+    }
+
     /// Reads the value of an entry; reports a mistake and returns `None`.
     pub(crate) fn setting(&mut self, key: &'static Key, entry: &Entry) -> Option<Setting<'static>> {
         if let Accepts::Flag = key.accepts {
             return Some(self.flag(key, entry));
         }
         let value = self.given(key, entry)?;
+        self.value(key, value)
+    }
+
+    fn value(&mut self, key: &'static Key, value: &Value) -> Option<Setting<'static>> {
         let (span, setting) = match (&key.accepts, value) {
-            (Accepts::Text(_) | Accepts::Choice { .. } | Accepts::SubjectOrOff, Value::Literal(Lit::Str(text))) => {
-                (text.span(), Setting::Text(text.value().into()))
+            (
+                Accepts::Text(_) | Accepts::Subjects | Accepts::Choice { .. } | Accepts::SubjectOrOff,
+                Value::Literal(Lit::Str(text)),
+            ) => (text.span(), Setting::Text(text.value().into())),
+            (Accepts::Subjects, Value::List(subjects, span)) => (*span, Setting::Texts(self.texts(key, subjects)?)),
+            (Accepts::Subjects, _) => {
+                return self.wrong_kind(key, value, "a string literal, a constant or a list of them");
             }
-            (Accepts::Text(_) | Accepts::Choice { .. }, _) => return self.wrong_kind(key, value, "a string literal"),
+            (Accepts::Text(_), _) => return self.wrong_kind(key, value, "a string literal or a constant"),
+            (Accepts::Choice { .. }, _) => return self.wrong_kind(key, value, "a string literal"),
             (Accepts::SubjectOrOff, Value::Literal(Lit::Bool(on))) if on.value => {
                 let message = format!("`{0}` is on by default; write a subject, or remove `{0}`", key.name);
                 return self.refuse(on.span, message);
@@ -111,6 +201,18 @@ impl Reader<'_> {
         }
     }
 
+    fn texts(&mut self, key: &'static Key, values: &[Value]) -> Option<Vec<Cow<'static, str>>> {
+        // Collected first, so that every mistake is reported.
+        let texts: Vec<_> = values
+            .iter()
+            .map(|value| match self.value(key, value)? {
+                Setting::Text(text) => Some(text),
+                _ => self.wrong_kind(key, value, "a string literal, a constant or a list of them"),
+            })
+            .collect();
+        texts.into_iter().collect()
+    }
+
     fn steps(&mut self, key: &Key, delays: &[Value]) -> Option<Vec<Duration>> {
         // Collected first, so that every mistake is reported.
         let steps: Vec<Option<Duration>> = delays
@@ -170,6 +272,7 @@ impl Reader<'_> {
         match value {
             Value::Literal(literal) => self.refuse_tokens(&literal.to_token_stream(), message),
             Value::List(_, span) | Value::Table(_, span) => self.refuse(*span, message),
+            Value::Call { function, span, .. } => self.refuse(function.span().join(*span).unwrap_or(*span), message),
             Value::Other(tokens) => self.refuse_tokens(tokens, message),
             Value::Missing => None,
         }
@@ -183,6 +286,20 @@ impl Reader<'_> {
     fn refuse_tokens<T>(&mut self, tokens: &TokenStream, message: String) -> Option<T> {
         self.errors.push_spanned(tokens, message);
         None
+    }
+}
+
+/// Returns `true` if these tokens are the path of a constant, or a macro that makes a literal.
+///
+/// Anything else in lower case is a text without quotes.
+fn is_constant(tokens: &TokenStream) -> bool {
+    match syn::parse2::<Expr>(tokens.clone()) {
+        Ok(Expr::Macro(_)) => true,
+        Ok(Expr::Path(path)) => path.path.segments.last().is_some_and(|last| {
+            let name = last.ident.unraw().to_string();
+            name.chars().any(char::is_uppercase) && !name.chars().any(char::is_lowercase)
+        }),
+        _ => false,
     }
 }
 

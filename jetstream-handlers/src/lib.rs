@@ -78,6 +78,8 @@ mod broker;
 mod codec;
 mod dead_letter;
 mod delivery;
+mod duration;
+
 mod error;
 mod extract;
 mod future;
@@ -87,7 +89,9 @@ mod message;
 mod nats;
 mod observe;
 mod outcome;
+mod pattern;
 mod plan;
+mod prefix;
 mod provision;
 mod publish;
 mod rules;
@@ -96,6 +100,7 @@ mod subject;
 mod sync;
 pub mod testing;
 mod transport;
+mod variable;
 mod worker;
 
 pub use async_nats;
@@ -109,7 +114,7 @@ pub use error::problem::{Problem, Purpose};
 pub use error::{Error, ErrorKind};
 #[doc(hidden)]
 pub use extract::Argument;
-pub use extract::{Context, FromMessage, Headers, Rejection, Shutdown, State, Subject};
+pub use extract::{Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
 #[doc(hidden)]
 pub use handler::{Closure, Subscriber};
 #[doc = include_str!("docs/subscriber.md")]
@@ -159,7 +164,7 @@ pub use observe::health::{HandlerHealth, Health, Status};
 pub use outcome::{HandlerError, HandlerResult, Reason, Settle};
 #[doc(hidden)]
 pub use outcome::{IntoSettle, Outcome};
-pub use plan::Deliver;
+pub use plan::{Deliver, Subjects};
 pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
@@ -173,7 +178,7 @@ pub mod stream {
 /// The items that a service usually imports: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Publisher, Rejection, Settle,
+        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Path, Publisher, Rejection, Settle,
         Shutdown, State, Subject, subscriber,
     };
 

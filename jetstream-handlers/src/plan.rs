@@ -1,15 +1,19 @@
 //! The declaration of a handler: the keys of the attribute, and their defaults.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::pattern::filter;
+use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
+use crate::variable::{self, Variable};
 
 /// The settings of a handler: the keys of the attribute, without defaults.
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs)] // the fields are the keys of the attribute, documented there
 pub struct Plan {
-    pub subject: Cow<'static, str>,
+    pub subject: Subjects,
     pub queue: Cow<'static, str>,
     pub stream: Option<Cow<'static, str>>,
     pub concurrency: Option<usize>,
@@ -27,6 +31,79 @@ pub struct Plan {
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
     pub deliver: Deliver,
+    /// The keys whose value in the environment cannot be used, each with its problem.
+    pub unreadable: Vec<(&'static str, String)>,
+}
+
+/// The subjects of a handler, which may have wildcards and placeholders; usually one.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+///
+/// # async fn start(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+/// let handler = |id: u64, subject: Subject| async move { println!("{subject}: {id}") };
+/// let subscription = broker.subscribe(["orders.created", "orders.paid"], "audit", handler).await?;
+/// # drop(subscription);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects(Vec<Cow<'static, str>>);
+
+impl Subjects {
+    /// Returns the subjects as they were declared.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &str> + Clone {
+        self.0.iter().map(|subject| &**subject)
+    }
+
+    /// Returns the patterns by which the server selects messages: the subjects with wildcards in place of placeholders.
+    pub(crate) fn filters(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
+        self.iter().map(filter)
+    }
+
+    fn setting(&self) -> Setting<'_> {
+        match &*self.0 {
+            [subject] => text(subject),
+            subjects => Setting::Texts(subjects.iter().map(|subject| Cow::Borrowed(&**subject)).collect()),
+        }
+    }
+}
+
+impl fmt::Display for Subjects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl From<&str> for Subjects {
+    fn from(subject: &str) -> Self {
+        subject.to_owned().into()
+    }
+}
+
+impl From<&String> for Subjects {
+    fn from(subject: &String) -> Self {
+        subject.clone().into()
+    }
+}
+
+impl From<String> for Subjects {
+    fn from(subject: String) -> Self {
+        Self(vec![subject.into()])
+    }
+}
+
+impl<S: Into<String>, const N: usize> From<[S; N]> for Subjects {
+    fn from(subjects: [S; N]) -> Self {
+        Self(subjects.into_iter().map(|subject| subject.into().into()).collect())
+    }
+}
+
+impl<S: Into<String>> From<Vec<S>> for Subjects {
+    fn from(subjects: Vec<S>) -> Self {
+        Self(subjects.into_iter().map(|subject| subject.into().into()).collect())
+    }
 }
 
 /// The delays between the attempts of a message.
@@ -137,10 +214,10 @@ const SERVER_MAX_DELIVER: u32 = 10_000;
 
 impl Plan {
     /// Returns a plan with every key but these two at its default.
-    pub const fn new(subject: &'static str, queue: &'static str) -> Self {
+    pub fn new(subject: impl Into<Subjects>, queue: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            subject: Cow::Borrowed(subject),
-            queue: Cow::Borrowed(queue),
+            subject: subject.into(),
+            queue: queue.into(),
             stream: None,
             concurrency: None,
             blocking: false,
@@ -157,12 +234,49 @@ impl Plan {
             ack: Ack::Sent,
             group: None,
             deliver: Deliver::All,
+            unreadable: Vec::new(),
         }
     }
 
-    /// Returns the plan of a closure, with every key but these two at its default.
-    pub(crate) fn of_closure(subject: &str, queue: &str) -> Self {
-        Self { subject: Cow::Owned(subject.to_owned()), queue: Cow::Owned(queue.to_owned()), ..Self::new("", "") }
+    /// Sets a key to the value of an environment variable, or to `default` if it is not set.
+    #[must_use]
+    pub fn with_variable(mut self, key: &'static str, variable: &'static str, default: Option<&'static str>) -> Self {
+        if let Err(problem) =
+            variable::read(Variable { key, variable, default }).and_then(|setting| self.set(key, setting))
+        {
+            self.unreadable.push((key, problem));
+        }
+        self
+    }
+
+    /// Sets a key that may come from the environment: a text, a number or a duration.
+    fn set(&mut self, key: &str, setting: Setting<'static>) -> Result<(), String> {
+        match (key, setting) {
+            ("subject", Setting::Text(subject)) => self.subject = Subjects::from(subject.into_owned()),
+            ("queue", Setting::Text(queue)) => self.queue = queue,
+            ("stream", Setting::Text(stream)) => self.stream = Some(stream),
+            ("group", Setting::Text(group)) => self.group = Some(group),
+            ("concurrency", Setting::Number(calls)) => self.concurrency = Some(calls as usize),
+            ("threads", Setting::Number(threads)) => self.threads = Some(threads as usize),
+            ("batch_size", Setting::Number(messages)) => self.batch_size = Some(messages as usize),
+            ("max_deliver", Setting::Number(attempts)) => self.max_deliver = Some(attempts as u32),
+            ("ack_every", Setting::Number(messages)) => self.ack_every = Some(messages as usize),
+            ("ack_wait", Setting::Duration(wait)) => self.ack_wait = Some(wait),
+            ("timeout", Setting::Duration(timeout)) => self.timeout = Some(timeout),
+            _ => return Err(format!("`{key}` cannot be read from the environment")),
+        }
+        Ok(())
+    }
+
+    /// Adds the prefix of an environment to the subjects and the streams.
+    pub(crate) fn add_prefix(&mut self, prefix: &Prefix) {
+        for subject in &mut self.subject.0 {
+            *subject = Cow::Owned(prefix.subject(subject).into_owned());
+        }
+        self.stream = self.stream.as_deref().map(|stream| Cow::Owned(prefix.stream(stream).into_owned()));
+        if let Some(DeadLetter::Subject(subject)) = &mut self.dead_letter {
+            *subject = Cow::Owned(prefix.subject(subject).into_owned());
+        }
     }
 
     /// Returns the keys that are set, for the rules.
@@ -187,9 +301,10 @@ impl Plan {
             ack,
             group,
             deliver,
+            unreadable,
         } = self;
         let settings = [
-            ("subject", Some(text(subject))),
+            ("subject", Some(subject.setting())),
             ("queue", Some(text(queue))),
             ("stream", stream.as_deref().map(text)),
             ("concurrency", concurrency.map(number)),
@@ -208,7 +323,9 @@ impl Plan {
             ("group", group.as_deref().map(text)),
             ("deliver", deliver.setting()),
         ];
-        settings.into_iter().filter_map(|(key, setting)| Some((key, setting?))).collect()
+        let is_readable = |key: &str| !unreadable.iter().any(|(unreadable, _)| *unreadable == key);
+        let set = settings.into_iter().filter_map(|(key, setting)| Some((key, setting?)));
+        set.filter(|(key, _)| is_readable(key)).collect()
     }
 
     /// Returns the maximum number of messages that this process handles at the same time.

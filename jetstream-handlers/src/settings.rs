@@ -1,8 +1,11 @@
 //! The settings of a broker for streams and publishing.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+
+use crate::prefix::Prefix;
 
 /// Settings for streams and publishing, with their defaults.
 #[derive(Debug, Clone)]
@@ -17,6 +20,8 @@ pub(crate) struct Settings {
     pub(crate) redact_errors: bool,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,
+    /// The prefix of all subjects and streams.
+    pub(crate) prefix: Option<Prefix>,
 }
 
 impl Default for Settings {
@@ -29,6 +34,30 @@ impl Default for Settings {
             redact_errors: false,
             domain: None,
             api_prefix: None,
+            prefix: None,
         }
+    }
+}
+
+impl Settings {
+    /// Adds the prefix of the environment to the declared streams.
+    pub(crate) fn add_prefix(&mut self) {
+        let Some(prefix) = &self.prefix else { return };
+        self.streams.iter_mut().for_each(|config| prefix.declared(config));
+    }
+
+    /// Returns a subject in the environment of this broker.
+    pub(crate) fn subject<'a>(&self, subject: &'a str) -> Cow<'a, str> {
+        self.prefix.as_ref().map_or(Cow::Borrowed(subject), |prefix| prefix.subject(subject))
+    }
+
+    /// Returns the name of a stream in the environment of this broker.
+    pub(crate) fn stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        self.prefix.as_ref().map_or(Cow::Borrowed(name), |prefix| prefix.stream(name))
+    }
+
+    /// Returns a subject as it is declared, without the prefix of the environment.
+    pub(crate) fn declared<'a>(&self, subject: &'a str) -> &'a str {
+        self.prefix.as_ref().map_or(subject, |prefix| prefix.without(subject))
     }
 }

@@ -1,4 +1,27 @@
-//! Relations between subjects with wildcards, and subject transforms.
+//! Relations between subjects with wildcards, subjects with placeholders, and subject transforms.
+
+pub(crate) use crate::pattern::overlap;
+use crate::pattern::{Placeholder, filter, tokens};
+
+/// Returns the parts of `subject` that the placeholders of `template` stand for, each with its name; `None` if the
+/// subject does not match.
+pub(crate) fn parse<'a>(template: &'a str, subject: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
+    if !covers(&filter(template), subject) {
+        return None;
+    }
+    let mut found = Vec::new();
+    let mut rest = subject;
+    for token in tokens(template) {
+        let (value, behind) = rest.split_once('.').unwrap_or((rest, ""));
+        match Placeholder::parse(token) {
+            Some(Placeholder { name, is_rest: true }) => found.push((name, rest)),
+            Some(Placeholder { name, .. }) => found.push((name, value)),
+            None => {}
+        }
+        rest = behind;
+    }
+    Some(found)
+}
 
 /// Returns `true` if `pattern` matches every subject that `filter` matches.
 pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
@@ -9,20 +32,6 @@ pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
             (Some(">"), Some(_)) => return true,
             (Some("*"), Some(token)) if token != ">" => {}
             (Some(one), Some(other)) if one == other && one != ">" => {}
-            (None, None) => return true,
-            _ => return false,
-        }
-    }
-}
-
-/// Returns `true` if there is a subject that both match.
-pub(crate) fn overlap(one: &str, other: &str) -> bool {
-    let mut one = one.split('.');
-    let mut other = other.split('.');
-    loop {
-        match (one.next(), other.next()) {
-            (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
-            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
             (None, None) => return true,
             _ => return false,
         }
@@ -73,14 +82,14 @@ pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Opt
     let wildcards: Vec<&str> = wildcards.collect();
     let mut result = Vec::new();
     for token in destination.split('.') {
-        match Placeholder::parse(token) {
+        match Replaced::parse(token) {
             _ if token == ">" => result.extend(tokens.get(source.len() - 1..).unwrap_or_default()),
             None => result.push(token),
-            Some(Placeholder::Wildcard(number)) => {
+            Some(Replaced::Wildcard(number)) => {
                 result.push(number.checked_sub(1).and_then(|index| wildcards.get(index)).unwrap_or(&"*"));
             }
-            Some(Placeholder::Token) => result.push("*"),
-            Some(Placeholder::Tokens) => {
+            Some(Replaced::Token) => result.push("*"),
+            Some(Replaced::Tokens) => {
                 result.push(">");
                 break;
             }
@@ -91,12 +100,12 @@ pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Opt
 
 /// Returns `true` if a transform's destination has a function other than `wildcard`.
 pub(crate) fn has_other_functions(destination: &str) -> bool {
-    let mut placeholders = destination.split('.').filter_map(Placeholder::parse);
-    placeholders.any(|placeholder| !matches!(placeholder, Placeholder::Wildcard(_)))
+    let mut placeholders = destination.split('.').filter_map(Replaced::parse);
+    placeholders.any(|placeholder| !matches!(placeholder, Replaced::Wildcard(_)))
 }
 
 /// A token of a transform's destination that is replaced.
-enum Placeholder {
+enum Replaced {
     /// The token that the wildcard of this number matched, counted from 1.
     Wildcard(usize),
     /// One token that depends on the message's subject.
@@ -105,7 +114,7 @@ enum Placeholder {
     Tokens,
 }
 
-impl Placeholder {
+impl Replaced {
     fn parse(token: &str) -> Option<Self> {
         if let Some(number) = token.strip_prefix('$') {
             // A token such as `$KV` is no placeholder.
@@ -175,6 +184,16 @@ mod tests {
             assert_eq!(intersection(one, other).as_deref(), common, "{one} and {other}");
             assert_eq!(intersection(other, one).as_deref(), common, "{other} and {one}");
         }
+    }
+
+    #[test]
+    fn placeholders_name_parts_of_a_subject() {
+        let parsed = parse("orders.{region}.*.{id}", "orders.eu.new.7");
+        assert_eq!(parsed, Some(vec![("region", "eu"), ("id", "7")]));
+        assert_eq!(parse("logs.{level}.{rest..}", "logs.warn.a.b"), Some(vec![("level", "warn"), ("rest", "a.b")]));
+        assert_eq!(parse("logs.{rest..}", "logs"), None);
+        assert_eq!(parse("orders.{region}", "orders.eu.7"), None);
+        assert_eq!(parse("orders.created", "orders.created"), Some(Vec::new()));
     }
 
     #[test]

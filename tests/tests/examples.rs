@@ -158,10 +158,14 @@ fn readmes_have_the_same_sections_and_code() {
     assert_eq!(blocks(&english), blocks(&chinese));
 }
 
-/// `rules.rs` validates names at compile time and at run time.
+/// They validate the settings at compile time and at run time.
 #[test]
-fn rules_rs_is_the_same_in_both_crates() {
-    assert_eq!(read("jetstream-handlers/src/rules.rs"), read("jetstream-handlers-macros/src/rules.rs"));
+fn rules_are_the_same_in_both_crates() {
+    for file in ["rules.rs", "pattern.rs", "duration.rs"] {
+        let (library, macros) =
+            (format!("jetstream-handlers/src/{file}"), format!("jetstream-handlers-macros/src/{file}"));
+        assert_eq!(read(&library), read(&macros), "{file}");
+    }
 }
 
 /// Returns the fenced blocks of a page, with their fences.

@@ -138,7 +138,7 @@ async fn hundred_handlers_share_two_inboxes() {
     let mut subscriptions = Vec::new();
     for number in 0..100 {
         subscriptions.push(
-            broker.subscribe(&format!("work.many.{number}"), &format!("many-{number}"), calls.handler()).await.unwrap(),
+            broker.subscribe(format!("work.many.{number}"), &format!("many-{number}"), calls.handler()).await.unwrap(),
         );
     }
     let prefix = |subject: &str| subject.split('.').take(2).collect::<Vec<_>>().join(".");
@@ -210,7 +210,7 @@ async fn handlers_continue_when_neighbours_stop_after_a_reconnect() {
     for number in 0..5 {
         running.push(
             broker
-                .subscribe(&format!("work.stays.{number}"), &format!("stays-{number}"), calls.handler())
+                .subscribe(format!("work.stays.{number}"), &format!("stays-{number}"), calls.handler())
                 .await
                 .unwrap(),
         );

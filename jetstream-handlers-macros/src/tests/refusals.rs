@@ -60,9 +60,9 @@ fn required_keys() {
         ],
     );
     assert_mistakes(
-        r#"#[subscriber(subject = SUBJECT, queue = "")] async fn f() {}"#,
+        r#"#[subscriber(subject = subject, queue = "")] async fn f() {}"#,
         &[
-            r#"SUBJECT: `subject` takes a string literal, as in `subject = "orders.created"`"#,
+            r#"subject: `subject` takes a string literal, a constant or a list of them, as in `subject = "orders.created"`"#,
             r#""": the name is empty; write for example `order-processor`"#,
         ],
     );
@@ -103,11 +103,75 @@ fn entries_that_cannot_be_read() {
     assert_entries(r#""orders""#, &[r#""orders": expected a key, as in `subject = "orders.created"`"#]);
     assert_entries("stream =", &["=: expected a value for `stream` after `=`"]);
     assert_entries("stream = ,", &["=: expected a value for `stream` after `=`"]);
-    assert_entries(r#"stream == "a""#, &[r#"= "a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
+    assert_entries(
+        r#"stream == "a""#,
+        &[r#"= "a": `stream` takes a string literal or a constant, as in `stream = "ORDERS"`"#],
+    );
     assert_entries(r#"stream: "a""#, &[r#": "a": expected `=` and a value after `stream`"#]);
     assert_entries(r#"stream("a")"#, &[r#"("a"): expected `=` and a value after `stream`"#]);
     assert_entries(r#"stream = "A" group = "b""#, &["group: expected `,` before `group`"]);
     assert_entries(r#"stream = "A" "b""#, &[r#""b": expected `,` before `"b"`"#]);
+}
+
+#[test]
+fn lists_of_subjects() {
+    let assert_subject = |subject: &str, expected: &[&str]| {
+        assert_mistakes(&format!(r#"#[subscriber(subject = {subject}, queue = "q")] async fn f() {{}}"#), expected);
+    };
+    assert_subject(r#"["orders.{region}", "payments.>", PAID, concat!("a", ".b")]"#, &[]);
+    assert_subject(
+        "[]",
+        &[r#"[]: the list of subjects is empty; write for example `["orders.created", "orders.paid"]`"#],
+    );
+    assert_subject(
+        r#"["a", "b c", 7]"#,
+        &[
+            r#""b c": subject `b c` contains a space; separate tokens with `.` only"#,
+            r#"7: `subject` takes a string literal, a constant or a list of them, as in `subject = "orders.created"`"#,
+        ],
+    );
+    assert_subject(
+        r#"["orders.{region}.paid", "orders.eu.>"]"#,
+        &[
+            r#"["orders.{region}.paid", "orders.eu.>"]: the subjects `orders.{region}.paid` and `orders.eu.>` have messages in common; remove one of them, or write a handler for each"#,
+        ],
+    );
+}
+
+#[test]
+fn environment_variables() {
+    for valid in [
+        r#"stream = env("STREAM")"#,
+        r#"stream = env("STREAM", "ORDERS")"#,
+        r#"concurrency = env("WORKERS", 4)"#,
+        r#"ack_wait = env("ACK_WAIT", "30s")"#,
+    ] {
+        assert_entries(valid, &[]);
+    }
+    assert_entries(
+        r#"concurrency = env("WORKERS", 0), ack_wait = env("ACK_WAIT", "1ms"), stream = env("STREAM", "a.b")"#,
+        &[
+            "0: `concurrency` is 0; expected 1 to 10000",
+            r#""1ms": `ack_wait` is 1ms; expected 100ms to 8760h"#,
+            r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#,
+        ],
+    );
+    let expected = "expected the name of an environment variable and a default, as in";
+    assert_entries(r#"concurrency = env()"#, &[&format!("(): {expected} `concurrency = env(\"CONCURRENCY\", 4)`")]);
+    assert_entries(
+        r#"stream = env("", "ORDERS")"#,
+        &[&format!(r#"("", "ORDERS"): {expected} `stream = env("STREAM", "ORDERS")`"#)],
+    );
+    assert_entries(
+        r#"ordered = env("ORDERED")"#,
+        &[r#"env("ORDERED"): `ordered` is a flag; write `ordered` alone, `ordered = true` or `ordered = false`"#],
+    );
+    assert_entries(
+        r#"ordered, concurrency = env("WORKERS", 4)"#,
+        &[
+            "concurrency: `concurrency` is 4, but an `ordered` handler handles one message at a time across all instances; remove `concurrency` or `ordered`",
+        ],
+    );
 }
 
 #[test]
@@ -122,10 +186,15 @@ fn names_and_texts() {
     assert_entries("ack = true", &[r#"true: `ack` takes a string literal, as in `ack = "confirmed"`"#]);
     assert_entries(r#"group = "a.b""#, &[r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#]);
     assert_entries(
-        r#"stream = concat!("a", "b")"#,
-        &[r#"concat!("a", "b"): `stream` takes a string literal, as in `stream = "ORDERS"`"#],
+        "stream = names::orders",
+        &[r#"names::orders: `stream` takes a string literal or a constant, as in `stream = "ORDERS"`"#],
     );
-    assert_entries(r#"stream = b"a""#, &[r#"b"a": `stream` takes a string literal, as in `stream = "ORDERS"`"#]);
+    assert_entries(r#"stream = concat!("a", "b")"#, &[]);
+    assert_entries("stream = names::ORDERS", &[]);
+    assert_entries(
+        r#"stream = b"a""#,
+        &[r#"b"a": `stream` takes a string literal or a constant, as in `stream = "ORDERS"`"#],
+    );
 }
 
 #[test]

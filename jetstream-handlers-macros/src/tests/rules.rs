@@ -19,6 +19,8 @@ fn subjects_to_subscribe_to() {
         "orders",
         "orders.created",
         "orders.*.created",
+        "orders.{region}.created",
+        "logs.{level}.{module..}",
         "*",
         ">",
         "orders.>",
@@ -47,7 +49,7 @@ fn subjects_to_publish_to() {
     );
     assert_problem(
         publish_subject_problem("dlq.{region}"),
-        "subject `dlq.{region}` has the placeholder `{region}`; placeholders are not supported yet, so write out every token",
+        "subject `dlq.{region}` has the placeholder `{region}`; a message is published to one subject, so write out every token",
     );
     assert_problem(
         publish_subject_problem("dlq."),
@@ -85,8 +87,25 @@ fn invalid_subjects() {
         ),
         ("**", "subject `**` has `*` within the token `**`; a wildcard must be a whole token, as in `orders.*`"),
         (
-            "orders.{region}.created",
-            "subject `orders.{region}.created` has the placeholder `{region}`; placeholders are not supported yet, so write `*` in its place",
+            "orders.v{n}",
+            "subject `orders.v{n}` has a brace within the token `v{n}`; a placeholder must be a whole token, as in `orders.{region}`",
+        ),
+        (
+            "orders.{a-b}.x",
+            "subject `orders.{a-b}.x` has a placeholder with the name `a-b`; write a name of letters, digits and `_`, as in `{region}`",
+        ),
+        (
+            "orders.{}",
+            "subject `orders.{}` has a placeholder with the name ``; write a name of letters, digits and `_`, as in `{region}`",
+        ),
+        ("{a}.b.{a}", "subject `{a}.b.{a}` has the placeholder `a` twice; give each a name of its own"),
+        (
+            "{rest..}.created",
+            "subject `{rest..}.created` has `{rest..}` before its end; write `{rest}` for a single token, and `{rest..}` only as the last token",
+        ),
+        (
+            "orders.{a..b}",
+            "subject `orders.{a..b}` has a placeholder with the name `a..b`; write a name of letters, digits and `_`, as in `{region}`",
         ),
     ] {
         assert_problem(subject_problem(subject), expected);

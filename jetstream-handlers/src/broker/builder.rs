@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind};
 use crate::extract::States;
 use crate::memory::Memory;
 use crate::nats;
+use crate::prefix::Prefix;
 use crate::rules;
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -247,6 +248,34 @@ impl Builder {
         self
     }
 
+    /// Sets a prefix of all subjects and streams, to keep several environments apart in one account; none by default.
+    ///
+    /// With `staging`, a handler of `orders.created` subscribes to `staging.orders.created`, a publish to `orders.created`
+    /// goes there, the default stream is `STAGING_ORDERS`, and the default one of dead letters `STAGING_DLQ`.
+    /// The names of streams in the attribute and in [`stream`](Self::stream) have the prefix as well, and a handler's
+    /// [`Subject`](crate::Subject) and [`Path`](crate::Path) do not contain it.
+    /// Subjects that begin with it already are not changed, and neither are those of the server (`$KV.sessions.>`).
+    /// The names of queues stay, because a durable consumer belongs to its stream.
+    ///
+    /// It is one token or several, as in `acme.staging`. An invalid one is refused when handlers are started.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = Broker::builder().subject_prefix("staging").connect_in_memory();
+    /// let ack = broker.publish("orders.created", &7).await?;
+    /// assert_eq!(ack.stream, "STAGING_ORDERS");
+    /// # Ok(()) }
+    /// ```
+    pub fn subject_prefix(mut self, prefix: &str) -> Self {
+        self.settings.prefix = Some(Prefix::new(prefix));
+        self
+    }
+
     /// Sets the JetStream domain, such as that of a leaf node; requests then go to `$JS.<domain>.API`.
     ///
     /// A publish succeeds only with the ack of a stream of this domain. A stream of another domain that covers the
@@ -272,7 +301,9 @@ impl Builder {
     pub fn connect_in_memory(self) -> Broker {
         // No request waits in memory, and a publish only while a test delays it.
         let publish_timeout = self.settings.publish_timeout.min(MAX_DURATION);
-        let memory = Memory::new(Settings { publish_timeout, ..self.settings });
+        let mut settings = Settings { publish_timeout, ..self.settings };
+        settings.add_prefix();
+        let memory = Memory::new(settings);
         Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 
@@ -308,6 +339,7 @@ impl Builder {
             true => nats::Environment::read()?,
             false => nats::Environment::default(),
         };
+        settings.add_prefix();
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
         let urls = servers.or_else(|| Some(vec![environment.urls()?]));

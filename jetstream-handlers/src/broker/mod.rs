@@ -27,7 +27,7 @@ use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, chosen};
 use crate::observe::health::Health;
 use crate::observe::recorder::Recorder;
-use crate::plan::Plan;
+use crate::plan::{Plan, Subjects};
 use crate::publish::{PublishMessage, Publisher};
 use crate::sync::lock;
 use crate::transport::Transport;
@@ -290,7 +290,7 @@ impl Broker {
         self.run(self.start_groups(groups)).await
     }
 
-    /// Returns a builder that handles a subject with a closure; awaiting it starts the closure.
+    /// Returns a builder that handles a subject, or several, with a closure; awaiting it starts the closure.
     ///
     /// `queue` is the name of the durable consumer: instances with the same queue share the messages.
     ///
@@ -309,9 +309,14 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     #[track_caller]
-    pub fn subscribe<A: 'static, C: Closure<A>>(&self, subject: &str, queue: &str, closure: C) -> Subscribe<'_> {
+    pub fn subscribe<A: 'static, C: Closure<A>>(
+        &self,
+        subject: impl Into<Subjects>,
+        queue: &str,
+        closure: C,
+    ) -> Subscribe<'_> {
         let location = Location::caller().to_string();
-        let plan = Plan::of_closure(subject, queue);
+        let plan = Plan::new(subject, queue.to_owned());
         Subscribe { broker: self, handler: Handler::closure(plan, location, closure) }
     }
 

@@ -15,6 +15,7 @@ use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::plan::Declaration;
+use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
 use crate::transport::Deliveries;
@@ -53,15 +54,21 @@ impl Broker {
                 "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
             ));
         }
+        if let Some(prefix) = &transport.settings().prefix {
+            handlers.iter_mut().for_each(|handler| handler.declaration.plan.add_prefix(prefix));
+        }
         let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
         let contexts: Vec<_> = handlers
             .iter()
             .zip(&stops)
             .map(|(handler, stop)| {
-                Context::new(handler.declaration.name.clone(), states.clone(), publisher.clone(), stop.clone())
+                let Declaration { name, plan, .. } = &handler.declaration;
+                Context::new(name.clone(), plan.subject.clone(), states.clone(), publisher.clone(), stop.clone())
             })
             .collect();
+        let settings = transport.settings();
         let mut problems = defaults.problems();
+        problems.extend(settings.prefix.as_ref().and_then(prefix_problem));
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
@@ -144,6 +151,12 @@ impl Broker {
         all.extend(workers.iter().cloned());
         Ok(workers)
     }
+}
+
+/// Returns the problem of the prefix of an environment.
+fn prefix_problem(prefix: &Prefix) -> Option<Problem> {
+    let problem = rules::publish_subject_problem(prefix.as_str())?;
+    Some(Problem::setting(DEFAULTS, "subject_prefix", &problem))
 }
 
 impl Defaults {

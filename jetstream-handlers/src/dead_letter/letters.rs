@@ -53,8 +53,8 @@ pub struct DeadLetters {
 impl DeadLetters {
     pub(crate) fn new(transport: Arc<Transport>) -> Self {
         Self {
+            stream: transport.settings().stream(DEFAULT_STREAM).into_owned(),
             transport,
-            stream: DEFAULT_STREAM.to_owned(),
             handler: None,
             after: 0,
             receivers: Receivers::FailedQueue,
@@ -64,7 +64,7 @@ impl DeadLetters {
     /// Selects the stream, for handlers whose `dead_letter` subject belongs to another stream; defaults to `DLQ`.
     #[must_use]
     pub fn stream(mut self, stream: &str) -> Self {
-        self.stream = stream.to_owned();
+        self.stream = self.transport.settings().stream(stream).into_owned();
         self
     }
 

@@ -3,6 +3,7 @@
 mod acked;
 mod binding;
 mod event;
+mod filters;
 mod found;
 mod given_up;
 mod incarnations;
@@ -13,6 +14,7 @@ mod sent_acks;
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::Binding;
 pub(crate) use event::{DeliveryEvent, Pause};
+pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;
 pub(crate) use given_up::{ConsumerState, GivenUpReports, GivenUpState};
 pub(crate) use incarnations::{Incarnations, Standing};

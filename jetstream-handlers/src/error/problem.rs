@@ -85,6 +85,8 @@ pub enum Problem {
     SubjectTransformed { purpose: Purpose, subject: String, stream: String, stored: Vec<String> },
     /// Several streams overlap the subject, and none covers it.
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
+    /// The subjects of a handler are in several streams, each of which is the second of a pair.
+    SeveralStreams { handler: String, streams: Vec<(String, String)> },
     /// The subject belongs to the stream `owner`, not to the one that the handler names.
     WrongStream { purpose: Purpose, subject: String, stream: String, exists: bool, owner: String },
     /// No stream covers the subject, and none can be created because it begins with a wildcard.
@@ -158,6 +160,7 @@ impl Problem {
             | Self::AmbiguousStream { .. }
             | Self::ReservedSubject { .. }
             | Self::NoDefaultName { .. } => ErrorKind::StreamNotFound,
+            Self::SeveralStreams { .. } => ErrorKind::Config,
             Self::WrongStream { .. } | Self::StreamOverlap { .. } | Self::WorkQueueOverlap { .. } => {
                 ErrorKind::StreamOverlap
             }
@@ -189,6 +192,7 @@ impl Problem {
             | Self::OrderedStream { handler, .. }
             | Self::ServerTooOld { handler, .. }
             | Self::StillRunning { handler, .. }
+            | Self::SeveralStreams { handler, .. }
             | Self::NeverYields { handler } => Some(handler),
             Self::StreamMissing { purpose, .. }
             | Self::SubjectNotCovered { purpose, .. }
@@ -279,6 +283,15 @@ impl fmt::Display for Problem {
                 write!(
                     f,
                     "{purpose}: no single stream covers `{subject}`, which overlaps the streams {streams}; narrow the subject, or set `stream` to one of them to receive its part"
+                )
+            }
+            Self::SeveralStreams { handler, streams } => {
+                let pairs: Vec<String> =
+                    streams.iter().map(|(subject, stream)| format!("`{subject}` in `{stream}`")).collect();
+                let pairs = pairs.join(", ");
+                write!(
+                    f,
+                    "`{handler}`: its subjects are in several streams ({pairs}), but a consumer reads one; write a handler for each stream, or set `stream` to one that has them all"
                 )
             }
             Self::WrongStream { purpose, subject, stream, exists, owner } => {

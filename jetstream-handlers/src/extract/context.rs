@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::States;
 use crate::memory::Memory;
+use crate::plan::Subjects;
 use crate::publish::Publisher;
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -17,22 +18,31 @@ pub struct Context(Arc<ContextInner>);
 #[derive(Debug)]
 struct ContextInner {
     handler: String,
+    subjects: Subjects,
     states: Arc<States>,
     publisher: Publisher,
     shutdown: CancellationToken,
 }
 
 impl Context {
-    pub(crate) fn new(handler: String, states: Arc<States>, publisher: Publisher, shutdown: CancellationToken) -> Self {
-        Self(Arc::new(ContextInner { handler, states, publisher, shutdown }))
+    pub(crate) fn new(
+        handler: String,
+        subjects: Subjects,
+        states: Arc<States>,
+        publisher: Publisher,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self(Arc::new(ContextInner { handler, subjects, states, publisher, shutdown }))
     }
 
     /// Returns a context for unit tests of [`FromMessage`](crate::FromMessage), with the publisher of an in-memory broker.
     ///
-    /// Its handler is named `test`. [`with_state`](Self::with_state) adds state.
+    /// Its handler is named `test` and subscribes to `>`. [`with_state`](Self::with_state) adds state, and
+    /// [`with_subject`](Self::with_subject) sets the subject.
     pub fn for_test() -> Self {
         let transport = Transport::Memory(Memory::new(Settings::default()));
-        Self::new("test".to_owned(), Arc::default(), Publisher::new(Arc::new(transport)), CancellationToken::new())
+        let publisher = Publisher::new(Arc::new(transport));
+        Self::new("test".to_owned(), ">".into(), Arc::default(), publisher, CancellationToken::new())
     }
 
     /// Returns the context with a state, as [`Builder::state`](crate::Builder::state) adds it, for unit tests.
@@ -40,8 +50,16 @@ impl Context {
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
         let mut states = States::clone(&self.0.states);
         states.insert(value);
-        let ContextInner { handler, publisher, shutdown, .. } = &*self.0;
-        Self::new(handler.clone(), Arc::new(states), publisher.clone(), shutdown.clone())
+        let ContextInner { handler, subjects, publisher, shutdown, .. } = &*self.0;
+        Self::new(handler.clone(), subjects.clone(), Arc::new(states), publisher.clone(), shutdown.clone())
+    }
+
+    /// Returns the context with the subjects of its handler, whose placeholders a [`Path`](crate::Path) has, for unit
+    /// tests.
+    #[must_use]
+    pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {
+        let ContextInner { handler, states, publisher, shutdown, .. } = &*self.0;
+        Self::new(handler.clone(), subject.into(), states.clone(), publisher.clone(), shutdown.clone())
     }
 
     /// Returns the full name of the handler: the module path and name of its function, or the name of a closure.
@@ -57,6 +75,16 @@ impl Context {
     /// Returns a publisher on the connection that received the message.
     pub fn publisher(&self) -> &Publisher {
         &self.0.publisher
+    }
+
+    /// Returns the subjects of the handler.
+    pub(crate) fn subjects(&self) -> &Subjects {
+        &self.0.subjects
+    }
+
+    /// Returns a subject without the prefix of the environment.
+    pub(crate) fn declared<'a>(&self, subject: &'a str) -> &'a str {
+        self.0.publisher.declared(subject)
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

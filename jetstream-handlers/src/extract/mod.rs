@@ -3,15 +3,19 @@
 mod argument;
 mod context;
 mod headers;
+mod path;
 mod rejection;
+mod shape;
 mod shutdown;
 mod state;
 mod subject;
+mod tokens;
 
 pub(crate) use argument::Supported;
 pub use argument::{Argument, Body, Parameter, Problems, check, extract, via};
 pub use context::Context;
 pub use headers::Headers;
+pub use path::Path;
 pub use rejection::Rejection;
 pub use shutdown::Shutdown;
 pub use state::State;

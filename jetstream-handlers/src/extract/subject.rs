@@ -6,7 +6,8 @@ use std::ops::Deref;
 use super::{Context, FromMessage, Rejection};
 use crate::message::Message;
 
-/// The subject to which the message was published; it has no wildcards.
+/// The subject to which the message was published, without the
+/// [prefix](crate::Builder::subject_prefix) of the environment; it has no wildcards.
 ///
 /// # Examples
 ///
@@ -58,7 +59,10 @@ impl fmt::Display for Subject {
 }
 
 impl FromMessage for Subject {
-    fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
-        Ok(Self(message.subject.clone()))
+    fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection> {
+        Ok(Self(match context.declared(&message.subject) {
+            declared if declared.len() == message.subject.len() => message.subject.clone(),
+            declared => declared.into(),
+        }))
     }
 }

@@ -91,12 +91,14 @@ impl Handler {
 
     /// Returns the problems of the settings.
     ///
-    /// Only a closure can have problems, because the attribute refuses them at compile time.
+    /// The attribute refuses those of literals at compile time, so that these are of closures, constants and the
+    /// environment.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let Declaration { name, plan, .. } = &self.declaration;
         let name_problem = rules::handler_name_problem(name).filter(|_| self.declaration.is_closure);
         let name_problem = name_problem.map(|problem| ("name", problem));
-        let problems = name_problem.into_iter().chain(rules::problems(&plan.settings()));
+        let unreadable = plan.unreadable.iter().cloned();
+        let problems = name_problem.into_iter().chain(unreadable).chain(rules::problems(&plan.settings()));
         problems.map(|(key, problem)| Problem::setting(name, key, &problem)).collect()
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::faults::{AckFault, Faults};
 use super::message::Message;
 use super::pending::{Pending, PendingMessages};
-use crate::delivery::Record;
+use crate::delivery::{Record, filters};
 use crate::message::{AckPrefix, DeliveryId, Info, nanos};
 use crate::subject::covers;
 
@@ -319,5 +319,5 @@ impl Consumer {
 }
 
 fn matches(config: &Config, subject: &str) -> bool {
-    config.filter_subject.is_empty() || covers(&config.filter_subject, subject)
+    filters(config).iter().any(|filter| covers(filter, subject))
 }

@@ -16,7 +16,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, FoundConsumer, Isolation, Record};
+use crate::delivery::{Binding, FoundConsumer, Isolation, Record, filters};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -176,11 +176,14 @@ impl Memory {
         Ok(state.stream(stream)?.consumers.get(name).map(|consumer| found(consumer.config.clone())))
     }
 
-    /// Returns each consumer of a stream with its filter.
+    /// Returns each consumer of a stream with each of its filters.
     pub(crate) fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, Refusal> {
         let mut state = self.state();
         let consumers = state.stream(stream)?.consumers.iter();
-        Ok(consumers.map(|(name, consumer)| (name.clone(), consumer.config.filter_subject.clone())).collect())
+        let each = consumers.flat_map(|(name, consumer)| {
+            filters(&consumer.config).into_iter().map(|filter| (name.clone(), filter.to_owned()))
+        });
+        Ok(each.collect())
     }
 
     /// Creates a consumer; fails if one of this name exists.

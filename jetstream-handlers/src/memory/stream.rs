@@ -15,6 +15,7 @@ use super::consumer::{Consumer, Take};
 use super::faults::Faults;
 use super::message::Message;
 use super::refusal::{Refusal, refusal};
+use crate::delivery::filters;
 use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, Stored, header_block};
 use crate::subject::{covers, overlap, transformed};
@@ -356,7 +357,10 @@ impl Stream {
             return Err(refusal(400, ErrorCode::CONSUMER_ALREADY_EXISTS, "consumer already exists"));
         }
         if self.config.retention == RetentionPolicy::WorkQueue
-            && self.consumers.values().any(|other| overlap(&other.config.filter_subject, &config.filter_subject))
+            && self.consumers.values().any(|other| {
+                let others = filters(&other.config);
+                filters(&config).iter().any(|own| others.iter().any(|other| overlap(own, other)))
+            })
         {
             return Err(refusal(
                 400,

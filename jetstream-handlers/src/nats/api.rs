@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::Connection;
-use crate::delivery::{Binding, FoundConsumer};
+use crate::delivery::{Binding, FoundConsumer, filters};
 use crate::error::Error;
 use crate::error::api::ApiError;
 
@@ -188,13 +188,8 @@ impl Connection {
             offset += consumers.len();
             let is_last = consumers.is_empty() || offset >= page.total;
             for info in consumers {
-                let mut filters = info.config.filter_subjects;
-                filters.push(info.config.filter_subject);
-                filters.retain(|filter| !filter.is_empty());
-                if filters.is_empty() {
-                    filters.push(">".to_owned());
-                }
-                found.extend(filters.into_iter().map(|filter| (info.name.clone(), filter)));
+                let filters = filters(&info.config).into_iter();
+                found.extend(filters.map(|filter| (info.name.clone(), filter.to_owned())));
             }
             if is_last {
                 return Ok(found);

@@ -62,7 +62,7 @@ async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<()
             drift::check_stream(&found, config)?;
         }
         return match subjects.iter().find(|subject| !any_covers(&listened(&found), subject)) {
-            Some(subject) => Err(created_otherwise(purpose, subject, &found)),
+            Some(subject) => Err(created_otherwise(transport.settings(), purpose, subject, &found)),
             None => Ok(()),
         };
     }

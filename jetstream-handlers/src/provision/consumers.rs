@@ -1,5 +1,6 @@
 //! The durable consumers of handlers: their configuration, their comparison and their creation.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -42,9 +43,12 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
     } else {
         Default::default()
     };
+    let mut filters: Vec<String> = plan.subject.filters().map(Cow::into_owned).collect();
+    let filter_subject = if filters.len() == 1 { filters.remove(0) } else { String::new() };
     consumer::Config {
         durable_name: Some(plan.queue.to_string()),
-        filter_subject: plan.subject.to_string(),
+        filter_subject,
+        filter_subjects: filters,
         ack_policy: if plan.ordered { consumer::AckPolicy::All } else { consumer::AckPolicy::Explicit },
         priority_policy,
         priority_groups,

@@ -195,16 +195,13 @@ fn duration(value: Duration, default_secs: u64) -> String {
     format!("{value:?}")
 }
 
-/// Returns the filters in one form, because the server keeps one filter and several filters in different fields.
+/// Returns the filters in one form.
 fn filters(config: &consumer::Config) -> String {
-    let mut filters: BTreeSet<&str> = config.filter_subjects.iter().map(String::as_str).collect();
-    if !config.filter_subject.is_empty() {
-        filters.insert(&config.filter_subject);
+    let filters: BTreeSet<&str> = crate::delivery::filters(config).into_iter().collect();
+    match filters.first() {
+        Some(&">") => "every subject".to_owned(),
+        _ => filters.into_iter().collect::<Vec<_>>().join(", "),
     }
-    if filters.is_empty() {
-        return "every subject".to_owned();
-    }
-    filters.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

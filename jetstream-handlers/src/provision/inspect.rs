@@ -1,5 +1,6 @@
 //! Inspection of the server: the binding of each handler, the missing streams and consumers, and all problems.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use async_nats::jetstream::stream::{self, RetentionPolicy};
@@ -10,7 +11,7 @@ use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
 use crate::delivery::{Binding, Incarnations, SentAcks};
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::{DeadLetter, Declaration, Deliver};
+use crate::plan::{DeadLetter, Declaration, Deliver, Plan};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
@@ -76,16 +77,22 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
 /// Finds or plans the streams of a handler and of its dead letters.
 async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Binding, Problem> {
     let Declaration { name, plan, .. } = handler;
-    let stream = streams.find(&Purpose::Handler(name.clone()), &plan.subject, plan.stream.as_deref()).await?;
+    let stream = find_stream(streams, handler).await?;
     let dead_letter = match &plan.dead_letter {
         Some(DeadLetter::Off) => None,
         Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
-        None => Some(format!("dlq.{stream}.{}", plan.queue)),
+        None => {
+            let subject = format!("dlq.{stream}.{}", plan.queue);
+            Some(streams.transport.settings().subject(&subject).into_owned())
+        }
     };
     if let Some(dead_letter) = &dead_letter {
         let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
-        if covers(&plan.subject, dead_letter) && is_stored(streams, &stream, dead_letter).await {
-            let (handler, subject, dead_letter) = (name.clone(), plan.subject.to_string(), dead_letter.clone());
+        let subject = plan.subject.filters().find(|filter| covers(filter, dead_letter));
+        if let Some(subject) = subject
+            && is_stored(streams, &stream, dead_letter).await
+        {
+            let (handler, subject, dead_letter) = (name.clone(), subject.into_owned(), dead_letter.clone());
             return Err(Problem::DeadLetterLoop { handler, subject, dead_letter });
         }
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
@@ -104,6 +111,20 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
     })
+}
+
+/// Finds or plans the stream that has all subjects of a handler.
+async fn find_stream(streams: &mut Streams<'_>, handler: &Declaration) -> Result<String, Problem> {
+    let Declaration { name, plan, .. } = handler;
+    let mut found: Vec<(String, String)> = Vec::new();
+    for subject in plan.subject.filters() {
+        let stream = streams.find(&Purpose::Handler(name.clone()), &subject, plan.stream.as_deref()).await?;
+        found.push((subject.into_owned(), stream));
+    }
+    match &*found {
+        [(_, stream), others @ ..] if others.iter().all(|(_, other)| other == stream) => Ok(stream.clone()),
+        _ => Err(Problem::SeveralStreams { handler: name.clone(), streams: found }),
+    }
 }
 
 /// Returns `true` if a stream is known to store what is published to this subject.
@@ -144,7 +165,7 @@ fn shared_durables(bindings: &[(&Declaration, Binding)], unbound: &[&Declaration
             let same_stream = match (one_binding, other_binding, &one.plan.stream, &other.plan.stream) {
                 (Some(one), Some(other), ..) => one.stream == other.stream,
                 (_, _, Some(one), Some(other)) => one == other,
-                _ => overlap(&one.plan.subject, &other.plan.subject),
+                _ => overlap_of(&one.plan, &other.plan.subject.filters().collect::<Vec<_>>()).is_some(),
             };
             if same_stream && one.plan.queue == other.plan.queue {
                 problems.push(shared_durable(one, other));
@@ -181,16 +202,20 @@ fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding
     let mut problems = Vec::new();
     for (index, (handler, binding)) in bindings.iter().enumerate().filter(|(_, (_, binding))| binding.work_queue) {
         let same_start = bindings[index + 1..].iter().filter(|(_, other)| other.stream == binding.stream);
-        let same_start = same_start.map(|(other, _)| (other.plan.queue.to_string(), other.plan.subject.to_string()));
+        let same_start = same_start.flat_map(|(other, _)| {
+            other.plan.subject.filters().map(|filter| (other.plan.queue.to_string(), filter.into_owned()))
+        });
         let on_server =
             streams.known.get(&binding.stream).into_iter().flat_map(|known| known.consumers.iter().cloned());
-        for (other, other_subject) in same_start.chain(on_server) {
-            if other != binding.consumer && overlap(&other_subject, &handler.plan.subject) {
+        for (other, other_filter) in same_start.chain(on_server) {
+            if other != binding.consumer
+                && let Some((subject, other_subject)) = overlap_of(&handler.plan, &[Cow::Owned(other_filter)])
+            {
                 problems.push(Problem::WorkQueueOverlap {
                     handler: handler.name.clone(),
                     stream: binding.stream.clone(),
                     consumer: binding.consumer.clone(),
-                    subject: handler.plan.subject.to_string(),
+                    subject,
                     other,
                     other_subject,
                 });
@@ -198,6 +223,13 @@ fn work_queue_overlaps(streams: &Streams<'_>, bindings: &[(&Declaration, Binding
         }
     }
     problems
+}
+
+/// Returns a subject of a handler and one of these filters that have messages in common.
+fn overlap_of(plan: &Plan, filters: &[Cow<'_, str>]) -> Option<(String, String)> {
+    let mut pairs = plan.subject.filters().flat_map(|own| filters.iter().map(move |other| (own.clone(), other)));
+    let (own, other) = pairs.find(|(own, other)| overlap(own, other))?;
+    Some((own.into_owned(), other.to_string()))
 }
 
 /// Returns the problem of a new consumer of a work queue that is to begin with a later message, which the server refuses
@@ -273,7 +305,7 @@ mod tests {
 
     fn handler(subject: &str, queue: &str) -> Declaration {
         let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
-        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::of_closure(subject, queue) }
+        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::new(subject, queue.to_owned()) }
     }
 
     fn on(name: &str, subjects: &[&str]) -> stream::Config {

@@ -15,6 +15,7 @@ use super::unfit::{
     Changeable, fix, missing, name_taken, no_default_name, not_covered, partly, published_only, wrong_stream,
 };
 use crate::error::problem::{Problem, Purpose};
+use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::transport::Transport;
 
@@ -61,6 +62,10 @@ impl<'a> Streams<'a> {
             }
         }
         problems
+    }
+
+    fn settings(&self) -> &'a Settings {
+        self.transport.settings()
     }
 
     fn plan(&mut self, purpose: &Purpose, config: stream::Config) {
@@ -119,7 +124,7 @@ impl<'a> Streams<'a> {
             Some(owner) => Err(wrong_stream(purpose, subject, name, true, owner)),
             None => {
                 let changeable = if listening.is_empty() { self.changeable(name) } else { Changeable::Nothing };
-                let fix = fix(subject, &config, &changeable);
+                let fix = fix(self.settings(), subject, &config, &changeable);
                 Err(not_covered(purpose, subject, &config, patterns(stored), &fix))
             }
         }
@@ -139,16 +144,17 @@ impl<'a> Streams<'a> {
         } else {
             self.require_creatable(purpose, subject)?;
             if !self.transport.settings().auto_create {
-                return Err(missing(purpose, subject, Some(name)));
+                return Err(missing(self.settings(), purpose, subject, Some(name)));
             }
-            self.plan(purpose, default_stream(name, subject));
+            self.plan(purpose, default_stream(self.settings(), name, subject));
         }
         Ok(())
     }
 
     fn extend(&mut self, name: &str, subject: &str) {
+        let subjects = default_subjects(self.settings(), subject);
         if let Some(known) = self.known.get_mut(name) {
-            known.config.subjects.extend(default_subjects(subject));
+            known.config.subjects.extend(subjects);
         }
     }
 
@@ -313,9 +319,9 @@ impl<'a> Streams<'a> {
     /// Plans the default stream of a subject that no stream covers.
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
         self.require_creatable(purpose, subject)?;
-        let Some(name) = default_name(subject) else { return Err(no_default_name(purpose, subject)) };
+        let Some(name) = default_name(self.settings(), subject) else { return Err(no_default_name(purpose, subject)) };
         if !self.transport.settings().auto_create {
-            return Err(missing(purpose, subject, None));
+            return Err(missing(self.settings(), purpose, subject, None));
         }
         if !self.known.contains_key(&name) {
             self.load(purpose, &name).await?;
@@ -325,22 +331,22 @@ impl<'a> Streams<'a> {
             // Another process has created the stream in the meantime.
             Some(known) if stores_all(&stored_directly(&known.config), subject) => {}
             Some(known) if known.exists || is_declared => {
-                return Err(name_taken(purpose, subject, &known.config, &self.changeable(&name)));
+                return Err(name_taken(self.settings(), purpose, subject, &known.config, &self.changeable(&name)));
             }
             Some(_) => self.extend(&name, subject),
-            None => self.plan(purpose, default_stream(&name, subject)),
+            None => self.plan(purpose, default_stream(self.settings(), &name, subject)),
         }
         Ok(name)
     }
 
     /// Returns an error for a subject for which no stream is created.
     fn require_creatable(&self, purpose: &Purpose, subject: &str) -> Result<(), Problem> {
-        if default_name(subject).is_none() {
+        if default_name(self.settings(), subject).is_none() {
             return Err(no_default_name(purpose, subject));
         }
         // The replies to requests have subjects that begin with `_`, or with the prefix that the connection sets.
         let replies = format!("{}.>", self.transport.inbox_prefix());
-        if subject.starts_with(['$', '_']) || any_overlaps(&default_subjects(subject), &replies) {
+        if subject.starts_with(['$', '_']) || any_overlaps(&default_subjects(self.settings(), subject), &replies) {
             return Err(Problem::ReservedSubject { purpose: purpose.clone(), subject: subject.to_owned() });
         }
         Ok(())

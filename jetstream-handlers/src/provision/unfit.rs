@@ -5,6 +5,7 @@ use async_nats::jetstream::stream;
 use super::default_stream::default_name;
 use super::stored::{listened, patterns, stored_directly, stores_some};
 use crate::error::problem::{Problem, Purpose};
+use crate::settings::Settings;
 use crate::subject::{intersection, transformed};
 
 /// Returns the problem of a subject that a stream listens to, and stores as another one.
@@ -29,6 +30,7 @@ pub(super) fn partly(purpose: &Purpose, subject: &str, config: &stream::Config) 
 
 /// Returns the problem of a default stream whose name another stream has.
 pub(super) fn name_taken(
+    settings: &Settings,
     purpose: &Purpose,
     subject: &str,
     config: &stream::Config,
@@ -39,7 +41,7 @@ pub(super) fn name_taken(
         Purpose::DeadLetters(_) => "set `dead_letter` to a subject of another stream",
         _ => "pass a stream for it to `Builder::stream`",
     };
-    let fix = format!("{}, or {other}", fix(subject, config, changeable));
+    let fix = format!("{}, or {other}", fix(settings, subject, config, changeable));
     not_covered(purpose, subject, config, listened(config), &fix)
 }
 
@@ -54,7 +56,7 @@ pub(super) enum Changeable {
 }
 
 /// Returns the advice for a stream that does not have a subject, which is such that the server accepts it.
-pub(super) fn fix(subject: &str, config: &stream::Config, changeable: &Changeable) -> String {
+pub(super) fn fix(settings: &Settings, subject: &str, config: &stream::Config, changeable: &Changeable) -> String {
     /// The maximum number of subjects in a command.
     const MAX_SUBJECTS: usize = 5;
     let is_changed = config
@@ -62,7 +64,7 @@ pub(super) fn fix(subject: &str, config: &stream::Config, changeable: &Changeabl
         .as_ref()
         .is_some_and(|it| transformed(subject, &it.source, &it.destination).is_some_and(|stored| stored != subject));
     // The server gives a mirror no subjects, and no stream with acks those that begin with a wildcard.
-    let is_refused = is_changed || config.mirror.is_some() || default_name(subject).is_none();
+    let is_refused = is_changed || config.mirror.is_some() || default_name(settings, subject).is_none();
     let name = &config.name;
     let mut subjects = listened(config);
     subjects.push(subject.to_owned());
@@ -90,8 +92,13 @@ pub(super) fn not_covered(
 }
 
 /// Returns the problem of a stream that another process has created with other subjects.
-pub(super) fn created_otherwise(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
-    not_covered(purpose, subject, config, listened(config), &fix(subject, config, &Changeable::Stream))
+pub(super) fn created_otherwise(
+    settings: &Settings,
+    purpose: &Purpose,
+    subject: &str,
+    config: &stream::Config,
+) -> Problem {
+    not_covered(purpose, subject, config, listened(config), &fix(settings, subject, config, &Changeable::Stream))
 }
 
 pub(super) fn wrong_stream(purpose: &Purpose, subject: &str, stream: &str, exists: bool, owner: String) -> Problem {
@@ -106,11 +113,11 @@ pub(super) fn no_default_name(purpose: &Purpose, subject: &str) -> Problem {
     Problem::NoDefaultName { purpose: purpose.clone(), subject: subject.to_owned() }
 }
 
-pub(super) fn missing(purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
+pub(super) fn missing(settings: &Settings, purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
     Problem::StreamMissing {
         purpose: purpose.clone(),
         subject: subject.to_owned(),
         stream: stream.map(str::to_owned),
-        default_name: default_name(subject),
+        default_name: default_name(settings, subject),
     }
 }

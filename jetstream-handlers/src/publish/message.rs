@@ -67,7 +67,8 @@ pub struct PublishMessage {
 
 impl PublishMessage {
     pub(super) fn new(publisher: Publisher, subject: &str, payload: Result<Bytes, Error>) -> Self {
-        Self { publisher, subject: subject.to_owned(), payload, headers: HeaderMap::new(), problem: None }
+        let subject = publisher.transport.settings().subject(subject).into_owned();
+        Self { publisher, subject, payload, headers: HeaderMap::new(), problem: None }
     }
 
     /// Adds `amount` to the counter of the subject, in a stream with `allow_msg_counter` (ADR-49); the payload must be
@@ -125,7 +126,8 @@ impl PublishMessage {
 
     /// Stores the message only in the stream of this name.
     pub fn expect_stream(self, stream: &str) -> Self {
-        self.single(header::NATS_EXPECTED_STREAM, stream)
+        let stream = self.publisher.transport.settings().stream(stream).into_owned();
+        self.single(header::NATS_EXPECTED_STREAM, &stream)
     }
 
     /// Sets the time after which the stream removes the message, rounded up to whole seconds; at most 36,500 days.

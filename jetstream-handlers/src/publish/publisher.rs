@@ -38,6 +38,11 @@ impl Publisher {
         Self { transport }
     }
 
+    /// Returns a subject without the prefix of the environment.
+    pub(crate) fn declared<'a>(&self, subject: &'a str) -> &'a str {
+        self.transport.settings().declared(subject)
+    }
+
     /// Publishes a value as JSON, and returns after the stream has stored it.
     ///
     /// If no stream covers the subject, one is created as for a handler.

@@ -239,6 +239,7 @@ impl TestBroker {
     /// Panics if a message cannot be read.
     pub async fn published_messages(&self, subject: &str) -> Vec<Message> {
         let transport = self.broker.transport();
+        let subject = &*transport.settings().subject(subject);
         let mut found = Vec::new();
         let streams = transport.stream_names(subject).await.unwrap_or_else(|error| panic!("{error}"));
         for stream in streams {

@@ -33,6 +33,7 @@ mod queues;
 mod scripts;
 mod stop;
 mod streams;
+mod subjects;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::future::try_join_all;
 
 use super::Connection;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, filters};
 use crate::error::Error;
 use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
 
@@ -113,11 +113,12 @@ impl Reading<'_> {
         if range.is_empty() {
             return Ok(None);
         }
-        let filter = &*self.binding.config.filter_subject;
-        let filter = if filter.is_empty() { ">" } else { filter };
-        let found = self.connection.next_raw(&self.binding.stream, range.start, filter).await?;
+        let filters = filters(&self.binding.config).into_iter();
+        let next = filters.map(|filter| self.connection.next_raw(&self.binding.stream, range.start, filter));
+        let found = try_join_all(next).await?.into_iter().flatten();
         let found = found.filter(|(stored, _)| range.contains(&stored.sequence));
-        Ok(found.map(|(stored, header_block)| self.check(stored, header_block)))
+        let first = found.min_by_key(|(stored, _)| stored.sequence);
+        Ok(first.map(|(stored, header_block)| self.check(stored, header_block)))
     }
 
     /// Checks whether the client library can read a message.
@@ -149,7 +150,8 @@ fn add(found: &mut Found, messages: impl IntoIterator<Item = ReadMessage>) {
 pub(super) fn unread(binding: &Binding, sequence: u64, consumer_sequence: u64) -> Message {
     let reason = "the connection ends whenever it is delivered".to_owned();
     let unreadable = Unreadable { reason, header_block: Bytes::new(), is_complete: false };
-    let mut message = Message::new(binding.config.filter_subject.clone(), Bytes::new());
+    let filter = filters(&binding.config)[0].to_owned();
+    let mut message = Message::new(filter, Bytes::new());
     message.info = info(binding, sequence, 0, consumer_sequence);
     message.unreadable = Some(Arc::new(unreadable));
     message

@@ -1,6 +1,6 @@
 use jetstream_handlers::prelude::*;
 
-#[subscriber(subject = "orders.{region}.created", queue = "order-processor")]
+#[subscriber(subject = "orders.{region}.{region}", queue = "order-processor")]
 async fn process_order(order: String) -> HandlerResult {
     println!("{order}");
     Ok(())
