@@ -124,6 +124,7 @@ impl Broker {
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
     pub fn publish_message<T: Serialize + ?Sized>(
         &self,
         subject: &str,
@@ -461,6 +462,19 @@ pub enum ErrorKind {
     Server,
 }
 
+// jetstream_handlers::Event
+pub trait Event: Serialize {
+    /// The subjects of the event with placeholders; a struct has one.
+    const PATTERNS: &'static [&'static str];
+    /// The subject of the event with placeholders; the first one of an enum that has several.
+    const PATTERN: &'static str = Self::PATTERNS[0];
+    /// The version, which is sent in the header `Event-Version`; `None` sends none.
+    const VERSION: Option<u32> = None;
+    fn subject(&self) -> Result<String, Error>;
+    fn message_id(&self) -> Option<String> {}
+    fn type_header(&self) -> Option<(&'static str, &'static str)> {}
+}
+
 // jetstream_handlers::Context
 #[derive(Debug, Clone)]
 pub struct Context();
@@ -479,6 +493,7 @@ impl Context {
 pub trait FromMessage: Sized {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
     fn check(context: &Context) -> Result<(), Rejection> {}
+    fn needs_content() -> bool {}
 }
 
 // jetstream_handlers::Headers
@@ -692,6 +707,7 @@ pub struct Subjects();
 impl<S: Into<String>, const N: usize> From<[S; N]> for Subjects {}
 impl<S: Into<String>> From<Vec<S>> for Subjects {}
 impl From<&String> for Subjects {}
+impl From<&[&str]> for Subjects {}
 impl From<&str> for Subjects {}
 impl From<String> for Subjects {}
 impl fmt::Display for Subjects {}
@@ -741,6 +757,7 @@ impl Publisher {
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
     pub fn publish_bytes(
         &self,
         subject: &str,
@@ -804,6 +821,9 @@ pub use async_nats::jetstream::stream::SubjectTransform;
 
 // jetstream_handlers::prelude::Broker
 pub use crate::Broker;
+
+// jetstream_handlers::prelude::Event
+pub use crate::Event;
 
 // jetstream_handlers::prelude::FromMessage
 pub use crate::FromMessage;

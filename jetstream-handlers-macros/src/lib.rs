@@ -4,6 +4,7 @@ mod attribute;
 mod duration;
 mod enclosing;
 mod errors;
+mod event;
 mod expand;
 mod keys;
 mod pattern;
@@ -27,4 +28,10 @@ pub fn subscriber(attribute: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn test(attribute: TokenStream, item: TokenStream) -> TokenStream {
     test::test(attribute.into(), &item.into()).into()
+}
+
+#[allow(missing_docs)] // `jetstream-handlers` documents it at the trait
+#[proc_macro_derive(Event, attributes(event))]
+pub fn event(input: TokenStream) -> TokenStream {
+    event::derive(input.into()).into()
 }

@@ -29,6 +29,8 @@ pub(crate) enum Accepts {
     Text(fn(&str) -> Option<String>),
     /// A subject to subscribe to, or a list of them.
     Subjects,
+    /// The type of an event, which has the subjects.
+    Event,
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
     /// A duration in this range.
@@ -90,8 +92,9 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 18] = [
+pub(crate) static KEYS: [Key; 19] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
+    Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
     Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
     Key { name: "concurrency", example: "4", accepts: Accepts::Number(1..=MAX_CONCURRENCY) },

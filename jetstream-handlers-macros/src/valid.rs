@@ -26,7 +26,13 @@ pub(crate) fn settings(attribute: &Attribute, function: Option<&Function>, error
     let settings: Settings = known.iter().filter_map(|(key, entry)| Some((*key, reader.read(key, entry)?))).collect();
     contradictions(&settings, entries, &known, errors);
     check_async(&settings, entries, function, errors);
-    settings
+    with_event(settings)
+}
+
+/// Returns the settings with the subjects of an event in place of it.
+fn with_event(settings: Settings) -> Settings {
+    let subject = keys::OF_ATTRIBUTE.find("subject");
+    settings.into_iter().map(|(key, given)| (subject.filter(|_| key.name == "event").unwrap_or(key), given)).collect()
 }
 
 /// Reports keys that exclude one another.
@@ -36,6 +42,11 @@ fn contradictions(settings: &Settings, entries: &[Entry], known: &[(&Key, &Entry
     // A misspelt `ordered` is reported once, and satisfies the keys that require it.
     if is_meant("ordered", entries) && !known.iter().any(|(key, _)| key.name == "ordered") {
         settings.push(("ordered", Setting::Flag(true)));
+    }
+    let event = known.iter().find(|(key, _)| key.name == "event");
+    if let Some((_, entry)) = event.filter(|_| is_meant("subject", entries)) {
+        let message = "`event` excludes `subject`, because an event has its own; remove one of them";
+        errors.push(entry.key.span(), message);
     }
     for (name, problem) in rules::contradictions(&settings) {
         if let Some((_, entry)) = known.iter().find(|(key, _)| key.name == name) {
@@ -67,7 +78,9 @@ fn is_meant(key: &str, entries: &[Entry]) -> bool {
 /// Reports required keys that are missing; a value without a key is taken for the value of the first of them.
 fn require(attribute: &Attribute, function: Option<&Function>, errors: &mut Errors) {
     let handler = function.map_or("the handler".to_owned(), |function| format!("handler `{}`", function.plain_name()));
-    let mut missing = REQUIRED.into_iter().filter(|key| !is_meant(key, &attribute.entries));
+    let has_event = is_meant("event", &attribute.entries);
+    let mut missing =
+        REQUIRED.into_iter().filter(|key| !(is_meant(key, &attribute.entries) || *key == "subject" && has_event));
     for value in &attribute.without_key {
         let text = syn::parse2(value.clone()).ok().filter(|literal| matches!(literal, Lit::Str(_)));
         let message = match (text, missing.next()) {

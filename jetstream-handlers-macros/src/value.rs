@@ -7,7 +7,8 @@ use std::time::Duration;
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Expr, Lit};
+use syn::spanned::Spanned as _;
+use syn::{Expr, Lit, Type};
 
 use crate::attribute::{Entry, Value};
 use crate::duration;
@@ -60,6 +61,15 @@ impl Reader<'_> {
             {
                 self.list_with_constants(key, items)
             }
+            (Some(Value::Other(tokens)), Accepts::Event) => match syn::parse2::<Type>(tokens.clone()) {
+                Ok(event) => {
+                    let here = Span::mixed_site().located_at(event.span());
+                    let event = as_event(&event, here);
+                    Some(Given::Expression(event))
+                }
+                Err(_) => self.refuse_value(entry.value.as_ref()?, event_expected(key)),
+            },
+            (Some(value), Accepts::Event) => self.refuse_value(value, event_expected(key)),
             _ => self.setting(key, entry).map(Given::Literal),
         }
     }
@@ -157,7 +167,7 @@ impl Reader<'_> {
                     "a list of durations or `{ initial = \"1s\", factor = 2, max = \"2m\" }`",
                 );
             }
-            (Accepts::Flag, _) => unreachable!("flags are read above"),
+            (Accepts::Flag | Accepts::Event, _) => unreachable!("these are read above"),
         };
         match rules::value_problem(key, &setting) {
             Some(problem) => self.refuse(span, problem),
@@ -287,6 +297,15 @@ impl Reader<'_> {
         self.errors.push_spanned(tokens, message);
         None
     }
+}
+
+fn event_expected(key: &Key) -> String {
+    format!("`{}` takes a type that derives `Event`, as in `{}`", key.name, key.in_use())
+}
+
+/// Returns the subjects of an event.
+fn as_event(event: &Type, span: Span) -> TokenStream {
+    quote::quote_spanned!(span=> <#event as ::jetstream_handlers::Event>::PATTERNS)
 }
 
 /// Returns `true` if these tokens are the path of a constant, or a macro that makes a literal.

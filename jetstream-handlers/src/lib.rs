@@ -81,6 +81,7 @@ mod delivery;
 mod duration;
 
 mod error;
+mod event;
 mod extract;
 mod future;
 mod handler;
@@ -112,11 +113,14 @@ pub use error::difference::Difference;
 pub use error::ingest::IngestError;
 pub use error::problem::{Problem, Purpose};
 pub use error::{Error, ErrorKind};
+pub use event::Event;
 #[doc(hidden)]
 pub use extract::Argument;
 pub use extract::{Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
 #[doc(hidden)]
 pub use handler::{Closure, Subscriber};
+#[doc(hidden)] // documented at the trait
+pub use jetstream_handlers_macros::Event;
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
 pub use jetstream_handlers_macros::subscriber;
@@ -178,8 +182,8 @@ pub mod stream {
 /// The items that a service usually imports: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Path, Publisher, Rejection, Settle,
-        Shutdown, State, Subject, subscriber,
+        Broker, Event, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Path, Publisher, Rejection,
+        Settle, Shutdown, State, Subject, subscriber,
     };
 
     /// Returns a duration of this many seconds, as in `fetch_wait(secs(5))`.
@@ -193,9 +197,16 @@ pub mod prelude {
 pub mod __private {
     pub use std::borrow::Cow;
 
-    pub use inventory;
+    pub use std::string::ToString;
 
-    pub use crate::extract::{Argument, Body, Context, Parameter, Problems, Rejection, check, extract, via};
+    pub use inventory;
+    pub use serde::{Serialize, Serializer};
+
+    pub use crate::event::{DeclaredEvent, event_subject};
+    pub use crate::extract::{
+        Argument, Body, Context, Parameter, Problems, Rejection, check, decoded, extract, has_pattern, unknown_header,
+        unknown_subject, via,
+    };
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
     pub use crate::outcome::{IntoSettle, Outcome};

@@ -86,7 +86,7 @@ impl Large {
         let (handled, mut subscriptions) = (Recorder::default(), Vec::new());
         for number in 0..Self::HANDLERS {
             let handler = slow(&handled);
-            let subscription = broker.subscribe(&format!("work.{number}"), &format!("worker-{number}"), handler);
+            let subscription = broker.subscribe(format!("work.{number}"), &format!("worker-{number}"), handler);
             subscriptions.push(subscription.ack_wait(secs(60)).await.unwrap());
         }
         Self { publisher, broker, handled, _subscriptions: subscriptions, proxy, _server: server }

@@ -5,11 +5,19 @@
 use std::path::Path;
 use std::{env, fs};
 
+use proc_macro2::TokenStream;
+
 use super::expand;
+use crate::event;
 
 #[track_caller]
 fn assert_snapshot(name: &str, source: &str) {
-    let file = syn::parse2(expand(source)).expect("the expansion is a list of items");
+    assert_expansion(name, source, expand(source));
+}
+
+#[track_caller]
+fn assert_expansion(name: &str, source: &str, expanded: TokenStream) {
+    let file = syn::parse2(expanded).expect("the expansion is a list of items");
     let expansion = format!("// The expansion of:\n//\n{}\n{}", commented(source), prettyplease::unparse(&file));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("snapshots/{name}.rs"));
     if env::var_os("UPDATE_SNAPSHOTS").is_some() {
@@ -105,4 +113,44 @@ fn refused() {
         r#"#[subscriber(subject = "orders..created", queue = "order-processor")]
 pub fn process_order(order: OrderCreated) {}"#,
     );
+}
+
+#[test]
+fn constants_and_variables() {
+    assert_snapshot(
+        "constants_and_variables",
+        r#"#[subscriber(
+    subject = [CREATED, "orders.{region}.paid"],
+    queue = names::BILLING,
+    stream = env("STREAM"),
+    concurrency = env("WORKERS", 4),
+    ack_wait = env("ACK_WAIT", "1m30s"),
+)]
+async fn bill(Path(region): Path<Option<String>>) {}"#,
+    );
+}
+
+#[test]
+fn event_of_one_type() {
+    let source = r#"#[event(subject = "orders.{region}.created", id = "id", version = 2)]
+struct OrderCreated {
+    id: u64,
+    region: String,
+}"#;
+    assert_expansion(
+        "event_of_one_type",
+        source,
+        event::derive(source.parse().expect("the test's source has balanced brackets")),
+    );
+}
+
+#[test]
+fn event_of_several_types() {
+    let source = r#"enum OrderEvent {
+    Created(OrderCreated),
+    #[event(subject = "orders.{order}.paid", id = "order")]
+    Paid(Payment),
+}"#;
+    let expanded = event::derive(source.parse().expect("the test's source has balanced brackets"));
+    assert_expansion("event_of_several_types", source, expanded);
 }

@@ -23,6 +23,7 @@ pub use subscribe::{Subscribe, Subscription};
 
 use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, chosen};
 use crate::observe::health::Health;
@@ -178,6 +179,13 @@ impl Broker {
     /// If the future is dropped, the message may be stored or not.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
+    }
+
+    /// Returns a message with an event, its subject and its message id; it is sent when awaited.
+    ///
+    /// It is [`Publisher::send`], which describes errors and cancel safety.
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {
+        self.inner.publisher.send(event)
     }
 
     /// Returns a message to which headers and conditions can be added; it is sent when awaited.

@@ -10,14 +10,18 @@ use super::{Broker, Defaults, Inner};
 use crate::delivery::Binding;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
+use crate::event::DeclaredEvent;
 use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::pattern::filter;
 use crate::plan::Declaration;
 use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
+use crate::settings::Settings;
+use crate::subject::covers;
 use crate::transport::Deliveries;
 use crate::worker::{Delayed, Parts, Worker};
 
@@ -72,8 +76,11 @@ impl Broker {
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
-            let Problems { found, needs_content, .. } = Problems::of(context, &*handler.check);
+            let Problems { found, needs_content, payload, .. } = Problems::of(context, &*handler.check);
             problems.extend(found);
+            if let Some(payload) = payload {
+                warn_of_other_type(&handler.declaration, payload, settings);
+            }
             handler.needs_content = needs_content;
         }
         if has_invalid_settings {
@@ -150,6 +157,25 @@ impl Broker {
         }
         all.extend(workers.iter().cloned());
         Ok(workers)
+    }
+}
+
+/// Logs a warning if every message of a handler is an event of another type than its payload.
+///
+/// It is no problem, because a handler may need only a part of an event.
+fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &Settings) {
+    let is_any = ["serde_json::value::Value", "serde_json::raw::RawValue"].iter().any(|any| payload.contains(any));
+    let events: Vec<_> = inventory::iter::<DeclaredEvent>().collect();
+    for declared in handler.plan.subject.filters() {
+        let of_subject = |event: &&&DeclaredEvent| {
+            event.patterns.iter().any(|pattern| covers(&filter(pattern), settings.declared(&declared)))
+        };
+        let mut declaring = events.iter().filter(of_subject).peekable();
+        let Some(first) = declaring.peek().map(|event| (event.type_name)()).filter(|_| !is_any) else { continue };
+        if !declaring.any(|event| payload.contains((event.type_name)())) {
+            let handler = &*handler.name;
+            tracing::warn!(handler, "takes a `{payload}`, but the messages on `{declared}` are the event `{first}`");
+        }
     }
 }
 

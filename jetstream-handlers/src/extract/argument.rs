@@ -75,6 +75,10 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
     fn check(context: &Context) -> Result<(), Rejection> {
         T::check(context)
     }
+
+    fn needs_content() -> bool {
+        T::needs_content()
+    }
 }
 
 fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
@@ -260,11 +264,13 @@ pub struct Problems {
     pub(crate) found: Vec<Problem>,
     /// `true` if a parameter is decoded from the payload and cannot be made from an empty one.
     pub(crate) needs_content: bool,
+    /// The name of the type of the payload.
+    pub(crate) payload: Option<&'static str>,
 }
 
 impl Problems {
     pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Self {
-        let mut problems = Self { context: context.clone(), found: Vec::new(), needs_content: false };
+        let mut problems = Self { context: context.clone(), found: Vec::new(), needs_content: false, payload: None };
         check(context, &mut problems);
         problems
     }
@@ -272,6 +278,9 @@ impl Problems {
     /// Checks one parameter.
     pub(crate) fn check<'m, T: Argument<'m, Via>, Via>(&mut self, context: &Context) {
         self.needs_content |= T::needs_content();
+        if T::IS_PAYLOAD {
+            self.payload = Some(type_name::<T>());
+        }
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();
             self.found.push(match rejection.downcast_ref() {

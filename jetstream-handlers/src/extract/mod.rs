@@ -2,6 +2,7 @@
 
 mod argument;
 mod context;
+mod event;
 mod headers;
 mod path;
 mod rejection;
@@ -14,6 +15,7 @@ mod tokens;
 pub(crate) use argument::Supported;
 pub use argument::{Argument, Body, Parameter, Problems, check, extract, via};
 pub use context::Context;
+pub use event::{decoded, has_pattern, unknown_header, unknown_subject};
 pub use headers::Headers;
 pub use path::Path;
 pub use rejection::Rejection;
@@ -74,6 +76,12 @@ pub trait FromMessage: Sized {
     fn check(context: &Context) -> Result<(), Rejection> {
         let _ = context;
         Ok(())
+    }
+
+    /// Returns `true` if the parameter is made from the payload, and cannot be made from an empty one.
+    #[doc(hidden)]
+    fn needs_content() -> bool {
+        false
     }
 }
 

@@ -176,7 +176,8 @@ impl PublishMessage {
 
     fn into_parts(self) -> (Publisher, Result<Outgoing, Error>) {
         let Self { publisher, subject, payload, headers, problem } = self;
-        let message = match problem.or_else(|| rules::publish_subject_problem(&subject)) {
+        let is_encoded = payload.is_ok();
+        let message = match problem.or_else(|| rules::publish_subject_problem(&subject)).filter(|_| is_encoded) {
             Some(problem) => {
                 let text = format!("cannot publish to `{}`: {}", printable(&subject), printable(&problem));
                 Err(Error::new(ErrorKind::Config, text))

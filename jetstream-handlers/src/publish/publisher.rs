@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::PublishMessage;
 use crate::codec;
 use crate::error::{Error, ErrorKind};
+use crate::event::Event;
 use crate::transport::Transport;
 
 /// A publisher of typed values, which waits until the stream has stored them.
@@ -88,6 +89,55 @@ impl Publisher {
     /// If the future is dropped, the message may be stored or not.
     pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
+    }
+
+    /// Returns a message with an event, its subject and its message id; it is sent when awaited.
+    ///
+    /// The id that the stream compares is that of the event with its subject, so that events of different types can have
+    /// the same id.
+    /// A [`version`](Event::VERSION) is sent in the header `Event-Version`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use serde::Serialize;
+    ///
+    /// #[derive(Event, Serialize)]
+    /// #[event(subject = "orders.{region}.paid", id = "id")]
+    /// struct OrderPaid {
+    ///     id: u64,
+    ///     region: String,
+    /// }
+    ///
+    /// #[subscriber(subject = "payments.received", queue = "payments")]
+    /// async fn paid(id: u64, publisher: Publisher) -> HandlerResult {
+    ///     let paid = OrderPaid { id, region: "eu".to_owned() };
+    ///     publisher.send(&paid).header("Tenant", "acme").await?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Awaiting the message returns the errors of [`publish_message`](Self::publish_message), and
+    /// [`Encode`](ErrorKind::Encode) if a field of the event cannot be a token of its subject.
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {
+        let subject = match event.subject() {
+            Ok(subject) => subject,
+            Err(error) => return PublishMessage::new(self.clone(), E::PATTERN, Err(error)),
+        };
+        let mut message = self.publish_message(&subject, event);
+        if let Some(id) = event.message_id() {
+            message = message.message_id(&format!("{subject}:{id}"));
+        }
+        if let Some(version) = E::VERSION {
+            message = message.header("Event-Version", &version.to_string());
+        }
+        match event.type_header() {
+            Some((header, name)) => message.header(header, name),
+            None => message,
+        }
     }
 
     /// Returns a message whose payload is these bytes as they are, or nothing; it is sent when awaited.

@@ -23,6 +23,7 @@ macro_rules! contract {
 mod calls;
 mod consumers;
 mod dead_letters;
+mod events;
 mod headers;
 mod limits;
 mod markers;

@@ -1,0 +1,95 @@
+// The expansion of:
+//
+// enum OrderEvent {
+//     Created(OrderCreated),
+//     #[event(subject = "orders.{order}.paid", id = "order")]
+//     Paid(Payment),
+// }
+
+#[automatically_derived]
+impl ::jetstream_handlers::Event for OrderEvent {
+    const PATTERNS: &'static [&'static str] = &[
+        <OrderCreated as ::jetstream_handlers::Event>::PATTERN,
+        "orders.{order}.paid",
+    ];
+    fn subject(
+        &self,
+    ) -> ::core::result::Result<::std::string::String, ::jetstream_handlers::Error> {
+        match self {
+            Self::Created(event) => ::jetstream_handlers::Event::subject(event),
+            Self::Paid(event) => {
+                ::jetstream_handlers::__private::event_subject(
+                    "orders.{order}.paid",
+                    &[&event.order],
+                )
+            }
+        }
+    }
+    fn message_id(&self) -> ::core::option::Option<::std::string::String> {
+        match self {
+            #[allow(unused_variables)]
+            Self::Created(event) => ::jetstream_handlers::Event::message_id(event),
+            #[allow(unused_variables)]
+            Self::Paid(event) => {
+                ::core::option::Option::Some(
+                    ::jetstream_handlers::__private::ToString::to_string(&event.order),
+                )
+            }
+        }
+    }
+}
+::jetstream_handlers::__private::inventory::submit! {
+    ::jetstream_handlers::__private::DeclaredEvent { patterns : < OrderEvent as
+    ::jetstream_handlers::Event > ::PATTERNS, type_name : || ::core::any::type_name:: <
+    OrderEvent > (), }
+}
+#[automatically_derived]
+impl ::jetstream_handlers::__private::Serialize for OrderEvent {
+    fn serialize<S: ::jetstream_handlers::__private::Serializer>(
+        &self,
+        serializer: S,
+    ) -> ::core::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Created(event) => {
+                ::jetstream_handlers::__private::Serialize::serialize(event, serializer)
+            }
+            Self::Paid(event) => {
+                ::jetstream_handlers::__private::Serialize::serialize(event, serializer)
+            }
+        }
+    }
+}
+#[automatically_derived]
+impl ::jetstream_handlers::FromMessage for OrderEvent {
+    fn from_message(
+        message: &::jetstream_handlers::Message,
+        context: &::jetstream_handlers::Context,
+    ) -> ::core::result::Result<Self, ::jetstream_handlers::Rejection> {
+        if ::jetstream_handlers::__private::has_pattern(
+            message,
+            context,
+            <OrderCreated as ::jetstream_handlers::Event>::PATTERN,
+        ) {
+            return ::jetstream_handlers::__private::decoded(message, context)
+                .map(Self::Created);
+        }
+        if ::jetstream_handlers::__private::has_pattern(
+            message,
+            context,
+            "orders.{order}.paid",
+        ) {
+            return ::jetstream_handlers::__private::decoded(message, context)
+                .map(Self::Paid);
+        }
+        ::core::result::Result::Err(
+            ::jetstream_handlers::__private::unknown_subject(
+                message,
+                context,
+                <Self as ::jetstream_handlers::Event>::PATTERNS,
+            ),
+        )
+    }
+    fn needs_content() -> bool {
+        true
+    }
+}

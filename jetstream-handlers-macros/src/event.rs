@@ -1,0 +1,461 @@
+//! The derive macro of events.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{ToTokens, quote_spanned};
+use syn::ext::IdentExt as _;
+use syn::spanned::Spanned as _;
+use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, LitInt, LitStr, Type, Variant, parse2};
+
+use crate::errors::Errors;
+use crate::pattern::placeholders;
+use crate::rules;
+
+/// Expands `#[derive(Event)]`.
+pub(crate) fn derive(input: TokenStream) -> TokenStream {
+    let input = match parse2::<DeriveInput>(input) {
+        Ok(input) => input,
+        Err(error) => return error.into_compile_error(),
+    };
+    let mut errors = Errors::default();
+    let settings = Settings::read(&input.attrs, &mut errors);
+    let expanded = match &input.data {
+        Data::Struct(data) => of_struct(&input, &settings, &data.fields, &mut errors),
+        Data::Enum(data) => of_enum(&input, &settings, data, &mut errors),
+        Data::Union(_) => {
+            errors.push_spanned(&input.ident, "an event is a struct or an enum");
+            None
+        }
+    };
+    if errors.is_empty() { expanded.unwrap_or_default() } else { errors.into_compile_errors() }
+}
+
+/// The settings of an event or of a variant: the keys of `#[event(..)]`.
+#[derive(Default)]
+struct Settings {
+    subject: Option<LitStr>,
+    id: Option<LitStr>,
+    version: Option<LitInt>,
+    /// The header by which the variants of an enum are told apart.
+    header: Option<LitStr>,
+    /// The value of the header for a variant.
+    name: Option<LitStr>,
+    /// The place at which a missing key is reported.
+    span: Option<Span>,
+}
+
+impl Settings {
+    fn read(attributes: &[Attribute], errors: &mut Errors) -> Self {
+        let mut settings = Self::default();
+        for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("event")) {
+            settings.span = Some(attribute.span());
+            let parsed = attribute.parse_nested_meta(|meta| {
+                let Some(key) = meta.path.get_ident().map(Ident::to_string) else {
+                    return Err(meta.error("expected a key, as in `subject = \"orders.created\"`"));
+                };
+                match &*key {
+                    "subject" => once(&mut settings.subject, &meta),
+                    "id" => once(&mut settings.id, &meta),
+                    "version" => once(&mut settings.version, &meta),
+                    "header" => once(&mut settings.header, &meta),
+                    "name" => once(&mut settings.name, &meta),
+                    _ => Err(meta.error(format!(
+                        "unknown key `{key}`; the keys of an event are `subject`, `id`, `version`, `header` and `name`"
+                    ))),
+                }
+            });
+            if let Err(error) = parsed {
+                errors.push(error.span(), &error);
+            }
+        }
+        if let Some(subject) = &settings.subject {
+            let value = subject.value();
+            let problem = rules::subject_problem(&value).or_else(|| {
+                let wildcard = value.split('.').find(|token| matches!(*token, "*" | ">"))?;
+                let instead = if wildcard == ">" { "{rest..}" } else { "{region}" };
+                Some(format!(
+                    "subject `{value}` has the wildcard `{wildcard}`, but an event has one subject; write a placeholder for a field, as in `{instead}`"
+                ))
+            });
+            if let Some(problem) = problem {
+                errors.push(subject.span(), problem);
+            }
+        }
+        settings
+    }
+
+    /// Reports keys that have no meaning where they are.
+    fn refuse(&self, keys: &[&str], place: &str, errors: &mut Errors) {
+        let set: [(&str, Option<Span>); 5] = [
+            ("subject", self.subject.as_ref().map(LitStr::span)),
+            ("id", self.id.as_ref().map(LitStr::span)),
+            ("version", self.version.as_ref().map(LitInt::span)),
+            ("header", self.header.as_ref().map(LitStr::span)),
+            ("name", self.name.as_ref().map(LitStr::span)),
+        ];
+        for (key, span) in set {
+            if let Some(span) = span.filter(|_| keys.contains(&key)) {
+                errors.push(span, format!("`{key}` has no effect on {place}; remove it"));
+            }
+        }
+    }
+
+    fn place(&self) -> Span {
+        self.span.unwrap_or_else(Span::call_site)
+    }
+}
+
+fn once<T: syn::parse::Parse>(slot: &mut Option<T>, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<()> {
+    let value = meta.value()?.parse()?;
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(meta.error("the key is given twice; remove one of them")),
+    }
+}
+
+/// Where the fields of an event are: an expression for each by its name, or an error text.
+type Access<'a> = dyn Fn(&str) -> Result<TokenStream, String> + 'a;
+
+/// Returns the implementation for a struct, whose fields fill the placeholders.
+fn of_struct(input: &DeriveInput, settings: &Settings, fields: &Fields, errors: &mut Errors) -> Option<TokenStream> {
+    settings.refuse(&["header", "name"], "a struct, which has no variants", errors);
+    let name = &input.ident;
+    let Some(subject) = &settings.subject else {
+        errors.push(
+            settings.place(),
+            format!("event `{name}` has no subject; add `#[event(subject = \"orders.created\")]`"),
+        );
+        return None;
+    };
+    let named: Vec<&Ident> = fields.iter().filter_map(|field| field.ident.as_ref()).collect();
+    let access = |field: &str| {
+        let Some(known) = named.iter().find(|known| known.unraw() == field) else {
+            let names: Vec<String> = named.iter().map(|known| format!("`{}`", known.unraw())).collect();
+            let names = if names.is_empty() {
+                "no named fields".to_owned()
+            } else {
+                format!("the fields {}", names.join(", "))
+            };
+            return Err(format!("`{name}` has no field `{field}`; it has {names}"));
+        };
+        let mut field = (*known).clone();
+        field.set_span(Span::mixed_site().located_at(known.span()));
+        Ok(quote_spanned!(field.span()=> &self.#field))
+    };
+    let filled = filled(subject, &access, errors)?;
+    let id = message_id(settings.id.as_ref(), &access, errors)?;
+    Some(implementation(
+        input,
+        &[subject.to_token_stream()],
+        settings.version.as_ref(),
+        &filled,
+        &id,
+        &TokenStream::new(),
+    ))
+}
+
+/// Returns the expression of the subject of an event.
+fn filled(subject: &LitStr, access: &Access<'_>, errors: &mut Errors) -> Option<TokenStream> {
+    let text = subject.value();
+    let mut values = Vec::new();
+    for placeholder in placeholders(&text) {
+        match access(placeholder.name) {
+            Ok(value) => values.push(value),
+            Err(problem) => {
+                errors.push(subject.span(), format!("subject `{text}`: {problem}"));
+                return None;
+            }
+        }
+    }
+    // A field that cannot be a token is reported at the subject.
+    let here = Span::mixed_site().located_at(subject.span());
+    Some(quote_spanned!(here=> ::jetstream_handlers::__private::event_subject(#subject, &[#(#values),*])))
+}
+
+/// Returns the expression of the message id of an event.
+fn message_id(id: Option<&LitStr>, access: &Access<'_>, errors: &mut Errors) -> Option<TokenStream> {
+    let Some(id) = id else { return Some(quote_spanned!(Span::mixed_site()=> ::core::option::Option::None)) };
+    match access(&id.value()) {
+        Ok(value) => {
+            let here = Span::mixed_site().located_at(id.span());
+            Some(quote_spanned! {here=>
+                ::core::option::Option::Some(::jetstream_handlers::__private::ToString::to_string(#value))
+            })
+        }
+        Err(problem) => {
+            errors.push(id.span(), format!("id: {problem}"));
+            None
+        }
+    }
+}
+
+/// Returns the implementation of `Event` with `others` of its methods, and its entry in the link-time collection.
+fn implementation(
+    input: &DeriveInput,
+    patterns: &[TokenStream],
+    version: Option<&LitInt>,
+    subject: &TokenStream,
+    id: &TokenStream,
+    others: &TokenStream,
+) -> TokenStream {
+    let here = Span::mixed_site();
+    let name = &input.ident;
+    let (generics, arguments, clause) = input.generics.split_for_impl();
+    let version = version.map(|version| {
+        quote_spanned!(here=> const VERSION: ::core::option::Option<u32> = ::core::option::Option::Some(#version);)
+    });
+    let entry = input.generics.params.is_empty().then(|| {
+        quote_spanned! {here=>
+            ::jetstream_handlers::__private::inventory::submit! {
+                ::jetstream_handlers::__private::DeclaredEvent {
+                    patterns: <#name as ::jetstream_handlers::Event>::PATTERNS,
+                    type_name: || ::core::any::type_name::<#name>(),
+                }
+            }
+        }
+    });
+    quote_spanned! {here=>
+        #[automatically_derived]
+        impl #generics ::jetstream_handlers::Event for #name #arguments #clause {
+            const PATTERNS: &'static [&'static str] = &[#(#patterns),*];
+            #version
+
+            fn subject(&self) -> ::core::result::Result<::std::string::String, ::jetstream_handlers::Error> {
+                #subject
+            }
+
+            fn message_id(&self) -> ::core::option::Option<::std::string::String> {
+                #id
+            }
+
+            #others
+        }
+
+        #entry
+    }
+}
+
+/// A variant of an enum, which contains one value.
+struct Wrapper<'a> {
+    variant: &'a Variant,
+    payload: &'a Type,
+    settings: Settings,
+}
+
+/// Returns the implementation for an enum: one subject for all variants, or one for each.
+fn of_enum(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mut Errors) -> Option<TokenStream> {
+    settings.refuse(&["name"], "an enum, but on its variants", errors);
+    if settings.subject.is_some() && settings.header.is_none() {
+        return tagged(input, settings, data, errors);
+    }
+    let mut variants = Vec::new();
+    for variant in &data.variants {
+        let Fields::Unnamed(fields) = &variant.fields else {
+            errors.push_spanned(variant, "a variant of an event contains one type, as in `Created(OrderCreated)`");
+            continue;
+        };
+        match fields.unnamed.iter().collect::<Vec<_>>()[..] {
+            [field] => {
+                let settings = Settings::read(&variant.attrs, errors);
+                variants.push(Wrapper { variant, payload: &field.ty, settings });
+            }
+            _ => errors.push_spanned(variant, "a variant of an event contains one type, as in `Created(OrderCreated)`"),
+        }
+    }
+    if data.variants.is_empty() {
+        errors.push_spanned(&input.ident, "an event needs a variant, as in `Created(OrderCreated)`");
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    match &settings.subject {
+        Some(subject) => by_header(input, settings, subject, &variants, errors),
+        None => {
+            settings.refuse(&["id", "version", "header"], "an enum without a `subject`, but on its variants", errors);
+            by_subject(input, &variants, errors)
+        }
+    }
+}
+
+/// Returns the implementation for an enum whose payload names the variant, as serde's tags do.
+fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mut Errors) -> Option<TokenStream> {
+    for variant in &data.variants {
+        if let Some(attribute) = variant.attrs.iter().find(|attribute| attribute.path().is_ident("event")) {
+            errors.push_spanned(
+                attribute,
+                "the enum has a `subject` for all variants; remove that one or this, or add a `header` to the enum",
+            );
+        }
+    }
+    let subject = settings.subject.as_ref()?;
+    let access = |field: &str| field_of_variants(data, field);
+    let filled = filled(subject, &access, errors)?;
+    let id = message_id(settings.id.as_ref(), &access, errors)?;
+    Some(implementation(
+        input,
+        &[subject.to_token_stream()],
+        settings.version.as_ref(),
+        &filled,
+        &id,
+        &TokenStream::new(),
+    ))
+}
+
+/// Returns an expression for a field that every variant has.
+fn field_of_variants(data: &DataEnum, field: &str) -> Result<TokenStream, String> {
+    let name = Ident::new(field, Span::mixed_site());
+    let arms = data.variants.iter().map(|variant| {
+        let ident = &variant.ident;
+        match &variant.fields {
+            Fields::Named(fields)
+                if fields.named.iter().any(|known| known.ident.as_ref().is_some_and(|it| it == field)) =>
+            {
+                Ok(quote_spanned!(Span::mixed_site()=> Self::#ident { #name, .. } => #name))
+            }
+            Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
+                Ok(quote_spanned!(Span::mixed_site()=> Self::#ident(event) => &event.#name))
+            }
+            _ => Err(format!("the variant `{ident}` has no field `{field}`")),
+        }
+    });
+    let arms = arms.collect::<Result<Vec<_>, _>>()?;
+    Ok(quote_spanned!(Span::mixed_site()=> match self { #(#arms,)* }))
+}
+
+/// Returns the implementation for an enum whose variants have one subject, and are told apart by a header.
+fn by_header(
+    input: &DeriveInput,
+    settings: &Settings,
+    subject: &LitStr,
+    variants: &[Wrapper<'_>],
+    errors: &mut Errors,
+) -> Option<TokenStream> {
+    let header = settings.header.as_ref()?;
+    for variant in variants {
+        variant.settings.refuse(
+            &["subject", "id", "version", "header"],
+            "a variant of an enum with a `header`",
+            errors,
+        );
+    }
+    let access = |field: &str| {
+        let field = Ident::new(field, Span::mixed_site());
+        let arms = variants.iter().map(|Wrapper { variant, .. }| {
+            let variant = &variant.ident;
+            quote_spanned!(Span::mixed_site()=> Self::#variant(event) => &event.#field)
+        });
+        Ok(quote_spanned!(Span::mixed_site()=> match self { #(#arms,)* }))
+    };
+    let filled = filled(subject, &access, errors)?;
+    let id = message_id(settings.id.as_ref(), &access, errors)?;
+    let names: Vec<String> = variants.iter().map(Wrapper::name).collect();
+    let idents: Vec<&Ident> = variants.iter().map(|variant| &variant.variant.ident).collect();
+    let arms = names.iter().zip(&idents).map(|(name, ident)| {
+        quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#name) => ::jetstream_handlers::__private::decoded(message, context).map(Self::#ident))
+    });
+    let decode = quote_spanned! {Span::mixed_site()=>
+        match message.header(#header) {
+            #(#arms,)*
+            found => ::core::result::Result::Err(::jetstream_handlers::__private::unknown_header(#header, found, &[#(#names),*])),
+        }
+    };
+    let type_header = quote_spanned! {Span::mixed_site()=>
+        fn type_header(&self) -> ::core::option::Option<(&'static str, &'static str)> {
+            ::core::option::Option::Some((#header, match self { #(Self::#idents(_) => #names,)* }))
+        }
+    };
+    let version = settings.version.as_ref();
+    let event = implementation(input, &[subject.to_token_stream()], version, &filled, &id, &type_header);
+    Some(wrapped(input, variants, &event, &decode))
+}
+
+/// Returns the implementation for an enum whose variants have subjects of their own.
+fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors) -> Option<TokenStream> {
+    let (mut patterns, mut subjects, mut ids, mut arms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for Wrapper { variant, payload, settings } in variants {
+        settings.refuse(&["header", "name", "version"], "a variant with a subject of its own", errors);
+        let ident = &variant.ident;
+        let access = |field: &str| {
+            let field = Ident::new(field, Span::mixed_site());
+            Ok(quote_spanned!(Span::mixed_site()=> &event.#field))
+        };
+        let (pattern, subject, id) = match &settings.subject {
+            Some(subject) => (
+                subject.to_token_stream(),
+                filled(subject, &access, errors)?,
+                message_id(settings.id.as_ref(), &access, errors)?,
+            ),
+            None => {
+                settings.refuse(&["id"], "a variant without a `subject`, whose type is an event", errors);
+                let here = Span::mixed_site().located_at(payload.span());
+                (
+                    quote_spanned!(here=> <#payload as ::jetstream_handlers::Event>::PATTERN),
+                    quote_spanned!(here=> ::jetstream_handlers::Event::subject(event)),
+                    quote_spanned!(here=> ::jetstream_handlers::Event::message_id(event)),
+                )
+            }
+        };
+        arms.push(quote_spanned! {Span::mixed_site()=>
+            if ::jetstream_handlers::__private::has_pattern(message, context, #pattern) {
+                return ::jetstream_handlers::__private::decoded(message, context).map(Self::#ident);
+            }
+        });
+        patterns.push(pattern);
+        subjects.push(quote_spanned!(Span::mixed_site()=> Self::#ident(event) => #subject));
+        ids.push(quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] Self::#ident(event) => #id));
+    }
+    let (subject, id) = (
+        quote_spanned!(Span::mixed_site()=> match self { #(#subjects,)* }),
+        quote_spanned!(Span::mixed_site()=> match self { #(#ids,)* }),
+    );
+    let decode = quote_spanned! {Span::mixed_site()=>
+        #(#arms)*
+        ::core::result::Result::Err(::jetstream_handlers::__private::unknown_subject(
+            message, context, <Self as ::jetstream_handlers::Event>::PATTERNS,
+        ))
+    };
+    let event = implementation(input, &patterns, None, &subject, &id, &TokenStream::new());
+    Some(wrapped(input, variants, &event, &decode))
+}
+
+/// Returns the implementations for an enum whose payload is that of its variant.
+fn wrapped(input: &DeriveInput, variants: &[Wrapper<'_>], event: &TokenStream, decode: &TokenStream) -> TokenStream {
+    let name = &input.ident;
+    let (generics, arguments, clause) = input.generics.split_for_impl();
+    let idents = variants.iter().map(|variant| &variant.variant.ident);
+    quote_spanned! {Span::mixed_site()=>
+        #event
+
+        #[automatically_derived]
+        impl #generics ::jetstream_handlers::__private::Serialize for #name #arguments #clause {
+            fn serialize<S: ::jetstream_handlers::__private::Serializer>(
+                &self,
+                serializer: S,
+            ) -> ::core::result::Result<S::Ok, S::Error> {
+                match self {
+                    #(Self::#idents(event) => ::jetstream_handlers::__private::Serialize::serialize(event, serializer),)*
+                }
+            }
+        }
+
+        #[automatically_derived]
+        impl #generics ::jetstream_handlers::FromMessage for #name #arguments #clause {
+            fn from_message(
+                message: &::jetstream_handlers::Message,
+                context: &::jetstream_handlers::Context,
+            ) -> ::core::result::Result<Self, ::jetstream_handlers::Rejection> {
+                #decode
+            }
+
+            fn needs_content() -> bool {
+                true
+            }
+        }
+    }
+}
+
+impl Wrapper<'_> {
+    /// Returns the value of the header for the variant.
+    fn name(&self) -> String {
+        self.settings.name.as_ref().map_or_else(|| self.variant.ident.to_string(), LitStr::value)
+    }
+}

@@ -1,0 +1,166 @@
+//! Events: types that know their subject and their message id, and enums of them.
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::testing::TestBroker;
+use jetstream_handlers::{ErrorKind, Reason};
+use serde::{Deserialize, Serialize};
+
+use crate::Transport;
+
+contract![
+    event_has_its_subject_and_id,
+    events_of_different_types_have_ids_of_their_own,
+    field_that_is_no_token_is_not_published,
+    enum_is_told_apart_by_the_subject,
+    enum_is_told_apart_by_a_header,
+    enum_is_told_apart_by_a_tag,
+    delete_marker_is_no_event,
+];
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[event(subject = "events.{region}.created", id = "id", version = 2)]
+struct Created {
+    id: u64,
+    region: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Payment {
+    order: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
+enum Shop {
+    Created(Created),
+    #[event(subject = "events.{order}.paid", id = "order")]
+    Paid(Payment),
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(subject = "headed.events", header = "Event-Type")]
+enum Headed {
+    #[event(name = "created")]
+    New(Created),
+    Paid(Payment),
+}
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[serde(tag = "type")]
+#[event(subject = "tagged.{order}", id = "order")]
+enum Tagged {
+    Paid { order: u64 },
+    Refunded(Payment),
+}
+
+fn created(id: u64) -> Created {
+    Created { id, region: "eu".to_owned() }
+}
+
+#[subscriber(event = Created, queue = "created")]
+async fn on_created(event: Created, headers: Headers, info: Info) {
+    assert_eq!((headers.get("Event-Version"), headers.get("Nats-Msg-Id")), (Some("2"), Some("events.eu.created:7")));
+    assert_eq!((event, info.stream()), (created(7), "EVENTS"));
+}
+
+#[subscriber(event = Shop, queue = "shop")]
+async fn on_shop(event: Shop) {
+    assert!(matches!(event, Shop::Created(Created { id: 1, .. }) | Shop::Paid(Payment { order: 2 })), "{event:?}");
+}
+
+#[subscriber(event = Headed, queue = "headed")]
+async fn on_headed(event: Headed, headers: Headers) {
+    let name = headers.get("Event-Type").unwrap().to_owned();
+    match event {
+        Headed::New(event) => assert_eq!((name.as_str(), event.id), ("created", 1)),
+        Headed::Paid(event) => assert_eq!((name.as_str(), event.order), ("Paid", 2)),
+    }
+}
+
+#[subscriber(event = Tagged, queue = "tagged")]
+async fn on_tagged(event: Tagged, Path(order): Path<u64>) {
+    match event {
+        Tagged::Paid { order: paid } => assert_eq!((order, paid), (1, 1)),
+        Tagged::Refunded(payment) => assert_eq!((order, payment.order), (2, 2)),
+    }
+}
+
+async fn event_has_its_subject_and_id(transport: &Transport) {
+    assert_eq!(Created::PATTERN, "events.{region}.created");
+    assert_eq!(Shop::PATTERNS, ["events.{region}.created", "events.{order}.paid"]);
+    let broker = transport.start(TestBroker::builder().include::<on_created>()).await;
+    assert!(!broker.broker().send(&created(7)).await.unwrap().duplicate);
+    assert!(broker.broker().publisher().send(&created(7)).await.unwrap().duplicate);
+    broker.idle().await;
+    broker.handled::<on_created>().once().with(&created(7)).settled(Settle::Ack);
+}
+
+async fn events_of_different_types_have_ids_of_their_own(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_shop>()).await;
+    for event in [Shop::Created(created(1)), Shop::Paid(Payment { order: 1 }), Shop::Created(created(2))] {
+        assert!(!broker.broker().send(&event).await.unwrap().duplicate, "{event:?}");
+    }
+}
+
+async fn field_that_is_no_token_is_not_published(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_created>()).await;
+    for region in ["", "a.b", "a b", ">"] {
+        let event = Created { region: region.to_owned(), ..created(7) };
+        let error = broker.broker().send(&event).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Encode, "{error}");
+        let expected = format!("`region` of the event's subject `events.{{region}}.created` is `{region}`, which ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+}
+
+async fn enum_is_told_apart_by_the_subject(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_shop>()).await;
+    broker.broker().send(&Shop::Created(created(1))).await.unwrap();
+    broker.broker().send(&Shop::Paid(Payment { order: 2 })).await.unwrap();
+    // The payload is that of the variant.
+    broker.publish("events.2.paid", &Payment { order: 2 }).await;
+    broker.publish("events.2.deleted", &Payment { order: 2 }).await;
+    broker.publish("events.eu.created", "text").await;
+    broker.handled::<on_shop>().times(4);
+    let letters = broker.dead_letters().await;
+    assert_eq!((letters.len(), letters[0].reason), (1, Reason::Undecodable), "{letters:?}");
+}
+
+async fn enum_is_told_apart_by_a_header(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_headed>()).await;
+    broker.broker().send(&Headed::New(created(1))).await.unwrap();
+    broker.broker().send(&Headed::Paid(Payment { order: 2 })).await.unwrap();
+    let message = || broker.broker().publish_message("headed.events", &created(1));
+    message().header("Event-Type", "refunded").await.unwrap();
+    message().await.unwrap();
+    broker.idle().await;
+    let letters = broker.dead_letters().await;
+    let texts: Vec<_> = letters.iter().map(|letter| letter.error.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "no event has the name `refunded` (header `Event-Type`); the names are `created`, `Paid`",
+            "header `Event-Type` is missing, which names the event: `created`, `Paid`",
+        ]
+    );
+}
+
+async fn enum_is_told_apart_by_a_tag(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_tagged>()).await;
+    broker.broker().send(&Tagged::Paid { order: 1 }).await.unwrap();
+    broker.broker().send(&Tagged::Refunded(Payment { order: 2 })).await.unwrap();
+    broker.publish("tagged.3", &serde_json::json!({ "type": "Lost", "order": 3 })).await;
+    broker.handled::<on_tagged>().times(3);
+    let letters = broker.dead_letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].error.contains("unknown variant `Lost`, expected `Paid` or `Refunded`"), "{}", letters[0].error);
+}
+
+async fn delete_marker_is_no_event(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_shop>().include::<on_created>()).await;
+    let publisher = broker.broker().publisher();
+    publisher.publish_bytes("events.eu.created", "").header("KV-Operation", "DEL").await.unwrap();
+    broker.idle().await;
+    broker.handled::<on_shop>().never();
+    broker.handled::<on_created>().never();
+    assert!(broker.dead_letters().await.is_empty());
+}
