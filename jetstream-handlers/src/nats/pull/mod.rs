@@ -630,7 +630,8 @@ impl Pull {
 
     /// Reports that the user may not send acks, or waits if it is the pull requests that are denied.
     fn on_violation(&mut self, violation: &Violation) {
-        if Info::parse(Subject::from(&*violation.subject)).is_some() {
+        if let Some(delivery) = Info::parse(Subject::from(&*violation.subject)) {
+            self.binding.sent_acks.denied_answer(delivery.id());
             self.events.push_back(DeliveryEvent::AcksDenied(violation.problem()));
         } else {
             self.requests.forget();
