@@ -65,6 +65,9 @@ const RESERVED_EXPIRES: Duration = Duration::from_secs(1);
 
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
 
+/// The reason if the server answers, but sends no heartbeat for a pull request.
+const UNANSWERED: &str = "the server answers, but sends no heartbeats for the pull requests: the consumer does not exist or has no leader, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`";
+
 /// The pulls of one handler.
 pub(crate) struct Pull {
     connection: Arc<Connection>,
@@ -525,7 +528,7 @@ impl Pull {
         if self.is_crowded {
             self.back_off_crowded();
         } else {
-            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.back_off_and_restore(UNANSWERED);
         }
     }
 
