@@ -46,12 +46,11 @@ use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
 
-/// The time after the beginning of a stop at which it closes the inbox, if messages may still be in flight.
-///
-/// It is not extended by arrivals, because under load they never pause.
-const QUIET: Duration = Duration::from_millis(50);
+/// The maximum time for which a stop waits for what the server has sent: the client drops what arrives at an inbox
+/// after it was closed, and it would be redelivered only after `ack_wait`.
+const MAX_IN_FLIGHT: Duration = Duration::from_secs(5);
 
-/// The time after the beginning of a stop up to which it waits for the server to confirm that the inbox is closed.
+/// The time after the close of the inbox up to which a stop waits for what has arrived.
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// The time in which what has arrived at an inbox is passed on.
@@ -321,6 +320,7 @@ impl Pull {
         }
         if self.phase == Phase::Open {
             self.phase = Phase::Stopping(Instant::now());
+            self.catching_up = None;
             // The calls may take long, and other handlers wait for what this one does not request any more.
             self.byte_limit.idle();
             self.byte_limit.take_reserved();
@@ -341,11 +341,11 @@ impl Pull {
                 }
                 Phase::Stopping(begun) => {
                     // Closing the inbox cancels the open requests.
-                    if self.requests.outstanding() == 0 || !self.arrives_until(begun + QUIET).await {
+                    if self.requests.outstanding() == 0 || !self.arrives_in_flight(begun).await {
                         if let Some(lease) = &self.lease {
                             self.connection.routes.close_inbox(lease, &self.route);
                         }
-                        self.phase = Phase::Draining(begun + DRAIN);
+                        self.phase = Phase::Draining(Instant::now() + DRAIN);
                     }
                 }
                 Phase::Draining(until) => {
@@ -356,6 +356,27 @@ impl Pull {
                 }
             }
         }
+    }
+
+    /// Waits until something arrives; returns `false` once everything has arrived that the server had sent when the stop
+    /// began.
+    async fn arrives_in_flight(&mut self, begun: Instant) -> bool {
+        let until = begun + MAX_IN_FLIGHT;
+        if Instant::now() >= until {
+            return false;
+        }
+        self.catch_up(begun);
+        tokio::select! {
+            biased;
+            () = self.route.take(&mut self.arrived) => {}
+            () = optional(self.catching_up.as_mut().map(|(_, caught_up)| caught_up)) => {
+                self.catching_up = None;
+                return false;
+            }
+            () = sleep_until(until) => return false,
+        }
+        self.heard();
+        true
     }
 
     /// Waits until something arrives; returns `false` after the deadline, even if something has arrived.
