@@ -10,6 +10,7 @@ mod ordered;
 mod patience;
 mod reading;
 mod received;
+mod reconnect;
 mod recovery;
 mod requests;
 mod resequencer;
@@ -37,11 +38,12 @@ use super::violations::Violation;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::{DeliveryId, Info, Message};
+use crate::message::{Info, Message};
 use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
-use losses::{Losses, LostInbox, Progress};
+use losses::{Losses, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
+use reconnect::subscribe_to_advisories;
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
@@ -55,9 +57,6 @@ const DRAIN: Duration = Duration::from_secs(1);
 
 /// The time in which what has arrived at an inbox is passed on.
 const ROUTED: Duration = Duration::from_millis(50);
-
-/// The maximum number of advisories about a deletion in a second that are believed.
-const MAX_DELETIONS: u32 = 20;
 
 /// The `expires` of a request with a reservation, whose message usually arrives at once.
 const RESERVED_EXPIRES: Duration = Duration::from_secs(1);
@@ -203,21 +202,6 @@ impl Pull {
         };
         pull.lease_inbox(now).await?;
         Ok(pull)
-    }
-
-    async fn lease_inbox(&mut self, epoch: u64) -> Result<(), Error> {
-        let lease = self.connection.routes.lease(&self.connection, &self.route, epoch, &self.inboxes).await?;
-        self.inboxes.add(lease.number(), self.binding.incarnations.current());
-        self.lease = Some(lease);
-        Ok(())
-    }
-
-    /// Leases another inbox, and subscribes again to what a client that has ended had subscribed to.
-    async fn lease_again(&mut self) -> Result<(), Error> {
-        let epoch = *self.epoch.borrow();
-        self.lease_inbox(epoch).await?;
-        self._advisories = subscribe_to_advisories(&self.connection, &self.binding).await?;
-        Ok(())
     }
 
     /// Limits the number of messages that are requested and have not arrived; `call` is the usual duration of a call.
@@ -553,71 +537,6 @@ impl Pull {
         }
     }
 
-    /// Ends all requests, which the server may still serve.
-    fn abandon_requests(&mut self) {
-        if let Some((reserved, ends)) = self.requests.abandon() {
-            Reservation::keep(reserved, &self.connection, ends, self.lease.as_ref().map(InboxLease::ended));
-        }
-    }
-
-    fn on_reconnect(&mut self) {
-        let epoch = *self.epoch.borrow();
-        let outstanding = self.requests.outstanding().max(self.lost_requests);
-        // If this connection has ended as well by now, the next call searches.
-        self.lost_requests = outstanding;
-        if outstanding > 0 && self.connection.may_be_unreadable(epoch) {
-            self.lost_requests = 0;
-            match &mut self.order {
-                Some(order) => order.may_be_unreadable(),
-                None => {
-                    let lost = LostInbox::Disconnected {
-                        ended: self.lease.as_ref().map(InboxLease::ended),
-                        other_server: self.connection.is_other_server(epoch),
-                    };
-                    self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
-                }
-            }
-        }
-        // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
-        // their inbox is subscribed.
-        self.abandon_requests();
-        self.catching_up = None;
-        self.byte_limit.reconnected();
-        self.lease = None;
-        self.repeat_acks();
-        self.binding.incarnations.connected(epoch);
-        self.stale = true;
-        self.floor.reconnected();
-        if let Some(order) = &mut self.order {
-            // Deliveries and acks that were in flight may be lost.
-            order.resequencer.close();
-        }
-        self.recovery.reconnected();
-    }
-
-    /// Leases another inbox, because another handler at this one stops, and requests again what does not arrive at it.
-    fn move_to_another_inbox(&mut self) {
-        let outstanding = self.requests.outstanding();
-        self.abandon_requests();
-        self.stale = true;
-        // An ordered handler finds what is missing by its numbers.
-        let Some(lease) = self.lease.take_if(|_| self.order.is_none()) else { return };
-        if outstanding > 0 && self.phase == Phase::Open {
-            let lost = LostInbox::Closed { ended: lease.ended() };
-            self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
-        }
-    }
-
-    /// Repeats the acks that may be lost with the former connection.
-    fn repeat_acks(&mut self) {
-        if self.binding.sent_acks.is_empty() {
-            return;
-        }
-        let (connection, binding) = (self.connection.clone(), self.binding.clone());
-        let repeat = tokio::spawn(async move { connection.repeat_acks(&binding, usize::MAX).await });
-        self.repeating = Some(AbortOnDropHandle::new(repeat));
-    }
-
     fn on_floor(&mut self, floor: Result<Floor, Error>) {
         self.losses.tick(self.last_heard);
         if let Ok(floor) = &floor {
@@ -688,46 +607,6 @@ impl Pull {
         }
     }
 
-    /// Begins another incarnation of the consumer, because an advisory says that it was deleted.
-    ///
-    /// Everyone can publish such an advisory, so that nothing else changes; a flood of them has no effect, because the
-    /// server could not be asked that often.
-    fn on_deleted(&mut self) {
-        let second = self.binding.incarnations.at(Instant::now());
-        if self.deletions.0 != second {
-            self.deletions = (second, 0);
-        }
-        self.deletions.1 += 1;
-        if self.deletions.1 <= MAX_DELETIONS {
-            self.binding.incarnations.doubt();
-        }
-    }
-
-    /// Begins another incarnation, because the consumer or messages of its stream were replaced; an ordered handler
-    /// begins anew.
-    fn on_replaced(&mut self) {
-        if self.order.is_some() {
-            self.replaced();
-        } else {
-            // What was delivered since is answered, once the stream has shown its messages.
-            self.doubt();
-        }
-    }
-
-    /// Begins another incarnation of the consumer, because it may have been replaced.
-    fn doubt(&mut self) {
-        self.binding.incarnations.doubt();
-        self.stale = true;
-    }
-
-    /// Begins another incarnation of the consumer, because it was replaced.
-    fn replaced(&mut self) {
-        self.binding.incarnations.replace();
-        self.losses.reset();
-        self.stale = true;
-        self.consumer_replaced();
-    }
-
     /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
     pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
         self.recovery.restored();
@@ -766,33 +645,6 @@ impl Pull {
             // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }
-    }
-
-    /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering; returns
-    /// `true` if there are others between it and the last one at the same inbox.
-    fn check_numbering(&mut self, message: &mut Message) -> bool {
-        let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
-        let mut incarnation = self.inboxes.incarnation(inbox);
-        // Deliveries in two inboxes can overtake each other.
-        let last = self.last_delivery.replace((inbox, consumer_sequence));
-        let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
-        let is_lower = last.is_some_and(|last| consumer_sequence <= last);
-        let is_first = self.order.as_ref().is_some_and(|order| order.resequencer.shows_restart(message));
-        if is_lower || is_first {
-            tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
-            self.replaced();
-            let current = self.binding.incarnations.current();
-            self.inboxes.add(inbox, current);
-            incarnation = Some(current);
-        }
-        message.info.set_incarnation(incarnation.unwrap_or_default());
-        message.info.set_arrived(self.arrival);
-        if self.lease.as_ref().is_some_and(|lease| lease.number() == inbox) {
-            message.info.set_incarnation(self.binding.incarnations.arrived(message.info.id()));
-        } else {
-            self.binding.incarnations.arrived_late(message.info.id());
-        }
-        last.is_some_and(|last| consumer_sequence > last + 1)
     }
 
     fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
@@ -923,13 +775,4 @@ impl Pull {
             self.events.push_back(DeliveryEvent::Running);
         }
     }
-}
-
-async fn subscribe_to_advisories(
-    connection: &Arc<Connection>,
-    binding: &Binding,
-) -> Result<[Arc<Advisories>; 2], Error> {
-    let client = connection.client();
-    let max_deliveries = connection.routes.advisories(&client, &binding.stream).await?;
-    Ok([max_deliveries, connection.routes.deletions(connection).await?])
 }
