@@ -6,7 +6,8 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::losses::LostInbox;
-use super::{Connection, Phase, Pull, Reservation};
+use super::stop::Phase;
+use super::{Connection, Pull, Reservation};
 use crate::delivery::Binding;
 use crate::error::Error;
 use crate::message::{DeliveryId, Message};
