@@ -6,6 +6,7 @@
 mod byte_limit;
 mod floor_reader;
 mod losses;
+mod missing;
 mod ordered;
 mod patience;
 mod reading;
