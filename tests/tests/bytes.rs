@@ -145,3 +145,38 @@ async fn slow_connection_is_kept() {
     assert_eq!(handled.len(), 16, "each once");
     assert_eq!(connects(&broker), 1, "the connection is kept");
 }
+
+#[tokio::test]
+async fn handlers_behind_large_messages_of_others_are_healthy() {
+    const HANDLERS: u8 = 6;
+    let server = Server::builder().config("max_payload: 8388608").start().await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    // What all handlers request together takes longer than two heartbeats.
+    proxy.limit_rate(5_000_000);
+    let publisher = connect(&server).await;
+    let broker = Broker::builder().servers([proxy.url()]).fetch_wait(secs(1)).connect().await.unwrap();
+    let (handled, mut subscriptions) = (Recorder::default(), Vec::new());
+    for number in 0..HANDLERS {
+        let subscription = broker.subscribe(&format!("work.{number}"), &format!("worker-{number}"), slow(&handled));
+        subscriptions.push(subscription.ack_wait(secs(60)).await.unwrap());
+    }
+    for id in 0..HANDLERS * 2 {
+        let subject = format!("work.{}", id % HANDLERS);
+        publisher.publisher().publish_bytes(&subject, vec![id; 2_000_000]).await.unwrap();
+    }
+    let watched = async {
+        loop {
+            let health = broker.health();
+            assert!(health.is_healthy(), "{health}");
+            tokio::time::sleep(ms(10)).await;
+        }
+    };
+    tokio::select! {
+        () = watched => {}
+        _ = handled.until_distinct(usize::from(HANDLERS) * 2) => {}
+    }
+    assert_eq!(handled.len(), usize::from(HANDLERS) * 2, "each once");
+    assert!(handled.items().iter().all(|(_, delivered)| *delivered == 1), "none is redelivered");
+    assert_eq!(connects(&broker), 1, "the connection is kept");
+}

@@ -48,6 +48,71 @@ async fn handler_whose_acks_are_denied_is_not_called_until_they_are_permitted() 
     subscription.unsubscribe().await.unwrap();
 }
 
+/// Returns the permissions of a user who may acknowledge only by responses, of which each delivery has this number.
+fn responses(max: i64) -> String {
+    format!(
+        r#"publish: {{ allow: ["$JS.API.>", "dlq.>", "_INBOX.>"] }}, subscribe: ">", allow_responses: {{ max: {max}, expires: "60s" }}"#
+    )
+}
+
+#[tokio::test]
+async fn handler_that_may_only_respond_resumes_after_a_denied_ack() {
+    let server = server(&responses(1)).await;
+    let admin = connect(&server).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let handled = Recorder::new();
+    let recorder = handled.clone();
+    let handler = move |id: u64| {
+        let handled = recorder.clone();
+        async move {
+            // Its in-progress signals use up the response.
+            if id == 5 {
+                tokio::time::sleep(Duration::from_millis(1500)).await;
+            }
+            handled.add(id);
+        }
+    };
+    let _subscription = broker
+        .subscribe("work.>", "worker", handler)
+        .concurrency(2)
+        .max_deliver(3)
+        .ack_wait(Duration::from_secs(1))
+        .await
+        .unwrap();
+    publish(&admin, "work.a", 0..20).await;
+    let text = until_health(&broker, "unhealthy without the ack", |health| !health.is_healthy()).await;
+    assert!(text.contains("allow `$JS.ACK.WORK.worker.>` in `permissions.publish`"), "{text}");
+    assert!(text.contains("`allow_responses` permits few answers"), "{text}");
+    server.all_acked("WORK", "worker").await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
+    publish(&admin, "work.a", 20..40).await;
+    handled.until_distinct(40).await;
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(handled.counts(), once_each(0..40), "the ack was sent for the next delivery");
+    assert!(admin.dead_letters().list(10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn handler_that_may_only_respond_continues_after_reconnects() {
+    let server = server(&responses(-1)).await;
+    let admin = connect(&server).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let handled = Recorder::new();
+    let _subscription =
+        broker.subscribe("work.>", "worker", handled.handler()).ack_wait(Duration::from_secs(1)).await.unwrap();
+    for round in 0..3 {
+        publish(&admin, "work.a", round * 10..round * 10 + 10).await;
+        handled.until_distinct(round as usize * 10 + 10).await;
+        server.all_acked("WORK", "worker").await;
+        until_health(&broker, "healthy", Health::is_healthy).await;
+        // None of the acks can be repeated on the next connection.
+        broker.client().unwrap().force_reconnect().await.unwrap();
+    }
+    publish(&admin, "work.a", [30]).await;
+    handled.until(30).await;
+    assert_eq!(handled.counts(), once_each(0..31));
+}
+
 #[tokio::test]
 async fn denied_pull_requests_are_named_at_once() {
     let mut server = server(r#"publish: { deny: ["$JS.API.CONSUMER.MSG.NEXT.WORK.worker"] }"#).await;

@@ -11,8 +11,8 @@ use futures::TryStreamExt as _;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{Error, ErrorKind, Problem, Status, Subscribe, Subscription};
 use jetstream_handlers_tests::{
-    Program, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of, eventually,
-    ms, payload_of, publish,
+    Program, Proxy, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of,
+    eventually, ms, payload_of, publish, stream_config,
 };
 use tokio::sync::Semaphore;
 
@@ -412,6 +412,35 @@ async fn repeated_stops_lose_no_waiting_message() {
     assert_eq!(all, (1..=9).collect(), "handled {handled:?}, dead letters {dead:?}");
     assert!(dead.is_subset(&tried.distinct()), "dead letters {dead:?} of tried {tried:?}");
     subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn stop_over_a_slow_connection_loses_no_waiting_message() {
+    let server = Server::start().await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    proxy.limit_rate(2_000_000);
+    let (broker, other) = (connect(&proxy).await, connect(&server).await);
+    let handled = Recorder::new();
+    let recorder = handled.clone();
+    let handler = move |(id, _padding): (u64, String)| {
+        let handled = recorder.clone();
+        async move {
+            tokio::time::sleep(ms(1)).await;
+            handled.add(id);
+        }
+    };
+    let subscription =
+        broker.subscribe("work.>", "worker", handler.clone()).batch_size(300).ack_wait(secs(60)).await.unwrap();
+    for id in 0..600 {
+        other.publish("work.a", &(id, "a".repeat(5000))).await.unwrap();
+    }
+    subscription.unsubscribe().await.unwrap();
+    let before = handled.len();
+    assert!(before < 600, "{before}");
+    // What was on its way is not redelivered before the `ack_wait` unless it is handed back.
+    let _subscription = other.subscribe("work.>", "worker", handler).ack_wait(secs(60)).await.unwrap();
+    handled.until_distinct(600).await;
 }
 
 #[tokio::test]

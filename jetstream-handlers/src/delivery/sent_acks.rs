@@ -33,6 +33,8 @@ struct State {
     heartbeat_at: Option<Instant>,
     /// `true` while the server denies acks, so that it has received none of these.
     are_denied: bool,
+    /// `true` if the server permits an ack only as a response to its delivery, so that none can be repeated.
+    are_responses: bool,
 }
 
 impl SentAcks {
@@ -56,6 +58,27 @@ impl SentAcks {
             state.unsent.pop_front();
         }
         state.unsent.push_back(delivery);
+    }
+
+    /// Records that the server has denied an answer to this delivery; if that was its ack, it is sent for the next
+    /// delivery instead.
+    pub(crate) fn denied_answer(&self, delivery: DeliveryId) {
+        let sent = self.state().sent.iter().rfind(|sent| is_same_message(sent, &delivery)).copied();
+        if let Some(sent) = sent
+            && !self.has_unsent(sent, 0)
+        {
+            self.add_unsent(sent);
+        }
+    }
+
+    /// Records that the server permits an ack only as a response to its delivery (`allow_responses`).
+    pub(crate) fn are_responses(&self) {
+        self.state().are_responses = true;
+    }
+
+    /// Returns `false` if the server denies every ack that is repeated.
+    pub(crate) fn can_be_repeated(&self) -> bool {
+        !self.state().are_responses
     }
 
     /// Forgets what had been sent at the last call; the server sends heartbeats while a handler is idle, so it has
@@ -94,14 +117,18 @@ impl SentAcks {
         has(&self.state().unsent, delivery, first)
     }
 
+    /// Returns `true` if there is nothing to repeat.
     pub(crate) fn is_empty(&self) -> bool {
         let state = self.state();
-        state.sent.is_empty() && state.unsent.is_empty()
+        state.are_responses || state.sent.is_empty() && state.unsent.is_empty()
     }
 
-    /// Returns the deliveries whose acks may be lost.
+    /// Returns the deliveries whose acks may be lost, and can be repeated.
     pub(crate) fn all(&self) -> Vec<DeliveryId> {
         let state = self.state();
+        if state.are_responses {
+            return Vec::new();
+        }
         state.sent.iter().chain(&state.unsent).copied().collect()
     }
 
@@ -165,5 +192,18 @@ mod tests {
         assert!(!acks.has_unsent(again, 1), "the consumer was replaced");
         acks.add(again);
         assert_eq!(acks.all(), [again]);
+    }
+
+    #[test]
+    fn denied_ack_is_sent_for_the_next_delivery() {
+        let acks = SentAcks::default();
+        let delivery = |stream_sequence| DeliveryId { stream_sequence, stored_at: 1, ..DeliveryId::default() };
+        acks.add(delivery(1));
+        acks.denied_answer(delivery(1));
+        acks.denied_answer(delivery(2));
+        assert!(acks.has_unsent(delivery(1), 0));
+        assert!(!acks.has_unsent(delivery(2), 0), "it was in progress");
+        acks.are_responses();
+        assert!(acks.all().is_empty() && acks.is_empty() && !acks.can_be_repeated());
     }
 }

@@ -218,6 +218,11 @@ impl AckSubject {
         &self.subject[self.stream_start as usize..self.consumer_end as usize]
     }
 
+    /// Returns the subject with a wildcard that covers the acks of all deliveries of the consumer.
+    pub(crate) fn wildcard(&self) -> String {
+        format!("{}.>", &self.subject[..self.consumer_end as usize])
+    }
+
     pub(crate) fn stream(&self) -> &str {
         &self.subject[self.stream_start as usize..self.stream_end as usize]
     }
@@ -319,6 +324,7 @@ mod tests {
         let ack = parse("$JS.ACK.ORDERS.order-processor.2.7.9.1795328670472827938.4");
         assert_eq!((ack.stream(), ack.consumer()), ("ORDERS", "order-processor"));
         assert_eq!(ack.stream_and_consumer(), "ORDERS.order-processor");
+        assert_eq!(ack.wildcard(), "$JS.ACK.ORDERS.order-processor.>");
         assert_eq!((numbers(&ack), ack.pending()), ((2, 7, 9), 4));
         let stored = ack.stored_at().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
         assert_eq!(stored.as_nanos(), 1_795_328_670_472_827_938);

@@ -166,6 +166,11 @@ impl Info {
         self.0.stream_and_consumer()
     }
 
+    /// Returns a wildcard that covers the acks of all deliveries of the consumer.
+    pub(crate) fn ack_wildcard(&self) -> String {
+        self.0.wildcard()
+    }
+
     /// Returns the name of the stream that stores the message.
     pub fn stream(&self) -> &str {
         self.0.stream()

@@ -13,7 +13,7 @@ mod unreadable;
 
 pub(crate) use async_nats::jetstream::publish::PublishAck;
 pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
-pub(crate) use outgoing::Outgoing;
+pub(crate) use outgoing::{Outgoing, atomic_batch_id};
 pub(crate) use stored::{Stored, nanos};
 pub(crate) use unreadable::{Unreadable, unreadable};
 

@@ -20,6 +20,11 @@ pub(crate) struct Outgoing {
     pub(crate) headers: HeaderMap,
 }
 
+/// Returns the id of an attempt to publish an atomic batch; the ids of all attempts have the same length.
+pub(crate) fn atomic_batch_id(prefix: &str, attempt: u32) -> String {
+    format!("{prefix}.{attempt:06}")
+}
+
 impl Outgoing {
     /// Adds a new message id, unless the message has one.
     ///
@@ -29,6 +34,17 @@ impl Outgoing {
             self.headers.insert(header::NATS_MESSAGE_ID, nuid::next().as_str());
         }
         self
+    }
+
+    /// Returns the message with the headers of an atomic batch of `count` messages, in which it has this number (ADR-50).
+    pub(crate) fn in_atomic_batch(&self, batch_id: &str, number: usize, count: usize) -> Self {
+        let mut headers = self.headers.clone();
+        headers.insert(header::NATS_BATCH_ID, batch_id);
+        headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
+        if number == count {
+            headers.insert(header::NATS_BATCH_COMMIT, "1");
+        }
+        Self { headers, subject: self.subject.clone(), payload: self.payload.clone() }
     }
 
     /// Returns the value of a header.

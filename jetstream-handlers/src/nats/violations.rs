@@ -8,12 +8,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use async_nats::{Event, ServerError};
+use async_nats::{Event, ServerError, Subject};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Connection;
 use crate::error::{Error, ErrorKind};
+use crate::message::Info;
 use crate::sync::lock;
 
 /// The number of violations that a receiver may fall behind; it misses older ones.
@@ -140,14 +141,18 @@ impl Violation {
 
     pub(super) fn problem(&self) -> String {
         let subject = &self.subject;
-        match self.denied {
-            Denied::Publish => format!(
+        match (self.denied, Info::parse(Subject::from(&**subject))) {
+            (Denied::Publish, Some(delivery)) => format!(
+                "the user may not publish to `{subject}`; allow `{}` in `permissions.publish` of the user on the server (`allow_responses` permits few answers to a delivery, for a limited time, and none after a reconnect)",
+                delivery.ack_wildcard()
+            ),
+            (Denied::Publish, None) => format!(
                 "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server"
             ),
-            Denied::Subscribe if subject.starts_with(ADVISORY) => format!(
+            (Denied::Subscribe, _) if subject.starts_with(ADVISORY) => format!(
                 "the user may not subscribe to `{subject}`, so deleted consumers are noticed late, and messages that reach `max_deliver` without an answer become no dead letters; allow it in `permissions.subscribe` of the user on the server, and connect again"
             ),
-            Denied::Subscribe => format!(
+            (Denied::Subscribe, _) => format!(
                 "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, or set an inbox prefix that the user may use, and connect again"
             ),
         }

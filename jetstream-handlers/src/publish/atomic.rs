@@ -11,8 +11,8 @@ use super::retry::{Retry, Unit};
 use super::store::until_closed;
 use super::{PublishMessage, Publisher};
 use crate::error::{Error, ErrorKind};
-use crate::message::Outgoing;
 use crate::message::refusal::empty_batch;
+use crate::message::{Outgoing, atomic_batch_id};
 use crate::transport::Transport;
 
 /// The server's default limit for the messages of an atomic batch (ADR-50).
@@ -80,8 +80,10 @@ impl Publisher {
         let messages = atomic_batch(messages)?;
         let transport = &*self.transport;
         transport.require_version(SERVER, "atomic batches", "`publish_all`, which stores message by message")?;
+        let id = atomic_batch_id(&nuid::next(), 0);
         for (number, message) in (1..).zip(&messages) {
-            transport.check(message).map_err(|error| about(number, error))?;
+            let sent = message.in_atomic_batch(&id, number, messages.len());
+            transport.check(&sent).map_err(|error| about(number, error))?;
         }
         let subject = messages.first().map_or("", |message| message.subject.as_str());
         until_closed(transport, subject, store(transport, subject, &messages)).await

@@ -125,10 +125,13 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             Self::Nats(pipeline) => pipeline.next().await,
             // Storing in memory needs no pipeline, so each message is published alone.
             Self::Memory(memory, messages) => Some(match messages.next()? {
-                Ok(message) => match message.check_size(memory.max_payload()) {
-                    Ok(_) => Pipelined::Resend(Attempt::first(message.with_id())),
-                    Err(error) => Pipelined::Done(Err(error)),
-                },
+                Ok(message) => {
+                    let message = message.with_id();
+                    match message.check_size(memory.max_payload()) {
+                        Ok(_) => Pipelined::Resend(Attempt::first(message)),
+                        Err(error) => Pipelined::Done(Err(error)),
+                    }
+                }
                 Err(error) => Pipelined::Done(Err(error)),
             }),
         }

@@ -216,9 +216,17 @@ impl Worker {
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
         match quarantine::failure(&message) {
             // Nothing can keep it from being redelivered, so a call now would be repeated.
-            None if self.ack_all.is_none() && self.denied_acks.are_denied() => {}
+            None if self.ack_all.is_none() && self.denied_acks.are_denied() => self.receive_while_denied(message),
             None => buffer.push(message),
             Some(failure) => self.receive_unreadable(message, failure, buffer),
+        }
+    }
+
+    /// Keeps a message only to try whether acks are permitted.
+    #[cold]
+    fn receive_while_denied(&self, message: Message) {
+        if !self.is_in_progress(&message.info) {
+            self.denied_acks.offer(message.info);
         }
     }
 
@@ -303,10 +311,11 @@ impl Worker {
 
     /// Returns the number of messages that may be requested, of at most `max` that may be held.
     ///
-    /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call.
+    /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call, except for
+    /// a message with which acks are tried.
     fn capacity(&self, max: usize) -> usize {
         if !self.is_ready() {
-            return 0;
+            return usize::from(self.denied_acks.requests_delivery());
         }
         let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
         // What is being handled is held as well; but the next message is requested meanwhile, however large it is.

@@ -178,6 +178,15 @@ impl Worker {
         }
     }
 
+    /// Answers a delivery that is not handled, to find out whether the server permits that.
+    pub(super) async fn answer_trial(&self, delivery: &Info) {
+        if self.was_acknowledged(delivery) {
+            self.answer(delivery.clone(), Answer::Ack).await;
+        } else {
+            self.hand_back(std::slice::from_ref(delivery)).await;
+        }
+    }
+
     /// Restarts the `ack_wait` of a delivery.
     pub(super) async fn in_progress(&self, delivery: &Info) {
         self.send(self.transport.progress(&self.binding, delivery)).await;

@@ -245,8 +245,8 @@ impl Worker {
     }
 
     /// Returns `true` if the message was acknowledged lately, and is delivered again because this process has requested
-    /// that in the meantime, or could not send the ack.
-    fn was_acknowledged(&self, delivery: &Info) -> bool {
+    /// that in the meantime, or could not send the ack, or was not permitted to.
+    pub(super) fn was_acknowledged(&self, delivery: &Info) -> bool {
         let (acks, first) = (&self.binding.sent_acks, self.binding.incarnations.first());
         acks.has_unsent(delivery.id(), first) || delivery.has_lost_deliveries() && acks.has(delivery.id(), first)
     }

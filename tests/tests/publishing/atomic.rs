@@ -84,6 +84,29 @@ async fn failed_condition_stores_nothing() {
 }
 
 #[tokio::test]
+async fn max_payload_includes_the_headers_of_the_batch() {
+    let server = Server::builder().config("max_payload: 1000").start().await;
+    if refuses_atomic(&server).await {
+        return;
+    }
+    server.jetstream().await.create_stream(atomic()).await.unwrap();
+    let broker = connect(&server).await;
+    let mut accepted = 0;
+    for size in 700..1000_usize {
+        let large = vec![b'1'; size];
+        let publisher = broker.publisher();
+        let batch = [publisher.publish_bytes("orders.a", large), broker.publish_message("orders.b", &2)];
+        match publisher.publish_atomic(batch).await {
+            Ok(_) => accepted += 1,
+            Err(error) => assert_error(&error, ErrorKind::PayloadTooLarge, &["message 1", "`orders.a`", "1000"]),
+        }
+    }
+    assert!((1..300).contains(&accepted), "{accepted}");
+    let stream = server.jetstream().await.get_stream("SHOP").await.unwrap();
+    assert_eq!(stream.cached_info().state.messages, accepted * 2, "of the others, nothing");
+}
+
+#[tokio::test]
 async fn stream_without_atomic_batches_is_refused() {
     let server = Server::start().await;
     if refuses_atomic(&server).await {

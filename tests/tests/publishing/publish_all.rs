@@ -63,6 +63,22 @@ async fn failures_do_not_affect_other_messages() {
 }
 
 #[tokio::test]
+async fn max_payload_includes_the_generated_id() {
+    let server = Server::builder().config("max_payload: 1000").start().await;
+    server.jetstream().await.create_stream(shop()).await.unwrap();
+    let broker = connect(&server).await;
+    let publisher = broker.publisher();
+    let large = |size| publisher.publish_bytes("orders.created", vec![b'1'; size]);
+    let results: Vec<_> = publisher.publish_all((900..1000).map(large)).collect().await;
+    let accepted = results.iter().take_while(|result| result.is_ok()).count();
+    assert!((1..100).contains(&accepted), "{accepted}");
+    for result in results.into_iter().skip(accepted) {
+        assert_error(result, ErrorKind::PayloadTooLarge, &["`orders.created`", "max_payload", "1000"]);
+    }
+    assert_eq!(publisher.publish_bytes("orders.created", "1").await.unwrap().sequence, accepted as u64 + 1);
+}
+
+#[tokio::test]
 async fn iterator_is_read_at_most_one_window_ahead() {
     let server = Server::start().await;
     server.jetstream().await.create_stream(shop()).await.unwrap();

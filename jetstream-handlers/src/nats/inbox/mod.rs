@@ -54,7 +54,8 @@ pub(super) struct Inbox {
     epoch: u64,
     leases: AtomicUsize,
     closing: CancellationToken,
-    /// Cancelled when everything that has arrived at the inbox is routed, and nothing more can arrive.
+    /// Cancelled when everything that has arrived at the inbox is routed, and nothing more can arrive, because the client
+    /// has removed the subscription.
     ended: CancellationToken,
 }
 
@@ -108,6 +109,9 @@ impl InboxLease {
     }
 
     /// Returns a token that is cancelled when nothing more can arrive at the inbox.
+    ///
+    /// What the server had sent may then still be on its way: the client drops it, so it never arrives, and the
+    /// connection has not carried it ([`Connection::caught_up`] waits for that).
     pub(super) fn ended(&self) -> CancellationToken {
         self.0.ended.clone()
     }

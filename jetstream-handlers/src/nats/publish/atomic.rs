@@ -1,10 +1,10 @@
 //! An atomic batch: staged by the stream, and stored by its last message or not at all (ADR-50).
 
 use async_nats::client::RequestErrorKind;
+use async_nats::header;
 use async_nats::header::HeaderValue;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, ErrorCode};
-use async_nats::{HeaderMap, header};
 use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -16,7 +16,7 @@ use super::first_send::{ack_of_stored, stream_of};
 use super::{RECONNECTED, attempt_timeout, no_stream_answers, ready_to_send, unsent};
 use crate::error::{BoxError, Error, ErrorKind};
 use crate::message::refusal::{batch_refused, empty_batch, is_transient};
-use crate::message::{Outgoing, PublishFailure};
+use crate::message::{Outgoing, PublishFailure, atomic_batch_id};
 
 /// The number of messages, back from the last one on the subject, that are searched for a batch whose ack was lost.
 const LOOK_BACK: u64 = 64;
@@ -76,7 +76,7 @@ impl<'a> AtomicBatch<'a> {
     pub(crate) async fn attempt(&mut self, deadline: Instant) -> Result<PublishAck, PublishFailure> {
         self.attempts += 1;
         // The stream keeps a failed attempt for ten seconds, so each attempt has a batch id of its own.
-        let id = format!("{}.{}", self.ids, self.attempts);
+        let id = atomic_batch_id(&self.ids, self.attempts);
         let denied = self
             .connection
             .denied_where(|violation| self.messages.iter().any(|message| violation.concerns(&message.subject)));
@@ -166,11 +166,7 @@ impl<'a> AtomicBatch<'a> {
         epoch.mark_unchanged();
         for (number, message) in (1..).zip(self.messages) {
             let last = number == self.messages.len();
-            let message = Outgoing {
-                headers: self.headers(message, id, number),
-                subject: message.subject.clone(),
-                payload: message.payload.clone(),
-            };
+            let message = message.in_atomic_batch(id, number, self.messages.len());
             let ready = ready_to_send(self.connection, message.size(), deadline).await;
             ready.map_err(Failure::NotSent)?;
             if epoch.has_changed().unwrap_or_default() {
@@ -258,16 +254,6 @@ impl<'a> AtomicBatch<'a> {
             Ok(DomainAnswer::Silence) => Err(Failure::Unanswered(number, "no stream answers".into())),
             Err(error) => Err(Failure::Other(unsent(self.connection, &subject, error))),
         }
-    }
-
-    fn headers(&self, message: &Outgoing, id: &str, number: usize) -> HeaderMap {
-        let mut headers = message.headers.clone();
-        headers.insert(header::NATS_BATCH_ID, id);
-        headers.insert(header::NATS_BATCH_SEQUENCE, number.to_string());
-        if number == self.messages.len() {
-            headers.insert(header::NATS_BATCH_COMMIT, "1");
-        }
-        headers
     }
 
     /// Parses the answer to the last message, or a refusal of an earlier one.

@@ -135,8 +135,8 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 self.ended = true;
                 return;
             };
-            let entry = match message.and_then(|message| self.checked(message)) {
-                Ok((message, bytes)) => self.send(message, bytes, begun).await,
+            let entry = match message {
+                Ok(message) => self.send(message, begun).await,
                 Err(error) => Entry::failed(error),
             };
             // While nothing can be sent, the next messages would wait here one by one.
@@ -173,17 +173,24 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         attempt_time(size).min(self.connection.settings.publish_timeout)
     }
 
-    /// Returns the message with its size, or the reason that it cannot be sent.
-    fn checked(&self, message: Outgoing) -> Result<(Outgoing, usize), Error> {
-        let bytes = check(&self.connection, &message)?;
+    /// Returns the size of a message, or the reason that it cannot be sent.
+    fn check(&self, message: &Outgoing) -> Result<usize, Error> {
+        let bytes = check(&self.connection, message)?;
         match self.connection.violations.refused_inbox() {
-            None => Ok((message, bytes)),
+            None => Ok(bytes),
             Some(error) => Err(denied(&message.subject, error)),
         }
     }
 
     /// Sends the message that follows the last entry.
-    async fn send(&mut self, message: Outgoing, bytes: usize, begun: Instant) -> Entry {
+    async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
+        let number = self.first + self.entries.len() as u64;
+        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let outgoing = Outgoing { headers: self.headers(&message, number), subject, payload };
+        let bytes = match self.check(&outgoing) {
+            Ok(bytes) => bytes,
+            Err(error) => return Entry::failed(error),
+        };
         let not_sent = |message| Entry::Resend(Attempt { message, begun, unanswered: false });
         if !is_ready_to_send(&self.connection, bytes) {
             let limit = self.attempt_time();
@@ -196,8 +203,6 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             }
         }
         let limit = self.attempt_time();
-        let number = self.first + self.entries.len() as u64;
-        let headers = self.headers(&message, number);
         let client = self.connection.client();
         let (inbox, _) = match &mut self.inbox {
             Some(inbox) => inbox,
@@ -210,7 +215,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             }
         };
         let reply = Subject::from(numbered(inbox, number));
-        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let Outgoing { subject, payload, headers } = outgoing;
         tokio::select! {
             biased;
             sent = client.publish_with_reply_and_headers(subject, reply, headers, payload) => match sent {

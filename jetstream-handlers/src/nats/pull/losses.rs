@@ -257,7 +257,6 @@ impl Losses {
             self.received.restart(consumer);
             self.messages.clear();
         }
-        let delivered = consumer.delivered;
         self.continue_at = next.unwrap_or_default();
         // Some have arrived during the search.
         let arrived = self.received.stream_sequences();
@@ -273,38 +272,42 @@ impl Losses {
             lost.retain(|sequence| *sequence != suspect.info.stream_sequence());
             unreadable.push(suspect);
         }
-        // Those that were found before have ended since, unless there are no others.
+        self.remember_unreadable(&mut unreadable);
+        self.received.account(consumer.delivered);
+        self.remember_lost(&lost, &uncertain);
+        let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
+        let subject = |sequence| ack_subject(&prefix, sequence, consumer.delivered.consumer_sequence);
+        if !uncertain.is_empty() {
+            let messages = uncertain.into_iter().map(|sequence| (sequence, subject(sequence))).collect();
+            self.patience.add(connection.clone(), binding, messages);
+        }
+        (unreadable, lost.into_iter().map(subject).collect())
+    }
+
+    /// Remembers messages that cannot be read, and removes those that were found before if there are others.
+    fn remember_unreadable(&mut self, unreadable: &mut Vec<Message>) {
+        // Those that were found before have ended since.
         if unreadable.iter().any(|message| !self.is_known(message)) {
             unreadable.retain(|message| !self.is_known(message));
         }
-        for message in &unreadable {
+        for message in unreadable {
             self.messages.entry(message.info.stream_sequence()).or_default().is_unreadable = true;
         }
-        self.received.account(delivered);
-        for sequence in &lost {
+    }
+
+    /// Remembers messages whose deliveries were lost, and those of which another instance can have them.
+    fn remember_lost(&mut self, lost: &[u64], uncertain: &[u64]) {
+        for sequence in lost {
             let lost = self.messages.entry(*sequence).or_default();
             (lost.count, lost.awaited) = (lost.count + 1, true);
         }
-        for sequence in &uncertain {
+        for sequence in uncertain {
             let lost = self.messages.entry(*sequence).or_default();
             (lost.count, lost.is_uncertain) = (lost.count + 1, true);
         }
         while self.messages.len() > MAX_REMEMBERED {
             self.messages.pop_first();
         }
-        let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
-        let id = |stream_sequence| DeliveryId {
-            delivered: 1,
-            stream_sequence,
-            consumer_sequence: delivered.consumer_sequence,
-            ..DeliveryId::default()
-        };
-        let subject = |sequence| prefix.delivery(id(sequence)).into_subject();
-        if !uncertain.is_empty() {
-            let messages = uncertain.into_iter().map(|sequence| (sequence, subject(sequence))).collect();
-            self.patience.add(connection.clone(), binding, messages);
-        }
-        (unreadable, lost.into_iter().map(subject).collect())
     }
 
     /// Returns `true` if a message was found to be unreadable before.
@@ -318,6 +321,12 @@ impl Losses {
         lost.strikes += 1;
         lost.strikes >= MAX_STRIKES
     }
+}
+
+/// Returns an ack subject at which the server accepts a nak for a lost message.
+fn ack_subject(prefix: &AckPrefix, stream_sequence: u64, consumer_sequence: u64) -> Subject {
+    let id = DeliveryId { delivered: 1, stream_sequence, consumer_sequence, ..DeliveryId::default() };
+    prefix.delivery(id).into_subject()
 }
 
 /// A search for the messages that were delivered and have not arrived.

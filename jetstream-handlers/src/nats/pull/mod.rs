@@ -6,14 +6,17 @@
 mod byte_limit;
 mod floor_reader;
 mod losses;
+mod missing;
 mod ordered;
 mod patience;
 mod reading;
 mod received;
+mod reconnect;
 mod recovery;
 mod requests;
 mod resequencer;
 mod status;
+mod stop;
 
 pub(super) use byte_limit::{LargeRequests, Reservation};
 
@@ -23,10 +26,9 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::{StatusCode, Subject};
 use bytes::Bytes;
-use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
@@ -37,33 +39,27 @@ use super::violations::Violation;
 use crate::delivery::{Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
-use crate::message::{DeliveryId, Info, Message};
+use crate::message::{Info, Message};
 use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
-use losses::{Losses, LostInbox, MAX_HOLD, Progress};
-use ordered::{Answer, MAX_EXAMINATION, Ordered, PIN_KEEPALIVE, answer};
+use losses::{Losses, Progress};
+use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
+use reconnect::subscribe_to_advisories;
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
 use status::Status;
-
-/// The time after the beginning of a stop at which it closes the inbox, if messages may still be in flight.
-///
-/// It is not extended by arrivals, because under load they never pause.
-const QUIET: Duration = Duration::from_millis(50);
-
-/// The time after the beginning of a stop up to which it waits for the server to confirm that the inbox is closed.
-const DRAIN: Duration = Duration::from_secs(1);
+use stop::Phase;
 
 /// The time in which what has arrived at an inbox is passed on.
 const ROUTED: Duration = Duration::from_millis(50);
-
-/// The maximum number of advisories about a deletion in a second that are believed.
-const MAX_DELETIONS: u32 = 20;
 
 /// The `expires` of a request with a reservation, whose message usually arrives at once.
 const RESERVED_EXPIRES: Duration = Duration::from_secs(1);
 
 const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
+
+/// The reason if the server answers, but sends no heartbeat for a pull request.
+const UNANSWERED: &str = "the server answers, but sends no heartbeats for the pull requests: the consumer does not exist or has no leader, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`";
 
 /// The pulls of one handler.
 pub(crate) struct Pull {
@@ -113,18 +109,6 @@ pub(crate) struct Pull {
     events: VecDeque<DeliveryEvent>,
     /// Messages that the resequencer has released, which precede those in `arrived`.
     released: VecDeque<Message>,
-}
-
-/// The progress of a stop.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The stop has begun at this time, and messages in flight may arrive at the open inbox.
-    Stopping(Instant),
-    /// The inbox is being closed until this time; what the server has sent may still arrive.
-    Draining(Instant),
-    /// The inbox is closed, and no more messages arrive.
-    Closed,
 }
 
 impl std::fmt::Debug for Pull {
@@ -201,21 +185,6 @@ impl Pull {
         };
         pull.lease_inbox(now).await?;
         Ok(pull)
-    }
-
-    async fn lease_inbox(&mut self, epoch: u64) -> Result<(), Error> {
-        let lease = self.connection.routes.lease(&self.connection, &self.route, epoch, &self.inboxes).await?;
-        self.inboxes.add(lease.number(), self.binding.incarnations.current());
-        self.lease = Some(lease);
-        Ok(())
-    }
-
-    /// Leases another inbox, and subscribes again to what a client that has ended had subscribed to.
-    async fn lease_again(&mut self) -> Result<(), Error> {
-        let epoch = *self.epoch.borrow();
-        self.lease_inbox(epoch).await?;
-        self._advisories = subscribe_to_advisories(&self.connection, &self.binding).await?;
-        Ok(())
     }
 
     /// Limits the number of messages that are requested and have not arrived; `call` is the usual duration of a call.
@@ -306,81 +275,12 @@ impl Pull {
         !(self.arrived.is_empty() && self.events.is_empty() && self.released.is_empty())
     }
 
-    /// Stops sending requests, and returns the next message that still arrives; `None` once none can arrive.
-    ///
-    /// # Cancel safety
-    ///
-    /// No message is lost: a message that was not returned stays for the next call.
-    pub(crate) async fn last(&mut self) -> Option<Message> {
-        self.capacity = 0;
-        if !self.connection.is_connected() {
-            return None;
-        }
-        if self.phase == Phase::Open {
-            self.phase = Phase::Stopping(Instant::now());
-            // The calls may take long, and other handlers wait for what this one does not request any more.
-            self.byte_limit.idle();
-            self.byte_limit.take_reserved();
-        }
-        loop {
-            if let Some(message) = self.next_delivery() {
-                return Some(message);
-            }
-            match self.phase {
-                Phase::Open | Phase::Closed => {
-                    self.requests.forget();
-                    // The messages in the resequencer were not begun either, so they are returned as well.
-                    let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
-                    if pending.is_empty() {
-                        return None;
-                    }
-                    self.released.extend(pending);
-                }
-                Phase::Stopping(begun) => {
-                    // Closing the inbox cancels the open requests.
-                    if self.requests.outstanding() == 0 || !self.arrives_until(begun + QUIET).await {
-                        if let Some(lease) = &self.lease {
-                            self.connection.routes.close_inbox(lease, &self.route);
-                        }
-                        self.phase = Phase::Draining(begun + DRAIN);
-                    }
-                }
-                Phase::Draining(until) => {
-                    if !self.arrives_until(until).await {
-                        self.route.take(&mut self.arrived).now_or_never();
-                        self.phase = Phase::Closed;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits until something arrives; returns `false` after the deadline, even if something has arrived.
-    async fn arrives_until(&mut self, deadline: Instant) -> bool {
-        let arrives =
-            Instant::now() < deadline && timeout_at(deadline, self.route.take(&mut self.arrived)).await.is_ok();
-        if arrives {
-            self.heard();
-        }
-        arrives
-    }
-
     /// Records the time of an arrival.
     fn heard(&mut self) {
         self.last_heard = Instant::now();
         // After the process did not run, it may have been on its way for longer.
         let sent_since = self.connection.clock.observe().sent_since.map_or(self.last_heard, Instant::from_std);
         self.arrival = self.binding.incarnations.at(sent_since);
-    }
-
-    /// Returns the next delivery that has arrived; discards the state changes, which do not matter to a stop.
-    fn next_delivery(&mut self) -> Option<Message> {
-        if self.released.is_empty() {
-            let mut deliveries = VecDeque::new();
-            while self.fill(&mut |message| deliveries.push_back(message)).is_some() {}
-            self.released = deliveries;
-        }
-        self.released.pop_front()
     }
 
     /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
@@ -525,72 +425,8 @@ impl Pull {
         if self.is_crowded {
             self.back_off_crowded();
         } else {
-            self.back_off_and_restore("the server sends no heartbeats: it is not reachable, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`");
+            self.back_off_and_restore(UNANSWERED);
         }
-    }
-
-    /// Ends all requests, which the server may still serve.
-    fn abandon_requests(&mut self) {
-        if let Some((reserved, ends)) = self.requests.abandon() {
-            Reservation::keep(reserved, &self.connection, ends, self.lease.as_ref().map(InboxLease::ended));
-        }
-    }
-
-    fn on_reconnect(&mut self) {
-        let epoch = *self.epoch.borrow();
-        let outstanding = self.requests.outstanding().max(self.lost_requests);
-        // If this connection has ended as well by now, the next call searches.
-        self.lost_requests = outstanding;
-        if outstanding > 0 && self.connection.may_be_unreadable(epoch) {
-            self.lost_requests = 0;
-            let other_server = self.connection.is_other_server(epoch);
-            match &mut self.order {
-                Some(order) => order.may_be_unreadable(if other_server { MAX_HOLD } else { MAX_EXAMINATION }),
-                None => {
-                    let ended = self.lease.as_ref().map(InboxLease::ended);
-                    let lost = LostInbox::Disconnected { ended, other_server };
-                    self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
-                }
-            }
-        }
-        // The requests on the former connection are not waited for. The server keeps them, and serves them as long as
-        // their inbox is subscribed.
-        self.abandon_requests();
-        self.catching_up = None;
-        self.byte_limit.reconnected();
-        self.lease = None;
-        self.repeat_acks();
-        self.binding.incarnations.connected(epoch);
-        self.stale = true;
-        self.floor.reconnected();
-        if let Some(order) = &mut self.order {
-            // Deliveries and acks that were in flight may be lost.
-            order.resequencer.close();
-        }
-        self.recovery.reconnected();
-    }
-
-    /// Leases another inbox, because another handler at this one stops, and requests again what does not arrive at it.
-    fn move_to_another_inbox(&mut self) {
-        let outstanding = self.requests.outstanding();
-        self.abandon_requests();
-        self.stale = true;
-        // An ordered handler finds what is missing by its numbers.
-        let Some(lease) = self.lease.take_if(|_| self.order.is_none()) else { return };
-        if outstanding > 0 && self.phase == Phase::Open {
-            let lost = LostInbox::Closed { ended: lease.ended() };
-            self.losses.search(self.connection.clone(), self.binding.clone(), outstanding, lost);
-        }
-    }
-
-    /// Repeats the acks that may be lost with the former connection.
-    fn repeat_acks(&mut self) {
-        if self.binding.sent_acks.is_empty() {
-            return;
-        }
-        let (connection, binding) = (self.connection.clone(), self.binding.clone());
-        let repeat = tokio::spawn(async move { connection.repeat_acks(&binding, usize::MAX).await });
-        self.repeating = Some(AbortOnDropHandle::new(repeat));
     }
 
     fn on_floor(&mut self, floor: Result<Floor, Error>) {
@@ -629,7 +465,8 @@ impl Pull {
 
     /// Reports that the user may not send acks, or waits if it is the pull requests that are denied.
     fn on_violation(&mut self, violation: &Violation) {
-        if Info::parse(Subject::from(&*violation.subject)).is_some() {
+        if let Some(delivery) = Info::parse(Subject::from(&*violation.subject)) {
+            self.binding.sent_acks.denied_answer(delivery.id());
             self.events.push_back(DeliveryEvent::AcksDenied(violation.problem()));
         } else {
             self.requests.forget();
@@ -660,46 +497,6 @@ impl Pull {
             }
             Err(error) => self.restored(Err(error)),
         }
-    }
-
-    /// Begins another incarnation of the consumer, because an advisory says that it was deleted.
-    ///
-    /// Everyone can publish such an advisory, so that nothing else changes; a flood of them has no effect, because the
-    /// server could not be asked that often.
-    fn on_deleted(&mut self) {
-        let second = self.binding.incarnations.at(Instant::now());
-        if self.deletions.0 != second {
-            self.deletions = (second, 0);
-        }
-        self.deletions.1 += 1;
-        if self.deletions.1 <= MAX_DELETIONS {
-            self.binding.incarnations.doubt();
-        }
-    }
-
-    /// Begins another incarnation, because the consumer or messages of its stream were replaced; an ordered handler
-    /// begins anew.
-    fn on_replaced(&mut self) {
-        if self.order.is_some() {
-            self.replaced();
-        } else {
-            // What was delivered since is answered, once the stream has shown its messages.
-            self.doubt();
-        }
-    }
-
-    /// Begins another incarnation of the consumer, because it may have been replaced.
-    fn doubt(&mut self) {
-        self.binding.incarnations.doubt();
-        self.stale = true;
-    }
-
-    /// Begins another incarnation of the consumer, because it was replaced.
-    fn replaced(&mut self) {
-        self.binding.incarnations.replace();
-        self.losses.reset();
-        self.stale = true;
-        self.consumer_replaced();
     }
 
     /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
@@ -740,33 +537,6 @@ impl Pull {
             // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }
-    }
-
-    /// Sets the incarnation of a delivery, which begins another one if the consumer has restarted its numbering; returns
-    /// `true` if there are others between it and the last one at the same inbox.
-    fn check_numbering(&mut self, message: &mut Message) -> bool {
-        let DeliveryId { consumer_sequence, incarnation: inbox, .. } = message.info.id();
-        let mut incarnation = self.inboxes.incarnation(inbox);
-        // Deliveries in two inboxes can overtake each other.
-        let last = self.last_delivery.replace((inbox, consumer_sequence));
-        let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
-        let is_lower = last.is_some_and(|last| consumer_sequence <= last);
-        let is_first = self.order.as_ref().is_some_and(|order| order.resequencer.shows_restart(message));
-        if is_lower || is_first {
-            tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
-            self.replaced();
-            let current = self.binding.incarnations.current();
-            self.inboxes.add(inbox, current);
-            incarnation = Some(current);
-        }
-        message.info.set_incarnation(incarnation.unwrap_or_default());
-        message.info.set_arrived(self.arrival);
-        if self.lease.as_ref().is_some_and(|lease| lease.number() == inbox) {
-            message.info.set_incarnation(self.binding.incarnations.arrived(message.info.id()));
-        } else {
-            self.binding.incarnations.arrived_late(message.info.id());
-        }
-        last.is_some_and(|last| consumer_sequence > last + 1)
     }
 
     fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
@@ -897,13 +667,4 @@ impl Pull {
             self.events.push_back(DeliveryEvent::Running);
         }
     }
-}
-
-async fn subscribe_to_advisories(
-    connection: &Arc<Connection>,
-    binding: &Binding,
-) -> Result<[Arc<Advisories>; 2], Error> {
-    let client = connection.client();
-    let max_deliveries = connection.routes.advisories(&client, &binding.stream).await?;
-    Ok([max_deliveries, connection.routes.deletions(connection).await?])
 }

@@ -12,8 +12,9 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::missing::Missing;
 use super::reading::{Found, Reading, unread};
-use super::resequencer::{Action, Active, Missing, Resequencer, is_damaged};
+use super::resequencer::{Action, Active, Resequencer, is_damaged};
 use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};

@@ -6,23 +6,19 @@
 //! has arrived.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ops::Range;
 use std::time::Duration;
 
-use async_nats::Subject;
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
-use crate::message::{AckPrefix, DeliveryId, Message};
+use super::missing::Missing;
+use crate::message::{AckPrefix, Message};
 
 /// The interval at which a closed resequencer requests the consumer's info.
 const PERIOD: Duration = Duration::from_millis(100);
 
 /// The interval of the requests for the consumer's info while another instance is active, or after an unanswered one.
 const LONG_PERIOD: Duration = Duration::from_secs(1);
-
-/// The maximum range of sequences in which missing messages are nakked without reading which of them the consumer has.
-const MAX_RANGE: u64 = 10_000;
 
 /// The state of a resequencer, which releases deliveries in order.
 #[derive(Debug)]
@@ -93,50 +89,6 @@ pub(super) enum Action {
     /// Messages that this process has acked were delivered again: the last ack was lost, or crossed them.
     AckAgain,
     Wait,
-}
-
-/// Messages that were delivered, are not acknowledged, and have not arrived.
-#[derive(Debug)]
-pub(super) struct Missing {
-    /// The range of their sequences, in which the consumer may have none of the others.
-    range: Range<u64>,
-    /// The sequences in the range that have arrived.
-    arrived: BTreeSet<u64>,
-    prefix: AckPrefix,
-    /// The consumer sequence of the last delivery.
-    pub(super) consumer_sequence: u64,
-}
-
-impl Missing {
-    pub(super) fn range(&self) -> Range<u64> {
-        self.range.clone()
-    }
-
-    /// Returns `true` if the range is too long to nak each sequence in it, most of which can be those of other consumers.
-    pub(super) fn is_long(&self) -> bool {
-        self.range.end - self.range.start > MAX_RANGE
-    }
-
-    /// Returns `true` if this message is missing, if the consumer has it.
-    pub(super) fn contains(&self, sequence: u64) -> bool {
-        self.range.contains(&sequence) && !self.arrived.contains(&sequence)
-    }
-
-    /// Returns the sequences of the range that have not arrived.
-    pub(super) fn sequences(&self) -> impl Iterator<Item = u64> {
-        self.range().filter(|sequence| !self.arrived.contains(sequence))
-    }
-
-    /// Returns the ack subject at which the server accepts a nak for this message.
-    ///
-    /// From an ack subject the server reads the stream sequence, and checks that the consumer sequence is above its ack
-    /// floor and not above its last delivery (`consumer.go`, `processNak`). A damaged consumer has no such number, and
-    /// redelivers the missing messages after `ack_wait`.
-    pub(super) fn ack_subject(&self, stream_sequence: u64) -> Subject {
-        let consumer_sequence = self.consumer_sequence;
-        let id = DeliveryId { delivered: 1, stream_sequence, consumer_sequence, ..DeliveryId::default() };
-        self.prefix.delivery(id).into_subject()
-    }
 }
 
 impl Resequencer {
@@ -402,6 +354,7 @@ pub(super) fn is_damaged(info: &consumer::Info) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use async_nats::Subject;
     use serde_json::json;
 
     use super::*;
