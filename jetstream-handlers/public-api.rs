@@ -160,6 +160,7 @@ impl fmt::Debug for Broker {}
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {}
 impl Builder {
+    pub fn name(mut self, name: impl Into<String>) -> Self {}
     pub fn servers<S: Into<String>>(
         mut self,
         servers: impl IntoIterator<Item = S>,

@@ -30,6 +30,7 @@ pub struct Plan {
     pub single_instance: bool,
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
+    pub broker: Option<Cow<'static, str>>,
     pub deliver: Deliver,
     /// The keys whose value in the environment cannot be used, each with its problem.
     pub unreadable: Vec<(&'static str, String)>,
@@ -239,6 +240,7 @@ impl Plan {
             single_instance: false,
             ack: Ack::Sent,
             group: None,
+            broker: None,
             deliver: Deliver::All,
             unreadable: Vec::new(),
         }
@@ -262,6 +264,7 @@ impl Plan {
             ("queue", Setting::Text(queue)) => self.queue = queue,
             ("stream", Setting::Text(stream)) => self.stream = Some(stream),
             ("group", Setting::Text(group)) => self.group = Some(group),
+            ("broker", Setting::Text(broker)) => self.broker = Some(broker),
             ("concurrency", Setting::Number(calls)) => self.concurrency = Some(calls as usize),
             ("threads", Setting::Number(threads)) => self.threads = Some(threads as usize),
             ("batch_size", Setting::Number(messages)) => self.batch_size = Some(messages as usize),
@@ -306,6 +309,7 @@ impl Plan {
             single_instance,
             ack,
             group,
+            broker,
             deliver,
             unreadable,
         } = self;
@@ -327,6 +331,7 @@ impl Plan {
             ("single_instance", flag(*single_instance)),
             ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
             ("group", group.as_deref().map(text)),
+            ("broker", broker.as_deref().map(text)),
             ("deliver", deliver.setting()),
         ];
         let is_readable = |key: &str| !unreadable.iter().any(|(unreadable, _)| *unreadable == key);
@@ -468,6 +473,7 @@ mod tests {
             single_instance: true,
             ack: Ack::Confirmed,
             group: Some("billing".into()),
+            broker: Some("eu".into()),
             deliver: Deliver::LastPerSubject,
             ..Plan::new("orders.created", "billing")
         };

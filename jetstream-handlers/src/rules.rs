@@ -92,7 +92,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 19] = [
+pub(crate) static KEYS: [Key; 20] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -111,6 +111,7 @@ pub(crate) static KEYS: [Key; 19] = [
     Key { name: "single_instance", example: "", accepts: Accepts::Flag },
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
 ];
 
@@ -453,7 +454,7 @@ fn is_plain(subject: &str) -> bool {
     before != b'.' && subject.len() <= MAX_LENGTH
 }
 
-/// Returns the problem of `name` as the name of a consumer, a stream or a group.
+/// Returns the problem of `name` as the name of a consumer, a stream, a group or a broker.
 pub(crate) fn name_problem(name: &str) -> Option<String> {
     if name.is_empty() {
         return Some("the name is empty; write for example `order-processor`".to_owned());

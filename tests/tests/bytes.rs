@@ -158,7 +158,7 @@ async fn handlers_behind_large_messages_of_others_are_healthy() {
     let broker = Broker::builder().servers([proxy.url()]).fetch_wait(secs(1)).connect().await.unwrap();
     let (handled, mut subscriptions) = (Recorder::default(), Vec::new());
     for number in 0..HANDLERS {
-        let subscription = broker.subscribe(&format!("work.{number}"), &format!("worker-{number}"), slow(&handled));
+        let subscription = broker.subscribe(format!("work.{number}"), &format!("worker-{number}"), slow(&handled));
         subscriptions.push(subscription.ack_wait(secs(60)).await.unwrap());
     }
     for id in 0..HANDLERS * 2 {

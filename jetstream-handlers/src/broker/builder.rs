@@ -42,6 +42,7 @@ type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
 /// ```
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {
+    name: Option<String>,
     servers: Option<Vec<String>>,
     client_name: Option<String>,
     from_environment: bool,
@@ -68,6 +69,7 @@ impl fmt::Debug for Builder {
 impl Builder {
     pub(crate) fn new(from_environment: bool) -> Self {
         Self {
+            name: None,
             servers: None,
             client_name: None,
             from_environment,
@@ -90,6 +92,38 @@ impl Builder {
     /// Replaces the settings for streams and publishing.
     pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// Sets the name by which handlers choose this broker, if a program has several; none by default.
+    ///
+    /// [`Broker::start_all`], [`Broker::run_all`] and the groups start the handlers with the same `broker`; those of a
+    /// broker without a name start the handlers without one.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// #[subscriber(subject = "orders.created", queue = "mirror", broker = "eu")]
+    /// async fn mirror(order: serde_json::Value, State(us): State<Broker>) -> HandlerResult {
+    ///     us.publish("orders.mirrored", &order).await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// #[subscriber(subject = "orders.mirrored", queue = "report", broker = "us")]
+    /// async fn report(order: serde_json::Value) {
+    ///     println!("{order}");
+    /// }
+    ///
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let us = Broker::builder().name("us").servers(["nats://us:4222"]).connect().await?;
+    /// let eu = Broker::builder().name("eu").servers(["nats://eu:4222"]).state(us.clone()).connect().await?;
+    /// tokio::try_join!(us.run_all(), eu.run_all())?;
+    /// # Ok(()) }
+    /// ```
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
         self
     }
 
@@ -304,7 +338,7 @@ impl Builder {
         let mut settings = Settings { publish_timeout, ..self.settings };
         settings.add_prefix();
         let memory = Memory::new(settings);
-        Broker::new(Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
+        Broker::new(self.name, Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
     }
 
     /// Connects to the server.
@@ -320,6 +354,7 @@ impl Builder {
     /// Dropping the future ends the attempt. Nothing was changed on the server.
     pub async fn connect(self) -> Result<Broker, Error> {
         let Self {
+            name,
             servers,
             client_name,
             from_environment,
@@ -356,7 +391,7 @@ impl Builder {
         }
         let connection = nats::Connection::connect(servers, options, wait_for_server, settings, violations).await?;
         let transport = Transport::Nats(connection);
-        Ok(Broker::new(Arc::new(transport), Arc::new(states), defaults))
+        Ok(Broker::new(name, Arc::new(transport), Arc::new(states), defaults))
     }
 }
 

@@ -22,10 +22,11 @@ use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
 use crate::dead_letter::DeadLetters;
+use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::extract::States;
-use crate::handler::{Closure, Handler, Subscriber, chosen};
+use crate::handler::{Closure, Handler, Subscriber, all_of, chosen};
 use crate::observe::health::Health;
 use crate::observe::recorder::Recorder;
 use crate::plan::{Plan, Subjects};
@@ -69,6 +70,8 @@ pub struct Broker {
 }
 
 struct Inner {
+    /// The name by which handlers name this broker; `None` for the only broker of a program.
+    name: Option<String>,
     transport: Arc<Transport>,
     publisher: Publisher,
     states: Arc<States>,
@@ -76,6 +79,21 @@ struct Inner {
     included: Mutex<Vec<Handler>>,
     workers: Mutex<Vec<Arc<WorkerHandle>>>,
     closing: CancellationToken,
+}
+
+/// Returns the problem of a handler that was included in a broker to which it does not belong.
+fn of_another_broker(handler: &Handler, name: Option<&str>) -> Problem {
+    let this = name.map_or("has no name".to_owned(), |name| format!("has the name `{name}`"));
+    let problem = match handler.broker() {
+        Some(broker) => format!(
+            "`broker` is `{broker}`, but the broker that includes the handler {this}; include it in the other one"
+        ),
+        None => format!(
+            "`broker` is missing, but the broker that includes the handler {this}; add `broker = \"{}\"`",
+            name.unwrap_or_default()
+        ),
+    };
+    Problem::setting(&handler.declaration.name, "broker", &problem)
 }
 
 impl fmt::Debug for Broker {
@@ -154,9 +172,15 @@ impl Broker {
         Builder::new(true)
     }
 
-    pub(crate) fn new(transport: Arc<Transport>, states: Arc<States>, defaults: Defaults) -> Self {
+    pub(crate) fn new(
+        name: Option<String>,
+        transport: Arc<Transport>,
+        states: Arc<States>,
+        defaults: Defaults,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
+                name,
                 publisher: Publisher::new(transport.clone()),
                 transport,
                 states,
@@ -228,7 +252,10 @@ impl Broker {
         self
     }
 
-    /// Starts every handler that is linked into the program, or only the [included](Self::include) ones.
+    /// Starts every handler that is linked into the program for this broker, or only the [included](Self::include) ones.
+    ///
+    /// The handlers of a broker with a [name](Builder::name) are those with the same `broker`, and those of a broker
+    /// without one have none.
     ///
     /// First the configuration is validated: streams and consumers are found, compared or created, and the state that
     /// handlers require is checked.
@@ -247,10 +274,13 @@ impl Broker {
     /// started already are stopped and hand their messages back.
     pub async fn start_all(&self) -> Result<Running, Error> {
         let included = lock(&self.inner.included).clone();
+        let name = self.inner.name.as_deref();
         let handlers = match included.is_empty() {
-            true => Handler::all(),
+            true => all_of(name)?,
             false => included,
         };
+        let of_others = handlers.iter().filter(|handler| handler.broker() != name);
+        Error::all(of_others.map(|handler| of_another_broker(handler, name)).collect())?;
         self.start(handlers).await
     }
 
@@ -264,7 +294,7 @@ impl Broker {
     ///
     /// The same as for `start_all`.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
-        let handlers = chosen(Vec::new(), groups)?;
+        let handlers = chosen(&all_of(self.inner.name.as_deref())?, Vec::new(), groups)?;
         self.start(handlers).await
     }
 
@@ -409,7 +439,7 @@ impl Broker {
             (None, Transport::Memory(memory)) => Arc::new(Transport::Memory(memory.second_connection())),
             (None, Transport::Nats(_)) => self.inner.transport.clone(),
         };
-        Self::new(transport, self.inner.states.clone(), self.inner.defaults.clone())
+        Self::new(self.inner.name.clone(), transport, self.inner.states.clone(), self.inner.defaults.clone())
     }
 
     async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {

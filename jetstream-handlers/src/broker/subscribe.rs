@@ -14,8 +14,8 @@ use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
 ///
 /// Each method sets the key of the same name of [`subscriber`](macro@crate::subscriber), whose documentation describes
 /// it in full.
-/// The key `group` has no setter: a group selects functions for [`Broker::start_groups`], and a closure is started by
-/// awaiting it.
+/// The keys `group` and `broker` have no setters: they select functions for [`Broker::start_all`] and
+/// [`Broker::start_groups`], and a closure is started by awaiting it.
 /// The methods do not validate; the start reports all invalid settings together, with the error texts of the attribute.
 ///
 /// # Examples
@@ -275,7 +275,7 @@ mod tests {
         }
         set.dedup();
         // A group selects functions; see the documentation of `Subscribe`.
-        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| !["group", "event"].contains(key));
+        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| !["group", "event", "broker"].contains(key));
         assert_eq!(set, keys.collect::<Vec<_>>());
     }
 }

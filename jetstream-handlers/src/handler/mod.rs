@@ -82,6 +82,11 @@ impl Handler {
         self.declaration.is_same(&other.declaration)
     }
 
+    /// Returns the name of the broker to which the handler belongs.
+    pub(crate) fn broker(&self) -> Option<&str> {
+        self.declaration.plan.broker.as_deref()
+    }
+
     /// Returns every handler that is linked into the program, sorted by name.
     pub(crate) fn all() -> Vec<Self> {
         let mut all: Vec<_> = inventory::iter::<Entry>().map(|entry| Self::registered(entry.0)).collect();
@@ -103,12 +108,32 @@ impl Handler {
     }
 }
 
-/// Returns the handlers in `named` and those of the groups, each once.
+/// Returns the handlers that are linked into the program for the broker of this name, sorted by name.
+pub(crate) fn all_of(broker: Option<&str>) -> Result<Vec<Handler>, Error> {
+    let all = Handler::all();
+    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|handler| handler.broker() == broker);
+    if !own.is_empty() || others.is_empty() {
+        return Ok(own);
+    }
+    let known: BTreeSet<_> = others.iter().filter_map(Handler::broker).collect();
+    let message = match broker {
+        Some(broker) if known.is_empty() => {
+            format!("no handler has `broker = \"{broker}\"`, and no handler has a broker")
+        }
+        Some(broker) => format!("no handler has `broker = \"{broker}\"`; the existing names are: {known:?}"),
+        None => format!(
+            "every handler belongs to a named broker; start them on brokers with these names (`Builder::name`): {known:?}"
+        ),
+    };
+    Err(Error::new(ErrorKind::NoHandlers, message))
+}
+
+/// Returns the handlers in `named` and those of the groups in `all`, each once.
 pub(crate) fn chosen<'a>(
+    all: &[Handler],
     named: Vec<Handler>,
     groups: impl IntoIterator<Item = &'a str>,
 ) -> Result<Vec<Handler>, Error> {
-    let all = Handler::all();
     let mut candidates = named;
     for group in groups {
         let before = candidates.len();

@@ -126,7 +126,7 @@ async fn start(
     let handlers = if handlers.is_empty() && groups.is_empty() {
         Handler::all()
     } else {
-        chosen(handlers, groups.iter().map(String::as_str))?
+        chosen(&Handler::all(), handlers, groups.iter().map(String::as_str))?
     };
     TestBroker::with_handlers(broker, handlers, server).await
 }

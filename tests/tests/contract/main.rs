@@ -20,6 +20,7 @@ macro_rules! contract {
     };
 }
 
+mod brokers;
 mod calls;
 mod consumers;
 mod dead_letters;
