@@ -98,6 +98,21 @@ async fn orders_runs_in_memory() {
 }
 
 #[tokio::test]
+async fn events_runs_in_memory_and_on_a_server() {
+    let server = Server::start().await;
+    for url in [None, Some(server.url())] {
+        let printed = run("events", url.as_deref()).await;
+        let expected = [
+            "shipping  order 1 of Ada in eu",
+            "report    eu: order 1 is created",
+            "report    us: order 2 is paid with 95",
+            "letter    `{region}` of `demo.orders.{region}.created` is `mars` in the subject `demo.orders.mars.created`",
+        ];
+        assert_lines(&printed, &expected);
+    }
+}
+
+#[tokio::test]
 async fn orders_runs_repeatedly_on_a_server() {
     let server = Server::start().await;
     // A message of another program in the stream is handled as well.
