@@ -1,5 +1,69 @@
 // The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
 
+// jetstream_handlers::layer::Breaker
+#[derive(Debug)]
+pub struct Breaker<S> {}
+impl<S: Service<Request>> Service<Request> for Breaker<S>
+where
+    S: Service<Request, Response = Response>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BreakerFuture<S::Future>;
+}
+
+// jetstream_handlers::layer::BreakerFuture
+#[derive(Debug)]
+pub struct BreakerFuture<F> {}
+impl<F, E> Future for BreakerFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+{
+    type Output = Result<Response, E>;
+}
+
+// jetstream_handlers::layer::CircuitBreaker
+#[derive(Debug, Clone, Copy)]
+pub struct CircuitBreaker {}
+impl<S> Layer<S> for CircuitBreaker {
+    type Service = Breaker<S>;
+}
+impl CircuitBreaker {
+    pub fn new(failures: u32, cooldown: Duration) -> Self {}
+}
+
+// jetstream_handlers::layer::HandlerService
+#[derive(Clone)]
+pub struct HandlerService();
+impl Service<Request> for HandlerService {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
+}
+impl fmt::Debug for HandlerService {}
+
+// jetstream_handlers::layer::Request
+#[derive(Debug, Clone)]
+pub struct Request {}
+impl Request {
+    pub fn message(&self) -> &Message {}
+    pub fn messages(&self) -> &[Message] {}
+    pub fn context(&self) -> &Context {}
+}
+
+// jetstream_handlers::layer::Response
+#[derive(Debug)]
+pub struct Response();
+impl Response {
+    pub fn settle(&self) -> Settle {}
+    pub fn error(&self) -> Option<&str> {}
+}
+
+// jetstream_handlers::layer::LayerOfHandlers
+pub trait LayerOfHandlers: Send + Sync + 'static {
+    fn into_wrapper(self) -> Wrapper;
+}
+
 // jetstream_handlers::testing::Builder
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
@@ -177,6 +241,8 @@ impl Builder {
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
+    pub fn layer_group(mut self, group: &str, layer: impl LayerOfHandlers) -> Self {}
     pub fn batch_size(mut self, messages: usize) -> Self {}
     pub fn fetch_wait(mut self, wait: Duration) -> Self {}
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {}
@@ -231,6 +297,7 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
+    pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
 

@@ -42,6 +42,7 @@ const _: () = {
             let body = ::jetstream_handlers::__private::Body::UNREAD;
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for r#loop {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

@@ -86,6 +86,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for thumbnail {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

@@ -83,6 +83,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for bill {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

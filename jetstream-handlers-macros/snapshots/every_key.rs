@@ -138,6 +138,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for ship {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

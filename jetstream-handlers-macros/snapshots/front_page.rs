@@ -65,6 +65,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for process_order {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

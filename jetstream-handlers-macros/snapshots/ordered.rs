@@ -63,6 +63,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for book {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

@@ -18,6 +18,9 @@ use crate::signature::{self, Function};
 use crate::valid::{self, REQUIRED, Settings};
 use crate::value::Given;
 
+/// The key that is part of the registration, and not of the plan.
+const LAYER: &str = "layer";
+
 /// Expands the attribute to the item as it was written, followed by its registration or by the mistakes.
 pub(crate) fn subscriber(attribute: TokenStream, item: &TokenStream) -> TokenStream {
     let mut errors = Errors::default();
@@ -168,6 +171,7 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
     let plan = plan(settings);
     let call = call(function);
     let check = check(function);
+    let layer = layer(settings);
     quote_spanned! {Span::mixed_site()=>
         #[allow(unused_imports)] // which traits are used depends on the parameters
         use ::jetstream_handlers::__private::via::*;
@@ -179,8 +183,21 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
                 plan: || #plan,
                 call: #call,
                 check: #check,
+                layer: #layer,
             };
     }
+}
+
+/// Returns the layer around the handler.
+fn layer(settings: &Settings) -> TokenStream {
+    let layer = settings.iter().find_map(|(key, given)| match given {
+        Given::Expression(layer) if key.name == LAYER => Some(layer),
+        _ => None,
+    });
+    option(layer.map(|layer| {
+        let here = generated_at(layer.span());
+        quote_spanned!(here=> ::jetstream_handlers::__layer!(#layer))
+    }))
 }
 
 /// Returns the plan: a field for each key that is present, and the defaults for all others.
@@ -190,7 +207,7 @@ fn plan(settings: &Settings) -> TokenStream {
         Some((key, given)) => required_value(key, given),
         _ => unreachable!("a missing `{name}` was reported"),
     });
-    let optional = settings.iter().filter(|(key, _)| !REQUIRED.contains(&key.name));
+    let optional = settings.iter().filter(|(key, _)| !REQUIRED.contains(&key.name) && key.name != LAYER);
     let fields = optional.filter_map(|(key, given)| {
         let field = Ident::new(key.name, here);
         let value = match given {

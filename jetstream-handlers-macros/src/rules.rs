@@ -31,6 +31,8 @@ pub(crate) enum Accepts {
     Subjects,
     /// The type of an event, which has the subjects.
     Event,
+    /// A function that returns a layer.
+    Layer,
     /// A whole number in this range.
     Number(RangeInclusive<u64>),
     /// A duration in this range.
@@ -92,7 +94,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 20] = [
+pub(crate) static KEYS: [Key; 21] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -112,6 +114,7 @@ pub(crate) static KEYS: [Key; 20] = [
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
     Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
+    Key { name: "layer", example: "limits::billing", accepts: Accepts::Layer },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
 ];
 

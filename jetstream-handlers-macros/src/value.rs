@@ -69,6 +69,13 @@ impl Reader<'_> {
                 }
                 Err(_) => self.refuse_value(entry.value.as_ref()?, event_expected(key)),
             },
+            (Some(Value::Other(tokens)), Accepts::Layer) if syn::parse2::<syn::Path>(tokens.clone()).is_ok() => {
+                Some(Given::Expression(tokens.clone()))
+            }
+            (Some(value), Accepts::Layer) => {
+                let message = format!("`{}` takes a function that returns a layer, as in `{}`", key.name, key.in_use());
+                self.refuse_value(value, message)
+            }
             (Some(value), Accepts::Event) => self.refuse_value(value, event_expected(key)),
             _ => self.setting(key, entry).map(Given::Literal),
         }
@@ -167,7 +174,7 @@ impl Reader<'_> {
                     "a list of durations or `{ initial = \"1s\", factor = 2, max = \"2m\" }`",
                 );
             }
-            (Accepts::Flag | Accepts::Event, _) => unreachable!("these are read above"),
+            (Accepts::Flag | Accepts::Event | Accepts::Layer, _) => unreachable!("these are read above"),
         };
         match rules::value_problem(key, &setting) {
             Some(problem) => self.refuse(span, problem),

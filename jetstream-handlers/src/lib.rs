@@ -69,6 +69,7 @@
 //!
 //! | feature | effect |
 //! |---|---|
+//! | `tower` | [`layer`], which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -85,6 +86,8 @@ mod event;
 mod extract;
 mod future;
 mod handler;
+#[cfg(feature = "tower")]
+pub mod layer;
 mod memory;
 mod message;
 mod nats;
@@ -211,6 +214,8 @@ pub mod __private {
     pub use crate::message::Message;
     pub use crate::outcome::{IntoSettle, Outcome};
     pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
+    #[cfg(feature = "tower")]
+    pub use crate::{handler::Wrapper, layer::LayerOfHandlers};
 
     /// Returns the outcome of a call whose parameters could not be extracted.
     pub fn rejected(rejection: Rejection) -> Outcome {
@@ -221,6 +226,26 @@ pub mod __private {
     pub fn outcome<T: IntoSettle>(returned: T) -> Outcome {
         returned.into_outcome()
     }
+}
+
+/// Returns the layer of a handler from the function that the key `layer` names.
+#[cfg(feature = "tower")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __layer {
+    ($layer:path) => {
+        || $crate::__private::LayerOfHandlers::into_wrapper($layer())
+    };
+}
+
+/// Refuses the key `layer` without the feature.
+#[cfg(not(feature = "tower"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __layer {
+    ($layer:path) => {
+        ::core::compile_error!("`layer` requires the feature `tower` of the crate `jetstream-handlers`")
+    };
 }
 
 #[cfg(doctest)]

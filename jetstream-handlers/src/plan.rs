@@ -478,8 +478,8 @@ mod tests {
             ..Plan::new("orders.created", "billing")
         };
         let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();
-        // The subjects of an event are those of the plan.
-        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| *key != "event");
+        // The subjects of an event are those of the plan, and a layer is part of the registration.
+        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| !["event", "layer"].contains(key));
         let keys: Vec<_> = keys.collect();
         assert_eq!(set, keys);
     }

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     // Streams and consumers, publishing, and dead letters.
     &["provision", "publish", "dead_letter"],
     // Handlers and their parameters.
-    &["extract", "handler"],
+    &["extract", "handler", "layer"],
     // Running handlers and their observation.
     &["observe", "worker"],
     // The broker, and test support.

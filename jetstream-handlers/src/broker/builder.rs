@@ -11,6 +11,8 @@ use super::{Broker, Defaults};
 use crate::backoff::MAX_DURATION;
 use crate::error::{Error, ErrorKind};
 use crate::extract::States;
+#[cfg(feature = "tower")]
+use crate::layer::LayerOfHandlers;
 use crate::memory::Memory;
 use crate::nats;
 use crate::prefix::Prefix;
@@ -78,7 +80,15 @@ impl Builder {
             credentials_file: None,
             wait_for_server: Duration::ZERO,
             states: States::default(),
-            defaults: Defaults { batch_size: None, fetch_wait: None, shutdown_grace: Duration::from_secs(30) },
+            defaults: Defaults {
+                batch_size: None,
+                fetch_wait: None,
+                shutdown_grace: Duration::from_secs(30),
+                #[cfg(feature = "tower")]
+                wrappers: Vec::new(),
+                #[cfg(feature = "tower")]
+                group_wrappers: Vec::new(),
+            },
             settings: Settings::default(),
         }
     }
@@ -205,6 +215,31 @@ impl Builder {
     /// There is one value per type; a second value of the same type replaces the first.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.states.insert(value);
+        self
+    }
+
+    /// Puts a [layer](crate::layer) around all handlers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use tower::limit::RateLimitLayer;
+    ///
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = Broker::builder().layer(RateLimitLayer::new(100, secs(1))).connect().await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "tower")]
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {
+        self.defaults.wrappers.push(layer.into_wrapper());
+        self
+    }
+
+    /// Puts a [layer](crate::layer) around the handlers of a group, inside of those for all handlers.
+    #[cfg(feature = "tower")]
+    pub fn layer_group(mut self, group: &str, layer: impl LayerOfHandlers) -> Self {
+        self.defaults.group_wrappers.push((group.to_owned(), layer.into_wrapper()));
         self
     }
 

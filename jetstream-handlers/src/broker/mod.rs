@@ -40,6 +40,12 @@ pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
     pub(crate) fetch_wait: Option<Duration>,
     pub(crate) shutdown_grace: Duration,
+    /// What is put around all handlers.
+    #[cfg(feature = "tower")]
+    pub(crate) wrappers: Vec<crate::handler::Wrapper>,
+    /// What is put around the handlers of a group.
+    #[cfg(feature = "tower")]
+    pub(crate) group_wrappers: Vec<(String, crate::handler::Wrapper)>,
 }
 
 /// A connection to NATS JetStream, and the handlers that run on it.

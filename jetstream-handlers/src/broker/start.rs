@@ -61,6 +61,8 @@ impl Broker {
         if let Some(prefix) = &transport.settings().prefix {
             handlers.iter_mut().for_each(|handler| handler.declaration.plan.add_prefix(prefix));
         }
+        #[cfg(feature = "tower")]
+        handlers.iter_mut().for_each(|handler| defaults.wrap(handler));
         let stops: Vec<_> = handlers.iter().map(|_| CancellationToken::new()).collect();
         let contexts: Vec<_> = handlers
             .iter()
@@ -186,6 +188,18 @@ fn prefix_problem(prefix: &Prefix) -> Option<Problem> {
 }
 
 impl Defaults {
+    /// Puts the layers around a handler, from the inside out.
+    #[cfg(feature = "tower")]
+    fn wrap(&self, handler: &mut Handler) {
+        let own = std::mem::take(&mut handler.wrappers);
+        let group = handler.declaration.plan.group.clone();
+        let of_group = self.group_wrappers.iter().filter(|(name, _)| Some(&**name) == group.as_deref());
+        let of_group = of_group.map(|(_, wrapper)| wrapper);
+        for wrapper in self.wrappers.iter().chain(of_group).chain(&own).rev() {
+            wrapper.apply(handler);
+        }
+    }
+
     fn problems(&self) -> Vec<Problem> {
         let batch_size = self.batch_size.and_then(rules::batch_size_problem);
         let fetch_wait = self.fetch_wait.and_then(rules::fetch_wait_problem);

@@ -156,6 +156,13 @@ impl Subscribe<'_> {
         self.with(|plan| plan.deliver = first)
     }
 
+    /// Puts a [layer](crate::layer) around the closure, inside of those of the broker.
+    #[cfg(feature = "tower")]
+    pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {
+        self.handler.wrappers.push(layer.into_wrapper());
+        self
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
         change(&mut self.handler.declaration.plan);
         self
@@ -275,7 +282,8 @@ mod tests {
         }
         set.dedup();
         // A group selects functions; see the documentation of `Subscribe`.
-        let keys = rules::KEYS.iter().map(|key| key.name).filter(|key| !["group", "event", "broker"].contains(key));
+        let keys =
+            rules::KEYS.iter().map(|key| key.name).filter(|key| !["group", "event", "broker", "layer"].contains(key));
         assert_eq!(set, keys.collect::<Vec<_>>());
     }
 }

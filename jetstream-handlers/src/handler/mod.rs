@@ -3,6 +3,8 @@
 mod call;
 mod closure;
 mod registration;
+#[cfg(feature = "tower")]
+mod wrapper;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -19,6 +21,8 @@ pub use call::CallFuture;
 pub(crate) use call::{Call, Delivery};
 pub use closure::Closure;
 pub use registration::{Entry, Registration, Subscriber};
+#[cfg(feature = "tower")]
+pub use wrapper::Wrapper;
 
 type Check = dyn Fn(&Context, &mut Problems) + Send + Sync;
 
@@ -30,6 +34,9 @@ pub(crate) struct Handler {
     pub(crate) check: Arc<Check>,
     /// `true` if the handler cannot be called with an empty payload, which a start finds out from its parameters.
     pub(crate) needs_content: bool,
+    /// What is put around the call at the start, the first outside of the others.
+    #[cfg(feature = "tower")]
+    pub(crate) wrappers: Vec<Wrapper>,
 }
 
 impl fmt::Debug for Handler {
@@ -53,6 +60,8 @@ impl Handler {
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
             needs_content: false,
+            #[cfg(feature = "tower")]
+            wrappers: registration.layer.map(|layer| layer()).into_iter().collect(),
         }
     }
 
@@ -67,6 +76,8 @@ impl Handler {
             }),
             check: Arc::new(H::check),
             needs_content: false,
+            #[cfg(feature = "tower")]
+            wrappers: Vec::new(),
         }
     }
 

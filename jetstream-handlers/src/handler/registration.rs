@@ -15,7 +15,17 @@ pub struct Registration {
     pub plan: fn() -> Plan,
     pub call: fn(&mut CallFuture, &Message, &Context),
     pub check: fn(&Context, &mut Problems),
+    /// The layer around the handler.
+    pub layer: Option<LayerOf>,
 }
+
+/// A function that returns the layer around a handler.
+#[cfg(feature = "tower")]
+pub(crate) type LayerOf = fn() -> super::Wrapper;
+
+/// A function that returns the layer around a handler, of which there is none without the feature `tower`.
+#[cfg(not(feature = "tower"))]
+pub(crate) type LayerOf = std::convert::Infallible;
 
 /// An entry of the link-time collection.
 #[derive(Debug)]

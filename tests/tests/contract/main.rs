@@ -36,6 +36,7 @@ mod scripts;
 mod stop;
 mod streams;
 mod subjects;
+mod tower_layers;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};

@@ -1,0 +1,191 @@
+//! A handler as a service, and a service as a handler.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::task::{self, Poll, Wake, Waker};
+
+use futures::future::BoxFuture;
+use tokio::sync::Notify;
+use tower_service::Service;
+
+use crate::error::{BoxError, chain};
+use crate::extract::Context;
+use crate::handler::{Call, CallFuture, Delivery};
+use crate::message::Message;
+use crate::outcome::{Outcome, Reason, Settle};
+use crate::sync::lock;
+
+/// The call of a handler, as a layer sees it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    messages: Vec<Message>,
+    context: Context,
+}
+
+impl Request {
+    /// Returns the message; the first one of a batch.
+    pub fn message(&self) -> &Message {
+        &self.messages[0]
+    }
+
+    /// Returns all messages of the call: one, or those of a batch.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Returns the context of the handler, with its name and the application's state.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+/// The outcome of a call, as a layer sees it.
+///
+/// A layer can return it as it is, or an error instead, which retries the message.
+#[derive(Debug)]
+pub struct Response(Outcome);
+
+impl Response {
+    /// Returns the way in which the message will be settled.
+    pub fn settle(&self) -> Settle {
+        self.0.settle
+    }
+
+    /// Returns the text of the failure, if the call has failed.
+    pub fn error(&self) -> Option<&str> {
+        self.0.failure.as_ref().map(|failure| failure.error.as_str())
+    }
+}
+
+/// The innermost service: the handler itself.
+#[derive(Clone)]
+pub struct HandlerService(Arc<dyn Call>);
+
+impl HandlerService {
+    pub(super) fn new(call: Arc<dyn Call>) -> Self {
+        Self(call)
+    }
+}
+
+impl fmt::Debug for HandlerService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandlerService")
+    }
+}
+
+impl Service<Request> for HandlerService {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
+
+    fn poll_ready(&mut self, task: &mut task::Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(task).map(Ok)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let mut future = CallFuture::new();
+        self.0.call(&mut future, Delivery::from(&request.messages[..]), &request.context);
+        Box::pin(async move { Ok(Response(std::future::poll_fn(|task| future.poll(task)).await)) })
+    }
+}
+
+/// A service that a worker calls.
+pub(super) struct Layered<S>(Arc<Shared<S>>);
+
+struct Shared<S> {
+    state: Mutex<State<S>>,
+    signal: Arc<Signal>,
+    /// That of the signal.
+    waker: Waker,
+}
+
+struct State<S> {
+    service: S,
+    /// `true` if the service was ready when it was polled, and was not called since.
+    is_ready: bool,
+}
+
+/// The wake-up of everything that waits until the service is ready.
+#[derive(Default)]
+struct Signal {
+    calls: Notify,
+    worker: Mutex<Option<Waker>>,
+}
+
+impl Wake for Signal {
+    fn wake(self: Arc<Self>) {
+        self.calls.notify_waiters();
+        if let Some(worker) = lock(&self.worker).take() {
+            worker.wake();
+        }
+    }
+}
+
+impl<S> Layered<S> {
+    pub(super) fn new(service: S) -> Self {
+        let signal = Arc::<Signal>::default();
+        let state = Mutex::new(State { service, is_ready: false });
+        Self(Arc::new(Shared { state, waker: signal.clone().into(), signal }))
+    }
+}
+
+impl<S> Shared<S> {
+    /// Polls until the service is ready; one that has failed reports that to its next call.
+    fn poll_ready(&self, state: &mut State<S>) -> Poll<()>
+    where
+        S: Service<Request>,
+    {
+        if !state.is_ready {
+            let mut task = task::Context::from_waker(&self.waker);
+            state.is_ready = state.service.poll_ready(&mut task).is_ready();
+        }
+        if state.is_ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Calls the service if it is ready.
+    fn try_call(&self, request: &mut Option<Request>) -> Option<S::Future>
+    where
+        S: Service<Request>,
+    {
+        let mut state = lock(&self.state);
+        if self.poll_ready(&mut state).is_pending() {
+            return None;
+        }
+        state.is_ready = false;
+        request.take().map(|request| state.service.call(request))
+    }
+}
+
+impl<S> Call for Layered<S>
+where
+    S: Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static> + Send + 'static,
+{
+    fn poll_ready(&self, task: &mut task::Context<'_>) -> Poll<()> {
+        *lock(&self.0.signal.worker) = Some(task.waker().clone());
+        self.0.poll_ready(&mut lock(&self.0.state))
+    }
+
+    fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context) {
+        let mut request = Some(Request { messages: delivery.messages().to_vec(), context: context.clone() });
+        let shared = self.0.clone();
+        let begun = shared.try_call(&mut request);
+        future.run(async move {
+            let called = match begun {
+                Some(called) => called,
+                // Another slot has called the service since the worker has found it ready.
+                None => loop {
+                    let woken = shared.signal.calls.notified();
+                    if let Some(called) = shared.try_call(&mut request) {
+                        break called;
+                    }
+                    woken.await;
+                },
+            };
+            drop(shared);
+            match called.await {
+                Ok(Response(outcome)) => outcome,
+                Err(error) => Outcome::failed(Settle::Retry, Reason::Error, chain(&*error.into())),
+            }
+        });
+    }
+}

@@ -1,0 +1,204 @@
+//! Layers of tower around handlers.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use jetstream_handlers::layer::{CircuitBreaker, Request, Response};
+use jetstream_handlers::prelude::*;
+use jetstream_handlers_tests::{Recorder, dead_letters, eventually};
+use tokio::time::{Instant, sleep};
+use tower::limit::{ConcurrencyLimitLayer, RateLimitLayer};
+use tower::{BoxError, Layer, Service};
+
+use crate::Transport;
+
+contract![
+    rate_limit_slows_the_pull,
+    concurrency_limit_applies_to_all_slots,
+    breaker_stops_the_calls_while_a_dependency_is_down,
+    layers_are_called_from_the_outside_in,
+    function_has_the_layers_of_its_group_and_its_own,
+    error_of_a_layer_is_retried,
+];
+
+async fn connect(transport: &Transport, builder: jetstream_handlers::Builder) -> Broker {
+    match transport {
+        Transport::Memory => builder.connect_in_memory(),
+        Transport::Live(server) => builder.servers([server.url()]).connect().await.unwrap(),
+    }
+}
+
+async fn rate_limit_slows_the_pull(transport: &Transport) {
+    let broker = connect(transport, Broker::builder()).await;
+    let calls = Recorder::<(u64, u64)>::default();
+    let recorder = calls.clone();
+    let handler = move |id: u64, info: Info| {
+        recorder.add((id, info.delivered()));
+        std::future::ready(())
+    };
+    // The wait for a call is longer than `ack_wait`.
+    let limit = RateLimitLayer::new(2, Duration::from_millis(600));
+    let options = broker.subscribe("limited.calls", "limited", handler).ack_wait(Duration::from_millis(200));
+    let subscription = options.concurrency(3).layer(limit).await.unwrap();
+    let begun = Instant::now();
+    for id in 0..7_u64 {
+        broker.publish("limited.calls", &id).await.unwrap();
+    }
+    calls.until_len(7).await;
+    assert!(begun.elapsed() >= Duration::from_millis(1800), "{:?}", begun.elapsed());
+    sleep(Duration::from_millis(500)).await;
+    let mut calls = calls.items();
+    calls.sort_unstable();
+    assert_eq!(calls, (0..7).map(|id| (id, 1)).collect::<Vec<_>>(), "nothing is redelivered");
+    subscription.unsubscribe().await.unwrap();
+}
+
+async fn concurrency_limit_applies_to_all_slots(transport: &Transport) {
+    let broker = connect(transport, Broker::builder().layer(ConcurrencyLimitLayer::new(2))).await;
+    let (running, most, calls) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default(), Recorder::new());
+    let (now, max, recorder) = (running.clone(), most.clone(), calls.clone());
+    let handler = move |id: u64| {
+        let (now, max, recorder) = (now.clone(), max.clone(), recorder.clone());
+        async move {
+            max.fetch_max(now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            sleep(Duration::from_millis(20)).await;
+            now.fetch_sub(1, Ordering::Relaxed);
+            recorder.add(id);
+        }
+    };
+    let subscription = broker.subscribe("limited.slots", "slots", handler).concurrency(8).await.unwrap();
+    for id in 0..20_u64 {
+        broker.publish("limited.slots", &id).await.unwrap();
+    }
+    calls.until_distinct(20).await;
+    assert_eq!((most.load(Ordering::Relaxed), calls.len()), (2, 20));
+    subscription.unsubscribe().await.unwrap();
+}
+
+async fn breaker_stops_the_calls_while_a_dependency_is_down(transport: &Transport) {
+    let cooldown = Duration::from_millis(500);
+    let broker = connect(transport, Broker::builder()).await;
+    let (is_down, calls) = (Arc::new(AtomicBool::new(true)), Recorder::new());
+    let (down, recorder) = (is_down.clone(), calls.clone());
+    let handler = move |id: u64| {
+        recorder.add(id);
+        let is_down = down.load(Ordering::Relaxed);
+        async move { if is_down { Err("the database is down".into()) } else { HandlerResult::Ok(()) } }
+    };
+    let options = broker.subscribe("broken.calls", "broken", handler).layer(CircuitBreaker::new(3, cooldown));
+    let options = options.backoff(&[Duration::from_millis(50)]).max_deliver(100);
+    let begun = Instant::now();
+    let subscription = options.await.unwrap();
+    for id in 0..20_u64 {
+        broker.publish("broken.calls", &id).await.unwrap();
+    }
+    calls.until_len(5).await;
+    // Three failures, and one message after each cooldown.
+    assert!(begun.elapsed() >= cooldown * 2, "{:?}", begun.elapsed());
+    is_down.store(false, Ordering::Relaxed);
+    calls.until_distinct(20).await;
+    eventually("all are acknowledged", secs(10), async || {
+        let acked = calls.counts();
+        (acked.len() == 20).then_some(())
+    })
+    .await;
+    assert!(calls.len() <= 26, "{}", calls.len());
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// A layer that records its name before each call, and refuses some calls.
+#[derive(Clone)]
+struct Named {
+    name: &'static str,
+    names: Arc<Mutex<Vec<&'static str>>>,
+    refuses: bool,
+}
+
+impl<S> Layer<S> for Named {
+    type Service = NamedService<S>;
+
+    fn layer(&self, inner: S) -> NamedService<S> {
+        NamedService { layer: self.clone(), inner }
+    }
+}
+
+struct NamedService<S> {
+    layer: Named,
+    inner: S,
+}
+
+impl<S> Service<Request> for NamedService<S>
+where
+    S: Service<Request, Response = Response, Error = BoxError, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        self.layer.names.lock().unwrap().push(self.layer.name);
+        assert_eq!(request.messages().len(), 1);
+        if self.layer.refuses {
+            let text = format!("no quota for {} on {}", request.context().handler(), request.message().subject());
+            return Box::pin(std::future::ready(Err(text.into())));
+        }
+        Box::pin(self.inner.call(request))
+    }
+}
+
+async fn layers_are_called_from_the_outside_in(transport: &Transport) {
+    let names = Arc::<Mutex<Vec<_>>>::default();
+    let named = |name| Named { name, names: names.clone(), refuses: false };
+    let builder = Broker::builder().layer(named("first")).layer(named("second")).layer_group("reports", named("group"));
+    let broker = connect(transport, builder).await;
+    let calls = Recorder::new();
+    let options = broker.subscribe("layered.calls", "layered", calls.handler());
+    let subscription = options.layer(named("own")).layer(named("inner")).await.unwrap();
+    broker.publish("layered.calls", &7_u64).await.unwrap();
+    calls.until(7).await;
+    assert_eq!(*names.lock().unwrap(), ["first", "second", "own", "inner"]);
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// The names of the layers, by the message that was called.
+fn own() -> Named {
+    static NAMES: std::sync::LazyLock<Arc<Mutex<Vec<&'static str>>>> = std::sync::LazyLock::new(Arc::default);
+    Named { name: "own", names: NAMES.clone(), refuses: false }
+}
+
+#[subscriber(subject = "layered.functions", queue = "layered-functions", group = "layered", layer = own)]
+async fn layered(_: u64) {}
+
+async fn function_has_the_layers_of_its_group_and_its_own(transport: &Transport) {
+    let names = Arc::<Mutex<Vec<_>>>::default();
+    let named = |name| Named { name, names: names.clone(), refuses: false };
+    let builder = Broker::builder().layer_group("layered", named("group")).layer_group("others", named("others"));
+    let broker = connect(transport, builder.layer(named("all"))).await;
+    let running = broker.start_groups(["layered"]).await.unwrap();
+    let before = own().names.lock().unwrap().len();
+    broker.publish("layered.functions", &7).await.unwrap();
+    eventually("the message is handled", secs(10), async || (own().names.lock().unwrap().len() > before).then_some(()))
+        .await;
+    assert_eq!(*names.lock().unwrap(), ["all", "group"]);
+    running.shutdown().await.unwrap();
+}
+
+async fn error_of_a_layer_is_retried(transport: &Transport) {
+    let names = Arc::<Mutex<Vec<_>>>::default();
+    let broker = connect(transport, Broker::builder()).await;
+    let calls = Recorder::new();
+    let refusing = Named { name: "quota", names: names.clone(), refuses: true };
+    let options = broker.subscribe("refused.calls", "refused", calls.handler()).name("refused").layer(refusing);
+    let subscription = options.max_deliver(2).backoff(&[Duration::from_millis(10)]).await.unwrap();
+    broker.publish("refused.calls", &7_u64).await.unwrap();
+    let letters = dead_letters(&broker, 1).await;
+    assert_eq!(letters[0].error, "no quota for refused on refused.calls");
+    assert_eq!((names.lock().unwrap().len(), calls.len()), (2, 0));
+    subscription.unsubscribe().await.unwrap();
+}

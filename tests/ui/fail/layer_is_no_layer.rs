@@ -1,0 +1,12 @@
+use jetstream_handlers::prelude::*;
+
+fn limit() -> u64 {
+    7
+}
+
+#[subscriber(subject = "orders.created", queue = "order-processor", layer = limit)]
+async fn process_order(order: String) {
+    println!("{order}");
+}
+
+fn main() {}
