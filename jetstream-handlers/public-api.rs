@@ -6,6 +6,7 @@
 pub struct Builder {}
 impl Builder {
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
@@ -23,7 +24,7 @@ impl Handled {
     pub fn once(self) -> Self {}
     pub fn never(self) -> Self {}
     pub fn times(self, count: usize) -> Self {}
-    pub fn with<T: Serialize + ?Sized>(self, payload: &T) -> Self {}
+    pub fn with<T: Payload + ?Sized>(self, payload: &T) -> Self {}
     pub fn settled(self, settle: Settle) -> Self {}
     pub fn retried(self, count: usize) -> Self {}
 }
@@ -73,7 +74,7 @@ impl TestBroker {
     pub fn builder() -> Builder {}
     pub async fn second_instance(&self) -> Broker {}
     pub fn broker(&self) -> &Broker {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -119,12 +120,12 @@ impl Broker {
     pub fn in_memory() -> Self {}
     pub fn builder() -> Builder {}
     pub fn from_env() -> Builder {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -182,6 +183,7 @@ impl Builder {
     pub fn request_timeout(mut self, timeout: Duration) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn redact_errors(mut self) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
@@ -239,6 +241,82 @@ impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {}
     pub async fn delete_consumer(self) -> Result<(), Error> {}
 }
+
+// jetstream_handlers::Protobuf
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protobuf<T>(pub T);
+impl<T: prost::Message + Default> FromPayload<'_> for Protobuf<T> {}
+impl<T: prost::Message> Payload for Protobuf<T> {}
+impl<T> Deref for Protobuf<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::Cbor
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cbor<T>(pub T);
+
+// jetstream_handlers::CborCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CborCodec;
+impl Codec for CborCodec {}
+
+// jetstream_handlers::Codec
+pub trait Codec: Send + Sync + 'static {
+    /// The media type of the format, which published messages carry in the header `Content-Type`.
+    const CONTENT_TYPE: &'static str;
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>>;
+}
+
+// jetstream_handlers::Coded
+pub struct Coded<C, T> {}
+impl<'m, C: Codec + Default, T: Deserialize<'m>> FromPayload<'m> for Coded<C, T> {}
+impl<C, T: fmt::Debug> fmt::Debug for Coded<C, T> {}
+impl<C, T> Coded<C, T> {
+    pub fn new(value: T) -> Self {}
+    pub fn into_inner(self) -> T {}
+}
+impl<C, T> Deref for Coded<C, T> {
+    type Target = T;
+}
+impl<C: Codec + Default, T: Serialize> Payload for Coded<C, T> {}
+
+// jetstream_handlers::Json
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+// jetstream_handlers::JsonCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JsonCodec;
+impl Codec for JsonCodec {}
+
+// jetstream_handlers::Payload
+pub trait Payload {
+    fn encode_payload(&self, default: &DefaultCodec) -> Result<Encoded, EncodeError>;
+}
+
+// jetstream_handlers::Raw
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<T>(pub T);
+impl<T> Deref for Raw<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::MessagePack
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagePack<T>(pub T);
+
+// jetstream_handlers::MessagePackCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessagePackCodec;
+impl Codec for MessagePackCodec {}
 
 // jetstream_handlers::DeadLetter
 #[derive(Debug, Clone)]
@@ -486,9 +564,11 @@ impl Headers {
 
 // jetstream_handlers::Rejection
 #[derive(Debug)]
-pub struct Rejection();
+pub struct Rejection {}
+impl From<Undecodable> for Rejection {}
 impl Rejection {
     pub fn new(reason: impl Into<BoxError>) -> Self {}
+    pub fn missing(reason: impl Into<BoxError>) -> Self {}
 }
 impl fmt::Display for Rejection {}
 
@@ -613,6 +693,7 @@ pub enum Status {
 // jetstream_handlers::HandlerError
 pub struct HandlerError {}
 impl<E: Into<BoxError>> From<E> for HandlerError {}
+impl From<Rejection> for HandlerError {}
 impl HandlerError {
     pub fn retry(error: impl Into<BoxError>) -> Self {}
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {}
@@ -696,6 +777,8 @@ impl PublishMessage {
     pub fn expect_last_sequence(self, sequence: u64) -> Self {}
     pub fn expect_stream(self, stream: &str) -> Self {}
     pub fn ttl(mut self, ttl: Duration) -> Self {}
+    pub fn gzip(self) -> Self {}
+    pub fn zstd(self) -> Self {}
 }
 impl fmt::Debug for PublishMessage {}
 
@@ -710,7 +793,7 @@ impl Publisher {
     {}
 }
 impl Publisher {
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -720,7 +803,7 @@ impl Publisher {
         subject: &str,
         payload: impl Into<Bytes>,
     ) -> PublishMessage {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,

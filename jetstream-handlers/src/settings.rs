@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream;
 
+use crate::codec::DefaultCodec;
+
 /// Settings for streams and publishing, with their defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -15,6 +17,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     /// `true` if texts of errors must not show values of a payload.
     pub(crate) redact_errors: bool,
+    /// The format of payloads that name none.
+    pub(crate) codec: DefaultCodec,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,
 }
@@ -27,6 +31,7 @@ impl Default for Settings {
             publish_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(5),
             redact_errors: false,
+            codec: DefaultCodec::default(),
             domain: None,
             api_prefix: None,
         }

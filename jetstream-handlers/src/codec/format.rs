@@ -1,13 +1,31 @@
 //! Payloads that are no JSON, recognized by how they begin.
 
+use serde_json::error::Category;
+
+use crate::error::BoxError;
+
+/// A byte order mark, which some editors and libraries write at the start of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The number of bytes of a payload that an error shows.
+const SHOWN: usize = 32;
+
+#[cfg(feature = "compression")]
+const GZIP: &str = "data that is compressed with gzip, without the header `Content-Encoding: gzip`";
+#[cfg(feature = "compression")]
+const ZSTD: &str = "data that is compressed with zstd, without the header `Content-Encoding: zstd`";
+#[cfg(not(feature = "compression"))]
+const GZIP: &str = "data that is compressed with gzip, which requires the feature `compression`";
+#[cfg(not(feature = "compression"))]
+const ZSTD: &str = "data that is compressed with zstd, which requires the feature `compression`";
+
 /// Returns what a payload seems to be, if it is evidently not JSON.
-pub(crate) fn other_format(payload: &[u8]) -> Option<&'static str> {
-    const KNOWN: [(&[u8], &str); 7] = [
-        (b"\xef\xbb\xbf", "text with a byte order mark, which JSON does not allow (RFC 8259); publish it without"),
+pub(super) fn other_format(payload: &[u8]) -> Option<&'static str> {
+    const KNOWN: [(&[u8], &str); 6] = [
         (b"\xff\xfe", "UTF-16 text; JSON is UTF-8"),
         (b"\xfe\xff", "UTF-16 text; JSON is UTF-8"),
-        (b"\x1f\x8b", "data that is compressed with gzip"),
-        (b"\x28\xb5\x2f\xfd", "data that is compressed with zstd"),
+        (b"\x1f\x8b", GZIP),
+        (b"\x28\xb5\x2f\xfd", ZSTD),
         (b"\xff\x06\x00\x00sNaPpY", "data that is compressed with snappy"),
         (b"\xd9\xd9\xf7", "CBOR"),
     ];
@@ -26,6 +44,22 @@ pub(crate) fn other_format(payload: &[u8]) -> Option<&'static str> {
     }
 }
 
+/// Returns the payload without the byte order mark at its start, if it has one.
+pub(super) fn without_mark(payload: &[u8]) -> Option<&[u8]> {
+    payload.strip_prefix(BYTE_ORDER_MARK)
+}
+
+/// Returns the first bytes of a payload that is not JSON from its beginning.
+pub(super) fn beginning(payload: &[u8], error: &BoxError) -> Option<String> {
+    let error = error.downcast_ref::<serde_json::Error>()?;
+    let is_syntax = matches!(error.classify(), Category::Syntax | Category::Eof);
+    if !is_syntax || error.line() > 1 || error.column() > SHOWN {
+        return None;
+    }
+    let shown = payload[..payload.len().min(SHOWN)].escape_ascii();
+    Some(format!("{shown}{}", if payload.len() > SHOWN { ".." } else { "" }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,7 +67,6 @@ mod tests {
     #[test]
     fn formats_are_recognized() {
         let named = |payload: &[u8], part: &str| other_format(payload).is_some_and(|format| format.contains(part));
-        assert!(named(b"\xef\xbb\xbf{}", "byte order mark"));
         assert!(named(b"\xff\xfe{\0}\0", "UTF-16"));
         assert!(named(b"\x1f\x8b\x08\0", "gzip"));
         assert!(named(b"\x82\xa2id\x01", "MessagePack"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::States;
+use crate::codec::DefaultCodec;
 use crate::memory::Memory;
 use crate::publish::Publisher;
 use crate::settings::Settings;
@@ -57,6 +58,11 @@ impl Context {
     /// Returns a publisher on the connection that received the message.
     pub fn publisher(&self) -> &Publisher {
         &self.0.publisher
+    }
+
+    /// Returns the format of payloads that name none.
+    pub(crate) fn codec(&self) -> &DefaultCodec {
+        self.0.publisher.codec()
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

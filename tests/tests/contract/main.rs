@@ -21,6 +21,7 @@ macro_rules! contract {
 }
 
 mod calls;
+mod codecs;
 mod consumers;
 mod dead_letters;
 mod headers;
