@@ -46,8 +46,8 @@ pub(super) use wrapper;
 
 /// A payload in the format of a [`Codec`] of the application.
 ///
-/// Published, it has the `Content-Type` of the codec. It is decoded with the default of the codec, which must not need
-/// any value to be set up.
+/// Published, it has the `Content-Type` of the codec.
+/// The codec is made by its `Default` for each payload; one that is made otherwise can be the default of a broker.
 ///
 /// # Examples
 ///

@@ -3,16 +3,14 @@
 use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::content_type::{Kind, media_type};
+use super::erased::Other;
 use super::error::format_name;
 use super::payload::{body, is_evident, recover, stated};
 use super::{Codec, EncodeError, Encoded, JsonCodec, Undecodable, empty};
-use crate::error::BoxError;
 use crate::message::Message;
 
 /// The default format of a broker.
@@ -79,7 +77,7 @@ impl DefaultCodec {
         if is(TypeId::of::<super::CborCodec>()) {
             return Self(Format::Cbor);
         }
-        Self(Format::Other(Other(Arc::new(codec))))
+        Self(Format::Other(Other::new(codec)))
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -93,7 +91,7 @@ impl DefaultCodec {
             Format::MessagePack => super::MessagePackCodec::CONTENT_TYPE,
             #[cfg(feature = "cbor")]
             Format::Cbor => super::CborCodec::CONTENT_TYPE,
-            Format::Other(codec) => codec.0.content_type(),
+            Format::Other(codec) => codec.content_type(),
         }
     }
 
@@ -146,7 +144,7 @@ impl DefaultCodec {
 
     fn run<'m, T: Deserialize<'m>>(&self, payload: &'m [u8], stated: &str) -> Result<T, Undecodable> {
         with_codec!(&self.0, codec => {
-            codec.decode(payload, PhantomData).or_else(|_| recover(codec, self.content_type(), payload, stated))
+            codec.decode(payload, PhantomData).or_else(|error| recover(codec, self.content_type(), payload, stated, error))
         })
     }
 
@@ -185,68 +183,12 @@ fn not_decoded(media_type: &str, kind: Kind) -> Undecodable {
     Undecodable::new(format!("the message has the content type `{media_type}`, which is {name}; to decode it, {how}"))
 }
 
-/// A codec whose type is not known where values are encoded and decoded.
-trait Erased: Send + Sync {
-    fn content_type(&self) -> &'static str;
-
-    fn encode_erased(&self, value: &dyn erased_serde::Serialize) -> Result<Vec<u8>, BoxError>;
-
-    fn decode_erased<'de>(&self, payload: &'de [u8], visit: Visit<'_, 'de>) -> Result<(), BoxError>;
-}
-
-/// A function that decodes a value, and keeps it.
-type Visit<'a, 'de> = &'a mut dyn FnMut(&mut dyn erased_serde::Deserializer<'de>) -> Result<(), erased_serde::Error>;
-
-impl<C: Codec> Erased for C {
-    fn content_type(&self) -> &'static str {
-        C::CONTENT_TYPE
-    }
-
-    fn encode_erased(&self, value: &dyn erased_serde::Serialize) -> Result<Vec<u8>, BoxError> {
-        self.encode(value)
-    }
-
-    fn decode_erased<'de>(&self, payload: &'de [u8], visit: Visit<'_, 'de>) -> Result<(), BoxError> {
-        self.decode(payload, Visiting(visit))
-    }
-}
-
-struct Visiting<'a, 'de>(Visit<'a, 'de>);
-
-impl<'de> DeserializeSeed<'de> for Visiting<'_, 'de> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        (self.0)(&mut <dyn erased_serde::Deserializer<'de>>::erase(deserializer)).map_err(D::Error::custom)
-    }
-}
-
-/// A codec of the application, as a [`Codec`] again.
-#[derive(Clone)]
-struct Other(Arc<dyn Erased>);
-
-impl Codec for Other {
-    /// Never read, since a constant cannot be that of the codec.
-    const CONTENT_TYPE: &'static str = "";
-
-    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, BoxError> {
-        self.0.encode_erased(&value)
-    }
-
-    fn decode<'de, S: DeserializeSeed<'de>>(&self, payload: &'de [u8], seed: S) -> Result<S::Value, BoxError> {
-        let (mut seed, mut value) = (Some(seed), None);
-        self.0.decode_erased(payload, &mut |deserializer| {
-            let seed = seed.take().ok_or_else(|| erased_serde::Error::custom("the codec decodes a value twice"))?;
-            value = Some(seed.deserialize(deserializer)?);
-            Ok(())
-        })?;
-        value.ok_or_else(|| "the codec returned without a value".into())
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde::de::DeserializeSeed;
+
     use super::*;
+    use crate::error::BoxError;
 
     #[derive(Debug, PartialEq, Deserialize, Serialize)]
     struct Item {

@@ -1,14 +1,12 @@
 //! The errors of encoding and decoding.
 
 use std::fmt;
-use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer};
 use serde_path_to_error::Track;
 
-use super::Codec;
 use super::content_type::JSON;
+use super::erased::Erased;
 use super::format::{beginning, other_format};
 use crate::error::BoxError;
 
@@ -58,43 +56,34 @@ pub(super) fn format_name(content_type: &'static str) -> &'static str {
 
 /// Returns why a payload cannot be decoded, with the path of the place inside it.
 ///
-/// The payload is decoded again, because only errors need the path.
 /// `stated` is what the message states about its format, as a part of the text.
-pub(super) fn explain<'m, C: Codec, T: Deserialize<'m>>(
-    codec: &C,
+pub(super) fn explain<'m, T: Deserialize<'m>>(
+    codec: &dyn Erased,
     content_type: &'static str,
     payload: &'m [u8],
     stated: &str,
+    error: &BoxError,
 ) -> Undecodable {
     let (name, format) = (std::any::type_name::<T>(), format_name(content_type));
-    let mut track = Track::new();
-    let tracked = Tracked::<T> { track: &mut track, value: PhantomData };
-    let Err(error) = codec.decode(payload, tracked) else {
-        // Only a type that decodes differently each time comes here.
-        return Undecodable(format!("the payload{stated} is not valid {format} for `{name}`"));
-    };
-    let is_json = content_type == JSON;
-    if let Some(other) = other_format(payload).filter(|_| is_json) {
+    if let Some(other) = other_format(payload, content_type) {
         return Undecodable(format!("the payload{stated} is not valid {format} for `{name}`: it seems to be {other}"));
     }
-    let begins = beginning(payload, &error).map(|text| format!(" `{text}`")).unwrap_or_default();
-    let path = match track.path().to_string().as_str() {
-        "." => String::new(),
-        path => format!("{path}: "),
-    };
+    let begins = beginning(payload, error).map(|text| format!(" `{text}`")).unwrap_or_default();
+    let path = path::<T>(codec, payload);
     Undecodable(format!("the payload{begins}{stated} is not valid {format} for `{name}`: {path}{error}"))
 }
 
-/// Decodes a value and notes the path to the place at which it fails.
-struct Tracked<'a, T> {
-    track: &'a mut Track,
-    value: PhantomData<T>,
-}
-
-impl<'de, T: Deserialize<'de>> DeserializeSeed<'de> for Tracked<'_, T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        T::deserialize(serde_path_to_error::Deserializer::new(deserializer, self.track))
+/// Returns the path to the place at which a payload cannot be decoded, as the beginning of an error.
+///
+/// The payload is decoded again, because only errors need the path, and with an erased codec, so that a payload type is
+/// compiled with paths only once.
+fn path<'m, T: Deserialize<'m>>(codec: &dyn Erased, payload: &'m [u8]) -> String {
+    let mut track = Track::new();
+    let decoded = codec.decode_erased(payload, &mut |deserializer| {
+        T::deserialize(serde_path_to_error::Deserializer::new(deserializer, &mut track)).map(drop)
+    });
+    match (decoded, track.path().to_string().as_str()) {
+        (Ok(()), _) | (_, ".") => String::new(),
+        (Err(_), path) => format!("{path}: "),
     }
 }

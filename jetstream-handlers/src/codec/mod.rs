@@ -8,6 +8,7 @@ pub(crate) mod compression;
 mod content_type;
 mod default;
 mod empty;
+mod erased;
 mod error;
 mod finite;
 mod format;

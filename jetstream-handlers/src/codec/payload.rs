@@ -9,6 +9,7 @@ use super::content_type::{JSON, Kind, media_type};
 use super::error::{explain, format_name};
 use super::format::without_mark;
 use super::{Codec, DefaultCodec, EncodeError, Undecodable, empty};
+use crate::error::BoxError;
 use crate::message::Message;
 
 /// A value that can be published.
@@ -105,7 +106,7 @@ pub(super) fn decode_as<'m, C: Codec, T: Deserialize<'m>>(codec: &C, message: &'
         return Ok(value);
     }
     refuse_other(C::CONTENT_TYPE, message)?;
-    codec.decode(payload, PhantomData).or_else(|_| recover(codec, C::CONTENT_TYPE, payload, ""))
+    codec.decode(payload, PhantomData).or_else(|error| recover(codec, C::CONTENT_TYPE, payload, "", error))
 }
 
 /// Returns `true` if a payload that decodes as JSON is JSON for certain, whatever its content type is.
@@ -122,11 +123,16 @@ pub(super) fn recover<'m, C: Codec, T: Deserialize<'m>>(
     content_type: &'static str,
     payload: &'m [u8],
     stated: &str,
+    error: BoxError,
 ) -> Result<T, Undecodable> {
-    let marked = without_mark(payload).filter(|_| content_type == JSON);
-    let payload = marked.unwrap_or(payload);
-    let decoded = marked.and_then(|payload| codec.decode(payload, PhantomData).ok());
-    decoded.ok_or_else(|| explain::<C, T>(codec, content_type, payload, stated))
+    let (payload, error) = match without_mark(payload).filter(|_| content_type == JSON) {
+        None => (payload, error),
+        Some(payload) => match codec.decode(payload, PhantomData) {
+            Ok(value) => return Ok(value),
+            Err(error) => (payload, error),
+        },
+    };
+    Err(explain::<T>(codec, content_type, payload, stated, &error))
 }
 
 /// Refuses a message whose content type is that of another format than its parameter's.

@@ -290,7 +290,7 @@ pub fn check<'m, T: Argument<'m, Via>, Via: After<State>, State>(
 pub struct Problems {
     context: Context,
     pub(crate) found: Vec<Problem>,
-    /// `true` if a parameter is decoded from the payload and cannot be made from an empty one.
+    /// `true` if a message that only marks a deletion is no value of a parameter.
     pub(crate) needs_content: bool,
 }
 

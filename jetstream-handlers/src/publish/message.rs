@@ -178,6 +178,14 @@ impl PublishMessage {
     /// feature `compression`.
     ///
     /// Handlers of programs with the feature decompress it. An empty payload stays empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async fn send(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// broker.publish_message("reports.written", &"a long text".repeat(1000)).zstd().await?;
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "compression")]
     pub fn zstd(self) -> Self {
         self.compressed(Encoding::Zstd)

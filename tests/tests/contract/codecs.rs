@@ -142,6 +142,10 @@ async fn for_default(transport: &Transport, codec: impl Codec, content_type: &st
     assert_eq!(errors.len(), 1);
     assert!(errors[0].starts_with("the message has the content type `application/octet-stream`"), "{}", errors[0]);
     assert!(errors[0].contains("`application/msgpack`, `application/cbor`"), "{}", errors[0]);
+    // A program that publishes JSON as for another broker.
+    broker.publish_message(foreign(&broker, br#"{"id":4}"#.as_slice(), "")).await;
+    let error = broker.dead_letters().await.pop().unwrap().error;
+    assert!(error.ends_with("it seems to be JSON, without the header `Content-Type: application/json`"), "{error}");
 }
 
 async fn parameter_names_its_format(transport: &Transport) {
