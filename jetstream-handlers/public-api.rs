@@ -1,75 +1,12 @@
 // The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
 
-// jetstream_handlers::layer::Breaker
-#[derive(Debug)]
-pub struct Breaker<S> {}
-impl<S: Service<Request>> Service<Request> for Breaker<S>
-where
-    S: Service<Request, Response = Response>,
-{
-    type Response = Response;
-    type Error = S::Error;
-    type Future = BreakerFuture<S::Future>;
-}
-
-// jetstream_handlers::layer::BreakerFuture
-#[derive(Debug)]
-pub struct BreakerFuture<F> {}
-impl<F, E> Future for BreakerFuture<F>
-where
-    F: Future<Output = Result<Response, E>>,
-{
-    type Output = Result<Response, E>;
-}
-
-// jetstream_handlers::layer::CircuitBreaker
-#[derive(Debug, Clone, Copy)]
-pub struct CircuitBreaker {}
-impl<S> Layer<S> for CircuitBreaker {
-    type Service = Breaker<S>;
-}
-impl CircuitBreaker {
-    pub fn new(failures: u32, cooldown: Duration) -> Self {}
-}
-
-// jetstream_handlers::layer::HandlerService
-#[derive(Clone)]
-pub struct HandlerService();
-impl Service<Request> for HandlerService {
-    type Response = Response;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Response, BoxError>>;
-}
-impl fmt::Debug for HandlerService {}
-
-// jetstream_handlers::layer::Request
-#[derive(Debug, Clone)]
-pub struct Request {}
-impl Request {
-    pub fn message(&self) -> &Message {}
-    pub fn messages(&self) -> &[Message] {}
-    pub fn context(&self) -> &Context {}
-}
-
-// jetstream_handlers::layer::Response
-#[derive(Debug)]
-pub struct Response();
-impl Response {
-    pub fn settle(&self) -> Settle {}
-    pub fn error(&self) -> Option<&str> {}
-}
-
-// jetstream_handlers::layer::LayerOfHandlers
-pub trait LayerOfHandlers: Send + Sync + 'static {
-    fn into_wrapper(self) -> Wrapper;
-}
-
 // jetstream_handlers::testing::Builder
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
 pub struct Builder {}
 impl Builder {
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
@@ -87,7 +24,7 @@ impl Handled {
     pub fn once(self) -> Self {}
     pub fn never(self) -> Self {}
     pub fn times(self, count: usize) -> Self {}
-    pub fn with<T: Serialize + ?Sized>(self, payload: &T) -> Self {}
+    pub fn with<T: Payload + ?Sized>(self, payload: &T) -> Self {}
     pub fn settled(self, settle: Settle) -> Self {}
     pub fn retried(self, count: usize) -> Self {}
 }
@@ -137,7 +74,7 @@ impl TestBroker {
     pub fn builder() -> Builder {}
     pub async fn second_instance(&self) -> Broker {}
     pub fn broker(&self) -> &Broker {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -183,13 +120,12 @@ impl Broker {
     pub fn in_memory() -> Self {}
     pub fn builder() -> Builder {}
     pub fn from_env() -> Builder {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
-    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -208,7 +144,7 @@ impl Broker {
     ) -> Result<(), Error> {}
     pub fn subscribe<A: 'static, C: Closure<A>>(
         &self,
-        subject: impl Into<Subjects>,
+        subject: &str,
         queue: &str,
         closure: C,
     ) -> Subscribe<'_> {}
@@ -224,7 +160,6 @@ impl fmt::Debug for Broker {}
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {}
 impl Builder {
-    pub fn name(mut self, name: impl Into<String>) -> Self {}
     pub fn servers<S: Into<String>>(
         mut self,
         servers: impl IntoIterator<Item = S>,
@@ -241,8 +176,6 @@ impl Builder {
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
-    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
-    pub fn layer_group(mut self, group: &str, layer: impl LayerOfHandlers) -> Self {}
     pub fn batch_size(mut self, messages: usize) -> Self {}
     pub fn fetch_wait(mut self, wait: Duration) -> Self {}
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {}
@@ -250,8 +183,8 @@ impl Builder {
     pub fn request_timeout(mut self, timeout: Duration) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn redact_errors(mut self) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
-    pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
     pub fn connect_in_memory(self) -> Broker {}
@@ -297,7 +230,6 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
-    pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
 
@@ -309,6 +241,82 @@ impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {}
     pub async fn delete_consumer(self) -> Result<(), Error> {}
 }
+
+// jetstream_handlers::Protobuf
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protobuf<T>(pub T);
+impl<T: prost::Message + Default> FromPayload<'_> for Protobuf<T> {}
+impl<T: prost::Message> Payload for Protobuf<T> {}
+impl<T> Deref for Protobuf<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::Cbor
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cbor<T>(pub T);
+
+// jetstream_handlers::CborCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CborCodec;
+impl Codec for CborCodec {}
+
+// jetstream_handlers::Codec
+pub trait Codec: Send + Sync + 'static {
+    /// The media type of the format, which published messages carry in the header `Content-Type`.
+    const CONTENT_TYPE: &'static str;
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>>;
+}
+
+// jetstream_handlers::Coded
+pub struct Coded<C, T> {}
+impl<'m, C: Codec + Default, T: Deserialize<'m>> FromPayload<'m> for Coded<C, T> {}
+impl<C, T: fmt::Debug> fmt::Debug for Coded<C, T> {}
+impl<C, T> Coded<C, T> {
+    pub fn new(value: T) -> Self {}
+    pub fn into_inner(self) -> T {}
+}
+impl<C, T> Deref for Coded<C, T> {
+    type Target = T;
+}
+impl<C: Codec + Default, T: Serialize> Payload for Coded<C, T> {}
+
+// jetstream_handlers::Json
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+// jetstream_handlers::JsonCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JsonCodec;
+impl Codec for JsonCodec {}
+
+// jetstream_handlers::Payload
+pub trait Payload {
+    fn encode_payload(&self, default: &DefaultCodec) -> Result<Encoded, EncodeError>;
+}
+
+// jetstream_handlers::Raw
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<T>(pub T);
+impl<T> Deref for Raw<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::MessagePack
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagePack<T>(pub T);
+
+// jetstream_handlers::MessagePackCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessagePackCodec;
+impl Codec for MessagePackCodec {}
 
 // jetstream_handlers::DeadLetter
 #[derive(Debug, Clone)]
@@ -425,7 +433,6 @@ pub enum Problem {
         stored: Vec<String>,
     },
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
-    SeveralStreams { handler: String, streams: Vec<(String, String)> },
     WrongStream {
         purpose: Purpose,
         subject: String,
@@ -499,11 +506,8 @@ impl Error {
 }
 impl From<IngestError> for Error {}
 impl StdError for Error {}
-impl de::Error for Error {}
 impl fmt::Debug for Error {}
 impl fmt::Display for Error {}
-impl fmt::Display for Error {}
-impl std::error::Error for Error {}
 
 // jetstream_handlers::ErrorKind
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -530,19 +534,6 @@ pub enum ErrorKind {
     Server,
 }
 
-// jetstream_handlers::Event
-pub trait Event: Serialize {
-    /// The subjects of the event with placeholders; a struct has one.
-    const PATTERNS: &'static [&'static str];
-    /// The subject of the event with placeholders; the first one of an enum that has several.
-    const PATTERN: &'static str = Self::PATTERNS[0];
-    /// The version, which is sent in the header `Event-Version`; `None` sends none.
-    const VERSION: Option<u32> = None;
-    fn subject(&self) -> Result<String, Error>;
-    fn message_id(&self) -> Option<String> {}
-    fn type_header(&self) -> Option<(&'static str, &'static str)> {}
-}
-
 // jetstream_handlers::Context
 #[derive(Debug, Clone)]
 pub struct Context();
@@ -550,8 +541,6 @@ impl Context {
     pub fn for_test() -> Self {}
     #[must_use]
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
-    #[must_use]
-    pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {}
     pub fn handler(&self) -> &str {}
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn publisher(&self) -> &Publisher {}
@@ -561,7 +550,6 @@ impl Context {
 pub trait FromMessage: Sized {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
     fn check(context: &Context) -> Result<(), Rejection> {}
-    fn needs_content() -> bool {}
 }
 
 // jetstream_handlers::Headers
@@ -574,20 +562,13 @@ impl Headers {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {}
 }
 
-// jetstream_handlers::Path
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Path<T>(pub T);
-impl<T: DeserializeOwned> FromMessage for Path<T> {}
-impl<T: fmt::Display> fmt::Display for Path<T> {}
-impl<T> Deref for Path<T> {
-    type Target = T;
-}
-
 // jetstream_handlers::Rejection
 #[derive(Debug)]
-pub struct Rejection();
+pub struct Rejection {}
+impl From<Undecodable> for Rejection {}
 impl Rejection {
     pub fn new(reason: impl Into<BoxError>) -> Self {}
+    pub fn missing(reason: impl Into<BoxError>) -> Self {}
 }
 impl fmt::Display for Rejection {}
 
@@ -712,6 +693,7 @@ pub enum Status {
 // jetstream_handlers::HandlerError
 pub struct HandlerError {}
 impl<E: Into<BoxError>> From<E> for HandlerError {}
+impl From<Rejection> for HandlerError {}
 impl HandlerError {
     pub fn retry(error: impl Into<BoxError>) -> Self {}
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {}
@@ -769,17 +751,6 @@ pub enum Deliver {
     FromTime(SystemTime),
 }
 
-// jetstream_handlers::Subjects
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subjects();
-impl<S: Into<String>, const N: usize> From<[S; N]> for Subjects {}
-impl<S: Into<String>> From<Vec<S>> for Subjects {}
-impl From<&String> for Subjects {}
-impl From<&[&str]> for Subjects {}
-impl From<&str> for Subjects {}
-impl From<String> for Subjects {}
-impl fmt::Display for Subjects {}
-
 // jetstream_handlers::PublishAll
 #[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {}
@@ -806,6 +777,8 @@ impl PublishMessage {
     pub fn expect_last_sequence(self, sequence: u64) -> Self {}
     pub fn expect_stream(self, stream: &str) -> Self {}
     pub fn ttl(mut self, ttl: Duration) -> Self {}
+    pub fn gzip(self) -> Self {}
+    pub fn zstd(self) -> Self {}
 }
 impl fmt::Debug for PublishMessage {}
 
@@ -820,18 +793,17 @@ impl Publisher {
     {}
 }
 impl Publisher {
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
-    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
     pub fn publish_bytes(
         &self,
         subject: &str,
         payload: impl Into<Bytes>,
     ) -> PublishMessage {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -890,9 +862,6 @@ pub use async_nats::jetstream::stream::SubjectTransform;
 // jetstream_handlers::prelude::Broker
 pub use crate::Broker;
 
-// jetstream_handlers::prelude::Event
-pub use crate::Event;
-
 // jetstream_handlers::prelude::FromMessage
 pub use crate::FromMessage;
 
@@ -910,9 +879,6 @@ pub use crate::Info;
 
 // jetstream_handlers::prelude::Message
 pub use crate::Message;
-
-// jetstream_handlers::prelude::Path
-pub use crate::Path;
 
 // jetstream_handlers::prelude::Publisher
 pub use crate::Publisher;

@@ -14,7 +14,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
     ),
     (
         "codec",
-        "`codec` is not supported yet, payloads are JSON; add a parameter `message: Message` to decode its `payload()` in the handler, or remove `codec`",
+        "`codec` is not a key; name the format in the type of the parameter, as in `order: MessagePack<Order>`, or set the default of all handlers with `Builder::codec`",
     ),
     (
         "replicas",

@@ -214,10 +214,10 @@ fn check_borrow(parameter: &Type, name: &str, errors: &mut Errors) {
     if let Some(text) = borrowed_text(parameter) {
         let message = match &*text.elem {
             Type::Slice(_) => format!(
-                "handler `{name}` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload"
+                "handler `{name}` takes a slice, which JSON cannot be decoded to; take `Raw<&[u8]>` for the payload as it is, or a `Vec`"
             ),
             _ => format!(
-                "handler `{name}` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+                "handler `{name}` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or `Raw<&str>` for the payload as it is"
             ),
         };
         return errors.push_spanned(text, message);

@@ -36,6 +36,7 @@
 //!
 //! A handler takes the decoded payload, of any type that implements `serde::Deserialize`, and types that implement [`FromMessage`]:
 //! [`State`], [`Subject`], [`Headers`], [`Info`], [`Message`], [`Publisher`], [`Shutdown`], and your own.
+//! Payloads are JSON by default; [`codecs`] describes other formats.
 //!
 //! # Results
 //!
@@ -69,6 +70,8 @@
 //!
 //! | feature | effect |
 //! |---|---|
+//! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
+//! | `compression` | payloads that are compressed with gzip or zstd; off by default |
 //! | `tower` | [`layer`], which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
@@ -111,6 +114,13 @@ pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 
 pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
+#[cfg(feature = "protobuf")]
+pub use codec::Protobuf;
+#[cfg(feature = "cbor")]
+pub use codec::{Cbor, CborCodec};
+pub use codec::{Codec, Coded, Json, JsonCodec, Payload, Raw};
+#[cfg(feature = "messagepack")]
+pub use codec::{MessagePack, MessagePackCodec};
 pub use dead_letter::{DeadLetter, DeadLetters, ReplayReport};
 pub use error::difference::Difference;
 pub use error::ingest::IngestError;
@@ -255,6 +265,9 @@ struct Readme;
 #[cfg(doctest)]
 #[doc = include_str!("../../README.zh-TW.md")]
 struct ReadmeZhTw;
+
+#[doc = include_str!("docs/codecs.md")]
+pub mod codecs {}
 
 #[doc = include_str!("docs/security.md")]
 pub mod security {}

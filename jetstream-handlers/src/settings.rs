@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream;
 
+use crate::codec::DefaultCodec;
 use crate::prefix::Prefix;
 
 /// Settings for streams and publishing, with their defaults.
@@ -18,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) request_timeout: Duration,
     /// `true` if texts of errors must not show values of a payload.
     pub(crate) redact_errors: bool,
+    /// The format of payloads that name none.
+    pub(crate) codec: DefaultCodec,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,
     /// The prefix of all subjects and streams.
@@ -32,6 +35,7 @@ impl Default for Settings {
             publish_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(5),
             redact_errors: false,
+            codec: DefaultCodec::default(),
             domain: None,
             api_prefix: None,
             prefix: None,

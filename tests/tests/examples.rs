@@ -143,6 +143,23 @@ async fn lifecycle_serves_itself_and_ends() {
 }
 
 #[tokio::test]
+async fn codecs_decodes_each_format() {
+    let printed = run("codecs", None).await;
+    assert_lines(
+        &printed,
+        &[
+            "reading   kitchen has 21.5 °C, as application/msgpack",
+            "reading   kitchen has 22 °C, as application/json",
+            "rejected: the payload is not valid JSON for `codecs::Reading`: celsius: invalid type: string \"warm\"",
+            "alarm     of attic",
+            "note      \"attic is too hot\"",
+            "report    200 readings in ",
+            "All messages are handled.",
+        ],
+    );
+}
+
+#[tokio::test]
 async fn tls_auth_connects_and_is_refused() {
     let printed = run("tls_auth", None).await;
     assert_lines(

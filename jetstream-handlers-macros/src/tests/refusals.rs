@@ -329,7 +329,7 @@ fn unsupported_keys_say_what_to_write_instead() {
     assert_entries(
         r#"codec = "json""#,
         &[
-            "codec: `codec` is not supported yet, payloads are JSON; add a parameter `message: Message` to decode its `payload()` in the handler, or remove `codec`",
+            "codec: `codec` is not a key; name the format in the type of the parameter, as in `order: MessagePack<Order>`, or set the default of all handlers with `Builder::codec`",
         ],
     );
     for value in ["1", "3", "true"] {
@@ -531,7 +531,7 @@ fn parameters_that_outlive_the_message() {
     assert_item(
         "async fn f(text: &'static str) {}",
         &[
-            "&'static str: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload",
+            "&'static str: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or `Raw<&str>` for the payload as it is",
         ],
     );
     assert_item(
@@ -543,7 +543,7 @@ fn parameters_that_outlive_the_message() {
     assert_item(
         "async fn f(bytes: &[u8]) {}",
         &[
-            "&[u8]: handler `f` takes a slice, which JSON cannot be decoded to; take a `Vec`, or a `Message` for the raw payload",
+            "&[u8]: handler `f` takes a slice, which JSON cannot be decoded to; take `Raw<&[u8]>` for the payload as it is, or a `Vec`",
         ],
     );
     for (ty, part) in [
@@ -552,7 +552,7 @@ fn parameters_that_outlive_the_message() {
         ("std::collections::HashMap<String, [&str; 2]>", "&str"),
     ] {
         let expected = format!(
-            "{part}: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or a `Message` for the raw payload"
+            "{part}: handler `f` takes a `&str`, which cannot hold a JSON string with escapes; take a `String`, or `Raw<&str>` for the payload as it is"
         );
         assert_item(&format!("async fn f(value: {ty}) {{}}"), &[&expected]);
     }

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream;
 
 use super::{Broker, Defaults};
 use crate::backoff::MAX_DURATION;
+use crate::codec::{Codec, DefaultCodec};
 use crate::error::{Error, ErrorKind};
 use crate::extract::States;
 #[cfg(feature = "tower")]
@@ -306,6 +307,37 @@ impl Builder {
     /// Rust's panic hook still prints the message of a panic to the standard error.
     pub fn redact_errors(mut self) -> Self {
         self.settings.redact_errors = true;
+        self
+    }
+
+    /// Sets the format of payloads whose type names none, for handlers and for publishing; defaults to
+    /// [`JsonCodec`](crate::JsonCodec).
+    ///
+    /// A message whose header `Content-Type` names another format of this crate is decoded in that one, if its feature
+    /// is enabled.
+    /// Messages in another format than JSON are published with that header.
+    ///
+    /// With JSON as the default, a payload that is valid JSON is decoded as such, whatever its content type is.
+    /// With another default, a message with an unknown content type becomes a dead letter, because binary data could
+    /// be decoded to something that it is not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(not(feature = "messagepack"))]
+    /// # fn main() {}
+    /// # #[cfg(feature = "messagepack")]
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// use jetstream_handlers::{Broker, MessagePackCodec};
+    ///
+    /// let broker = Broker::builder().codec(MessagePackCodec).connect_in_memory();
+    /// broker.publish("orders.created", &7).await?;
+    /// # broker.disconnect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.settings.codec = DefaultCodec::new(codec);
         self
     }
 

@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
@@ -21,6 +20,7 @@ use running::{StopOnDrop, WorkerHandle, stop_all};
 use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
+use crate::codec::Payload;
 use crate::dead_letter::DeadLetters;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
@@ -198,7 +198,7 @@ impl Broker {
         }
     }
 
-    /// Publishes a value as JSON, and returns after the stream has stored it.
+    /// Publishes a value, and returns after the stream has stored it.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// If the future is dropped, the message may be stored or not.
-    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
+    pub async fn publish<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
     }
 
@@ -223,7 +223,7 @@ impl Broker {
     /// # Errors
     ///
     /// Awaiting the message returns the errors of [`Publisher::publish_message`].
-    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
+    pub fn publish_message<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
         self.inner.publisher.publish_message(subject, value)
     }
 

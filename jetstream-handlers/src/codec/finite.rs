@@ -3,21 +3,22 @@
 use std::fmt::Display;
 
 use serde::Serialize;
-use serde::ser::{self, Error as _};
+use serde::ser;
 
-use super::CodecError;
+use crate::error::BoxError;
 
 /// Returns an error that names the first number that is not finite, and its place in the value.
-pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), CodecError> {
+pub(super) fn check<T: Serialize + ?Sized>(value: &T) -> Result<(), BoxError> {
     match value.serialize(Finite) {
         Err(NotFinite { place, number: Some(number) }) => {
             let place = match place.strip_prefix('.').unwrap_or(&place) {
                 "" => "the value".to_owned(),
                 place => format!("`{place}`"),
             };
-            Err(CodecError::custom(format!(
+            Err(format!(
                 "{place} is {number}, which JSON does not have; publish `None` for a missing number, or use another type"
-            )))
+            )
+            .into())
         }
         // The value was encoded before, so another error is no reason to refuse it.
         Ok(()) | Err(NotFinite { number: None, .. }) => Ok(()),

@@ -1,126 +1,127 @@
-//! Encoding and decoding of payloads, as JSON.
+//! Encoding and decoding of payloads.
 
+#[cfg(feature = "cbor")]
+mod cbor;
+mod coded;
+#[cfg(feature = "compression")]
+pub(crate) mod compression;
+mod content_type;
+mod default;
 mod empty;
+mod erased;
+mod error;
 mod finite;
 mod format;
+mod json;
+#[cfg(feature = "messagepack")]
+mod message_pack;
+mod payload;
+#[cfg(feature = "protobuf")]
+mod protobuf;
+mod raw;
 
-use std::io;
+use std::error::Error;
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+use serde::Serialize;
+use serde::de::DeserializeSeed;
 
-pub(crate) use format::other_format;
+#[cfg(feature = "cbor")]
+pub use cbor::{Cbor, CborCodec};
+pub use coded::Coded;
+pub(crate) use content_type::CONTENT_TYPE;
+pub(crate) use default::DefaultCodec;
+pub(crate) use empty::needs_value;
+pub(crate) use error::{EncodeError, Undecodable};
+pub use json::{Json, JsonCodec};
+#[cfg(feature = "messagepack")]
+pub use message_pack::{MessagePack, MessagePackCodec};
+pub use payload::Payload;
+pub(crate) use payload::{Encoded, FromPayload};
+#[cfg(feature = "protobuf")]
+pub use protobuf::Protobuf;
+pub use raw::Raw;
 
-/// The error of encoding a value or decoding a payload.
-pub(crate) type CodecError = serde_json::Error;
-
-/// The initial capacity of a payload, in which most messages fit without another allocation.
-const CAPACITY: usize = 256;
-
-/// Encodes a value as a payload.
+/// A payload format, for one that this crate does not have.
 ///
-/// Fails for a number that JSON does not have, such as a NaN, for which `serde_json` alone writes `null`.
-pub(crate) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, CodecError> {
-    let mut payload = Vec::with_capacity(CAPACITY);
-    let mut has_null = false;
-    let format = NoteNull { compact: CompactFormatter, has_null: &mut has_null };
-    value.serialize(&mut Serializer::with_formatter(&mut payload, format))?;
-    // Only a value with a `null` is looked through, so that others cost nothing.
-    if has_null {
-        finite::check(value)?;
-    }
-    Ok(payload.into())
-}
-
-/// Decodes a payload; the value may borrow from it.
+/// [`Builder::codec`](crate::Builder::codec) makes it the format of every payload without a wrapper, and
+/// [`Coded<C, T>`](crate::Coded) is a parameter or a published value in it.
+/// [`JsonCodec`](crate::JsonCodec), and behind features `MessagePackCodec` and `CborCodec`, are the formats of this
+/// crate.
 ///
-/// An empty payload is `None` for an `Option`, the value of a unit type, and an error for any other type.
-pub(crate) fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, CodecError> {
-    if payload.is_empty() { T::deserialize(empty::Empty) } else { serde_json::from_slice(payload) }
-}
+/// Decoding must not panic for any payload, because others publish them.
+///
+/// # Examples
+///
+/// JSON with a version in front, as some schema registries require:
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+/// use jetstream_handlers::{Coded, Codec};
+/// use serde::{Deserialize, Serialize, de::DeserializeSeed};
+/// use std::error::Error;
+///
+/// #[derive(Default)]
+/// struct VersionedJson;
+///
+/// impl Codec for VersionedJson {
+///     const CONTENT_TYPE: &'static str = "application/vnd.acme.versioned";
+///
+///     fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+///         let mut payload = vec![1];
+///         serde_json::to_writer(&mut payload, value)?;
+///         Ok(payload)
+///     }
+///
+///     fn decode<'de, S: DeserializeSeed<'de>>(&self, payload: &'de [u8], seed: S) -> Result<S::Value, Box<dyn Error + Send + Sync>> {
+///         let json = payload.strip_prefix(&[1]).ok_or("it is not of version 1")?;
+///         let mut deserializer = serde_json::Deserializer::from_slice(json);
+///         let value = seed.deserialize(&mut deserializer)?;
+///         deserializer.end()?;
+///         Ok(value)
+///     }
+/// }
+///
+/// #[derive(Debug, Serialize, Deserialize)]
+/// struct Order {
+///     id: u64,
+/// }
+///
+/// // Every payload of the broker in this format:
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), jetstream_handlers::Error> {
+/// let broker = Broker::builder().codec(VersionedJson).connect_in_memory();
+/// broker.publish("orders.created", &Order { id: 7 }).await?;
+/// # broker.disconnect().await?;
+///
+/// // Or one parameter and one published value:
+/// #[subscriber(subject = "orders.created", queue = "billing")]
+/// async fn bill(order: Coded<VersionedJson, Order>, publisher: Publisher) -> HandlerResult {
+///     println!("order {}", order.id);
+///     publisher.publish("orders.billed", &Coded::<VersionedJson, _>::new(order.id)).await?;
+///     Ok(())
+/// }
+/// # Ok(()) }
+/// ```
+pub trait Codec: Send + Sync + 'static {
+    /// The media type of the format, which published messages carry in the header `Content-Type`.
+    const CONTENT_TYPE: &'static str;
 
-/// Writes JSON without spaces, and notes whether it has a `null`.
-struct NoteNull<'a> {
-    compact: CompactFormatter,
-    has_null: &'a mut bool,
-}
+    /// Encodes a value.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the format does not have the value; the publish then fails with
+    /// [`Encode`](crate::ErrorKind::Encode).
+    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
 
-impl Formatter for NoteNull<'_> {
-    fn write_null<W: io::Write + ?Sized>(&mut self, writer: &mut W) -> io::Result<()> {
-        *self.has_null = true;
-        self.compact.write_null(writer)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use serde::Serialize;
-    use serde_json::Value;
-
-    use super::*;
-
-    #[derive(Debug, PartialEq, Deserialize)]
-    struct Unit;
-
-    #[derive(Debug, PartialEq, Deserialize)]
-    struct Wrapper(Option<u64>);
-
-    #[test]
-    fn empty_payload_is_a_value_of_types_that_have_one_without_content() {
-        assert_eq!(decode::<()>(b"").ok(), Some(()));
-        assert_eq!(decode::<Unit>(b"").ok(), Some(Unit));
-        assert_eq!(decode::<Option<String>>(b"").ok(), Some(None));
-        assert_eq!(decode::<Wrapper>(b"").ok(), Some(Wrapper(None)));
-        assert!(decode::<String>(b"").is_err());
-        assert!(decode::<Value>(b"").is_err());
-        assert!(decode::<Vec<u64>>(b"").is_err());
-        assert!(decode::<BTreeMap<String, u64>>(b"").is_err());
-        assert_eq!(decode::<Option<u64>>(b"7").ok(), Some(Some(7)));
-        assert_eq!(decode::<Option<u64>>(b"null").ok(), Some(None));
-    }
-
-    #[derive(Serialize)]
-    struct Reading {
-        sensor: Option<u8>,
-        values: Vec<f64>,
-        by_room: BTreeMap<&'static str, f32>,
-    }
-
-    fn reading(value: f64, in_room: f32) -> Reading {
-        Reading { sensor: None, values: vec![1.0, value], by_room: BTreeMap::from([("kitchen", in_room)]) }
-    }
-
-    #[test]
-    fn numbers_that_json_lacks_are_refused_with_their_place() {
-        let told = |value: &Reading| encode(value).unwrap_err().to_string();
-        assert!(told(&reading(f64::NAN, 0.0)).starts_with("`values[1]` is NaN"), "{}", told(&reading(f64::NAN, 0.0)));
-        let infinite = told(&reading(0.0, f32::NEG_INFINITY));
-        assert!(infinite.starts_with("`by_room.kitchen` is -inf"), "{infinite}");
-        let alone = encode(&f64::INFINITY).unwrap_err().to_string();
-        assert!(alone.starts_with("the value is inf"), "{alone}");
-        #[derive(Serialize)]
-        enum Shape {
-            Circle(f64),
-            Box { width: Option<f64> },
-        }
-        let shape = encode(&(Shape::Circle(f64::NAN), ())).unwrap_err().to_string();
-        assert!(shape.starts_with("`[0].Circle` is NaN"), "{shape}");
-        let shape = encode(&Shape::Box { width: Some(f64::NAN) }).unwrap_err().to_string();
-        assert!(shape.starts_with("`Box.width` is NaN"), "{shape}");
-    }
-
-    #[test]
-    fn other_values_are_encoded_as_by_serde_json() {
-        let values = reading(f64::MAX, f32::MIN_POSITIVE);
-        assert_eq!(encode(&values).unwrap(), serde_json::to_vec(&values).unwrap());
-        let nulls = serde_json::json!({ "a": null, "b": [null, 1e300, "x", true, { "c": 'd' }] });
-        assert_eq!(encode(&nulls).unwrap(), serde_json::to_vec(&nulls).unwrap());
-        let map = BTreeMap::from([(1_u8, None), (2, Some("two"))]);
-        assert_eq!(encode(&map).unwrap(), serde_json::to_vec(&map).unwrap());
-        assert_eq!(encode("text").unwrap(), "\"text\"");
-        assert!(encode(&BTreeMap::from([((1, 2), None::<u8>)])).is_err());
-    }
+    /// Decodes a payload, which is never empty, by calling `seed.deserialize` with the deserializer of the format.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the payload is not the whole encoding of a value; the message then becomes a dead letter.
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>>;
 }

@@ -1,4 +1,4 @@
-//! The two ways to make a parameter: from the payload, or by [`FromMessage`].
+//! The ways to make a parameter: from the payload, or by [`FromMessage`].
 
 use std::any::type_name;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 
 use super::{Context, FromMessage, Rejection};
-use crate::codec;
+use crate::codec::{self, DefaultCodec, FromPayload, Undecodable};
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
 
@@ -15,13 +15,17 @@ use crate::message::Message;
 #[derive(Debug)]
 pub struct ViaPayload(());
 
+/// The marker of a payload whose rejection is passed to the handler.
+#[derive(Debug)]
+pub struct ViaResult(());
+
+/// The marker of a payload whose type names its format, such as [`Json`](crate::Json).
+#[derive(Debug)]
+pub struct ViaFormat(());
+
 /// The marker of a parameter that is made by [`FromMessage`].
 #[derive(Debug)]
 pub struct ViaMessage(());
-
-/// The marker of an `Option` of a type that implements [`FromMessage`], which is refused.
-#[derive(Debug)]
-pub struct ViaOption(());
 
 /// A parameter of a handler: a payload, or a type that implements [`FromMessage`].
 ///
@@ -29,7 +33,7 @@ pub struct ViaOption(());
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a parameter of a handler",
     label = "neither a payload nor extracted from the message",
-    note = "a payload implements `serde::Deserialize`",
+    note = "a payload implements `serde::Deserialize`, or is a `Json<T>`, `MessagePack<T>`, `Cbor<T>`, `Protobuf<T>`, `Coded<C, T>` or `Raw<T>`",
     note = "other parameters implement `jetstream_handlers::FromMessage`, as `State<T>`, `Subject`, `Headers`, `Info`, `Message`, `Publisher` and `Shutdown` do",
     note = "`State<T>` requires `T: Clone + Send + Sync + 'static`; otherwise wrap it in an `Arc`"
 )]
@@ -41,9 +45,11 @@ pub trait Argument<'m, Via>: Sized {
     fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection>;
 
     /// Checks at the start that what the parameter requires is available.
-    fn check(context: &Context) -> Result<(), Rejection>;
+    fn check(_: &Context) -> Result<(), Rejection> {
+        Ok(())
+    }
 
-    /// Returns `true` if the parameter cannot be made from an empty payload.
+    /// Returns `true` if a message that only marks a deletion is no value of the parameter.
     fn needs_content() -> bool {
         false
     }
@@ -52,16 +58,56 @@ pub trait Argument<'m, Via>: Sized {
 impl<'m, T: Deserialize<'m>> Argument<'m, ViaPayload> for T {
     const IS_PAYLOAD: bool = true;
 
-    fn extract(message: &'m Message, _: &Context) -> Result<Self, Rejection> {
-        decode(&message.payload)
+    fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection> {
+        Ok(context.codec().decode(message)?)
     }
 
     fn check(_: &Context) -> Result<(), Rejection> {
-        Ok(())
+        refuse_bytes::<T>()
     }
 
     fn needs_content() -> bool {
-        codec::decode::<T>(b"").is_err()
+        codec::needs_value::<T>()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<'m, T: Deserialize<'m>> Argument<'m, ViaResult> for Result<T, Rejection> {
+    const IS_PAYLOAD: bool = true;
+
+    fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection> {
+        Ok(context.codec().decode(message).map_err(Rejection::from))
+    }
+
+    fn check(_: &Context) -> Result<(), Rejection> {
+        refuse_bytes::<T>()
+    }
+
+    fn needs_content() -> bool {
+        codec::needs_value::<T>()
+    }
+}
+
+#[diagnostic::do_not_recommend]
+impl<'m, T: FromPayload<'m>> Argument<'m, ViaFormat> for T {
+    const IS_PAYLOAD: bool = true;
+
+    fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection> {
+        Ok(T::from_payload(message, context.codec())?)
+    }
+
+    fn needs_content() -> bool {
+        T::needs_value()
+    }
+}
+
+impl<'m, T: FromPayload<'m>> FromPayload<'m> for Result<T, Rejection> {
+    fn from_payload(message: &'m Message, default: &DefaultCodec) -> Result<Self, Undecodable> {
+        Ok(T::from_payload(message, default).map_err(Rejection::from))
+    }
+
+    fn needs_value() -> bool {
+        T::needs_value()
     }
 }
 
@@ -81,19 +127,6 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
     }
 }
 
-fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
-    let name = type_name::<T>();
-    codec::decode(payload).map_err(|error| {
-        Rejection::new(match (payload, codec::other_format(payload)) {
-            ([], _) => {
-                format!("the payload is empty, which is not valid JSON for `{name}`; `Option<{name}>` accepts it")
-            }
-            (_, Some(format)) => format!("the payload is not valid JSON for `{name}`: it seems to be {format}"),
-            (_, None) => format!("the payload is not valid JSON for `{name}`: {error}"),
-        })
-    })
-}
-
 /// A bound that no type satisfies; its error message describes a type that is both a payload and extracted.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` implements both `serde::Deserialize` and `FromMessage`",
@@ -102,32 +135,25 @@ fn decode<'m, T: Deserialize<'m>>(payload: &'m [u8]) -> Result<T, Rejection> {
 )]
 pub trait OneWay {}
 
-/// A bound that no type satisfies; its error message describes an `Option` of an extracted type.
-#[diagnostic::on_unimplemented(
-    message = "`Option<{Self}>` is not a parameter of a handler",
-    label = "an extracted parameter cannot be an `Option`",
-    note = "take `{Self}` itself, or implement `FromMessage` for a type of your own that contains the `Option`"
-)]
-pub trait Optional {}
-
-#[diagnostic::do_not_recommend]
-impl<T: FromMessage> Argument<'_, ViaOption> for Option<T> {
-    const IS_PAYLOAD: bool = false;
-
-    fn extract(_: &Message, _: &Context) -> Result<Self, Rejection> {
-        Err(Rejection::new("an extracted parameter cannot be an `Option`"))
+/// Refuses `Bytes` at the start, for a closure and in a `Result`; for the other parameters of a function, [`NotRaw`]
+/// does at compile time.
+fn refuse_bytes<T>() -> Result<(), Rejection> {
+    // By name, because a payload may borrow from its message, and types that borrow have no id.
+    if type_name::<T>() != type_name::<bytes::Bytes>() {
+        return Ok(());
     }
-
-    fn check(_: &Context) -> Result<(), Rejection> {
-        Err(Rejection::new("takes an `Option` of an extracted parameter, which is not supported"))
-    }
+    let text =
+        "takes `Bytes`, which would be decoded from an array of numbers; take `Raw<Bytes>` for the payload as it is";
+    Err(Rejection::new(text))
 }
 
-/// A marker that a closure accepts: every one except [`ViaOption`], for which a closure has no specific error message.
-pub trait Supported {}
-
-impl Supported for ViaPayload {}
-impl Supported for ViaMessage {}
+/// A bound that no type satisfies; its error message describes a type whose JSON is an array of numbers.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` as a parameter would be decoded from an array of numbers",
+    label = "not the payload as it is",
+    note = "write `Raw<{Self}>`, with `use jetstream_handlers::Raw;`, for the payload as it is"
+)]
+pub trait NotRaw {}
 
 /// The type of a parameter, as the expansion of the attribute names it.
 pub struct Parameter<T>(PhantomData<fn() -> T>);
@@ -154,7 +180,7 @@ pub mod via {
 
     use serde::Deserialize;
 
-    use super::{FromMessage, OneWay, Optional, Parameter, ViaMessage, ViaOption, ViaPayload};
+    use super::{FromMessage, NotRaw, OneWay, Parameter, ViaMessage, ViaPayload};
 
     pub trait First<'m, T> {
         fn __jetstream_handlers_via(&self) -> PhantomData<ViaMessage>
@@ -166,6 +192,16 @@ pub mod via {
     }
     impl<'m, T: Deserialize<'m> + FromMessage> First<'m, T> for &&&Parameter<T> {}
 
+    pub trait FirstOfBytes<T> {
+        fn __jetstream_handlers_via(&self) -> PhantomData<ViaPayload>
+        where
+            T: NotRaw,
+        {
+            PhantomData
+        }
+    }
+    impl FirstOfBytes<bytes::Bytes> for &&&Parameter<bytes::Bytes> {}
+
     pub trait Second<'m> {
         fn __jetstream_handlers_via(&self) -> PhantomData<ViaPayload> {
             PhantomData
@@ -173,22 +209,12 @@ pub mod via {
     }
     impl<'m, T: Deserialize<'m>> Second<'m> for &&Parameter<T> {}
 
-    pub trait Third<T> {
-        fn __jetstream_handlers_via(&self) -> PhantomData<ViaOption>
-        where
-            T: Optional,
-        {
-            PhantomData
-        }
-    }
-    impl<T: FromMessage> Third<T> for &Parameter<Option<T>> {}
-
-    pub trait Fourth {
+    pub trait Third {
         fn __jetstream_handlers_via<Via>(&self) -> PhantomData<Via> {
             PhantomData
         }
     }
-    impl<T> Fourth for Parameter<T> {}
+    impl<T> Third for Parameter<T> {}
 }
 
 /// The body of a message, which one parameter of a handler may take.
@@ -233,8 +259,14 @@ impl<State: NotRead> After<State> for ViaPayload {
     type State = Read;
 }
 
-impl<State> After<State> for ViaOption {
-    type State = State;
+#[diagnostic::do_not_recommend]
+impl<State: NotRead> After<State> for ViaResult {
+    type State = Read;
+}
+
+#[diagnostic::do_not_recommend]
+impl<State: NotRead> After<State> for ViaFormat {
+    type State = Read;
 }
 
 /// Makes one parameter from a message.
@@ -262,7 +294,7 @@ pub fn check<'m, T: Argument<'m, Via>, Via: After<State>, State>(
 pub struct Problems {
     context: Context,
     pub(crate) found: Vec<Problem>,
-    /// `true` if a parameter is decoded from the payload and cannot be made from an empty one.
+    /// `true` if a message that only marks a deletion is no value of a parameter.
     pub(crate) needs_content: bool,
     /// The name of the type of the payload.
     pub(crate) payload: Option<&'static str>,

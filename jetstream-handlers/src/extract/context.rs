@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::States;
+use crate::codec::DefaultCodec;
 use crate::memory::Memory;
 use crate::plan::Subjects;
 use crate::publish::Publisher;
@@ -85,6 +86,11 @@ impl Context {
     /// Returns a subject without the prefix of the environment.
     pub(crate) fn declared<'a>(&self, subject: &'a str) -> &'a str {
         self.0.publisher.declared(subject)
+    }
+
+    /// Returns the format of payloads that name none.
+    pub(crate) fn codec(&self) -> &DefaultCodec {
+        self.0.publisher.codec()
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {

@@ -12,7 +12,6 @@ mod state;
 mod subject;
 mod tokens;
 
-pub(crate) use argument::Supported;
 pub use argument::{Argument, Body, Parameter, Problems, check, extract, via};
 pub use context::Context;
 pub use event::{decoded, has_pattern, unknown_header, unknown_subject};
@@ -42,7 +41,10 @@ use crate::publish::Publisher;
 ///
 /// impl FromMessage for Tenant {
 ///     fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
-///         let tenant = message.header("Tenant").ok_or(Rejection::new("header `Tenant` is missing"))?;
+///         let tenant = message.header("Tenant").ok_or_else(|| Rejection::missing("header `Tenant` is missing"))?;
+///         if tenant.is_empty() {
+///             return Err(Rejection::new("header `Tenant` is empty"));
+///         }
 ///         Ok(Tenant(tenant.to_owned()))
 ///     }
 /// }
@@ -51,6 +53,12 @@ use crate::publish::Publisher;
 /// async fn bill(order: serde_json::Value, tenant: Tenant) -> HandlerResult {
 ///     println!("{order} for {}", tenant.0);
 ///     Ok(())
+/// }
+///
+/// // `None` if the header is missing; an empty one is still a rejection.
+/// #[subscriber(subject = "orders.created", queue = "statistics")]
+/// async fn count(tenant: Option<Tenant>) {
+///     println!("one more for {}", tenant.map_or("nobody".into(), |tenant| tenant.0));
 /// }
 ///
 /// // In a unit test:
@@ -66,6 +74,8 @@ pub trait FromMessage: Sized {
     ///
     /// Returns a [`Rejection`] if the handler can never handle this message;
     /// the message is then dead-lettered at once, without a retry.
+    /// A parameter of the type `Option<Self>` is `None` for a [`Rejection::missing`], and one of the type
+    /// `Result<Self, Rejection>` passes any rejection to the handler.
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
 
     /// Checks at the start, before the first message, that everything that the parameter requires is available.
@@ -85,6 +95,32 @@ pub trait FromMessage: Sized {
     }
 }
 
+/// `None` if what the parameter is made from is [missing](Rejection::missing).
+impl<T: FromMessage> FromMessage for Option<T> {
+    fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection> {
+        unless_missing(T::from_message(message, context))
+    }
+
+    fn check(context: &Context) -> Result<(), Rejection> {
+        unless_missing(T::check(context)).map(drop)
+    }
+}
+
+fn unless_missing<T>(result: Result<T, Rejection>) -> Result<Option<T>, Rejection> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(rejection) if rejection.is_missing() => Ok(None),
+        Err(rejection) => Err(rejection),
+    }
+}
+
+/// Passes the rejection to the handler, also one that would prevent the start.
+impl<T: FromMessage> FromMessage for Result<T, Rejection> {
+    fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection> {
+        Ok(T::from_message(message, context))
+    }
+}
+
 impl FromMessage for Info {
     fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
         Ok(message.info.clone())
@@ -100,5 +136,55 @@ impl FromMessage for Message {
 impl FromMessage for Publisher {
     fn from_message(_: &Message, context: &Context) -> Result<Self, Rejection> {
         Ok(context.publisher().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Tenant;
+
+    impl FromMessage for Tenant {
+        fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
+            match message.header("Tenant") {
+                None => Err(Rejection::missing("header `Tenant` is missing")),
+                Some("") => Err(Rejection::new("header `Tenant` is empty")),
+                Some(_) => Ok(Self),
+            }
+        }
+
+        fn check(context: &Context) -> Result<(), Rejection> {
+            context.state::<u64>().map(drop).ok_or_else(|| Rejection::missing("no tenants"))
+        }
+    }
+
+    #[test]
+    fn option_is_none_only_for_what_is_missing() {
+        let context = Context::for_test();
+        let message = Message::new("orders.created", "");
+        assert!(Option::<Tenant>::from_message(&message, &context).is_ok_and(|tenant| tenant.is_none()));
+        let empty = message.clone().with_header("Tenant", "");
+        assert!(Option::<Tenant>::from_message(&empty, &context).is_err());
+        assert!(Result::<Tenant, Rejection>::from_message(&empty, &context).is_ok_and(|tenant| tenant.is_err()));
+        let acme = message.with_header("Tenant", "acme");
+        assert!(Option::<Tenant>::from_message(&acme, &context).is_ok_and(|tenant| tenant.is_some()));
+        assert!(Result::<Tenant, Rejection>::from_message(&acme, &context).is_ok_and(|tenant| tenant.is_ok()));
+        let state = Option::<State<u64>>::from_message(&acme, &context);
+        assert!(state.is_ok_and(|state| state.is_none()));
+        let state = Option::<State<u64>>::from_message(&acme, &context.with_state(7_u64));
+        assert!(state.is_ok_and(|state| state.is_some_and(|State(value)| value == 7)));
+    }
+
+    #[test]
+    fn option_and_result_do_not_prevent_a_start() {
+        fn check<T: FromMessage>() -> Result<(), Rejection> {
+            T::check(&Context::for_test())
+        }
+        assert!(check::<Tenant>().is_err());
+        assert!(check::<Option<Tenant>>().is_ok());
+        assert!(check::<Result<Tenant, Rejection>>().is_ok());
+        assert!(check::<Option<State<u64>>>().is_ok());
     }
 }

@@ -34,7 +34,8 @@ impl fmt::Debug for States {
 /// A value that the application passed to [`Builder::state`](crate::Builder::state), cloned for each call.
 ///
 /// It should be cheap to clone, such as a connection pool or an `Arc`.
-/// If a handler's state is missing, the start fails with an error that names the handler and the type.
+/// If a handler's state is missing, the start fails with an error that names the handler and the type;
+/// `Option<State<T>>` is then `None` instead.
 ///
 /// # Examples
 ///
@@ -73,5 +74,5 @@ impl<T: Clone + Send + Sync + 'static> FromMessage for State<T> {
 }
 
 fn missing_state<T>() -> Rejection {
-    Rejection::new(MissingState { type_name: type_name::<T>() })
+    Rejection::missing(MissingState { type_name: type_name::<T>() })
 }

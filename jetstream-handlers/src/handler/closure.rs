@@ -3,7 +3,7 @@
 use futures::FutureExt as _;
 
 use super::CallFuture;
-use crate::extract::{Argument, Context, Problems, Supported};
+use crate::extract::{Argument, Context, Problems};
 use crate::message::Message;
 use crate::outcome::{HandlerResult, IntoSettle, Settle};
 
@@ -47,7 +47,7 @@ macro_rules! closure {
         where
             F: Fn($($argument),*) -> Answer + Send + Sync + 'static,
             Answer: Future<Output: ClosureResult> + Send + 'static,
-            $($argument: for<'m> Argument<'m, $via> + Send + 'static, $via: Supported,)*
+            $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
         {
             fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context) {
                 $(
@@ -80,9 +80,23 @@ closure!(A ViaA, B ViaB, C ViaC, D ViaD, E ViaE, G ViaG, H ViaH, I ViaI);
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use crate::Broker;
+    use crate::codec::Raw;
     use crate::error::ErrorKind;
-    use crate::extract::Subject;
+    use crate::extract::{Rejection, Subject};
+
+    #[tokio::test]
+    async fn bytes_without_raw_are_refused_at_the_start() {
+        let broker = Broker::in_memory();
+        let error = broker.subscribe("scans.created", "archive", async |_: Bytes| {}).await.unwrap_err();
+        let text = "`closure on scans.created` takes `Bytes`, which would be decoded from an array of numbers; take `Raw<Bytes>` for the payload as it is";
+        assert_eq!(error.to_string(), text);
+        let error = broker.subscribe("scans.created", "archive", async |_: Result<Bytes, Rejection>| {}).await;
+        assert_eq!(error.unwrap_err().to_string(), text);
+        assert!(broker.subscribe("scans.created", "archive", async |_: Raw<Bytes>| {}).await.is_ok());
+    }
 
     #[tokio::test]
     async fn second_payload_is_refused_at_the_start() {

@@ -32,7 +32,8 @@ pub(crate) struct Handler {
     pub(crate) declaration: Declaration,
     pub(crate) call: Arc<dyn Call>,
     pub(crate) check: Arc<Check>,
-    /// `true` if the handler cannot be called with an empty payload, which a start finds out from its parameters.
+    /// `true` if a message that only marks a deletion is no value of its payload, which a start finds out from its
+    /// parameters.
     pub(crate) needs_content: bool,
     /// What is put around the call at the start, the first outside of the others.
     #[cfg(feature = "tower")]

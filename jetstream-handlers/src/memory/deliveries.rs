@@ -12,7 +12,7 @@ use super::server::State;
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, DeliveryEvent, GivenUpReports};
 use crate::error::{Error, chain};
-use crate::message::{Info, Message};
+use crate::message::{Decompressed, Info, Message};
 
 /// The deliveries of one handler.
 pub(crate) struct Deliveries {
@@ -202,7 +202,14 @@ enum Wait {
 
 fn delivery(message: message::Message, info: Info) -> Message {
     let headers = (!message.headers.is_empty()).then(|| Arc::new(message.headers));
-    Message { subject: message.subject, payload: message.payload, headers, info, unreadable: None }
+    Message {
+        subject: message.subject,
+        payload: message.payload,
+        headers,
+        info,
+        unreadable: None,
+        decompressed: Decompressed::default(),
+    }
 }
 
 impl Drop for Deliveries {

@@ -2,6 +2,7 @@
 
 pub(crate) mod ack_subject;
 mod attempt;
+mod decompressed;
 pub(crate) mod header_block;
 mod info;
 mod outgoing;
@@ -13,6 +14,7 @@ mod unreadable;
 
 pub(crate) use async_nats::jetstream::publish::PublishAck;
 pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
+pub(crate) use decompressed::Decompressed;
 pub(crate) use outgoing::{Outgoing, atomic_batch_id};
 pub(crate) use stored::{Stored, nanos};
 pub(crate) use unreadable::{Unreadable, unreadable};
@@ -51,6 +53,8 @@ pub struct Message {
     pub(crate) info: Info,
     /// The parts of the message that the client library cannot read; the handler is not called for such a message.
     pub(crate) unreadable: Option<Arc<Unreadable>>,
+    #[cfg_attr(not(feature = "compression"), allow(dead_code, reason = "only the feature reads it"))]
+    pub(crate) decompressed: Decompressed,
 }
 
 impl Message {
@@ -77,6 +81,7 @@ impl Message {
             headers: None,
             info: Info::default(),
             unreadable: None,
+            decompressed: Decompressed::default(),
         }
     }
 
@@ -84,7 +89,8 @@ impl Message {
     pub(crate) fn of_stored(stream: &str, stored: Stored) -> Self {
         let info = Info::from_stored(stream, "", 0, &stored);
         let Stored { subject, payload, headers, .. } = stored;
-        Self { subject, payload, headers: (!headers.is_empty()).then(|| Arc::new(headers)), info, unreadable: None }
+        let headers = (!headers.is_empty()).then(|| Arc::new(headers));
+        Self { subject, payload, headers, info, unreadable: None, decompressed: Decompressed::default() }
     }
 
     /// Returns the message with another header, for a unit test; a repeated name has several values.

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
-use serde::Serialize;
 
 use super::PublishMessage;
-use crate::codec;
+use crate::codec::{DefaultCodec, EncodeError, Encoded, Payload};
 use crate::error::{Error, ErrorKind};
 use crate::event::Event;
 use crate::transport::Transport;
@@ -44,8 +43,15 @@ impl Publisher {
         self.transport.settings().declared(subject)
     }
 
-    /// Publishes a value as JSON, and returns after the stream has stored it.
+    /// Returns the format of values that name none.
+    pub(crate) fn codec(&self) -> &DefaultCodec {
+        &self.transport.settings().codec
+    }
+
+    /// Publishes a value, and returns after the stream has stored it.
     ///
+    /// The value is encoded in the format of the broker, which is JSON unless
+    /// [`Builder::codec`](crate::Builder::codec) sets another, or in that of its own type, such as `MessagePack<T>`.
     /// If no stream covers the subject, one is created as for a handler.
     /// While no server answers, the message is sent again under the same message id until the [publish
     /// timeout](crate::Builder::publish_timeout), so that it is stored once even if a server restarts or a leader is
@@ -74,7 +80,7 @@ impl Publisher {
     ///
     /// | kind | reason |
     /// |---|---|
-    /// | [`Encode`](ErrorKind::Encode) | the value does not encode as JSON, for example because it contains a NaN |
+    /// | [`Encode`](ErrorKind::Encode) | the value cannot be encoded, for example because it contains a NaN, which JSON does not have |
     /// | [`Config`](ErrorKind::Config) | the subject is invalid or has a wildcard |
     /// | [`PayloadTooLarge`](ErrorKind::PayloadTooLarge) | the message exceeds `max_payload` of the server or `max_msg_size` of the stream |
     /// | [`StreamNotFound`](ErrorKind::StreamNotFound) | no stream covers the subject, and none can be created |
@@ -87,7 +93,7 @@ impl Publisher {
     /// # Cancel safety
     ///
     /// If the future is dropped, the message may be stored or not.
-    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
+    pub async fn publish<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> Result<PublishAck, Error> {
         self.publish_message(subject, value).await
     }
 
@@ -142,9 +148,10 @@ impl Publisher {
 
     /// Returns a message whose payload is these bytes as they are, or nothing; it is sent when awaited.
     ///
-    /// It is for payloads in another format than JSON, and for messages that consist of their headers: a counter
+    /// It is for payloads that are encoded already, and for messages that consist of their headers: a counter
     /// ([`increment`](PublishMessage::increment), ADR-49), or the tombstone of a key (`KV-Operation`, ADR-8).
-    /// [`publish`](Self::publish) encodes bytes as a JSON array, and `()` as `null`.
+    /// [`publish`](Self::publish) encodes bytes as a JSON array, and `()` as `null`; with [`Raw`](crate::Raw), it
+    /// publishes bytes as they are, too.
     ///
     /// # Examples
     ///
@@ -161,7 +168,7 @@ impl Publisher {
     /// Awaiting the message returns the errors of [`publish_message`](Self::publish_message), except for
     /// [`Encode`](ErrorKind::Encode).
     pub fn publish_bytes(&self, subject: &str, payload: impl Into<Bytes>) -> PublishMessage {
-        PublishMessage::new(self.clone(), subject, Ok(payload.into()))
+        PublishMessage::new(self.clone(), subject, Ok(Encoded { payload: payload.into(), content_type: None }))
     }
 
     /// Returns a message to which headers and conditions can be added; it is sent when awaited.
@@ -196,13 +203,13 @@ impl Publisher {
     ///
     /// Dropping the message before it is awaited sends nothing.
     /// If the future is dropped, the message may be stored or not.
-    pub fn publish_message<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
-        let payload = codec::encode(value).map_err(|error| {
+    pub fn publish_message<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
+        let encoded = value.encode_payload(self.codec()).map_err(|EncodeError { format, source }| {
             let name = std::any::type_name::<T>();
-            Error::new(ErrorKind::Encode, format!("`{name}` does not encode as JSON for subject `{subject}`: {error}"))
-                .with_source(error)
+            let text = format!("`{name}` does not encode as {format} for subject `{subject}`: {source}");
+            Error::new(ErrorKind::Encode, text).with_source(source)
         });
-        PublishMessage::new(self.clone(), subject, payload)
+        PublishMessage::new(self.clone(), subject, encoded)
     }
 }
 

@@ -4,6 +4,7 @@ use async_nats::jetstream::stream;
 
 use super::TestBroker;
 use crate::broker::Broker;
+use crate::codec::Codec;
 use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber, chosen};
 
@@ -24,6 +25,12 @@ impl Builder {
     /// Adds a value that handlers take as [`State<T>`](crate::State); there is one value per type.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.builder = self.builder.state(value);
+        self
+    }
+
+    /// Sets the format of payloads whose type names none, as [`Builder::codec`](crate::Builder::codec) does.
+    pub fn codec(mut self, codec: impl Codec) -> Self {
+        self.builder = self.builder.codec(codec);
         self
     }
 

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
 use bytes::Bytes;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::builder::Server;
 use super::{Builder, Handled};
 use crate::broker::{Broker, Running};
-use crate::codec;
+use crate::codec::Payload;
 use crate::dead_letter::DeadLetter;
 use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber};
@@ -115,7 +114,7 @@ impl TestBroker {
     /// # Panics
     ///
     /// Panics if no stream stores the message.
-    pub async fn publish<T: Serialize + ?Sized>(&self, subject: &str, value: &T) -> PublishAck {
+    pub async fn publish<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> PublishAck {
         let ack = self.broker.publish(subject, value).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
         self.idle().await;
         ack
@@ -201,7 +200,7 @@ impl TestBroker {
     #[must_use = "it asserts nothing by itself"]
     pub fn handled<H: Subscriber>(&self) -> Handled {
         let name = H::registration().name;
-        Handled::new(name, self.recorder.of(name))
+        Handled::new(name, self.recorder.of(name), self.broker.transport().settings().codec.clone())
     }
 
     /// Returns all dead letters in the stream `DLQ`.
@@ -213,14 +212,15 @@ impl TestBroker {
         self.broker.dead_letters().list(usize::MAX).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 
-    /// Returns the values of all stored messages on a subject, which may have wildcards, decoded from JSON.
+    /// Returns the values of all stored messages on a subject, which may have wildcards, decoded as for a handler with
+    /// a plain parameter: by their `Content-Type`, or in the format of the broker.
     ///
     /// # Panics
     ///
     /// Panics if a message cannot be read or decoded.
     pub async fn published<T: DeserializeOwned>(&self, subject: &str) -> Vec<T> {
         let decoded = |message: Message| {
-            codec::decode(message.payload()).unwrap_or_else(|error| {
+            self.broker.transport().settings().codec.decode(&message).unwrap_or_else(|error| {
                 let (sequence, subject) = (message.info().stream_sequence(), message.subject());
                 panic!("message {sequence} on `{subject}` cannot be decoded: {error}")
             })

@@ -11,7 +11,7 @@ use super::Worker;
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::{Binding, ConsumerState, GivenUpReports, GivenUpState};
 use crate::error::Error;
-use crate::message::{Info, Message};
+use crate::message::{Decompressed, Info, Message};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -337,6 +337,7 @@ impl Worker {
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),
             unreadable: None,
+            decompressed: Decompressed::default(),
         };
         self.store_dead_letter(subject, &message, &Failure { reason: Reason::Killed, error }).await?;
         if *work_queue {

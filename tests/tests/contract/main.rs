@@ -22,6 +22,7 @@ macro_rules! contract {
 
 mod brokers;
 mod calls;
+mod codecs;
 mod consumers;
 mod dead_letters;
 mod events;

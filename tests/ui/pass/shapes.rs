@@ -1,4 +1,5 @@
 use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Cbor, Json, MessagePack, Protobuf, Raw};
 use serde::Deserialize;
 
 #[derive(Debug, Deserialize)]
@@ -86,6 +87,58 @@ async fn ordered(order: OrderCreated) -> HandlerResult {
     Ok(())
 }
 
+#[subscriber(subject = "orders.result", queue = "result")]
+async fn result(
+    view: Result<OrderView<'_>, Rejection>,
+    database: Option<State<Database>>,
+    info: Result<Info, Rejection>,
+    _: Result<Option<State<Database>>, Rejection>,
+) -> HandlerResult {
+    rest().await;
+    println!("{} {} {}", view?.id, database.is_some(), info?.delivered());
+    Ok(())
+}
+
+#[subscriber(subject = "orders.json", queue = "json")]
+async fn json(Json(view): Json<OrderView<'_>>) {
+    rest().await;
+    println!("{}", view.id);
+}
+
+#[subscriber(subject = "orders.packed", queue = "packed")]
+async fn packed(order: Option<MessagePack<OrderCreated>>, _: Subject) {
+    println!("{order:?}");
+}
+
+#[subscriber(subject = "orders.cbor", queue = "cbor")]
+async fn cbor(order: Result<Cbor<OrderView<'_>>, Rejection>) -> HandlerResult {
+    rest().await;
+    println!("{}", order?.id);
+    Ok(())
+}
+
+#[subscriber(subject = "orders.raw", queue = "raw")]
+async fn raw(text: Raw<&str>) {
+    rest().await;
+    println!("{}", text.0);
+}
+
+#[subscriber(subject = "orders.bytes", queue = "bytes", blocking)]
+fn bytes_as_they_are(Raw(bytes): Raw<&[u8]>) {
+    println!("{}", bytes.len());
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Parcel {
+    #[prost(uint64, tag = "1")]
+    id: u64,
+}
+
+#[subscriber(subject = "parcels.sent", queue = "protobuf")]
+async fn protobuf(Protobuf(parcel): Protobuf<Parcel>) {
+    println!("{}", parcel.id);
+}
+
 /// An alias is as good as the type.
 type Order = OrderCreated;
 type Answer = Result<(), HandlerError>;
@@ -100,5 +153,6 @@ fn main() {
     // Each is still the function that it was.
     let _ = (owned, borrowed, nothing, everything, hidden_error, aliases);
     let _: fn() = plain;
-    let _ = (blocking, not_send, blocking_and_async, ordered);
+    let _ = (result, json, packed, cbor, raw, protobuf);
+    let _ = (bytes_as_they_are, blocking, not_send, blocking_and_async, ordered);
 }

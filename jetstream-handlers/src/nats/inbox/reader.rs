@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Arrival, Route, Routes, tag};
-use crate::message::{Info, Message as Delivery, ack_subject};
+use crate::message::{Decompressed, Info, Message as Delivery, ack_subject};
 use crate::nats::Connection;
 
 /// The task that reads one inbox, and routes what arrives.
@@ -131,7 +131,14 @@ fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
     // Replaced by the incarnation that is read from this inbox.
     info.set_incarnation(tag(inbox));
     let Message { subject, payload, headers, .. } = message;
-    Arrival::Delivery(Delivery { subject, payload, headers: headers.map(Arc::new), info, unreadable: None })
+    Arrival::Delivery(Delivery {
+        subject,
+        payload,
+        headers: headers.map(Arc::new),
+        info,
+        unreadable: None,
+        decompressed: Decompressed::default(),
+    })
 }
 
 fn ignored(message: &Message) {

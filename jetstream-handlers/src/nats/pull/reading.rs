@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use super::Connection;
 use crate::delivery::{Binding, filters};
 use crate::error::Error;
-use crate::message::{AckPrefix, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
+use crate::message::{AckPrefix, Decompressed, DeliveryId, Info, Message, Stored, Unreadable, nanos, unreadable};
 
 /// The maximum number of messages that are read at the same time.
 const PARALLEL: usize = 16;
@@ -132,6 +132,7 @@ impl Reading<'_> {
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),
             unreadable: Some(Arc::new(Unreadable { reason, header_block, is_complete: true })),
+            decompressed: Decompressed::default(),
         });
         ReadMessage { sequence, bytes, unreadable }
     }
