@@ -84,7 +84,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 18] = [
+pub(crate) static KEYS: [Key; 19] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Text(subject_problem) },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
     Key { name: "stream", example: "\"ORDERS\"", accepts: Accepts::Text(name_problem) },
@@ -103,6 +103,7 @@ pub(crate) static KEYS: [Key; 18] = [
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
+    Key { name: "publish", example: "\"orders.confirmed\"", accepts: Accepts::Text(publish_subject_problem) },
 ];
 
 const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::backoff::max_jittered;
 use crate::rules::{self, MAX_DURATION, Setting};
 
 /// The settings of a handler: the keys of the attribute, without defaults.
@@ -27,6 +28,7 @@ pub struct Plan {
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
     pub deliver: Deliver,
+    pub publish: Option<Cow<'static, str>>,
 }
 
 /// The delays between the attempts of a message.
@@ -157,6 +159,7 @@ impl Plan {
             ack: Ack::Sent,
             group: None,
             deliver: Deliver::All,
+            publish: None,
         }
     }
 
@@ -187,6 +190,7 @@ impl Plan {
             ack,
             group,
             deliver,
+            publish,
         } = self;
         let settings = [
             ("subject", Some(text(subject))),
@@ -207,6 +211,7 @@ impl Plan {
             ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
             ("group", group.as_deref().map(text)),
             ("deliver", deliver.setting()),
+            ("publish", publish.as_deref().map(text)),
         ];
         settings.into_iter().filter_map(|(key, setting)| Some((key, setting?))).collect()
     }
@@ -263,6 +268,16 @@ impl Plan {
             return rules::MAX_ACK_EVERY as i64;
         }
         DELAYED.max(self.concurrency() as i64 * INSTANCES)
+    }
+
+    /// Returns the longest time from the first attempt of a message to its last one, if each fails as soon as possible:
+    /// the delays between them, and one `ack_wait`, after which a crashed process is noticed.
+    pub(crate) fn retry_span(&self) -> Duration {
+        // Beyond that, an attempt more or less decides nothing.
+        const MAX_ATTEMPTS: u64 = 1000;
+        let attempts = u64::from(self.max_deliver()).min(MAX_ATTEMPTS);
+        let delays = (1..attempts).map(|attempt| max_jittered(self.delay_after(attempt).min(MAX_DURATION)));
+        delays.fold(self.ack_wait(), Duration::saturating_add).min(MAX_DURATION)
     }
 
     /// Returns the delay before the next attempt after `attempt`, counted from 1, has failed.
@@ -346,6 +361,7 @@ mod tests {
             ack: Ack::Confirmed,
             group: Some("billing".into()),
             deliver: Deliver::LastPerSubject,
+            publish: Some("orders.billed".into()),
             ..Plan::new("orders.created", "billing")
         };
         let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();
@@ -358,6 +374,16 @@ mod tests {
         let plan = Plan::new("a", "b");
         let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
         assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
+    }
+
+    #[test]
+    fn retry_span_has_every_delay_with_its_jitter() {
+        let mut plan = Plan::new("a", "b");
+        assert_eq!(plan.retry_span(), Duration::from_millis(156_000 * 12 / 10) + Duration::from_secs(30));
+        (plan.max_deliver, plan.ack_wait) = (Some(1), Some(Duration::from_secs(2)));
+        assert_eq!(plan.retry_span(), Duration::from_secs(2));
+        plan.max_deliver = Some(1_000_000);
+        assert!(plan.retry_span() <= MAX_DURATION);
     }
 
     #[test]

@@ -65,8 +65,9 @@ impl Broker {
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
-            let Problems { found, needs_content, .. } = Problems::of(context, &*handler.check);
+            let Problems { found, needs_content, returns_nothing, .. } = Problems::of(context, &*handler.check);
             problems.extend(found);
+            problems.extend(handler.nothing_to_publish().filter(|_| returns_nothing));
             handler.needs_content = needs_content;
         }
         if has_invalid_settings {

@@ -11,7 +11,7 @@ mod records;
 mod sent_acks;
 
 pub(crate) use acked::AckedSequence;
-pub(crate) use binding::Binding;
+pub(crate) use binding::{Binding, OutputStream};
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use found::FoundConsumer;
 pub(crate) use given_up::{ConsumerState, GivenUpReports, GivenUpState};

@@ -260,11 +260,14 @@ pub struct Problems {
     pub(crate) found: Vec<Problem>,
     /// `true` if a parameter is decoded from the payload and cannot be made from an empty one.
     pub(crate) needs_content: bool,
+    /// `true` if the handler is a closure whose return type has no outputs.
+    pub(crate) returns_nothing: bool,
 }
 
 impl Problems {
     pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Self {
-        let mut problems = Self { context: context.clone(), found: Vec::new(), needs_content: false };
+        let mut problems =
+            Self { context: context.clone(), found: Vec::new(), needs_content: false, returns_nothing: false };
         check(context, &mut problems);
         problems
     }

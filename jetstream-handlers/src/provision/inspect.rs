@@ -1,6 +1,7 @@
 //! Inspection of the server: the binding of each handler, the missing streams and consumers, and all problems.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures::StreamExt as _;
@@ -8,7 +9,7 @@ use futures::StreamExt as _;
 use super::consumers::{consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::{Binding, Incarnations, SentAcks};
+use crate::delivery::{Binding, Incarnations, OutputStream, SentAcks};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver};
 use crate::subject::{covers, overlap};
@@ -16,6 +17,13 @@ use crate::transport::Transport;
 
 /// The maximum number of requests that a start has in flight.
 pub(super) const MAX_REQUESTS: usize = 16;
+
+/// The `duplicate_window` that the server gives to a stream.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The longest `duplicate_window` of a stream that is created for outputs; the server keeps every message id in memory
+/// for that long.
+const MAX_DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
 /// The result of an inspection: the streams and consumers to create, or the problems that prevent the start.
 pub(super) struct ProvisionPlan<'a> {
@@ -90,6 +98,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         }
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
+    let outputs = bind_outputs(streams, handler, &stream).await?;
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
@@ -103,7 +112,34 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         ack_wait: plan.ack_wait(),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
+        outputs,
     })
+}
+
+/// Finds or plans the stream of a handler's outputs; `origin` is the stream that the handler reads.
+async fn bind_outputs(
+    streams: &mut Streams<'_>,
+    handler: &Declaration,
+    origin: &str,
+) -> Result<Option<OutputStream>, Problem> {
+    let Declaration { name, plan, .. } = handler;
+    let Some(output) = plan.publish.as_deref() else { return Ok(None) };
+    let stream = streams.find(&Purpose::Outputs(name.clone()), output, None).await?;
+    if covers(&plan.subject, output) && is_stored(streams, origin, output).await {
+        let (handler, subject, output) = (name.clone(), plan.subject.to_string(), output.to_owned());
+        return Err(Problem::OutputLoop { handler, subject, output });
+    }
+    let is_declared = streams.transport.settings().streams.iter().any(|declared| declared.name == stream);
+    let Some(known) = streams.known.get_mut(&stream) else { return Ok(None) };
+    if known.config.no_ack {
+        return Err(Problem::OutputStream { handler: name.clone(), stream });
+    }
+    if !known.exists && !is_declared {
+        let window = plan.retry_span().clamp(DUPLICATE_WINDOW, MAX_DUPLICATE_WINDOW);
+        known.config.duplicate_window = known.config.duplicate_window.max(window);
+    }
+    let window = Some(known.config.duplicate_window).filter(|window| !window.is_zero());
+    Ok(Some(OutputStream { stream, duplicate_window: window.unwrap_or(DUPLICATE_WINDOW) }))
 }
 
 /// Returns `true` if a stream is known to store what is published to this subject.
@@ -249,8 +285,6 @@ fn removes_out_of_order(config: &stream::Config) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_nats::jetstream::consumer;
 
     use super::*;
