@@ -5,14 +5,18 @@ use std::time::UNIX_EPOCH;
 use super::Worker;
 use crate::error::{ErrorKind, chain};
 use crate::message::{Info, Message, Outgoing};
-use crate::outcome::{Outcome, Reason, Settle};
+use crate::outcome::{Outcome, Output, Reason, Settle};
 use crate::publish::{NotStored, publish_outputs};
 
 impl Worker {
     /// Publishes the outputs of a successful call, and records the call for a test; if an output is not stored, the call
     /// has failed.
-    pub(super) async fn publish_outputs(&self, message: &Message, outcome: Outcome) -> Outcome {
-        let outcome = match self.outgoing(&message.info, &outcome) {
+    pub(super) async fn publish_outputs(&self, message: &Message, mut outcome: Outcome) -> Outcome {
+        let outputs = std::mem::take(&mut outcome.outputs);
+        if self.recorder.is_some() {
+            outcome.outputs.clone_from(&outputs);
+        }
+        let outcome = match self.outgoing(&message.info, outputs) {
             Ok(outputs) => self.store_outputs(outputs).await.err().unwrap_or(outcome),
             Err(failure) => failure,
         };
@@ -22,10 +26,10 @@ impl Worker {
     }
 
     /// Returns the outputs as they are published.
-    fn outgoing(&self, input: &Info, outcome: &Outcome) -> Result<Vec<Outgoing>, Outcome> {
+    fn outgoing(&self, input: &Info, outputs: Vec<Output>) -> Result<Vec<Outgoing>, Outcome> {
         let ids = OutputIds::of(input);
         let publish = self.handler.declaration.plan.publish.as_deref();
-        let outputs = (1..).zip(outcome.outputs.iter().cloned());
+        let outputs = (1..).zip(outputs);
         let outputs = outputs.map(|(number, output)| output.into_outgoing(publish, || ids.id(number)).ok_or(number));
         outputs.collect::<Result<_, usize>>().map_err(|number| {
             let text = format!(
