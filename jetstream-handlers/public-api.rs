@@ -631,6 +631,7 @@ impl fmt::Display for HandlerError {}
 // jetstream_handlers::HandlerResult
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
+impl ClosureResult for HandlerResult {}
 
 // jetstream_handlers::Output
 #[derive(Clone)]

@@ -40,6 +40,7 @@ pub trait ClosureResult: IntoSettle {}
 
 impl ClosureResult for () {}
 impl ClosureResult for Settle {}
+impl ClosureResult for HandlerResult {}
 #[diagnostic::do_not_recommend]
 impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
 

@@ -29,11 +29,22 @@ pub trait IntoSettle: Sealed {
 /// The supertrait that seals [`IntoSettle`].
 pub trait Sealed {}
 
+impl Sealed for () {}
 impl Sealed for Settle {}
+#[diagnostic::do_not_recommend]
+impl<E: Into<HandlerError>> Sealed for Result<(), E> {}
 #[diagnostic::do_not_recommend]
 impl<T: IntoOutputs> Sealed for T {}
 #[diagnostic::do_not_recommend]
 impl<T: IntoOutputs, E: Into<HandlerError>> Sealed for Result<T, E> {}
+
+impl IntoSettle for () {
+    const IS_EMPTY: bool = true;
+
+    fn into_outcome(self) -> Outcome {
+        Outcome::ack()
+    }
+}
 
 impl IntoSettle for Settle {
     const IS_EMPTY: bool = true;
@@ -46,9 +57,19 @@ impl IntoSettle for Settle {
     }
 }
 
+// Without this attribute, the compiler reports a wrong error type as a chain of missing conversions.
+#[diagnostic::do_not_recommend]
+impl<E: Into<HandlerError>> IntoSettle for Result<(), E> {
+    const IS_EMPTY: bool = true;
+
+    fn into_outcome(self) -> Outcome {
+        settled(self, IntoSettle::into_outcome)
+    }
+}
+
 #[diagnostic::do_not_recommend]
 impl<T: IntoOutputs> IntoSettle for T {
-    const IS_EMPTY: bool = <T as IntoOutputs>::IS_EMPTY;
+    const IS_EMPTY: bool = false;
 
     fn into_outcome(self) -> Outcome {
         let mut outputs = Vec::new();
@@ -57,10 +78,9 @@ impl<T: IntoOutputs> IntoSettle for T {
     }
 }
 
-// Without this attribute, the compiler reports a wrong error type as a chain of missing conversions.
 #[diagnostic::do_not_recommend]
 impl<T: IntoOutputs, E: Into<HandlerError>> IntoSettle for Result<T, E> {
-    const IS_EMPTY: bool = <T as IntoOutputs>::IS_EMPTY;
+    const IS_EMPTY: bool = false;
 
     fn into_outcome(self) -> Outcome {
         settled(self, IntoSettle::into_outcome)
@@ -78,13 +98,10 @@ fn settled<T, E: Into<HandlerError>>(returned: Result<T, E>, publishing: impl Fn
     }
 }
 
-/// Values from which outputs are made, each with its subject: [`Output`], [`Outputs`], and an `Option`, a `Vec` or a tuple
-/// of them; `()` has none.
+/// Values from which outputs are made: [`Output`], [`Outputs`], and an `Option`, a `Vec` or a tuple of them.
+///
+/// `()` is not one of them: an `Option<()>` would acknowledge a message that a `None` was meant to fail.
 pub trait IntoOutputs: SealedOutputs {
-    /// `true` if no value of the type has an output.
-    #[doc(hidden)]
-    const IS_EMPTY: bool = false;
-
     /// Adds the outputs to those of the call.
     #[doc(hidden)]
     fn add_to(self, outputs: &mut Vec<Output>);
@@ -93,17 +110,10 @@ pub trait IntoOutputs: SealedOutputs {
 /// The supertrait that seals [`IntoOutputs`].
 pub trait SealedOutputs {}
 
-impl SealedOutputs for () {}
 impl SealedOutputs for Output {}
 impl SealedOutputs for Outputs {}
 impl<T: IntoOutputs> SealedOutputs for Option<T> {}
 impl<T: IntoOutputs> SealedOutputs for Vec<T> {}
-
-impl IntoOutputs for () {
-    const IS_EMPTY: bool = true;
-
-    fn add_to(self, _: &mut Vec<Output>) {}
-}
 
 impl IntoOutputs for Output {
     fn add_to(self, outputs: &mut Vec<Output>) {
@@ -367,6 +377,6 @@ mod tests {
         let outcome = Returns::Ok(returned).into_outcome();
         let subjects: Vec<_> = outcome.outputs.iter().filter_map(Output::subject).collect();
         assert_eq!(subjects, ["a", "b", "c", "d", "e"]);
-        const { assert!(<Returns<()> as IntoSettle>::IS_EMPTY && !<Returns<(Output, ())> as IntoSettle>::IS_EMPTY) };
+        const { assert!(<Returns<()> as IntoSettle>::IS_EMPTY && !<Returns<Outputs> as IntoSettle>::IS_EMPTY) };
     }
 }
