@@ -230,6 +230,7 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
+    pub fn publish(self, subject: impl Into<String>) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
 
@@ -466,6 +467,8 @@ pub enum Problem {
     },
     DeadLetterLoop { handler: String, subject: String, dead_letter: String },
     DeadLetterStream { handler: String, stream: String },
+    OutputLoop { handler: String, subject: String, output: String },
+    OutputStream { handler: String, stream: String },
     OrderedWorkQueue { handler: String, stream: String },
     OrderedStream { handler: String, stream: String, field: &'static str },
     ServerTooOld { handler: String, consumer: String, version: Option<String> },
@@ -489,6 +492,7 @@ impl fmt::Display for Problem {}
 pub enum Purpose {
     Handler(String),
     DeadLetters(String),
+    Outputs(String),
     Publish(String),
     Declared,
 }
@@ -707,7 +711,43 @@ impl fmt::Display for HandlerError {}
 
 // jetstream_handlers::HandlerResult
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
+impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
 impl ClosureResult for HandlerResult {}
+
+// jetstream_handlers::Output
+#[derive(Clone)]
+#[must_use = "an output is published only if the handler returns it"]
+pub struct Output {}
+impl IntoOutputs for Output {}
+impl Output {
+    pub fn new<T: Serialize + ?Sized>(value: &T) -> Self {}
+    pub fn to<T: Serialize + ?Sized>(subject: impl Into<String>, value: &T) -> Self {}
+    pub fn header(mut self, name: &str, value: &str) -> Self {}
+    pub fn message_id(mut self, id: &str) -> Self {}
+    pub fn subject(&self) -> Option<&str> {}
+    pub fn payload(&self) -> &Bytes {}
+}
+impl SealedOutputs for Output {}
+impl fmt::Debug for Output {}
+
+// jetstream_handlers::Outputs
+#[derive(Debug, Clone, Default)]
+#[must_use = "outputs are published only if the handler returns them"]
+pub struct Outputs();
+impl Extend<Output> for Outputs {}
+impl FromIterator<Output> for Outputs {}
+impl IntoOutputs for Outputs {}
+impl Outputs {
+    pub fn new() -> Self {}
+    pub fn publish<T: Serialize + ?Sized>(
+        mut self,
+        subject: impl Into<String>,
+        value: &T,
+    ) -> Self {}
+    pub fn push(&mut self, output: Output) {}
+    pub fn as_slice(&self) -> &[Output] {}
+}
+impl SealedOutputs for Outputs {}
 
 // jetstream_handlers::Reason
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -717,6 +757,7 @@ pub enum Reason {
     Panic,
     Timeout,
     Undecodable,
+    Output,
     Killed,
     Exhausted,
     Unknown,

@@ -97,8 +97,31 @@ fn marker_name(function: &Function) -> Ident {
     name
 }
 
+/// Returns `true` if what the function returns is published to the subject of the key `publish`.
+fn publishes(settings: &Settings) -> bool {
+    settings.iter().any(|(key, _)| key.name == "publish")
+}
+
+/// Returns the expression that converts what the function has returned into the outcome of the call.
+fn outcome(function: &Function, settings: &Settings, called: &TokenStream) -> TokenStream {
+    let here = Span::mixed_site();
+    let output = function.output();
+    if !publishes(settings) {
+        return quote_spanned!(here=> ::jetstream_handlers::__private::outcome::<#output>(#called));
+    }
+    // A return type without a value is reported at this span.
+    let via = quote_spanned! {generated_at(output.span())=>
+        (&&&&&::jetstream_handlers::__private::Returned::of(&returned)).__jetstream_handlers_published()
+    };
+    quote_spanned! {here=>
+        let returned = #called;
+        let via = #via;
+        ::jetstream_handlers::__private::published::<#output, _>(returned, via)
+    }
+}
+
 /// Returns the closure that makes every argument from a message and calls the function.
-fn call(function: &Function) -> TokenStream {
+fn call(function: &Function, settings: &Settings) -> TokenStream {
     let here = Span::mixed_site();
     let name = function.name();
     let at_name = generated_at(name.span());
@@ -120,11 +143,8 @@ fn call(function: &Function) -> TokenStream {
             };
         }
     });
-    let output = function.output();
     let awaited = function.is_async().then(|| quote_spanned!(here=> .await));
-    let outcome = quote_spanned! {here=>
-        ::jetstream_handlers::__private::outcome::<#output>(#name(#(#arguments),*) #awaited)
-    };
+    let outcome = outcome(function, settings, &quote_spanned!(here=> #name(#(#arguments),*) #awaited));
     // A future that is not `Send` is reported at this span.
     let run = quote_spanned! {at_name=>
         slot.run(async move { #(#extractions)* #outcome });
@@ -169,12 +189,19 @@ fn via(parameter: &Type) -> TokenStream {
 fn registration(function: &Function, settings: &Settings) -> TokenStream {
     let name = function.plain_name();
     let plan = plan(settings);
-    let call = call(function);
+    let call = call(function, settings);
+    let published = publishes(settings).then(|| {
+        quote_spanned! {Span::mixed_site()=>
+            #[allow(unused_imports)] // which trait is used depends on the return type
+            use ::jetstream_handlers::__private::returned::*;
+        }
+    });
     let check = check(function);
     let layer = layer(settings);
     quote_spanned! {Span::mixed_site()=>
         #[allow(unused_imports)] // which traits are used depends on the parameters
         use ::jetstream_handlers::__private::via::*;
+        #published
 
         static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration =
             ::jetstream_handlers::__private::Registration {

@@ -3,14 +3,10 @@
 use crate::rules::{BACKOFF_KEYS, KEYS, Key};
 
 /// The keys of earlier and later versions, each with the message that states what to write instead.
-const UNSUPPORTED: [(&str, &str); 4] = [
+const UNSUPPORTED: [(&str, &str); 3] = [
     (
         "key",
         "`key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
-    ),
-    (
-        "publish",
-        "`publish` is not supported yet; add a parameter `publisher: Publisher` and publish in the handler, or remove `publish`",
     ),
     (
         "codec",
@@ -23,7 +19,7 @@ const UNSUPPORTED: [(&str, &str); 4] = [
 ];
 
 /// The names from other systems, each with the key of the same meaning.
-const SYNONYMS: [(&str, &str); 33] = [
+const SYNONYMS: [(&str, &str); 37] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -57,6 +53,10 @@ const SYNONYMS: [(&str, &str); 33] = [
     ("deliver_policy", "deliver"),
     ("offset_reset", "deliver"),
     ("start_from", "deliver"),
+    ("output", "publish"),
+    ("outputs", "publish"),
+    ("publish_to", "publish"),
+    ("send_to", "publish"),
 ];
 
 /// The maximum edit distance between a misspelt key and the one that is suggested.
@@ -172,6 +172,8 @@ mod tests {
             ("spawn_blocking", "blocking"),
             ("cpu_bound", "blocking"),
             ("thread", "threads"),
+            ("publishes", "publish"),
+            ("output", "publish"),
         ] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), Some(meant), "for `{typed}`");
         }

@@ -34,3 +34,8 @@ impl ExponentialBackoff {
 pub(crate) fn jittered(duration: Duration) -> Duration {
     duration.mul_f64(0.8 + 0.4 * fastrand::f64())
 }
+
+/// Returns the longest duration that [`jittered`] returns.
+pub(crate) fn max_jittered(duration: Duration) -> Duration {
+    duration.mul_f64(1.2)
+}

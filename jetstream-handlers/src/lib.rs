@@ -43,6 +43,7 @@
 //! A message is acknowledged after its handler returned `Ok`.
 //! After an error, a panic or a timeout, the message is retried with the handler's `backoff`; after `max_deliver` attempts it becomes a dead letter.
 //! [`HandlerError`] and [`Settle`] set another delay, or end the attempts immediately.
+//! What a handler returns can be published before its message is acknowledged: [`outputs`] describes the key `publish`, [`Output`] and [`Outputs`].
 //! Delivery is at least once: a handler may receive a message twice.
 //!
 //! # Dead letters
@@ -178,9 +179,9 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
-pub use outcome::{HandlerError, HandlerResult, Reason, Settle};
+pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
 #[doc(hidden)]
-pub use outcome::{IntoSettle, Outcome};
+pub use outcome::{IntoOutputs, IntoSettle, Outcome};
 pub use plan::{Deliver, Subjects};
 pub use publish::{PublishAll, PublishMessage, Publisher};
 
@@ -222,7 +223,7 @@ pub mod __private {
     };
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
-    pub use crate::outcome::{IntoSettle, Outcome};
+    pub use crate::outcome::{IntoPublished, IntoSettle, Outcome, Returned, published, via as returned};
     pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
     #[cfg(feature = "tower")]
     pub use crate::{handler::Wrapper, layer::LayerOfHandlers};
@@ -268,6 +269,9 @@ struct ReadmeZhTw;
 
 #[doc = include_str!("docs/codecs.md")]
 pub mod codecs {}
+
+#[doc = include_str!("docs/outputs.md")]
+pub mod outputs {}
 
 #[doc = include_str!("docs/security.md")]
 pub mod security {}

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::backoff::max_jittered;
 use crate::pattern::filter;
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
@@ -32,6 +33,7 @@ pub struct Plan {
     pub group: Option<Cow<'static, str>>,
     pub broker: Option<Cow<'static, str>>,
     pub deliver: Deliver,
+    pub publish: Option<Cow<'static, str>>,
     /// The keys whose value in the environment cannot be used, each with its problem.
     pub unreadable: Vec<(&'static str, String)>,
 }
@@ -242,6 +244,7 @@ impl Plan {
             group: None,
             broker: None,
             deliver: Deliver::All,
+            publish: None,
             unreadable: Vec::new(),
         }
     }
@@ -265,6 +268,7 @@ impl Plan {
             ("stream", Setting::Text(stream)) => self.stream = Some(stream),
             ("group", Setting::Text(group)) => self.group = Some(group),
             ("broker", Setting::Text(broker)) => self.broker = Some(broker),
+            ("publish", Setting::Text(subject)) => self.publish = Some(subject),
             ("concurrency", Setting::Number(calls)) => self.concurrency = Some(calls as usize),
             ("threads", Setting::Number(threads)) => self.threads = Some(threads as usize),
             ("batch_size", Setting::Number(messages)) => self.batch_size = Some(messages as usize),
@@ -283,6 +287,7 @@ impl Plan {
             *subject = Cow::Owned(prefix.subject(subject).into_owned());
         }
         self.stream = self.stream.as_deref().map(|stream| Cow::Owned(prefix.stream(stream).into_owned()));
+        self.publish = self.publish.as_deref().map(|subject| Cow::Owned(prefix.subject(subject).into_owned()));
         if let Some(DeadLetter::Subject(subject)) = &mut self.dead_letter {
             *subject = Cow::Owned(prefix.subject(subject).into_owned());
         }
@@ -311,6 +316,7 @@ impl Plan {
             group,
             broker,
             deliver,
+            publish,
             unreadable,
         } = self;
         let settings = [
@@ -333,6 +339,7 @@ impl Plan {
             ("group", group.as_deref().map(text)),
             ("broker", broker.as_deref().map(text)),
             ("deliver", deliver.setting()),
+            ("publish", publish.as_deref().map(text)),
         ];
         let is_readable = |key: &str| !unreadable.iter().any(|(unreadable, _)| *unreadable == key);
         let set = settings.into_iter().filter_map(|(key, setting)| Some((key, setting?)));
@@ -391,6 +398,16 @@ impl Plan {
             return rules::MAX_ACK_EVERY as i64;
         }
         DELAYED.max(self.concurrency() as i64 * INSTANCES)
+    }
+
+    /// Returns the longest time from the first attempt of a message to its last one, if each fails as soon as possible:
+    /// the delays between them, and one `ack_wait`, after which a crashed process is noticed.
+    pub(crate) fn retry_span(&self) -> Duration {
+        // Beyond that, an attempt more or less decides nothing.
+        const MAX_ATTEMPTS: u64 = 1000;
+        let attempts = u64::from(self.max_deliver()).min(MAX_ATTEMPTS);
+        let delays = (1..attempts).map(|attempt| max_jittered(self.delay_after(attempt).min(MAX_DURATION)));
+        delays.fold(self.ack_wait(), Duration::saturating_add).min(MAX_DURATION)
     }
 
     /// Returns the delay before the next attempt after `attempt`, counted from 1, has failed.
@@ -475,6 +492,7 @@ mod tests {
             group: Some("billing".into()),
             broker: Some("eu".into()),
             deliver: Deliver::LastPerSubject,
+            publish: Some("orders.billed".into()),
             ..Plan::new("orders.created", "billing")
         };
         let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();
@@ -489,6 +507,16 @@ mod tests {
         let plan = Plan::new("a", "b");
         let delays: Vec<_> = (1..=6).map(|attempt| plan.delay_after(attempt).as_secs()).collect();
         assert_eq!(delays, [1, 5, 30, 120, 120, 120]);
+    }
+
+    #[test]
+    fn retry_span_has_every_delay_with_its_jitter() {
+        let mut plan = Plan::new("a", "b");
+        assert_eq!(plan.retry_span(), Duration::from_millis(156_000 * 12 / 10) + Duration::from_secs(30));
+        (plan.max_deliver, plan.ack_wait) = (Some(1), Some(Duration::from_secs(2)));
+        assert_eq!(plan.retry_span(), Duration::from_secs(2));
+        plan.max_deliver = Some(1_000_000);
+        assert!(plan.retry_span() <= MAX_DURATION);
     }
 
     #[test]

@@ -94,7 +94,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 21] = [
+pub(crate) static KEYS: [Key; 22] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -116,6 +116,7 @@ pub(crate) static KEYS: [Key; 21] = [
     Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
     Key { name: "layer", example: "limits::billing", accepts: Accepts::Layer },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
+    Key { name: "publish", example: "\"orders.confirmed\"", accepts: Accepts::Text(publish_subject_problem) },
 ];
 
 const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };

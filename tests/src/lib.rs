@@ -5,7 +5,8 @@
 //! Some files of `NatsServer` are also modules of the harness, which starts other programs too.
 //!
 //! A [`Server`] is one node, and a [`Cluster`] is three.
-//! A [`Proxy`] between a client and a server can interrupt their connection.
+//! A [`Proxy`] between a client and a server can interrupt their connection, and a [`Wire`](wire::Wire) ends it at a
+//! step of the protocol.
 //! A [`Program`] is another process, [`connect`] makes a broker, a [`Recorder`] notes what handlers
 //! are called with, and [`eventually`] waits for a condition.
 //!
@@ -38,6 +39,7 @@ pub mod recorder;
 pub mod server;
 mod target;
 pub mod wait;
+pub mod wire;
 
 pub use assert_error::assert_error;
 pub use broker::{

@@ -127,6 +127,21 @@ async fn orders_runs_repeatedly_on_a_server() {
     assert_eq!(stream.info().await.unwrap().state.messages, 2 + 2 * 8);
 }
 
+const OUTPUTS: [&str; 5] = [
+    "warehouse order 2: the shelf is empty, so it is retried, and publishes nothing yet",
+    "post      parcel 2 of order 1",
+    "post      parcel 2 of order 2",
+    "letters   order 3: the order is empty",
+    "All parcels are sent.",
+];
+
+#[tokio::test]
+async fn outputs_runs_in_memory_and_on_a_server() {
+    assert_lines(&run("outputs", None).await, &OUTPUTS);
+    let server = Server::start().await;
+    assert_lines(&run("outputs", Some(&server.url())).await, &OUTPUTS);
+}
+
 #[tokio::test]
 async fn lifecycle_serves_itself_and_ends() {
     let printed = run("lifecycle", None).await;

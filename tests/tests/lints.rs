@@ -113,6 +113,17 @@ pub mod handlers {
         Ok::<(), std::fmt::Error>(())
     }
 
+    /// With a value to publish.
+    ///
+    /// # Errors
+    ///
+    /// None.
+    #[subscriber(subject = "lints.publish", queue = "lints-publish", publish = "lint.published")]
+    pub async fn publishing(order: Order) -> HandlerResult<Option<u64>> {
+        rest().await;
+        Ok(Some(order.id))
+    }
+
     /// With every key of ordered handlers.
     #[subscriber(subject = "lints.ordered", queue = "lints-ordered", ordered, ack_every = 10, single_instance)]
     pub async fn ordered(order: Order) {

@@ -345,7 +345,7 @@ async fn subscribe_failing(broker: &Broker, calls: &Recorder, permits: &Arc<Sema
         async move {
             calls.add(id);
             drop(permits.acquire().await);
-            HandlerResult::Err("fails".into())
+            HandlerResult::<()>::Err("fails".into())
         }
     };
     let subscribe = broker.subscribe("work.failing", "failing", failing);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use futures::FutureExt as _;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{NatsServer, TestBroker, assert_idempotent};
-use jetstream_handlers::{Context, ErrorKind};
+use jetstream_handlers::{Context, ErrorKind, Output};
 use jetstream_handlers_tests::{Recorder, SOON, Server, binary, eventually, stream_config};
 
 #[subscriber(subject = "orders.created", queue = "confirmer", group = "shop", backoff = ["1m", "1h"])]
@@ -388,4 +388,37 @@ async fn thousand_test_brokers_run() {
         broker.broker().disconnect().await.unwrap();
     }
     println!("1000 tests in {:.1?}", started.elapsed());
+}
+
+#[subscriber(subject = "prices.set", queue = "converter", publish = "converted.prices")]
+async fn convert(price: u64) -> HandlerResult<Vec<Output>> {
+    Ok(vec![Output::new(&(2 * price)), Output::to("converted.log", &price).header("Tenant", "eu")])
+}
+
+#[jetstream_handlers::test(include(convert))]
+async fn redelivered_message_publishes_nothing_twice(broker: TestBroker) {
+    broker.lose_acks(1).publish("prices.set", &1).await;
+    broker.crash_before_ack().publish("prices.set", &2).await;
+    broker.redeliver(1).publish("prices.set", &3).await;
+    broker.advance(secs(60)).await;
+    broker.handled::<convert>().times(3).retried(1);
+    assert_eq!(broker.published::<u64>("converted.prices").await, [2, 4, 6]);
+    assert_eq!(broker.published::<u64>("converted.log").await, [1, 2, 3]);
+    let text = panic_of(async { drop(broker.handled::<convert>().never()) }).await;
+    assert!(text.contains("published 2 on the subject of `publish`"), "{text}");
+    assert!(text.contains("published 1 on converted.log"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn handler_with_outputs_is_idempotent() {
+    assert_idempotent(async |start| {
+        let config = jetstream_handlers::stream::Config {
+            allow_atomic_publish: true,
+            ..stream_config("CONVERTED", &["converted.>"])
+        };
+        let broker = start(TestBroker::builder().stream(config).include::<convert>()).await;
+        broker.publish("prices.set", &7).await;
+        (broker.published::<u64>("converted.>").await, broker.published_messages("converted.log").await.len())
+    })
+    .await;
 }

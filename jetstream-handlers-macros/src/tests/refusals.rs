@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// The text that replaces `ALL` in the expected messages.
-const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`, `broker`, `layer`, `deliver`";
+const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`, `broker`, `layer`, `deliver`, `publish`";
 
 /// Asserts the mistakes in `source`; each expected one begins with the tokens that it points at.
 #[track_caller]
@@ -313,17 +313,27 @@ fn dead_letters() {
 }
 
 #[test]
+fn subject_of_publish_is_one_subject() {
+    assert_entries(r#"publish = "orders.confirmed""#, &[]);
+    assert_entries(
+        r#"publish = "orders.*""#,
+        &[
+            r#""orders.*": subject `orders.*` has the wildcard `*`; a message is published to one subject, so write out every token"#,
+        ],
+    );
+    assert_entries(
+        "publish = false",
+        &[r#"false: `publish` takes a string literal, as in `publish = "orders.confirmed"`"#],
+    );
+    assert_entries("publish", &[r#"publish: `publish` has no value; add one, as in `publish = "orders.confirmed"`"#]);
+}
+
+#[test]
 fn unsupported_keys_say_what_to_write_instead() {
     assert_entries(
         r#"key = "customer""#,
         &[
             "key: `key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
-        ],
-    );
-    assert_entries(
-        r#"publish = "a.b""#,
-        &[
-            "publish: `publish` is not supported yet; add a parameter `publisher: Publisher` and publish in the handler, or remove `publish`",
         ],
     );
     assert_entries(

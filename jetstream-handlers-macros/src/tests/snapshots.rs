@@ -107,6 +107,17 @@ async fn book(entry: Entry) -> HandlerResult {
 }
 
 #[test]
+fn publishing() {
+    assert_snapshot(
+        "publishing",
+        r#"#[subscriber(subject = "orders.created", queue = "confirmer", publish = "orders.confirmed")]
+async fn confirm(order: Order) -> HandlerResult<Option<Confirmation>> {
+    Ok(order.confirmation())
+}"#,
+    );
+}
+
+#[test]
 fn refused() {
     assert_snapshot(
         "refused",

@@ -163,6 +163,31 @@ impl Subscribe<'_> {
         self
     }
 
+    /// Sets the subject of the [`Output`](crate::Output)s that the closure returns without one, which are published
+    /// before its message is acknowledged; none by default.
+    ///
+    /// [`outputs`](crate::outputs) describes what happens to them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// # use jetstream_handlers::{Output, prelude::*};
+    /// # let broker = Broker::in_memory();
+    /// let confirming = broker
+    ///     .subscribe("orders.created", "confirmer", |order: u64| async move {
+    ///         Ok(if order > 0 { Some(Output::new(&order)) } else { None })
+    ///     })
+    ///     .publish("orders.confirmed")
+    ///     .await?;
+    /// # confirming.unsubscribe().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn publish(self, subject: impl Into<String>) -> Self {
+        self.with(|plan| plan.publish = Some(Cow::Owned(subject.into())))
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
         change(&mut self.handler.declaration.plan);
         self
@@ -250,7 +275,7 @@ mod tests {
     #[test]
     fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 19] = [
+        let setters: [(&str, Setter); 20] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -270,6 +295,7 @@ mod tests {
             ("deliver", |it| it.deliver(Deliver::New)),
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),
             ("deliver", |it| it.deliver(Deliver::FromTime(std::time::SystemTime::now()))),
+            ("publish", |it| it.publish("orders.billed")),
         ];
         let broker = Broker::in_memory();
         let subscribe = || broker.subscribe("orders.created", "billing", async || {});

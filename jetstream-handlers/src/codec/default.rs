@@ -80,7 +80,7 @@ impl DefaultCodec {
         Self(Format::Other(Other::new(codec)))
     }
 
-    pub(super) fn is_json(&self) -> bool {
+    pub(crate) fn is_json(&self) -> bool {
         matches!(self.0, Format::Json)
     }
 

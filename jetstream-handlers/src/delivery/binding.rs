@@ -30,6 +30,16 @@ pub(crate) struct Binding {
     pub(crate) work_queue: bool,
     /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
+    /// The stream of the handler's outputs; `None` if it has no `publish`.
+    pub(crate) outputs: Option<OutputStream>,
+}
+
+/// The stream to which a handler publishes what it returns.
+#[derive(Debug)]
+pub(crate) struct OutputStream {
+    pub(crate) stream: String,
+    /// The time for which the stream recognizes an output that is published again.
+    pub(crate) duplicate_window: Duration,
 }
 
 impl Binding {

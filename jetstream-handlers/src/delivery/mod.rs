@@ -12,7 +12,7 @@ mod records;
 mod sent_acks;
 
 pub(crate) use acked::AckedSequence;
-pub(crate) use binding::Binding;
+pub(crate) use binding::{Binding, OutputStream};
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;

@@ -19,6 +19,8 @@ pub enum Purpose {
     Handler(String),
     /// Dead letters of the handler of this name.
     DeadLetters(String),
+    /// Outputs of the handler of this name.
+    Outputs(String),
     /// A publish to this subject.
     Publish(String),
     /// A stream that was passed to [`Builder::stream`](crate::Builder::stream).
@@ -28,7 +30,7 @@ pub enum Purpose {
 impl Purpose {
     fn handler(&self) -> Option<&str> {
         match self {
-            Self::Handler(name) | Self::DeadLetters(name) => Some(name),
+            Self::Handler(name) | Self::DeadLetters(name) | Self::Outputs(name) => Some(name),
             Self::Publish(_) | Self::Declared => None,
         }
     }
@@ -39,6 +41,7 @@ impl fmt::Display for Purpose {
         match self {
             Self::Handler(name) => write!(f, "`{name}`"),
             Self::DeadLetters(name) => write!(f, "the dead letters of `{name}`"),
+            Self::Outputs(name) => write!(f, "the outputs of `{name}`"),
             Self::Publish(subject) => write!(f, "publish to `{subject}`"),
             Self::Declared => f.write_str("the stream given to the builder"),
         }
@@ -112,6 +115,10 @@ pub enum Problem {
     DeadLetterLoop { handler: String, subject: String, dead_letter: String },
     /// The stream of a handler's dead letters does not keep every message that it acknowledges.
     DeadLetterStream { handler: String, stream: String },
+    /// The outputs of a handler would be delivered to the handler itself.
+    OutputLoop { handler: String, subject: String, output: String },
+    /// The stream of a handler's outputs acknowledges no message (`no_ack`).
+    OutputStream { handler: String, stream: String },
     /// An ordered handler reads a work-queue stream, which accepts no ack for several messages.
     OrderedWorkQueue { handler: String, stream: String },
     /// An ordered handler reads a stream from which, because of `field`, a message can leave before older ones.
@@ -152,6 +159,7 @@ impl Problem {
             | Self::SeveralPayloads { .. }
             | Self::AlreadyRunning { .. }
             | Self::DeadLetterLoop { .. }
+            | Self::OutputLoop { .. }
             | Self::ServerTooOld { .. } => ErrorKind::Config,
             Self::MissingState { .. } | Self::Parameter { .. } => ErrorKind::MissingState,
             Self::StreamMissing { .. }
@@ -166,6 +174,7 @@ impl Problem {
             }
             Self::StreamDiffers { .. }
             | Self::DeadLetterStream { .. }
+            | Self::OutputStream { .. }
             | Self::OrderedWorkQueue { .. }
             | Self::OrderedStream { .. } => ErrorKind::StreamMismatch,
             Self::ConsumerDiffers { .. } => ErrorKind::ConsumerMismatch,
@@ -188,6 +197,8 @@ impl Problem {
             | Self::WorkQueueOverlap { handler, .. }
             | Self::DeadLetterLoop { handler, .. }
             | Self::DeadLetterStream { handler, .. }
+            | Self::OutputLoop { handler, .. }
+            | Self::OutputStream { handler, .. }
             | Self::OrderedWorkQueue { handler, .. }
             | Self::OrderedStream { handler, .. }
             | Self::ServerTooOld { handler, .. }
@@ -377,6 +388,14 @@ impl fmt::Display for Problem {
             Self::DeadLetterStream { handler, stream } => write!(
                 f,
                 "`{handler}`: its dead letters would go to stream `{stream}`, which may not keep them (it has interest or work-queue retention, or `no_ack`); set `dead_letter` to a subject of a stream with limits retention, or to `false`"
+            ),
+            Self::OutputLoop { handler, subject, output } => write!(
+                f,
+                "`{handler}`: publish: its outputs go to `{output}`, which its own subject `{subject}` covers, so each would be delivered to it again, without end; publish to another subject, or narrow `subject`"
+            ),
+            Self::OutputStream { handler, stream } => write!(
+                f,
+                "`{handler}`: publish: its outputs would go to stream `{stream}`, which acknowledges no message (`no_ack`), so that it is never known whether they are stored; turn `no_ack` off on the server"
             ),
             Self::OrderedWorkQueue { handler, stream } => write!(
                 f,

@@ -298,11 +298,19 @@ pub struct Problems {
     pub(crate) needs_content: bool,
     /// The name of the type of the payload.
     pub(crate) payload: Option<&'static str>,
+    /// `true` if the handler is a closure whose return type has no outputs.
+    pub(crate) returns_nothing: bool,
 }
 
 impl Problems {
     pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Self {
-        let mut problems = Self { context: context.clone(), found: Vec::new(), needs_content: false, payload: None };
+        let mut problems = Self {
+            context: context.clone(),
+            found: Vec::new(),
+            needs_content: false,
+            payload: None,
+            returns_nothing: false,
+        };
         check(context, &mut problems);
         problems
     }

@@ -5,18 +5,19 @@ use futures::FutureExt as _;
 use super::CallFuture;
 use crate::extract::{Argument, Context, Problems};
 use crate::message::Message;
-use crate::outcome::{HandlerResult, IntoSettle, Settle};
+use crate::outcome::{HandlerResult, IntoOutputs, IntoSettle, Settle};
 
 /// A closure that [`Broker::subscribe`](crate::Broker::subscribe) accepts as a handler.
 ///
 /// It is implemented for closures with up to eight parameters.
 /// Each parameter must be one that an annotated function can take, and must not borrow from the message.
-/// A closure returns `()`, [`Settle`] or a [`HandlerResult`] and no other `Result`, so that the error type of a plain
-/// `Ok(())` and of every `?` can be inferred.
+/// A closure returns `()`, [`Settle`], or a [`HandlerResult`] with `()` or outputs, such as [`Output`](crate::Output); it
+/// returns no other `Result`, so that the error type of a plain `Ok(())` and of every `?` can be inferred.
 #[diagnostic::on_unimplemented(
     message = "this closure is not a handler",
     label = "not a handler",
     note = "write `|order: OrderCreated| async move {{ Ok(()) }}`, which returns `()`, `HandlerResult` or `Settle`",
+    note = "to publish a value, return `Ok(Output::new(&value))` and name its subject with `.publish(\"..\")`, or return `Ok(Output::to(\"..\", &value))`",
     note = "each parameter is a payload that implements `serde::de::DeserializeOwned`, or implements `jetstream_handlers::FromMessage`",
     note = "a closure takes at most eight parameters; it may run in parallel and must be `Fn + Send + Sync + 'static`"
 )]
@@ -32,6 +33,7 @@ pub trait Closure<Arguments>: Send + Sync + 'static {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a return type of a closure",
     label = "a closure returns `()`, `HandlerResult` or `Settle`",
+    note = "to publish a value, return `Ok(Output::new(&value))` and name its subject with `.publish(\"..\")`, or return `Ok(Output::to(\"..\", &value))`",
     note = "the `?` operator converts any error into the `HandlerError` of a `HandlerResult`; end with `Ok(())`"
 )]
 pub trait ClosureResult: IntoSettle {}
@@ -39,6 +41,8 @@ pub trait ClosureResult: IntoSettle {}
 impl ClosureResult for () {}
 impl ClosureResult for Settle {}
 impl ClosureResult for HandlerResult {}
+#[diagnostic::do_not_recommend]
+impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
 
 macro_rules! closure {
     ($($argument:ident $via:ident),*) => {
@@ -63,6 +67,7 @@ macro_rules! closure {
                 $(problems.check::<$argument, $via>(context);)*
                 let payloads: &[bool] = &[$(<$argument as Argument<'_, $via>>::IS_PAYLOAD),*];
                 problems.check_payloads(payloads.iter().filter(|is_payload| **is_payload).count());
+                problems.returns_nothing = <Answer::Output as IntoSettle>::IS_EMPTY;
             }
         }
     };

@@ -87,6 +87,18 @@ impl Handler {
         self.needs_content && message.is_marker()
     }
 
+    /// Returns the problem of a handler that has `publish` and returns nothing.
+    ///
+    /// Only a closure can have it, because the attribute refuses such a function at compile time.
+    pub(crate) fn nothing_to_publish(&self) -> Option<Problem> {
+        let Declaration { name, plan, .. } = &self.declaration;
+        let subject = plan.publish.as_deref()?;
+        let problem = format!(
+            "is `\"{subject}\"`, but the closure returns nothing to publish; return `Ok(Output::new(&value))`, or remove `publish`"
+        );
+        Some(Problem::setting(name, "publish", &problem))
+    }
+
     /// Returns `true` if both are the same function.
     ///
     /// The location is compared too, because functions in different function bodies may have the same name.
@@ -211,7 +223,7 @@ mod tests {
     #[test]
     fn closure_is_refused_with_the_text_of_the_attribute() {
         let one = "but an `ordered` handler handles one message at a time";
-        let cases: [(Change, &str); 21] = [
+        let cases: [(Change, &str); 22] = [
             (|p| p.concurrency = Some(0), "concurrency: is 0; expected 1 to 10000"),
             (|p| p.concurrency = Some(20_000), "concurrency: is 20000; expected 1 to 10000"),
             (|p| p.threads = Some(0), "threads: is 0; expected 1 to 512"),
@@ -237,6 +249,7 @@ mod tests {
                 |p| p.dead_letter = Some(DeadLetter::Subject("dlq.*".into())),
                 "dead_letter: subject `dlq.*` has the wildcard `*`",
             ),
+            (|p| p.publish = Some("orders.*".into()), "publish: subject `orders.*` has the wildcard `*`"),
             (|p| p.group = Some("a.b".into()), "group: name `a.b` contains `.`"),
             (|p| (p.ordered, p.concurrency) = (true, Some(4)), &format!("concurrency: is 4, {one}")),
             (|p| (p.ordered, p.threads) = (true, Some(4)), &format!("threads: is 4, {one}")),

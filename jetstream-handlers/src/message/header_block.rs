@@ -25,6 +25,13 @@ pub(crate) fn parse(block: &[u8]) -> HeaderMap {
     headers
 }
 
+/// Returns a header to be sent; `None` if its name has a space or a colon, or its value a line break.
+pub(crate) fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue)> {
+    // The client library accepts an empty name, and sends a header line that cannot be parsed.
+    let name = HeaderName::from_str(name).ok().filter(|_| !name.is_empty())?;
+    Some((name, HeaderValue::from_str(value).ok()?))
+}
+
 /// Returns the header block with these headers.
 pub(crate) fn write(headers: &HeaderMap) -> Vec<u8> {
     let mut block = VERSION_LINE.to_owned();

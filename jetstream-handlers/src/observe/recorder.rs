@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::outcome::Settle;
+use crate::outcome::{Output, Settle};
 use crate::sync::lock;
 
 /// One call of a handler.
@@ -16,6 +16,8 @@ pub(crate) struct Call {
     pub(crate) payload: Bytes,
     pub(crate) settle: Settle,
     pub(crate) error: Option<String>,
+    /// The outputs that were published.
+    pub(crate) outputs: Vec<Output>,
 }
 
 /// The calls of all handlers of a test broker.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures::StreamExt as _;
@@ -9,7 +10,7 @@ use futures::StreamExt as _;
 use super::consumers::{consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::{Binding, Incarnations, SentAcks};
+use crate::delivery::{Binding, Incarnations, OutputStream, SentAcks};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver, Plan};
 use crate::subject::{covers, overlap};
@@ -17,6 +18,13 @@ use crate::transport::Transport;
 
 /// The maximum number of requests that a start has in flight.
 pub(super) const MAX_REQUESTS: usize = 16;
+
+/// The `duplicate_window` that the server gives to a stream.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The longest `duplicate_window` of a stream that is created for outputs; the server keeps every message id in memory
+/// for that long.
+const MAX_DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
 /// The result of an inspection: the streams and consumers to create, or the problems that prevent the start.
 pub(super) struct ProvisionPlan<'a> {
@@ -97,6 +105,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         }
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
+    let outputs = bind_outputs(streams, handler, &stream).await?;
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
@@ -110,6 +119,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         ack_wait: plan.ack_wait(),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
+        outputs,
     })
 }
 
@@ -125,6 +135,35 @@ async fn find_stream(streams: &mut Streams<'_>, handler: &Declaration) -> Result
         [(_, stream), others @ ..] if others.iter().all(|(_, other)| other == stream) => Ok(stream.clone()),
         _ => Err(Problem::SeveralStreams { handler: name.clone(), streams: found }),
     }
+}
+
+/// Finds or plans the stream of a handler's outputs; `origin` is the stream that the handler reads.
+async fn bind_outputs(
+    streams: &mut Streams<'_>,
+    handler: &Declaration,
+    origin: &str,
+) -> Result<Option<OutputStream>, Problem> {
+    let Declaration { name, plan, .. } = handler;
+    let Some(output) = plan.publish.as_deref() else { return Ok(None) };
+    let stream = streams.find(&Purpose::Outputs(name.clone()), output, None).await?;
+    let subject = plan.subject.filters().find(|filter| covers(filter, output));
+    if let Some(subject) = subject
+        && is_stored(streams, origin, output).await
+    {
+        let (handler, subject, output) = (name.clone(), subject.into_owned(), output.to_owned());
+        return Err(Problem::OutputLoop { handler, subject, output });
+    }
+    let is_declared = streams.transport.settings().streams.iter().any(|declared| declared.name == stream);
+    let Some(known) = streams.known.get_mut(&stream) else { return Ok(None) };
+    if known.config.no_ack {
+        return Err(Problem::OutputStream { handler: name.clone(), stream });
+    }
+    if !known.exists && !is_declared {
+        let window = plan.retry_span().clamp(DUPLICATE_WINDOW, MAX_DUPLICATE_WINDOW);
+        known.config.duplicate_window = known.config.duplicate_window.max(window);
+    }
+    let window = Some(known.config.duplicate_window).filter(|window| !window.is_zero());
+    Ok(Some(OutputStream { stream, duplicate_window: window.unwrap_or(DUPLICATE_WINDOW) }))
 }
 
 /// Returns `true` if a stream is known to store what is published to this subject.
@@ -281,8 +320,6 @@ fn removes_out_of_order(config: &stream::Config) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_nats::jetstream::consumer;
 
     use super::*;

@@ -47,7 +47,7 @@ pub(crate) async fn provision(
     Error::all(problems)?;
     let bindings = apply::apply(transport, plan).await?;
     for (handler, binding) in handlers.iter().zip(&bindings) {
-        notices::log(&handler.name, binding);
+        notices::log(handler, binding);
     }
     Ok(bindings)
 }

@@ -1,4 +1,4 @@
-//! The log lines of a start about consumers whose settings have unexpected consequences.
+//! The log lines of a start about consumers and streams whose settings have unexpected consequences.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,14 +6,19 @@ use async_nats::jetstream::consumer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::delivery::Binding;
+use crate::delivery::{Binding, OutputStream};
+use crate::plan::Declaration;
 
 /// The number of pull requests below which instances of a service may not all be served.
 const FEW_REQUESTS: i64 = 8;
 
-/// Logs what an operator should know about the consumer of a handler.
-pub(super) fn log(handler: &str, binding: &Binding) {
+/// Logs what an operator should know about the consumer and the outputs of a handler.
+pub(super) fn log(declaration: &Declaration, binding: &Binding) {
+    let handler = &declaration.name;
     let Binding { stream, consumer, config, .. } = binding;
+    if let Some(outputs) = &binding.outputs {
+        log_window(declaration, outputs);
+    }
     if let Some(until) = paused_until(config) {
         tracing::warn!(
             handler,
@@ -37,6 +42,19 @@ pub(super) fn log(handler: &str, binding: &Binding) {
             stream,
             consumer,
             "the consumer serves at most {requests} pull requests at a time (`max_waiting`), and any further instance receives no messages; the server's default is 512, and only a new consumer can have another value"
+        );
+    }
+}
+
+/// Logs that a retried message may publish an output twice, because its stream does not recognize it for long enough.
+fn log_window(handler: &Declaration, outputs: &OutputStream) {
+    let OutputStream { stream, duplicate_window } = outputs;
+    let (handler, span) = (&handler.name, handler.plan.retry_span().as_secs() + 1);
+    if duplicate_window.as_secs() < span {
+        tracing::warn!(
+            handler,
+            stream,
+            "the stream recognizes an output that is published again for {duplicate_window:?} (`duplicate_window`), and the attempts of one message can take {span} s, so that an output of an early attempt may be stored twice; raise it (`nats stream edit {stream} --dupe-window={span}s`), or shorten `backoff`"
         );
     }
 }

@@ -16,7 +16,7 @@ use crate::message::{Outgoing, atomic_batch_id};
 use crate::transport::Transport;
 
 /// The server's default limit for the messages of an atomic batch (ADR-50).
-const MAX_MESSAGES: usize = 1000;
+pub(super) const MAX_MESSAGES: usize = 1000;
 
 /// The oldest server version whose atomic batches are used (ADR-50).
 const SERVER: (i64, i64, i64) = (2, 12, 1);
@@ -78,16 +78,25 @@ impl Publisher {
     {
         let messages = messages.into_iter().take(MAX_MESSAGES + 1).map(|message| message.outgoing_of(self));
         let messages = atomic_batch(messages)?;
-        let transport = &*self.transport;
-        transport.require_version(SERVER, "atomic batches", "`publish_all`, which stores message by message")?;
-        let id = atomic_batch_id(&nuid::next(), 0);
-        for (number, message) in (1..).zip(&messages) {
-            let sent = message.in_atomic_batch(&id, number, messages.len());
-            transport.check(&sent).map_err(|error| about(number, error))?;
-        }
-        let subject = messages.first().map_or("", |message| message.subject.as_str());
-        until_closed(transport, subject, store(transport, subject, &messages)).await
+        require_version(&self.transport)?;
+        store_batch(&self.transport, &messages).await
     }
+}
+
+/// Returns an error if the server is too old for atomic batches.
+pub(super) fn require_version(transport: &Transport) -> Result<(), Error> {
+    transport.require_version(SERVER, "atomic batches", "`publish_all`, which stores message by message")
+}
+
+/// Stores a batch of at most [`MAX_MESSAGES`] messages with different ids.
+pub(super) async fn store_batch(transport: &Transport, messages: &[Outgoing]) -> Result<PublishAck, Error> {
+    let id = atomic_batch_id(&nuid::next(), 0);
+    for (number, message) in (1..).zip(messages) {
+        let sent = message.in_atomic_batch(&id, number, messages.len());
+        transport.check(&sent).map_err(|error| about(number, error))?;
+    }
+    let subject = messages.first().map_or("", |message| message.subject.as_str());
+    until_closed(transport, subject, store(transport, subject, messages)).await
 }
 
 /// Returns the messages of an atomic batch, each with an id.

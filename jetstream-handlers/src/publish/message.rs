@@ -19,7 +19,7 @@ use crate::codec::compression::{CONTENT_ENCODING, Encoding};
 use crate::codec::{CONTENT_TYPE, Encoded};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
-use crate::message::{Outgoing, reserved};
+use crate::message::{Outgoing, header_block, reserved};
 use crate::rules;
 
 /// The longest time to live: a hundred years.
@@ -102,10 +102,9 @@ impl PublishMessage {
             self.problem.get_or_insert_with(|| reserved_header(name));
             return self;
         }
-        match (HeaderName::from_str(name), HeaderValue::from_str(value)) {
-            // The client library accepts an empty name, and sends a header line that cannot be parsed.
-            (Ok(header), Ok(value)) if !name.is_empty() => self.headers.append(header, value),
-            _ => {
+        match header_block::header(name, value) {
+            Some((name, value)) => self.headers.append(name, value),
+            None => {
                 let problem = format!(
                     "header `{}: {value:?}` is invalid: a name has no space or colon, a value no line break",
                     printable(name)

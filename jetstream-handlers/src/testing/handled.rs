@@ -88,10 +88,14 @@ impl Handled {
     /// Formats all calls of the handler in their order.
     fn describe(&self) -> String {
         let mut text = format!("`{}` was called {}", self.name, counted(self.calls.len(), "time"));
-        for Call { subject, sequence, payload, settle, error, .. } in &self.calls {
+        for Call { subject, sequence, payload, settle, error, outputs, .. } in &self.calls {
             let payload = String::from_utf8_lossy(payload);
             let error = error.as_ref().map_or(String::new(), |error| format!(": {error}"));
             let _ = write!(text, "\n  message {sequence} on {subject} with {payload} -> {settle:?}{error}");
+            for output in outputs {
+                let (subject, payload) = (output.subject(), String::from_utf8_lossy(output.payload()));
+                let _ = write!(text, "\n    published {payload} on {}", subject.unwrap_or("the subject of `publish`"));
+            }
         }
         text
     }

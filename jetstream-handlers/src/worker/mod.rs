@@ -17,6 +17,7 @@ mod heartbeat;
 mod lateness;
 mod max_deliveries;
 mod ordered;
+mod outputs;
 mod pause;
 mod prefetch;
 mod quarantine;
@@ -52,6 +53,7 @@ use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
 use crate::outcome::Failure;
+use crate::publish::OutputStreams;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use aside::Aside;
@@ -110,6 +112,7 @@ pub(crate) struct Worker {
     exhausted: ExhaustedMessages,
     quarantine: Quarantine,
     denied_acks: DeniedAcks,
+    output_streams: OutputStreams,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
     ack_prefix: OnceLock<AckPrefix>,
 }
@@ -148,6 +151,7 @@ impl Worker {
             exhausted: ExhaustedMessages::default(),
             quarantine: Quarantine::default(),
             denied_acks: DeniedAcks::default(),
+            output_streams: OutputStreams::default(),
             ack_prefix: OnceLock::new(),
         })
     }

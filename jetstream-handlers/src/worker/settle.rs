@@ -11,9 +11,8 @@ use super::ack_all::AckAll;
 use crate::backoff::ExponentialBackoff;
 use crate::error::Error;
 use crate::message::{DeliveryId, Info, Message};
-use crate::outcome::{Outcome, Reason, Settle};
+use crate::outcome::{Outcome, Settle};
 use crate::plan::Ack;
-use crate::publish::publish;
 use crate::sync::lock;
 
 /// The timeout of the confirmation of an ack.
@@ -234,18 +233,5 @@ impl Worker {
             }
         }
         false
-    }
-
-    /// Publishes the outputs of a successful call, in order; if one is not stored, the call has failed and is retried.
-    pub(super) async fn publish_outputs(&self, outcome: Outcome) -> Outcome {
-        if outcome.settle != Settle::Ack {
-            return outcome;
-        }
-        for output in outcome.outputs {
-            if let Err(error) = publish(&self.transport, output.with_id()).await {
-                return Outcome::failed(Settle::Retry, Reason::Error, format!("cannot publish an output: {error}"));
-            }
-        }
-        Outcome::ack()
     }
 }

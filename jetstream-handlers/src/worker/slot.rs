@@ -321,15 +321,13 @@ impl Worker {
                 return outcome;
             }
             caller.ended(Instant::now());
-            // Boxed, because it is rare and every slot would hold its size.
-            Box::pin(self.publish_outputs(outcome))
+            // Boxed, because every slot would hold its size.
+            Box::pin(self.publish_outputs(message, outcome))
         };
-        let outcome = publishing.await;
-        self.record(message, &outcome);
-        outcome
+        publishing.await
     }
 
-    fn record(&self, message: &Message, outcome: &Outcome) {
+    pub(super) fn record(&self, message: &Message, outcome: &Outcome) {
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
                 handler: self.handler.declaration.name.clone(),
@@ -338,6 +336,7 @@ impl Worker {
                 payload: message.payload.clone(),
                 settle: outcome.settle,
                 error: outcome.failure.as_ref().map(|failure| failure.error.clone()),
+                outputs: outcome.outputs.clone(),
             });
         }
     }

@@ -1,4 +1,4 @@
-//! Tests of the interface to a handler's code: readiness and outputs, which handlers of users do not have yet.
+//! Tests of the interface to a handler's code: readiness, which handlers of users do not have yet, and outputs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,9 +12,8 @@ use crate::broker::Running;
 use crate::extract::Context;
 use crate::handler::{Call, CallFuture, Delivery, Handler};
 use crate::memory::Memory;
-use crate::message::Outgoing;
 use crate::observe::recorder::Recorder;
-use crate::outcome::{Outcome, Settle};
+use crate::outcome::{Outcome, Output, Settle};
 use crate::plan::Plan;
 use crate::sync::lock;
 use crate::transport::Transport;
@@ -26,7 +25,7 @@ struct Switch {
     waker: Mutex<Option<Waker>>,
     /// The sequence of each message, and the number of its deliveries.
     called: Mutex<Vec<(u64, u64)>>,
-    outputs: Vec<Outgoing>,
+    outputs: Vec<Output>,
 }
 
 impl Switch {
@@ -141,12 +140,8 @@ async fn call_that_is_not_ready_starts_nothing_that_is_buffered() {
     broker.disconnect().await.unwrap();
 }
 
-fn output(subject: &str) -> Outgoing {
-    Outgoing { subject: subject.to_owned().into(), payload: "1".into(), headers: Default::default() }
-}
-
 fn with_outputs(subjects: &[&str]) -> Arc<Switch> {
-    let outputs = subjects.iter().map(|subject| output(subject)).collect();
+    let outputs = subjects.iter().map(|subject| Output::to(*subject, &1)).collect();
     let switch = Arc::new(Switch { outputs, ..Switch::default() });
     switch.make_ready();
     switch
@@ -193,12 +188,13 @@ async fn call_is_retried_if_an_output_is_not_stored() {
     settle().await;
     assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 1));
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 1], 3));
+    // The first output has the same id as before.
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 1], 2));
     assert!(!unsettled(&running).await);
     let calls = recorder.of("closure on work.todo");
     assert_eq!(calls.iter().map(|call| call.settle).collect::<Vec<_>>(), [Settle::Retry, Settle::Ack]);
     let error = calls[0].error.as_deref().unwrap_or_default();
-    assert!(error.starts_with("cannot publish an output: ") && error.contains("results.second"), "{error}");
+    assert!(error.starts_with("output 2 of 2, on `results.second`, could not be published: "), "{error}");
     broker.disconnect().await.unwrap();
 }
 
@@ -217,5 +213,38 @@ async fn outputs_of_an_ordered_handler_are_stored_before_the_ack() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 1, 2], 2));
     assert!(!unsettled(&running).await);
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_is_kept_alive_while_its_outputs_are_published() {
+    let broker = Broker::in_memory();
+    let switch = with_outputs(&["results.first"; 5]);
+    let (running, _) = start(&broker, &switch).await;
+    publish(&broker, 1).await;
+    settle().await;
+    memory(&broker).with_faults(|faults| faults.publish_delay = Duration::from_secs(15));
+    publish(&broker, 1).await;
+    // Longer than the `ack_wait` of 30 s.
+    tokio::time::sleep(Duration::from_secs(80)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1, 2], 10));
+    assert!(!unsettled(&running).await);
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn outputs_in_progress_are_finished_at_a_stop() {
+    let broker = Broker::in_memory();
+    let switch = with_outputs(&["results.first", "results.second"]);
+    let (running, _) = start(&broker, &switch).await;
+    memory(&broker).with_faults(|faults| faults.publish_delay = Duration::from_secs(5));
+    publish(&broker, 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 0));
+    running.shutdown().await.unwrap();
+    assert_eq!(stored(&broker, "RESULTS"), 2);
+    let (_running, _) = start(&broker, &switch).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 2), "the message is acknowledged");
     broker.disconnect().await.unwrap();
 }

@@ -15,6 +15,7 @@ contract![
     enum_is_told_apart_by_a_header,
     enum_is_told_apart_by_a_tag,
     delete_marker_is_no_event,
+    returned_events_are_published,
 ];
 
 #[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
@@ -163,4 +164,42 @@ async fn delete_marker_is_no_event(transport: &Transport) {
     broker.handled::<on_shop>().never();
     broker.handled::<on_created>().never();
     assert!(broker.dead_letters().await.is_empty());
+}
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[event(subject = "shipments.{id}.sent", id = "id")]
+struct Sent {
+    id: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[event(subject = "reports.{name}")]
+struct Report {
+    name: String,
+}
+
+#[subscriber(event = Created, queue = "ship")]
+async fn ship(event: Created) -> HandlerResult<(Sent, Option<Report>)> {
+    let report = (event.id != 1).then(|| Report { name: if event.id == 2 { "two".into() } else { "a b".into() } });
+    Ok((Sent { id: event.id }, report))
+}
+
+async fn returned_events_are_published(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<ship>()).await;
+    for id in [1, 2, 3] {
+        broker.broker().send(&created(id)).await.unwrap();
+    }
+    broker.idle().await;
+    let sent = broker.published_messages("shipments.>").await;
+    let sent: Vec<_> = sent.iter().map(|it| (it.subject(), it.header("Nats-Msg-Id").unwrap())).collect();
+    let expected = [("shipments.1.sent", "shipments.1.sent:1"), ("shipments.2.sent", "shipments.2.sent:2")];
+    assert_eq!(sent, expected, "nothing of a call is published if one of its events cannot be");
+    assert_eq!(broker.published::<Report>("reports.>").await, [Report { name: "two".to_owned() }]);
+    let letters = broker.dead_letters().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert!(
+        letters[0].error.contains("`name` of the event's subject `reports.{name}` is `a b`"),
+        "{}",
+        letters[0].error
+    );
 }

@@ -30,6 +30,7 @@ mod headers;
 mod limits;
 mod markers;
 mod ordered;
+mod outputs;
 mod payloads;
 mod publishes;
 mod queues;

@@ -39,7 +39,7 @@ async fn handed_back_message_is_not_an_attempt(transport: &Transport) {
             recorder.add(info.delivered());
             async move {
                 shutdown.requested().await;
-                Err(HandlerError::hand_back("stopping"))
+                HandlerResult::<()>::Err(HandlerError::hand_back("stopping"))
             }
         };
         let subscribe = broker.broker().subscribe("orders.created", "restarted", handler).max_deliver(2);

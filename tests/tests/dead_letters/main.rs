@@ -336,7 +336,7 @@ async fn long_full_stream_loses_no_dead_letter() {
     let server = Server::start().await;
     let start = async || {
         let broker = Broker::builder().servers([server.url()]).publish_timeout(ms(200)).connect().await.unwrap();
-        let failing = |_: u64| std::future::ready(HandlerResult::Err("fails".into()));
+        let failing = |_: u64| std::future::ready(HandlerResult::<()>::Err("fails".into()));
         let subscription =
             broker.subscribe("work.a", "worker", failing).max_deliver(1).backoff(&[ms(5)]).await.unwrap();
         (broker, subscription)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::TryStreamExt as _;
 use jetstream_handlers::async_nats::jetstream::consumer;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{ErrorKind, stream};
+use jetstream_handlers::{ErrorKind, Output, stream};
 use jetstream_handlers_tests::{Recorder, Server, assert_error, binary, connect, connect_with, stream_config};
 use tracing::subscriber::DefaultGuard;
 
@@ -364,6 +364,24 @@ impl io::Write for Lines {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+#[tokio::test]
+async fn short_duplicate_window_of_outputs_is_logged() {
+    let server = Server::start().await;
+    server.jetstream().await.create_stream(stream_config("CONFIRMED", &["confirmed.>"])).await.unwrap();
+    let broker = connect(&server).await;
+    let start = async |queue: &str, max_deliver: u32| {
+        let (lines, _guard) = Lines::collect();
+        let confirm = |order: u64| async move { Ok(Output::new(&order)) };
+        let subscribe = broker.subscribe("orders.created", queue, confirm).max_deliver(max_deliver);
+        subscribe.publish("confirmed.orders").await.map(drop).unwrap();
+        lines
+    };
+    let command = "nats stream edit CONFIRMED --dupe-window=218s";
+    start("five", 5).await.assert_line(&["closure on orders.created", "CONFIRMED", "for 120s", "218 s", command]);
+    let lines = start("two", 2).await;
+    assert!(!lines.0.lock().unwrap().iter().any(|line| line.contains("dupe-window")), "{lines:?}");
 }
 
 #[tokio::test]

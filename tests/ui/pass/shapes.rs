@@ -1,8 +1,8 @@
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Cbor, Json, MessagePack, Protobuf, Raw};
-use serde::Deserialize;
+use jetstream_handlers::{Cbor, Json, MessagePack, Output, Outputs, Protobuf, Raw};
+use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, Serialize)]
 struct OrderCreated {
     id: u64,
 }
@@ -139,6 +139,43 @@ async fn protobuf(Protobuf(parcel): Protobuf<Parcel>) {
     println!("{}", parcel.id);
 }
 
+#[subscriber(subject = "orders.confirm", queue = "one", publish = "confirmed.one")]
+async fn publishes_one(order: OrderCreated) -> OrderCreated {
+    order
+}
+
+#[subscriber(subject = "orders.confirm", queue = "result", publish = "confirmed.result")]
+async fn publishes_result(order: OrderCreated) -> Result<OrderCreated, impl std::error::Error + Send + Sync + 'static> {
+    Ok::<_, std::fmt::Error>(order)
+}
+
+#[subscriber(subject = "orders.confirm", queue = "option", publish = "confirmed.option")]
+async fn publishes_option(order: OrderCreated) -> HandlerResult<Option<OrderCreated>> {
+    Ok((order.id > 1).then_some(order))
+}
+
+type Many = HandlerResult<Vec<OrderCreated>>;
+
+#[subscriber(subject = "orders.confirm", queue = "vec", publish = "confirmed.vec", blocking)]
+fn publishes_vec(order: OrderCreated) -> Many {
+    Ok(vec![order])
+}
+
+#[subscriber(subject = "orders.confirm", queue = "borrowed", publish = "confirmed.borrowed")]
+async fn publishes_borrowed(view: OrderView<'_>) -> HandlerResult<&'_ str> {
+    Ok(view.id)
+}
+
+#[subscriber(subject = "orders.confirm", queue = "outputs")]
+async fn publishes_outputs(order: OrderCreated) -> Result<(Output, Option<Outputs>), std::io::Error> {
+    Ok((Output::to("confirmed.first", &order), None))
+}
+
+#[subscriber(subject = "orders.confirm", queue = "headers", publish = "confirmed.headers")]
+async fn publishes_headers(order: OrderCreated) -> HandlerResult<Vec<Output>> {
+    Ok(vec![Output::new(&order).header("Tenant", "eu")])
+}
+
 /// An alias is as good as the type.
 type Order = OrderCreated;
 type Answer = Result<(), HandlerError>;
@@ -155,4 +192,6 @@ fn main() {
     let _: fn() = plain;
     let _ = (result, json, packed, cbor, raw, protobuf);
     let _ = (bytes_as_they_are, blocking, not_send, blocking_and_async, ordered);
+    let _ = (publishes_one, publishes_result, publishes_option, publishes_vec, publishes_borrowed);
+    let _ = (publishes_outputs, publishes_headers);
 }

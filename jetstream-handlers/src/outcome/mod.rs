@@ -1,12 +1,17 @@
 //! The outcome of a call: the settlement of its message, the failure, and the messages to publish.
 
+mod output;
+mod returned;
+
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
 use crate::error::printable::{printable, truncate};
 use crate::error::{BoxError, chain};
-use crate::message::Outgoing;
+
+pub use output::{Output, Outputs};
+pub use returned::{IntoOutputs, IntoPublished, IntoSettle, Returned, published, via};
 
 /// The maximum length of the text of a failure, in bytes.
 const MAX_ERROR: usize = 8 * 1024;
@@ -122,7 +127,8 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
     }
 }
 
-/// The result of a handler: `Ok(())` acknowledges the message, and an error is settled as [`HandlerError`] describes.
+/// The result of a handler: `Ok` acknowledges the message, after its [`outputs`](crate::outputs) are stored, and an error
+/// is settled as [`HandlerError`] describes.
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 
 /// The outcome of one call of a handler.
@@ -132,7 +138,7 @@ pub struct Outcome {
     /// The failure; `None` if the message is acknowledged.
     pub(crate) failure: Option<Failure>,
     /// The messages to publish before the delivery is acknowledged.
-    pub(crate) outputs: Vec<Outgoing>,
+    pub(crate) outputs: Vec<Output>,
 }
 
 /// The failure of a call, for the log and for the dead letter.
@@ -148,6 +154,7 @@ impl Failure {
             Reason::Error => "the handler returned an error",
             Reason::Panic => "the handler panicked",
             Reason::Undecodable => "a parameter could not be extracted",
+            Reason::Output => "an output could not be published",
             // Their texts are those of this crate.
             Reason::Timeout | Reason::Killed | Reason::Exhausted | Reason::Unknown => return,
         };
@@ -185,6 +192,8 @@ pub enum Reason {
     Timeout,
     /// A parameter of the handler could not be extracted, such as a payload that cannot be decoded.
     Undecodable,
+    /// What the handler returned could not be encoded, or could not be published.
+    Output,
     /// Attempts ended without a result, because the process ended or the server reached the consumer's `max_deliver`.
     Killed,
     /// All attempts were used up, and the failure is not known any more, because the dead letter could not be stored
@@ -202,6 +211,7 @@ impl Reason {
             Reason::Panic => "panic",
             Reason::Timeout => "timeout",
             Reason::Undecodable => "undecodable",
+            Reason::Output => "output",
             Reason::Killed => "killed",
             Reason::Exhausted => "exhausted",
             Reason::Unknown => "unknown",
@@ -210,8 +220,15 @@ impl Reason {
 
     /// Parses the value of the header.
     pub(crate) fn parse(text: &str) -> Self {
-        let known =
-            [Reason::Error, Reason::Panic, Reason::Timeout, Reason::Undecodable, Reason::Killed, Reason::Exhausted];
+        let known = [
+            Reason::Error,
+            Reason::Panic,
+            Reason::Timeout,
+            Reason::Undecodable,
+            Reason::Output,
+            Reason::Killed,
+            Reason::Exhausted,
+        ];
         known.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Reason::Unknown)
     }
 }
@@ -225,6 +242,15 @@ impl fmt::Display for Reason {
 impl Outcome {
     pub(crate) fn ack() -> Self {
         Self { settle: Settle::Ack, failure: None, outputs: Vec::new() }
+    }
+
+    /// Returns the outcome of a call that has returned these outputs; one that cannot be published is a failure, which
+    /// another attempt would repeat.
+    pub(crate) fn publishing(outputs: Vec<Output>) -> Self {
+        match outputs.iter().find_map(Output::problem) {
+            None => Self { settle: Settle::Ack, failure: None, outputs },
+            Some(problem) => Self::failed(Settle::Terminate, Reason::Output, problem),
+        }
     }
 
     pub(crate) fn failed(settle: Settle, reason: Reason, error: impl AsRef<str>) -> Self {
@@ -245,56 +271,6 @@ impl Outcome {
     /// Returns the failure, which every outcome but an ack has.
     pub(crate) fn into_failure(self) -> Failure {
         self.failure.unwrap_or(Failure { reason: Reason::Error, error: String::new() })
-    }
-}
-
-/// A return type of a handler: `()`, `Result<(), E>` for any error `E`, or [`Settle`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is not a return type of a handler",
-    label = "a handler returns `()`, `Result<(), E>` or `Settle`",
-    note = "a handler that returns a value in `Ok` must return `Ok(())` instead, because nothing receives the value",
-    note = "the error of a `Result<(), E>` must implement `std::error::Error`, or convert into `HandlerError` or a `Box<dyn Error + Send + Sync>`"
-)]
-pub trait IntoSettle: Sealed {
-    /// Converts the result of a call.
-    #[doc(hidden)]
-    fn into_outcome(self) -> Outcome;
-}
-
-/// The supertrait that seals [`IntoSettle`].
-pub trait Sealed {}
-
-impl Sealed for () {}
-impl Sealed for Settle {}
-#[diagnostic::do_not_recommend]
-impl<E: Into<HandlerError>> Sealed for Result<(), E> {}
-
-impl IntoSettle for () {
-    fn into_outcome(self) -> Outcome {
-        Outcome::ack()
-    }
-}
-
-impl IntoSettle for Settle {
-    fn into_outcome(self) -> Outcome {
-        match self {
-            Settle::Ack => Outcome::ack(),
-            other => Outcome::failed(other, Reason::Error, format!("the handler returned {other:?}")),
-        }
-    }
-}
-
-// Without this attribute, the compiler reports a wrong error type as a chain of missing conversions.
-#[diagnostic::do_not_recommend]
-impl<E: Into<HandlerError>> IntoSettle for Result<(), E> {
-    fn into_outcome(self) -> Outcome {
-        match self {
-            Ok(()) => Outcome::ack(),
-            Err(error) => {
-                let error = error.into();
-                Outcome::failed(error.settle, Reason::Error, chain(&*error.source))
-            }
-        }
     }
 }
 

@@ -1,0 +1,81 @@
+// The expansion of:
+//
+// #[subscriber(subject = "orders.created", queue = "confirmer", publish = "orders.confirmed")]
+// async fn confirm(order: Order) -> HandlerResult<Option<Confirmation>> {
+//     Ok(order.confirmation())
+// }
+
+async fn confirm(order: Order) -> HandlerResult<Option<Confirmation>> {
+    Ok(order.confirmation())
+}
+/// Names the handler `confirm` for `Broker::include`.
+struct confirm {}
+#[allow(deprecated)]
+const _: () = {
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::via::*;
+    #[allow(unused_imports)]
+    use ::jetstream_handlers::__private::returned::*;
+    static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
+        name: ::core::concat!(::core::module_path!(), "::", "confirm"),
+        location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        plan: || ::jetstream_handlers::__private::Plan {
+            publish: ::core::option::Option::Some(
+                ::jetstream_handlers::__private::Cow::Borrowed("orders.confirmed"),
+            ),
+            ..::jetstream_handlers::__private::Plan::new("orders.created", "confirmer")
+        },
+        call: |slot, message, context| {
+            let (message, context) = (
+                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(context),
+            );
+            slot.run(async move {
+                let argument0 = match ::jetstream_handlers::__private::extract::<
+                    Order,
+                    _,
+                >(
+                    &message,
+                    &context,
+                    (&&&&::jetstream_handlers::__private::Parameter::<Order>::NEW)
+                        .__jetstream_handlers_via(),
+                ) {
+                    ::core::result::Result::Ok(argument) => argument,
+                    ::core::result::Result::Err(rejection) => {
+                        return ::jetstream_handlers::__private::rejected(rejection);
+                    }
+                };
+                let returned = confirm(argument0).await;
+                let via = (&&&&&::jetstream_handlers::__private::Returned::of(&returned))
+                    .__jetstream_handlers_published();
+                ::jetstream_handlers::__private::published::<
+                    HandlerResult<Option<Confirmation>>,
+                    _,
+                >(returned, via)
+            });
+        },
+        check: |context, problems| {
+            let body = ::jetstream_handlers::__private::Body::UNREAD;
+            let body = ::jetstream_handlers::__private::check::<
+                Order,
+                _,
+                _,
+            >(
+                context,
+                problems,
+                (&&&&::jetstream_handlers::__private::Parameter::<Order>::NEW)
+                    .__jetstream_handlers_via(),
+                body,
+            );
+            let _ = body;
+        },
+    };
+    impl ::jetstream_handlers::__private::Subscriber for confirm {
+        fn registration() -> &'static ::jetstream_handlers::__private::Registration {
+            &__JETSTREAM_HANDLERS_REGISTRATION
+        }
+    }
+    ::jetstream_handlers::__private::inventory::submit! {
+        ::jetstream_handlers::__private::Entry(& __JETSTREAM_HANDLERS_REGISTRATION)
+    }
+};

@@ -1,0 +1,9 @@
+use jetstream_handlers::prelude::*;
+
+#[subscriber(subject = "orders.created", queue = "confirmer", publish = "orders.confirmed")]
+async fn confirm(order: u64) -> HandlerResult {
+    println!("{order}");
+    Ok(())
+}
+
+fn main() {}
