@@ -1,5 +1,69 @@
 // The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
 
+// jetstream_handlers::layer::Breaker
+#[derive(Debug)]
+pub struct Breaker<S> {}
+impl<S: Service<Request>> Service<Request> for Breaker<S>
+where
+    S: Service<Request, Response = Response>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BreakerFuture<S::Future>;
+}
+
+// jetstream_handlers::layer::BreakerFuture
+#[derive(Debug)]
+pub struct BreakerFuture<F> {}
+impl<F, E> Future for BreakerFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+{
+    type Output = Result<Response, E>;
+}
+
+// jetstream_handlers::layer::CircuitBreaker
+#[derive(Debug, Clone, Copy)]
+pub struct CircuitBreaker {}
+impl<S> Layer<S> for CircuitBreaker {
+    type Service = Breaker<S>;
+}
+impl CircuitBreaker {
+    pub fn new(failures: u32, cooldown: Duration) -> Self {}
+}
+
+// jetstream_handlers::layer::HandlerService
+#[derive(Clone)]
+pub struct HandlerService();
+impl Service<Request> for HandlerService {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
+}
+impl fmt::Debug for HandlerService {}
+
+// jetstream_handlers::layer::Request
+#[derive(Debug, Clone)]
+pub struct Request {}
+impl Request {
+    pub fn message(&self) -> &Message {}
+    pub fn messages(&self) -> &[Message] {}
+    pub fn context(&self) -> &Context {}
+}
+
+// jetstream_handlers::layer::Response
+#[derive(Debug)]
+pub struct Response();
+impl Response {
+    pub fn settle(&self) -> Settle {}
+    pub fn error(&self) -> Option<&str> {}
+}
+
+// jetstream_handlers::layer::LayerOfHandlers
+pub trait LayerOfHandlers: Send + Sync + 'static {
+    fn into_wrapper(self) -> Wrapper;
+}
+
 // jetstream_handlers::testing::Builder
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
@@ -125,6 +189,7 @@ impl Broker {
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
     pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
@@ -144,7 +209,7 @@ impl Broker {
     ) -> Result<(), Error> {}
     pub fn subscribe<A: 'static, C: Closure<A>>(
         &self,
-        subject: &str,
+        subject: impl Into<Subjects>,
         queue: &str,
         closure: C,
     ) -> Subscribe<'_> {}
@@ -160,6 +225,7 @@ impl fmt::Debug for Broker {}
 #[must_use = "a builder does nothing until `connect` is called"]
 pub struct Builder {}
 impl Builder {
+    pub fn name(mut self, name: impl Into<String>) -> Self {}
     pub fn servers<S: Into<String>>(
         mut self,
         servers: impl IntoIterator<Item = S>,
@@ -176,6 +242,8 @@ impl Builder {
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
+    pub fn layer_group(mut self, group: &str, layer: impl LayerOfHandlers) -> Self {}
     pub fn batch_size(mut self, messages: usize) -> Self {}
     pub fn fetch_wait(mut self, wait: Duration) -> Self {}
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {}
@@ -185,6 +253,7 @@ impl Builder {
     pub fn redact_errors(mut self) -> Self {}
     pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
+    pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
     pub fn connect_in_memory(self) -> Broker {}
@@ -230,6 +299,7 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
+    pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
     pub fn publish(self, subject: impl Into<String>) -> Self {}
 }
 impl fmt::Debug for Subscribe<'_> {}
@@ -434,6 +504,7 @@ pub enum Problem {
         stored: Vec<String>,
     },
     AmbiguousStream { purpose: Purpose, subject: String, streams: Vec<String> },
+    SeveralStreams { handler: String, streams: Vec<(String, String)> },
     WrongStream {
         purpose: Purpose,
         subject: String,
@@ -510,8 +581,11 @@ impl Error {
 }
 impl From<IngestError> for Error {}
 impl StdError for Error {}
+impl de::Error for Error {}
 impl fmt::Debug for Error {}
 impl fmt::Display for Error {}
+impl fmt::Display for Error {}
+impl std::error::Error for Error {}
 
 // jetstream_handlers::ErrorKind
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -538,6 +612,19 @@ pub enum ErrorKind {
     Server,
 }
 
+// jetstream_handlers::Event
+pub trait Event: Serialize {
+    /// The subjects of the event with placeholders; a struct has one.
+    const PATTERNS: &'static [&'static str];
+    /// The subject of the event with placeholders; the first one of an enum that has several.
+    const PATTERN: &'static str = Self::PATTERNS[0];
+    /// The version, which is sent in the header `Event-Version`; `None` sends none.
+    const VERSION: Option<u32> = None;
+    fn subject(&self) -> Result<String, Error>;
+    fn message_id(&self) -> Option<String> {}
+    fn type_header(&self) -> Option<(&'static str, &'static str)> {}
+}
+
 // jetstream_handlers::Context
 #[derive(Debug, Clone)]
 pub struct Context();
@@ -545,6 +632,8 @@ impl Context {
     pub fn for_test() -> Self {}
     #[must_use]
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
+    #[must_use]
+    pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {}
     pub fn handler(&self) -> &str {}
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn publisher(&self) -> &Publisher {}
@@ -554,6 +643,7 @@ impl Context {
 pub trait FromMessage: Sized {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
     fn check(context: &Context) -> Result<(), Rejection> {}
+    fn needs_content() -> bool {}
 }
 
 // jetstream_handlers::Headers
@@ -564,6 +654,15 @@ impl FromMessage for Headers {}
 impl Headers {
     pub fn get(&self, name: &str) -> Option<&str> {}
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {}
+}
+
+// jetstream_handlers::Path
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Path<T>(pub T);
+impl<T: DeserializeOwned> FromMessage for Path<T> {}
+impl<T: fmt::Display> fmt::Display for Path<T> {}
+impl<T> Deref for Path<T> {
+    type Target = T;
 }
 
 // jetstream_handlers::Rejection
@@ -720,8 +819,8 @@ impl ClosureResult for HandlerResult {}
 pub struct Output {}
 impl IntoOutputs for Output {}
 impl Output {
-    pub fn new<T: Serialize + ?Sized>(value: &T) -> Self {}
-    pub fn to<T: Serialize + ?Sized>(subject: impl Into<String>, value: &T) -> Self {}
+    pub fn new<T: Payload + ?Sized>(value: &T) -> Self {}
+    pub fn to<T: Payload + ?Sized>(subject: impl Into<String>, value: &T) -> Self {}
     pub fn header(mut self, name: &str, value: &str) -> Self {}
     pub fn message_id(mut self, id: &str) -> Self {}
     pub fn subject(&self) -> Option<&str> {}
@@ -739,7 +838,7 @@ impl FromIterator<Output> for Outputs {}
 impl IntoOutputs for Outputs {}
 impl Outputs {
     pub fn new() -> Self {}
-    pub fn publish<T: Serialize + ?Sized>(
+    pub fn publish<T: Payload + ?Sized>(
         mut self,
         subject: impl Into<String>,
         value: &T,
@@ -792,6 +891,17 @@ pub enum Deliver {
     FromTime(SystemTime),
 }
 
+// jetstream_handlers::Subjects
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subjects();
+impl<S: Into<String>, const N: usize> From<[S; N]> for Subjects {}
+impl<S: Into<String>> From<Vec<S>> for Subjects {}
+impl From<&String> for Subjects {}
+impl From<&[&str]> for Subjects {}
+impl From<&str> for Subjects {}
+impl From<String> for Subjects {}
+impl fmt::Display for Subjects {}
+
 // jetstream_handlers::PublishAll
 #[must_use = "nothing is published until the results are polled"]
 pub struct PublishAll<'a> {}
@@ -839,6 +949,7 @@ impl Publisher {
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
+    pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
     pub fn publish_bytes(
         &self,
         subject: &str,
@@ -903,6 +1014,9 @@ pub use async_nats::jetstream::stream::SubjectTransform;
 // jetstream_handlers::prelude::Broker
 pub use crate::Broker;
 
+// jetstream_handlers::prelude::Event
+pub use crate::Event;
+
 // jetstream_handlers::prelude::FromMessage
 pub use crate::FromMessage;
 
@@ -920,6 +1034,9 @@ pub use crate::Info;
 
 // jetstream_handlers::prelude::Message
 pub use crate::Message;
+
+// jetstream_handlers::prelude::Path
+pub use crate::Path;
 
 // jetstream_handlers::prelude::Publisher
 pub use crate::Publisher;

@@ -323,7 +323,7 @@ fn subject_of_publish_is_one_subject() {
     );
     assert_entries(
         "publish = false",
-        &[r#"false: `publish` takes a string literal, as in `publish = "orders.confirmed"`"#],
+        &[r#"false: `publish` takes a string literal or a constant, as in `publish = "orders.confirmed"`"#],
     );
     assert_entries("publish", &[r#"publish: `publish` has no value; add one, as in `publish = "orders.confirmed"`"#]);
 }
