@@ -234,6 +234,14 @@ fn implementation(
     }
 }
 
+/// Returns the identifier of a field, which may be a keyword.
+fn field_ident(name: &str) -> Ident {
+    match syn::parse_str::<Ident>(name) {
+        Ok(_) => Ident::new(name, Span::mixed_site()),
+        Err(_) => Ident::new_raw(name, Span::mixed_site()),
+    }
+}
+
 /// A variant of an enum, which contains one value.
 struct Wrapper<'a> {
     variant: &'a Variant,
@@ -302,12 +310,12 @@ fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mu
 
 /// Returns an expression for a field that every variant has.
 fn field_of_variants(data: &DataEnum, field: &str) -> Result<TokenStream, String> {
-    let name = Ident::new(field, Span::mixed_site());
+    let name = field_ident(field);
     let arms = data.variants.iter().map(|variant| {
         let ident = &variant.ident;
         match &variant.fields {
             Fields::Named(fields)
-                if fields.named.iter().any(|known| known.ident.as_ref().is_some_and(|it| it == field)) =>
+                if fields.named.iter().any(|known| known.ident.as_ref().is_some_and(|it| it.unraw() == field)) =>
             {
                 Ok(quote_spanned!(Span::mixed_site()=> Self::#ident { #name, .. } => #name))
             }
@@ -338,7 +346,7 @@ fn by_header(
         );
     }
     let access = |field: &str| {
-        let field = Ident::new(field, Span::mixed_site());
+        let field = field_ident(field);
         let arms = variants.iter().map(|Wrapper { variant, .. }| {
             let variant = &variant.ident;
             quote_spanned!(Span::mixed_site()=> Self::#variant(event) => &event.#field)
@@ -375,7 +383,7 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
         settings.refuse(&["header", "name", "version"], "a variant with a subject of its own", errors);
         let ident = &variant.ident;
         let access = |field: &str| {
-            let field = Ident::new(field, Span::mixed_site());
+            let field = field_ident(field);
             Ok(quote_spanned!(Span::mixed_site()=> &event.#field))
         };
         let (pattern, subject, id) = match &settings.subject {

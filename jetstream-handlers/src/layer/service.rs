@@ -1,6 +1,7 @@
 //! A handler as a service, and a service as a handler.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::task::{self, Poll, Wake, Waker};
 
@@ -83,9 +84,13 @@ impl Service<Request> for HandlerService {
     }
 
     fn call(&mut self, request: Request) -> Self::Future {
-        let mut future = CallFuture::new();
-        self.0.call(&mut future, Delivery::from(&request.messages[..]), &request.context);
-        Box::pin(async move { Ok(Response(std::future::poll_fn(|task| future.poll(task)).await)) })
+        let call = self.0.clone();
+        Box::pin(async move {
+            let mut future = CallFuture::new();
+            // A closure runs here until its first await, which must not be while the service is locked.
+            call.call(&mut future, Delivery::from(&request.messages[..]), &request.context);
+            Ok(Response(std::future::poll_fn(|task| future.poll(task)).await))
+        })
     }
 }
 
@@ -130,14 +135,15 @@ impl<S> Layered<S> {
 }
 
 impl<S> Shared<S> {
-    /// Polls until the service is ready; one that has failed reports that to its next call.
+    /// Polls until the service is ready; one that has failed, or panics, does so again at its next call.
     fn poll_ready(&self, state: &mut State<S>) -> Poll<()>
     where
         S: Service<Request>,
     {
         if !state.is_ready {
             let mut task = task::Context::from_waker(&self.waker);
-            state.is_ready = state.service.poll_ready(&mut task).is_ready();
+            let poll = catch_unwind(AssertUnwindSafe(|| state.service.poll_ready(&mut task).is_ready()));
+            state.is_ready = poll.unwrap_or(true);
         }
         if state.is_ready { Poll::Ready(()) } else { Poll::Pending }
     }

@@ -30,6 +30,14 @@ struct Payment {
     order: u64,
 }
 
+/// Fields may have the names of keywords.
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[serde(untagged)]
+#[event(subject = "keywords.{type}", id = "type")]
+enum Keywords {
+    Named { r#type: u64 },
+}
+
 #[derive(Debug, Clone, PartialEq, Event)]
 enum Shop {
     Created(Created),
@@ -87,6 +95,8 @@ async fn on_tagged(event: Tagged, Path(order): Path<u64>) {
 
 async fn event_has_its_subject_and_id(transport: &Transport) {
     assert_eq!(Created::PATTERN, "events.{region}.created");
+    let keyword = Keywords::Named { r#type: 7 };
+    assert_eq!((keyword.subject().unwrap().as_str(), keyword.message_id().as_deref()), ("keywords.7", Some("7")));
     assert_eq!(Shop::PATTERNS, ["events.{region}.created", "events.{order}.paid"]);
     let broker = transport.start(TestBroker::builder().include::<on_created>()).await;
     assert!(!broker.broker().send(&created(7)).await.unwrap().duplicate);

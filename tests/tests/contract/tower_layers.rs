@@ -21,6 +21,7 @@ contract![
     layers_are_called_from_the_outside_in,
     function_has_the_layers_of_its_group_and_its_own,
     error_of_a_layer_is_retried,
+    panic_of_a_layer_is_retried,
 ];
 
 async fn connect(transport: &Transport, builder: jetstream_handlers::Builder) -> Broker {
@@ -200,5 +201,48 @@ async fn error_of_a_layer_is_retried(transport: &Transport) {
     let letters = dead_letters(&broker, 1).await;
     assert_eq!(letters[0].error, "no quota for refused on refused.calls");
     assert_eq!((names.lock().unwrap().len(), calls.len()), (2, 0));
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// A layer whose service panics when it is polled for the first time.
+struct Panicking;
+
+impl<S> Layer<S> for Panicking {
+    type Service = PanickingService<S>;
+
+    fn layer(&self, inner: S) -> PanickingService<S> {
+        PanickingService { inner, is_first: true }
+    }
+}
+
+struct PanickingService<S> {
+    inner: S,
+    is_first: bool,
+}
+
+impl<S: Service<Request>> Service<Request> for PanickingService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        assert!(!std::mem::take(&mut self.is_first), "not ready");
+        self.inner.poll_ready(task)
+    }
+
+    fn call(&mut self, request: Request) -> S::Future {
+        self.inner.call(request)
+    }
+}
+
+async fn panic_of_a_layer_is_retried(transport: &Transport) {
+    let broker = connect(transport, Broker::builder()).await;
+    let calls = Recorder::new();
+    let options = broker.subscribe("panicking.calls", "panicking", calls.handler()).layer(Panicking);
+    let subscription = options.backoff(&[Duration::from_millis(10)]).await.unwrap();
+    for id in 0..3_u64 {
+        broker.publish("panicking.calls", &id).await.unwrap();
+    }
+    calls.until_distinct(3).await;
     subscription.unsubscribe().await.unwrap();
 }
