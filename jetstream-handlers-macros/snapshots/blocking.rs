@@ -21,9 +21,9 @@ const _: () = {
             threads: ::core::option::Option::Some(4),
             ..::jetstream_handlers::__private::Plan::new("images.uploaded", "thumbnails")
         },
-        call: |slot, message, context| {
+        call: |slot, delivery, context| {
             let (message, context) = (
-                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(delivery.single()),
                 ::core::clone::Clone::clone(context),
             );
             slot.run(async move {

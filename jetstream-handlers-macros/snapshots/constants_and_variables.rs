@@ -41,9 +41,9 @@ const _: () = {
                     ::core::option::Option::Some("90000ms"),
                 )
         },
-        call: |slot, message, context| {
+        call: |slot, delivery, context| {
             let (message, context) = (
-                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(delivery.single()),
                 ::core::clone::Clone::clone(context),
             );
             slot.run(async move {

@@ -25,9 +25,9 @@ const _: () = {
                 "order-processor",
             )
         },
-        call: |slot, message, context| {
+        call: |slot, delivery, context| {
             let (message, context) = (
-                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(delivery.single()),
                 ::core::clone::Clone::clone(context),
             );
             slot.run(async move {

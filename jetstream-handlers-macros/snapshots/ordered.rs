@@ -23,9 +23,9 @@ const _: () = {
             single_instance: true,
             ..::jetstream_handlers::__private::Plan::new("ledger.>", "ledger")
         },
-        call: |slot, message, context| {
+        call: |slot, delivery, context| {
             let (message, context) = (
-                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(delivery.single()),
                 ::core::clone::Clone::clone(context),
             );
             slot.run(async move {

@@ -25,9 +25,9 @@ const _: () = {
             ),
             ..::jetstream_handlers::__private::Plan::new("orders.created", "confirmer")
         },
-        call: |slot, message, context| {
+        call: |slot, delivery, context| {
             let (message, context) = (
-                ::core::clone::Clone::clone(message),
+                ::core::clone::Clone::clone(delivery.single()),
                 ::core::clone::Clone::clone(context),
             );
             slot.run(async move {

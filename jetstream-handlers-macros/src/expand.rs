@@ -106,55 +106,98 @@ fn publishes(settings: &Settings) -> bool {
 fn outcome(function: &Function, settings: &Settings, called: &TokenStream) -> TokenStream {
     let here = Span::mixed_site();
     let output = function.output();
+    let is_batch = function.batch().is_some();
+    let elements = is_batch.then(|| quote_spanned!(here=> , &elements));
     if !publishes(settings) {
-        return quote_spanned!(here=> ::jetstream_handlers::__private::outcome::<#output>(#called));
+        let outcome = Ident::new(if is_batch { "outcome_of_batch" } else { "outcome" }, here);
+        return quote_spanned!(here=> ::jetstream_handlers::__private::#outcome::<#output>(#called #elements));
     }
     // A return type without a value is reported at this span.
-    let via = quote_spanned! {generated_at(output.span())=>
-        (&&&&&::jetstream_handlers::__private::Returned::of(&returned)).__jetstream_handlers_published()
+    let at_output = generated_at(output.span());
+    let of = Ident::new(if is_batch { "of_element" } else { "of" }, at_output);
+    let via = quote_spanned! {at_output=>
+        (&&&&&::jetstream_handlers::__private::Returned::#of(&returned)).__jetstream_handlers_published()
     };
+    let published = Ident::new(if is_batch { "published_elements" } else { "published" }, here);
     quote_spanned! {here=>
         let returned = #called;
         let via = #via;
-        ::jetstream_handlers::__private::published::<#output, _>(returned, via)
+        ::jetstream_handlers::__private::#published::<#output, _>(returned, via #elements)
     }
 }
 
-/// Returns the closure that makes every argument from a message and calls the function.
+/// Returns the closure that makes every argument from the messages of a call, and calls the function.
 fn call(function: &Function, settings: &Settings) -> TokenStream {
     let here = Span::mixed_site();
     let name = function.name();
     let at_name = generated_at(name.span());
     let arguments: Vec<Ident> =
         (0..function.parameters().len()).map(|position| format_ident!("argument{position}", span = here)).collect();
-    let extractions = function.parameters().into_iter().zip(&arguments).map(|(parameter, argument)| {
+    let awaited = function.is_async().then(|| quote_spanned!(here=> .await));
+    let outcome = outcome(function, settings, &quote_spanned!(here=> #name(#(#arguments),*) #awaited));
+    if function.batch().is_some() {
+        // Its arguments borrow from no message.
+        let extractions = extractions(
+            function,
+            &arguments,
+            &quote_spanned!(here=> extract_from),
+            &quote_spanned!(here=> delivery, context),
+            |rejected| quote_spanned!(here=> slot.run(async move { #rejected })),
+        );
+        let run = quote_spanned! {at_name=> slot.run(async move { #outcome }); };
+        return quote_spanned! {here=>
+            |slot, delivery, context| {
+                #extractions
+                let elements = delivery.elements();
+                #run
+            }
+        };
+    }
+    let extractions = extractions(
+        function,
+        &arguments,
+        &quote_spanned!(here=> extract),
+        &quote_spanned!(here=> &message, &context),
+        |rejected| rejected,
+    );
+    // A future that is not `Send` is reported at this span.
+    let run = quote_spanned! {at_name=>
+        slot.run(async move { #extractions #outcome });
+    };
+    quote_spanned! {here=>
+        |slot, delivery, context| {
+            let (message, context) = (::core::clone::Clone::clone(delivery.single()), ::core::clone::Clone::clone(context));
+            #run
+        }
+    }
+}
+
+/// Returns the statements that make the arguments by the function `extract`, whose first arguments are `from`.
+fn extractions(
+    function: &Function,
+    arguments: &[Ident],
+    extract: &TokenStream,
+    from: &TokenStream,
+    returned: impl Fn(TokenStream) -> TokenStream,
+) -> TokenStream {
+    let here = Span::mixed_site();
+    let rejected = returned(quote_spanned!(here=> ::jetstream_handlers::__private::rejected(rejection)));
+    let extractions = function.parameters().into_iter().zip(arguments).map(|(parameter, argument)| {
         // A problem of the parameter is reported at its type.
-        let at_type = generated_at(parameter.span());
         let via = via(parameter);
-        let extracted = quote_spanned! {at_type=>
-            ::jetstream_handlers::__private::extract::<#parameter, _>(&message, &context, #via)
+        let extracted = quote_spanned! {generated_at(parameter.span())=>
+            ::jetstream_handlers::__private::#extract::<#parameter, _>(#from, #via)
         };
         quote_spanned! {here=>
             let #argument = match #extracted {
                 ::core::result::Result::Ok(argument) => argument,
                 ::core::result::Result::Err(rejection) => {
-                    return ::jetstream_handlers::__private::rejected(rejection);
+                    return #rejected;
                 }
             };
         }
     });
-    let awaited = function.is_async().then(|| quote_spanned!(here=> .await));
-    let outcome = outcome(function, settings, &quote_spanned!(here=> #name(#(#arguments),*) #awaited));
-    // A future that is not `Send` is reported at this span.
-    let run = quote_spanned! {at_name=>
-        slot.run(async move { #(#extractions)* #outcome });
-    };
-    quote_spanned! {here=>
-        |slot, message, context| {
-            let (message, context) = (::core::clone::Clone::clone(message), ::core::clone::Clone::clone(context));
-            #run
-        }
-    }
+    quote_spanned!(here=> #(#extractions)*)
 }
 
 /// Returns the closure that checks at the start whether every parameter can be made.

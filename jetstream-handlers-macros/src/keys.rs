@@ -19,7 +19,7 @@ const UNSUPPORTED: [(&str, &str); 3] = [
 ];
 
 /// The names from other systems, each with the key of the same meaning.
-const SYNONYMS: [(&str, &str); 37] = [
+const SYNONYMS: [(&str, &str); 41] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -36,7 +36,11 @@ const SYNONYMS: [(&str, &str); 37] = [
     ("sync", "blocking"),
     ("num_threads", "threads"),
     ("thread_pool", "threads"),
-    ("batch", "batch_size"),
+    ("max_batch", "batch"),
+    ("linger", "batch_wait"),
+    ("max_wait", "batch_wait"),
+    ("batch_timeout", "batch_wait"),
+    ("max_bytes", "batch_bytes"),
     ("retries", "max_deliver"),
     ("max_retries", "max_deliver"),
     ("dlq", "dead_letter"),

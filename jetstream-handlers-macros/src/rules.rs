@@ -87,6 +87,18 @@ const MAX_THREADS: u64 = 512;
 /// The maximum number of messages that a handler requests in advance, all of which are held in memory.
 const MAX_BATCH_SIZE: u64 = 10_000;
 
+/// The maximum number of messages that a handler of batches handles at the same time.
+const MAX_BATCHED: u64 = 10_000;
+
+/// The maximum number of bytes of one batch.
+const MAX_BATCH_BYTES: u64 = 1 << 30;
+
+/// A batch is filled for at most this fraction of `ack_wait`.
+pub(crate) const BATCH_WAITS_PER_ACK_WAIT: u32 = 3;
+
+/// The `ack_wait` of a handler that does not set it.
+pub(crate) const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
+
 /// The maximum number of attempts of one message.
 const MAX_DELIVER: u64 = 1_000_000;
 
@@ -94,7 +106,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 22] = [
+pub(crate) static KEYS: [Key; 26] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -117,6 +129,10 @@ pub(crate) static KEYS: [Key; 22] = [
     Key { name: "layer", example: "limits::billing", accepts: Accepts::Layer },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
     Key { name: "publish", example: "\"orders.confirmed\"", accepts: Accepts::Text(publish_subject_problem) },
+    Key { name: "batch", example: "100", accepts: Accepts::Number(1..=MAX_BATCHED) },
+    Key { name: "batch_wait", example: "\"500ms\"", accepts: Accepts::Duration(MIN_DURATION..=MAX_DURATION) },
+    Key { name: "batch_bytes", example: "1_000_000", accepts: Accepts::Number(1..=MAX_BATCH_BYTES) },
+    Key { name: "on_batch_error", example: "\"split\"", accepts: ON_BATCH_ERROR },
 ];
 
 const ACK: Accepts = Accepts::Choice { of: "Ack", variants: &[("sent", "Sent"), ("confirmed", "Confirmed")] };
@@ -125,6 +141,9 @@ const DELIVER: Accepts = Accepts::Choice {
     of: "Deliver",
     variants: &[("all", "All"), ("new", "New"), ("last", "Last"), ("last_per_subject", "LastPerSubject")],
 };
+
+const ON_BATCH_ERROR: Accepts =
+    Accepts::Choice { of: "OnBatchError", variants: &[("fail", "Fail"), ("split", "Split")] };
 
 /// The keys of an exponential backoff, `backoff = { … }`.
 pub(crate) static BACKOFF_KEYS: [Key; 3] = [
@@ -290,6 +309,49 @@ pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&
             "`concurrency` is {concurrency}, but a `blocking` handler uses one thread per call; expected 1 to {MAX_THREADS}"
         );
         found.push(("concurrency", text));
+    }
+    found.extend(batch_problems(settings));
+    found
+}
+
+/// Returns the problems of the settings of batches.
+fn batch_problems(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
+    let find = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting);
+    let number = |name: &str| match find(name) {
+        Some(Setting::Number(number)) => Some(*number),
+        _ => None,
+    };
+    let duration = |name: &str| match find(name) {
+        Some(Setting::Duration(duration)) => Some(*duration),
+        _ => None,
+    };
+    let mut found = Vec::new();
+    if find("batch").is_none() {
+        for key in ["batch_wait", "batch_bytes", "on_batch_error"].into_iter().filter(|key| find(key).is_some()) {
+            let text = format!("`{key}` requires a handler of batches; add `batch = 100`, or remove `{key}`");
+            found.push((key, text));
+        }
+        return found;
+    }
+    if find("ordered") == Some(&Setting::Flag(true)) {
+        let text = "`batch` excludes `ordered`, because an `ordered` handler retries a message before it handles the next one; remove `batch` or `ordered`";
+        found.push(("batch", text.to_owned()));
+    }
+    let calls = number("threads").or(number("concurrency")).unwrap_or(1);
+    if let Some(batch) = number("batch").filter(|batch| calls > 1 && batch * calls > MAX_BATCHED) {
+        let text = format!(
+            "`batch` is {batch}, which is {} messages at the same time in {calls} calls; expected at most {MAX_BATCHED}, so lower one of them",
+            batch * calls
+        );
+        found.push(("batch", text));
+    }
+    let longest = duration("ack_wait").unwrap_or(DEFAULT_ACK_WAIT) / BATCH_WAITS_PER_ACK_WAIT;
+    if let Some(wait) = duration("batch_wait").filter(|wait| *wait > longest) {
+        let [wait, longest] = [wait, longest].map(written);
+        let text = format!(
+            "`batch_wait` is {wait}, but its messages would be redelivered before long; expected at most a third of `ack_wait`, {longest}"
+        );
+        found.push(("batch_wait", text));
     }
     found
 }

@@ -76,6 +76,23 @@ impl Function {
             .collect()
     }
 
+    /// Returns the first parameter that is a batch.
+    pub(crate) fn batch(&self) -> Option<&Type> {
+        self.parameters().into_iter().find(|parameter| is_named(parameter, &["Batch"]))
+    }
+
+    /// Reports parameters that describe one message, beside a batch.
+    pub(crate) fn check_beside_batch(&self, errors: &mut Errors) {
+        const OF_ONE_MESSAGE: [&str; 5] = ["Subject", "Headers", "Info", "Message", "Path"];
+        let name = self.plain_name();
+        for parameter in self.parameters().into_iter().filter(|parameter| is_named(parameter, &OF_ONE_MESSAGE)) {
+            let message = format!(
+                "handler `{name}` takes a `Batch` and a parameter that describes one message; remove this parameter, and read `messages()` of the batch"
+            );
+            errors.push_spanned(parameter, message);
+        }
+    }
+
     /// Returns the return type in a form that an expression can name.
     pub(crate) fn output(&self) -> TokenStream {
         match &self.signature.output {
@@ -256,6 +273,12 @@ fn argument_of<'t>(path: &'t TypePath, name: &str) -> Option<&'t Type> {
         GenericArgument::Type(ty) => Some(ty),
         _ => None,
     })
+}
+
+/// Returns `true` if a type has one of these names, which it may have in a module.
+fn is_named(ty: &Type, names: &[&str]) -> bool {
+    let Type::Path(path) = ty else { return false };
+    path.path.segments.last().is_some_and(|last| names.iter().any(|name| last.ident == name))
 }
 
 fn is_static(lifetime: &Lifetime) -> bool {

@@ -26,6 +26,7 @@ pub(crate) fn settings(attribute: &Attribute, function: Option<&Function>, error
     let settings: Settings = known.iter().filter_map(|(key, entry)| Some((*key, reader.read(key, entry)?))).collect();
     contradictions(&settings, entries, &known, errors);
     check_async(&settings, entries, function, errors);
+    check_batch(entries, function, errors);
     with_event(settings)
 }
 
@@ -67,6 +68,29 @@ fn check_async(settings: &Settings, entries: &[Entry], function: Option<&Functio
             "handler `{name}` is not async; write `async fn {name}`, or add `blocking` if it computes or blocks"
         );
         errors.push(function.keyword(), message);
+    }
+}
+
+/// Reports a batch without its key, the key without a batch, and parameters that cannot stand beside a batch.
+fn check_batch(entries: &[Entry], function: Option<&Function>, errors: &mut Errors) {
+    let Some(function) = function else { return };
+    let name = function.plain_name();
+    let key = entries.iter().find(|entry| keys::OF_ATTRIBUTE.means(&entry.key.unraw().to_string(), "batch"));
+    match (key, function.batch()) {
+        (None, Some(batch)) => {
+            let message = format!(
+                "handler `{name}` takes a `Batch`, but has no `batch`; add the maximum number of its messages, as in `batch = 100`"
+            );
+            errors.push_spanned(batch, message);
+        }
+        (Some(entry), None) => {
+            let message = format!(
+                "handler `{name}` has `batch`, but takes no `Batch`; take the payload as `Batch<T>`, or remove `batch`"
+            );
+            errors.push(entry.key.span(), message);
+        }
+        (Some(_), Some(_)) => function.check_beside_batch(errors),
+        (None, None) => {}
     }
 }
 

@@ -130,7 +130,7 @@ pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[doc(hidden)]
 pub use extract::Argument;
-pub use extract::{Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
+pub use extract::{Batch, Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
 #[doc(hidden)]
 pub use handler::{Closure, Subscriber};
 #[doc(hidden)] // documented at the trait
@@ -196,8 +196,8 @@ pub mod stream {
 /// The items that a service usually imports: `use jetstream_handlers::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Broker, Event, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Path, Publisher, Rejection,
-        Settle, Shutdown, State, Subject, subscriber,
+        Batch, Broker, Event, FromMessage, HandlerError, HandlerResult, Headers, Info, Message, Path, Publisher,
+        Rejection, Settle, Shutdown, State, Subject, subscriber,
     };
 
     /// Returns a duration of this many seconds, as in `fetch_wait(secs(5))`.
@@ -218,13 +218,16 @@ pub mod __private {
 
     pub use crate::event::{DeclaredEvent, event_subject};
     pub use crate::extract::{
-        Argument, Body, Context, Parameter, Problems, Rejection, check, decoded, extract, has_pattern, unknown_header,
-        unknown_subject, via,
+        Argument, Body, Context, Delivery, Parameter, Problems, Rejection, Results, check, decoded, extract,
+        extract_from, has_pattern, unknown_header, unknown_subject, via,
     };
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
-    pub use crate::outcome::{IntoPublished, IntoSettle, Outcome, Returned, published, via as returned};
-    pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
+    pub use crate::outcome::{
+        Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
+        published_elements, via as returned,
+    };
+    pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
     #[cfg(feature = "tower")]
     pub use crate::{handler::Wrapper, layer::LayerOfHandlers};
 
@@ -236,6 +239,11 @@ pub mod __private {
     /// Returns the outcome of a call that has returned.
     pub fn outcome<T: IntoSettle>(returned: T) -> Outcome {
         returned.into_outcome()
+    }
+
+    /// Returns the outcome of a call of a handler of batches that has returned.
+    pub fn outcome_of_batch<T: IntoSettles>(returned: T, elements: &Elements) -> Outcome {
+        returned.into_settles(elements)
     }
 }
 

@@ -34,6 +34,10 @@ pub struct Plan {
     pub broker: Option<Cow<'static, str>>,
     pub deliver: Deliver,
     pub publish: Option<Cow<'static, str>>,
+    pub batch: Option<usize>,
+    pub batch_wait: Option<Duration>,
+    pub batch_bytes: Option<usize>,
+    pub on_batch_error: OnBatchError,
     /// The keys whose value in the environment cannot be used, each with its problem.
     pub unreadable: Vec<(&'static str, String)>,
 }
@@ -151,6 +155,15 @@ pub enum DeadLetter {
     Off,
 }
 
+/// What happens to the elements of a batch whose call has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnBatchError {
+    /// All of them have failed.
+    Fail,
+    /// The handler is called with each half, until the element that fails is alone.
+    Split,
+}
+
 /// The way in which an ack is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ack {
@@ -245,6 +258,10 @@ impl Plan {
             broker: None,
             deliver: Deliver::All,
             publish: None,
+            batch: None,
+            batch_wait: None,
+            batch_bytes: None,
+            on_batch_error: OnBatchError::Fail,
             unreadable: Vec::new(),
         }
     }
@@ -272,6 +289,9 @@ impl Plan {
             ("concurrency", Setting::Number(calls)) => self.concurrency = Some(calls as usize),
             ("threads", Setting::Number(threads)) => self.threads = Some(threads as usize),
             ("batch_size", Setting::Number(messages)) => self.batch_size = Some(messages as usize),
+            ("batch", Setting::Number(messages)) => self.batch = Some(messages as usize),
+            ("batch_bytes", Setting::Number(bytes)) => self.batch_bytes = Some(bytes as usize),
+            ("batch_wait", Setting::Duration(wait)) => self.batch_wait = Some(wait),
             ("max_deliver", Setting::Number(attempts)) => self.max_deliver = Some(attempts as u32),
             ("ack_every", Setting::Number(messages)) => self.ack_every = Some(messages as usize),
             ("ack_wait", Setting::Duration(wait)) => self.ack_wait = Some(wait),
@@ -317,6 +337,10 @@ impl Plan {
             broker,
             deliver,
             publish,
+            batch,
+            batch_wait,
+            batch_bytes,
+            on_batch_error,
             unreadable,
         } = self;
         let settings = [
@@ -340,15 +364,35 @@ impl Plan {
             ("broker", broker.as_deref().map(text)),
             ("deliver", deliver.setting()),
             ("publish", publish.as_deref().map(text)),
+            ("batch", batch.map(number)),
+            ("batch_wait", batch_wait.map(Setting::Duration)),
+            ("batch_bytes", batch_bytes.map(number)),
+            ("on_batch_error", (*on_batch_error == OnBatchError::Split).then(|| text("split"))),
         ];
         let is_readable = |key: &str| !unreadable.iter().any(|(unreadable, _)| *unreadable == key);
         let set = settings.into_iter().filter_map(|(key, setting)| Some((key, setting?)));
         set.filter(|(key, _)| is_readable(key)).collect()
     }
 
-    /// Returns the maximum number of messages that this process handles at the same time.
+    /// Returns the maximum number of calls that run at the same time in this process.
     pub(crate) fn concurrency(&self) -> usize {
         if self.ordered { 1 } else { self.threads.or(self.concurrency).unwrap_or(1) }
+    }
+
+    /// Returns the maximum number of messages of one call.
+    pub(crate) fn messages_per_call(&self) -> usize {
+        self.batch.unwrap_or(1)
+    }
+
+    /// Returns the maximum number of messages that this process handles at the same time.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.concurrency() * self.messages_per_call()
+    }
+
+    /// Returns the time for which a batch is filled after its first message has arrived.
+    pub(crate) fn batch_wait(&self) -> Duration {
+        let longest = self.ack_wait() / rules::BATCH_WAITS_PER_ACK_WAIT;
+        self.batch_wait.unwrap_or(Duration::from_millis(500)).min(longest)
     }
 
     /// Returns the maximum number of messages of an ordered handler that one ack covers.
@@ -367,7 +411,7 @@ impl Plan {
     }
 
     pub(crate) fn ack_wait(&self) -> Duration {
-        self.ack_wait.unwrap_or(Duration::from_secs(30)).min(MAX_DURATION)
+        self.ack_wait.unwrap_or(rules::DEFAULT_ACK_WAIT).min(MAX_DURATION)
     }
 
     /// Returns the timeout of one call; there is always one, because a handler that hangs would keep its message
@@ -397,7 +441,7 @@ impl Plan {
         if self.ordered {
             return rules::MAX_ACK_EVERY as i64;
         }
-        DELAYED.max(self.concurrency() as i64 * INSTANCES)
+        DELAYED.max(self.in_flight() as i64 * INSTANCES)
     }
 
     /// Returns the longest time from the first attempt of a message to its last one, if each fails as soon as possible:
@@ -493,6 +537,10 @@ mod tests {
             broker: Some("eu".into()),
             deliver: Deliver::LastPerSubject,
             publish: Some("orders.billed".into()),
+            batch: Some(1),
+            batch_wait: Some(Duration::from_millis(1)),
+            batch_bytes: Some(1),
+            on_batch_error: OnBatchError::Split,
             ..Plan::new("orders.created", "billing")
         };
         let set: Vec<_> = plan.settings().into_iter().map(|(key, _)| key).collect();

@@ -46,7 +46,7 @@ impl WorkerHandle {
 
     /// Returns the health of the handler; `lost` is the time since which no server is connected.
     pub(super) fn health(&self, lost: Option<std::time::Instant>) -> HandlerHealth {
-        let busy = Busy::of(&self.slots);
+        let busy = Busy::of(&self.slots, self.handler.declaration.plan.messages_per_call());
         let status = match (self.status.get(), lost, busy) {
             // An idle handler notices a lost connection late.
             (Status::Running | Status::Degraded { .. }, Some(since), _) => {

@@ -78,10 +78,10 @@ impl Broker {
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
-            let Problems { found, needs_content, payload, returns_nothing, .. } =
-                Problems::of(context, &*handler.check);
+            let checked = Problems::of(context, &*handler.check);
+            problems.extend(handler.problems_of_signature(&checked));
+            let Problems { found, needs_content, payload, .. } = checked;
             problems.extend(found);
-            problems.extend(handler.nothing_to_publish().filter(|_| returns_nothing));
             if let Some(payload) = payload {
                 warn_of_other_type(&handler.declaration, payload, settings);
             }

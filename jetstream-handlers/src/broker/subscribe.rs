@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Broker, Running};
 use crate::error::Error;
 use crate::handler::Handler;
-use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Plan};
+use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
 
 /// The settings of a closure that handles a subject; awaiting it starts the closure.
 ///
@@ -188,6 +188,50 @@ impl Subscribe<'_> {
         self.with(|plan| plan.publish = Some(Cow::Owned(subject.into())))
     }
 
+    /// Sets the maximum number of messages of one call of a closure that takes a [`Batch`](crate::Batch), from 1 to 10000,
+    /// multiplied by the concurrency; not set by default.
+    ///
+    /// [`subscriber`](macro@crate::subscriber#batches) describes how a batch is filled and settled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// # use jetstream_handlers::prelude::*;
+    /// # use std::time::Duration;
+    /// # let broker = Broker::in_memory();
+    /// let storing = broker
+    ///     .subscribe("meters.read", "meters", |readings: Batch<u64>| async move { println!("{readings:?}") })
+    ///     .batch(100)
+    ///     .batch_wait(Duration::from_millis(200))
+    ///     .await?;
+    /// # storing.unsubscribe().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn batch(self, messages: usize) -> Self {
+        self.with(|plan| plan.batch = Some(messages))
+    }
+
+    /// Sets the time after which a batch is handled that is not full, counted from the arrival of its first message, from
+    /// 1 ms to a third of [`ack_wait`](Self::ack_wait); defaults to 500 ms.
+    pub fn batch_wait(self, wait: Duration) -> Self {
+        self.with(|plan| plan.batch_wait = Some(wait))
+    }
+
+    /// Sets the maximum number of bytes of the payloads and headers of a batch, from 1 to 1 GiB; no limit by default.
+    ///
+    /// A message that is larger is a batch alone.
+    pub fn batch_bytes(self, bytes: usize) -> Self {
+        self.with(|plan| plan.batch_bytes = Some(bytes))
+    }
+
+    /// Calls the closure again with each half of a batch that has failed, until the element that fails is alone, which is
+    /// `on_batch_error = "split"` of the attribute; off by default.
+    pub fn split_on_batch_error(self) -> Self {
+        self.with(|plan| plan.on_batch_error = OnBatchError::Split)
+    }
+
     fn with(mut self, change: impl FnOnce(&mut Plan)) -> Self {
         change(&mut self.handler.declaration.plan);
         self
@@ -275,7 +319,7 @@ mod tests {
     #[test]
     fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 20] = [
+        let setters: [(&str, Setter); 24] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -296,6 +340,10 @@ mod tests {
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),
             ("deliver", |it| it.deliver(Deliver::FromTime(std::time::SystemTime::now()))),
             ("publish", |it| it.publish("orders.billed")),
+            ("batch", |it| it.batch(100)),
+            ("batch_wait", |it| it.batch_wait(Duration::from_millis(500))),
+            ("batch_bytes", |it| it.batch_bytes(1_000_000)),
+            ("on_batch_error", |it| it.split_on_batch_error()),
         ];
         let broker = Broker::in_memory();
         let subscribe = || broker.subscribe("orders.created", "billing", async || {});

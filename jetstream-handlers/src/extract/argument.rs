@@ -6,7 +6,8 @@ use std::marker::PhantomData;
 
 use serde::Deserialize;
 
-use super::{Context, FromMessage, Rejection};
+use super::batch::ViaBatch;
+use super::{Context, Delivery, FromMessage, Rejection};
 use crate::codec::{self, DefaultCodec, FromPayload, Undecodable};
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
@@ -41,8 +42,16 @@ pub trait Argument<'m, Via>: Sized {
     /// `true` if the parameter is decoded from the payload.
     const IS_PAYLOAD: bool;
 
+    /// `true` if the parameter has all messages of a call.
+    const IS_BATCH: bool = false;
+
     /// Makes the parameter from a message.
     fn extract(message: &'m Message, context: &Context) -> Result<Self, Rejection>;
+
+    /// Makes the parameter from the messages of a call: all of them, or the first.
+    fn extract_from(delivery: Delivery<'m>, context: &Context) -> Result<Self, Rejection> {
+        Self::extract(delivery.first(), context)
+    }
 
     /// Checks at the start that what the parameter requires is available.
     fn check(_: &Context) -> Result<(), Rejection> {
@@ -52,6 +61,16 @@ pub trait Argument<'m, Via>: Sized {
     /// Returns `true` if a message that only marks a deletion is no value of the parameter.
     fn needs_content() -> bool {
         false
+    }
+
+    /// Returns `true` if the parameter describes one message.
+    fn is_of_one_message() -> bool {
+        false
+    }
+
+    /// Returns the name of the type that is decoded from the payload.
+    fn payload_name() -> Option<&'static str> {
+        Self::IS_PAYLOAD.then(type_name::<Self>)
     }
 }
 
@@ -124,6 +143,10 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
 
     fn needs_content() -> bool {
         T::needs_content()
+    }
+
+    fn is_of_one_message() -> bool {
+        T::is_of_one_message()
     }
 }
 
@@ -269,6 +292,10 @@ impl<State: NotRead> After<State> for ViaFormat {
     type State = Read;
 }
 
+impl<State: NotRead, Via> After<State> for ViaBatch<Via> {
+    type State = Read;
+}
+
 /// Makes one parameter from a message.
 pub fn extract<'m, T: Argument<'m, Via>, Via>(
     message: &'m Message,
@@ -276,6 +303,15 @@ pub fn extract<'m, T: Argument<'m, Via>, Via>(
     _: PhantomData<Via>,
 ) -> Result<T, Rejection> {
     T::extract(message, context)
+}
+
+/// Makes one parameter of a handler of batches.
+pub fn extract_from<'m, T: Argument<'m, Via>, Via>(
+    delivery: Delivery<'m>,
+    context: &Context,
+    _: PhantomData<Via>,
+) -> Result<T, Rejection> {
+    T::extract_from(delivery, context)
 }
 
 /// Checks one parameter at the start.
@@ -298,8 +334,23 @@ pub struct Problems {
     pub(crate) needs_content: bool,
     /// The name of the type of the payload.
     pub(crate) payload: Option<&'static str>,
-    /// `true` if the handler is a closure whose return type has no outputs.
-    pub(crate) returns_nothing: bool,
+    /// The results of a call of a closure; `None` for a function, whose return type the attribute checks.
+    pub(crate) results: Option<Results>,
+    /// `true` if a parameter has all messages of a call.
+    pub(crate) takes_batch: bool,
+    /// The name of the type of a parameter that describes one message.
+    pub(crate) of_one_message: Option<&'static str>,
+}
+
+/// The results of a call of a closure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Results {
+    /// One, without outputs.
+    One,
+    /// One, which may have outputs.
+    OneWithOutputs,
+    /// One for each element of a batch.
+    OfElements,
 }
 
 impl Problems {
@@ -309,7 +360,9 @@ impl Problems {
             found: Vec::new(),
             needs_content: false,
             payload: None,
-            returns_nothing: false,
+            results: None,
+            takes_batch: false,
+            of_one_message: None,
         };
         check(context, &mut problems);
         problems
@@ -318,9 +371,9 @@ impl Problems {
     /// Checks one parameter.
     pub(crate) fn check<'m, T: Argument<'m, Via>, Via>(&mut self, context: &Context) {
         self.needs_content |= T::needs_content();
-        if T::IS_PAYLOAD {
-            self.payload = Some(type_name::<T>());
-        }
+        self.takes_batch |= T::IS_BATCH;
+        self.payload = T::payload_name().or(self.payload);
+        self.of_one_message = self.of_one_message.or(T::is_of_one_message().then(type_name::<T>));
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();
             self.found.push(match rejection.downcast_ref() {

@@ -74,4 +74,8 @@ impl FromMessage for Headers {
     fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
         Ok(Self(message.headers.clone()))
     }
+
+    fn is_of_one_message() -> bool {
+        true
+    }
 }

@@ -1,7 +1,9 @@
 //! The parameters of a handler, made from a message.
 
 mod argument;
+mod batch;
 mod context;
+mod delivery;
 mod event;
 mod headers;
 mod path;
@@ -12,8 +14,10 @@ mod state;
 mod subject;
 mod tokens;
 
-pub use argument::{Argument, Body, Parameter, Problems, check, extract, via};
+pub use argument::{Argument, Body, Parameter, Problems, Results, check, extract, extract_from, via};
+pub use batch::Batch;
 pub use context::Context;
+pub use delivery::Delivery;
 pub use event::{decoded, has_pattern, unknown_header, unknown_subject};
 pub use headers::Headers;
 pub use path::Path;
@@ -93,6 +97,12 @@ pub trait FromMessage: Sized {
     fn needs_content() -> bool {
         false
     }
+
+    /// Returns `true` if the parameter describes one message, so that it cannot stand beside a batch.
+    #[doc(hidden)]
+    fn is_of_one_message() -> bool {
+        false
+    }
 }
 
 /// `None` if what the parameter is made from is [missing](Rejection::missing).
@@ -125,11 +135,19 @@ impl FromMessage for Info {
     fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
         Ok(message.info.clone())
     }
+
+    fn is_of_one_message() -> bool {
+        true
+    }
 }
 
 impl FromMessage for Message {
     fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
         Ok(message.clone())
+    }
+
+    fn is_of_one_message() -> bool {
+        true
     }
 }
 

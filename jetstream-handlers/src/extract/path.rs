@@ -111,6 +111,10 @@ impl<T: DeserializeOwned> FromMessage for Path<T> {
         let problem = context.subjects().iter().find_map(problem::<T>);
         problem.map_or(Ok(()), |problem| Err(Rejection::new(problem)))
     }
+
+    fn is_of_one_message() -> bool {
+        true
+    }
 }
 
 /// Returns the problem of a subject whose placeholders do not fit a type.

@@ -65,4 +65,8 @@ impl FromMessage for Subject {
             declared => declared.into(),
         }))
     }
+
+    fn is_of_one_message() -> bool {
+        true
+    }
 }

@@ -5,8 +5,7 @@ use std::task::{self, Poll};
 
 use tokio_util::sync::ReusableBoxFuture;
 
-use crate::extract::Context;
-use crate::message::Message;
+use crate::extract::{Context, Delivery};
 use crate::outcome::Outcome;
 
 /// The code of a handler, as a worker calls it.
@@ -23,46 +22,13 @@ pub(crate) trait Call: Send + Sync {
     fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context);
 }
 
-/// The implementation for annotated functions and closures, which take one message and are always ready.
+/// The implementation for annotated functions and closures, which are always ready.
 impl<F> Call for F
 where
-    F: Fn(&mut CallFuture, &Message, &Context) + Send + Sync,
+    F: Fn(&mut CallFuture, Delivery<'_>, &Context) + Send + Sync,
 {
     fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context) {
-        self(future, delivery.single(), context);
-    }
-}
-
-/// The messages of one call, in the order of their delivery.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Delivery<'a>(&'a [Message]);
-
-impl<'a> Delivery<'a> {
-    /// Returns the messages, of which there is at least one.
-    pub(crate) fn messages(self) -> &'a [Message] {
-        self.0
-    }
-
-    /// Returns the message of a handler that takes one.
-    ///
-    /// # Panics
-    ///
-    /// Panics if there are several messages.
-    pub(crate) fn single(self) -> &'a Message {
-        let [message] = self.0 else { panic!("a handler of one message was called with {}", self.0.len()) };
-        message
-    }
-}
-
-impl<'a> From<&'a Message> for Delivery<'a> {
-    fn from(message: &'a Message) -> Self {
-        Self(std::slice::from_ref(message))
-    }
-}
-
-impl<'a> From<&'a [Message]> for Delivery<'a> {
-    fn from(messages: &'a [Message]) -> Self {
-        Self(messages)
+        self(future, delivery, context);
     }
 }
 

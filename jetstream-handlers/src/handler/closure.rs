@@ -3,9 +3,8 @@
 use futures::FutureExt as _;
 
 use super::CallFuture;
-use crate::extract::{Argument, Context, Problems};
-use crate::message::Message;
-use crate::outcome::{HandlerResult, IntoOutputs, IntoSettle, Settle};
+use crate::extract::{Argument, Context, Delivery, Problems, Results};
+use crate::outcome::{Elements, HandlerResult, IntoOutputs, IntoSettle, IntoSettles, Outcome, Settle};
 
 /// A closure that [`Broker::subscribe`](crate::Broker::subscribe) accepts as a handler.
 ///
@@ -23,7 +22,7 @@ use crate::outcome::{HandlerResult, IntoOutputs, IntoSettle, Settle};
 )]
 pub trait Closure<Arguments>: Send + Sync + 'static {
     #[doc(hidden)]
-    fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context);
+    fn call(&self, slot: &mut CallFuture, delivery: Delivery<'_>, context: &Context);
 
     #[doc(hidden)]
     fn check(context: &Context, problems: &mut Problems);
@@ -36,13 +35,56 @@ pub trait Closure<Arguments>: Send + Sync + 'static {
     note = "to publish a value, return `Ok(Output::new(&value))` and name its subject with `.publish(\"..\")`, or return `Ok(Output::to(\"..\", &value))`",
     note = "the `?` operator converts any error into the `HandlerError` of a `HandlerResult`; end with `Ok(())`"
 )]
-pub trait ClosureResult: IntoSettle {}
+pub trait ClosureResult {
+    /// The results of a call.
+    const RESULTS: Results;
 
-impl ClosureResult for () {}
-impl ClosureResult for Settle {}
-impl ClosureResult for HandlerResult {}
+    /// Converts the result of a call; a batch has `elements`.
+    fn into_outcome_of(self, elements: Option<&Elements>) -> Outcome;
+}
+
+impl ClosureResult for () {
+    const RESULTS: Results = Results::One;
+
+    fn into_outcome_of(self, _: Option<&Elements>) -> Outcome {
+        self.into_outcome()
+    }
+}
+
+impl ClosureResult for Settle {
+    const RESULTS: Results = Results::One;
+
+    fn into_outcome_of(self, _: Option<&Elements>) -> Outcome {
+        self.into_outcome()
+    }
+}
+
+impl ClosureResult for HandlerResult {
+    const RESULTS: Results = Results::One;
+
+    fn into_outcome_of(self, _: Option<&Elements>) -> Outcome {
+        self.into_outcome()
+    }
+}
+
 #[diagnostic::do_not_recommend]
-impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
+impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {
+    const RESULTS: Results = Results::OneWithOutputs;
+
+    fn into_outcome_of(self, _: Option<&Elements>) -> Outcome {
+        self.into_outcome()
+    }
+}
+
+/// One result for each element of a batch.
+#[diagnostic::do_not_recommend]
+impl<T: IntoSettle> ClosureResult for Vec<T> {
+    const RESULTS: Results = Results::OfElements;
+
+    fn into_outcome_of(self, elements: Option<&Elements>) -> Outcome {
+        self.into_settles(elements.unwrap_or(&Elements::default()))
+    }
+}
 
 macro_rules! closure {
     ($($argument:ident $via:ident),*) => {
@@ -53,21 +95,22 @@ macro_rules! closure {
             Answer: Future<Output: ClosureResult> + Send + 'static,
             $($argument: for<'m> Argument<'m, $via> + Send + 'static,)*
         {
-            fn call(&self, slot: &mut CallFuture, message: &Message, context: &Context) {
+            fn call(&self, slot: &mut CallFuture, delivery: Delivery<'_>, context: &Context) {
                 $(
-                    let $argument = match $argument::extract(message, context) {
+                    let $argument = match $argument::extract_from(delivery, context) {
                         Ok(argument) => argument,
                         Err(rejection) => return slot.run(std::future::ready(rejection.into_outcome())),
                     };
                 )*
-                slot.run(self($($argument),*).map(IntoSettle::into_outcome));
+                let elements = delivery.shared_elements();
+                slot.run(self($($argument),*).map(move |returned| returned.into_outcome_of(elements.as_deref())));
             }
 
             fn check(context: &Context, problems: &mut Problems) {
                 $(problems.check::<$argument, $via>(context);)*
                 let payloads: &[bool] = &[$(<$argument as Argument<'_, $via>>::IS_PAYLOAD),*];
                 problems.check_payloads(payloads.iter().filter(|is_payload| **is_payload).count());
-                problems.returns_nothing = <Answer::Output as IntoSettle>::IS_EMPTY;
+                problems.results = Some(<Answer::Output as ClosureResult>::RESULTS);
             }
         }
     };

@@ -12,13 +12,13 @@ use std::sync::Arc;
 
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
-use crate::extract::{Context, Problems};
+use crate::extract::{Context, Delivery, Problems, Results};
 use crate::message::Message;
 use crate::plan::{Declaration, Plan};
 use crate::rules;
 
+pub(crate) use call::Call;
 pub use call::CallFuture;
-pub(crate) use call::{Call, Delivery};
 pub use closure::Closure;
 pub use registration::{Entry, Registration, Subscriber};
 #[cfg(feature = "tower")]
@@ -72,8 +72,8 @@ impl Handler {
     {
         Self {
             declaration: Declaration { name: format!("closure on {}", plan.subject), is_closure: true, location, plan },
-            call: Arc::new(move |future: &mut CallFuture, message: &Message, context: &Context| {
-                handler.call(future, message, context);
+            call: Arc::new(move |future: &mut CallFuture, delivery: Delivery<'_>, context: &Context| {
+                handler.call(future, delivery, context);
             }),
             check: Arc::new(H::check),
             needs_content: false,
@@ -87,16 +87,44 @@ impl Handler {
         self.needs_content && message.is_marker()
     }
 
-    /// Returns the problem of a handler that has `publish` and returns nothing.
+    /// Returns what contradicts the keys in the parameters and the results.
     ///
-    /// Only a closure can have it, because the attribute refuses such a function at compile time.
-    pub(crate) fn nothing_to_publish(&self) -> Option<Problem> {
+    /// Mostly a closure has these problems, because the attribute refuses such a function at compile time.
+    pub(crate) fn problems_of_signature(&self, found: &Problems) -> Vec<Problem> {
         let Declaration { name, plan, .. } = &self.declaration;
-        let subject = plan.publish.as_deref()?;
-        let problem = format!(
-            "is `\"{subject}\"`, but the closure returns nothing to publish; return `Ok(Output::new(&value))`, or remove `publish`"
-        );
-        Some(Problem::setting(name, "publish", &problem))
+        let mut problems = Vec::new();
+        let mut add = |key, problem: &str| problems.push(Problem::setting(name, key, problem));
+        if let (Some(subject), Some(Results::One)) = (plan.publish.as_deref(), found.results) {
+            let problem = format!(
+                "is `\"{subject}\"`, but the closure returns nothing to publish; return `Ok(Output::new(&value))`, or remove `publish`"
+            );
+            add("publish", &problem);
+        }
+        match (plan.batch, found.takes_batch) {
+            (None, true) => {
+                add("batch", "is not set, but the handler takes a `Batch`; set the maximum number of messages")
+            }
+            (Some(_), false) => {
+                add("batch", "is set, but the handler takes no `Batch`; take a `Batch<T>`, or remove `batch`");
+            }
+            _ => {}
+        }
+        if found.results == Some(Results::OfElements) && !found.takes_batch {
+            add("batch", "is not set, but the closure returns a `Vec` of results, one for each element of a `Batch`");
+        }
+        if found.results == Some(Results::OneWithOutputs) && found.takes_batch {
+            add(
+                "batch",
+                "is set, but the closure returns outputs of the whole batch, which would be published twice after a redelivery; return a `Vec` with one result for each element, as in `vec![Ok(Output::new(&value))]`",
+            );
+        }
+        if let (Some(of_one), true) = (found.of_one_message, found.takes_batch) {
+            let problem = format!(
+                "is set, but the handler takes a `{of_one}`, which describes one message; remove it, and read `messages()` of the batch"
+            );
+            add("batch", &problem);
+        }
+        problems
     }
 
     /// Returns `true` if both are the same function.

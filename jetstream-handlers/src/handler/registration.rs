@@ -1,8 +1,7 @@
 //! Registrations of annotated functions, collected at link time.
 
 use super::CallFuture;
-use crate::extract::{Context, Problems};
-use crate::message::Message;
+use crate::extract::{Context, Delivery, Problems};
 use crate::plan::Plan;
 
 /// An annotated function, as the attribute registers it at link time.
@@ -13,7 +12,7 @@ pub struct Registration {
     pub location: &'static str,
     /// The plan, returned by a function because a static cannot evaluate a `Plan` with struct update syntax.
     pub plan: fn() -> Plan,
-    pub call: fn(&mut CallFuture, &Message, &Context),
+    pub call: fn(&mut CallFuture, Delivery<'_>, &Context),
     pub check: fn(&Context, &mut Problems),
     /// The layer around the handler.
     pub layer: Option<LayerOf>,

@@ -10,16 +10,18 @@ use tokio::sync::Notify;
 use tower_service::Service;
 
 use crate::error::{BoxError, chain};
-use crate::extract::Context;
-use crate::handler::{Call, CallFuture, Delivery};
+use crate::extract::{Context, Delivery};
+use crate::handler::{Call, CallFuture};
 use crate::message::Message;
-use crate::outcome::{Outcome, Reason, Settle};
+use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::sync::lock;
 
 /// The call of a handler, as a layer sees it.
 #[derive(Debug, Clone)]
 pub struct Request {
     messages: Vec<Message>,
+    /// The outcomes of single messages of a batch.
+    elements: Option<Arc<Elements>>,
     context: Context,
 }
 
@@ -88,7 +90,7 @@ impl Service<Request> for HandlerService {
         Box::pin(async move {
             let mut future = CallFuture::new();
             // A closure runs here until its first await, which must not be while the service is locked.
-            call.call(&mut future, Delivery::from(&request.messages[..]), &request.context);
+            call.call(&mut future, Delivery::new(&request.messages, request.elements.as_ref()), &request.context);
             Ok(Response(std::future::poll_fn(|task| future.poll(task)).await))
         })
     }
@@ -172,7 +174,11 @@ where
     }
 
     fn call(&self, future: &mut CallFuture, delivery: Delivery<'_>, context: &Context) {
-        let mut request = Some(Request { messages: delivery.messages().to_vec(), context: context.clone() });
+        let mut request = Some(Request {
+            messages: delivery.messages().to_vec(),
+            elements: delivery.shared_elements(),
+            context: context.clone(),
+        });
         let shared = self.0.clone();
         let begun = shared.try_call(&mut request);
         future.run(async move {

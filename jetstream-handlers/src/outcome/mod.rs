@@ -1,5 +1,7 @@
 //! The outcome of a call: the settlement of its message, the failure, and the messages to publish.
 
+mod batch;
+mod elements;
 mod output;
 mod returned;
 
@@ -10,6 +12,8 @@ use std::time::Duration;
 use crate::error::printable::{printable, truncate};
 use crate::error::{BoxError, chain};
 
+pub use batch::{IntoElements, IntoSettles, published_elements};
+pub use elements::Elements;
 pub use output::{Output, Outputs};
 pub use returned::{IntoOutputs, IntoPublished, IntoSettle, Returned, published, via};
 
@@ -131,8 +135,8 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
 /// is settled as [`HandlerError`] describes.
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 
-/// The outcome of one call of a handler.
-#[derive(Debug)]
+/// The outcome of one call of a handler, or of one message of a batch.
+#[derive(Debug, Clone)]
 pub struct Outcome {
     pub(crate) settle: Settle,
     /// The failure; `None` if the message is acknowledged.

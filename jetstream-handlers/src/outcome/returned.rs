@@ -88,7 +88,10 @@ impl<T: IntoOutputs, E: Into<HandlerError>> IntoSettle for Result<T, E> {
 }
 
 /// Returns the outcome of a call that has returned a `Result`.
-fn settled<T, E: Into<HandlerError>>(returned: Result<T, E>, publishing: impl FnOnce(T) -> Outcome) -> Outcome {
+pub(super) fn settled<T, E: Into<HandlerError>>(
+    returned: Result<T, E>,
+    publishing: impl FnOnce(T) -> Outcome,
+) -> Outcome {
     match returned {
         Ok(value) => publishing(value),
         Err(error) => {
@@ -269,9 +272,11 @@ pub fn published<T: IntoPublished<Via>, Via>(returned: T, _: PhantomData<Via>) -
 pub struct Returned<T>(PhantomData<fn() -> T>);
 
 impl<T> Returned<T> {
+    pub(super) const NEW: Self = Self(PhantomData);
+
     /// Returns the name of the type of a value.
     pub fn of(_: &T) -> Self {
-        Self(PhantomData)
+        Self::NEW
     }
 }
 

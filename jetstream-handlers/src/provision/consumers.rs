@@ -157,7 +157,7 @@ struct Need<'a> {
 
 impl<'a> Need<'a> {
     fn of(handler: &'a Declaration, binding: &'a Binding) -> Self {
-        let (config, concurrency) = (consumer_config(handler), handler.plan.concurrency());
+        let (config, concurrency) = (consumer_config(handler), handler.plan.in_flight());
         Self { handler: &handler.name, binding, config, concurrency }
     }
 

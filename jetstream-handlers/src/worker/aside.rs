@@ -112,7 +112,7 @@ impl Worker {
             *alone = None;
             Outcome::dead_letter(killed(message.info.delivered() - 1))
         } else {
-            let mut call = std::pin::pin!(self.call(caller, message, Instant::now()));
+            let mut call = std::pin::pin!(self.call_alone(caller, message, Instant::now()));
             match timeout_at(until, &mut call).await {
                 Ok(outcome) => outcome,
                 Err(_) => {

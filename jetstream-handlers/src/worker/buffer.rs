@@ -5,8 +5,9 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
+use super::batch::Limits;
 use crate::message::{Info, Message};
 use crate::sync::lock;
 
@@ -24,11 +25,59 @@ pub(super) struct Buffer {
 
 #[derive(Debug, Default)]
 struct Queue {
-    /// The messages, with the time of the last signal to the server about each.
-    messages: VecDeque<(Instant, Message)>,
-    /// The length at which more messages are requested.
-    refill_at: usize,
+    messages: VecDeque<Waiting>,
+    /// The maximum number of messages that are requested and wait.
+    limit: usize,
     closed: bool,
+}
+
+/// A message in the buffer.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The time of the last signal to the server about it.
+    pub(super) since: Instant,
+    arrived: Instant,
+    pub(super) message: Message,
+}
+
+impl Waiting {
+    /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.
+    fn is_held(&self, now: Instant, max_age: Duration) -> bool {
+        now.saturating_duration_since(self.since) < max_age
+    }
+}
+
+impl Queue {
+    /// Returns the length at which more messages are requested.
+    fn refill_at(&self) -> usize {
+        self.limit / 2
+    }
+
+    /// Returns the number of messages that fit into a batch, and `true` if no other can be added to it.
+    fn batch(&self, limits: Limits) -> (usize, bool) {
+        // No more than the limit arrive.
+        let most = limits.messages.min(self.limit.max(1));
+        if limits.bytes == usize::MAX {
+            return (self.messages.len().min(limits.messages), self.messages.len() >= most);
+        }
+        let mut bytes = 0usize;
+        for (count, waiting) in self.messages.iter().take(limits.messages).enumerate() {
+            bytes = bytes.saturating_add(waiting.message.payload.len());
+            if bytes >= limits.bytes {
+                // The message that exceeds the limit is the first of the next batch, unless it is alone.
+                let fits = if bytes == limits.bytes { count + 1 } else { count.max(1) };
+                return (fits, true);
+            }
+        }
+        (self.messages.len().min(limits.messages), self.messages.len() >= most)
+    }
+
+    /// Returns the time at which a batch is complete, which may have passed; `None` without a message.
+    fn complete_at(&self, limits: Limits) -> Option<Instant> {
+        let first = self.messages.front()?.arrived;
+        let (_, is_full) = self.batch(limits);
+        Some(if is_full { first } else { first + limits.wait })
+    }
 }
 
 /// A message taken from the buffer.
@@ -50,7 +99,7 @@ pub(super) struct BufferGuard<'a> {
 
 impl BufferGuard<'_> {
     pub(super) fn push(&mut self, message: Message) {
-        self.queue.messages.push_back((self.now, message));
+        self.queue.messages.push_back(Waiting { since: self.now, arrived: self.now, message });
         self.arrived.notify_one();
     }
 
@@ -71,17 +120,62 @@ impl Buffer {
     /// Drops messages that had no signal for `max_age`, because the server has redelivered them.
     pub(super) fn pop(&self, now: Instant, max_age: Duration) -> Option<Next> {
         let mut queue = self.queue();
-        while let Some((since, message)) = queue.messages.pop_front() {
+        while let Some(waiting) = queue.messages.pop_front() {
             let left = queue.messages.len();
-            let refill = left == queue.refill_at || left == 0;
+            let refill = left == queue.refill_at() || left == 0;
             if refill {
                 self.refill.notify_one();
             }
-            if now.saturating_duration_since(since) < max_age {
+            if waiting.is_held(now, max_age) {
+                let Waiting { since, message, .. } = waiting;
                 return Some(Next { since, message, refill });
             }
         }
         None
+    }
+
+    /// Takes a batch; returns `None` if it is not complete, or if the server has redelivered all of its messages.
+    pub(super) fn take_batch(&self, limits: Limits, max_age: Duration) -> Option<Vec<Waiting>> {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        if queue.complete_at(limits)? > now {
+            return None;
+        }
+        let (count, _) = queue.batch(limits);
+        let taken: Vec<_> = queue.messages.drain(..count).filter(|waiting| waiting.is_held(now, max_age)).collect();
+        let left = queue.messages.len();
+        if left <= queue.refill_at() {
+            self.refill.notify_one();
+        }
+        if left > 0 {
+            // For the next batch.
+            self.arrived.notify_one();
+        }
+        (!taken.is_empty()).then_some(taken)
+    }
+
+    /// Waits until a batch is complete; returns `None` after the close.
+    pub(super) async fn until_batch(&self, limits: Limits) -> Option<()> {
+        // An idle call is capacity for a batch.
+        self.notify_capacity();
+        loop {
+            let arrived = self.arrived.notified();
+            let complete_at = {
+                let queue = self.queue();
+                if queue.closed {
+                    return None;
+                }
+                queue.complete_at(limits)
+            };
+            match complete_at {
+                None => arrived.await,
+                Some(at) if at <= Instant::now() => return Some(()),
+                Some(at) => tokio::select! {
+                    () = arrived => {}
+                    () = sleep_until(at) => {}
+                },
+            }
+        }
     }
 
     /// Waits until there is a message and returns the time, or `None` after the close.
@@ -123,10 +217,12 @@ impl Buffer {
         self.refill.notified().await;
     }
 
-    /// Sets the length at which more messages are requested, and returns the current one.
-    pub(super) fn refill_at(&self, length: usize) -> usize {
+    /// Sets the maximum number of messages that are requested and wait, and returns the number of those that wait.
+    ///
+    /// More are requested when half of it is used up.
+    pub(super) fn limit(&self, messages: usize) -> usize {
         let mut queue = self.queue();
-        queue.refill_at = length;
+        queue.limit = messages;
         queue.messages.len()
     }
 
@@ -147,7 +243,7 @@ impl Buffer {
         let now = Instant::now();
         let mut queue = self.queue();
         let before = queue.messages.len();
-        queue.messages.retain(|(since, _)| now - *since < max_age);
+        queue.messages.retain(|waiting| now - waiting.since < max_age);
         if queue.messages.len() < before {
             self.notify_capacity();
         }
@@ -157,17 +253,17 @@ impl Buffer {
     pub(super) fn refresh(&self, min_age: Duration) -> Vec<Info> {
         let now = Instant::now();
         let mut queue = self.queue();
-        let due = queue.messages.iter_mut().filter(|(since, _)| now - *since >= min_age);
-        due.map(|(since, message)| {
-            *since = now;
-            message.info.clone()
+        let due = queue.messages.iter_mut().filter(|waiting| now - waiting.since >= min_age);
+        due.map(|waiting| {
+            waiting.since = now;
+            waiting.message.info.clone()
         })
         .collect()
     }
 
     /// Moves the times of the signals back, because the clock stood still for `time`.
     pub(super) fn make_older(&self, time: Duration) {
-        for (since, _) in &mut self.queue().messages {
+        for Waiting { since, .. } in &mut self.queue().messages {
             *since = since.checked_sub(time).unwrap_or(*since);
         }
     }
@@ -179,8 +275,8 @@ impl Buffer {
         let mut queue = self.queue();
         queue.closed = true;
         let left = queue.messages.drain(..);
-        let left = left.filter(|(since, _)| now.saturating_duration_since(*since) < max_age);
-        let left = left.map(|(_, message)| message).collect();
+        let left = left.filter(|waiting| waiting.is_held(now, max_age));
+        let left = left.map(|waiting| waiting.message).collect();
         self.arrived.notify_waiters();
         left
     }

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::guarded_call::{BlockingWarning, GuardedCall};
 use super::thread::CallerThread;
-use crate::extract::Context;
-use crate::handler::{Delivery, Handler};
+use crate::extract::{Context, Delivery};
+use crate::handler::Handler;
 use crate::outcome::Outcome;
 
 /// The caller of a handler, for one slot.

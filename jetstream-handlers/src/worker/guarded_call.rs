@@ -10,8 +10,8 @@ use tokio::time::{Instant, timeout};
 
 use super::cpu_time;
 use crate::error::printable::printable;
-use crate::extract::Context;
-use crate::handler::{CallFuture, Delivery, Handler};
+use crate::extract::{Context, Delivery};
+use crate::handler::{CallFuture, Handler};
 use crate::outcome::{Outcome, Reason, Settle};
 
 /// The maximum time that a handler may compute without an await before it is reported to block its thread.

@@ -6,6 +6,7 @@
 mod ack_all;
 mod aside;
 mod attempts;
+mod batch;
 mod buffer;
 mod caller;
 mod cpu_time;
@@ -58,6 +59,7 @@ use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use aside::Aside;
 use attempts::Attempts;
+use batch::Limits;
 use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
 use denied_acks::DeniedAcks;
@@ -106,7 +108,10 @@ pub(crate) struct Worker {
     suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
     recorder: Option<Recorder>,
+    /// The slots: one for each call, or for each message of a call of a handler of batches.
     slots: Arc<[Slot]>,
+    /// The limits of a batch; `None` for a handler of one message.
+    limits: Option<Limits>,
     /// The acks of an ordered handler.
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
@@ -121,7 +126,8 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Box<Self> {
         let Parts { handler, binding, transport, context, status, delayed, recorder, batch_size } = parts;
         let plan = &handler.declaration.plan;
-        let slots: Arc<[Slot]> = (0..plan.concurrency()).map(|_| Slot::default()).collect();
+        let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
+        let limits = Limits::of(plan);
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
@@ -147,6 +153,7 @@ impl Worker {
             delayed,
             recorder,
             slots,
+            limits,
             ack_all,
             exhausted: ExhaustedMessages::default(),
             quarantine: Quarantine::default(),
@@ -173,7 +180,7 @@ impl Worker {
         grace: Duration,
     ) -> Result<(), Error> {
         // Boxed, because the set reserves the size of one more future than it holds.
-        let mut slots: FuturesUnordered<_> = self.slots.iter().map(|slot| Box::pin(self.run_slot(slot))).collect();
+        let mut slots: FuturesUnordered<_> = self.calls().map(|slots| Box::pin(self.run_slots(slots))).collect();
         let mut aside = Box::pin(self.run_aside());
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
@@ -257,10 +264,20 @@ impl Worker {
         }
     }
 
-    async fn run_slot(&self, slot: &Slot) {
-        match &self.ack_all {
-            Some(acks) => Box::pin(self.work_in_order(slot, acks)).await,
-            None => self.work(slot).await,
+    /// Returns the slots of each call.
+    fn calls(&self) -> impl Iterator<Item = &[Slot]> {
+        self.slots.chunks(self.messages_per_call())
+    }
+
+    fn messages_per_call(&self) -> usize {
+        self.limits.map_or(1, |limits| limits.messages)
+    }
+
+    async fn run_slots(&self, slots: &[Slot]) {
+        match (&self.ack_all, self.limits) {
+            (Some(acks), _) => Box::pin(self.work_in_order(&slots[0], acks)).await,
+            (None, Some(limits)) => Box::pin(self.work_in_batches(slots, limits)).await,
+            (None, None) => self.work(&slots[0]).await,
         }
     }
 
@@ -321,11 +338,11 @@ impl Worker {
         if !self.is_ready() {
             return usize::from(self.denied_acks.requests_delivery());
         }
-        let idle = self.slots.iter().filter(|slot| slot.is_idle()).count();
+        let idle = self.calls().filter(|slots| slots[0].is_idle()).count() * self.messages_per_call();
         // What is being handled is held as well; but the next message is requested meanwhile, however large it is.
         let max = max.saturating_sub(self.slots.len() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
-        let buffered = self.buffer.refill_at(all / 2);
+        let buffered = self.buffer.limit(all);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }
     }
 

@@ -11,7 +11,7 @@ use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
 use super::caller::Caller;
 use super::settle::Settled;
-use crate::handler::Delivery;
+use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::recorder::Call;
 use crate::outcome::Outcome;
@@ -50,6 +50,15 @@ impl Current {
     }
 }
 
+/// The start of handling a delivery.
+pub(super) enum Start {
+    Known(Verdict),
+    /// The verdict has to be looked up.
+    LookUp,
+    /// The delivery is not answered.
+    Leave(Settled),
+}
+
 /// The state of a worker that has no free slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Busy {
@@ -62,9 +71,9 @@ pub(crate) struct Busy {
 }
 
 impl Busy {
-    /// Returns the state of these slots; `None` if one of them is free.
-    pub(crate) fn of(slots: &[Slot]) -> Option<Self> {
-        let all = slots.iter().map(Slot::busy).collect::<Option<Vec<_>>>()?;
+    /// Returns the state of these slots, of which each call has `per_call`; `None` if a call can begin.
+    pub(crate) fn of(slots: &[Slot], per_call: usize) -> Option<Self> {
+        let all = slots.iter().step_by(per_call).map(Slot::busy).collect::<Option<Vec<_>>>()?;
         all.into_iter().reduce(|one, other| Self {
             since: one.since.max(other.since),
             late: one.late && other.late,
@@ -208,24 +217,35 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
-        let verdict = if self.recent_acks.is_repeated(&message.info, &self.binding.incarnations) {
-            Verdict::Repeated
-        } else if !message.info.is_redelivered() {
-            Verdict::Try
-        } else if self.is_in_progress(&message.info) {
+    #[inline]
+    pub(super) fn start(&self, delivery: &Info) -> Start {
+        if self.recent_acks.is_repeated(delivery, &self.binding.incarnations) {
+            Start::Known(Verdict::Repeated)
+        } else if !delivery.is_redelivered() {
+            Start::Known(Verdict::Try)
+        } else if self.is_in_progress(delivery) {
             // Two requests for a redelivery can cross, and the answer to the earlier delivery counts.
-            return Settled::Pending;
-        } else if self.was_acknowledged(&message.info) {
+            Start::Leave(Settled::Pending)
+        } else if self.was_acknowledged(delivery) {
             // The request for a redelivery can cross the ack.
             if self.handler.declaration.plan.ack == Ack::Confirmed {
-                return Settled::Ended;
+                return Start::Leave(Settled::Ended);
             }
-            Verdict::Repeated
+            Start::Known(Verdict::Repeated)
         } else {
-            let verdict = Box::pin(self.verdict(&message.info)).await;
-            begun = Instant::now();
-            verdict
+            Start::LookUp
+        }
+    }
+
+    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
+        let verdict = match self.start(&message.info) {
+            Start::Known(verdict) => verdict,
+            Start::Leave(settled) => return settled,
+            Start::LookUp => {
+                let verdict = Box::pin(self.verdict(&message.info)).await;
+                begun = Instant::now();
+                verdict
+            }
         };
         // Futures of the rare cases are boxed, because every slot would hold their size.
         let settling = {
@@ -298,17 +318,26 @@ impl Worker {
         )
     }
 
-    /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
+    /// Returns `true` if a message is acknowledged without a call.
     ///
-    /// A message that only marks a deletion is acknowledged without a call if the handler needs a value, and so is a dead
-    /// letter that is replayed for another handler.
-    pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+    /// It only marks a deletion, and the handler needs a value, or it is a dead letter that is replayed for another
+    /// handler.
+    #[inline]
+    pub(super) fn needs_no_call(&self, message: &Message) -> bool {
         if self.handler.skips(message) {
             tracing::debug!("acknowledged without a call: the message marks a deletion, and the handler needs a value");
-            return Outcome::ack();
+            return true;
         }
-        if message.is_replay_for_another() {
+        let is_for_another = message.is_replay_for_another();
+        if is_for_another {
             tracing::debug!("acknowledged without a call: the replay of a dead letter of another handler");
+        }
+        is_for_another
+    }
+
+    /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
+    pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+        if self.needs_no_call(message) {
             return Outcome::ack();
         }
         let publishing = {

@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use crate::Broker;
 use crate::broker::Running;
-use crate::extract::Context;
-use crate::handler::{Call, CallFuture, Delivery, Handler};
+use crate::extract::{Context, Delivery};
+use crate::handler::{Call, CallFuture, Handler};
 use crate::memory::Memory;
 use crate::observe::recorder::Recorder;
 use crate::outcome::{Outcome, Output, Settle};

@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
 use super::guarded_call::{GuardedCall, MAX_POLL};
-use crate::extract::Context;
-use crate::handler::{Delivery, Handler};
+use crate::extract::{Context, Delivery};
+use crate::handler::Handler;
 use crate::message::Message;
-use crate::outcome::{Outcome, Reason, Settle};
+use crate::outcome::{Elements, Outcome, Reason, Settle};
 
 /// The thread on which a handler is called; it starts with the first call.
 pub(super) struct CallerThread {
@@ -24,6 +24,7 @@ pub(super) struct CallerThread {
 
 struct Job {
     messages: Vec<Message>,
+    elements: Option<Arc<Elements>>,
     outcome: oneshot::Sender<Outcome>,
 }
 
@@ -43,7 +44,8 @@ impl CallerThread {
         };
         let (outcome, mut received) = oneshot::channel();
         // The channel has capacity, because there is one call at a time.
-        if jobs.try_send(Job { messages: delivery.messages().to_vec(), outcome }).is_err() {
+        let (messages, elements) = (delivery.messages().to_vec(), delivery.shared_elements());
+        if jobs.try_send(Job { messages, elements, outcome }).is_err() {
             return thread_ended();
         }
         self.outcome(&mut received).await.unwrap_or_else(|limit| {
@@ -85,8 +87,9 @@ fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<mpsc::SyncS
     // Not a blocking thread of the runtime: when a program ends, it waits for those, however long they compute.
     std::thread::Builder::new().name(name).spawn(move || {
         let mut call = GuardedCall::new(handler, context, None);
-        while let Ok(Job { messages, outcome }) = work.recv() {
-            let ended = runtime.block_on(call.call(Delivery::from(&*messages), Instant::now()));
+        while let Ok(Job { messages, elements, outcome }) = work.recv() {
+            let delivery = Delivery::new(&messages, elements.as_ref());
+            let ended = runtime.block_on(call.call(delivery, Instant::now()));
             // The receiver is gone if the worker has stopped meanwhile.
             outcome.send(ended).ok();
         }

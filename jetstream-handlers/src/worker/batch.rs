@@ -1,0 +1,235 @@
+//! Calls with several messages, each of which is settled by itself.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use super::Worker;
+use super::attempts::Verdict;
+use super::buffer::Waiting;
+use super::caller::Caller;
+use super::settle::Settled;
+use super::slot::{Slot, Start};
+use crate::extract::Delivery;
+use crate::message::Message;
+use crate::outcome::{Elements, Outcome, Reason, Settle};
+use crate::plan::{OnBatchError, Plan};
+
+/// The maximum number of messages of a batch that are settled at the same time.
+const MAX_SETTLING: usize = 64;
+
+/// The limits of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    /// The time for which it is filled after its first message has arrived.
+    pub(super) wait: Duration,
+}
+
+impl Limits {
+    /// Returns the limits of a handler of batches.
+    pub(super) fn of(plan: &Plan) -> Option<Self> {
+        let messages = plan.batch?;
+        Some(Self { messages, bytes: plan.batch_bytes.unwrap_or(usize::MAX), wait: plan.batch_wait() })
+    }
+}
+
+/// What happens to a message of a batch.
+enum Step {
+    Call,
+    /// It ends without a call.
+    End(Outcome),
+    Isolate,
+    /// It is not answered.
+    Leave(Settled),
+    Called(Outcome),
+}
+
+/// A message of a batch, in the slot that keeps it alive.
+struct Held<'a> {
+    slot: &'a Slot,
+    message: Message,
+    step: Step,
+}
+
+impl Worker {
+    /// Handles batches until the buffer is closed; each message of a batch has one of the slots.
+    pub(super) async fn work_in_batches(&self, slots: &[Slot], limits: Limits) {
+        let mut caller = self.caller();
+        while let Some(waiting) = self.next_batch(limits).await {
+            let begun = Instant::now();
+            let held = slots.iter().zip(waiting).map(|(slot, Waiting { since, message, .. })| {
+                slot.take(self.delivery_id(&message.info), begun, since);
+                Held { slot, message, step: Step::Call }
+            });
+            let held: Vec<_> = held.collect();
+            let span = self.span_of_batch(&held);
+            self.handle_batch(&mut caller, held).instrument(span).await;
+            self.prefetch.measured(begun.elapsed());
+            if let Some(first) = slots.first() {
+                first.thread_idle(&mut caller, &self.buffer).await;
+            }
+            // The worker requests the next batch first. A handler that never waits would otherwise keep it from heartbeats
+            // and arrivals, too.
+            self.buffer.notify_capacity();
+            tokio::task::yield_now().await;
+            self.notice_suspension();
+        }
+    }
+
+    /// Waits for the next batch, and until the handler is ready for a call; returns `None` after the close.
+    ///
+    /// The messages stay in the buffer meanwhile, from which a stop takes them.
+    async fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
+        loop {
+            self.until_ready().await;
+            if let Some(batch) = self.buffer.take_batch(limits, self.max_age()) {
+                return Some(batch);
+            }
+            self.buffer.until_batch(limits).await?;
+        }
+    }
+
+    fn span_of_batch(&self, held: &[Held<'_>]) -> tracing::Span {
+        tracing::error_span!(
+            "handle_batch",
+            handler = self.handler.declaration.name,
+            messages = held.len(),
+            sequence = held.first().map(|first| first.message.info.stream_sequence()),
+        )
+    }
+
+    /// Calls the handler with the messages that are to be tried, and settles each message.
+    async fn handle_batch(&self, caller: &mut Caller, mut held: Vec<Held<'_>>) {
+        for held in &mut held {
+            held.step = self.step(&held.message).await;
+        }
+        let tried = held.iter().filter(|held| matches!(held.step, Step::Call));
+        let tried: Vec<Message> = tried.map(|held| held.message.clone()).collect();
+        if !tried.is_empty() {
+            let _running = self.running_calls.begin().await;
+            let mut outcomes = self.call_batch(caller, &tried).await.into_iter();
+            for held in held.iter_mut().filter(|held| matches!(held.step, Step::Call)) {
+                held.step = outcomes.next().map_or(Step::Leave(Settled::Pending), Step::Called);
+            }
+        }
+        // The first slot shows whether the handler is busy, so that its message ends last.
+        let mut held = held.into_iter();
+        let first = held.next();
+        futures::stream::iter(held).for_each_concurrent(MAX_SETTLING, |held| self.settle_held(held)).await;
+        if let Some(first) = first {
+            self.settle_held(first).await;
+        }
+    }
+
+    /// Decides on a message before the call.
+    async fn step(&self, message: &Message) -> Step {
+        let verdict = match self.start(&message.info) {
+            Start::Known(verdict) => verdict,
+            Start::LookUp => self.verdict(&message.info).await,
+            Start::Leave(settled) => return Step::Leave(settled),
+        };
+        match verdict {
+            Verdict::Try if self.needs_no_call(message) => Step::End(Outcome::ack()),
+            Verdict::Try => Step::Call,
+            Verdict::Repeated => Step::End(Outcome::ack()),
+            Verdict::DeadLetter(failure) => Step::End(Outcome::dead_letter(failure)),
+            Verdict::Isolated => Step::Isolate,
+        }
+    }
+
+    /// Settles a message, and releases its slot.
+    async fn settle_held(&self, Held { slot, mut message, step }: Held<'_>) {
+        let settled = async {
+            let outcome = match step {
+                Step::Leave(settled) => return settled,
+                Step::Isolate => return self.isolate(&message).await,
+                Step::Call => return Settled::Pending,
+                Step::End(outcome) => outcome,
+                Step::Called(outcome) => self.publish_and_record(&message, outcome).await,
+            };
+            if self.try_settle(&mut message, &outcome) {
+                return Settled::Ended;
+            }
+            self.settle(&message, outcome).await
+        };
+        slot.release(settled.await);
+    }
+
+    /// Publishes the outputs of one message, and records its call for a test.
+    async fn publish_and_record(&self, message: &Message, outcome: Outcome) -> Outcome {
+        if outcome.outputs.is_empty() {
+            self.record(message, &outcome);
+            return outcome;
+        }
+        self.publish_outputs(message, outcome).await
+    }
+
+    /// Calls the handler with one message: as a batch of one, if it is a handler of batches.
+    pub(super) async fn call_alone(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
+        if self.limits.is_none() || self.needs_no_call(message) {
+            return self.call(caller, message, begun).await;
+        }
+        let outcomes = self.call_batch(caller, std::slice::from_ref(message)).await;
+        let outcome = outcomes.into_iter().next().unwrap_or_else(Outcome::ack);
+        self.publish_and_record(message, outcome).await
+    }
+
+    /// Calls the handler, if needed with smaller and smaller parts of a batch that fails, and returns the outcome of each
+    /// message.
+    async fn call_batch(&self, caller: &mut Caller, messages: &[Message]) -> Vec<Outcome> {
+        let mut outcomes: Vec<Option<Outcome>> = messages.iter().map(|_| None).collect();
+        let mut parts: Vec<Vec<usize>> = vec![(0..messages.len()).collect()];
+        while let Some(part) = parts.pop() {
+            let called: Cow<'_, [Message]> = if part.len() == messages.len() {
+                messages.into()
+            } else {
+                part.iter().map(|index| messages[*index].clone()).collect()
+            };
+            let (outcome, of_elements) = self.call_part(caller, &called).await;
+            for (position, outcome) in of_elements {
+                outcomes[part[position]] = Some(outcome);
+            }
+            let count = part.len();
+            let mut left: Vec<usize> = part.into_iter().filter(|index| outcomes[*index].is_none()).collect();
+            if self.is_split(&outcome, caller) && count > 1 {
+                tracing::debug!("a batch of {count} has failed, and is tried in halves");
+                let second = left.split_off(left.len().div_ceil(2));
+                parts.extend([second, left].into_iter().filter(|half| !half.is_empty()));
+            } else {
+                left.into_iter().for_each(|index| outcomes[index] = Some(outcome.clone()));
+            }
+        }
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(Outcome::ack)).collect()
+    }
+
+    /// Calls the handler once; returns the outcome of the call, and those of single messages with their positions.
+    async fn call_part(&self, caller: &mut Caller, messages: &[Message]) -> (Outcome, Vec<(usize, Outcome)>) {
+        let elements = Arc::<Elements>::default();
+        let mut outcome = caller.call(Delivery::batch(messages, &elements), Instant::now()).await;
+        caller.ended(Instant::now());
+        let mut of_elements = elements.take();
+        if self.transport.settings().redact_errors {
+            outcome.redact();
+            of_elements.iter_mut().for_each(|(_, outcome)| outcome.redact());
+        }
+        (outcome, of_elements)
+    }
+
+    /// Returns `true` if the handler is called with each half of a batch after this outcome.
+    fn is_split(&self, outcome: &Outcome, caller: &Caller) -> bool {
+        let Some(failure) = &outcome.failure else { return false };
+        // A parameter beside the batch that could not be made from the first message; the handler was not called.
+        if failure.reason == Reason::Undecodable {
+            return true;
+        }
+        let splits = self.handler.declaration.plan.on_batch_error == OnBatchError::Split;
+        // The thread of a call that ran into its timeout is not free.
+        splits && outcome.settle != Settle::HandBack && !caller.is_late()
+    }
+}
