@@ -118,6 +118,10 @@ impl Worker {
                 held.step = outcomes.next().map_or(Step::Leave(Settled::Pending), Step::Called);
             }
         }
+        // In the order of the messages, unless one has to be repeated.
+        futures::stream::iter(&mut held)
+            .for_each_concurrent(MAX_SETTLING, async |held| self.publish_and_record(held).await)
+            .await;
         // The first slot shows whether the handler is busy, so that its message ends last.
         let mut held = held.into_iter();
         let first = held.next();
@@ -150,8 +154,7 @@ impl Worker {
                 Step::Leave(settled) => return settled,
                 Step::Isolate => return self.isolate(&message).await,
                 Step::Call => return Settled::Pending,
-                Step::End(outcome) => outcome,
-                Step::Called(outcome) => self.publish_and_record(&message, outcome).await,
+                Step::End(outcome) | Step::Called(outcome) => outcome,
             };
             if self.try_settle(&mut message, &outcome) {
                 return Settled::Ended;
@@ -161,8 +164,16 @@ impl Worker {
         slot.release(settled.await);
     }
 
+    /// Publishes the outputs of one message for which the handler was called, and records the call for a test.
+    async fn publish_and_record(&self, held: &mut Held<'_>) {
+        if let Step::Called(outcome) = &mut held.step {
+            let returned = std::mem::replace(outcome, Outcome::ack());
+            *outcome = self.published(&held.message, returned).await;
+        }
+    }
+
     /// Publishes the outputs of one message, and records its call for a test.
-    async fn publish_and_record(&self, message: &Message, outcome: Outcome) -> Outcome {
+    async fn published(&self, message: &Message, outcome: Outcome) -> Outcome {
         if outcome.outputs.is_empty() {
             self.record(message, &outcome);
             return outcome;
@@ -177,7 +188,7 @@ impl Worker {
         }
         let outcomes = self.call_batch(caller, std::slice::from_ref(message)).await;
         let outcome = outcomes.into_iter().next().unwrap_or_else(Outcome::ack);
-        self.publish_and_record(message, outcome).await
+        self.published(message, outcome).await
     }
 
     /// Calls the handler, if needed with smaller and smaller parts of a batch that fails, and returns the outcome of each

@@ -20,6 +20,7 @@ macro_rules! contract {
     };
 }
 
+mod batches;
 mod brokers;
 mod calls;
 mod codecs;
