@@ -118,6 +118,25 @@ async fn confirm(order: Order) -> HandlerResult<Option<Confirmation>> {
 }
 
 #[test]
+fn batch() {
+    assert_snapshot(
+        "batch",
+        r#"#[subscriber(
+    subject = "meters.read",
+    queue = "meters",
+    batch = 100,
+    batch_wait = "500ms",
+    batch_bytes = 1_000_000,
+    on_batch_error = "split",
+    publish = "meters.stored",
+)]
+async fn store(readings: Batch<Reading>, State(db): State<Db>) -> HandlerResult<Vec<Stored>> {
+    db.store(&readings).await
+}"#,
+    );
+}
+
+#[test]
 fn refused() {
     assert_snapshot(
         "refused",

@@ -186,6 +186,42 @@ async fn aliases(order: Order) -> Answer {
     Ok(())
 }
 
+#[subscriber(subject = "orders.batch", queue = "batch", batch = 100, batch_wait = "500ms", batch_bytes = 1_000_000)]
+async fn batch(orders: Batch<OrderCreated>, State(_database): State<Database>, _: Publisher, _: Shutdown) {
+    rest().await;
+    println!("{orders:?}");
+}
+
+#[subscriber(subject = "orders.batch", queue = "raw", batch = 100, on_batch_error = "split")]
+async fn batch_of_messages(messages: jetstream_handlers::Batch<Message>) -> Result<(), std::io::Error> {
+    rest().await;
+    println!("{}", messages.len());
+    Ok(())
+}
+
+#[subscriber(subject = "orders.batch", queue = "settles", batch = 100, threads = 2)]
+fn batch_of_settles(orders: Batch<OrderCreated>) -> Vec<Settle> {
+    orders.into_iter().map(|order| if order.id > 0 { Settle::Ack } else { Settle::Terminate }).collect()
+}
+
+#[subscriber(subject = "orders.batch", queue = "results", batch = 100)]
+async fn batch_of_results(orders: Batch<OrderCreated>) -> HandlerResult<Vec<HandlerResult>> {
+    rest().await;
+    Ok(orders.iter().map(|_| Ok(())).collect())
+}
+
+#[subscriber(subject = "orders.batch", queue = "outputs", batch = 100)]
+async fn batch_of_outputs(orders: Batch<OrderCreated>) -> Vec<Output> {
+    rest().await;
+    orders.iter().map(|order| Output::to("confirmed.first", order)).collect()
+}
+
+#[subscriber(subject = "orders.batch", queue = "values", batch = 100, publish = "confirmed.values")]
+async fn batch_of_values(orders: Batch<OrderCreated>) -> Result<Vec<Option<OrderCreated>>, std::io::Error> {
+    rest().await;
+    Ok(orders.into_iter().map(Some).collect())
+}
+
 fn main() {
     // Each is still the function that it was.
     let _ = (owned, borrowed, nothing, everything, hidden_error, aliases);
@@ -194,4 +230,5 @@ fn main() {
     let _ = (bytes_as_they_are, blocking, not_send, blocking_and_async, ordered);
     let _ = (publishes_one, publishes_result, publishes_option, publishes_vec, publishes_borrowed);
     let _ = (publishes_outputs, publishes_headers);
+    let _ = (batch, batch_of_messages, batch_of_settles, batch_of_results, batch_of_outputs, batch_of_values);
 }

@@ -1,0 +1,9 @@
+use jetstream_handlers::prelude::*;
+
+#[subscriber(subject = "orders.created", queue = "order-processor", batch = 100, on_batch_error = "halve")]
+async fn process_orders(orders: Batch<String>) -> HandlerResult {
+    println!("{orders:?}");
+    Ok(())
+}
+
+fn main() {}
