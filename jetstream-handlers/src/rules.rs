@@ -345,7 +345,8 @@ fn batch_problems(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str
         );
         found.push(("batch", text));
     }
-    let longest = duration("ack_wait").unwrap_or(DEFAULT_ACK_WAIT) / BATCH_WAITS_PER_ACK_WAIT;
+    let ack_wait = duration("ack_wait").unwrap_or(DEFAULT_ACK_WAIT).as_millis() as u64;
+    let longest = Duration::from_millis(ack_wait / u64::from(BATCH_WAITS_PER_ACK_WAIT));
     if let Some(wait) = duration("batch_wait").filter(|wait| *wait > longest) {
         let [wait, longest] = [wait, longest].map(written);
         let text = format!(

@@ -175,6 +175,18 @@ async fn codecs_decodes_each_format() {
 }
 
 #[tokio::test]
+async fn batches_finds_the_reading_that_is_refused() {
+    let server = Server::start().await;
+    for url in [None, Some(server.url())] {
+        let printed = run("batches", url.as_deref()).await;
+        assert_lines(
+            &printed,
+            &["stored 100 readings", "Stored 249 readings; refused: meter 123 has a negative reading."],
+        );
+    }
+}
+
+#[tokio::test]
 async fn tls_auth_connects_and_is_refused() {
     let printed = run("tls_auth", None).await;
     assert_lines(

@@ -654,9 +654,7 @@ fn batch_and_its_key_belong_together() {
     );
     assert_mistakes(
         r#"#[subscriber(subject = "a", queue = "b", batch = 10)] async fn f(order: Order) {}"#,
-        &[
-            "batch: handler `f` has `batch`, but takes no `Batch`; take the payload as `Batch<T>`, or remove `batch`",
-        ],
+        &["batch: handler `f` has `batch`, but takes no `Batch`; take the payload as `Batch<T>`, or remove `batch`"],
     );
     assert_mistakes(
         r#"#[subscriber(subject = "a.{b}", queue = "b", batch = 10)] async fn f(orders: jsh::Batch<Order>, at: Path<u64>) {}"#,
@@ -669,9 +667,18 @@ fn batch_and_its_key_belong_together() {
 #[test]
 fn settings_of_batches_that_exclude_others() {
     for (keys, expected) in [
-        ("batch = 10, ordered", "batch: `batch` excludes `ordered`, because an `ordered` handler retries a message before it handles the next one; remove `batch` or `ordered`"),
-        ("batch = 200, concurrency = 51", "batch: `batch` is 200, which is 10200 messages at the same time in 51 calls; expected at most 10000, so lower one of them"),
-        ("batch = 10, batch_wait = \"11s\"", "batch_wait: `batch_wait` is 11s, but its messages would be redelivered before long; expected at most a third of `ack_wait`, 10s"),
+        (
+            "batch = 10, ordered",
+            "batch: `batch` excludes `ordered`, because an `ordered` handler retries a message before it handles the next one; remove `batch` or `ordered`",
+        ),
+        (
+            "batch = 200, concurrency = 51",
+            "batch: `batch` is 200, which is 10200 messages at the same time in 51 calls; expected at most 10000, so lower one of them",
+        ),
+        (
+            "batch = 10, batch_wait = \"11s\"",
+            "batch_wait: `batch_wait` is 11s, but its messages would be redelivered before long; expected at most a third of `ack_wait`, 10s",
+        ),
     ] {
         let source =
             format!(r#"#[subscriber(subject = "a", queue = "b", {keys})] async fn f(orders: Batch<Order>) {{}}"#);

@@ -285,3 +285,84 @@ impl Buffer {
         lock(&self.queue)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { messages: 3, bytes: usize::MAX, wait: Duration::from_millis(500) };
+
+    fn buffer(limit: usize, payloads: &[&'static str]) -> Buffer {
+        let buffer = Buffer::default();
+        buffer.limit(limit);
+        add(&buffer, payloads);
+        buffer
+    }
+
+    fn add(buffer: &Buffer, payloads: &[&'static str]) {
+        let mut guard = buffer.fill(Instant::now());
+        payloads.iter().for_each(|payload| guard.push(Message::new("a", *payload)));
+    }
+
+    fn taken(buffer: &Buffer, limits: Limits) -> Option<Vec<String>> {
+        let batch = buffer.take_batch(limits, Duration::from_secs(30))?;
+        Some(batch.iter().map(|waiting| String::from_utf8_lossy(&waiting.message.payload).into_owned()).collect())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batch_is_complete_by_its_number() {
+        let buffer = buffer(10, &["a", "b"]);
+        assert_eq!(taken(&buffer, LIMITS), None);
+        add(&buffer, &["c", "d"]);
+        assert_eq!(taken(&buffer, LIMITS).unwrap(), ["a", "b", "c"]);
+        assert_eq!(taken(&buffer, LIMITS), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batch_is_complete_by_its_time_although_it_was_signalled() {
+        let buffer = buffer(10, &["a"]);
+        let mut waiting = Box::pin(buffer.until_batch(LIMITS));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        tokio::time::advance(Duration::from_millis(300)).await;
+        assert_eq!(buffer.refresh(Duration::ZERO).len(), 1);
+        add(&buffer, &["b"]);
+        tokio::time::advance(Duration::from_millis(199)).await;
+        assert!(futures::poll!(&mut waiting).is_pending());
+        tokio::time::advance(Duration::from_millis(1)).await;
+        waiting.await.unwrap();
+        assert_eq!(taken(&buffer, LIMITS).unwrap(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batch_is_complete_by_its_bytes() {
+        let limits = Limits { messages: 100, bytes: 4, ..LIMITS };
+        let buffer = buffer(100, &["aa", "bb", "ccc", "ddddd", "e"]);
+        assert_eq!(taken(&buffer, limits).unwrap(), ["aa", "bb"]);
+        assert_eq!(taken(&buffer, limits).unwrap(), ["ccc"]);
+        assert_eq!(taken(&buffer, limits).unwrap(), ["ddddd"], "a larger message is alone");
+        assert_eq!(taken(&buffer, limits), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn batch_is_complete_if_no_more_can_arrive() {
+        let buffer = buffer(2, &["a", "b"]);
+        assert_eq!(taken(&buffer, LIMITS).unwrap(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn redelivered_messages_are_not_in_a_batch() {
+        let buffer = buffer(10, &["a", "b"]);
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_eq!(taken(&buffer, LIMITS), None);
+        assert!(buffer.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn close_returns_what_waits_for_a_batch() {
+        let buffer = buffer(10, &["a", "b"]);
+        let mut waiting = Box::pin(buffer.until_batch(LIMITS));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        assert_eq!(buffer.close(Duration::from_secs(30)).len(), 2);
+        assert_eq!(waiting.await, None);
+    }
+}
