@@ -6,7 +6,6 @@ use std::marker::PhantomData;
 
 use serde::Deserialize;
 
-use super::batch::ViaBatch;
 use super::{Context, Delivery, FromMessage, Rejection};
 use crate::codec::{self, DefaultCodec, FromPayload, Undecodable};
 use crate::error::problem::{MissingState, Problem};
@@ -27,6 +26,10 @@ pub struct ViaFormat(());
 /// The marker of a parameter that is made by [`FromMessage`].
 #[derive(Debug)]
 pub struct ViaMessage(());
+
+/// The marker of a batch, whose elements have the marker `Via`.
+#[derive(Debug)]
+pub struct ViaBatch<Via>(PhantomData<Via>);
 
 /// A parameter of a handler: a payload, or a type that implements [`FromMessage`].
 ///

@@ -1,10 +1,10 @@
 //! Batches: the messages of a call that takes several.
 
 use std::fmt;
-use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use super::argument::ViaBatch;
 use super::{Argument, Context, Delivery, Rejection};
 use crate::message::Message;
 use crate::outcome::{Elements, HandlerError};
@@ -148,10 +148,6 @@ impl<T: fmt::Debug> fmt::Debug for Batch<T> {
         f.debug_tuple("Batch").field(&self.elements).finish()
     }
 }
-
-/// The marker of a batch, whose elements have the marker `Via`.
-#[derive(Debug)]
-pub struct ViaBatch<Via>(PhantomData<Via>);
 
 #[diagnostic::do_not_recommend]
 impl<'m, T, Via> Argument<'m, ViaBatch<Via>> for Batch<T>

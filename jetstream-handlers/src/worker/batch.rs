@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -10,6 +9,7 @@ use tracing::Instrument as _;
 
 use super::Worker;
 use super::attempts::Verdict;
+use super::batch_limits::BatchLimits;
 use super::buffer::Waiting;
 use super::caller::Caller;
 use super::settle::Settled;
@@ -17,27 +17,10 @@ use super::slot::{Slot, Start};
 use crate::extract::Delivery;
 use crate::message::Message;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
-use crate::plan::{OnBatchError, Plan};
+use crate::plan::OnBatchError;
 
 /// The maximum number of messages of a batch that are settled at the same time.
 const MAX_SETTLING: usize = 64;
-
-/// The limits of a batch.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    pub(super) messages: usize,
-    pub(super) bytes: usize,
-    /// The time for which it is filled after its first message has arrived.
-    pub(super) wait: Duration,
-}
-
-impl Limits {
-    /// Returns the limits of a handler of batches.
-    pub(super) fn of(plan: &Plan) -> Option<Self> {
-        let messages = plan.batch?;
-        Some(Self { messages, bytes: plan.batch_bytes.unwrap_or(usize::MAX), wait: plan.batch_wait() })
-    }
-}
 
 /// What happens to a message of a batch.
 enum Step {
@@ -59,7 +42,7 @@ struct Held<'a> {
 
 impl Worker {
     /// Handles batches until the buffer is closed; each message of a batch has one of the slots.
-    pub(super) async fn work_in_batches(&self, slots: &[Slot], limits: Limits) {
+    pub(super) async fn work_in_batches(&self, slots: &[Slot], limits: BatchLimits) {
         let mut caller = self.caller();
         while let Some(waiting) = self.next_batch(limits).await {
             let begun = Instant::now();
@@ -85,7 +68,7 @@ impl Worker {
     /// Waits for the next batch, and until the handler is ready for a call; returns `None` after the close.
     ///
     /// The messages stay in the buffer meanwhile, from which a stop takes them.
-    async fn next_batch(&self, limits: Limits) -> Option<Vec<Waiting>> {
+    async fn next_batch(&self, limits: BatchLimits) -> Option<Vec<Waiting>> {
         loop {
             self.until_ready().await;
             if let Some(batch) = self.buffer.take_batch(limits, self.max_age()) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use super::batch::Limits;
+use super::batch_limits::BatchLimits;
 use crate::message::{Info, Message};
 use crate::sync::lock;
 
@@ -54,7 +54,7 @@ impl Queue {
     }
 
     /// Returns the number of messages that fit into a batch, and `true` if no other can be added to it.
-    fn batch(&self, limits: Limits) -> (usize, bool) {
+    fn batch(&self, limits: BatchLimits) -> (usize, bool) {
         // No more than the limit arrive.
         let most = limits.messages.min(self.limit.max(1));
         if limits.bytes == usize::MAX {
@@ -73,7 +73,7 @@ impl Queue {
     }
 
     /// Returns the time at which a batch is complete, which may have passed; `None` without a message.
-    fn complete_at(&self, limits: Limits) -> Option<Instant> {
+    fn complete_at(&self, limits: BatchLimits) -> Option<Instant> {
         let first = self.messages.front()?.arrived;
         let (_, is_full) = self.batch(limits);
         Some(if is_full { first } else { first + limits.wait })
@@ -135,7 +135,7 @@ impl Buffer {
     }
 
     /// Takes a batch; returns `None` if it is not complete, or if the server has redelivered all of its messages.
-    pub(super) fn take_batch(&self, limits: Limits, max_age: Duration) -> Option<Vec<Waiting>> {
+    pub(super) fn take_batch(&self, limits: BatchLimits, max_age: Duration) -> Option<Vec<Waiting>> {
         let now = Instant::now();
         let mut queue = self.queue();
         if queue.complete_at(limits)? > now {
@@ -155,7 +155,7 @@ impl Buffer {
     }
 
     /// Waits until a batch is complete; returns `None` after the close.
-    pub(super) async fn until_batch(&self, limits: Limits) -> Option<()> {
+    pub(super) async fn until_batch(&self, limits: BatchLimits) -> Option<()> {
         // An idle call is capacity for a batch.
         self.notify_capacity();
         loop {
@@ -290,7 +290,7 @@ impl Buffer {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { messages: 3, bytes: usize::MAX, wait: Duration::from_millis(500) };
+    const LIMITS: BatchLimits = BatchLimits { messages: 3, bytes: usize::MAX, wait: Duration::from_millis(500) };
 
     fn buffer(limit: usize, payloads: &[&'static str]) -> Buffer {
         let buffer = Buffer::default();
@@ -304,7 +304,7 @@ mod tests {
         payloads.iter().for_each(|payload| guard.push(Message::new("a", *payload)));
     }
 
-    fn taken(buffer: &Buffer, limits: Limits) -> Option<Vec<String>> {
+    fn taken(buffer: &Buffer, limits: BatchLimits) -> Option<Vec<String>> {
         let batch = buffer.take_batch(limits, Duration::from_secs(30))?;
         Some(batch.iter().map(|waiting| String::from_utf8_lossy(&waiting.message.payload).into_owned()).collect())
     }
@@ -335,7 +335,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn batch_is_complete_by_its_bytes() {
-        let limits = Limits { messages: 100, bytes: 4, ..LIMITS };
+        let limits = BatchLimits { messages: 100, bytes: 4, ..LIMITS };
         let buffer = buffer(100, &["aa", "bb", "ccc", "ddddd", "e"]);
         assert_eq!(taken(&buffer, limits).unwrap(), ["aa", "bb"]);
         assert_eq!(taken(&buffer, limits).unwrap(), ["ccc"]);

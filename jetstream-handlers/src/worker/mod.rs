@@ -7,6 +7,7 @@ mod ack_all;
 mod aside;
 mod attempts;
 mod batch;
+mod batch_limits;
 mod buffer;
 mod caller;
 mod cpu_time;
@@ -59,7 +60,7 @@ use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
 use aside::Aside;
 use attempts::Attempts;
-use batch::Limits;
+use batch_limits::BatchLimits;
 use buffer::{Buffer, BufferGuard};
 pub(crate) use delayed::Delayed;
 use denied_acks::DeniedAcks;
@@ -111,7 +112,7 @@ pub(crate) struct Worker {
     /// The slots: one for each call, or for each message of a call of a handler of batches.
     slots: Arc<[Slot]>,
     /// The limits of a batch; `None` for a handler of one message.
-    limits: Option<Limits>,
+    limits: Option<BatchLimits>,
     /// The acks of an ordered handler.
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
@@ -127,7 +128,7 @@ impl Worker {
         let Parts { handler, binding, transport, context, status, delayed, recorder, batch_size } = parts;
         let plan = &handler.declaration.plan;
         let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
-        let limits = Limits::of(plan);
+        let limits = BatchLimits::of(plan);
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker of an ordered handler receives messages, so it always requests the next one.
         let min_size = usize::from(plan.ordered);
