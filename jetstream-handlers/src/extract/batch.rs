@@ -89,7 +89,7 @@ impl<T> Batch<T> {
     /// ```
     #[track_caller]
     pub fn fail(&self, index: usize, error: impl Into<HandlerError>) {
-        self.outcomes.fail(index, error.into());
+        self.outcomes.fail(index, &error.into());
     }
 }
 

@@ -102,7 +102,7 @@ impl Handler {
         }
         match (plan.batch, found.takes_batch) {
             (None, true) => {
-                add("batch", "is not set, but the handler takes a `Batch`; set the maximum number of messages")
+                add("batch", "is not set, but the handler takes a `Batch`; set the maximum number of messages");
             }
             (Some(_), false) => {
                 add("batch", "is set, but the handler takes no `Batch`; take a `Batch<T>`, or remove `batch`");

@@ -146,7 +146,7 @@ mod tests {
     fn each_element_publishes_its_value() {
         let of = elements(3);
         let returned = Ok::<_, HandlerError>(vec![Some(7), None, Some(9)]);
-        let via = (&&&&&Returned::of_element(&returned)).__jetstream_handlers_published();
+        let via = (&&&Returned::of_element(&returned)).__jetstream_handlers_published();
         assert_eq!(published_elements(returned, via, &of).settle, Settle::Ack);
         let outputs: Vec<_> =
             of.take().into_iter().map(|(position, outcome)| (position, outcome.outputs.len())).collect();

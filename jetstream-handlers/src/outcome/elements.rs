@@ -33,7 +33,7 @@ impl Elements {
     ///
     /// Panics if there is no element of this index.
     #[track_caller]
-    pub(crate) fn fail(&self, index: usize, error: HandlerError) {
+    pub(crate) fn fail(&self, index: usize, error: &HandlerError) {
         let mut state = lock(&self.0);
         let length = state.positions.len();
         let Some(position) = state.positions.get(index).copied() else {
@@ -93,8 +93,8 @@ mod tests {
     fn failed_element_keeps_its_failure() {
         let elements = Elements::default();
         elements.set(vec![0, 2, 3], vec![(1, rejected())]);
-        elements.fail(1, HandlerError::retry("down"));
-        elements.fail(1, HandlerError::terminate("wrong"));
+        elements.fail(1, &HandlerError::retry("down"));
+        elements.fail(1, &HandlerError::terminate("wrong"));
         let outcome = elements.settle((0..3).map(|_| Outcome::ack()).collect());
         assert_eq!(outcome.settle, Settle::Ack);
         let expected = [(0, Settle::Ack), (1, Settle::Terminate), (2, Settle::Terminate), (3, Settle::Ack)];
@@ -117,6 +117,6 @@ mod tests {
     fn element_that_does_not_exist_cannot_fail() {
         let elements = Elements::default();
         elements.set(vec![0, 2], Vec::new());
-        elements.fail(2, HandlerError::retry("down"));
+        elements.fail(2, &HandlerError::retry("down"));
     }
 }

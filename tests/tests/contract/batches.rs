@@ -253,7 +253,7 @@ async fn broken(orders: Batch<Order>, State(calls): State<Calls>) {
     let calls_before = calls.len();
     record(&calls, &orders);
     assert!(calls_before > 0, "breaks in the first call");
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn panic_and_timeout_fail_every_element(transport: &Transport) {
@@ -387,6 +387,7 @@ async fn several_batches_run_at_the_same_time(transport: &Transport) {
 }
 
 #[subscriber(subject = "orders.created", queue = "blocking", batch = 5, batch_wait = "200ms", threads = 2)]
+#[allow(clippy::needless_pass_by_value, reason = "a handler owns its parameters")]
 fn blocking(orders: Batch<Order>, State(calls): State<Calls>) {
     record(&calls, &orders);
     if let Some(index) = orders.iter().position(|order| order.id == 3) {
