@@ -116,6 +116,7 @@ const _: () = {
             );
             let _ = body;
         },
+        layer: ::core::option::Option::None,
     };
     impl ::jetstream_handlers::__private::Subscriber for store {
         fn registration() -> &'static ::jetstream_handlers::__private::Registration {

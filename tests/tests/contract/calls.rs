@@ -85,7 +85,7 @@ async fn waiting_messages_are_not_redelivered(transport: &Transport) {
 }
 
 async fn handler_too_slow_to_prefetch_handles_everything(transport: &Transport) {
-    let broker = transport.start(TestBroker::builder()).await;
+    let broker = transport.start(TestBroker::builder().include::<crate::other>()).await;
     publish(&broker, 1..=20).await;
     let calls = Recorder::new();
     let recorder = calls.clone();

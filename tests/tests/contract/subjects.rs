@@ -78,7 +78,7 @@ async fn token_of_another_type_is_a_dead_letter(transport: &Transport) {
 }
 
 async fn type_that_does_not_fit_the_subject_is_refused(transport: &Transport) {
-    let broker = transport.start(TestBroker::builder()).await;
+    let broker = transport.start(TestBroker::builder().include::<crate::other>()).await;
     let handler = async |_: Path<Token>| {};
     let error = broker.broker().subscribe("orders.{area}.{id}", "areas", handler).await.unwrap_err();
     let text = error.to_string();
@@ -98,7 +98,7 @@ async fn type_that_does_not_fit_the_subject_is_refused(transport: &Transport) {
 }
 
 async fn several_subjects_have_one_handler(transport: &Transport) {
-    let broker = transport.start(TestBroker::builder().stream(orders())).await;
+    let broker = transport.start(TestBroker::builder().include::<crate::other>().stream(orders())).await;
     let calls = Recorder::<(String, Option<u64>)>::default();
     let start = async || {
         let recorder = calls.clone();
@@ -124,7 +124,7 @@ async fn several_subjects_have_one_handler(transport: &Transport) {
 }
 
 async fn ordered_handler_reads_several_subjects_in_order(transport: &Transport) {
-    let broker = transport.start(TestBroker::builder().stream(orders())).await;
+    let broker = transport.start(TestBroker::builder().include::<crate::other>().stream(orders())).await;
     let calls = Recorder::new();
     let recorder = calls.clone();
     let handler = move |id: u64| {
@@ -142,7 +142,7 @@ async fn ordered_handler_reads_several_subjects_in_order(transport: &Transport) 
 }
 
 async fn subjects_of_several_streams_are_refused(transport: &Transport) {
-    let broker = transport.start(TestBroker::builder()).await;
+    let broker = transport.start(TestBroker::builder().include::<crate::other>()).await;
     let subscribe = || broker.broker().subscribe(["invoices.created", "payments.made"], "both", async || {});
     let error = subscribe().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
