@@ -6,6 +6,10 @@
 //     Paid(Payment),
 // }
 
+const _: () = ::core::assert!(
+    < OrderCreated as ::jetstream_handlers::Event > ::PATTERNS.len() == 1,
+    "a variant of an event contains an event with one subject"
+);
 #[automatically_derived]
 impl ::jetstream_handlers::Event for OrderEvent {
     const PATTERNS: &'static [&'static str] = &[
@@ -37,6 +41,13 @@ impl ::jetstream_handlers::Event for OrderEvent {
             }
         }
     }
+    fn version(&self) -> ::core::option::Option<u32> {
+        match self {
+            Self::Created(event) => ::jetstream_handlers::Event::version(event),
+            #[allow(unreachable_patterns)]
+            _ => ::core::option::Option::None,
+        }
+    }
 }
 ::jetstream_handlers::__private::inventory::submit! {
     ::jetstream_handlers::__private::DeclaredEvent { patterns : < OrderEvent as
@@ -45,10 +56,10 @@ impl ::jetstream_handlers::Event for OrderEvent {
 }
 #[automatically_derived]
 impl ::jetstream_handlers::__private::Serialize for OrderEvent {
-    fn serialize<S: ::jetstream_handlers::__private::Serializer>(
+    fn serialize<__S: ::jetstream_handlers::__private::Serializer>(
         &self,
-        serializer: S,
-    ) -> ::core::result::Result<S::Ok, S::Error> {
+        serializer: __S,
+    ) -> ::core::result::Result<__S::Ok, __S::Error> {
         match self {
             Self::Created(event) => {
                 ::jetstream_handlers::__private::Serialize::serialize(event, serializer)

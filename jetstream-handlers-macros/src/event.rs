@@ -3,6 +3,7 @@
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt as _;
+use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
 use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, LitInt, LitStr, Type, Variant, parse2};
 
@@ -235,10 +236,15 @@ fn implementation(
 }
 
 /// Returns the identifier of a field, which may be a keyword.
-fn field_ident(name: &str) -> Ident {
-    match syn::parse_str::<Ident>(name) {
-        Ok(_) => Ident::new(name, Span::mixed_site()),
-        Err(_) => Ident::new_raw(name, Span::mixed_site()),
+fn field_ident(name: &str) -> Result<Ident, String> {
+    if syn::parse_str::<Ident>(name).is_ok() {
+        return Ok(Ident::new(name, Span::mixed_site()));
+    }
+    match Ident::parse_any.parse_str(name) {
+        Ok(_) if !["self", "super", "crate", "Self", "_"].contains(&name) => {
+            Ok(Ident::new_raw(name, Span::mixed_site()))
+        }
+        _ => Err(format!("`{name}` is not the name of a field")),
     }
 }
 
@@ -310,7 +316,7 @@ fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mu
 
 /// Returns an expression for a field that every variant has.
 fn field_of_variants(data: &DataEnum, field: &str) -> Result<TokenStream, String> {
-    let name = field_ident(field);
+    let name = field_ident(field)?;
     let arms = data.variants.iter().map(|variant| {
         let ident = &variant.ident;
         match &variant.fields {
@@ -346,7 +352,7 @@ fn by_header(
         );
     }
     let access = |field: &str| {
-        let field = field_ident(field);
+        let field = field_ident(field)?;
         let arms = variants.iter().map(|Wrapper { variant, .. }| {
             let variant = &variant.ident;
             quote_spanned!(Span::mixed_site()=> Self::#variant(event) => &event.#field)
@@ -379,11 +385,12 @@ fn by_header(
 /// Returns the implementation for an enum whose variants have subjects of their own.
 fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors) -> Option<TokenStream> {
     let (mut patterns, mut subjects, mut ids, mut arms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut versions, mut single) = (Vec::new(), Vec::new());
     for Wrapper { variant, payload, settings } in variants {
         settings.refuse(&["header", "name", "version"], "a variant with a subject of its own", errors);
         let ident = &variant.ident;
         let access = |field: &str| {
-            let field = field_ident(field);
+            let field = field_ident(field)?;
             Ok(quote_spanned!(Span::mixed_site()=> &event.#field))
         };
         let (pattern, subject, id) = match &settings.subject {
@@ -395,6 +402,14 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
             None => {
                 settings.refuse(&["id"], "a variant without a `subject`, whose type is an event", errors);
                 let here = Span::mixed_site().located_at(payload.span());
+                versions
+                    .push(quote_spanned!(here=> Self::#ident(event) => ::jetstream_handlers::Event::version(event)));
+                single.push(quote_spanned! {here=>
+                    const _: () = ::core::assert!(
+                        <#payload as ::jetstream_handlers::Event>::PATTERNS.len() == 1,
+                        "a variant of an event contains an event with one subject"
+                    );
+                });
                 (
                     quote_spanned!(here=> <#payload as ::jetstream_handlers::Event>::PATTERN),
                     quote_spanned!(here=> ::jetstream_handlers::Event::subject(event)),
@@ -421,8 +436,18 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
             message, context, <Self as ::jetstream_handlers::Event>::PATTERNS,
         ))
     };
-    let event = implementation(input, &patterns, None, &subject, &id, &TokenStream::new());
-    Some(wrapped(input, variants, &event, &decode))
+    let version = quote_spanned! {Span::mixed_site()=>
+        fn version(&self) -> ::core::option::Option<u32> {
+            match self {
+                #(#versions,)*
+                #[allow(unreachable_patterns)]
+                _ => ::core::option::Option::None,
+            }
+        }
+    };
+    let event = implementation(input, &patterns, None, &subject, &id, &version);
+    let wrapped = wrapped(input, variants, &event, &decode);
+    Some(quote_spanned!(Span::mixed_site()=> #(#single)* #wrapped))
 }
 
 /// Returns the implementations for an enum whose payload is that of its variant.
@@ -435,10 +460,10 @@ fn wrapped(input: &DeriveInput, variants: &[Wrapper<'_>], event: &TokenStream, d
 
         #[automatically_derived]
         impl #generics ::jetstream_handlers::__private::Serialize for #name #arguments #clause {
-            fn serialize<S: ::jetstream_handlers::__private::Serializer>(
+            fn serialize<__S: ::jetstream_handlers::__private::Serializer>(
                 &self,
-                serializer: S,
-            ) -> ::core::result::Result<S::Ok, S::Error> {
+                serializer: __S,
+            ) -> ::core::result::Result<__S::Ok, __S::Error> {
                 match self {
                     #(Self::#idents(event) => ::jetstream_handlers::__private::Serialize::serialize(event, serializer),)*
                 }
@@ -464,6 +489,6 @@ fn wrapped(input: &DeriveInput, variants: &[Wrapper<'_>], event: &TokenStream, d
 impl Wrapper<'_> {
     /// Returns the value of the header for the variant.
     fn name(&self) -> String {
-        self.settings.name.as_ref().map_or_else(|| self.variant.ident.to_string(), LitStr::value)
+        self.settings.name.as_ref().map_or_else(|| self.variant.ident.unraw().to_string(), LitStr::value)
     }
 }

@@ -10,7 +10,7 @@ use crate::pattern::{Placeholder, tokens};
 
 /// A type that knows the subject to which it is published, and its message id; `#[derive(Event)]` implements it.
 ///
-/// [`Publisher::send`](crate::Publisher::send) publishes an event, and `#[subscriber(event = OrderCreated, queue = \"..\")]`
+/// [`Publisher::send`](crate::Publisher::send) publishes an event, and `#[subscriber(event = OrderCreated, queue = "..")]`
 /// handles it.
 ///
 /// | key of `#[event(..)]` | meaning |
@@ -80,10 +80,10 @@ use crate::pattern::{Placeholder, tokens};
 /// }
 /// ```
 ///
-/// With `#[event(subject = \"orders.events\", header = \"Event-Type\")]` on the enum, all variants have one subject, and a
+/// With `#[event(subject = "orders.events", header = "Event-Type")]` on the enum, all variants have one subject, and a
 /// header tells them apart.
-/// With a `subject` alone, the enum implements `Serialize` and `Deserialize` itself, for example with `#[serde(tag =
-/// \"type\")]`.
+/// With a `subject` alone, the enum implements `Serialize` and `Deserialize` itself, for example with
+/// `#[serde(tag = "type")]`.
 /// A message that is none of the variants is dead-lettered, with an error that names those that exist.
 ///
 /// A start logs a warning for a handler that takes another type than the event that declares its subject.
@@ -113,6 +113,12 @@ pub trait Event: Serialize {
     /// Returns the id of this event among those with the same subject; `None` if each publish generates one.
     fn message_id(&self) -> Option<String> {
         None
+    }
+
+    /// Returns the version of this event, which is that of its variant in an enum.
+    #[doc(hidden)]
+    fn version(&self) -> Option<u32> {
+        Self::VERSION
     }
 
     /// Returns the header that names the variant, and the name.

@@ -20,15 +20,12 @@ impl Prefix {
 
     /// Returns the prefix as it was set.
     pub(crate) fn as_str(&self) -> &str {
-        self.subject.trim_end_matches('.')
+        self.subject.strip_suffix('.').unwrap_or_default()
     }
 
-    /// Returns the subject in the environment.
-    ///
-    /// A subject that has the prefix already, as one of a received message, is not changed, and neither are those of
-    /// the server.
+    /// Returns the subject in the environment; those of the server are the same in all environments.
     pub(crate) fn subject<'a>(&self, subject: &'a str) -> Cow<'a, str> {
-        if subject.starts_with(&self.subject) || subject.starts_with('$') {
+        if subject.starts_with('$') {
             return Cow::Borrowed(subject);
         }
         Cow::Owned(format!("{}{subject}", self.subject))
@@ -36,10 +33,16 @@ impl Prefix {
 
     /// Returns the name of a stream in the environment.
     pub(crate) fn stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
-        if name.starts_with(&self.stream) || name.starts_with("KV_") || name.starts_with("OBJ_") {
+        if name.starts_with("KV_") || name.starts_with("OBJ_") {
             return Cow::Borrowed(name);
         }
         Cow::Owned(format!("{}{name}", self.stream))
+    }
+
+    /// Returns the name of a stream in the environment, also for a name that has the prefix already, such as that of a
+    /// message.
+    pub(crate) fn known_stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        if name.starts_with(&self.stream) { Cow::Borrowed(name) } else { self.stream(name) }
     }
 
     /// Returns a subject without the prefix.
@@ -70,14 +73,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefix_is_added_once() {
+    fn prefix_is_added() {
         let prefix = Prefix::new("acme.staging");
         assert_eq!(prefix.as_str(), "acme.staging");
         assert_eq!(prefix.subject("orders.created"), "acme.staging.orders.created");
-        assert_eq!(prefix.subject("acme.staging.orders.created"), "acme.staging.orders.created");
+        assert_eq!(prefix.subject("acme.staging.orders"), "acme.staging.acme.staging.orders");
         assert_eq!(prefix.subject("$KV.sessions.>"), "$KV.sessions.>");
         assert_eq!(prefix.stream("ORDERS"), "ACME_STAGING_ORDERS");
-        assert_eq!(prefix.stream("ACME_STAGING_ORDERS"), "ACME_STAGING_ORDERS");
+        assert_eq!(prefix.known_stream("ACME_STAGING_ORDERS"), "ACME_STAGING_ORDERS");
+        assert_eq!(prefix.known_stream("ORDERS"), "ACME_STAGING_ORDERS");
         assert_eq!(prefix.stream("KV_sessions"), "KV_sessions");
         assert_eq!(prefix.without("acme.staging.orders.created"), "orders.created");
         assert_eq!(prefix.without("$KV.sessions.a"), "$KV.sessions.a");

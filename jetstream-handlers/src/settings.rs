@@ -60,6 +60,11 @@ impl Settings {
         self.prefix.as_ref().map_or(Cow::Borrowed(name), |prefix| prefix.stream(name))
     }
 
+    /// Returns the name of a stream in the environment of this broker, which may have the prefix already.
+    pub(crate) fn known_stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        self.prefix.as_ref().map_or(Cow::Borrowed(name), |prefix| prefix.known_stream(name))
+    }
+
     /// Returns a subject as it is declared, without the prefix of the environment.
     pub(crate) fn declared<'a>(&self, subject: &'a str) -> &'a str {
         self.prefix.as_ref().map_or(subject, |prefix| prefix.without(subject))

@@ -354,8 +354,9 @@ impl Builder {
     /// With `staging`, a handler of `orders.created` subscribes to `staging.orders.created`, a publish to `orders.created`
     /// goes there, the default stream is `STAGING_ORDERS`, and the default one of dead letters `STAGING_DLQ`.
     /// The names of streams in the attribute and in [`stream`](Self::stream) have the prefix as well, and a handler's
-    /// [`Subject`](crate::Subject) and [`Path`](crate::Path) do not contain it.
-    /// Subjects that begin with it already are not changed, and neither are those of the server (`$KV.sessions.>`).
+    /// [`Subject`](crate::Subject) and [`Path`](crate::Path) do not contain it; that of a [`Message`](crate::Message) does.
+    /// Subjects of the server, such as `$KV.sessions.>`, and their streams are the same in all environments: their handlers
+    /// need a queue for each.
     /// The names of queues stay, because a durable consumer belongs to its stream.
     ///
     /// It is one token or several, as in `acme.staging`. An invalid one is refused when handlers are started.

@@ -75,6 +75,8 @@ impl Broker {
         let settings = transport.settings();
         let mut problems = defaults.problems();
         problems.extend(settings.prefix.as_ref().and_then(prefix_problem));
+        #[cfg(feature = "tower")]
+        problems.extend(defaults.unknown_groups());
         problems.extend(handlers.iter().flat_map(Handler::problems));
         let has_invalid_settings = !problems.is_empty();
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
@@ -176,7 +178,9 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
         };
         let mut declaring = events.iter().filter(of_subject).peekable();
         let Some(first) = declaring.peek().map(|event| (event.type_name)()).filter(|_| !is_any) else { continue };
-        if !declaring.any(|event| payload.contains((event.type_name)())) {
+        // Also in an `Option` or a `Result`.
+        let is_part = |name: &str| payload.split(['<', '>', ',', ' ']).any(|part| part == name);
+        if !declaring.any(|event| is_part((event.type_name)())) {
             let handler = &*handler.name;
             tracing::warn!(handler, "takes a `{payload}`, but the messages on `{declared}` are the event `{first}`");
         }
@@ -185,11 +189,24 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
 
 /// Returns the problem of the prefix of an environment.
 fn prefix_problem(prefix: &Prefix) -> Option<Problem> {
-    let problem = rules::publish_subject_problem(prefix.as_str())?;
+    let of_subjects = rules::publish_subject_problem(prefix.as_str());
+    // The streams have it in their names.
+    let problem = of_subjects.or_else(|| prefix.as_str().split('.').find_map(rules::name_problem))?;
     Some(Problem::setting(DEFAULTS, "subject_prefix", &problem))
 }
 
 impl Defaults {
+    /// Returns the problems of layers for groups that no handler has.
+    #[cfg(feature = "tower")]
+    fn unknown_groups(&self) -> Vec<Problem> {
+        let all = if self.group_wrappers.is_empty() { Vec::new() } else { Handler::all() };
+        let is_known = |group: &str| all.iter().any(|it| it.declaration.plan.group.as_deref() == Some(group));
+        let unknown = self.group_wrappers.iter().map(|(group, _)| group).filter(|group| !is_known(group));
+        let problem =
+            |group| Problem::setting(DEFAULTS, "layer_group", &format!("no handler has `group = \"{group}\"`"));
+        unknown.map(problem).collect()
+    }
+
     /// Puts the layers around a handler, from the inside out.
     #[cfg(feature = "tower")]
     fn wrap(&self, handler: &mut Handler) {

@@ -40,6 +40,12 @@ pub trait Payload {
     /// Encodes the value; one without a format of its own is encoded by `default`.
     #[doc(hidden)]
     fn encode_payload(&self, default: &DefaultCodec) -> Result<Encoded, EncodeError>;
+
+    /// Returns `true` for a value that is published as it is.
+    #[doc(hidden)]
+    fn is_raw(&self) -> bool {
+        false
+    }
 }
 
 #[diagnostic::do_not_recommend]

@@ -58,6 +58,10 @@ macro_rules! raw {
                 let into: fn(&$type) -> Bytes = $into;
                 Ok(Encoded { payload: into(&self.0), content_type: None })
             }
+
+            fn is_raw(&self) -> bool {
+                true
+            }
         })*
     };
 }

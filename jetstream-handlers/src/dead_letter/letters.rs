@@ -64,7 +64,7 @@ impl DeadLetters {
     /// Selects the stream, for handlers whose `dead_letter` subject belongs to another stream; defaults to `DLQ`.
     #[must_use]
     pub fn stream(mut self, stream: &str) -> Self {
-        self.stream = self.transport.settings().stream(stream).into_owned();
+        self.stream = self.transport.settings().known_stream(stream).into_owned();
         self
     }
 

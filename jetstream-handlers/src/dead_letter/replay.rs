@@ -14,6 +14,7 @@ use async_nats::jetstream::stream::{self, RetentionPolicy};
 use super::draft::PREFIX;
 use super::store::is_same;
 use super::{DeadLetter, DeadLetters, ReplayReport};
+use crate::delivery::filters;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, unguessable_replay_id};
@@ -295,9 +296,7 @@ impl DeadLetters {
         let why = match self.transport.consumer(stream, consumer).await.map_err(failed)? {
             None => "does not exist".to_owned(),
             Some(found) => {
-                let mut filters = found.config.filter_subjects.iter().chain([&found.config.filter_subject]);
-                let mut filters = filters.by_ref().filter(|filter| !filter.is_empty()).peekable();
-                if filters.peek().is_none() || filters.any(|filter| covers(filter, subject)) {
+                if filters(&found.config).iter().any(|filter| covers(filter, subject)) {
                     return Ok(());
                 }
                 format!("does not receive subject `{subject}`")

@@ -14,6 +14,9 @@ pub fn has_pattern(message: &Message, context: &Context, pattern: &str) -> bool 
 
 /// Decodes the payload.
 pub fn decoded<'m, T: Argument<'m, ViaPayload>>(message: &'m Message, context: &Context) -> Result<T, Rejection> {
+    if message.payload().is_empty() {
+        return Err(Rejection::missing("the payload is empty, and an event has one"));
+    }
     T::extract(message, context)
 }
 

@@ -129,6 +129,10 @@ impl<T: FromMessage> FromMessage for Result<T, Rejection> {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection> {
         Ok(T::from_message(message, context))
     }
+
+    fn needs_content() -> bool {
+        T::needs_content()
+    }
 }
 
 impl FromMessage for Info {

@@ -3,8 +3,9 @@
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::value::MapDeserializer;
+use serde::de::value::{MapDeserializer, SeqDeserializer};
 use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use serde::forward_to_deserialize_any;
 
 /// What a type deserializes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +16,8 @@ pub(super) enum Shape {
     Optional,
     /// This number of values.
     Tuple(usize),
-    /// Values by these names.
-    Struct(&'static [&'static str]),
+    /// Values by their names.
+    Struct,
     /// Any number of values.
     Any,
 }
@@ -29,11 +30,12 @@ pub(super) fn shape<T: DeserializeOwned>() -> Shape {
     shape.get()
 }
 
-/// Returns `true` if the field of a struct is an `Option`.
-pub(super) fn is_optional<T: DeserializeOwned>(field: &str) -> bool {
-    let shape = Cell::new(Shape::Any);
-    T::deserialize(MapDeserializer::new([(field, Probe(&shape))].into_iter())).err();
-    shape.get() == Shape::Optional
+/// Returns a field that a struct lacks if it is made from the fields in `present`.
+///
+/// Returns `None` if that cannot be found without values, because a field accepts only particular ones.
+pub(super) fn missing_field<T: DeserializeOwned>(present: &[&str]) -> Option<&'static str> {
+    let fields = present.iter().map(|name| (*name, Plausible));
+    T::deserialize(MapDeserializer::new(fields)).err()?.missing
 }
 
 /// A deserializer that records what is asked of it, and fails.
@@ -41,8 +43,11 @@ pub(super) fn is_optional<T: DeserializeOwned>(field: &str) -> bool {
 struct Probe<'a>(&'a Cell<Shape>);
 
 /// The end of a probe.
-#[derive(Debug)]
-struct Probed;
+#[derive(Debug, Default)]
+struct Probed {
+    /// The field of a struct that is missing.
+    missing: Option<&'static str>,
+}
 
 impl fmt::Display for Probed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,14 +59,18 @@ impl std::error::Error for Probed {}
 
 impl de::Error for Probed {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        Self
+        Self::default()
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self { missing: Some(field) }
     }
 }
 
 impl Probe<'_> {
     fn found<T>(self, shape: Shape) -> Result<T, Probed> {
         self.0.set(shape);
-        Err(Probed)
+        Err(Probed::default())
     }
 }
 
@@ -111,10 +120,10 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _: &'static str,
-        fields: &'static [&'static str],
+        _: &'static [&'static str],
         _: V,
     ) -> Result<V::Value, Probed> {
-        self.found(Shape::Struct(fields))
+        self.found(Shape::Struct)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -127,7 +136,60 @@ impl<'de> Deserializer<'de> for Probe<'_> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Probed> for Probe<'_> {
+/// A deserializer of some value of any type, which most types accept.
+#[derive(Debug, Clone, Copy)]
+struct Plausible;
+
+macro_rules! plausible {
+    ($($method:ident $visit:ident $value:expr;)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Probed> {
+            visitor.$visit($value)
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for Plausible {
+    type Error = Probed;
+
+    plausible! {
+        deserialize_any visit_str "1";
+        deserialize_bool visit_bool true;
+        deserialize_i8 visit_i8 1;
+        deserialize_i16 visit_i16 1;
+        deserialize_i32 visit_i32 1;
+        deserialize_i64 visit_i64 1;
+        deserialize_i128 visit_i128 1;
+        deserialize_u8 visit_u8 1;
+        deserialize_u16 visit_u16 1;
+        deserialize_u32 visit_u32 1;
+        deserialize_u64 visit_u64 1;
+        deserialize_u128 visit_u128 1;
+        deserialize_f32 visit_f32 1.0;
+        deserialize_f64 visit_f64 1.0;
+        deserialize_char visit_char '1';
+        deserialize_option visit_some Self;
+        deserialize_seq visit_seq SeqDeserializer::new([Self].into_iter());
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Probed> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Probed> {
+        visitor.visit_enum(variants.first().copied().unwrap_or_default().into_deserializer())
+    }
+
+    forward_to_deserialize_any! {
+        str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier ignored_any
+    }
+}
+
+impl<'de> IntoDeserializer<'de, Probed> for Plausible {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

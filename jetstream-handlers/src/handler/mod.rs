@@ -134,6 +134,11 @@ impl Handler {
         self.declaration.is_same(&other.declaration)
     }
 
+    /// Returns `true` if the value of a key comes from the environment and cannot be used.
+    fn is_unreadable(&self, key: &str) -> bool {
+        self.declaration.plan.unreadable.iter().any(|(unreadable, _)| *unreadable == key)
+    }
+
     /// Returns the name of the broker to which the handler belongs.
     pub(crate) fn broker(&self) -> Option<&str> {
         self.declaration.plan.broker.as_deref()
@@ -163,7 +168,9 @@ impl Handler {
 /// Returns the handlers that are linked into the program for the broker of this name, sorted by name.
 pub(crate) fn all_of(broker: Option<&str>) -> Result<Vec<Handler>, Error> {
     let all = Handler::all();
-    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|handler| handler.broker() == broker);
+    // The start reports a value in the environment that cannot be used.
+    let is_own = |handler: &Handler| handler.broker() == broker || handler.is_unreadable("broker");
+    let (own, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_own);
     if !own.is_empty() || others.is_empty() {
         return Ok(own);
     }
@@ -189,8 +196,10 @@ pub(crate) fn chosen<'a>(
     let mut candidates = named;
     for group in groups {
         let before = candidates.len();
-        candidates
-            .extend(all.iter().filter(|handler| handler.declaration.plan.group.as_deref() == Some(group)).cloned());
+        let is_in_group = |handler: &&Handler| {
+            handler.declaration.plan.group.as_deref() == Some(group) || handler.is_unreadable("group")
+        };
+        candidates.extend(all.iter().filter(is_in_group).cloned());
         if candidates.len() == before {
             let known: BTreeSet<_> =
                 all.iter().filter_map(|handler| handler.declaration.plan.group.as_deref()).collect();

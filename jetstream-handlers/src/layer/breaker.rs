@@ -10,6 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{Request, Response};
+use crate::backoff::MAX_DURATION;
 use crate::outcome::Settle;
 use crate::sync::lock;
 
@@ -40,9 +41,9 @@ pub struct CircuitBreaker {
 }
 
 impl CircuitBreaker {
-    /// Returns a breaker that opens after this many failures in a row, at least 1, for `cooldown`.
+    /// Returns a breaker that opens after this many failures in a row, at least 1, for `cooldown`, at most a year.
     pub fn new(failures: u32, cooldown: Duration) -> Self {
-        Self { failures: failures.max(1), cooldown }
+        Self { failures: failures.max(1), cooldown: cooldown.min(MAX_DURATION) }
     }
 }
 

@@ -12,6 +12,9 @@
 //! Of several layers, the first that was added is called first; those of the broker before those of the group, and these
 //! before that of the handler.
 //!
+//! A limit that several handlers share, such as `GlobalConcurrencyLimitLayer`, is also held by a handler that is ready and
+//! has no message.
+//!
 //! The handler's `timeout` also covers the time that a layer takes; only `Ok` of a handler acknowledges its message, and an
 //! error of a layer retries it.
 //!

@@ -108,8 +108,15 @@ struct Shared<S> {
 
 struct State<S> {
     service: S,
-    /// `true` if the service was ready when it was polled, and was not called since.
-    is_ready: bool,
+    /// The error of the service at its last poll, which is the outcome of the next call.
+    error: Option<BoxError>,
+}
+
+/// A call that has begun.
+enum Begun<F> {
+    Called(F),
+    /// The service has failed, and must not be called.
+    Failed(BoxError),
 }
 
 /// The wake-up of everything that waits until the service is ready.
@@ -131,36 +138,43 @@ impl Wake for Signal {
 impl<S> Layered<S> {
     pub(super) fn new(service: S) -> Self {
         let signal = Arc::<Signal>::default();
-        let state = Mutex::new(State { service, is_ready: false });
+        let state = Mutex::new(State { service, error: None });
         Self(Arc::new(Shared { state, waker: signal.clone().into(), signal }))
     }
 }
 
 impl<S> Shared<S> {
-    /// Polls until the service is ready; one that has failed, or panics, does so again at its next call.
+    /// Polls the service; one that has failed or panicked is ready, and fails the next call.
     fn poll_ready(&self, state: &mut State<S>) -> Poll<()>
     where
-        S: Service<Request>,
+        S: Service<Request, Error: Into<BoxError>>,
     {
-        if !state.is_ready {
-            let mut task = task::Context::from_waker(&self.waker);
-            let poll = catch_unwind(AssertUnwindSafe(|| state.service.poll_ready(&mut task).is_ready()));
-            state.is_ready = poll.unwrap_or(true);
+        if state.error.is_some() {
+            return Poll::Ready(());
         }
-        if state.is_ready { Poll::Ready(()) } else { Poll::Pending }
+        let mut task = task::Context::from_waker(&self.waker);
+        match catch_unwind(AssertUnwindSafe(|| state.service.poll_ready(&mut task))) {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(Ok(()))) => {}
+            Ok(Poll::Ready(Err(error))) => state.error = Some(error.into()),
+            Err(_) => state.error = Some("a layer panicked in `poll_ready`".into()),
+        }
+        Poll::Ready(())
     }
 
     /// Calls the service if it is ready.
-    fn try_call(&self, request: &mut Option<Request>) -> Option<S::Future>
+    fn try_call(&self, request: &mut Option<Request>) -> Option<Begun<S::Future>>
     where
-        S: Service<Request>,
+        S: Service<Request, Error: Into<BoxError>>,
     {
         let mut state = lock(&self.state);
         if self.poll_ready(&mut state).is_pending() {
             return None;
         }
-        state.is_ready = false;
-        request.take().map(|request| state.service.call(request))
+        if let Some(error) = state.error.take() {
+            return Some(Begun::Failed(error));
+        }
+        request.take().map(|request| Begun::Called(state.service.call(request)))
     }
 }
 
@@ -194,10 +208,14 @@ where
                 },
             };
             drop(shared);
-            match called.await {
-                Ok(Response(outcome)) => outcome,
-                Err(error) => Outcome::failed(Settle::Retry, Reason::Error, chain(&*error.into())),
-            }
+            let error = match called {
+                Begun::Called(called) => match called.await {
+                    Ok(Response(outcome)) => return outcome,
+                    Err(error) => error.into(),
+                },
+                Begun::Failed(error) => error,
+            };
+            Outcome::failed(Settle::Retry, Reason::Error, chain(&*error))
         });
     }
 }

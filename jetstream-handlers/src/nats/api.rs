@@ -230,9 +230,10 @@ impl Connection {
     pub(crate) async fn count_outstanding(&self, binding: &Binding) -> Result<u64, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;
         // Immediately after a message was stored, the consumer's `num_pending` may not include it yet.
-        let filters = std::iter::once(&info.config.filter_subject).chain(&info.config.filter_subjects);
-        let filter = filters.into_iter().find(|filter| !filter.is_empty()).map_or(">", String::as_str);
-        let last = self.last_sequence(&binding.stream, filter).await?;
+        let mut last = 0;
+        for filter in filters(&info.config) {
+            last = self.last_sequence(&binding.stream, filter).await?.max(last);
+        }
         let not_counted_yet = u64::from(info.delivered.stream_sequence < last && info.num_pending == 0);
         Ok(info.num_pending + info.num_ack_pending as u64 + not_counted_yet)
     }

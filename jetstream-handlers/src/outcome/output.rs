@@ -44,6 +44,8 @@ pub struct Output {
     /// The subject; `None` for that of the handler's `publish`.
     subject: Option<String>,
     payload: Bytes,
+    /// `true` if the payload has no format.
+    is_raw: bool,
     headers: HeaderMap,
     /// The first reason for which the message cannot be published.
     problem: Option<String>,
@@ -97,7 +99,7 @@ impl Output {
         if let Some(id) = id {
             output = output.message_id(&id);
         }
-        if let Some(version) = E::VERSION {
+        if let Some(version) = event.version() {
             output = output.header("Event-Version", &version.to_string());
         }
         match event.type_header() {
@@ -107,7 +109,8 @@ impl Output {
     }
 
     fn encoded<T: Payload + ?Sized>(subject: Option<String>, value: &T) -> Self {
-        let mut output = Self { subject, payload: Bytes::new(), headers: HeaderMap::new(), problem: None };
+        let is_raw = value.is_raw();
+        let mut output = Self { subject, payload: Bytes::new(), is_raw, headers: HeaderMap::new(), problem: None };
         // The format of the broker is not known here.
         match value.encode_payload(&DefaultCodec::default()) {
             Ok(Encoded { payload, content_type }) => {
@@ -139,6 +142,7 @@ impl Output {
             return self;
         }
         match header_block::header(name, value) {
+            Some((name, value)) if name == CONTENT_TYPE => self.headers.insert(name, value),
             Some((name, value)) => self.headers.append(name, value),
             None => self.refuse(Some(format!(
                 "has the invalid header `{}: {value:?}`: a name has no space or colon, a value no line break",
@@ -196,9 +200,9 @@ impl Output {
         default: Option<&str>,
         id: impl FnOnce() -> String,
     ) -> Option<Outgoing> {
-        let Self { subject, payload, mut headers, .. } = self;
+        let Self { subject, payload, is_raw, mut headers, .. } = self;
         let subject = settings.subject(subject.as_deref().or(default)?).into_owned().into();
-        if !settings.codec.is_json() && headers.get(CONTENT_TYPE).is_none() {
+        if !is_raw && !settings.codec.is_json() && headers.get(CONTENT_TYPE).is_none() {
             headers.insert(CONTENT_TYPE, JsonCodec::CONTENT_TYPE);
         }
         if headers.get(header::NATS_MESSAGE_ID).is_none() {

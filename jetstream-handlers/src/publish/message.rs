@@ -136,7 +136,7 @@ impl PublishMessage {
 
     /// Stores the message only in the stream of this name.
     pub fn expect_stream(self, stream: &str) -> Self {
-        let stream = self.publisher.transport.settings().stream(stream).into_owned();
+        let stream = self.publisher.transport.settings().known_stream(stream).into_owned();
         self.single(header::NATS_EXPECTED_STREAM, &stream)
     }
 

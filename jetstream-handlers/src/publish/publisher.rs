@@ -137,7 +137,7 @@ impl Publisher {
         if let Some(id) = event.message_id() {
             message = message.message_id(&format!("{subject}:{id}"));
         }
-        if let Some(version) = E::VERSION {
+        if let Some(version) = event.version() {
             message = message.header("Event-Version", &version.to_string());
         }
         match event.type_header() {

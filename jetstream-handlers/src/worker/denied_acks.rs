@@ -123,7 +123,7 @@ impl Worker {
             trial_at = Instant::now() + redelivery;
             if self.is_permitted(self.answer_trial(&delivery)).await {
                 // The user may have been given the right since.
-                if is_sent && !self.repeats_ack().await {
+                if is_sent && !self.repeats_ack().await && self.transport.is_connected() {
                     self.acks_are_responses();
                 }
                 return;

@@ -243,6 +243,14 @@ impl Worker {
             Start::Leave(settled) => return settled,
             Start::LookUp => {
                 let verdict = Box::pin(self.verdict(&message.info)).await;
+                if matches!(verdict, Verdict::Try) && !self.is_ready() {
+                    // Another slot has begun a call meanwhile.
+                    Box::pin(self.until_ready()).await;
+                    if !self.is_ready() {
+                        Box::pin(self.hand_back(std::slice::from_ref(&message.info))).await;
+                        return Settled::Pending;
+                    }
+                }
                 begun = Instant::now();
                 verdict
             }

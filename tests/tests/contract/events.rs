@@ -16,6 +16,7 @@ contract![
     enum_is_told_apart_by_a_tag,
     delete_marker_is_no_event,
     returned_events_are_published,
+    variant_has_the_version_of_its_event,
 ];
 
 #[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
@@ -212,4 +213,20 @@ async fn returned_events_are_published(transport: &Transport) {
         "{}",
         letters[0].error
     );
+}
+
+#[subscriber(event = Shop, queue = "versions")]
+async fn on_versions(event: Result<Shop, Rejection>, headers: Headers) {
+    let expected = if matches!(event, Ok(Shop::Created(_))) { Some("2") } else { None };
+    assert_eq!(headers.get("Event-Version"), expected);
+}
+
+async fn variant_has_the_version_of_its_event(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<on_versions>()).await;
+    broker.broker().send(&Shop::Created(created(1))).await.unwrap();
+    broker.broker().send(&Shop::Paid(Payment { order: 2 })).await.unwrap();
+    let publisher = broker.broker().publisher();
+    publisher.publish_bytes("events.eu.created", "").header("KV-Operation", "DEL").await.unwrap();
+    broker.idle().await;
+    broker.handled::<on_versions>().times(2).settled(Settle::Ack);
 }

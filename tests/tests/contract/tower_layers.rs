@@ -18,8 +18,10 @@ contract![
     rate_limit_slows_the_pull,
     concurrency_limit_applies_to_all_slots,
     breaker_stops_the_calls_while_a_dependency_is_down,
+    open_breaker_lets_no_call_pass_that_was_ready_before,
     layers_are_called_from_the_outside_in,
     function_has_the_layers_of_its_group_and_its_own,
+    layer_of_a_group_without_handlers_is_refused,
     error_of_a_layer_is_retried,
     panic_of_a_layer_is_retried,
 ];
@@ -109,6 +111,34 @@ async fn breaker_stops_the_calls_while_a_dependency_is_down(transport: &Transpor
     subscription.unsubscribe().await.unwrap();
 }
 
+async fn open_breaker_lets_no_call_pass_that_was_ready_before(transport: &Transport) {
+    let broker = connect(transport, Broker::builder()).await;
+    let calls = Recorder::new();
+    let recorder = calls.clone();
+    let handler = move |id: u64| {
+        recorder.add(id);
+        async move {
+            // The other slots find the breaker closed meanwhile.
+            sleep(Duration::from_millis(50)).await;
+            HandlerResult::<()>::Err("the database is down".into())
+        }
+    };
+    let breaker = CircuitBreaker::new(4, secs(60));
+    let options = broker.subscribe("opened.calls", "opened", handler).concurrency(4).layer(breaker);
+    let subscription = options.backoff(&[Duration::from_millis(10)]).max_deliver(100).await.unwrap();
+    for id in 0..20_u64 {
+        broker.publish("opened.calls", &id).await.unwrap();
+    }
+    calls.until_len(4).await;
+    // Three others can begin before the fourth failure.
+    sleep(Duration::from_millis(300)).await;
+    let called = calls.len();
+    assert!(called <= 7, "{called}");
+    sleep(Duration::from_millis(300)).await;
+    assert_eq!(calls.len(), called);
+    subscription.unsubscribe().await.unwrap();
+}
+
 /// A layer that records its name before each call, and refuses some calls.
 #[derive(Clone)]
 struct Named {
@@ -156,7 +186,7 @@ where
 async fn layers_are_called_from_the_outside_in(transport: &Transport) {
     let names = Arc::<Mutex<Vec<_>>>::default();
     let named = |name| Named { name, names: names.clone(), refuses: false };
-    let builder = Broker::builder().layer(named("first")).layer(named("second")).layer_group("reports", named("group"));
+    let builder = Broker::builder().layer(named("first")).layer(named("second")).layer_group("layered", named("group"));
     let broker = connect(transport, builder).await;
     let calls = Recorder::new();
     let options = broker.subscribe("layered.calls", "layered", calls.handler());
@@ -179,7 +209,7 @@ async fn layered(_: u64) {}
 async fn function_has_the_layers_of_its_group_and_its_own(transport: &Transport) {
     let names = Arc::<Mutex<Vec<_>>>::default();
     let named = |name| Named { name, names: names.clone(), refuses: false };
-    let builder = Broker::builder().layer_group("layered", named("group")).layer_group("others", named("others"));
+    let builder = Broker::builder().layer_group("layered", named("group")).layer_group("mirror", named("others"));
     let broker = connect(transport, builder.layer(named("all"))).await;
     let running = broker.start_groups(["layered"]).await.unwrap();
     let before = own().names.lock().unwrap().len();
@@ -188,6 +218,13 @@ async fn function_has_the_layers_of_its_group_and_its_own(transport: &Transport)
         .await;
     assert_eq!(*names.lock().unwrap(), ["all", "group"]);
     running.shutdown().await.unwrap();
+}
+
+async fn layer_of_a_group_without_handlers_is_refused(transport: &Transport) {
+    let layer = ConcurrencyLimitLayer::new(1);
+    let broker = connect(transport, Broker::builder().layer_group("layred", layer)).await;
+    let error = broker.start_groups(["layered"]).await.unwrap_err();
+    assert_eq!(error.to_string(), "`Builder`: layer_group: no handler has `group = \"layred\"`");
 }
 
 async fn error_of_a_layer_is_retried(transport: &Transport) {
