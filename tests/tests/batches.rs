@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use jetstream_handlers::prelude::*;
+use jetstream_handlers::testing::{TestBroker, assert_idempotent};
 use jetstream_handlers::{Output, Reason, Subscribe};
 use jetstream_handlers_tests::{
     Proxy, Recorder, SOON, Server, connect, dead_letters, eventually, ms, once_each, payload_of, publish, stream_config,
@@ -300,4 +301,27 @@ async fn messages_without_attempts_left_are_tried_alone() {
     let letters = dead_letters(&broker, 1).await;
     assert_eq!((payload_of(&letters[0]), &*letters[0].error), (3, "3 is wrong"));
     subscription.unsubscribe().await.unwrap();
+}
+
+#[subscriber(subject = "orders.created", queue = "totals", batch = 10)]
+async fn total(orders: Batch<u64>, State(totals): State<Recorder<u64>>) {
+    orders.iter().for_each(|order| totals.add(*order));
+}
+
+/// With every message delivered twice, the batch handler sees each twice.
+#[tokio::test(start_paused = true)]
+#[should_panic = "the handlers are not idempotent"]
+async fn handler_of_batches_can_be_tested_for_idempotence() {
+    assert_idempotent(async |start| {
+        let totals = Recorder::<u64>::new();
+        let broker = start(TestBroker::builder().include::<total>().state(totals.clone())).await;
+        for order in 1..=5 {
+            broker.publish("orders.created", &order).await;
+        }
+        broker.idle().await;
+        let mut totals = totals.items();
+        totals.sort_unstable();
+        totals
+    })
+    .await;
 }

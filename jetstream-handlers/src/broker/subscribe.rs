@@ -219,7 +219,7 @@ impl Subscribe<'_> {
         self.with(|plan| plan.batch_wait = Some(wait))
     }
 
-    /// Sets the maximum number of bytes of the payloads and headers of a batch, from 1 to 1 GiB; no limit by default.
+    /// Sets the maximum number of bytes of the payloads of a batch, from 1 to 1 GiB; no limit by default.
     ///
     /// A message that is larger is a batch alone.
     pub fn batch_bytes(self, bytes: usize) -> Self {

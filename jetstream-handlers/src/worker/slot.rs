@@ -403,3 +403,22 @@ impl YieldBudget {
         *self = Self::new(now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn call_with_several_slots_is_busy_by_its_first_one() {
+        let slots: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
+        let take = |slot: &Slot| slot.take(DeliveryId::default(), Instant::now(), Instant::now());
+        take(&slots[0]);
+        take(&slots[1]);
+        assert_eq!(Busy::of(&slots, 2), None);
+        take(&slots[2]);
+        assert!(Busy::of(&slots, 2).is_some(), "a batch that is not full occupies its call");
+        assert_eq!(Busy::of(&slots, 1), None);
+        slots[0].release(Settled::Ended);
+        assert_eq!(Busy::of(&slots, 2), None);
+    }
+}

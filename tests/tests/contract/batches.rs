@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::TestBroker;
-use jetstream_handlers::{DeadLetter, ErrorKind, Output, Reason};
+use jetstream_handlers::{Context, DeadLetter, ErrorKind, Output, Reason};
 use jetstream_handlers_tests::{Recorder, SOON, assert_error, eventually, ms};
 use tokio::time::Instant;
 
-use crate::{Order, Transport, order, publish};
+use crate::{Order, Transport, order};
 
 contract![
     waiting_messages_fill_batches,
@@ -24,6 +24,7 @@ contract![
     split_finds_the_element_that_fails,
     rejected_parameter_fails_its_message_alone,
     each_element_publishes_its_output,
+    message_that_is_delivered_twice_publishes_once,
     several_batches_run_at_the_same_time,
     blocking_handler_takes_batches,
     markers_are_not_in_a_batch,
@@ -34,6 +35,21 @@ contract![
 ];
 
 type Calls = Recorder<Vec<u64>>;
+
+/// A state that a start does not require, because tests of other files start every handler.
+struct Lent<T>(T);
+
+impl<T: Clone + Send + Sync + 'static> FromMessage for Lent<T> {
+    fn from_message(_: &Message, context: &Context) -> Result<Self, Rejection> {
+        context.state().cloned().map(Lent).ok_or(Rejection::new("the state is missing"))
+    }
+}
+
+async fn publish(broker: &TestBroker, ids: impl IntoIterator<Item = u64>) {
+    for id in ids {
+        broker.broker().publish("batches.created", &order(id)).await.unwrap();
+    }
+}
 
 /// Records the elements of a batch.
 fn record(calls: &Calls, orders: &[Order]) {
@@ -56,8 +72,8 @@ async fn dead_letters(broker: &TestBroker, count: usize) -> Vec<DeadLetter> {
     letters
 }
 
-#[subscriber(subject = "orders.created", queue = "tens", batch = 10)]
-async fn tens(orders: Batch<Order>, State(calls): State<Calls>) {
+#[subscriber(subject = "batches.created", queue = "tens", batch = 10)]
+async fn tens(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
 }
 
@@ -69,7 +85,7 @@ async fn waiting_messages_fill_batches(transport: &Transport) {
     let tens_handler = first.broker();
     let calls_of = calls.clone();
     let subscription = tens_handler
-        .subscribe("orders.created", "tens", move |orders: Batch<Order>| {
+        .subscribe("batches.created", "tens", move |orders: Batch<Order>| {
             record(&calls_of, &orders);
             async {}
         })
@@ -84,8 +100,8 @@ async fn waiting_messages_fill_batches(transport: &Transport) {
     subscription.unsubscribe().await.unwrap();
 }
 
-#[subscriber(subject = "orders.created", queue = "trickle", batch = 100, batch_wait = "1s")]
-async fn trickle(orders: Batch<Order>, State(calls): State<Calls>) {
+#[subscriber(subject = "batches.created", queue = "trickle", batch = 100, batch_wait = "1s")]
+async fn trickle(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
 }
 
@@ -101,8 +117,8 @@ async fn trickle_is_one_batch(transport: &Transport) {
     broker.handled::<trickle>().times(10).settled(Settle::Ack).retried(0);
 }
 
-#[subscriber(subject = "orders.created", queue = "patient", batch = 100, batch_wait = "300ms")]
-async fn patient(orders: Batch<Order>, State(calls): State<Calls>) {
+#[subscriber(subject = "batches.created", queue = "patient", batch = 100, batch_wait = "300ms")]
+async fn patient(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
 }
 
@@ -118,8 +134,8 @@ async fn batch_ends_after_its_wait(transport: &Transport) {
     assert_eq!(calls.items(), [[0], [1], [2]]);
 }
 
-#[subscriber(subject = "texts", queue = "bytes", batch = 100, batch_wait = "200ms", batch_bytes = 10)]
-async fn bytes(texts: Batch<String>, State(calls): State<Recorder<Vec<String>>>) {
+#[subscriber(subject = "batches.texts", queue = "bytes", batch = 100, batch_wait = "200ms", batch_bytes = 10)]
+async fn bytes(texts: Batch<String>, Lent(calls): Lent<Recorder<Vec<String>>>) {
     calls.add(texts.to_vec());
 }
 
@@ -128,7 +144,7 @@ async fn bytes_end_a_batch(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<bytes>().state(calls.clone())).await;
     // Each is two bytes longer as JSON.
     for text in ["aa", "bb", "cc", "dd", "longer than ten", "ee", "six..."] {
-        broker.broker().publish("texts", text).await.unwrap();
+        broker.broker().publish("batches.texts", text).await.unwrap();
     }
     broker.idle().await;
     let expected = vec![vec!["aa", "bb"], vec!["cc", "dd"], vec!["longer than ten"], vec!["ee"], vec!["six..."]];
@@ -139,7 +155,7 @@ async fn undecodable_message_is_a_dead_letter_alone(transport: &Transport) {
     let calls = Calls::default();
     let broker = transport.start(TestBroker::builder().include::<tens>().state(calls.clone())).await;
     publish(&broker, [1]).await;
-    broker.publish_bytes("orders.created", "no JSON").await;
+    broker.publish_bytes("batches.created", "no JSON").await;
     publish(&broker, [3]).await;
     broker.idle().await;
     assert_eq!(calls.items().concat(), [1, 3]);
@@ -147,20 +163,20 @@ async fn undecodable_message_is_a_dead_letter_alone(transport: &Transport) {
     assert_eq!(letters.len(), 1, "{letters:?}");
     assert_eq!((letters[0].reason, letters[0].delivered), (Reason::Undecodable, 1));
     // A batch of which no message can be decoded is not a call.
-    broker.publish_bytes("orders.created", "no JSON").await;
-    broker.publish_bytes("orders.created", "").await;
+    broker.publish_bytes("batches.created", "no JSON").await;
+    broker.publish_bytes("batches.created", "").await;
     broker.idle().await;
     assert_eq!(calls.items().concat(), [1, 3]);
     assert_eq!(broker.dead_letters().await.len(), 3);
 }
 
 #[subscriber(
-    subject = "orders.created", queue = "marking", batch = 10, batch_wait = "200ms", max_deliver = 3, backoff = ["100ms"]
+    subject = "batches.created", queue = "marking", batch = 10, batch_wait = "200ms", max_deliver = 3, backoff = ["100ms"]
 )]
-async fn marking(orders: Batch<Order>, State(calls): State<Calls>) -> HandlerResult {
+async fn marking(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> HandlerResult {
     record(&calls, &orders);
     for (index, order) in orders.iter().enumerate() {
-        assert_eq!(orders.messages()[index].subject(), "orders.created");
+        assert_eq!(orders.messages()[index].subject(), "batches.created");
         match order.id {
             2 => orders.fail(index, "fails always"),
             4 => orders.fail(index, HandlerError::terminate("is wrong")),
@@ -185,8 +201,8 @@ async fn failed_element_is_retried_alone(transport: &Transport) {
     assert_eq!(letters.iter().map(|letter| letter.delivered).collect::<Vec<_>>(), [3, 1]);
 }
 
-#[subscriber(subject = "orders.created", queue = "each", batch = 10, batch_wait = "200ms", backoff = ["100ms"])]
-async fn each(orders: Batch<Order>, State(calls): State<Calls>) -> Vec<Settle> {
+#[subscriber(subject = "batches.created", queue = "each", batch = 10, batch_wait = "200ms", backoff = ["100ms"])]
+async fn each(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> Vec<Settle> {
     let first = calls.is_empty();
     record(&calls, &orders);
     orders.iter().map(|order| if first && order.id % 2 == 0 { Settle::Retry } else { Settle::Ack }).collect()
@@ -208,9 +224,9 @@ async fn each_element_has_its_result(transport: &Transport) {
 }
 
 #[subscriber(
-    subject = "orders.created", queue = "failing", batch = 10, batch_wait = "200ms", max_deliver = 2, backoff = ["100ms"]
+    subject = "batches.created", queue = "failing", batch = 10, batch_wait = "200ms", max_deliver = 2, backoff = ["100ms"]
 )]
-async fn failing(orders: Batch<Order>, State(calls): State<Calls>) -> HandlerResult {
+async fn failing(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> HandlerResult {
     record(&calls, &orders);
     Err("the database is down".into())
 }
@@ -219,7 +235,7 @@ async fn error_fails_every_element(transport: &Transport) {
     let calls = Calls::default();
     let broker = transport.start(TestBroker::builder().include::<failing>().state(calls.clone())).await;
     publish(&broker, 1..=3).await;
-    broker.publish_bytes("orders.created", "no JSON").await;
+    broker.publish_bytes("batches.created", "no JSON").await;
     let letters = dead_letters(&broker, 4).await;
     assert_eq!(calls.items().concat().len(), 6);
     broker.handled::<failing>().times(4);
@@ -229,7 +245,7 @@ async fn error_fails_every_element(transport: &Transport) {
     assert!(reasons.contains(&(1, Reason::Undecodable)), "{reasons:?}");
 }
 
-#[subscriber(subject = "orders.created", queue = "short", batch = 10, batch_wait = "200ms", max_deliver = 1)]
+#[subscriber(subject = "batches.created", queue = "short", batch = 10, batch_wait = "200ms", max_deliver = 1)]
 async fn short(_orders: Batch<Order>) -> HandlerResult<Vec<Settle>> {
     Ok(vec![Settle::Ack])
 }
@@ -247,9 +263,9 @@ async fn other_number_of_results_fails_every_element(transport: &Transport) {
 }
 
 #[subscriber(
-    subject = "orders.created", queue = "broken", batch = 10, batch_wait = "200ms", max_deliver = 2, timeout = "100ms", backoff = ["100ms"]
+    subject = "batches.created", queue = "broken", batch = 10, batch_wait = "200ms", max_deliver = 2, timeout = "100ms", backoff = ["100ms"]
 )]
-async fn broken(orders: Batch<Order>, State(calls): State<Calls>) {
+async fn broken(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     let calls_before = calls.len();
     record(&calls, &orders);
     assert!(calls_before > 0, "breaks in the first call");
@@ -259,7 +275,7 @@ async fn broken(orders: Batch<Order>, State(calls): State<Calls>) {
 async fn panic_and_timeout_fail_every_element(transport: &Transport) {
     let calls = Calls::default();
     let broker = transport.start(TestBroker::builder().include::<broken>().state(calls.clone())).await;
-    broker.publish_bytes("orders.created", "no JSON").await;
+    broker.publish_bytes("batches.created", "no JSON").await;
     publish(&broker, 1..=3).await;
     let letters = dead_letters(&broker, 4).await;
     let letters: Vec<_> = letters.iter().map(|letter| (letter.delivered, letter.reason)).collect();
@@ -268,7 +284,7 @@ async fn panic_and_timeout_fail_every_element(transport: &Transport) {
 }
 
 #[subscriber(
-    subject = "orders.created",
+    subject = "batches.created",
     queue = "splitting",
     batch = 16,
     batch_wait = "200ms",
@@ -276,7 +292,7 @@ async fn panic_and_timeout_fail_every_element(transport: &Transport) {
     backoff = ["100ms"],
     on_batch_error = "split"
 )]
-async fn splitting(orders: Batch<Order>, State(calls): State<Calls>) -> HandlerResult {
+async fn splitting(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> HandlerResult {
     record(&calls, &orders);
     assert!(orders.iter().all(|order| order.id != 13), "13 is not an order");
     match orders.iter().find(|order| order.id == 6) {
@@ -313,7 +329,7 @@ async fn split_finds_the_element_that_fails(transport: &Transport) {
 struct Tenant;
 
 impl FromMessage for Tenant {
-    fn from_message(message: &jetstream_handlers::Message, _: &jetstream_handlers::Context) -> Result<Self, Rejection> {
+    fn from_message(message: &Message, _: &Context) -> Result<Self, Rejection> {
         match message.header("Tenant") {
             Some(_) => Ok(Tenant),
             None => Err(Rejection::new("header `Tenant` is missing")),
@@ -321,8 +337,8 @@ impl FromMessage for Tenant {
     }
 }
 
-#[subscriber(subject = "orders.created", queue = "tenants", batch = 10, batch_wait = "200ms")]
-async fn tenants(orders: Batch<Order>, _tenant: Tenant, State(calls): State<Calls>) {
+#[subscriber(subject = "batches.created", queue = "tenants", batch = 10, batch_wait = "200ms")]
+async fn tenants(orders: Batch<Order>, _tenant: Tenant, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
 }
 
@@ -331,7 +347,7 @@ async fn rejected_parameter_fails_its_message_alone(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<tenants>().state(calls.clone())).await;
     publish(&broker, [1]).await;
     for id in 2..=4 {
-        let message = broker.broker().publish_message("orders.created", &order(id)).header("Tenant", "eu");
+        let message = broker.broker().publish_message("batches.created", &order(id)).header("Tenant", "eu");
         broker.publish_message(message).await;
     }
     broker.idle().await;
@@ -344,9 +360,9 @@ async fn rejected_parameter_fails_its_message_alone(transport: &Transport) {
 }
 
 #[subscriber(
-    subject = "orders.created", queue = "outputs", batch = 10, batch_wait = "200ms", backoff = ["100ms"], publish = "confirmed.orders"
+    subject = "batches.created", queue = "outputs", batch = 10, batch_wait = "200ms", backoff = ["100ms"], publish = "confirmed.batches"
 )]
-async fn outputs(orders: Batch<Order>, State(calls): State<Calls>) -> HandlerResult<Vec<Option<u64>>> {
+async fn outputs(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> HandlerResult<Vec<Option<u64>>> {
     record(&calls, &orders);
     Ok(orders.iter().map(|order| (order.id != 2).then_some(order.id * 10)).collect())
 }
@@ -356,21 +372,56 @@ async fn each_element_publishes_its_output(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<outputs>().state(calls.clone())).await;
     publish(&broker, 1..=4).await;
     broker.idle().await;
-    assert_eq!(broker.published::<u64>("confirmed.orders").await, [10, 30, 40]);
-    let outputs = broker.published_messages("confirmed.orders").await;
+    assert_eq!(broker.published::<u64>("confirmed.batches").await, [10, 30, 40]);
+    let outputs = broker.published_messages("confirmed.batches").await;
     let ids: Vec<_> = outputs.iter().filter_map(|output| output.header("Nats-Msg-Id")).collect();
-    let inputs = broker.published_messages("orders.created").await;
+    let inputs = broker.published_messages("batches.created").await;
     for (id, sequence) in ids.iter().zip([1, 3, 4]) {
         let stored_at =
             inputs[sequence - 1].info().stored_at().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-        assert_eq!(*id, format!("out:ORDERS:outputs:{sequence}:{stored_at}:1"));
+        assert_eq!(*id, format!("out:BATCHES:outputs:{sequence}:{stored_at}:1"));
     }
     assert_eq!(ids.len(), 3);
     broker.handled::<self::outputs>().times(4).settled(Settle::Ack);
 }
 
-#[subscriber(subject = "orders.created", queue = "parallel", batch = 5, batch_wait = "5s", concurrency = 3)]
-async fn parallel(orders: Batch<Order>, State(calls): State<Calls>, State(together): State<Arc<tokio::sync::Barrier>>) {
+/// After a redelivery, a message is in another batch, and its output has the same id.
+async fn message_that_is_delivered_twice_publishes_once(transport: &Transport) {
+    let calls = Calls::default();
+    let broker = transport.start(TestBroker::builder().include::<again>().state(calls.clone())).await;
+    publish(&broker, 1..=3).await;
+    until_called_with(&broker, &calls, 5).await;
+    assert_eq!(calls.items()[0], [1, 2, 3]);
+    let mut published = broker.published::<u64>("confirmed.again").await;
+    published.sort_unstable();
+    assert_eq!(published, [1, 2, 3]);
+}
+
+/// Publishes outputs, and then fails, except for the first element.
+#[subscriber(
+    subject = "batches.created", queue = "again", batch = 10, batch_wait = "200ms", backoff = ["100ms"], publish = "confirmed.again"
+)]
+async fn again(orders: Batch<Order>, publisher: Publisher, Lent(calls): Lent<Calls>) -> Vec<HandlerResult<u64>> {
+    let is_first = calls.is_empty();
+    record(&calls, &orders);
+    let mut results = Vec::new();
+    for (order, message) in orders.iter().zip(orders.messages()) {
+        if is_first && order.id > 1 {
+            // As if the process had ended between the output and the ack.
+            let info = message.info();
+            let stored_at = info.stored_at().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+            let id = format!("out:BATCHES:again:{}:{stored_at}:1", info.stream_sequence());
+            publisher.publish_message("confirmed.again", &order.id).message_id(&id).await.unwrap();
+            results.push(Err("the ack was lost".into()));
+        } else {
+            results.push(Ok(order.id));
+        }
+    }
+    results
+}
+
+#[subscriber(subject = "batches.created", queue = "parallel", batch = 5, batch_wait = "5s", concurrency = 3)]
+async fn parallel(orders: Batch<Order>, Lent(calls): Lent<Calls>, Lent(together): Lent<Arc<tokio::sync::Barrier>>) {
     record(&calls, &orders);
     together.wait().await;
 }
@@ -386,9 +437,9 @@ async fn several_batches_run_at_the_same_time(transport: &Transport) {
     assert_eq!(calls.distinct().into_iter().flatten().count(), 30);
 }
 
-#[subscriber(subject = "orders.created", queue = "blocking", batch = 5, batch_wait = "200ms", threads = 2)]
+#[subscriber(subject = "batches.created", queue = "blocking", batch = 5, batch_wait = "200ms", threads = 2)]
 #[allow(clippy::needless_pass_by_value, reason = "a handler owns its parameters")]
-fn blocking(orders: Batch<Order>, State(calls): State<Calls>) {
+fn blocking(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
     if let Some(index) = orders.iter().position(|order| order.id == 3) {
         orders.fail(index, HandlerError::terminate("3 is wrong"));
@@ -399,7 +450,7 @@ async fn blocking_handler_takes_batches(transport: &Transport) {
     let calls = Calls::default();
     let broker = transport.start(TestBroker::builder().include::<blocking>().state(calls.clone())).await;
     publish(&broker, 0..10).await;
-    broker.publish_bytes("orders.created", "no JSON").await;
+    broker.publish_bytes("batches.created", "no JSON").await;
     broker.idle().await;
     let handled: std::collections::BTreeSet<u64> = calls.items().concat().into_iter().collect();
     assert_eq!(handled, (0..10).collect());
@@ -410,7 +461,7 @@ async fn markers_are_not_in_a_batch(transport: &Transport) {
     let calls = Calls::default();
     let broker = transport.start(TestBroker::builder().include::<tens>().state(calls.clone())).await;
     publish(&broker, [1]).await;
-    let marker = broker.broker().publisher().publish_bytes("orders.created", "").header("KV-Operation", "DEL");
+    let marker = broker.broker().publisher().publish_bytes("batches.created", "").header("KV-Operation", "DEL");
     broker.publish_message(marker).await;
     publish(&broker, [3]).await;
     broker.idle().await;
@@ -418,8 +469,8 @@ async fn markers_are_not_in_a_batch(transport: &Transport) {
     assert!(broker.dead_letters().await.is_empty());
 }
 
-#[subscriber(subject = "orders.created", queue = "confirmed", batch = 10, batch_wait = "200ms", ack = "confirmed")]
-async fn confirmed(orders: Batch<Order>, State(calls): State<Calls>) {
+#[subscriber(subject = "batches.created", queue = "confirmed", batch = 10, batch_wait = "200ms", ack = "confirmed")]
+async fn confirmed(orders: Batch<Order>, Lent(calls): Lent<Calls>) {
     record(&calls, &orders);
 }
 
@@ -442,7 +493,7 @@ async fn stop_hands_back_what_waits(transport: &Transport) {
             calls.add(delivered);
             async {}
         };
-        broker.broker().subscribe("orders.created", queue, handler).batch(100).batch_wait(wait)
+        broker.broker().subscribe("batches.created", queue, handler).batch(100).batch_wait(wait)
     };
     let waiting = subscribe("waiting", secs(8)).await.unwrap();
     publish(&broker, 0..3).await;
@@ -461,7 +512,7 @@ async fn closure_takes_batches(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<crate::accept>()).await;
     let confirming = broker
         .broker()
-        .subscribe("orders.created", "closure", |orders: Batch<Order>| async move {
+        .subscribe("batches.created", "closure", |orders: Batch<Order>| async move {
             orders.iter().map(|order| Ok(Output::new(&order.id))).collect::<Vec<HandlerResult<Output>>>()
         })
         .batch(10)
@@ -480,12 +531,12 @@ async fn closure_takes_batches(transport: &Transport) {
 async fn start_refuses_contradictions(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<crate::accept>()).await;
     let broker = broker.broker();
-    let of_batch = || broker.subscribe("orders.created", "refused", |_: Batch<Order>| async {});
-    let of_one = || broker.subscribe("orders.created", "refused", |_: Order| async {});
-    let with_subject = broker.subscribe("orders.created", "refused", |_: Batch<Order>, _: Subject| async {}).batch(10);
+    let of_batch = || broker.subscribe("batches.created", "refused", |_: Batch<Order>| async {});
+    let of_one = || broker.subscribe("batches.created", "refused", |_: Order| async {});
+    let with_subject = broker.subscribe("batches.created", "refused", |_: Batch<Order>, _: Subject| async {}).batch(10);
     let outputs =
-        broker.subscribe("orders.created", "refused", |_: Batch<Order>| async { Ok(Output::to("a", &1)) }).batch(10);
-    let results = broker.subscribe("orders.created", "refused", |_: Order| async { vec![Settle::Ack] });
+        broker.subscribe("batches.created", "refused", |_: Batch<Order>| async { Ok(Output::to("a", &1)) }).batch(10);
+    let results = broker.subscribe("batches.created", "refused", |_: Order| async { vec![Settle::Ack] });
     for (subscribe, text) in [
         (of_batch(), "batch: is not set, but the handler takes a `Batch`"),
         (of_one().batch(10), "batch: is set, but the handler takes no `Batch`"),
