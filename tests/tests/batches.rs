@@ -148,6 +148,40 @@ async fn stop_finishes_the_running_batch_and_returns_the_others() {
 }
 
 #[tokio::test]
+async fn cancelled_batch_is_returned_at_once() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let stopping = Broker::builder().servers([server.url()]).shutdown_grace(ms(200)).connect().await.unwrap();
+    publish(&broker, "work.todo", 0..30).await;
+    let (started, calls) = (Calls::default(), Recorder::<(u64, u64)>::default());
+    let hanging = {
+        let started = started.clone();
+        move |ids: Batch<u64>| {
+            started.add(ids.to_vec());
+            std::future::pending::<()>()
+        }
+    };
+    let hanging = stopping.subscribe("work.todo", "worker", hanging).batch(30).await.unwrap();
+    eventually("the batch runs", SOON, async || (started.len() == 1).then_some(())).await;
+    let begun = Instant::now();
+    hanging.unsubscribe().await.unwrap_err();
+    let handler = {
+        let calls = calls.clone();
+        move |ids: Batch<u64>| {
+            let delivered = ids.messages().iter().map(|message| message.info().delivered());
+            ids.iter().copied().zip(delivered).for_each(|call| calls.add(call));
+            ready(())
+        }
+    };
+    let subscription = broker.subscribe("work.todo", "worker", handler).batch(30).await.unwrap();
+    calls.until_distinct(30).await;
+    assert!(begun.elapsed() < secs(20), "before their `ack_wait` of 30 s: {:?}", begun.elapsed());
+    server.all_acked("WORK", "worker").await;
+    assert_eq!(calls.counts(), once_each((0..30).map(|id| (id, 2))));
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
 async fn outputs_are_stored_once_after_lost_connections() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;

@@ -12,6 +12,8 @@ use crate::outcome::{Elements, HandlerResult, IntoOutputs, IntoSettle, IntoSettl
 /// Each parameter must be one that an annotated function can take, and must not borrow from the message.
 /// A closure returns `()`, [`Settle`], or a [`HandlerResult`] with `()` or outputs, such as [`Output`](crate::Output); it
 /// returns no other `Result`, so that the error type of a plain `Ok(())` and of every `?` can be inferred.
+/// A closure that takes a [`Batch`](crate::Batch) returns no outputs of the whole batch, but may return a `Vec` with one
+/// of these for each element.
 #[diagnostic::on_unimplemented(
     message = "this closure is not a handler",
     label = "not a handler",

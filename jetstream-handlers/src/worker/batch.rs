@@ -223,7 +223,8 @@ impl Worker {
             return true;
         }
         let splits = self.handler.declaration.plan.on_batch_error == OnBatchError::Split;
-        // The thread of a call that ran into its timeout is not free.
-        splits && outcome.settle != Settle::HandBack && !caller.is_late()
+        // Another call now would fail as well: the handler says so, or its thread still runs the call that timed out.
+        let is_useless = matches!(outcome.settle, Settle::HandBack | Settle::RetryAfter(_)) || caller.is_late();
+        splits && !is_useless
     }
 }

@@ -22,6 +22,7 @@ contract![
     other_number_of_results_fails_every_element,
     panic_and_timeout_fail_every_element,
     split_finds_the_element_that_fails,
+    error_with_a_delay_is_not_split,
     rejected_parameter_fails_its_message_alone,
     each_element_publishes_its_output,
     message_that_is_delivered_twice_publishes_once,
@@ -323,6 +324,31 @@ async fn split_finds_the_element_that_fails(transport: &Transport) {
     let alone = calls.iter().filter(|call| ***call == [6] || ***call == [13]).count();
     assert!(alone >= 2, "{calls:?}");
     broker.handled::<splitting>().times(16);
+}
+
+#[subscriber(
+    subject = "batches.created",
+    queue = "delayed",
+    batch = 16,
+    batch_wait = "200ms",
+    max_deliver = 2,
+    on_batch_error = "split"
+)]
+async fn delayed(orders: Batch<Order>, Lent(calls): Lent<Calls>) -> HandlerResult {
+    record(&calls, &orders);
+    if calls.len() > 1 {
+        return Ok(());
+    }
+    Err(HandlerError::retry_after(ms(100), "the database is down"))
+}
+
+async fn error_with_a_delay_is_not_split(transport: &Transport) {
+    let calls = Calls::default();
+    let broker = transport.start(TestBroker::builder().include::<delayed>().state(calls.clone())).await;
+    publish(&broker, 0..4).await;
+    until_called_with(&broker, &calls, 8).await;
+    let calls = calls.items();
+    assert_eq!((calls.len(), calls[0].len(), calls[1].len()), (2, 4, 4), "{calls:?}");
 }
 
 /// A parameter that the first message of a batch decides on.
