@@ -1,11 +1,76 @@
 // The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
 
+// jetstream_handlers::layer::Breaker
+#[derive(Debug)]
+pub struct Breaker<S> {}
+impl<S: Service<Request>> Service<Request> for Breaker<S>
+where
+    S: Service<Request, Response = Response>,
+{
+    type Response = Response;
+    type Error = S::Error;
+    type Future = BreakerFuture<S::Future>;
+}
+
+// jetstream_handlers::layer::BreakerFuture
+#[derive(Debug)]
+pub struct BreakerFuture<F> {}
+impl<F, E> Future for BreakerFuture<F>
+where
+    F: Future<Output = Result<Response, E>>,
+{
+    type Output = Result<Response, E>;
+}
+
+// jetstream_handlers::layer::CircuitBreaker
+#[derive(Debug, Clone, Copy)]
+pub struct CircuitBreaker {}
+impl<S> Layer<S> for CircuitBreaker {
+    type Service = Breaker<S>;
+}
+impl CircuitBreaker {
+    pub fn new(failures: u32, cooldown: Duration) -> Self {}
+}
+
+// jetstream_handlers::layer::HandlerService
+#[derive(Clone)]
+pub struct HandlerService();
+impl Service<Request> for HandlerService {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Response, BoxError>>;
+}
+impl fmt::Debug for HandlerService {}
+
+// jetstream_handlers::layer::Request
+#[derive(Debug, Clone)]
+pub struct Request {}
+impl Request {
+    pub fn message(&self) -> &Message {}
+    pub fn messages(&self) -> &[Message] {}
+    pub fn context(&self) -> &Context {}
+}
+
+// jetstream_handlers::layer::Response
+#[derive(Debug)]
+pub struct Response();
+impl Response {
+    pub fn settle(&self) -> Settle {}
+    pub fn error(&self) -> Option<&str> {}
+}
+
+// jetstream_handlers::layer::LayerOfHandlers
+pub trait LayerOfHandlers: Send + Sync + 'static {
+    fn into_wrapper(self) -> Wrapper;
+}
+
 // jetstream_handlers::testing::Builder
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]
 pub struct Builder {}
 impl Builder {
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
@@ -23,7 +88,7 @@ impl Handled {
     pub fn once(self) -> Self {}
     pub fn never(self) -> Self {}
     pub fn times(self, count: usize) -> Self {}
-    pub fn with<T: Serialize + ?Sized>(self, payload: &T) -> Self {}
+    pub fn with<T: Payload + ?Sized>(self, payload: &T) -> Self {}
     pub fn settled(self, settle: Settle) -> Self {}
     pub fn retried(self, count: usize) -> Self {}
 }
@@ -73,7 +138,7 @@ impl TestBroker {
     pub fn builder() -> Builder {}
     pub async fn second_instance(&self) -> Broker {}
     pub fn broker(&self) -> &Broker {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -119,13 +184,13 @@ impl Broker {
     pub fn in_memory() -> Self {}
     pub fn builder() -> Builder {}
     pub fn from_env() -> Builder {}
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
     ) -> Result<PublishAck, Error> {}
     pub fn send<E: Event + ?Sized>(&self, event: &E) -> PublishMessage {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -177,6 +242,8 @@ impl Builder {
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
+    pub fn layer_group(mut self, group: &str, layer: impl LayerOfHandlers) -> Self {}
     pub fn batch_size(mut self, messages: usize) -> Self {}
     pub fn fetch_wait(mut self, wait: Duration) -> Self {}
     pub fn shutdown_grace(mut self, grace: Duration) -> Self {}
@@ -184,6 +251,7 @@ impl Builder {
     pub fn request_timeout(mut self, timeout: Duration) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn redact_errors(mut self) -> Self {}
+    pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
@@ -231,6 +299,7 @@ impl Subscribe<'_> {
     pub fn single_instance(self) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
+    pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
     pub fn publish(self, subject: impl Into<String>) -> Self {}
     pub fn batch(self, messages: usize) -> Self {}
     pub fn batch_wait(self, wait: Duration) -> Self {}
@@ -247,6 +316,83 @@ impl Subscription {
     pub async fn unsubscribe(self) -> Result<(), Error> {}
     pub async fn delete_consumer(self) -> Result<(), Error> {}
 }
+
+// jetstream_handlers::Protobuf
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protobuf<T>(pub T);
+impl<T: prost::Message + Default> FromPayload<'_> for Protobuf<T> {}
+impl<T: prost::Message> Payload for Protobuf<T> {}
+impl<T> Deref for Protobuf<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::Cbor
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cbor<T>(pub T);
+
+// jetstream_handlers::CborCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct CborCodec;
+impl Codec for CborCodec {}
+
+// jetstream_handlers::Codec
+pub trait Codec: Send + Sync + 'static {
+    /// The media type of the format, which published messages carry in the header `Content-Type`.
+    const CONTENT_TYPE: &'static str;
+    fn encode<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+    ) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>>;
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>>;
+}
+
+// jetstream_handlers::Coded
+pub struct Coded<C, T> {}
+impl<'m, C: Codec + Default, T: Deserialize<'m>> FromPayload<'m> for Coded<C, T> {}
+impl<C, T: fmt::Debug> fmt::Debug for Coded<C, T> {}
+impl<C, T> Coded<C, T> {
+    pub fn new(value: T) -> Self {}
+    pub fn into_inner(self) -> T {}
+}
+impl<C, T> Deref for Coded<C, T> {
+    type Target = T;
+}
+impl<C: Codec + Default, T: Serialize> Payload for Coded<C, T> {}
+
+// jetstream_handlers::Json
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Json<T>(pub T);
+
+// jetstream_handlers::JsonCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct JsonCodec;
+impl Codec for JsonCodec {}
+
+// jetstream_handlers::Payload
+pub trait Payload {
+    fn encode_payload(&self, default: &DefaultCodec) -> Result<Encoded, EncodeError>;
+    fn is_raw(&self) -> bool {}
+}
+
+// jetstream_handlers::Raw
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<T>(pub T);
+impl<T> Deref for Raw<T> {
+    type Target = T;
+}
+
+// jetstream_handlers::MessagePack
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessagePack<T>(pub T);
+
+// jetstream_handlers::MessagePackCodec
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MessagePackCodec;
+impl Codec for MessagePackCodec {}
 
 // jetstream_handlers::DeadLetter
 #[derive(Debug, Clone)]
@@ -481,6 +627,7 @@ pub trait Event: Serialize {
     const VERSION: Option<u32> = None;
     fn subject(&self) -> Result<String, Error>;
     fn message_id(&self) -> Option<String> {}
+    fn version(&self) -> Option<u32> {}
     fn type_header(&self) -> Option<(&'static str, &'static str)> {}
 }
 
@@ -548,9 +695,11 @@ impl<T> Deref for Path<T> {
 
 // jetstream_handlers::Rejection
 #[derive(Debug)]
-pub struct Rejection();
+pub struct Rejection {}
+impl From<Undecodable> for Rejection {}
 impl Rejection {
     pub fn new(reason: impl Into<BoxError>) -> Self {}
+    pub fn missing(reason: impl Into<BoxError>) -> Self {}
 }
 impl fmt::Display for Rejection {}
 
@@ -675,6 +824,7 @@ pub enum Status {
 // jetstream_handlers::HandlerError
 pub struct HandlerError {}
 impl<E: Into<BoxError>> From<E> for HandlerError {}
+impl From<Rejection> for HandlerError {}
 impl HandlerError {
     pub fn retry(error: impl Into<BoxError>) -> Self {}
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {}
@@ -689,6 +839,7 @@ impl fmt::Display for HandlerError {}
 // jetstream_handlers::HandlerResult
 pub type HandlerResult<T = ()> = Result<T, HandlerError>;
 impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
+impl ClosureResult for HandlerResult {}
 
 // jetstream_handlers::Output
 #[derive(Clone)]
@@ -696,8 +847,8 @@ impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {}
 pub struct Output {}
 impl IntoOutputs for Output {}
 impl Output {
-    pub fn new<T: Serialize + ?Sized>(value: &T) -> Self {}
-    pub fn to<T: Serialize + ?Sized>(subject: impl Into<String>, value: &T) -> Self {}
+    pub fn new<T: Payload + ?Sized>(value: &T) -> Self {}
+    pub fn to<T: Payload + ?Sized>(subject: impl Into<String>, value: &T) -> Self {}
     pub fn header(mut self, name: &str, value: &str) -> Self {}
     pub fn message_id(mut self, id: &str) -> Self {}
     pub fn subject(&self) -> Option<&str> {}
@@ -715,7 +866,7 @@ impl FromIterator<Output> for Outputs {}
 impl IntoOutputs for Outputs {}
 impl Outputs {
     pub fn new() -> Self {}
-    pub fn publish<T: Serialize + ?Sized>(
+    pub fn publish<T: Payload + ?Sized>(
         mut self,
         subject: impl Into<String>,
         value: &T,
@@ -807,6 +958,8 @@ impl PublishMessage {
     pub fn expect_last_sequence(self, sequence: u64) -> Self {}
     pub fn expect_stream(self, stream: &str) -> Self {}
     pub fn ttl(mut self, ttl: Duration) -> Self {}
+    pub fn gzip(self) -> Self {}
+    pub fn zstd(self) -> Self {}
 }
 impl fmt::Debug for PublishMessage {}
 
@@ -821,7 +974,7 @@ impl Publisher {
     {}
 }
 impl Publisher {
-    pub async fn publish<T: Serialize + ?Sized>(
+    pub async fn publish<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,
@@ -832,7 +985,7 @@ impl Publisher {
         subject: &str,
         payload: impl Into<Bytes>,
     ) -> PublishMessage {}
-    pub fn publish_message<T: Serialize + ?Sized>(
+    pub fn publish_message<T: Payload + ?Sized>(
         &self,
         subject: &str,
         value: &T,

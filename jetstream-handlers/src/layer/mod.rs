@@ -3,7 +3,7 @@
 //!
 //! A layer wraps the call of a handler, and says when the next call may begin: while its service is not ready, the
 //! handler requests no messages. So a limit slows the pull; no message is returned, and the `ack_wait` of those that have
-//! arrived does not pass.
+//! arrived does not expire.
 //!
 //! [`Builder::layer`](crate::Builder::layer) puts a layer around all handlers of a broker,
 //! [`Builder::layer_group`](crate::Builder::layer_group) around those of a group, the key `layer` of the attribute around
