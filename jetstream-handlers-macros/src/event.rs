@@ -113,7 +113,7 @@ fn once<T: syn::parse::Parse>(slot: &mut Option<T>, meta: &syn::meta::ParseNeste
     }
 }
 
-/// Where the fields of an event are: an expression for each by its name, or an error text.
+/// Access to the fields of an event by their names: an expression, or an error text.
 type Access<'a> = dyn Fn(&str) -> Result<TokenStream, String> + 'a;
 
 /// Returns the implementation for a struct, whose fields fill the placeholders.

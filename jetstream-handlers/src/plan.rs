@@ -155,7 +155,7 @@ pub enum DeadLetter {
     Off,
 }
 
-/// What happens to the elements of a batch whose call has failed.
+/// The treatment of a batch whose call has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnBatchError {
     /// All of them have failed.
@@ -447,7 +447,7 @@ impl Plan {
     /// Returns the longest time from the first attempt of a message to its last one, if each fails as soon as possible:
     /// the delays between them, and one `ack_wait`, after which a crashed process is noticed.
     pub(crate) fn retry_span(&self) -> Duration {
-        // Beyond that, an attempt more or less decides nothing.
+        // Beyond that, one more attempt makes no difference.
         const MAX_ATTEMPTS: u64 = 1000;
         let attempts = u64::from(self.max_deliver()).min(MAX_ATTEMPTS);
         let delays = (1..attempts).map(|attempt| max_jittered(self.delay_after(attempt).min(MAX_DURATION)));

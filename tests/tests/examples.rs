@@ -175,6 +175,20 @@ async fn codecs_decodes_each_format() {
 }
 
 #[tokio::test]
+async fn layers_charges_every_order() {
+    let server = Server::start().await;
+    for url in [None, Some(server.url())] {
+        let printed = run("layers", url.as_deref()).await;
+        assert_lines(
+            &printed,
+            &["order 1: the provider does not answer", "is charged in attempt 2", "All orders are charged."],
+        );
+        // The fourth one is the message that the breaker tries after its first cooldown.
+        assert_eq!(printed.matches("the provider does not answer").count(), 4, "{printed}");
+    }
+}
+
+#[tokio::test]
 async fn batches_finds_the_reading_that_is_refused() {
     let server = Server::start().await;
     for url in [None, Some(server.url())] {

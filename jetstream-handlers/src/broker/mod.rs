@@ -40,10 +40,10 @@ pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
     pub(crate) fetch_wait: Option<Duration>,
     pub(crate) shutdown_grace: Duration,
-    /// What is put around all handlers.
+    /// The layers around all handlers.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<crate::handler::Wrapper>,
-    /// What is put around the handlers of a group.
+    /// The layers around the handlers of a group.
     #[cfg(feature = "tower")]
     pub(crate) group_wrappers: Vec<(String, crate::handler::Wrapper)>,
 }

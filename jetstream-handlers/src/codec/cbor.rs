@@ -9,7 +9,7 @@ use crate::error::BoxError;
 
 /// CBOR (RFC 8949) as a [`Codec`], for [`Builder::codec`](crate::Builder::codec).
 ///
-/// Structs are written as maps with the names of their fields. Tags are read over.
+/// Structs are written as maps with the names of their fields. Tags are skipped.
 /// Its content type is `application/cbor`.
 ///
 /// # Examples

@@ -42,9 +42,9 @@ pub struct Rejection {
 /// The kind of a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// What the parameter is made from is invalid.
+    /// The source of the parameter is invalid.
     Invalid,
-    /// What the parameter is made from does not exist, so that an `Option` of it is `None`.
+    /// The source of the parameter does not exist, so that an `Option` of it is `None`.
     Missing,
 }
 

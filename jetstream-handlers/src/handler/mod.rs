@@ -35,7 +35,7 @@ pub(crate) struct Handler {
     /// `true` if a message that only marks a deletion is no value of its payload, which a start finds out from its
     /// parameters.
     pub(crate) needs_content: bool,
-    /// What is put around the call at the start, the first outside of the others.
+    /// The layers around the call, which are applied at the start; the first is the outermost.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<Wrapper>,
 }

@@ -72,7 +72,7 @@ fn same_id(id: &str) -> Error {
     )
 }
 
-/// What is known of the streams to which a handler publishes: whether they accept atomic batches.
+/// The streams to which a handler publishes, as far as it is known whether they accept atomic batches.
 #[derive(Debug, Default)]
 pub(crate) struct OutputStreams(Mutex<VecDeque<Known>>);
 

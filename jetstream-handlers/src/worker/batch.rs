@@ -22,7 +22,7 @@ use crate::plan::OnBatchError;
 /// The maximum number of messages of a batch that are settled at the same time.
 const MAX_SETTLING: usize = 64;
 
-/// What happens to a message of a batch.
+/// The next step for a message of a batch.
 enum Step {
     Call,
     /// It ends without a call.

@@ -1,4 +1,4 @@
-//! What the compiler reports about a payload format whose feature is off.
+//! The compiler's report about a payload format whose feature is off.
 //!
 //! The test is in this package, because the features are on in the package of the other tests.
 

@@ -1,4 +1,4 @@
-//! What a handler does when the connection, its inbox or its consumer is another one.
+//! The change of a handler's connection, inbox or consumer.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::nats::inbox::{Advisories, InboxLease};
 const MAX_DELETIONS: u32 = 20;
 
 impl Pull {
-    /// Searches for what was lost with the former connection, and begins anew on the present one.
+    /// Searches for what was lost with the former connection, and starts again on the present one.
     pub(super) fn on_reconnect(&mut self) {
         let epoch = *self.epoch.borrow();
         let outstanding = self.requests.outstanding().max(self.lost_requests);
@@ -141,7 +141,7 @@ impl Pull {
     }
 
     /// Begins another incarnation, because the consumer or messages of its stream were replaced; an ordered handler
-    /// begins anew.
+    /// starts again.
     pub(super) fn on_replaced(&mut self) {
         if self.order.is_some() {
             self.replaced();
