@@ -128,6 +128,23 @@ pub trait Event: Serialize {
     }
 }
 
+/// The message id and the headers of an event.
+pub(crate) struct Identity {
+    /// The id, within the subject.
+    pub(crate) id: Option<String>,
+    pub(crate) headers: Vec<(&'static str, String)>,
+}
+
+impl Identity {
+    /// Returns those of an event that is published to this subject.
+    pub(crate) fn of<E: Event + ?Sized>(event: &E, subject: &str) -> Self {
+        let version = event.version().map(|version| ("Event-Version", version.to_string()));
+        let name = event.type_header().map(|(header, name)| (header, name.to_owned()));
+        let id = event.message_id().map(|id| format!("{subject}:{id}"));
+        Self { id, headers: version.into_iter().chain(name).collect() }
+    }
+}
+
 /// Returns the subject of an event, whose placeholders have these values.
 pub fn event_subject(pattern: &str, values: &[&dyn fmt::Display]) -> Result<String, Error> {
     let mut values = values.iter();

@@ -123,15 +123,15 @@ enum Begun<F> {
 #[derive(Default)]
 struct Signal {
     calls: Notify,
-    worker: Mutex<Option<Waker>>,
+    /// The wakers of the tasks that have polled: that of the worker, and those of clones in an outer layer.
+    tasks: Mutex<Vec<Waker>>,
 }
 
 impl Wake for Signal {
     fn wake(self: Arc<Self>) {
         self.calls.notify_waiters();
-        if let Some(worker) = lock(&self.worker).take() {
-            worker.wake();
-        }
+        let tasks = std::mem::take(&mut *lock(&self.tasks));
+        tasks.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -183,7 +183,11 @@ where
     S: Service<Request, Response = Response, Error: Into<BoxError>, Future: Send + 'static> + Send + 'static,
 {
     fn poll_ready(&self, task: &mut task::Context<'_>) -> Poll<()> {
-        *lock(&self.0.signal.worker) = Some(task.waker().clone());
+        let mut tasks = lock(&self.0.signal.tasks);
+        if !tasks.iter().any(|known| known.will_wake(task.waker())) {
+            tasks.push(task.waker().clone());
+        }
+        drop(tasks);
         self.0.poll_ready(&mut lock(&self.0.state))
     }
 

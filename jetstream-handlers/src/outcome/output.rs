@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::codec::{CONTENT_TYPE, Codec as _, DefaultCodec, EncodeError, Encoded, JsonCodec, Payload};
 use crate::error::chain;
 use crate::error::printable::printable;
-use crate::event::Event;
+use crate::event::{Event, Identity};
 use crate::message::{Outgoing, header_block, reserved};
 use crate::rules;
 use crate::settings::Settings;
@@ -94,18 +94,12 @@ impl Output {
                 return output;
             }
         };
-        let id = event.message_id().map(|id| format!("{subject}:{id}"));
+        let Identity { id, headers } = Identity::of(event, &subject);
         let mut output = Self::to(subject, event);
         if let Some(id) = id {
             output = output.message_id(&id);
         }
-        if let Some(version) = event.version() {
-            output = output.header("Event-Version", &version.to_string());
-        }
-        match event.type_header() {
-            Some((header, name)) => output.header(header, name),
-            None => output,
-        }
+        headers.iter().fold(output, |output, (name, value)| output.header(name, value))
     }
 
     fn encoded<T: Payload + ?Sized>(subject: Option<String>, value: &T) -> Self {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::PublishMessage;
 use crate::codec::{DefaultCodec, EncodeError, Encoded, Payload};
 use crate::error::{Error, ErrorKind};
-use crate::event::Event;
+use crate::event::{Event, Identity};
 use crate::transport::Transport;
 
 /// A publisher of typed values, which waits until the stream has stored them.
@@ -133,17 +133,12 @@ impl Publisher {
             Ok(subject) => subject,
             Err(error) => return PublishMessage::new(self.clone(), E::PATTERN, Err(error)),
         };
+        let Identity { id, headers } = Identity::of(event, &subject);
         let mut message = self.publish_message(&subject, event);
-        if let Some(id) = event.message_id() {
-            message = message.message_id(&format!("{subject}:{id}"));
+        if let Some(id) = id {
+            message = message.message_id(&id);
         }
-        if let Some(version) = event.version() {
-            message = message.header("Event-Version", &version.to_string());
-        }
-        match event.type_header() {
-            Some((header, name)) => message.header(header, name),
-            None => message,
-        }
+        headers.iter().fold(message, |message, (name, value)| message.header(name, value))
     }
 
     /// Returns a message whose payload is these bytes as they are, or nothing; it is sent when awaited.
