@@ -46,6 +46,7 @@ impl fmt::Debug for HandlerService {}
 #[derive(Debug, Clone)]
 pub struct Request {}
 impl Request {
+    pub fn for_test(message: Message) -> Self {}
     pub fn message(&self) -> &Message {}
     pub fn messages(&self) -> &[Message] {}
     pub fn context(&self) -> &Context {}
@@ -55,6 +56,7 @@ impl Request {
 #[derive(Debug)]
 pub struct Response();
 impl Response {
+    pub fn new(settle: Settle) -> Self {}
     pub fn settle(&self) -> Settle {}
     pub fn error(&self) -> Option<&str> {}
 }

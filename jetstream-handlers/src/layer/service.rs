@@ -13,7 +13,7 @@ use crate::error::{BoxError, chain};
 use crate::extract::{Context, Delivery};
 use crate::handler::{Call, CallFuture};
 use crate::message::Message;
-use crate::outcome::{Elements, Outcome, Reason, Settle};
+use crate::outcome::{Elements, IntoSettle as _, Outcome, Reason, Settle};
 use crate::sync::lock;
 
 /// The call of a handler, as a layer sees it.
@@ -26,6 +26,12 @@ pub struct Request {
 }
 
 impl Request {
+    /// Returns the call of a handler with this message, for a unit test of a layer; its context is
+    /// [`Context::for_test`].
+    pub fn for_test(message: Message) -> Self {
+        Self { messages: vec![message], elements: None, context: Context::for_test() }
+    }
+
     /// Returns the message; the first one of a batch.
     pub fn message(&self) -> &Message {
         &self.messages[0]
@@ -49,6 +55,42 @@ impl Request {
 pub struct Response(Outcome);
 
 impl Response {
+    /// Returns the outcome of a call that is settled this way, for a layer that does not call the handler.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::task::{Context, Poll};
+    ///
+    /// use futures::future::{Either, Ready, ready};
+    /// use jetstream_handlers::Settle;
+    /// use jetstream_handlers::layer::{Request, Response};
+    /// use tower::Service;
+    ///
+    /// /// A service that acknowledges the messages of a tenant that has left.
+    /// struct SkipTenant<S>(S);
+    ///
+    /// impl<S: Service<Request, Response = Response>> Service<Request> for SkipTenant<S> {
+    ///     type Response = Response;
+    ///     type Error = S::Error;
+    ///     type Future = Either<Ready<Result<Response, S::Error>>, S::Future>;
+    ///
+    ///     fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+    ///         self.0.poll_ready(task)
+    ///     }
+    ///
+    ///     fn call(&mut self, request: Request) -> Self::Future {
+    ///         match request.message().header("Tenant") {
+    ///             Some("acme") => Either::Left(ready(Ok(Response::new(Settle::Ack)))),
+    ///             _ => Either::Right(self.0.call(request)),
+    ///         }
+    ///     }
+    /// }
+    /// ```
+    pub fn new(settle: Settle) -> Self {
+        Self(settle.into_outcome())
+    }
+
     /// Returns the way in which the message will be settled.
     pub fn settle(&self) -> Settle {
         self.0.settle

@@ -24,6 +24,7 @@ contract![
     layer_of_a_group_without_handlers_is_refused,
     error_of_a_layer_is_retried,
     panic_of_a_layer_is_retried,
+    layer_can_settle_a_message_without_a_call,
 ];
 
 async fn connect(transport: &Transport, builder: jetstream_handlers::Builder) -> Broker {
@@ -281,5 +282,53 @@ async fn panic_of_a_layer_is_retried(transport: &Transport) {
         broker.publish("panicking.calls", &id).await.unwrap();
     }
     calls.until_distinct(3).await;
+    subscription.unsubscribe().await.unwrap();
+}
+
+/// A layer that acknowledges messages with the header `Skip`.
+struct Skipping;
+
+impl<S> Layer<S> for Skipping {
+    type Service = SkippingService<S>;
+
+    fn layer(&self, inner: S) -> SkippingService<S> {
+        SkippingService(inner)
+    }
+}
+
+struct SkippingService<S>(S);
+
+impl<S> Service<Request> for SkippingService<S>
+where
+    S: Service<Request, Response = Response, Error = BoxError, Future: Send + 'static>,
+{
+    type Response = Response;
+    type Error = BoxError;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.0.poll_ready(task)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        match request.message().header("Skip") {
+            Some(_) => Box::pin(std::future::ready(Ok(Response::new(Settle::Ack)))),
+            None => Box::pin(self.0.call(request)),
+        }
+    }
+}
+
+async fn layer_can_settle_a_message_without_a_call(transport: &Transport) {
+    let test = Request::for_test(Message::new("skipped.calls", "1"));
+    assert_eq!((test.message().subject(), test.context().handler()), ("skipped.calls", "test"));
+    let broker = connect(transport, Broker::builder()).await;
+    let calls = Recorder::new();
+    let options = broker.subscribe("skipped.calls", "skipped", calls.handler()).layer(Skipping);
+    let subscription = options.ack_wait(Duration::from_millis(200)).await.unwrap();
+    broker.publish_message("skipped.calls", &1_u64).header("Skip", "yes").await.unwrap();
+    broker.publish("skipped.calls", &2_u64).await.unwrap();
+    calls.until(2).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(calls.items(), [2]);
     subscription.unsubscribe().await.unwrap();
 }
