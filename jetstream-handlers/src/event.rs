@@ -84,7 +84,7 @@ use crate::pattern::{Placeholder, tokens};
 /// header tells them apart.
 /// With a `subject` alone, the enum implements `Serialize` and `Deserialize` itself, for example with
 /// `#[serde(tag = "type")]`.
-/// A message that is none of the variants is dead-lettered, with an error that names those that exist.
+/// A message that matches no variant is dead-lettered, with an error that names the known ones.
 ///
 /// A start logs a warning for a handler that takes another type than the event that declares its subject.
 #[diagnostic::on_unimplemented(

@@ -3,10 +3,15 @@
 pub(crate) use crate::pattern::overlap;
 use crate::pattern::{Placeholder, filter, tokens};
 
+/// Returns `true` if a subject with placeholders covers `subject`, which may have wildcards.
+pub(crate) fn declares(template: &str, subject: &str) -> bool {
+    covers(&filter(template), subject)
+}
+
 /// Returns the parts of `subject` that the placeholders of `template` stand for, each with its name; `None` if the
 /// subject does not match.
 pub(crate) fn parse<'a>(template: &'a str, subject: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
-    if !covers(&filter(template), subject) {
+    if !declares(template, subject) {
         return None;
     }
     let mut found = Vec::new();

@@ -15,13 +15,12 @@ use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
-use crate::pattern::filter;
 use crate::plan::Declaration;
 use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
 use crate::settings::Settings;
-use crate::subject::covers;
+use crate::subject::declares;
 use crate::transport::Deliveries;
 use crate::worker::{Delayed, Parts, Worker};
 
@@ -172,9 +171,9 @@ impl Broker {
 fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &Settings) {
     let is_any = ["serde_json::value::Value", "serde_json::raw::RawValue"].iter().any(|any| payload.contains(any));
     let events: Vec<_> = inventory::iter::<DeclaredEvent>().collect();
-    for declared in handler.plan.subject.filters() {
+    for subject in handler.plan.subject.filters() {
         let of_subject = |event: &&&DeclaredEvent| {
-            event.patterns.iter().any(|pattern| covers(&filter(pattern), settings.declared(&declared)))
+            event.patterns.iter().any(|pattern| declares(pattern, settings.declared(&subject)))
         };
         let mut declaring = events.iter().filter(of_subject).peekable();
         let Some(first) = declaring.peek().map(|event| (event.type_name)()).filter(|_| !is_any) else { continue };
@@ -182,7 +181,7 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
         let is_part = |name: &str| payload.split(['<', '>', ',', ' ']).any(|part| part == name);
         if !declaring.any(|event| is_part((event.type_name)())) {
             let handler = &*handler.name;
-            tracing::warn!(handler, "takes a `{payload}`, but the messages on `{declared}` are the event `{first}`");
+            tracing::warn!(handler, "takes a `{payload}`, but the messages on `{subject}` are the event `{first}`");
         }
     }
 }

@@ -4,12 +4,11 @@ use super::argument::ViaPayload;
 use super::{Argument, Context, Rejection};
 use crate::error::printable::printable;
 use crate::message::Message;
-use crate::pattern::filter;
-use crate::subject::covers;
+use crate::subject::declares;
 
 /// Returns `true` if the message has the subject of an event.
 pub fn has_pattern(message: &Message, context: &Context, pattern: &str) -> bool {
-    covers(&filter(pattern), context.declared(message.subject()))
+    declares(pattern, context.declared(message.subject()))
 }
 
 /// Decodes the payload.
@@ -20,7 +19,7 @@ pub fn decoded<'m, T: Argument<'m, ViaPayload>>(message: &'m Message, context: &
     T::extract(message, context)
 }
 
-/// Returns the rejection of a message whose subject is none of the events'.
+/// Returns the rejection of a message whose subject belongs to no event.
 pub fn unknown_subject(message: &Message, context: &Context, patterns: &[&str]) -> Rejection {
     let subject = printable(context.declared(message.subject()));
     Rejection::new(format!("no event has the subject `{subject}`; the subjects are `{}`", patterns.join("`, `")))

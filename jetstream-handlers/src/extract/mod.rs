@@ -62,7 +62,7 @@ use crate::publish::Publisher;
 /// // `None` if the header is missing; an empty one is still a rejection.
 /// #[subscriber(subject = "orders.created", queue = "statistics")]
 /// async fn count(tenant: Option<Tenant>) {
-///     println!("one more for {}", tenant.map_or("nobody".into(), |tenant| tenant.0));
+///     println!("one more for {}", tenant.map_or("a default tenant".into(), |tenant| tenant.0));
 /// }
 ///
 /// // In a unit test:

@@ -89,7 +89,7 @@ impl<T: DeserializeOwned> FromMessage for Path<T> {
         let Some((declared, values)) = parsed else {
             let subjects = context.subjects();
             return Err(Rejection::new(format!(
-                "the subject `{}` is none of the handler's ({subjects})",
+                "the subject `{}` matches no subject of the handler ({subjects})",
                 printable(subject)
             )));
         };
@@ -220,7 +220,7 @@ mod tests {
         let text = extracted::<(u8, u8)>("{a}.{b}", "1.256").unwrap_err();
         assert_eq!(text, "`{b}` of `{a}.{b}` is `256` in the subject `1.256`: expected u8");
         let text = extracted::<u64>("orders.{id}", "payments.7").unwrap_err();
-        assert_eq!(text, "the subject `payments.7` is none of the handler's (orders.{id})");
+        assert_eq!(text, "the subject `payments.7` matches no subject of the handler (orders.{id})");
     }
 
     #[test]

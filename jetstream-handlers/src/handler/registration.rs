@@ -22,7 +22,7 @@ pub struct Registration {
 #[cfg(feature = "tower")]
 pub(crate) type LayerOf = fn() -> super::Wrapper;
 
-/// A function that returns the layer around a handler, of which there is none without the feature `tower`.
+/// A function that returns the layer around a handler, which cannot exist without the feature `tower`.
 #[cfg(not(feature = "tower"))]
 pub(crate) type LayerOf = std::convert::Infallible;
 

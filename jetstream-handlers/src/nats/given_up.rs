@@ -8,19 +8,16 @@ use std::time::SystemTime;
 use async_nats::jetstream::consumer;
 
 use super::Connection;
-use crate::delivery::{Binding, ConsumerState};
+use crate::delivery::{Binding, ConsumerState, filters};
 use crate::error::Error;
 
 impl Connection {
     /// Returns the state of a handler's consumer.
     pub(crate) async fn consumer_state(&self, binding: &Binding) -> Result<ConsumerState, Error> {
         let info: consumer::Info = self.consumer_info(binding).await?;
-        let mut filters = info.config.filter_subjects;
-        filters.push(info.config.filter_subject);
-        filters.retain(|filter| !filter.is_empty());
         Ok(ConsumerState {
             created: Some(SystemTime::from(info.created)),
-            filters,
+            filters: filters(&info.config).into_iter().map(str::to_owned).collect(),
             max_deliver: u64::try_from(info.config.max_deliver).unwrap_or_default(),
             delivered: info.delivered.stream_sequence,
             deliveries: info.delivered.consumer_sequence,

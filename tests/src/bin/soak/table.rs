@@ -33,7 +33,7 @@ impl Table {
 
     pub(crate) fn print(&self) {
         println!(
-            "\n| fault | times | nothing handled for (median, maximum) | cluster served nobody for (median, maximum) | handled again (median, maximum) |\n|---|---|---|---|---|"
+            "\n| fault | times | nothing handled for (median, maximum) | cluster served no client for (median, maximum) | handled again (median, maximum) |\n|---|---|---|---|---|"
         );
         for (fault, effects) in &self.0 {
             let seconds = |pick: fn(&Effect) -> Duration| {
