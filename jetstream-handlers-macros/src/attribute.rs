@@ -27,7 +27,7 @@ pub(crate) enum Value {
     List(Vec<Value>, Span),
     /// A table: `{ key = value, … }`.
     Table(Vec<Entry>, Span),
-    /// A call: `env(value, …)`.
+    /// A call: `env(value, …)` or `header(value)`.
     Call {
         function: Ident,
         arguments: Vec<Value>,
@@ -38,6 +38,9 @@ pub(crate) enum Value {
     /// A missing value, which is already reported.
     Missing,
 }
+
+/// The functions that a value may call.
+const CALLS: [&str; 2] = ["env", "header"];
 
 /// Reads all entries, and continues after each mistake.
 pub(crate) fn parse(attribute: TokenStream, errors: &mut Errors) -> Attribute {
@@ -104,7 +107,8 @@ fn value(input: ParseStream<'_>, errors: &mut Errors) -> syn::Result<Value> {
         let brace = braced!(content in input);
         return Ok(Value::Table(table(&content, errors)?, brace.span.join()));
     }
-    if input.peek(Ident) && input.peek2(token::Paren) && input.fork().parse::<Ident>()? == "env" {
+    let is_call = input.peek(Ident) && input.peek2(token::Paren);
+    if is_call && CALLS.contains(&input.fork().parse::<Ident>()?.to_string().as_str()) {
         let function = input.parse()?;
         let content;
         let parentheses = parenthesized!(content in input);

@@ -9,7 +9,7 @@ use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, LitInt, LitStr, Type, 
 
 use crate::errors::Errors;
 use crate::pattern::placeholders;
-use crate::rules;
+use crate::spelling;
 
 /// Expands `#[derive(Event)]`.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
@@ -70,7 +70,7 @@ impl Settings {
         }
         if let Some(subject) = &settings.subject {
             let value = subject.value();
-            let problem = rules::subject_problem(&value).or_else(|| {
+            let problem = spelling::subject_problem(&value).or_else(|| {
                 let wildcard = value.split('.').find(|token| matches!(*token, "*" | ">"))?;
                 let instead = if wildcard == ">" { "{rest..}" } else { "{region}" };
                 Some(format!(

@@ -16,7 +16,7 @@ use crate::errors::Errors;
 use crate::rules::{Accepts, Key, Setting};
 use crate::signature::{self, Function};
 use crate::valid::{self, REQUIRED, Settings};
-use crate::value::Given;
+use crate::value::{Given, generated_at};
 
 /// The key that is part of the registration, and not of the plan.
 const LAYER: &str = "layer";
@@ -328,6 +328,7 @@ fn constant_value(key: &Key, constant: &TokenStream) -> TokenStream {
         Accepts::SubjectOrOff => {
             option(Some(quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#text))))
         }
+        Accepts::Key => option(Some(constant)),
         _ => option(Some(text)),
     }
 }
@@ -363,7 +364,9 @@ fn field_value(key: &Key, setting: &Setting<'_>) -> TokenStream {
             let subject = borrowed(subject);
             quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Subject(#subject))
         }
+        (Accepts::Key, Setting::Text(text)) => quote_spanned!(here=> ::jetstream_handlers::__private::Key::from(#text)),
         (_, Setting::Text(text)) => borrowed(text),
+        (_, Setting::Header(name)) => quote_spanned!(here=> ::jetstream_handlers::__private::Key::header(#name)),
         (_, Setting::Texts(_)) => unreachable!("only a required key is a list of texts"),
         (_, Setting::Off) => quote_spanned!(here=> ::jetstream_handlers::__private::DeadLetter::Off),
         (_, Setting::Number(number)) => Literal::u64_unsuffixed(*number).into_token_stream(),
@@ -395,11 +398,6 @@ fn borrowed(value: impl ToTokens) -> TokenStream {
 fn duration_value(duration: Duration) -> TokenStream {
     let millis = u64::try_from(duration.as_millis()).expect("the rules limit durations to a year");
     quote_spanned!(Span::mixed_site()=> ::core::time::Duration::from_millis(#millis))
-}
-
-/// Returns the span of generated code that the compiler shows at `place`.
-fn generated_at(place: Span) -> Span {
-    Span::mixed_site().located_at(place)
 }
 
 /// Returns the user's tokens as generated code, which lints ignore.

@@ -3,11 +3,7 @@
 use crate::rules::{BACKOFF_KEYS, KEYS, Key};
 
 /// The keys of earlier and later versions, each with the message that states what to write instead.
-const UNSUPPORTED: [(&str, &str); 3] = [
-    (
-        "key",
-        "`key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
-    ),
+const UNSUPPORTED: [(&str, &str); 2] = [
     (
         "codec",
         "`codec` is not a key; name the format in the type of the parameter, as in `order: MessagePack<Order>`, or set the default of all handlers with `Builder::codec`",
@@ -19,7 +15,7 @@ const UNSUPPORTED: [(&str, &str); 3] = [
 ];
 
 /// The names from other systems, each with the key of the same meaning.
-const SYNONYMS: [(&str, &str); 41] = [
+const SYNONYMS: [(&str, &str); 46] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -51,6 +47,11 @@ const SYNONYMS: [(&str, &str); 41] = [
     ("single_active", "ordered"),
     ("single_active_consumer", "ordered"),
     ("ack_batch", "ack_every"),
+    ("key_by", "key"),
+    ("ordering_key", "key"),
+    ("partition_by", "key"),
+    ("partition_key", "key"),
+    ("message_group", "key"),
     ("replica", "single_instance"),
     ("single_replica", "single_instance"),
     ("single_process", "single_instance"),
@@ -178,10 +179,12 @@ mod tests {
             ("thread", "threads"),
             ("publishes", "publish"),
             ("output", "publish"),
+            ("partition_key", "key"),
+            ("keys", "key"),
         ] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), Some(meant), "for `{typed}`");
         }
-        for typed in ["colour", "type", "foo", "x", "subscription", "key", "replicas"] {
+        for typed in ["colour", "type", "foo", "x", "subscription", "replicas"] {
             assert_eq!(OF_ATTRIBUTE.nearest(typed), None, "for `{typed}`");
         }
     }

@@ -10,6 +10,7 @@ mod keys;
 mod pattern;
 mod rules;
 mod signature;
+mod spelling;
 mod test;
 #[cfg(test)]
 mod tests;

@@ -44,6 +44,10 @@ fn contradictions(settings: &Settings, entries: &[Entry], known: &[(&Key, &Entry
     if is_meant("ordered", entries) && !known.iter().any(|(key, _)| key.name == "ordered") {
         settings.push(("ordered", Setting::Flag(true)));
     }
+    // So does a `key` that is not known before the start, or that was reported.
+    if is_meant("key", entries) && !settings.iter().any(|(key, _)| *key == "key") {
+        settings.push(("key", Setting::Text("".into())));
+    }
     let event = known.iter().find(|(key, _)| key.name == "event");
     if let Some((_, entry)) = event.filter(|_| is_meant("subject", entries)) {
         let message = "`event` excludes `subject`, because an event has its own; remove one of them";

@@ -48,9 +48,18 @@ impl Reader<'_> {
     pub(crate) fn read(&mut self, key: &'static Key, entry: &Entry) -> Option<Given> {
         match (&entry.value, &key.accepts) {
             (
-                Some(Value::Call { arguments, span, .. }),
+                Some(Value::Call { function, arguments, span }),
                 Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_),
-            ) => self.variable(key, arguments, *span),
+            ) if function == "env" => self.variable(key, arguments, *span),
+            (Some(Value::Call { function, arguments, span }), Accepts::Key) if function == "header" => {
+                self.header(key, arguments, *span)
+            }
+            (Some(Value::Other(tokens)), Accepts::Key) if is_constant(tokens) => {
+                let key = generated_at(tokens.span());
+                Some(Given::Expression(
+                    quote::quote_spanned!(key=> ::jetstream_handlers::__private::Key::from(#tokens)),
+                ))
+            }
             (Some(Value::Other(tokens)), Accepts::Text(_) | Accepts::Subjects | Accepts::SubjectOrOff)
                 if is_constant(tokens) =>
             {
@@ -63,7 +72,7 @@ impl Reader<'_> {
             }
             (Some(Value::Other(tokens)), Accepts::Event) => match syn::parse2::<Type>(tokens.clone()) {
                 Ok(event) => {
-                    let here = Span::mixed_site().located_at(event.span());
+                    let here = generated_at(event.span());
                     let event = as_event(&event, here);
                     Some(Given::Expression(event))
                 }
@@ -101,6 +110,27 @@ impl Reader<'_> {
         Some(Given::Variable { name: variable.value(), default })
     }
 
+    /// Reads `header("Tenant")`.
+    fn header(&mut self, key: &'static Key, arguments: &[Value], span: Span) -> Option<Given> {
+        let (name, setting) = match arguments {
+            [Value::Literal(Lit::Str(name))] => (name.span(), Setting::Header(name.value().into())),
+            [Value::Other(name)] if is_constant(name) => {
+                let here = generated_at(name.span());
+                return Some(Given::Expression(
+                    quote::quote_spanned!(here=> ::jetstream_handlers::__private::Key::header(#name)),
+                ));
+            }
+            _ => {
+                let message = format!("expected the name of a header, as in `{} = header(\"Tenant\")`", key.name);
+                return self.refuse(span, message);
+            }
+        };
+        match rules::value_problem(key, &setting) {
+            Some(problem) => self.refuse(name, problem),
+            None => Some(Given::Literal(setting)),
+        }
+    }
+
     fn list_with_constants(&mut self, key: &'static Key, items: &[Value]) -> Option<Given> {
         let mut is_valid = true;
         for item in items {
@@ -129,12 +159,15 @@ impl Reader<'_> {
     fn value(&mut self, key: &'static Key, value: &Value) -> Option<Setting<'static>> {
         let (span, setting) = match (&key.accepts, value) {
             (
-                Accepts::Text(_) | Accepts::Subjects | Accepts::Choice { .. } | Accepts::SubjectOrOff,
+                Accepts::Text(_) | Accepts::Subjects | Accepts::Choice { .. } | Accepts::SubjectOrOff | Accepts::Key,
                 Value::Literal(Lit::Str(text)),
             ) => (text.span(), Setting::Text(text.value().into())),
             (Accepts::Subjects, Value::List(subjects, span)) => (*span, Setting::Texts(self.texts(key, subjects)?)),
             (Accepts::Subjects, _) => {
                 return self.wrong_kind(key, value, "a string literal, a constant or a list of them");
+            }
+            (Accepts::Key, _) => {
+                return self.wrong_kind(key, value, "a field of the payload, a placeholder of the subject or a header");
             }
             (Accepts::Text(_), _) => return self.wrong_kind(key, value, "a string literal or a constant"),
             (Accepts::Choice { .. }, _) => return self.wrong_kind(key, value, "a string literal"),
@@ -304,6 +337,11 @@ impl Reader<'_> {
         self.errors.push_spanned(tokens, message);
         None
     }
+}
+
+/// Returns the span of generated code that the compiler shows at `place`.
+pub(crate) fn generated_at(place: Span) -> Span {
+    Span::mixed_site().located_at(place)
 }
 
 fn event_expected(key: &Key) -> String {

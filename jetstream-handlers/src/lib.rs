@@ -90,6 +90,7 @@ mod event;
 mod extract;
 mod future;
 mod handler;
+mod key;
 #[cfg(feature = "tower")]
 pub mod layer;
 mod memory;
@@ -104,6 +105,7 @@ mod provision;
 mod publish;
 mod rules;
 mod settings;
+mod spelling;
 mod subject;
 mod sync;
 pub mod testing;
@@ -177,6 +179,7 @@ pub use jetstream_handlers_macros::subscriber;
 /// ```
 #[doc(inline)]
 pub use jetstream_handlers_macros::test;
+pub use key::Key;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
@@ -222,6 +225,7 @@ pub mod __private {
         extract_from, has_pattern, unknown_header, unknown_subject, via,
     };
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
+    pub use crate::key::Key;
     pub use crate::message::Message;
     pub use crate::outcome::{
         Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,

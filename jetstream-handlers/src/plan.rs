@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::backoff::max_jittered;
+use crate::key::Key;
 use crate::pattern::filter;
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
@@ -29,6 +30,7 @@ pub struct Plan {
     pub ordered: bool,
     pub ack_every: Option<usize>,
     pub single_instance: bool,
+    pub key: Option<Key>,
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
     pub broker: Option<Cow<'static, str>>,
@@ -253,6 +255,7 @@ impl Plan {
             ordered: false,
             ack_every: None,
             single_instance: false,
+            key: None,
             ack: Ack::Sent,
             group: None,
             broker: None,
@@ -332,6 +335,7 @@ impl Plan {
             ordered,
             ack_every,
             single_instance,
+            key,
             ack,
             group,
             broker,
@@ -359,6 +363,7 @@ impl Plan {
             ("ordered", flag(*ordered)),
             ("ack_every", ack_every.map(number)),
             ("single_instance", flag(*single_instance)),
+            ("key", key.as_ref().map(Key::setting)),
             ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
             ("group", group.as_deref().map(text)),
             ("broker", broker.as_deref().map(text)),
@@ -407,7 +412,7 @@ impl Plan {
 
     /// Returns `true` if the server chooses the one instance that receives the messages.
     pub(crate) fn is_pinned(&self) -> bool {
-        self.ordered && !self.single_instance
+        (self.ordered || self.key.is_some()) && !self.single_instance
     }
 
     pub(crate) fn ack_wait(&self) -> Duration {
@@ -532,6 +537,7 @@ mod tests {
             ordered: true,
             ack_every: Some(1),
             single_instance: true,
+            key: Some(Key::field("customer")),
             ack: Ack::Confirmed,
             group: Some("billing".into()),
             broker: Some("eu".into()),
@@ -584,6 +590,16 @@ mod tests {
         (plan.single_instance, plan.ack_every) = (false, Some(7));
         assert!(plan.is_pinned());
         assert_eq!(plan.ack_every(), 7);
+    }
+
+    #[test]
+    fn keyed_handler_has_one_active_instance_and_calls_at_the_same_time() {
+        let key = Some(Key::header("Tenant"));
+        let mut plan = Plan { key, concurrency: Some(8), ..Plan::new("a", "b") };
+        assert_eq!((plan.concurrency(), plan.max_ack_pending()), (8, 10_000));
+        assert!(plan.is_pinned());
+        plan.single_instance = true;
+        assert!(!plan.is_pinned());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Rules for the settings of a handler: the keys, the values that each accepts, and the keys that exclude one another.
 //!
-//! The library and its macro crate each contain this file, `pattern.rs` and `duration.rs`, byte for byte: the library
-//! depends on the macro crate, which therefore cannot import them, and both must accept the same settings and refuse all
-//! others with the same text.
+//! The library and its macro crate each contain this file, `spelling.rs`, `pattern.rs` and `duration.rs`, byte for byte:
+//! the library depends on the macro crate, which therefore cannot import them, and both must accept the same settings and
+//! refuse all others with the same text.
 //! They use only `std`.
 
 #![allow(dead_code)] // neither crate uses all of it
@@ -11,7 +11,10 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::pattern::{Placeholder, filter, overlap, tokens};
+use crate::pattern::{Placeholder, placeholders};
+use crate::spelling::{
+    header_problem, key_problem, name_problem, publish_subject_problem, subject_problem, subjects_problem, visible,
+};
 
 /// One key of the attribute, which is also a setter of the closure builder and a field of the plan.
 #[derive(Debug)]
@@ -47,12 +50,16 @@ pub(crate) enum Accepts {
     SubjectOrOff,
     /// A list of delays, or an exponential backoff.
     Delays,
+    /// The place of the key in a message: a field of the payload, a placeholder of the subject, or a header.
+    Key,
 }
 
 /// The value of one key.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Setting<'a> {
     Text(Cow<'a, str>),
+    /// The name of a header.
+    Header(Cow<'a, str>),
     Texts(Vec<Cow<'a, str>>),
     Number(u64),
     Duration(Duration),
@@ -60,7 +67,11 @@ pub(crate) enum Setting<'a> {
     Flag(bool),
     Off,
     Steps(Cow<'a, [Duration]>),
-    Exponential { initial: Duration, factor: f64, max: Duration },
+    Exponential {
+        initial: Duration,
+        factor: f64,
+        max: Duration,
+    },
 }
 
 /// The maximum duration: an `Instant` can be advanced by it, and its nanoseconds fit into an integer of the server.
@@ -106,7 +117,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 26] = [
+pub(crate) static KEYS: [Key; 27] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -123,6 +134,7 @@ pub(crate) static KEYS: [Key; 26] = [
     Key { name: "ordered", example: "", accepts: Accepts::Flag },
     Key { name: "ack_every", example: "100", accepts: Accepts::Number(1..=MAX_ACK_EVERY) },
     Key { name: "single_instance", example: "", accepts: Accepts::Flag },
+    Key { name: "key", example: "\"customer\"", accepts: Accepts::Key },
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
     Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
@@ -176,6 +188,8 @@ pub(crate) fn value_problem(key: &Key, setting: &Setting<'_>) -> Option<String> 
         (Accepts::Text(problem), Setting::Text(text)) => problem(text),
         (Accepts::Subjects, Setting::Text(subject)) => subject_problem(subject),
         (Accepts::Subjects, Setting::Texts(subjects)) => subjects_problem(subjects),
+        (Accepts::Key, Setting::Text(text)) => key_problem(text),
+        (Accepts::Key, Setting::Header(name)) => header_problem(name),
         (Accepts::SubjectOrOff, Setting::Text(subject)) => publish_subject_problem(subject),
         (Accepts::Choice { variants, .. }, Setting::Text(text)) => choice_problem(key.name, variants, text),
         // A closure may also start at a sequence, or at a time since 1970.
@@ -256,98 +270,144 @@ fn choice_problem(name: &str, variants: &[(&str, &str)], text: &str) -> Option<S
     (!is_known).then(|| format!("`{name}` is `\"{}\"`; expected {}", visible(text), accepted.join(" or ")))
 }
 
-/// Returns the problems of settings that exclude one another, each with the key that is easier to remove.
-pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
-    let find = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting);
-    let number = |name: &str| match find(name) {
-        Some(Setting::Number(number)) => Some(*number),
-        _ => None,
-    };
-    let flag = |name: &str| match find(name) {
-        Some(Setting::Flag(is_on)) => Some(*is_on),
-        _ => None,
-    };
-    let mut found = Vec::new();
-    if flag("ordered") == Some(true) {
-        const ONE: &str = "an `ordered` handler handles one message at a time across all instances";
-        if let Some(concurrency) = number("concurrency").filter(|concurrency| *concurrency > 1) {
-            let text = format!("`concurrency` is {concurrency}, but {ONE}; remove `concurrency` or `ordered`");
-            found.push(("concurrency", text));
-        }
-        if let Some(threads) = number("threads").filter(|threads| *threads > 1) {
-            let text =
-                format!("`threads` is {threads}, but {ONE}; replace `threads` with `blocking`, or remove `ordered`");
-            found.push(("threads", text));
-        }
-        if find("ack") == Some(&Setting::Text("confirmed".into())) {
-            let text = "`ack` is `\"confirmed\"`, but an `ordered` handler sends one ack for many messages; remove `ack` or `ordered`";
-            found.push(("ack", text.to_owned()));
-        }
-    } else {
-        if find("ack_every").is_some() {
-            let text = "`ack_every` requires an `ordered` handler; add `ordered`, or remove `ack_every`";
-            found.push(("ack_every", text.to_owned()));
-        }
-        if flag("single_instance") == Some(true) {
-            let text = "`single_instance` requires an `ordered` handler, because any other shares its messages among instances; add `ordered`, or remove `single_instance`";
-            found.push(("single_instance", text.to_owned()));
+/// The settings of one handler, by key.
+struct Settings<'s, 'a>(&'s [(&'static str, Setting<'a>)]);
+
+impl<'s, 'a> Settings<'s, 'a> {
+    fn find(&self, name: &str) -> Option<&'s Setting<'a>> {
+        self.0.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting)
+    }
+
+    fn number(&self, name: &str) -> Option<u64> {
+        match self.find(name) {
+            Some(Setting::Number(number)) => Some(*number),
+            _ => None,
         }
     }
-    let has_threads = find("threads").is_some();
-    if has_threads && find("concurrency").is_some() {
+
+    fn duration(&self, name: &str) -> Option<Duration> {
+        match self.find(name) {
+            Some(Setting::Duration(duration)) => Some(*duration),
+            _ => None,
+        }
+    }
+
+    fn flag(&self, name: &str) -> Option<bool> {
+        match self.find(name) {
+            Some(Setting::Flag(is_on)) => Some(*is_on),
+            _ => None,
+        }
+    }
+}
+
+/// Returns the problems of settings that exclude one another, each with the key that is easier to remove.
+pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
+    let settings = Settings(settings);
+    let mut found = order_problems(&settings);
+    found.extend(key_problems(&settings));
+    let has_threads = settings.find("threads").is_some();
+    if has_threads && settings.find("concurrency").is_some() {
         let text = "`concurrency` excludes `threads`, which is the concurrency of a blocking handler; remove `concurrency`, or replace `threads` with `blocking`";
         found.push(("concurrency", text.to_owned()));
     }
-    if has_threads && flag("blocking") == Some(false) {
+    if has_threads && settings.flag("blocking") == Some(false) {
         let text = "`blocking` is `false`, but `threads` makes a handler blocking; remove one of them";
         found.push(("blocking", text.to_owned()));
     }
-    if flag("blocking") == Some(true)
-        && let Some(concurrency) = number("concurrency").filter(|concurrency| *concurrency > MAX_THREADS)
+    if settings.flag("blocking") == Some(true)
+        && let Some(concurrency) = settings.number("concurrency").filter(|concurrency| *concurrency > MAX_THREADS)
     {
         let text = format!(
             "`concurrency` is {concurrency}, but a `blocking` handler uses one thread per call; expected 1 to {MAX_THREADS}"
         );
         found.push(("concurrency", text));
     }
-    found.extend(batch_problems(settings));
+    found.extend(batch_problems(&settings));
     found
 }
 
-/// Returns the problems of the settings of batches.
-fn batch_problems(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&'static str, String)> {
-    let find = |name: &str| settings.iter().find(|(key, _)| *key == name).map(|(_, setting)| setting);
-    let number = |name: &str| match find(name) {
-        Some(Setting::Number(number)) => Some(*number),
-        _ => None,
-    };
-    let duration = |name: &str| match find(name) {
-        Some(Setting::Duration(duration)) => Some(*duration),
-        _ => None,
-    };
+/// Returns the problems of the settings of an ordered handler, or of those that require one.
+fn order_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)> {
+    const ONE: &str = "an `ordered` handler handles one message at a time across all instances";
     let mut found = Vec::new();
-    if find("batch").is_none() {
-        for key in ["batch_wait", "batch_bytes", "on_batch_error"].into_iter().filter(|key| find(key).is_some()) {
+    if settings.flag("ordered") != Some(true) {
+        if settings.find("ack_every").is_some() {
+            let text = "`ack_every` requires an `ordered` handler; add `ordered`, or remove `ack_every`";
+            found.push(("ack_every", text.to_owned()));
+        }
+        if settings.flag("single_instance") == Some(true) && settings.find("key").is_none() {
+            let text = "`single_instance` requires an `ordered` handler or a `key`, because any other shares its messages among instances; add `ordered` or `key`, or remove `single_instance`";
+            found.push(("single_instance", text.to_owned()));
+        }
+        return found;
+    }
+    if let Some(concurrency) = settings.number("concurrency").filter(|concurrency| *concurrency > 1) {
+        let text = format!("`concurrency` is {concurrency}, but {ONE}; remove `concurrency` or `ordered`");
+        found.push(("concurrency", text));
+    }
+    if let Some(threads) = settings.number("threads").filter(|threads| *threads > 1) {
+        let text = format!("`threads` is {threads}, but {ONE}; replace `threads` with `blocking`, or remove `ordered`");
+        found.push(("threads", text));
+    }
+    if settings.find("key").is_some() {
+        let text = "`key` excludes `ordered`, because an `ordered` handler already keeps the order of all messages; remove `key` or `ordered`";
+        found.push(("key", text.to_owned()));
+    }
+    if settings.find("ack") == Some(&Setting::Text("confirmed".into())) {
+        let text = "`ack` is `\"confirmed\"`, but an `ordered` handler sends one ack for many messages; remove `ack` or `ordered`";
+        found.push(("ack", text.to_owned()));
+    }
+    found
+}
+
+/// Returns the problem of a key that is a placeholder which one of the subjects lacks.
+fn key_problems(settings: &Settings<'_, '_>) -> Option<(&'static str, String)> {
+    let Some(Setting::Text(key)) = settings.find("key") else { return None };
+    let name = Placeholder::parse(key)?.name;
+    let subjects = match settings.find("subject") {
+        Some(Setting::Text(subject)) => std::slice::from_ref(subject),
+        Some(Setting::Texts(subjects)) => subjects,
+        _ => return None,
+    };
+    let subject = subjects.iter().find(|subject| placeholders(subject).all(|placeholder| placeholder.name != name))?;
+    let others: Vec<&str> = placeholders(subject).map(|placeholder| placeholder.name).collect();
+    let has = match others.len() {
+        0 => "no placeholders".to_owned(),
+        1 => format!("the placeholder `{}`", others[0]),
+        _ => format!("the placeholders `{}`", others.join("`, `")),
+    };
+    let text = format!(
+        "`key` is the placeholder `{name}`, but the subject `{subject}` has {has}; write `{{{name}}}` for one of its tokens, or change `key`"
+    );
+    Some(("key", text))
+}
+
+/// Returns the problems of the settings of batches.
+fn batch_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    if settings.find("batch").is_none() {
+        let keys = ["batch_wait", "batch_bytes", "on_batch_error"];
+        for key in keys.into_iter().filter(|key| settings.find(key).is_some()) {
             let text = format!("`{key}` requires a handler of batches; add `batch = 100`, or remove `{key}`");
             found.push((key, text));
         }
         return found;
     }
-    if find("ordered") == Some(&Setting::Flag(true)) {
+    if settings.flag("ordered") == Some(true) {
         let text = "`batch` excludes `ordered`, because an `ordered` handler retries a message before it handles the next one; remove `batch` or `ordered`";
         found.push(("batch", text.to_owned()));
     }
-    let calls = number("threads").or(number("concurrency")).unwrap_or(1);
-    if let Some(batch) = number("batch").filter(|batch| calls > 1 && batch * calls > MAX_BATCHED) {
+    let calls = settings.number("threads").or(settings.number("concurrency")).unwrap_or(1);
+    if let Some(batch) = settings.number("batch").filter(|batch| calls > 1 && batch * calls > MAX_BATCHED) {
         let text = format!(
             "`batch` is {batch}, which is {} messages at the same time in {calls} calls; expected at most {MAX_BATCHED}, so lower one of them",
             batch * calls
         );
         found.push(("batch", text));
     }
-    let ack_wait = duration("ack_wait").unwrap_or(DEFAULT_ACK_WAIT).as_millis() as u64;
+    let ack_wait = settings.duration("ack_wait").unwrap_or(DEFAULT_ACK_WAIT).as_millis() as u64;
     let longest = Duration::from_millis(ack_wait / u64::from(BATCH_WAITS_PER_ACK_WAIT));
-    if let Some(wait) = duration("batch_wait").filter(|wait| *wait > longest) {
+    if let Some(wait) = settings.duration("batch_wait").filter(|wait| *wait > longest) {
         let [wait, longest] = [wait, longest].map(written);
         let text = format!(
             "`batch_wait` is {wait}, but its messages would be redelivered before long; expected at most a third of `ack_wait`, {longest}"
@@ -374,216 +434,4 @@ fn written(duration: Duration) -> String {
         }
     }
     text
-}
-
-/// The maximum length of a subject and of a name, in bytes.
-///
-/// The server stores a consumer in a directory named after it, and most file systems limit a name to 255 bytes.
-const MAX_LENGTH: usize = 255;
-
-/// Returns the problem of `name` as the name of a closure, which appears in logs, health and dead letters.
-pub(crate) fn handler_name_problem(name: &str) -> Option<String> {
-    if name.is_empty() {
-        return Some("the name is empty; write for example `order-processor`".to_owned());
-    }
-    if name.len() > MAX_LENGTH {
-        return Some(format!("the name is {} bytes long; the maximum is {MAX_LENGTH}", name.len()));
-    }
-    let wrong = name.chars().find(|character| character.is_control())?;
-    Some(format!("name `{}` contains {}, which a header cannot hold", visible(name), in_words(wrong)))
-}
-
-/// Returns the problem of a list of subjects to subscribe to.
-fn subjects_problem(subjects: &[Cow<'_, str>]) -> Option<String> {
-    if subjects.is_empty() {
-        return Some(
-            "the list of subjects is empty; write for example `[\"orders.created\", \"orders.paid\"]`".to_owned(),
-        );
-    }
-    let problem = subjects.iter().find_map(|subject| subject_problem(subject));
-    problem.or_else(|| {
-        subjects.iter().enumerate().find_map(|(index, one)| {
-            // The server refuses such a consumer (`CONSUMER_OVERLAPPING_SUBJECT_FILTERS`).
-            let other = subjects[..index].iter().find(|other| overlap(&filter(one), &filter(other)))?;
-            Some(format!(
-                "the subjects `{other}` and `{one}` have messages in common; remove one of them, or write a handler for each"
-            ))
-        })
-    })
-}
-
-/// Returns the problem of `subject` as a subject to subscribe to, which may have wildcards and placeholders.
-pub(crate) fn subject_problem(subject: &str) -> Option<String> {
-    let tokens: Vec<&str> = tokens(subject).collect();
-    let last = tokens.len() - 1;
-    spelling_problem(subject).or_else(|| {
-        if subject.starts_with('$') && !is_readable(&tokens) {
-            return Some(format!(
-                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token, or read `$KV.<bucket>.>`, `$O.<bucket>.>` or `$JS.EVENT.>` from a stream that stores it"
-            ));
-        }
-        tokens
-            .iter()
-            .enumerate()
-            .find_map(|(position, token)| match *token {
-                "*" => None,
-                ">" if position == last => None,
-                ">" => Some(format!(
-                    "subject `{subject}` has `>` before its end; use `*` for a single token, and `>` only as the last token"
-                )),
-                token => match Placeholder::parse(token) {
-                    Some(placeholder) => placeholder_problem(subject, &tokens[..position], placeholder, position == last),
-                    None => token_problem(subject, token),
-                },
-            })
-    })
-}
-
-/// Returns the problem of a placeholder, which comes after the tokens in `before`.
-fn placeholder_problem(
-    subject: &str,
-    before: &[&str],
-    Placeholder { name, is_rest }: Placeholder<'_>,
-    is_last: bool,
-) -> Option<String> {
-    let mut characters = name.chars();
-    let is_name = characters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
-        && characters.all(|character| character.is_ascii_alphanumeric() || character == '_');
-    if !is_name {
-        return Some(format!(
-            "subject `{subject}` has a placeholder with the name `{name}`; write a name of letters, digits and `_`, as in `{{region}}`"
-        ));
-    }
-    if before.iter().filter_map(|token| Placeholder::parse(token)).any(|other| other.name == name) {
-        return Some(format!("subject `{subject}` has the placeholder `{name}` twice; give each a name of its own"));
-    }
-    (is_rest && !is_last).then(|| {
-        format!(
-            "subject `{subject}` has `{{{name}..}}` before its end; write `{{{name}}}` for a single token, and `{{{name}..}}` only as the last token"
-        )
-    })
-}
-
-/// Returns the problem of a token that is neither a wildcard nor a placeholder.
-fn token_problem(subject: &str, token: &str) -> Option<String> {
-    if token.contains(['{', '}']) {
-        return Some(format!(
-            "subject `{subject}` has a brace within the token `{token}`; a placeholder must be a whole token, as in `orders.{{region}}`"
-        ));
-    }
-    let wildcard = token.chars().find(is_wildcard)?;
-    Some(format!(
-        "subject `{subject}` has `{wildcard}` within the token `{token}`; a wildcard must be a whole token, as in `orders.{wildcard}`"
-    ))
-}
-
-/// Returns the problem of `subject` as a subject to publish to.
-pub(crate) fn publish_subject_problem(subject: &str) -> Option<String> {
-    // This function runs for every published message, and most subjects are plain.
-    if is_plain(subject) {
-        return None;
-    }
-    spelling_problem(subject).or_else(|| {
-        if subject.starts_with('$') {
-            return Some(format!(
-                "subject `{subject}` begins with `$`, which is reserved for the server; choose another first token"
-            ));
-        }
-        if let Some(placeholder) = tokens(subject).find(|token| Placeholder::parse(token).is_some()) {
-            return Some(format!(
-                "subject `{subject}` has the placeholder `{placeholder}`; a message is published to one subject, so write out every token"
-            ));
-        }
-        let wildcard = subject.chars().find(is_wildcard)?;
-        Some(format!(
-            "subject `{subject}` has the wildcard `{wildcard}`; a message is published to one subject, so write out every token"
-        ))
-    })
-}
-
-/// Returns `true` if these are the tokens of a subject of the server that streams store: key-value buckets, object
-/// stores, and advisories.
-fn is_readable(tokens: &[&str]) -> bool {
-    matches!(tokens, ["$KV" | "$O", bucket, ..] if *bucket != ">") || matches!(tokens, ["$JS", "EVENT", _, ..])
-}
-
-/// Returns `true` if a subject needs no further check: it has only letters, digits, `-` and `_` between single dots.
-fn is_plain(subject: &str) -> bool {
-    let mut before = b'.';
-    for byte in subject.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {}
-            b'.' if before != b'.' => {}
-            _ => return false,
-        }
-        before = byte;
-    }
-    before != b'.' && subject.len() <= MAX_LENGTH
-}
-
-/// Returns the problem of `name` as the name of a consumer, a stream, a group or a broker.
-pub(crate) fn name_problem(name: &str) -> Option<String> {
-    if name.is_empty() {
-        return Some("the name is empty; write for example `order-processor`".to_owned());
-    }
-    if name.len() > MAX_LENGTH {
-        return Some(format!("the name is {} bytes long; the maximum is {MAX_LENGTH}", name.len()));
-    }
-    let wrong =
-        name.chars().find(|character| is_blank(character) || matches!(character, '.' | '*' | '>' | '/' | '\\'))?;
-    Some(format!("name `{}` contains {}; use letters, digits, `-` and `_`", visible(name), in_words(wrong)))
-}
-
-/// Returns the problem that makes a subject invalid both with and without wildcards.
-fn spelling_problem(subject: &str) -> Option<String> {
-    if subject.is_empty() {
-        return Some("the subject is empty; write for example `orders.created`".to_owned());
-    }
-    if subject.len() > MAX_LENGTH {
-        return Some(format!("the subject is {} bytes long; the maximum is {MAX_LENGTH}", subject.len()));
-    }
-    if let Some(wrong) = subject.chars().find(is_blank) {
-        return Some(format!(
-            "subject `{}` contains {}; separate tokens with `.` only",
-            visible(subject),
-            in_words(wrong)
-        ));
-    }
-    if tokens(subject).any(str::is_empty) {
-        return Some(format!("subject `{subject}` has an empty token; put a token on both sides of every `.`"));
-    }
-    None
-}
-
-/// Returns `true` if a character is white space or a control character.
-fn is_blank(character: &char) -> bool {
-    character.is_whitespace() || character.is_control()
-}
-
-fn is_wildcard(character: &char) -> bool {
-    matches!(character, '*' | '>')
-}
-
-/// Returns the text with its invisible characters escaped, except for spaces.
-fn visible(text: &str) -> String {
-    let mut shown = String::new();
-    for character in text.chars() {
-        if character != ' ' && is_blank(&character) {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
-    }
-    shown
-}
-
-/// Returns the name of a character for an error text.
-fn in_words(character: char) -> String {
-    match character {
-        ' ' => "a space".to_owned(),
-        '\t' => "a tab".to_owned(),
-        '\n' | '\r' => "a line break".to_owned(),
-        other if is_blank(&other) => format!("the invisible character U+{:04X}", u32::from(other)),
-        other => format!("`{other}`"),
-    }
 }

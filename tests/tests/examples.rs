@@ -234,7 +234,7 @@ fn readmes_have_the_same_sections_and_code() {
 /// They validate the settings at compile time and at run time.
 #[test]
 fn rules_are_the_same_in_both_crates() {
-    for file in ["rules.rs", "pattern.rs", "duration.rs"] {
+    for file in ["rules.rs", "spelling.rs", "pattern.rs", "duration.rs"] {
         let (library, macros) =
             (format!("jetstream-handlers/src/{file}"), format!("jetstream-handlers-macros/src/{file}"));
         assert_eq!(read(&library), read(&macros), "{file}");

@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// The text that replaces `ALL` in the expected messages.
-const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `ack`, `group`, `broker`, `layer`, `deliver`, `publish`, `batch`, `batch_wait`, `batch_bytes`, `on_batch_error`";
+const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `key`, `ack`, `group`, `broker`, `layer`, `deliver`, `publish`, `batch`, `batch_wait`, `batch_bytes`, `on_batch_error`";
 
 /// Asserts the mistakes in `source`; each expected one begins with the tokens that it points at.
 #[track_caller]
@@ -331,12 +331,6 @@ fn subject_of_publish_is_one_subject() {
 #[test]
 fn unsupported_keys_say_what_to_write_instead() {
     assert_entries(
-        r#"key = "customer""#,
-        &[
-            "key: `key` is not supported yet; write `ordered` to handle all messages in the order of the stream, or remove `key`",
-        ],
-    );
-    assert_entries(
         r#"codec = "json""#,
         &[
             "codec: `codec` is not a key; name the format in the type of the parameter, as in `order: MessagePack<Order>`, or set the default of all handlers with `Builder::codec`",
@@ -350,6 +344,83 @@ fn unsupported_keys_say_what_to_write_instead() {
             ],
         );
     }
+}
+
+#[test]
+fn key_of_messages() {
+    for entries in [
+        r#"key = "customer""#,
+        r#"key = "order.items.0.sku", concurrency = 8"#,
+        r#"key = header("Tenant"), threads = 8"#,
+        r#"key = header(TENANT), single_instance"#,
+        r#"key = names::CUSTOMER, single_instance"#,
+        r#"key = concat!("order.", "id"), blocking, ack = "confirmed""#,
+    ] {
+        assert_entries(entries, &[]);
+    }
+    const TAKES: &str =
+        r#"`key` takes a field of the payload, a placeholder of the subject or a header, as in `key = "customer"`"#;
+    const HEADER: &str = r#"expected the name of a header, as in `key = header("Tenant")`"#;
+    for (entries, expected) in [
+        ("key", r#"key: `key` has no value; add one, as in `key = "customer"`"#.to_owned()),
+        ("key = 7", format!("7: {TAKES}")),
+        ("key = customer", format!("customer: {TAKES}")),
+        (r#"key = ["a", "b"]"#, format!(r#"["a", "b"]: {TAKES}"#)),
+        (r#"key = env("KEY", "customer")"#, format!(r#"env("KEY", "customer"): {TAKES}"#)),
+        ("key = header()", format!("(): {HEADER}")),
+        ("key = header(7)", format!("(7): {HEADER}")),
+        (r#"key = header("A", "B")"#, format!(r#"("A", "B"): {HEADER}"#)),
+        (r#"key = """#, r#""": `key` is empty; write a field of the payload, as in `key = "customer"`"#.to_owned()),
+        (
+            r#"key = header("a b")"#,
+            r#""a b": `key` is the header `a b`, which contains a space; a header name has visible ASCII characters other than `:`"#.to_owned(),
+        ),
+        (
+            r#"stream = header("Tenant")"#,
+            r#"header("Tenant"): `stream` takes a string literal or a constant, as in `stream = "ORDERS"`"#.to_owned(),
+        ),
+    ] {
+        assert_entries(entries, &[&expected]);
+    }
+}
+
+#[test]
+fn key_must_be_in_every_subject() {
+    let subscriber = |subject: &str, key: &str| {
+        format!(r#"#[subscriber(subject = {subject}, queue = "b", key = "{key}")] async fn f() {{}}"#)
+    };
+    for (subject, key) in [
+        (r#""orders.{region}""#, "{region}"),
+        (r#""orders.{rest..}""#, "{rest..}"),
+        (r#"["{region}.created", "paid.*.{region}"]"#, "{region}"),
+        ("SUBJECT", "{region}"),
+        (r#""orders.created""#, "region"),
+    ] {
+        assert_mistakes(&subscriber(subject, key), &[]);
+    }
+    for (subject, found) in [
+        (r#""orders.created""#, "`orders.created` has no placeholders"),
+        (r#""orders.{area}""#, "`orders.{area}` has the placeholder `area`"),
+        (r#"["{region}.created", "{area}.{id}.paid"]"#, "`{area}.{id}.paid` has the placeholders `area`, `id`"),
+    ] {
+        let expected = format!(
+            "key: `key` is the placeholder `region`, but the subject {found}; write `{{region}}` for one of its tokens, or change `key`"
+        );
+        assert_mistakes(&subscriber(subject, "{region}"), &[&expected]);
+    }
+}
+
+#[test]
+fn key_excludes_ordered() {
+    const EXCLUDES: &str = "key: `key` excludes `ordered`, because an `ordered` handler already keeps the order of all messages; remove `key` or `ordered`";
+    for key in [r#""customer""#, r#"header("Tenant")"#, "KEY"] {
+        assert_entries(&format!("key = {key}, ordered"), &[EXCLUDES]);
+    }
+    assert_entries(r#"key = "customer", ordered = false"#, &[]);
+    assert_entries(
+        r#"key = "customer", ack_every = 10"#,
+        &["ack_every: `ack_every` requires an `ordered` handler; add `ordered`, or remove `ack_every`"],
+    );
 }
 
 const ASYNC: &str = "async fn f() {}";
@@ -414,7 +485,7 @@ fn settings_of_ordered_handlers_require_it() {
     assert_entries(
         "single_instance",
         &[
-            "single_instance: `single_instance` requires an `ordered` handler, because any other shares its messages among instances; add `ordered`, or remove `single_instance`",
+            "single_instance: `single_instance` requires an `ordered` handler or a `key`, because any other shares its messages among instances; add `ordered` or `key`, or remove `single_instance`",
         ],
     );
 }

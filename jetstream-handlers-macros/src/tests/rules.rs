@@ -1,10 +1,10 @@
-//! Tests of `rules.rs`, which itself must equal the file of the library.
+//! Tests of `rules.rs` and `spelling.rs`, which themselves must equal the files of the library.
 
 use std::time::Duration;
 
-use crate::rules::{
-    batch_size_problem, fetch_wait_problem, handler_name_problem, name_problem, publish_subject_problem,
-    subject_problem, timeout_problem,
+use crate::rules::{batch_size_problem, fetch_wait_problem, timeout_problem};
+use crate::spelling::{
+    handler_name_problem, header_problem, key_problem, name_problem, publish_subject_problem, subject_problem,
 };
 
 #[track_caller]
@@ -163,6 +163,56 @@ fn names_of_consumers_streams_and_groups() {
     ] {
         let expected = format!("name `{shown}` contains {wrong}; use letters, digits, `-` and `_`");
         assert_problem(name_problem(name), &expected);
+    }
+}
+
+#[test]
+fn places_of_keys() {
+    let longest = "o".repeat(255);
+    for place in
+        ["customer", "order.customer.id", "items.0.sku", "größe", "a b.c-d", "$x", "{region}", "{rest..}", &longest]
+    {
+        assert_eq!(key_problem(place), None);
+    }
+    assert_problem(key_problem(""), "`key` is empty; write a field of the payload, as in `key = \"customer\"`");
+    assert_problem(key_problem(&"o".repeat(256)), "`key` is 256 bytes long; the maximum is 255");
+    for (place, found) in [
+        ("order..id", "`order..id`, which has an empty field; put a field on both sides of every `.`"),
+        (".", "`.`, which has an empty field; put a field on both sides of every `.`"),
+        ("order.", "`order.`, which has an empty field; put a field on both sides of every `.`"),
+        ("order. id", "`order. id`, which contains a space; separate fields with `.` only"),
+        ("a\nb", "`a\\nb`, which contains a line break; separate fields with `.` only"),
+        ("{}", "a placeholder with the name ``; write a name of letters, digits and `_`, as in `{region}`"),
+        ("{a-b}", "a placeholder with the name `a-b`; write a name of letters, digits and `_`, as in `{region}`"),
+        (
+            "{a}.{b}",
+            "`{a}.{b}`, which contains `{`; write one placeholder alone, as in `{region}`, or a field of the payload",
+        ),
+        (
+            "region}",
+            "`region}`, which contains `}`; write one placeholder alone, as in `{region}`, or a field of the payload",
+        ),
+    ] {
+        assert_problem(key_problem(place), &format!("`key` is {found}"));
+    }
+}
+
+#[test]
+fn headers_of_keys() {
+    for name in ["Tenant", "x-tenant", "Nats-Msg-Id", "a_b/c"] {
+        assert_eq!(header_problem(name), None);
+    }
+    assert_problem(header_problem(""), "`key` is a header without a name; write for example `header(\"Tenant\")`");
+    for (name, shown, wrong) in [
+        ("a b", "a b", "a space"),
+        ("Tenant:", "Tenant:", "`:`"),
+        ("größe", "größe", "`ö`"),
+        ("a\r\nb", "a\\r\\nb", "a line break"),
+    ] {
+        let expected = format!(
+            "`key` is the header `{shown}`, which contains {wrong}; a header name has visible ASCII characters other than `:`"
+        );
+        assert_problem(header_problem(name), &expected);
     }
 }
 

@@ -107,6 +107,24 @@ async fn book(entry: Entry) -> HandlerResult {
 }
 
 #[test]
+fn keyed() {
+    assert_snapshot(
+        "keyed",
+        r#"#[subscriber(subject = "orders.{region}.created", queue = "regions", key = "{region}", concurrency = 8)]
+async fn count(order: Order) {}"#,
+    );
+}
+
+#[test]
+fn keyed_by_a_header() {
+    assert_snapshot(
+        "keyed_by_a_header",
+        r#"#[subscriber(subject = "orders.created", queue = "tenants", key = header(names::TENANT), single_instance)]
+async fn count(order: Order) {}"#,
+    );
+}
+
+#[test]
 fn publishing() {
     assert_snapshot(
         "publishing",

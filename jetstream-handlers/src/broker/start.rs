@@ -20,6 +20,7 @@ use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
 use crate::settings::Settings;
+use crate::spelling;
 use crate::subject::declares;
 use crate::transport::Deliveries;
 use crate::worker::{Delayed, Parts, Worker};
@@ -188,9 +189,9 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
 
 /// Returns the problem of the prefix of an environment.
 fn prefix_problem(prefix: &Prefix) -> Option<Problem> {
-    let of_subjects = rules::publish_subject_problem(prefix.as_str());
+    let of_subjects = spelling::publish_subject_problem(prefix.as_str());
     // The streams have it in their names.
-    let problem = of_subjects.or_else(|| prefix.as_str().split('.').find_map(rules::name_problem))?;
+    let problem = of_subjects.or_else(|| prefix.as_str().split('.').find_map(spelling::name_problem))?;
     Some(Problem::setting(DEFAULTS, "subject_prefix", &problem))
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Broker, Running};
 use crate::error::Error;
 use crate::handler::Handler;
+use crate::key::Key;
 use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
 
 /// The settings of a closure that handles a subject; awaiting it starts the closure.
@@ -136,12 +137,44 @@ impl Subscribe<'_> {
         self.with(|plan| plan.ack_every = Some(messages))
     }
 
-    /// Declares that only one process ever reads this queue, so that an [`ordered`](Self::ordered) closure works on a
-    /// server before 2.11 as well; off by default.
+    /// Declares that only one process ever reads this queue, so that a closure that is [`ordered`](Self::ordered) or has
+    /// a [`key`](Self::key) works on a server before 2.11 as well; off by default.
     ///
     /// Nothing prevents a second process from starting, which breaks the order.
     pub fn single_instance(self) -> Self {
         self.with(|plan| plan.single_instance = true)
+    }
+
+    /// Handles messages with the same key one after the other, in the order of the stream, and others at the same time;
+    /// not set by default.
+    ///
+    /// A failed message delays only those with its key.
+    /// A message without the key becomes a dead letter.
+    /// [`subscriber`](macro@crate::subscriber#keys) describes what else a key entails.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// # use jetstream_handlers::{Key, prelude::*};
+    /// # let broker = Broker::in_memory();
+    /// #[derive(Debug, serde::Deserialize)]
+    /// struct Payment {
+    ///     customer: String,
+    ///     amount: u64,
+    /// }
+    ///
+    /// let booking = broker
+    ///     .subscribe("payments.made", "booking", |payment: Payment| async move { println!("{payment:?}") })
+    ///     .key("customer") // or "{region}", a placeholder of the subject, or Key::header("Tenant")
+    ///     .concurrency(16)
+    ///     .await?;
+    /// # booking.unsubscribe().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn key(self, key: impl Into<Key>) -> Self {
+        self.with(|plan| plan.key = Some(key.into()))
     }
 
     /// Waits for the server to confirm each ack, which is `ack = "confirmed"` of the attribute; off by default.
@@ -319,7 +352,7 @@ mod tests {
     #[test]
     fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 24] = [
+        let setters: [(&str, Setter); 26] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -335,6 +368,8 @@ mod tests {
             ("ordered", |it| it.ordered()),
             ("ack_every", |it| it.ack_every(100)),
             ("single_instance", |it| it.single_instance()),
+            ("key", |it| it.key("customer")),
+            ("key", |it| it.key(Key::header("Tenant"))),
             ("ack", |it| it.ack_confirmed()),
             ("deliver", |it| it.deliver(Deliver::New)),
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),

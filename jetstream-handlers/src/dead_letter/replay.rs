@@ -21,7 +21,7 @@ use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, ung
 use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, header_block};
 use crate::publish::{MissingStream, publish_guessable, publish_to_existing};
-use crate::rules;
+use crate::spelling;
 use crate::subject::{covers, overlap};
 
 /// The queues that handle a replayed message.
@@ -250,13 +250,13 @@ impl DeadLetters {
             return Err(format!("a message of stream `{stream}` with a part of its payload or headers is gone"));
         }
         let subject = &letter.subject;
-        let problem = rules::publish_subject_problem(subject).or_else(|| {
+        let problem = spelling::publish_subject_problem(subject).or_else(|| {
             // The messages of such a subject are the answers to requests of other clients.
             let is_inbox = subject.split('.').next() == Some("_INBOX");
             is_inbox.then(|| format!("subject `{subject}` is an inbox, to which nothing but an answer is published"))
         });
-        let of_stream = || rules::name_problem(&letter.stream).map(|problem| format!("its stream: {problem}"));
-        let of_queue = || rules::name_problem(&letter.consumer).map(|problem| format!("its queue: {problem}"));
+        let of_stream = || spelling::name_problem(&letter.stream).map(|problem| format!("its stream: {problem}"));
+        let of_queue = || spelling::name_problem(&letter.consumer).map(|problem| format!("its queue: {problem}"));
         match problem.or_else(of_stream).or_else(of_queue) {
             Some(problem) => Err(problem),
             None => Ok(()),

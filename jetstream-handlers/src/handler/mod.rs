@@ -16,6 +16,7 @@ use crate::extract::{Context, Delivery, Problems, Results};
 use crate::message::Message;
 use crate::plan::{Declaration, Plan};
 use crate::rules;
+use crate::spelling;
 
 pub(crate) use call::Call;
 pub use call::CallFuture;
@@ -157,7 +158,7 @@ impl Handler {
     /// environment.
     pub(crate) fn problems(&self) -> Vec<Problem> {
         let Declaration { name, plan, .. } = &self.declaration;
-        let name_problem = rules::handler_name_problem(name).filter(|_| self.declaration.is_closure);
+        let name_problem = spelling::handler_name_problem(name).filter(|_| self.declaration.is_closure);
         let name_problem = name_problem.map(|problem| ("name", problem));
         let unreadable = plan.unreadable.iter().cloned();
         let problems = name_problem.into_iter().chain(unreadable).chain(rules::problems(&plan.settings()));
@@ -225,6 +226,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::key::Key;
     use crate::plan::{Ack, Backoff, DeadLetter};
 
     #[test]
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn closure_is_refused_with_the_text_of_the_attribute() {
         let one = "but an `ordered` handler handles one message at a time";
-        let cases: [(Change, &str); 22] = [
+        let cases: [(Change, &str); 26] = [
             (|p| p.concurrency = Some(0), "concurrency: is 0; expected 1 to 10000"),
             (|p| p.concurrency = Some(20_000), "concurrency: is 20000; expected 1 to 10000"),
             (|p| p.threads = Some(0), "threads: is 0; expected 1 to 512"),
@@ -295,7 +297,17 @@ mod tests {
                 "ack: is `\"confirmed\"`, but an `ordered` handler sends one",
             ),
             (|p| p.ack_every = Some(10), "ack_every: requires an `ordered` handler; add `ordered`"),
-            (|p| p.single_instance = true, "single_instance: requires an `ordered` handler"),
+            (|p| p.single_instance = true, "single_instance: requires an `ordered` handler or a `key`, because"),
+            (
+                |p| (p.ordered, p.key) = (true, Some("a".into())),
+                "key: excludes `ordered`, because an `ordered` handler",
+            ),
+            (|p| p.key = Some("a..b".into()), "key: is `a..b`, which has an empty field"),
+            (|p| p.key = Some(Key::header("")), "key: is a header without a name"),
+            (
+                |p| p.key = Some(Key::placeholder("id")),
+                "key: is the placeholder `id`, but the subject `orders.created` has no placeholders",
+            ),
             (|p| (p.threads, p.concurrency) = (Some(2), Some(2)), "concurrency: excludes `threads`"),
             (|p| (p.blocking, p.concurrency) = (true, Some(513)), "concurrency: is 513, but a `blocking` handler uses"),
         ];
@@ -314,11 +326,13 @@ mod tests {
 
     #[test]
     fn compatible_settings_are_accepted() {
-        let fine: [Change; 4] = [
+        let fine: [Change; 6] = [
             |p| (p.ordered, p.concurrency, p.ack_every, p.single_instance) = (true, Some(1), Some(1000), true),
             |p| (p.ordered, p.blocking) = (true, true),
             |p| (p.ordered, p.threads) = (true, Some(1)),
             |p| (p.blocking, p.concurrency) = (true, Some(512)),
+            |p| (p.key, p.concurrency, p.batch) = (Some("customer".into()), Some(32), Some(100)),
+            |p| (p.key, p.threads, p.single_instance) = (Some(Key::header("Tenant")), Some(4), true),
         ];
         for change in fine {
             assert_eq!(problems(change), Vec::<String>::new());

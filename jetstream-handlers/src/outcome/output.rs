@@ -12,8 +12,8 @@ use crate::error::chain;
 use crate::error::printable::printable;
 use crate::event::{Event, Identity};
 use crate::message::{Outgoing, header_block, reserved};
-use crate::rules;
 use crate::settings::Settings;
+use crate::spelling;
 
 /// A message that a handler returns, to be published before the handler's own message is acknowledged.
 ///
@@ -78,7 +78,7 @@ impl Output {
     /// Returns a message with this value, encoded as by [`new`](Self::new), for a subject without wildcards.
     pub fn to<T: Payload + ?Sized>(subject: impl Into<String>, value: &T) -> Self {
         let subject = subject.into();
-        let problem = rules::publish_subject_problem(&subject);
+        let problem = spelling::publish_subject_problem(&subject);
         let mut output = Self::encoded(Some(subject), value);
         output.refuse(problem.map(|problem| format!("cannot be published: {problem}")));
         output

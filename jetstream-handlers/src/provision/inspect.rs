@@ -220,6 +220,7 @@ pub(crate) fn shared_durable(one: &Declaration, other: &Declaration) -> Problem 
     let settings = [
         ("ack_wait", a.ack_wait != b.ack_wait),
         ("concurrency", a.concurrency() != b.concurrency()),
+        ("key", a.key != b.key),
         ("max_deliver", a.max_deliver != b.max_deliver),
         ("ordered", a.ordered != b.ordered),
         ("subject", a.subject != b.subject),

@@ -20,7 +20,7 @@ use crate::codec::{CONTENT_TYPE, Encoded};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Outgoing, header_block, reserved};
-use crate::rules;
+use crate::spelling;
 
 /// The longest time to live: a hundred years.
 const MAX_TTL: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
@@ -246,7 +246,7 @@ impl PublishMessage {
         }
         let Self { publisher, subject, payload, headers, problem, .. } = self;
         let is_encoded = payload.is_ok();
-        let message = match problem.or_else(|| rules::publish_subject_problem(&subject)).filter(|_| is_encoded) {
+        let message = match problem.or_else(|| spelling::publish_subject_problem(&subject)).filter(|_| is_encoded) {
             Some(problem) => {
                 let text = format!("cannot publish to `{}`: {}", printable(&subject), printable(&problem));
                 Err(Error::new(ErrorKind::Config, text))
