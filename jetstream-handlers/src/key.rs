@@ -8,7 +8,7 @@ use crate::rules::Setting;
 /// The place of the key in a message: messages with the same key are handled one after the other, in the order of the
 /// stream.
 ///
-/// It is the value of the key `key` of [`subscriber`](macro@crate::subscriber#keys), and of
+/// It is the value of the key `key` of [`subscriber`](macro@crate::subscriber#key), and of
 /// [`Subscribe::key`](crate::Subscribe::key) for a closure.
 /// A text without braces is the [field](Self::field) of that path, and one in braces the
 /// [placeholder](Self::placeholder) of that name.

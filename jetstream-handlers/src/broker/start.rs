@@ -82,12 +82,12 @@ impl Broker {
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
             let checked = Problems::of(context, &*handler.check);
             problems.extend(handler.problems_of_signature(&checked));
-            let Problems { found, needs_content, payload, .. } = checked;
+            let Problems { found, needs_content, payload, format, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {
                 warn_of_other_type(&handler.declaration, payload, settings);
             }
-            handler.needs_content = needs_content;
+            (handler.needs_content, handler.payload) = (needs_content, format);
         }
         if has_invalid_settings {
             // The server is not contacted, because a request cannot contain invalid names.

@@ -150,7 +150,7 @@ impl Subscribe<'_> {
     ///
     /// A failed message delays only those with its key.
     /// A message without the key becomes a dead letter.
-    /// [`subscriber`](macro@crate::subscriber#keys) describes what else a key entails.
+    /// [`subscriber`](macro@crate::subscriber#key) describes what else a key entails.
     ///
     /// # Examples
     ///

@@ -7,7 +7,7 @@ use std::ops::Deref;
 use serde::{Deserialize, Serialize};
 
 use super::payload::{decode_as, encode_as};
-use super::{Codec, DefaultCodec, EncodeError, Encoded, FromPayload, Payload, Undecodable, needs_value};
+use super::{Codec, DefaultCodec, EncodeError, Encoded, FromPayload, Payload, PayloadFormat, Undecodable, needs_value};
 use crate::message::Message;
 
 /// Makes a tuple struct a parameter and a value to publish, in the format of a codec.
@@ -31,6 +31,10 @@ macro_rules! wrapper {
 
             fn needs_value() -> bool {
                 super::needs_value::<T>()
+            }
+
+            fn format() -> super::PayloadFormat {
+                super::PayloadFormat::Named(super::DefaultCodec::new($codec))
             }
         }
 
@@ -90,6 +94,10 @@ impl<'m, C: Codec + Default, T: Deserialize<'m>> FromPayload<'m> for Coded<C, T>
 
     fn needs_value() -> bool {
         needs_value::<T>()
+    }
+
+    fn format() -> PayloadFormat {
+        PayloadFormat::Named(DefaultCodec::new(C::default()))
     }
 }
 

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 
 use super::content_type::{Kind, media_type};
@@ -11,6 +12,7 @@ use super::erased::Other;
 use super::error::format_name;
 use super::payload::{body, is_evident, recover, stated};
 use super::{Codec, EncodeError, Encoded, JsonCodec, Undecodable, empty};
+use crate::error::BoxError;
 use crate::message::Message;
 
 /// The default format of a broker.
@@ -84,7 +86,7 @@ impl DefaultCodec {
         matches!(self.0, Format::Json)
     }
 
-    fn content_type(&self) -> &'static str {
+    pub(super) fn content_type(&self) -> &'static str {
         match &self.0 {
             Format::Json => JsonCodec::CONTENT_TYPE,
             #[cfg(feature = "messagepack")]
@@ -123,16 +125,22 @@ impl DefaultCodec {
 
     /// Decodes a payload in the format that its message states, if it states one.
     fn decode_as_stated<'m, T: Deserialize<'m>>(&self, message: &Message, payload: &'m [u8]) -> Result<T, Undecodable> {
+        let (other, stated) = self.stated(message)?;
+        other.as_ref().unwrap_or(self).run(payload, &stated)
+    }
+
+    /// Returns the format that a message states, if it is another one, and what an error says about its content type.
+    pub(super) fn stated(&self, message: &Message) -> Result<(Option<Self>, String), Undecodable> {
         let Some(media_type) = media_type(message).filter(|it| !it.eq_ignore_ascii_case(self.content_type())) else {
-            return self.run(payload, "");
+            return Ok((None, String::new()));
         };
         match Kind::of(media_type) {
             Some(kind) => match Format::of(kind) {
-                Some(format) => Self(format).run(payload, ""),
+                Some(format) => Ok((Some(Self(format)), String::new())),
                 None => Err(not_decoded(media_type, kind)),
             },
             None if self.is_json() => {
-                self.run(payload, &format!(", whose content type `{media_type}` is none of {},", self.known()))
+                Ok((None, format!(", whose content type `{media_type}` is none of {},", self.known())))
             }
             // Binary data decodes as something in many formats, so that nothing is guessed.
             None => Err(Undecodable::new(format!(
@@ -146,6 +154,15 @@ impl DefaultCodec {
         with_codec!(&self.0, codec => {
             codec.decode(payload, PhantomData).or_else(|error| recover(codec, self.content_type(), payload, stated, error))
         })
+    }
+
+    /// Decodes a payload, whatever its message states.
+    pub(super) fn decode_seed<'m, S: DeserializeSeed<'m>>(
+        &self,
+        payload: &'m [u8],
+        seed: S,
+    ) -> Result<S::Value, BoxError> {
+        with_codec!(&self.0, codec => codec.decode(payload, seed))
     }
 
     /// Returns the content types that are decoded.
@@ -185,10 +202,7 @@ fn not_decoded(media_type: &str, kind: Kind) -> Undecodable {
 
 #[cfg(test)]
 mod tests {
-    use serde::de::DeserializeSeed;
-
     use super::*;
-    use crate::error::BoxError;
 
     #[derive(Debug, PartialEq, Deserialize, Serialize)]
     struct Item {

@@ -64,13 +64,25 @@ pub(super) fn explain<'m, T: Deserialize<'m>>(
     stated: &str,
     error: &BoxError,
 ) -> Undecodable {
-    let (name, format) = (std::any::type_name::<T>(), format_name(content_type));
+    let name = format!(" for `{}`", std::any::type_name::<T>());
+    explain_as(&name, || path::<T>(codec, payload), content_type, payload, stated, error)
+}
+
+/// Returns why a payload cannot be decoded as what `name` states, with the path of the place inside it.
+pub(super) fn explain_as(
+    name: &str,
+    path: impl FnOnce() -> String,
+    content_type: &'static str,
+    payload: &[u8],
+    stated: &str,
+    error: &BoxError,
+) -> Undecodable {
+    let format = format_name(content_type);
     if let Some(other) = other_format(payload, content_type) {
-        return Undecodable(format!("the payload{stated} is not valid {format} for `{name}`: it seems to be {other}"));
+        return Undecodable(format!("the payload{stated} is not valid {format}{name}: it seems to be {other}"));
     }
     let begins = beginning(payload, error).map(|text| format!(" `{text}`")).unwrap_or_default();
-    let path = path::<T>(codec, payload);
-    Undecodable(format!("the payload{begins}{stated} is not valid {format} for `{name}`: {path}{error}"))
+    Undecodable(format!("the payload{begins}{stated} is not valid {format}{name}: {}{error}", path()))
 }
 
 /// Returns the path to the place at which a payload cannot be decoded, as the beginning of an error.

@@ -10,6 +10,7 @@ mod default;
 mod empty;
 mod erased;
 mod error;
+mod field;
 mod finite;
 mod format;
 mod json;
@@ -32,6 +33,7 @@ pub(crate) use content_type::CONTENT_TYPE;
 pub(crate) use default::DefaultCodec;
 pub(crate) use empty::needs_value;
 pub(crate) use error::{EncodeError, Undecodable};
+pub(crate) use field::PayloadFormat;
 pub use json::{Json, JsonCodec};
 #[cfg(feature = "messagepack")]
 pub use message_pack::{MessagePack, MessagePackCodec};

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::content_type::{JSON, Kind, media_type};
 use super::error::{explain, format_name};
 use super::format::without_mark;
-use super::{Codec, DefaultCodec, EncodeError, Undecodable, empty};
+use super::{Codec, DefaultCodec, EncodeError, PayloadFormat, Undecodable, empty};
 use crate::error::BoxError;
 use crate::message::Message;
 
@@ -70,6 +70,9 @@ pub trait FromPayload<'m>: Sized {
 
     /// Returns `true` if a message that only marks a deletion is no value of the type.
     fn needs_value() -> bool;
+
+    /// Returns the format of the payload.
+    fn format() -> PayloadFormat;
 }
 
 /// `None` is a message with an empty payload.
@@ -80,6 +83,10 @@ impl<'m, T: FromPayload<'m>> FromPayload<'m> for Option<T> {
 
     fn needs_value() -> bool {
         false
+    }
+
+    fn format() -> PayloadFormat {
+        T::format()
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 use super::content_type::Kind;
 use super::payload::{body, refuse_other};
-use super::{DefaultCodec, EncodeError, Encoded, FromPayload, Payload, Undecodable};
+use super::{DefaultCodec, EncodeError, Encoded, FromPayload, Payload, PayloadFormat, Undecodable};
 use crate::message::Message;
 
 const CONTENT_TYPE: &str = "application/protobuf";
@@ -57,6 +57,10 @@ impl<T: prost::Message + Default> FromPayload<'_> for Protobuf<T> {
 
     fn needs_value() -> bool {
         true
+    }
+
+    fn format() -> PayloadFormat {
+        PayloadFormat::Nameless(Kind::Protobuf.name())
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use bytes::Bytes;
 
 use super::payload::body;
-use super::{DefaultCodec, EncodeError, Encoded, FromPayload, Payload, Undecodable};
+use super::{DefaultCodec, EncodeError, Encoded, FromPayload, Payload, PayloadFormat, Undecodable};
 use crate::message::Message;
 
 /// A payload as it is, without a format: `Raw<Bytes>`, `Raw<Vec<u8>>` and `Raw<&[u8]>` for bytes, `Raw<String>` and
@@ -50,6 +50,10 @@ macro_rules! raw {
 
             fn needs_value() -> bool {
                 true
+            }
+
+            fn format() -> PayloadFormat {
+                PayloadFormat::Default
             }
         }
 

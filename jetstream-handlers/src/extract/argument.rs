@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use serde::Deserialize;
 
 use super::{Context, Delivery, FromMessage, Rejection};
-use crate::codec::{self, DefaultCodec, FromPayload, Undecodable};
+use crate::codec::{self, DefaultCodec, FromPayload, PayloadFormat, Undecodable};
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
 
@@ -71,6 +71,11 @@ pub trait Argument<'m, Via>: Sized {
         false
     }
 
+    /// Returns the format of the payload that is decoded.
+    fn payload_format() -> PayloadFormat {
+        PayloadFormat::Default
+    }
+
     /// Returns the name of the type that is decoded from the payload.
     fn payload_name() -> Option<&'static str> {
         Self::IS_PAYLOAD.then(type_name::<Self>)
@@ -121,6 +126,10 @@ impl<'m, T: FromPayload<'m>> Argument<'m, ViaFormat> for T {
     fn needs_content() -> bool {
         T::needs_value()
     }
+
+    fn payload_format() -> PayloadFormat {
+        T::format()
+    }
 }
 
 impl<'m, T: FromPayload<'m>> FromPayload<'m> for Result<T, Rejection> {
@@ -130,6 +139,10 @@ impl<'m, T: FromPayload<'m>> FromPayload<'m> for Result<T, Rejection> {
 
     fn needs_value() -> bool {
         T::needs_value()
+    }
+
+    fn format() -> PayloadFormat {
+        T::format()
     }
 }
 
@@ -337,6 +350,8 @@ pub struct Problems {
     pub(crate) needs_content: bool,
     /// The name of the type of the payload.
     pub(crate) payload: Option<&'static str>,
+    /// The format of the payload.
+    pub(crate) format: PayloadFormat,
     /// The results of a call of a closure; `None` for a function, whose return type the attribute checks.
     pub(crate) results: Option<Results>,
     /// `true` if a parameter has all messages of a call.
@@ -363,6 +378,7 @@ impl Problems {
             found: Vec::new(),
             needs_content: false,
             payload: None,
+            format: PayloadFormat::Default,
             results: None,
             takes_batch: false,
             of_one_message: None,
@@ -376,6 +392,9 @@ impl Problems {
         self.needs_content |= T::needs_content();
         self.takes_batch |= T::IS_BATCH;
         self.payload = T::payload_name().or(self.payload);
+        if T::IS_PAYLOAD || T::IS_BATCH {
+            self.format = T::payload_format();
+        }
         self.of_one_message = self.of_one_message.or(T::is_of_one_message().then(type_name::<T>));
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::argument::ViaBatch;
 use super::{Argument, Context, Delivery, Rejection};
+use crate::codec::PayloadFormat;
 use crate::message::Message;
 use crate::outcome::{Elements, HandlerError};
 
@@ -192,6 +193,10 @@ where
 
     fn needs_content() -> bool {
         T::needs_content()
+    }
+
+    fn payload_format() -> PayloadFormat {
+        T::payload_format()
     }
 
     fn payload_name() -> Option<&'static str> {

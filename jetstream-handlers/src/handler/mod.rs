@@ -2,6 +2,7 @@
 
 mod call;
 mod closure;
+mod key;
 mod registration;
 #[cfg(feature = "tower")]
 mod wrapper;
@@ -10,9 +11,11 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::codec::PayloadFormat;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Delivery, Problems, Results};
+use crate::key::{Key, Place};
 use crate::message::Message;
 use crate::plan::{Declaration, Plan};
 use crate::rules;
@@ -36,6 +39,8 @@ pub(crate) struct Handler {
     /// `true` if a message that only marks a deletion is no value of its payload, which a start finds out from its
     /// parameters.
     pub(crate) needs_content: bool,
+    /// The format of the payload, which a start finds out from its parameters.
+    pub(crate) payload: PayloadFormat,
     /// The layers around the call, which are applied at the start; the first is the outermost.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<Wrapper>,
@@ -62,6 +67,7 @@ impl Handler {
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
             needs_content: false,
+            payload: PayloadFormat::Default,
             #[cfg(feature = "tower")]
             wrappers: registration.layer.map(|layer| layer()).into_iter().collect(),
         }
@@ -78,6 +84,7 @@ impl Handler {
             }),
             check: Arc::new(H::check),
             needs_content: false,
+            payload: PayloadFormat::Default,
             #[cfg(feature = "tower")]
             wrappers: Vec::new(),
         }
@@ -109,6 +116,12 @@ impl Handler {
                 add("batch", "is set, but the handler takes no `Batch`; take a `Batch<T>`, or remove `batch`");
             }
             _ => {}
+        }
+        if let (Some(Key(Place::Field(path))), PayloadFormat::Nameless(format)) = (&plan.key, &found.format) {
+            let problem = format!(
+                "is the field `{path}`, but the handler takes {format}, which has no names of fields; take the key from a header or the subject, as in `key = header(\"Tenant\")`"
+            );
+            add("key", &problem);
         }
         if found.results == Some(Results::OfElements) && !found.takes_batch {
             add("batch", "is not set, but the closure returns a `Vec` of results, one for each element of a `Batch`");
@@ -226,7 +239,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::key::Key;
     use crate::plan::{Ack, Backoff, DeadLetter};
 
     #[test]

@@ -1,0 +1,9 @@
+use jetstream_handlers::prelude::*;
+
+#[subscriber(subject = "orders.created", queue = "order-processor", key = header())]
+async fn process_order(order: String) -> HandlerResult {
+    println!("{order}");
+    Ok(())
+}
+
+fn main() {}
