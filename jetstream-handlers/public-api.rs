@@ -299,6 +299,7 @@ impl Subscribe<'_> {
     pub fn ordered(self) -> Self {}
     pub fn ack_every(self, messages: usize) -> Self {}
     pub fn single_instance(self) -> Self {}
+    pub fn key(self, key: impl Into<Key>) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
     pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
@@ -743,6 +744,17 @@ pub use jetstream_handlers_macros::subscriber;
 
 // jetstream_handlers::test
 pub use jetstream_handlers_macros::test;
+
+// jetstream_handlers::Key
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key();
+impl From<&str> for Key {}
+impl From<String> for Key {}
+impl Key {
+    pub fn field(path: impl Into<String>) -> Self {}
+    pub fn placeholder(name: impl Into<String>) -> Self {}
+    pub fn header(name: impl Into<String>) -> Self {}
+}
 
 // jetstream_handlers::Info
 #[derive(Debug, Clone, Default)]
