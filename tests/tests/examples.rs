@@ -189,6 +189,19 @@ async fn layers_charges_every_order() {
 }
 
 #[tokio::test]
+async fn keys_books_the_payments_of_each_account_in_order() {
+    let server = Server::start().await;
+    for url in [None, Some(server.url())] {
+        let printed = run("keys", url.as_deref()).await;
+        for account in 1..=3 {
+            assert!(printed.contains(&format!("Account {account}: 1, 2, 3, 4")), "{printed}");
+        }
+        let position = |line: &str| printed.find(line).unwrap_or_else(|| panic!("`{line}` is missing: {printed}"));
+        assert!(position("account 3: payment 4") < position("account 2: payment 1\n"), "{printed}");
+    }
+}
+
+#[tokio::test]
 async fn batches_finds_the_reading_that_is_refused() {
     let server = Server::start().await;
     for url in [None, Some(server.url())] {

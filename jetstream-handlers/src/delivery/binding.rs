@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
-use super::{Incarnations, SentAcks};
+use super::{Incarnations, SentAcks, Unfinished};
 
 /// The stream and the consumer of one handler, as start-up found or created them.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Binding {
     pub(crate) config: Arc<consumer::Config>,
     pub(crate) incarnations: Incarnations,
     pub(crate) sent_acks: SentAcks,
+    /// The messages of a handler with a `key`; `None` for any other handler.
+    pub(crate) unfinished: Option<Unfinished>,
     /// `true` if the ack floor of the consumer may be above the beginning of the stream at the start: the consumer
     /// existed before, or begins with a later message.
     pub(crate) has_floor: bool,
@@ -43,9 +45,34 @@ pub(crate) struct OutputStream {
 }
 
 impl Binding {
+    /// Returns the binding of a handler with default settings.
+    #[cfg(test)]
+    pub(crate) fn for_test(unfinished: Option<Unfinished>) -> Self {
+        Self {
+            stream: "S".to_owned(),
+            consumer: "D".to_owned(),
+            ack_wait: Duration::from_secs(30),
+            max_ack_pending: 1000,
+            config: Arc::default(),
+            incarnations: Incarnations::default(),
+            sent_acks: SentAcks::default(),
+            unfinished,
+            has_floor: false,
+            keeps_handled: true,
+            work_queue: false,
+            dead_letter: None,
+            outputs: None,
+        }
+    }
+
     /// Returns `true` if messages arrive in strict order, and an ack covers all messages before its own.
     pub(crate) fn ordered(&self) -> bool {
         self.config.ack_policy == consumer::AckPolicy::All
+    }
+
+    /// Returns `true` if messages arrive in an order, so that one instance at a time receives them.
+    pub(crate) fn keeps_order(&self) -> bool {
+        self.ordered() || self.unfinished.is_some()
     }
 
     /// Returns the priority group that each pull request must name, if the server pins one of the workers.

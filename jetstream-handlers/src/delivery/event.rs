@@ -26,7 +26,7 @@ pub(crate) enum DeliveryEvent {
         /// `None` is the beginning of the stream.
         start: Option<u64>,
     },
-    /// The messages of an ordered handler that have arrived and were not begun must be discarded: another instance
+    /// The messages of an ordered handler, or of one with a key, that have arrived and were not begun must be discarded: another instance
     /// receives them, or they will be redelivered.
     Resync,
     /// The server has identified the consumer of an ordered handler on the connection of this number; if the consumer
@@ -37,6 +37,9 @@ pub(crate) enum DeliveryEvent {
     ConsumerVerified(u64),
     /// The consumer of an ordered handler was replaced, and has no record of earlier deliveries.
     ConsumerReplaced,
+    /// Everything of a handler with a key that was delivered and has not ended has arrived, so that its messages may
+    /// start.
+    Complete,
     /// The consumer was paused, or `None` if it was resumed.
     Paused(Option<Pause>),
     /// The server denies the acks of the handler, for this reason.

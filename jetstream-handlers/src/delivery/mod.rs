@@ -10,6 +10,7 @@ mod incarnations;
 mod process_clock;
 mod records;
 mod sent_acks;
+mod unfinished;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::{Binding, OutputStream};
@@ -21,3 +22,4 @@ pub(crate) use incarnations::{Incarnations, Standing};
 pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Record};
 pub(crate) use sent_acks::SentAcks;
+pub(crate) use unfinished::Unfinished;

@@ -406,7 +406,7 @@ impl fmt::Display for Problem {
                 "`{handler}`: ordered: stream `{stream}` has `{field}`, by which a message can leave it before older ones, and the server then counts those as acked too; read a stream without it, {ORDERED_FIX}"
             ),
             Self::ServerTooOld { handler, consumer, version } => {
-                write!(f, "`{handler}`: ordered: the server")?;
+                write!(f, "`{handler}`: one instance at a time receives its messages, but the server")?;
                 match version {
                     Some(version) => write!(f, ", {version},")?,
                     None => write!(f, " that made consumer `{consumer}`")?,

@@ -20,7 +20,6 @@ impl Handler {
     /// `key`.
     ///
     /// The key is compared as text: the number 7, the text `7` and the token `7` are the same.
-    #[allow(dead_code)] // called by the worker
     pub(crate) fn key(&self, context: &Context, message: &Message) -> Option<Result<u64, Outcome>> {
         let place = &self.declaration.plan.key.as_ref()?.0;
         // It is not handled, and has no payload that could have the key.

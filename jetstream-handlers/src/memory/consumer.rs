@@ -118,6 +118,14 @@ impl Consumer {
         self.waiting.retain(|waiting| *waiting != reader);
     }
 
+    /// Redelivers everything that is pending, in order, as the next worker requests it that keeps an order by key.
+    pub(super) fn redeliver_pending(&mut self) {
+        self.redeliver = self.pending.iter().map(|(sequence, _)| sequence).collect();
+        for sequence in self.redeliver.clone() {
+            self.clear_in_flight(sequence);
+        }
+    }
+
     /// Unpins a reader.
     pub(super) fn step_down(&mut self, reader: u64) {
         self.active = self.active.filter(|active| *active != reader);
@@ -131,8 +139,14 @@ impl Consumer {
         messages: &BTreeMap<u64, Message>,
         faults: &mut Faults,
     ) -> Take {
-        if !self.config.priority_groups.is_empty() && *self.active.get_or_insert(reader) != reader {
-            return Take::Nothing(None);
+        if !self.config.priority_groups.is_empty() && self.active != Some(reader) {
+            if self.active.is_some() {
+                return Take::Nothing(None);
+            }
+            self.active = Some(reader);
+            if !self.acks_all() {
+                self.redeliver_pending();
+            }
         }
         if !self.waiting.contains(&reader) {
             self.waiting.push_back(reader);

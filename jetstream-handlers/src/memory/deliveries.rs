@@ -10,7 +10,7 @@ use super::consumer::Take;
 use super::message;
 use super::server::State;
 use crate::backoff::ExponentialBackoff;
-use crate::delivery::{Binding, DeliveryEvent, GivenUpReports};
+use crate::delivery::{Binding, DeliveryEvent, GivenUpReports, Unfinished};
 use crate::error::{Error, chain};
 use crate::message::{Decompressed, Info, Message};
 
@@ -121,7 +121,12 @@ impl Deliveries {
         let (taken, floor) = self.memory.take(&self.binding, self.reader);
         self.floor = floor.or(self.floor);
         match taken {
-            Take::Message(message, info) => self.message = Some(delivery(*message, info)),
+            Take::Message(message, info) => {
+                if let Some(unfinished) = &self.binding.unfinished {
+                    unfinished.delivered(info.id());
+                }
+                self.message = Some(delivery(*message, info));
+            }
             Take::GivenUp { sequence, delivered } => {
                 let mut reports = GivenUpReports::default();
                 reports.add(sequence, delivered);
@@ -143,7 +148,8 @@ impl Deliveries {
     fn on_missing_consumer(&mut self) -> Option<Wait> {
         match self.phase {
             Phase::Running => {
-                if self.binding.ordered() {
+                if self.binding.keeps_order() {
+                    self.binding.unfinished.iter().for_each(Unfinished::clear);
                     self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
                 }
                 self.recover("the consumer was deleted");

@@ -15,7 +15,7 @@ use crate::error::problem::{Problem, Purpose};
 use crate::plan::{Declaration, Deliver};
 use crate::transport::Transport;
 
-/// The priority group of an ordered handler's consumer; each pull request names it.
+/// The priority group of the consumer of an ordered handler, or of one with a key; each pull request names it.
 const GROUP: &str = "ordered";
 
 /// The time without a pull request after which the server pins another worker instead of the active one.

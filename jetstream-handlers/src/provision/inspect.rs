@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use super::consumers::{consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::{Binding, Incarnations, OutputStream, SentAcks};
+use crate::delivery::{Binding, Incarnations, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver, Plan};
 use crate::subject::{covers, overlap};
@@ -54,6 +54,7 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
     problems.extend(shared_durables(&bindings, &unbound));
     problems.extend(work_queue_overlaps(&streams, &bindings));
     problems.extend(out_of_order(&streams, &bindings));
+    problems.extend(too_old_to_pin(transport, &bindings));
     problems.extend(streams.overlaps().await);
 
     let searches: Vec<_> = bindings
@@ -111,6 +112,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         config: Arc::new(consumer_config(handler)),
         incarnations: Incarnations::default(),
         sent_acks: SentAcks::default(),
+        unfinished: plan.key.is_some().then(Unfinished::default),
         has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,
@@ -295,14 +297,20 @@ fn out_of_order(streams: &Streams<'_>, bindings: &[(&Declaration, Binding)]) -> 
         if let Some(field) = config.and_then(removes_out_of_order) {
             problems.push(Problem::OrderedStream { handler: handler.clone(), stream: stream.clone(), field });
         }
-        if declaration.plan.is_pinned()
-            && let version @ Some(_) = streams.transport.too_old_to_pin()
-        {
-            let (handler, consumer) = (handler.clone(), binding.consumer.clone());
-            problems.push(Problem::ServerTooOld { handler, consumer, version });
-        }
     }
     problems
+}
+
+/// Returns a problem for each handler that only one instance may run at a time, if the server cannot choose it.
+fn too_old_to_pin(transport: &Transport, bindings: &[(&Declaration, Binding)]) -> Vec<Problem> {
+    let Some(version) = transport.too_old_to_pin() else { return Vec::new() };
+    let pinned = bindings.iter().filter(|(handler, _)| handler.plan.is_pinned());
+    let problem = |(handler, binding): &(&Declaration, Binding)| Problem::ServerTooOld {
+        handler: handler.name.clone(),
+        consumer: binding.consumer.clone(),
+        version: Some(version.clone()),
+    };
+    pinned.map(problem).collect()
 }
 
 /// Returns the field that allows a message to be removed from a stream before older ones.

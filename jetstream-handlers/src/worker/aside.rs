@@ -94,7 +94,8 @@ impl Worker {
             let Some(Next { since, message, .. }) = buffer.pop(now, self.max_age()) else { continue };
             slot.take(self.delivery_id(&message.info), now, since);
             let handling = self.handle_isolated(&mut caller, &message, isolation, &mut alone);
-            slot.release(handling.instrument(self.span(&message)).await);
+            let settled = handling.instrument(self.span(&message)).await;
+            self.release(slot, settled);
             slot.thread_idle(&mut caller, &self.buffer).await;
         }
     }
@@ -136,7 +137,7 @@ impl Worker {
 
     /// Acks a message that was tried in isolation until the server confirms it; the others wait only for the first try.
     async fn ack_confirmed(&self, message: &Message, alone: &mut Option<AloneUntil<'_>>) {
-        self.recent_acks.record(&message.info);
+        self.record_end(&message.info);
         let until = alone.as_ref().map_or_else(Instant::now, |alone| alone.until);
         let mut confirmed = std::pin::pin!(self.ack_until_confirmed(&message.info));
         if timeout_at(until, &mut confirmed).await.is_err() {

@@ -119,7 +119,7 @@ impl Worker {
         let verdict = match self.start(&message.info) {
             Start::Known(verdict) => verdict,
             Start::LookUp => self.verdict(&message.info).await,
-            Start::Leave(settled) => return Step::Leave(settled),
+            Start::Leave(settled) => return Step::Leave(self.leave(message, settled)),
         };
         match verdict {
             Verdict::Try if self.needs_no_call(message) => Step::End(Outcome::ack()),
@@ -144,7 +144,7 @@ impl Worker {
             }
             self.settle(&message, outcome).await
         };
-        slot.release(settled.await);
+        self.release(slot, settled.await);
     }
 
     /// Publishes the outputs of one message for which the handler was called, and records the call for a test.

@@ -8,7 +8,10 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::batch_limits::BatchLimits;
-use crate::message::{Info, Message};
+use super::keys::Keys;
+use crate::delivery::Unfinished;
+use crate::message::{DeliveryId, Info, Message};
+use crate::outcome::Failure;
 use crate::sync::lock;
 
 /// The queue between the run loop and the slots, which holds no more messages than the run loop has requested.
@@ -21,11 +24,15 @@ pub(super) struct Buffer {
     filled: Notify,
     refill: Notify,
     capacity: Notify,
+    /// The wake-up of [`keys_changed`](Self::keys_changed).
+    keys_changed: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     messages: VecDeque<Waiting>,
+    /// The messages that wait for others of their keys; most handlers have none.
+    keys: Option<Box<Keys>>,
     /// The maximum number of messages that are requested and wait.
     limit: usize,
     closed: bool,
@@ -41,6 +48,11 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Returns a message that has arrived at `now`.
+    pub(super) fn new(message: Message, now: Instant) -> Self {
+        Self { since: now, arrived: now, message }
+    }
+
     /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.
     fn is_held(&self, now: Instant, max_age: Duration) -> bool {
         now.saturating_duration_since(self.since) < max_age
@@ -48,6 +60,10 @@ impl Waiting {
 }
 
 impl Queue {
+    fn keys(&mut self) -> &mut Keys {
+        self.keys.get_or_insert_default()
+    }
+
     /// Returns the length at which more messages are requested.
     fn refill_at(&self) -> usize {
         self.limit / 2
@@ -94,17 +110,45 @@ pub(super) struct Next {
 pub(super) struct BufferGuard<'a> {
     queue: MutexGuard<'a, Queue>,
     arrived: &'a Notify,
+    keys_changed: &'a Notify,
     now: Instant,
 }
 
 impl BufferGuard<'_> {
     pub(super) fn push(&mut self, message: Message) {
-        self.queue.messages.push_back(Waiting { since: self.now, arrived: self.now, message });
+        self.queue.messages.push_back(Waiting::new(message, self.now));
         self.arrived.notify_one();
+    }
+
+    /// Adds a message of a handler with a key; `key` is the reason if it has none.
+    pub(super) fn push_by_key(&mut self, key: Result<u64, Option<Failure>>, message: Message, unfinished: &Unfinished) {
+        let waiting = Waiting::new(message, self.now);
+        let next = match key {
+            Ok(key) => self.queue.keys().add(key, waiting, unfinished.is_complete()),
+            Err(rejected) => self.queue.keys().add_without_key(waiting, rejected),
+        };
+        self.begin(next);
+    }
+
+    /// Lets the messages of all keys begin, because none is missing.
+    pub(super) fn release_keys(&mut self) {
+        let released = self.queue.keys().release();
+        self.begin(released);
+    }
+
+    fn begin(&mut self, messages: impl IntoIterator<Item = Waiting>) {
+        for waiting in messages {
+            self.queue.messages.push_back(Waiting { arrived: self.now, ..waiting });
+            self.arrived.notify_one();
+        }
+        if self.queue.keys.as_ref().is_some_and(|keys| !keys.recalled.is_empty()) {
+            self.keys_changed.notify_one();
+        }
     }
 
     pub(super) fn clear(&mut self) {
         self.queue.messages.clear();
+        self.queue.keys = None;
     }
 }
 
@@ -112,7 +156,7 @@ impl Buffer {
     /// Locks the buffer to add messages that arrived at `now`.
     pub(super) fn fill(&self, now: Instant) -> BufferGuard<'_> {
         self.filled.notify_one();
-        BufferGuard { queue: self.queue(), arrived: &self.arrived, now }
+        self.guard(now)
     }
 
     /// Takes the next message.
@@ -231,7 +275,8 @@ impl Buffer {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.queue().messages.is_empty()
+        let queue = self.queue();
+        queue.messages.is_empty() && queue.keys.as_ref().is_none_or(|keys| keys.is_empty())
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -279,6 +324,63 @@ impl Buffer {
         let left = left.map(|waiting| waiting.message).collect();
         self.arrived.notify_waiters();
         left
+    }
+
+    /// Ends a message of a handler with a key, so that the next one of its key may begin.
+    pub(super) fn finish(&self, delivery: DeliveryId, unfinished: &Unfinished) {
+        let mut guard = self.guard(Instant::now());
+        let next = guard.queue.keys().finish(delivery, unfinished.is_complete());
+        guard.begin(next);
+    }
+
+    /// Keeps a message of a handler with a key until its next attempt; returns `false` after the close.
+    pub(super) fn park(&self, message: Message, delay: Duration) -> bool {
+        let now = Instant::now();
+        let mut queue = self.queue();
+        if !queue.closed {
+            queue.keys().park(Waiting::new(message, now), now + delay);
+            self.keys_changed.notify_one();
+        }
+        !queue.closed
+    }
+
+    /// Waits until a message that was parked is due, or messages are to be requested again.
+    pub(super) async fn keys_changed(&self) {
+        let changed = self.keys_changed.notified();
+        let due = self.queue().keys.as_ref().and_then(|keys| keys.due());
+        match due {
+            Some(due) => tokio::select! {
+                () = changed => {}
+                () = sleep_until(due) => {}
+            },
+            None => changed.await,
+        }
+    }
+
+    /// Wakes [`keys_changed`](Self::keys_changed) if messages are to be requested again.
+    pub(super) fn notify_recalled(&self) {
+        if self.queue().keys.as_ref().is_some_and(|keys| !keys.recalled.is_empty()) {
+            self.keys_changed.notify_one();
+        }
+    }
+
+    /// Lets the messages begin whose next attempt is due, and takes the deliveries whose messages are to be requested
+    /// again.
+    pub(super) fn take_recalled(&self) -> Vec<DeliveryId> {
+        let now = Instant::now();
+        let mut guard = self.guard(now);
+        let due = guard.queue.keys().take_due(now);
+        guard.begin(due);
+        std::mem::take(&mut guard.queue.keys().recalled)
+    }
+
+    /// Calls `with` with the messages by key; returns the default value for a handler without a key.
+    pub(super) fn keys<T: Default>(&self, with: impl FnOnce(&mut Keys) -> T) -> T {
+        self.queue().keys.as_mut().map(|keys| with(keys)).unwrap_or_default()
+    }
+
+    fn guard(&self, now: Instant) -> BufferGuard<'_> {
+        BufferGuard { queue: self.queue(), arrived: &self.arrived, keys_changed: &self.keys_changed, now }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

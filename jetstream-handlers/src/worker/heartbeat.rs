@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use super::buffer::Buffer;
@@ -57,6 +57,10 @@ impl Worker {
                 self.in_progress(&delivery).await;
             }
         }
+        for delivery in self.buffer.keys(|keys| keys.refresh(Instant::now(), min_age)) {
+            self.in_progress(&self.info(delivery)).await;
+        }
+        self.buffer.notify_recalled();
         for delivery in self.quarantine.deliveries() {
             self.in_progress(&delivery).await;
         }

@@ -16,6 +16,8 @@ mod delayed;
 mod denied_acks;
 mod guarded_call;
 mod heartbeat;
+mod key_order;
+mod keys;
 mod lateness;
 mod max_deliveries;
 mod ordered;
@@ -130,8 +132,8 @@ impl Worker {
         let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
         let limits = BatchLimits::of(plan);
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
-        // Only the active worker of an ordered handler receives messages, so it always requests the next one.
-        let min_size = usize::from(plan.ordered);
+        // Only the active worker receives messages if their order is kept, so it always requests the next one.
+        let min_size = usize::from(binding.keeps_order());
         let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait, slots.len(), min_size);
         let suspended = transport.observe_clock().map_or(0, |observed| observed.suspended.as_nanos() as u64);
         // Boxed, so that the task that runs it does not hold it twice.
@@ -228,6 +230,7 @@ impl Worker {
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
         match quarantine::failure(&message) {
             // Nothing can keep it from being redelivered, so a call now would be repeated.
+            None if self.binding.unfinished.is_some() => self.receive_by_key(message, buffer),
             None if self.ack_all.is_none() && self.denied_acks.are_denied() => self.receive_while_denied(message),
             None => buffer.push(message),
             Some(failure) => self.receive_unreadable(message, failure, buffer),
@@ -286,11 +289,13 @@ impl Worker {
     async fn run_aside(&self) {
         let exhausted = pin!(self.record_exhausted());
         let denied = pin!(self.resume_when_acks_are_permitted());
+        let keys = pin!(self.attend_to_keys());
         let both = async { tokio::join!(self.work_isolated(), self.work_probing()) };
         tokio::select! {
             _ = both => {}
             () = exhausted => {}
             () = denied => {}
+            () = keys => {}
         }
     }
 
@@ -320,9 +325,10 @@ impl Worker {
                     acks.consumer_replaced();
                 }
             }
+            DeliveryEvent::Complete => buffer.release_keys(),
             DeliveryEvent::Paused(pause) => self.paused(pause),
             DeliveryEvent::AcksDenied(reason) => {
-                if self.ack_all.is_none() {
+                if !self.binding.keeps_order() {
                     buffer.clear();
                 }
                 self.acks_denied(reason);
@@ -349,11 +355,8 @@ impl Worker {
 
     /// Returns the maximum time that a message may stay in the buffer without a heartbeat before it is dropped.
     fn max_age(&self) -> Duration {
-        match self.ack_all {
-            // The messages belong to this worker until the server reports otherwise, and dropping one would break the
-            // order.
-            Some(_) => Duration::MAX,
-            None => self.binding.ack_wait,
-        }
+        // If an order is kept, the messages belong to this worker until the server reports otherwise, and dropping one would
+        // break the order.
+        if self.binding.keeps_order() { Duration::MAX } else { self.binding.ack_wait }
     }
 }

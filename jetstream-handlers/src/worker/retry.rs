@@ -9,7 +9,7 @@ use crate::outcome::{Outcome, Settle};
 /// The longest delay before a dead letter that could not be stored is tried again.
 pub(super) const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
 
-/// The longest such delay of an ordered handler; it is shorter, because later messages wait too.
+/// The longest such delay if an order is kept; it is shorter, because later messages wait too.
 const MAX_DEAD_LETTER_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
 
 impl Worker {
@@ -33,6 +33,6 @@ impl Worker {
     pub(super) fn dead_letter_delay(&self, delivered: u64) -> Duration {
         let failures = delivered.saturating_sub(u64::from(self.handler.declaration.plan.max_deliver())).min(10);
         let delay = jittered(Duration::from_secs(1 << failures).min(MAX_DEAD_LETTER_DELAY));
-        if self.ack_all.is_some() { delay.min(MAX_DEAD_LETTER_DELAY_IN_ORDER) } else { delay }
+        if self.binding.keeps_order() { delay.min(MAX_DEAD_LETTER_DELAY_IN_ORDER) } else { delay }
     }
 }

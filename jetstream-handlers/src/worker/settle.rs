@@ -45,7 +45,7 @@ impl Worker {
         if outcome.settle != Settle::Ack || self.handler.declaration.plan.ack != Ack::Sent {
             return false;
         }
-        self.recent_acks.record(&message.info);
+        self.record_end(&message.info);
         // Moved and restored, because a clone would allocate.
         let delivery = std::mem::take(&mut message.info);
         let id = delivery.id();
@@ -66,7 +66,10 @@ impl Worker {
             self.hand_back_call(message).await;
             return Settled::Pending;
         }
-        let attempt = self.attempt(&message.info).await;
+        let attempt = match &self.binding.unfinished {
+            Some(_) => self.buffer.keys(|keys| keys.failed(message.info.id())),
+            None => self.attempt(&message.info).await,
+        };
         if let Some(delay) = self.retry_delay(attempt, &outcome) {
             self.retry(message, delay).await;
             return Settled::Pending;
@@ -76,12 +79,20 @@ impl Worker {
 
     /// Terminates a message whose dead letter is stored.
     pub(super) async fn terminate(&self, message: &Message, reason: &str) {
-        self.recent_acks.record(&message.info);
+        self.record_end(&message.info);
         self.answer(message.info.clone(), Answer::Term(reason)).await;
     }
 
+    /// Records that a message has ended, before its ack is sent.
+    pub(super) fn record_end(&self, delivery: &Info) {
+        self.recent_acks.record(delivery);
+        if let Some(unfinished) = &self.binding.unfinished {
+            unfinished.ended(delivery.id());
+        }
+    }
+
     async fn ack(&self, message: &Message) {
-        self.recent_acks.record(&message.info);
+        self.record_end(&message.info);
         match self.handler.declaration.plan.ack {
             Ack::Sent => {
                 self.answer(message.info.clone(), Answer::Ack).await;
@@ -125,7 +136,12 @@ impl Worker {
     /// Asks the server to redeliver a message after `delay`.
     ///
     /// Sends nothing if the server has redelivered it, because another worker may have it by now.
+    ///
+    /// A message of a handler with a key stays in this process meanwhile, so that the later ones of its key wait.
     pub(super) async fn retry(&self, message: &Message, delay: Duration) {
+        if self.binding.unfinished.is_some() {
+            return self.park(message, delay).await;
+        }
         if self.was_redelivered(&message.info) {
             tracing::debug!("no retry is requested, because the message was redelivered after its ack_wait");
             return;
@@ -184,6 +200,11 @@ impl Worker {
         } else {
             self.hand_back(std::slice::from_ref(delivery)).await;
         }
+    }
+
+    /// Requests the message of a delivery again.
+    pub(super) async fn request_again(&self, delivery: &Info) {
+        self.answer(delivery.clone(), Answer::Nak(Duration::ZERO)).await;
     }
 
     /// Restarts the `ack_wait` of a delivery.

@@ -193,7 +193,7 @@ impl Worker {
             now = Instant::now();
             self.prefetch.measured(now - begun);
             caller.ended(now);
-            slot.release(settled);
+            self.release(slot, settled);
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
                 budget.yield_now(now).await;
@@ -219,6 +219,9 @@ impl Worker {
 
     #[inline]
     pub(super) fn start(&self, delivery: &Info) -> Start {
+        if let Some(unfinished) = &self.binding.unfinished {
+            return self.start_by_key(delivery, unfinished);
+        }
         if self.recent_acks.is_repeated(delivery, &self.binding.incarnations) {
             Start::Known(Verdict::Repeated)
         } else if !delivery.is_redelivered() {
@@ -240,7 +243,7 @@ impl Worker {
     async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
         let verdict = match self.start(&message.info) {
             Start::Known(verdict) => verdict,
-            Start::Leave(settled) => return settled,
+            Start::Leave(settled) => return self.leave(message, settled),
             Start::LookUp => {
                 let verdict = Box::pin(self.verdict(&message.info)).await;
                 if matches!(verdict, Verdict::Try) && !self.is_ready() {

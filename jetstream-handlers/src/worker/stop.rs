@@ -55,17 +55,22 @@ impl Worker {
 
     /// Closes the pull and the buffer, and returns the messages that no slot has taken and that are not handed back yet.
     ///
-    /// The messages of an ordered handler are handed back after its running call, because the next worker begins with them.
+    /// If an order is kept, they are handed back after the running calls, because the next worker begins with them.
     async fn stop_pulling(&self, mut deliveries: Deliveries, ended: &CancellationToken) -> (Vec<Info>, Deliveries) {
         // The pull ends first: a message that is handed back while a pull request is open would be redelivered to this
         // worker.
         let mut buffered: Vec<_> = self.buffers().flat_map(|buffer| buffer.close(self.max_age())).collect();
         self.readiness.wake();
+        let by_key = self.buffer.keys(std::mem::take).into_deliveries();
         while let Some(message) = deliveries.last().await {
             buffered.push(message);
         }
-        let waiting: Vec<_> = buffered.into_iter().map(|message| message.info).collect();
-        if self.ack_all.is_none() {
+        let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
+        let mut waiting: Vec<_> = buffered.into_iter().map(|message| message.info).chain(by_key).collect();
+        if self.binding.unfinished.is_some() {
+            waiting.sort_by_key(Info::stream_sequence);
+        }
+        if !self.binding.keeps_order() {
             self.hand_back_in_time(&waiting).await;
             return (Vec::new(), deliveries);
         }
@@ -86,7 +91,7 @@ impl Worker {
         }
     }
 
-    /// Hands back the messages of cancelled calls and those in `waiting`, which only an ordered handler has.
+    /// Hands back the messages of cancelled calls and those in `waiting`, which are empty unless an order is kept.
     async fn hand_back_cancelled(&self, waiting: Vec<Info>, deliveries: &mut Deliveries) {
         let mut unfinished: Vec<_> = self.held().collect();
         if let Some(acks) = &self.ack_all {

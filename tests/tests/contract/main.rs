@@ -28,6 +28,7 @@ mod consumers;
 mod dead_letters;
 mod events;
 mod headers;
+mod keys;
 mod limits;
 mod markers;
 mod ordered;

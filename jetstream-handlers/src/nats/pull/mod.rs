@@ -5,6 +5,7 @@
 
 mod byte_limit;
 mod floor_reader;
+mod gate;
 mod losses;
 mod missing;
 mod ordered;
@@ -15,6 +16,7 @@ mod reconnect;
 mod recovery;
 mod requests;
 mod resequencer;
+mod sequencer;
 mod status;
 mod stop;
 
@@ -99,7 +101,7 @@ pub(crate) struct Pull {
     repeating: Option<AbortOnDropHandle<()>>,
     /// The number of messages that could have arrived at an inbox that was closed.
     lost_requests: usize,
-    /// The state of an ordered handler's pulls; `None` for any other handler.
+    /// The state of the pulls of an ordered handler, or of one with a key; `None` for any other handler.
     order: Option<Box<Ordered>>,
 
     /// The inbox and the consumer sequence of the last delivery.
@@ -140,7 +142,7 @@ impl Pull {
         let now = *epoch.borrow_and_update();
         binding.incarnations.connected(now);
         let handler = Arc::<str>::from(handler);
-        let order = binding.ordered().then(|| Ordered::new(handler.clone(), &binding));
+        let order = binding.keeps_order().then(|| Ordered::new(handler.clone(), &binding));
         let mut losses = Losses::default();
         if let Some(created) = binding.incarnations.created() {
             losses.set_created(created);
@@ -356,7 +358,7 @@ impl Pull {
     /// Returns the number of messages that may be in flight.
     fn capacity_now(&self) -> usize {
         match &self.order {
-            Some(order) if !order.resequencer.is_open() => order.resequencer.capacity(),
+            Some(order) if !order.sequencer.is_open() => order.sequencer.capacity(),
             _ => self.capacity,
         }
     }
@@ -434,6 +436,9 @@ impl Pull {
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
             self.losses.set_floor(floor.sequence);
+            if let Some(unfinished) = &self.binding.unfinished {
+                unfinished.prune(floor.sequence);
+            }
             // The server does not answer a request that it does not serve for this reason.
             if floor.is_full && self.recovery.has_reason() {
                 self.back_off_crowded();

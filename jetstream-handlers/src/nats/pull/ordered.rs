@@ -1,4 +1,5 @@
-//! The pulls of an ordered handler: a resequencer for what arrives, and a pin if there are several instances.
+//! The pulls of an ordered handler, or of one with a key: a sequencer for what arrives, and a pin if there are several
+//! instances.
 //!
 //! Sources: ADR-42, and `consumer.go` of the server (`nextWaiting`, `setPinnedTimer`).
 
@@ -12,9 +13,11 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::gate::Gate;
 use super::missing::Missing;
 use super::reading::{Found, Reading, unread};
-use super::resequencer::{Action, Active, Resequencer, is_damaged};
+use super::resequencer::{Resequencer, is_damaged};
+use super::sequencer::{Action, Active, Sequencer};
 use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
@@ -36,10 +39,10 @@ pub(super) const MAX_EXAMINATION: Duration = Duration::from_secs(3);
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The state of an ordered handler's pulls.
+/// The state of the pulls of an ordered handler, or of one with a key.
 pub(super) struct Ordered {
     handler: Arc<str>,
-    pub(super) resequencer: Resequencer,
+    pub(super) sequencer: Sequencer,
     /// The request for the consumer's info in progress.
     info: Option<BoxFuture<'static, Result<Box<consumer::Info>, Error>>>,
     /// The examination of missing messages in progress.
@@ -96,10 +99,15 @@ pub(super) async fn answer(order: &mut Option<Box<Ordered>>) -> Answer {
 }
 
 impl Ordered {
-    pub(super) fn new(handler: Arc<str>, binding: &Binding) -> Box<Self> {
+    pub(super) fn new(handler: Arc<str>, binding: &Arc<Binding>) -> Box<Self> {
+        let sequencer = if binding.unfinished.is_some() {
+            Sequencer::Keyed(Gate::new(binding.clone()))
+        } else {
+            Sequencer::Ordered(Resequencer::new(binding.max_ack_pending))
+        };
         Box::new(Self {
             handler,
-            resequencer: Resequencer::new(binding.max_ack_pending),
+            sequencer,
             info: None,
             examining: None,
             missing: None,
@@ -127,7 +135,7 @@ impl Ordered {
             self.is_standby = false;
             tracing::info!(handler = &*self.handler, "this instance is active");
         }
-        self.resequencer.pass(message)
+        self.sequencer.pass(message)
     }
 
     /// Records that the connection may have ended at a message that the client library cannot read; holds requests until
@@ -168,7 +176,7 @@ impl Ordered {
         self.pin = None;
         self.info = None;
         self.examining = None;
-        self.resequencer.reset();
+        self.sequencer.reset();
     }
 
     /// Logs once that another instance is active.
@@ -199,8 +207,8 @@ impl Ordered {
     /// Returns the time at which to request the consumer's info, while a message may be missing, or while it is unknown
     /// whether any instance is active; otherwise `None`.
     fn request_at(&self) -> Option<Instant> {
-        let needed = !self.resequencer.is_open() || self.group.is_some() && self.pin.is_none();
-        (needed && self.info.is_none()).then(|| self.resequencer.request_at())
+        let needed = !self.sequencer.is_open() || self.group.is_some() && self.pin.is_none();
+        (needed && self.info.is_none()).then(|| self.sequencer.request_at())
     }
 }
 
@@ -229,9 +237,9 @@ impl Pull {
     pub(crate) async fn verify(&mut self) -> Option<u64> {
         let epoch = self.connection.epoch_now()?;
         let order = self.order.as_mut()?;
-        order.resequencer.on_request();
+        order.sequencer.on_request();
         let info = self.connection.consumer_info(&self.binding).await.ok()?;
-        (order.resequencer.is_same_consumer(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
+        (order.sequencer.is_same_consumer(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
     }
 
     /// Lets another instance become active.
@@ -278,7 +286,7 @@ impl Pull {
         if order.request_at().is_some_and(|request_at| request_at <= now) {
             let (connection, binding) = (self.connection.clone(), self.binding.clone());
             order.requested_on = connection.epoch_now();
-            order.resequencer.on_request();
+            order.sequencer.on_request();
             order.info = Some(Box::pin(async move { connection.consumer_info(&binding).await.map(Box::new) }));
         }
         if order.refresh_at().is_some_and(|refresh_at| refresh_at <= now) {
@@ -289,7 +297,7 @@ impl Pull {
     /// Forgets all deliveries of an ordered handler, whose consumer was replaced.
     pub(super) fn consumer_replaced(&mut self) {
         if let Some(order) = &mut self.order {
-            order.resequencer.reset();
+            order.sequencer.reset();
             (order.examining, order.missing) = (None, None);
             self.released.clear();
             self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
@@ -303,16 +311,16 @@ impl Pull {
         let info = match result {
             Ok(info) => info,
             Err(error) => {
-                order.resequencer.on_info_failed();
+                order.sequencer.on_info_failed();
                 order.may_be_unreadable = false;
                 return self.back_off(&format!("cannot read what is unacknowledged: {}", chain(&error)));
             }
         };
         let Some(epoch) = order.requested_on.filter(|epoch| self.connection.epoch_now() == Some(*epoch)) else {
             // The info was requested on a former connection, and may be older than the loss of that connection.
-            return order.resequencer.close();
+            return order.sequencer.close();
         };
-        let same = order.resequencer.is_same_consumer(&info);
+        let same = order.sequencer.is_same_consumer(&info);
         let incarnations = &self.binding.incarnations;
         incarnations.identify(incarnations.current(), Some(SystemTime::from(info.created)));
         let verified = order.verified_on.replace(epoch) == Some(epoch);
@@ -342,7 +350,7 @@ impl Pull {
                 order.may_be_unreadable = false;
             }
         }
-        let action = order.resequencer.on_info(info, active, order.acked.get());
+        let action = order.sequencer.on_info(info, active, order.acked.get());
         match action {
             Action::Release(deliveries) => {
                 order.may_be_unreadable = false;
@@ -356,6 +364,10 @@ impl Pull {
                     );
                 }
                 self.released.extend(deliveries);
+            }
+            Action::Open => {
+                order.may_be_unreadable = false;
+                self.events.push_back(DeliveryEvent::Complete);
             }
             Action::Nak(_) if order.examining.is_some() => {}
             Action::Nak(missing) if order.may_be_unreadable || missing.is_long() => {
@@ -402,7 +414,7 @@ impl Pull {
                 }
                 let first = missing.sequences().next();
                 match first.filter(|sequence| order.ends_connection(*sequence)) {
-                    Some(sequence) => (vec![unread(&self.binding, sequence, order.resequencer.received())], Vec::new()),
+                    Some(sequence) => (vec![unread(&self.binding, sequence, order.sequencer.received())], Vec::new()),
                     None => (Vec::new(), first.into_iter().collect()),
                 }
             }
@@ -412,9 +424,7 @@ impl Pull {
         lost.retain(|sequence| missing.contains(*sequence) && !is_unreadable(*sequence));
         self.report_unreadable(&unreadable);
         let Some(order) = &mut self.order else { return };
-        for message in unreadable {
-            order.resequencer.pass(message);
-        }
+        self.released.extend(unreadable.into_iter().filter_map(|message| order.sequencer.pass(message)));
         self.connection.nak_lost(lost.into_iter().map(|sequence| missing.ack_subject(sequence))).await;
     }
 }

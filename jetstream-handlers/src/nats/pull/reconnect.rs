@@ -48,7 +48,7 @@ impl Pull {
         self.floor.reconnected();
         if let Some(order) = &mut self.order {
             // Deliveries and acks that were in flight may be lost.
-            order.resequencer.close();
+            order.sequencer.close();
         }
         self.recovery.reconnected();
     }
@@ -107,7 +107,7 @@ impl Pull {
         let last = self.last_delivery.replace((inbox, consumer_sequence));
         let last = last.filter(|(last_inbox, _)| *last_inbox == inbox).map(|(_, last)| last);
         let is_lower = last.is_some_and(|last| consumer_sequence <= last);
-        let is_first = self.order.as_ref().is_some_and(|order| order.resequencer.shows_restart(message));
+        let is_first = self.order.as_ref().is_some_and(|order| order.sequencer.shows_restart(message));
         if is_lower || is_first {
             tracing::debug!(handler = &*self.handler, consumer_sequence, "the consumer has restarted its numbering");
             self.replaced();

@@ -6,19 +6,13 @@
 //! has arrived.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
 use super::missing::Missing;
+use super::sequencer::{Action, Active, LONG_PERIOD, PERIOD};
 use crate::message::{AckPrefix, Message};
-
-/// The interval at which a closed resequencer requests the consumer's info.
-const PERIOD: Duration = Duration::from_millis(100);
-
-/// The interval of the requests for the consumer's info while another instance is active, or after an unanswered one.
-const LONG_PERIOD: Duration = Duration::from_secs(1);
 
 /// The state of a resequencer, which releases deliveries in order.
 #[derive(Debug)]
@@ -69,26 +63,6 @@ struct Delivered {
 struct InFlight {
     up_to: u64,
     since: Instant,
-}
-
-/// The instance to which the server delivers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Active {
-    This,
-    Other,
-    Nobody,
-}
-
-/// The action that follows from the consumer's info.
-#[derive(Debug)]
-pub(super) enum Action {
-    /// Everything unacknowledged has arrived: these messages are next, in order.
-    Release(Vec<Message>),
-    /// No instance has these messages.
-    Nak(Missing),
-    /// Messages that this process has acked were delivered again: the last ack was lost, or crossed them.
-    AckAgain,
-    Wait,
 }
 
 impl Resequencer {
@@ -159,12 +133,6 @@ impl Resequencer {
         let before = std::mem::replace(&mut known.ack_sequence, message.info.consumer_sequence());
         message.info.set_ack_sequence(before);
         true
-    }
-
-    /// Returns `true` if a delivery shows that the consumer has restarted its numbering: it is the first one, and
-    /// others arrived before it.
-    pub(super) fn shows_restart(&self, delivery: &Message) -> bool {
-        delivery.info.consumer_sequence() == 1 && self.received > 0
     }
 
     /// Records that the consumer's info is requested now.
@@ -542,13 +510,6 @@ mod tests {
             panic!("all have arrived")
         };
         assert_eq!(acks(&messages), [(2, 8), (5, 9), (6, 10), (7, 11)]);
-    }
-
-    #[test]
-    fn a_first_delivery_after_others_shows_a_restarted_numbering() {
-        assert!(opened(3).shows_restart(&delivery(1, 1, 1)));
-        assert!(!opened(3).shows_restart(&delivery(1, 4, 2)));
-        assert!(!opened(0).shows_restart(&delivery(1, 1, 1)));
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Pull {
                 Phase::Open | Phase::Closed => {
                     self.requests.forget();
                     // The messages in the resequencer were not begun either, so they are returned as well.
-                    let pending = self.order.as_mut().map(|order| order.resequencer.take_pending()).unwrap_or_default();
+                    let pending = self.order.as_mut().map(|order| order.sequencer.take_pending()).unwrap_or_default();
                     if pending.is_empty() {
                         return None;
                     }

@@ -1,0 +1,97 @@
+//! The order of the messages of one key.
+
+use std::time::Duration;
+
+use super::Worker;
+use super::attempts::Verdict;
+use super::buffer::BufferGuard;
+use super::settle::Settled;
+use super::slot::{Slot, Start};
+use crate::delivery::Unfinished;
+use crate::message::{Info, Message};
+
+/// The delay before a message is looked at again whose earlier delivery is still being handled.
+pub(super) const IN_PROGRESS_DELAY: Duration = Duration::from_millis(200);
+
+impl Worker {
+    /// Puts a message into the buffer, behind the earlier ones of its key.
+    pub(super) fn receive_by_key(&self, message: Message, buffer: &mut BufferGuard<'_>) {
+        let Some(unfinished) = &self.binding.unfinished else { return };
+        let delivery = self.delivery_id(&message.info);
+        if self.denied_acks.are_denied() {
+            self.denied_acks.offer(message.info.clone());
+        }
+        let key = if unfinished.has_ended(delivery) || self.needs_no_call(&message) {
+            Err(None)
+        } else {
+            match self.handler.key(&self.context, &message) {
+                Some(key) => key.map_err(|outcome| Some(outcome.into_failure())),
+                None => Err(None),
+            }
+        };
+        buffer.push_by_key(key, message, unfinished);
+    }
+
+    /// Decides on a message of a handler with a key.
+    pub(super) fn start_by_key(&self, delivery: &Info, unfinished: &Unfinished) -> Start {
+        let id = delivery.id();
+        if unfinished.has_ended(id) || self.recent_acks.is_repeated(delivery, &self.binding.incarnations) {
+            return Start::Known(Verdict::Repeated);
+        }
+        if self.is_in_progress(delivery) {
+            return Start::Leave(Settled::Pending);
+        }
+        let (rejected, failures) = self.buffer.keys(|keys| (keys.rejected(id), keys.failures(id)));
+        if let Some(failure) = rejected.or_else(|| self.unstored.failure(delivery)) {
+            return Start::Known(Verdict::DeadLetter(failure));
+        }
+        if failures > 0 || !delivery.is_redelivered() {
+            return Start::Known(Verdict::Try);
+        }
+        if self.was_acknowledged(delivery) { Start::Known(Verdict::Repeated) } else { Start::LookUp }
+    }
+
+    /// Releases a slot whose message was settled; if it has ended, the next one of its key may begin.
+    pub(super) fn release(&self, slot: &Slot, settled: Settled) {
+        let current = slot.current();
+        slot.release(settled);
+        if settled == Settled::Ended
+            && let (Some(unfinished), Some(delivery)) = (&self.binding.unfinished, current)
+        {
+            self.buffer.finish(delivery, unfinished);
+        }
+    }
+
+    /// Keeps a failed message until its next attempt, or hands it to the next worker if this one stops.
+    ///
+    /// For the handler and the dead letter, an attempt in this process counts as a delivery.
+    pub(super) async fn park(&self, message: &Message, delay: Duration) {
+        let mut parked = message.clone();
+        parked.info.count_attempt();
+        if !self.buffer.park(parked, delay) {
+            self.request_again(&message.info).await;
+        }
+    }
+
+    /// Leaves a delivery without an answer; one with a key is looked at again, so that the later ones wait for it.
+    pub(super) fn leave(&self, message: &Message, settled: Settled) -> Settled {
+        if settled == Settled::Pending && self.binding.unfinished.is_some() {
+            self.buffer.park(message.clone(), IN_PROGRESS_DELAY);
+        }
+        settled
+    }
+
+    /// Lets messages begin whose next attempt is due, and requests messages again of which only the numbers are known;
+    /// never returns.
+    pub(super) async fn attend_to_keys(&self) {
+        if self.binding.unfinished.is_none() {
+            std::future::pending::<()>().await;
+        }
+        loop {
+            self.buffer.keys_changed().await;
+            for delivery in self.buffer.take_recalled() {
+                self.request_again(&self.info(delivery)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! The messages of a handler with a `key` that wait for earlier ones of their keys.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::buffer::Waiting;
+use crate::message::DeliveryId;
+use crate::outcome::Failure;
+
+/// The maximum number of messages of one key that wait in memory; of any others only the numbers are kept.
+const MAX_OF_KEY: usize = 32;
+
+/// The maximum number of messages of all keys that wait in memory.
+const MAX_WAITING: usize = 1000;
+
+/// The maximum number of bytes in payloads that wait in memory.
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// The number of messages of a key that are to be in memory before they may begin.
+const WINDOW: usize = 16;
+
+/// The time after which a message that was requested again, and has not arrived, is requested once more.
+const REPEAT: Duration = Duration::from_secs(3);
+
+/// A message by its sequence, and the time at which the stream stored it.
+type MessageId = (u64, u64);
+
+/// The messages of a worker by their keys, of which one at a time may begin.
+///
+/// A key whose messages wait for long does not fill the memory: beyond a limit only the numbers of a delivery are kept,
+/// and the message is requested again when its turn comes.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    lanes: HashMap<u64, Lane>,
+    /// The messages that may begin, have begun, or wait for their next attempt.
+    active: HashMap<MessageId, Active>,
+    /// The messages that wait for their next attempt, by its time.
+    parked: BTreeMap<(Instant, MessageId), Waiting>,
+    /// The number of messages in the lanes that are in memory, and the bytes in their payloads.
+    waiting: (usize, usize),
+    /// The deliveries whose messages are to be requested again.
+    pub(super) recalled: Vec<DeliveryId>,
+}
+
+/// The messages of one key.
+#[derive(Debug, Default)]
+struct Lane {
+    /// `true` while one of its messages may begin or has begun.
+    is_active: bool,
+    /// The others, by stream sequence.
+    entries: BTreeMap<u64, Entry>,
+    /// The number of those that are in memory.
+    in_memory: usize,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Message(Waiting),
+    /// A message of which only the numbers are kept.
+    Numbers {
+        delivery: DeliveryId,
+        /// The time of the last signal to the server about it.
+        since: Instant,
+        requested_at: Option<Instant>,
+    },
+}
+
+/// A message that may begin or has begun.
+#[derive(Debug)]
+struct Active {
+    key: Option<u64>,
+    failures: u64,
+    rejected: Option<Failure>,
+}
+
+impl Keys {
+    /// Adds a message, and returns it if it may begin.
+    ///
+    /// A message without a key waits for no other; `rejected` is the reason why it has none.
+    pub(super) fn add_without_key(&mut self, waiting: Waiting, rejected: Option<Failure>) -> Option<Waiting> {
+        let id = id(waiting.message.info.id());
+        if self.active.contains_key(&id) {
+            return None;
+        }
+        self.active.insert(id, Active { key: None, failures: 0, rejected });
+        Some(waiting)
+    }
+
+    /// Adds a message of this key, and returns one that may begin; none may begin unless `is_complete`.
+    pub(super) fn add(&mut self, key: u64, mut waiting: Waiting, is_complete: bool) -> Option<Waiting> {
+        let delivery = waiting.message.info.id();
+        // A message that has begun is delivered again after its ack_wait; its call goes on.
+        if self.active.contains_key(&id(delivery)) {
+            return None;
+        }
+        let bytes = waiting.message.payload.len();
+        let lane = self.lanes.entry(key).or_default();
+        let is_known = match lane.entries.get(&delivery.stream_sequence) {
+            Some(Entry::Numbers { delivery: former, .. }) => {
+                // It was requested again, which is no attempt.
+                waiting.message.info.discount(delivery.delivered.saturating_sub(former.delivered));
+                true
+            }
+            Some(Entry::Message(former)) => {
+                self.waiting.0 -= 1;
+                self.waiting.1 -= former.message.payload.len();
+                lane.in_memory -= 1;
+                true
+            }
+            None => false,
+        };
+        let (messages, waiting_bytes) = self.waiting;
+        let fits = lane.in_memory < MAX_OF_KEY && messages < MAX_WAITING && waiting_bytes + bytes <= MAX_BYTES;
+        let entry = if is_known || fits || !lane.is_active && lane.entries.is_empty() {
+            lane.in_memory += 1;
+            self.waiting = (messages + 1, waiting_bytes + bytes);
+            Entry::Message(waiting)
+        } else {
+            Entry::Numbers { delivery, since: waiting.since, requested_at: None }
+        };
+        lane.entries.insert(delivery.stream_sequence, entry);
+        if is_complete { self.advance(key) } else { None }
+    }
+
+    /// Ends a message, and returns the next one of its key if it may begin.
+    pub(super) fn finish(&mut self, delivery: DeliveryId, is_complete: bool) -> Option<Waiting> {
+        let key = self.active.remove(&id(delivery))?.key?;
+        let lane = self.lanes.get_mut(&key)?;
+        lane.is_active = false;
+        if lane.entries.is_empty() {
+            self.lanes.remove(&key);
+            return None;
+        }
+        if is_complete { self.advance(key) } else { None }
+    }
+
+    /// Returns the messages that may begin, now that none is missing.
+    pub(super) fn release(&mut self) -> Vec<Waiting> {
+        let keys: Vec<u64> = self.lanes.keys().copied().collect();
+        keys.into_iter().filter_map(|key| self.advance(key)).collect()
+    }
+
+    /// Returns the next message of a key if it may begin; requests it again if only its numbers are known.
+    fn advance(&mut self, key: u64) -> Option<Waiting> {
+        let window = if self.waiting.0 < MAX_WAITING { WINDOW } else { 1 };
+        let lane = self.lanes.get_mut(&key).filter(|lane| !lane.is_active)?;
+        let now = Instant::now();
+        for entry in lane.entries.values_mut().take(window) {
+            if let Entry::Numbers { delivery, requested_at: requested_at @ None, .. } = entry {
+                *requested_at = Some(now);
+                self.recalled.push(*delivery);
+            }
+        }
+        let first = lane.entries.first_entry().filter(|first| matches!(first.get(), Entry::Message(_)))?;
+        let Entry::Message(waiting) = first.remove() else { return None };
+        lane.is_active = true;
+        lane.in_memory -= 1;
+        self.waiting.0 -= 1;
+        self.waiting.1 -= waiting.message.payload.len();
+        let active = Active { key: Some(key), failures: 0, rejected: None };
+        self.active.insert(id(waiting.message.info.id()), active);
+        Some(waiting)
+    }
+
+    /// Counts a failed attempt of a message, and returns their number.
+    pub(super) fn failed(&mut self, delivery: DeliveryId) -> u64 {
+        let Some(active) = self.active.get_mut(&id(delivery)) else { return 1 };
+        active.failures += 1;
+        active.failures
+    }
+
+    /// Returns the number of failed attempts of a message in this process.
+    pub(super) fn failures(&self, delivery: DeliveryId) -> u64 {
+        self.active.get(&id(delivery)).map_or(0, |active| active.failures)
+    }
+
+    /// Returns the reason why a message has no key.
+    pub(super) fn rejected(&self, delivery: DeliveryId) -> Option<Failure> {
+        self.active.get(&id(delivery))?.rejected.clone()
+    }
+
+    /// Keeps a message until its next attempt; drops it if it belongs to another instance by now.
+    pub(super) fn park(&mut self, waiting: Waiting, due: Instant) {
+        let id = id(waiting.message.info.id());
+        if self.active.contains_key(&id) {
+            self.parked.insert((due, id), waiting);
+        }
+    }
+
+    /// Returns the time of the next attempt of a message that waits for it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.parked.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// Takes the messages whose next attempt is due.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Waiting> {
+        let mut taken = Vec::new();
+        while let Some(first) = self.parked.first_entry().filter(|first| first.key().0 <= now) {
+            taken.push(first.remove());
+        }
+        taken
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lanes.is_empty() && self.parked.is_empty()
+    }
+
+    /// Returns the messages that had no signal for `min_age`, to which the caller sends one now; requests those once more
+    /// that have not arrived.
+    pub(super) fn refresh(&mut self, now: Instant, min_age: Duration) -> Vec<DeliveryId> {
+        let mut due = Vec::new();
+        let mut refresh = |since: &mut Instant, delivery| {
+            if now.saturating_duration_since(*since) >= min_age {
+                *since = now;
+                due.push(delivery);
+            }
+        };
+        for entry in self.lanes.values_mut().flat_map(|lane| lane.entries.values_mut()) {
+            match entry {
+                Entry::Message(waiting) => refresh(&mut waiting.since, waiting.message.info.id()),
+                Entry::Numbers { delivery, since, requested_at: None } => refresh(since, *delivery),
+                Entry::Numbers { delivery, requested_at: Some(requested_at), .. } => {
+                    if now.saturating_duration_since(*requested_at) >= REPEAT {
+                        *requested_at = now;
+                        self.recalled.push(*delivery);
+                    }
+                }
+            }
+        }
+        self.parked.values_mut().for_each(|waiting| refresh(&mut waiting.since, waiting.message.info.id()));
+        due
+    }
+
+    /// Returns all deliveries that have not begun, in the order of the stream.
+    pub(super) fn into_deliveries(self) -> Vec<DeliveryId> {
+        let entries = self.lanes.into_values().flat_map(|lane| lane.entries.into_values());
+        let waiting = entries.map(|entry| match entry {
+            Entry::Message(waiting) => waiting.message.info.id(),
+            Entry::Numbers { delivery, .. } => delivery,
+        });
+        let parked = self.parked.into_values().map(|waiting| waiting.message.info.id());
+        let mut deliveries: Vec<_> = waiting.chain(parked).collect();
+        deliveries.sort_by_key(|delivery| delivery.stream_sequence);
+        deliveries
+    }
+}
+
+fn id(delivery: DeliveryId) -> MessageId {
+    (delivery.stream_sequence, delivery.stored_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{AckPrefix, Message};
+
+    fn waiting(sequence: u64, delivered: u64) -> Waiting {
+        let id = DeliveryId { delivered, stream_sequence: sequence, ..DeliveryId::default() };
+        let info = AckPrefix::new("S", "D").delivery(id).into();
+        Waiting::new(Message { info, ..Message::new("s", "payload") }, Instant::now())
+    }
+
+    fn sequence(waiting: &Waiting) -> u64 {
+        waiting.message.info.stream_sequence()
+    }
+
+    /// Adds a message, and returns the sequence of the one that may begin.
+    fn add(keys: &mut Keys, key: u64, number: u64) -> Option<u64> {
+        keys.add(key, waiting(number, 1), true).as_ref().map(sequence)
+    }
+
+    fn finish(keys: &mut Keys, number: u64) -> Option<u64> {
+        let delivery = waiting(number, 1).message.info.id();
+        keys.finish(delivery, true).as_ref().map(sequence)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_message_of_each_key_may_begin() {
+        let mut keys = Keys::default();
+        assert_eq!(add(&mut keys, 7, 1), Some(1));
+        assert_eq!(add(&mut keys, 8, 2), Some(2));
+        assert_eq!(add(&mut keys, 7, 3), None);
+        assert_eq!(add(&mut keys, 7, 4), None);
+        assert_eq!(finish(&mut keys, 1), Some(3));
+        assert_eq!(finish(&mut keys, 2), None);
+        assert_eq!(finish(&mut keys, 3), Some(4));
+        assert_eq!(finish(&mut keys, 4), None);
+        assert!(keys.is_empty() && keys.active.is_empty() && keys.waiting == (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_begins_while_a_message_may_be_missing() {
+        let mut keys = Keys::default();
+        assert!(keys.add(7, waiting(5, 1), false).is_none());
+        assert!(keys.add(7, waiting(3, 2), false).is_none());
+        assert!(keys.add(8, waiting(4, 2), false).is_none());
+        let mut released: Vec<_> = keys.release().iter().map(sequence).collect();
+        released.sort_unstable();
+        assert_eq!(released, [3, 4]);
+        assert_eq!(finish(&mut keys, 3), Some(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_delivery_of_a_message_that_has_begun_is_dropped() {
+        let mut keys = Keys::default();
+        assert_eq!(add(&mut keys, 7, 1), Some(1));
+        assert_eq!(add(&mut keys, 7, 1), None);
+        assert_eq!(add(&mut keys, 7, 2), None);
+        assert_eq!(add(&mut keys, 7, 2), None);
+        assert_eq!(finish(&mut keys, 1), Some(2));
+        assert_eq!(finish(&mut keys, 2), None);
+        assert!(keys.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_numbers_of_many_messages_of_a_key_are_kept() {
+        let mut keys = Keys::default();
+        for number in 1..=100 {
+            add(&mut keys, 7, number);
+        }
+        assert_eq!(keys.waiting.0, MAX_OF_KEY);
+        assert!(keys.recalled.is_empty());
+        let mut number = 1;
+        while number < 100 {
+            let next = finish(&mut keys, number);
+            // The server delivers again what is requested, before the message is next.
+            for delivery in std::mem::take(&mut keys.recalled) {
+                let again = keys.add(7, waiting(delivery.stream_sequence, 2), true);
+                assert!(again.is_none(), "another one of the key has begun");
+            }
+            assert_eq!(next, Some(number + 1));
+            number += 1;
+            assert!(keys.waiting.0 <= MAX_OF_KEY + WINDOW);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requested_message_is_not_an_attempt_and_is_requested_again_if_it_is_lost() {
+        let mut keys = Keys::default();
+        for number in 1..=MAX_OF_KEY as u64 + 2 {
+            add(&mut keys, 7, number);
+        }
+        let last = MAX_OF_KEY as u64 + 2;
+        for number in 1..last - 1 {
+            finish(&mut keys, number);
+        }
+        assert_eq!(keys.recalled.iter().map(|delivery| delivery.stream_sequence).collect::<Vec<_>>(), [last]);
+        keys.recalled.clear();
+        assert_eq!(finish(&mut keys, last - 1), None, "it has not arrived");
+        tokio::time::advance(REPEAT).await;
+        assert!(keys.refresh(Instant::now(), Duration::ZERO).is_empty(), "it is requested, so it needs no signal");
+        assert_eq!(keys.recalled.len(), 1);
+        let arrived = keys.add(7, waiting(last, 3), true).expect("it is next");
+        assert_eq!(arrived.message.info.delivered(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn parked_message_keeps_its_key_until_it_has_ended() {
+        let mut keys = Keys::default();
+        assert_eq!(add(&mut keys, 7, 1), Some(1));
+        assert_eq!(add(&mut keys, 7, 2), None);
+        let due = Instant::now() + Duration::from_secs(1);
+        let delivery = waiting(1, 1).message.info.id();
+        assert_eq!((keys.failed(delivery), keys.failed(delivery)), (1, 2));
+        keys.park(waiting(1, 1), due);
+        assert_eq!(keys.due(), Some(due));
+        assert!(keys.take_due(Instant::now()).is_empty());
+        assert_eq!(keys.take_due(due).iter().map(sequence).collect::<Vec<_>>(), [1]);
+        assert_eq!(finish(&mut keys, 1), Some(2));
+        // Another instance has it by now.
+        keys.park(waiting(1, 1), due);
+        assert_eq!(keys.due(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_that_have_not_begun_are_in_the_order_of_the_stream() {
+        let mut keys = Keys::default();
+        for (key, number) in [(1, 1), (1, 4), (2, 2), (2, 3), (1, 6), (2, 5)] {
+            add(&mut keys, key, number);
+        }
+        keys.park(waiting(2, 1), Instant::now());
+        let left: Vec<_> = keys.into_deliveries().iter().map(|delivery| delivery.stream_sequence).collect();
+        assert_eq!(left, [2, 3, 4, 5, 6]);
+    }
+}

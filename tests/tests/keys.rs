@@ -1,0 +1,241 @@
+//! The order of the messages of a key, through lost connections, instances that die, and replaced consumers.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers::{Info, Reason, Subscription};
+use jetstream_handlers_tests::{
+    Program, Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, ms, publish, stream_config,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+struct Order {
+    customer: u64,
+    id: u64,
+}
+
+fn orders(ids: std::ops::Range<u64>, customers: u64) -> impl Iterator<Item = Order> {
+    ids.map(move |id| Order { customer: id % customers, id })
+}
+
+/// Checks that the first successes of each customer's messages are in the order of the stream, and that none is missing.
+fn check_order(handled: &[Order], expected: impl IntoIterator<Item = u64>) {
+    let expected: BTreeSet<u64> = expected.into_iter().collect();
+    let ids: BTreeSet<u64> = handled.iter().map(|order| order.id).collect();
+    let missing: Vec<_> = expected.difference(&ids).collect();
+    assert!(missing.is_empty(), "not handled: {missing:?}");
+    let mut last = BTreeMap::<u64, u64>::new();
+    let mut known = BTreeSet::new();
+    for (position, order) in handled.iter().enumerate() {
+        if known.insert(order.id)
+            && let Some(before) = last.insert(order.customer, order.id)
+        {
+            let of_customer: Vec<_> =
+                handled[..=position].iter().filter(|other| other.customer == order.customer).collect();
+            assert!(before < order.id, "customer {} was handled as {of_customer:?}", order.customer);
+        }
+    }
+}
+
+/// Returns the times at which a process has handled orders.
+fn handled_by(program: &Program) -> Vec<(u128, Order)> {
+    let handled = |line: String| {
+        let numbers: Vec<u128> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        (numbers[0], Order { customer: numbers[1] as u64, id: numbers[2] as u64 })
+    };
+    program.lines("handled ").into_iter().map(handled).collect()
+}
+
+/// Waits until so many orders were handled, as long as others are handled.
+async fn until_handled(programs: &[Program], killed: &[Program], count: usize) {
+    let (mut before, mut since) = (0, Instant::now());
+    loop {
+        let handled = programs.iter().chain(killed).flat_map(handled_by);
+        let ids: BTreeSet<u64> = handled.map(|(_, order)| order.id).collect();
+        if ids.len() >= count {
+            return;
+        }
+        if ids.len() > before {
+            (before, since) = (ids.len(), Instant::now());
+        }
+        if since.elapsed() > SOON {
+            let missing: Vec<_> = (0..10_000).filter(|id| !ids.contains(id)).take(10).collect();
+            panic!(
+                "{} of {count} were handled, no other one for {SOON:?}; the first others are {missing:?}",
+                ids.len()
+            );
+        }
+        sleep(ms(20)).await;
+    }
+}
+
+async fn subscribe(broker: &Broker, handled: &Recorder<Order>, each: Duration) -> Subscription {
+    let handled = handled.clone();
+    let handler = move |order: Order, info: Info| {
+        let handled = handled.clone();
+        async move {
+            sleep(each).await;
+            // One message in twenty fails at its first attempt.
+            if order.id.is_multiple_of(20) && info.delivered() == 1 {
+                return Err(HandlerError::retry("the first attempt fails"));
+            }
+            handled.add(order);
+            Ok(())
+        }
+    };
+    let subscribe = broker.subscribe("work.keyed", "keyed", handler).name("keyed").key("customer");
+    subscribe.concurrency(16).backoff(&[ms(50)]).await.unwrap()
+}
+
+async fn all_acked(server: &Server) {
+    server.all_acked("WORK", "keyed").await;
+}
+
+#[tokio::test]
+async fn kills_of_the_active_process_keep_the_order_of_every_key() {
+    const LAST: u64 = 10_000;
+    let server = Server::start().await;
+    let url = server.url();
+    let start = || Program::start(env!("CARGO_BIN_EXE_keyed_worker"), &[], &[("NATS_URL", &url)]);
+    let broker = connect(&server).await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let mut programs = vec![start(), start()];
+    for program in &mut programs {
+        program.until("started").await;
+    }
+    publish(&broker, "work.keyed", orders(0..LAST, 100)).await;
+    let mut killed = Vec::new();
+    for kill_at in [1500, 4000, 7000] {
+        until_handled(&programs, &killed, kill_at).await;
+        // The one that has handled the last message is active, and the other takes over.
+        let last = |program: &Program| handled_by(program).last().map(|(at, _)| *at);
+        let active = (0..programs.len()).max_by_key(|index| last(&programs[*index])).unwrap();
+        let mut program = programs.remove(active);
+        program.signal("KILL");
+        program.ended().await;
+        killed.push(program);
+        programs.push(start());
+    }
+    until_handled(&programs, &killed, LAST as usize).await;
+    let mut handled: Vec<_> = programs.iter().chain(&killed).flat_map(handled_by).collect();
+    handled.sort_unstable();
+    let handled: Vec<_> = handled.into_iter().map(|(_, order)| order).collect();
+    println!("{} handled again", handled.len() as u64 - LAST);
+    check_order(&handled, 0..LAST);
+    assert!(handled.len() as u64 <= LAST + 3 * 64, "only what was in hand is handled again: {}", handled.len());
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn lost_connections_keep_the_order_of_every_key() {
+    const LAST: u64 = 4000;
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<Order>::default();
+    let _subscription = subscribe(&broker, &handled, ms(2)).await;
+    let publishing = publish(&publisher, "work.keyed", orders(0..LAST, 50));
+    let cutting = async {
+        for _ in 0..8 {
+            sleep(ms(150)).await;
+            proxy.cut();
+        }
+    };
+    futures::join!(publishing, cutting);
+    handled.until_distinct(LAST as usize).await;
+    check_order(&handled.items(), 0..LAST);
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn restarted_server_keeps_the_order_of_every_key() {
+    const LAST: u64 = 1500;
+    let mut server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Order>::default();
+    let _subscription = subscribe(&broker, &handled, ms(5)).await;
+    publish(&broker, "work.keyed", orders(0..LAST, 30)).await;
+    handled.until_len(200).await;
+    server.restart().await;
+    handled.until_distinct(LAST as usize).await;
+    check_order(&handled.items(), 0..LAST);
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn frozen_process_that_wakes_handles_nothing_out_of_order() {
+    const LAST: u64 = 3000;
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let mut active = Program::start(env!("CARGO_BIN_EXE_keyed_worker"), &[], &[("NATS_URL", &server.url())]);
+    active.until("started").await;
+    publish(&broker, "work.keyed", orders(0..LAST, 20)).await;
+    active.until("handled ").await;
+    let handled = Recorder::<Order>::default();
+    let _standby = subscribe(&broker, &handled, ms(1)).await;
+    active.signal("STOP");
+    eventually("the standby is active", SOON, async || (!handled.is_empty()).then_some(())).await;
+    active.signal("CONT");
+    let by_active = || handled_by(&active).into_iter().map(|(_, order)| order).collect::<Vec<_>>();
+    eventually("all are handled", SOON * 2, async || {
+        let ids: BTreeSet<u64> = by_active().iter().chain(&handled.items()).map(|order| order.id).collect();
+        (ids.len() as u64 == LAST).then_some(())
+    })
+    .await;
+    check_order(&handled.items(), handled.items().iter().map(|order| order.id));
+    check_order(&by_active(), by_active().iter().map(|order| order.id));
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn replaced_consumer_begins_again_in_order() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Order>::default();
+    let _subscription = subscribe(&broker, &handled, ms(3)).await;
+    publish(&broker, "work.keyed", orders(0..600, 10)).await;
+    handled.until_len(100).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.delete_consumer("keyed").await.unwrap();
+    handled.until_distinct(600).await;
+    check_order(&handled.items(), 0..600);
+    // What a stream of the same name stores later is not taken for what has ended.
+    let before = handled.len();
+    server.jetstream().await.delete_stream("WORK").await.unwrap();
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    publish(&broker, "work.keyed", orders(1000..1100, 10)).await;
+    eventually("the new ones are handled", SOON, async || {
+        (handled.items()[before..].iter().filter(|order| order.id >= 1000).count() == 100).then_some(())
+    })
+    .await;
+    check_order(&handled.items()[before..], 1000..1100);
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn unreadable_message_delays_no_key() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("DLQ", &["dlq.>"])).await.unwrap();
+    let broker = connect(&server).await;
+    let mut raw = RawClient::connect(server.address()).await;
+    publish(&broker, "work.keyed", orders(1..100, 5)).await;
+    raw.publish("work.keyed", b"Customer: Zo\xeb", r#"{"customer": 1, "id": 100}"#).await;
+    raw.flush().await;
+    publish(&broker, "work.keyed", orders(101..200, 5)).await;
+    let handled = Recorder::<Order>::default();
+    let begin = Instant::now();
+    let _subscription = subscribe(&broker, &handled, ms(1)).await;
+    handled.until_distinct(198).await;
+    let letters = dead_letters(&broker, 1).await;
+    assert!(begin.elapsed() < secs(15), "{:?}", begin.elapsed());
+    assert_eq!((letters[0].reason, letters[0].stream_sequence), (Reason::Undecodable, 100));
+    check_order(&handled.items(), (1..100).chain(101..200));
+    all_acked(&server).await;
+}
