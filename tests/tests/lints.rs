@@ -131,6 +131,19 @@ pub mod handlers {
         println!("{order:?}");
     }
 
+    /// With a key of messages.
+    #[subscriber(subject = "lints.{region}.keyed", queue = "lints-keyed", key = "{region}", concurrency = 4)]
+    pub async fn keyed(order: Order) {
+        rest().await;
+        println!("{order:?}");
+    }
+
+    #[subscriber(subject = "lints.tenants", queue = "lints-tenants", key = header("Tenant"), single_instance)]
+    async fn tenants(order: Order) {
+        rest().await;
+        println!("{order:?}");
+    }
+
     /// A function that is not async.
     ///
     /// # Errors

@@ -398,6 +398,8 @@ fn key_must_be_in_every_subject() {
     ] {
         assert_mistakes(&subscriber(subject, key), &[]);
     }
+    // The subjects of an event are known at the start.
+    assert_mistakes(r#"#[subscriber(event = OrderCreated, queue = "b", key = "{region}")] async fn f() {}"#, &[]);
     for (subject, found) in [
         (r#""orders.created""#, "`orders.created` has no placeholders"),
         (r#""orders.{area}""#, "`orders.{area}` has the placeholder `area`"),

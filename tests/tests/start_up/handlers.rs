@@ -325,7 +325,8 @@ async fn second_handler_on_a_running_queue_is_refused_although_its_settings_diff
     for broker in [connect(&Server::start().await).await, Broker::in_memory()] {
         let subscribe = || broker.subscribe("orders.created", "shared", async |_: Message| {});
         let first = subscribe().await.unwrap();
-        for second in [subscribe(), subscribe().ack_wait(secs(99)), subscribe().ordered().single_instance()] {
+        let keyed = subscribe().key("customer").single_instance();
+        for second in [subscribe(), subscribe().ack_wait(secs(99)), subscribe().ordered().single_instance(), keyed] {
             let error = second.await.unwrap_err();
             assert!(matches!(error.problems(), [Problem::SharedDurable { .. }]), "{error:?}");
         }
@@ -363,7 +364,12 @@ async fn contradicting_settings_of_a_closure_are_refused() {
     assert_error(subscribe().ordered().concurrency(2).await, ErrorKind::Config, &parts);
     let parts = ["`closure on orders.created`: ack_every", "add `ordered`"];
     assert_error(subscribe().ack_every(10).await, ErrorKind::Config, &parts);
-    assert_error(subscribe().single_instance().await, ErrorKind::Config, &["single_instance", "add `ordered`"]);
+    let parts = ["single_instance", "add `ordered` or `key`"];
+    assert_error(subscribe().single_instance().await, ErrorKind::Config, &parts);
+    let parts = ["`closure on orders.created`: key: excludes `ordered`", "remove `key` or `ordered`"];
+    assert_error(subscribe().key("customer").ordered().await, ErrorKind::Config, &parts);
+    let parts = ["`closure on orders.created`: key", "`region`", "the subject `orders.created` has no placeholders"];
+    assert_error(subscribe().key("{region}").await, ErrorKind::Config, &parts);
     let parts = ["`closure on orders.created`: concurrency: is 513", "1 to 512"];
     assert_error(subscribe().blocking().concurrency(513).await, ErrorKind::Config, &parts);
 }
