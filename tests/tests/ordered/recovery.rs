@@ -1,7 +1,7 @@
 //! No message is skipped when the connection, the server, the consumer or the stream goes away.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{FutureExt as _, StreamExt as _};
 use jetstream_handlers::prelude::*;
@@ -11,6 +11,7 @@ use jetstream_handlers_tests::{
     without_repetitions,
 };
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::{all_acked, recording, slow_with, subscribe};
 
@@ -370,4 +371,35 @@ async fn subject_purged_before_a_disconnect_skips_no_other() {
         proxy.cut();
     })
     .await;
+}
+
+/// After the reconnect, the worker has no inbox until its consumer is restored, and nothing refreshes its pin.
+#[tokio::test]
+async fn consumer_is_restored_after_a_reconnect_without_its_stream() {
+    let server = Server::start().await;
+    let jetstream = server.jetstream().await;
+    let config = stream_config("WORK", &["work.>"]);
+    jetstream.create_stream(config.clone()).await.unwrap();
+    let proxy = Proxy::start(server.address()).await;
+    let (broker, publisher) = (connect(&proxy).await, connect(&server).await);
+    let calls = Recorder::new();
+    let subscription = subscribe(&broker, &calls, Duration::ZERO).await;
+    publish(&publisher, "work.ordered", 1..=1).await;
+    calls.until(1).await;
+    // The worker looks for the stream before it restores the consumer.
+    let mut attempts = server.client().await.subscribe("$JS.API.STREAM.INFO.WORK").await.unwrap();
+    jetstream.delete_stream("WORK").await.unwrap();
+    assert!(timeout(SOON, attempts.next()).await.is_ok(), "it looks for the stream");
+    proxy.cut();
+    let cut = Instant::now();
+    // The pin is refreshed every 5/3 s.
+    while cut.elapsed() < secs(4) {
+        let attempt = timeout(SOON, attempts.next()).await;
+        assert!(attempt.is_ok(), "it still looks for the stream {:?} after the cut", cut.elapsed());
+    }
+    jetstream.create_stream(config).await.unwrap();
+    publish(&publisher, "work.ordered", 2..=2).await;
+    calls.until(2).await;
+    all_acked(&server, 1).await;
+    subscription.unsubscribe().await.unwrap();
 }

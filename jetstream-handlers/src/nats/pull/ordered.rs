@@ -269,14 +269,15 @@ impl Pull {
         let mut request = format!(r#"{{"batch":1,"max_bytes":1,"expires":{}"#, Duration::from_secs(1).as_nanos());
         self.add_pin(&mut request);
         request.push('}');
+        if let Some(order) = &mut self.order {
+            // Also without an inbox, as during a recovery on a new connection: it must not be due again at once.
+            order.pin_refreshed();
+        }
         let Some(lease) = &self.lease else { return };
         let reply = lease.reply(&self.route, PIN_KEEPALIVE);
         if self.connection.is_connected() {
             let client = self.connection.client();
             client.publish_with_reply(self.next_subject.clone(), reply, request.into()).await.ok();
-        }
-        if let Some(order) = &mut self.order {
-            order.pin_refreshed();
         }
     }
 

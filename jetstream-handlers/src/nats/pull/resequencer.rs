@@ -211,6 +211,9 @@ impl Resequencer {
         }
         self.floor = floor;
         self.max_pending = self.max_pending.max(info.num_ack_pending);
+        // What this process has acked, up to the floor, has ended. It arrived after that, because it was delivered before the
+        // ack or examined meanwhile, and must not take the capacity that the missing messages need.
+        self.below_floor.retain(|sequence| *sequence > acked);
         self.pending.retain(|sequence, _| *sequence > floor || self.below_floor.contains(sequence));
         // Messages up to the floor have ended, except those in `below_floor`; messages above the last delivery arrived
         // after this info.
@@ -236,7 +239,7 @@ impl Resequencer {
         } else {
             let pending = self.pending.range(unacknowledged).map(|(sequence, _)| sequence);
             let pending = pending.chain(&self.below_floor);
-            released.len() + pending.filter(|sequence| **sequence > acked && !released.contains(sequence)).count()
+            released.len() + pending.filter(|sequence| !released.contains(sequence)).count()
         };
         if arrived >= info.num_ack_pending {
             return Action::Release(self.open(info));
@@ -509,7 +512,30 @@ mod tests {
         let Action::Release(messages) = resequencer.on_info(&info((7, 12), (4, 4), 3), Active::This, 4) else {
             panic!("all have arrived")
         };
-        assert_eq!(acks(&messages), [(2, 8), (5, 9), (6, 10), (7, 11)]);
+        assert_eq!(acks(&messages), [(5, 9), (6, 10), (7, 11)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn deliveries_that_crossed_their_ack_leave_room_for_missing_ones() {
+        let mut resequencer = Resequencer { max_pending: 3, ..opened(2) };
+        resequencer.close();
+        // 1 and 2 are acked; 3 to 5, as many as may be unacknowledged, are lost.
+        let info_now = info((5, 5), (2, 2), 3);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 2), Action::Wait));
+        tokio::time::advance(PERIOD).await;
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 2), Action::Nak(_)));
+        // 1 was delivered again before its ack.
+        for (sequence, number) in [(1, 6), (3, 7), (4, 8)] {
+            assert!(resequencer.pass(delivery(sequence, number, 2)).is_none());
+        }
+        let info_now = info((5, 8), (2, 2), 3);
+        assert!(matches!(resequencer.on_info(&info_now, Active::This, 2), Action::Wait), "5 is missing");
+        assert_eq!(resequencer.capacity(), 1, "for 5");
+        assert!(resequencer.pass(delivery(5, 9, 2)).is_none());
+        let Action::Release(messages) = resequencer.on_info(&info((5, 9), (2, 2), 3), Active::This, 2) else {
+            panic!("all have arrived")
+        };
+        assert_eq!(acks(&messages), [(3, 7), (4, 8), (5, 9)]);
     }
 
     #[test]
