@@ -239,3 +239,30 @@ async fn unreadable_message_delays_no_key() {
     check_order(&handled.items(), (1..100).chain(101..200));
     all_acked(&server).await;
 }
+
+#[tokio::test]
+async fn standby_requests_everything_that_a_lost_instance_had() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (lost, standby) = (connect(&proxy).await, connect(&server).await);
+    // It receives everything, because it looks for messages of other keys, and handles nothing.
+    let stuck = |_: Order| std::future::pending::<()>();
+    let _lost = lost.subscribe("work.keyed", "keyed", stuck).key("customer").ack_wait(secs(60)).await.unwrap();
+    publish(&standby, "work.keyed", orders(1..601, 3)).await;
+    server.ack_pending("WORK", "keyed", 600).await;
+    let handled = Recorder::<Order>::default();
+    let recorder = handled.clone();
+    let handler = move |order: Order| {
+        recorder.add(order);
+        std::future::ready(())
+    };
+    let subscribe = standby.subscribe("work.keyed", "keyed", handler).key("customer").ack_wait(secs(60));
+    let _standby = subscribe.await.unwrap();
+    proxy.refuse();
+    proxy.cut();
+    let begin = Instant::now();
+    handled.until_distinct(600).await;
+    assert!(begin.elapsed() < secs(25), "it took {:?}", begin.elapsed());
+    check_order(&handled.items(), 1..601);
+    all_acked(&server).await;
+}

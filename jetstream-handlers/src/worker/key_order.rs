@@ -9,6 +9,7 @@ use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
 use crate::message::{Info, Message};
+use crate::outcome::{Failure, Outcome};
 
 /// The delay before a message is looked at again whose earlier delivery is still being handled.
 pub(super) const IN_PROGRESS_DELAY: Duration = Duration::from_millis(200);
@@ -25,11 +26,19 @@ impl Worker {
             Err(None)
         } else {
             match self.handler.key(&self.context, &message) {
-                Some(key) => key.map_err(|outcome| Some(outcome.into_failure())),
+                Some(key) => key.map_err(|rejected| Some(self.rejection(rejected))),
                 None => Err(None),
             }
         };
         buffer.push_by_key(key, message, unfinished);
+    }
+
+    /// Returns the failure of a message without its key.
+    fn rejection(&self, mut outcome: Outcome) -> Failure {
+        if self.transport.settings().redact_errors {
+            outcome.redact();
+        }
+        outcome.into_failure()
     }
 
     /// Decides on a message of a handler with a key.

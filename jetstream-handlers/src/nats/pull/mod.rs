@@ -535,10 +535,12 @@ impl Pull {
         self.limits.busy();
         self.mark_healthy();
         self.floor.read_if_due(self.last_heard);
-        if self.order.is_none() {
-            return push(message);
+        let Some(order) = &mut self.order else { return push(message) };
+        if order.becomes_active(&message) {
+            // Requests without the pin are not served any more, except for the one of this message.
+            self.requests.forget();
         }
-        if let Some(message) = self.order.as_mut().and_then(|order| order.pass(message)) {
+        if let Some(message) = order.sequencer.pass(message) {
             // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
         }

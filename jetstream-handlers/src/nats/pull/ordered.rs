@@ -125,17 +125,14 @@ impl Ordered {
         })
     }
 
-    /// Returns a delivery if it is the next one in order.
-    pub(super) fn pass(&mut self, message: Message) -> Option<Message> {
-        if let Some(pin) = message.pin_id()
-            && self.pin.as_deref() != Some(pin)
-        {
-            self.pin = Some(pin.to_owned());
-            self.pin_refreshed();
-            self.is_standby = false;
-            tracing::info!(handler = &*self.handler, "this instance is active");
-        }
-        self.sequencer.pass(message)
+    /// Records the pin of a delivery; returns `true` if this instance is active from now on.
+    pub(super) fn becomes_active(&mut self, message: &Message) -> bool {
+        let Some(pin) = message.pin_id().filter(|pin| self.pin.as_deref() != Some(*pin)) else { return false };
+        self.pin = Some(pin.to_owned());
+        self.pin_refreshed();
+        self.is_standby = false;
+        tracing::info!(handler = &*self.handler, "this instance is active");
+        true
     }
 
     /// Records that the connection may have ended at a message that the client library cannot read; holds requests until
