@@ -39,6 +39,8 @@ pub(super) struct Resequencer {
     /// The stream sequences of messages that were delivered although they are not above the floor: they are
     /// unacknowledged, and the floor rose past them because a message after them was removed from the stream.
     below_floor: BTreeSet<u64>,
+    /// The number of those that this process had acked before they arrived.
+    acked_again: usize,
     /// The time at which the consumer was created.
     created: Option<String>,
     request_at: Instant,
@@ -79,6 +81,7 @@ impl Resequencer {
             received_at_request: 0,
             floor: 0,
             below_floor: BTreeSet::new(),
+            acked_again: 0,
             created: None,
             request_at: Instant::now(),
             in_flight: None,
@@ -188,7 +191,7 @@ impl Resequencer {
     /// Returns the number of messages that may still arrive at a closed resequencer: all that the consumer can have
     /// delivered, without those that have arrived.
     pub(super) fn capacity(&self) -> usize {
-        self.max_pending.saturating_sub(self.pending.len())
+        (self.max_pending + self.acked_again).saturating_sub(self.pending.len())
     }
 
     /// Returns the time at which a closed resequencer needs the consumer's info.
@@ -211,10 +214,9 @@ impl Resequencer {
         }
         self.floor = floor;
         self.max_pending = self.max_pending.max(info.num_ack_pending);
-        // What this process has acked, up to the floor, has ended. It arrived after that, because it was delivered before the
-        // ack or examined meanwhile, and must not take the capacity that the missing messages need.
-        self.below_floor.retain(|sequence| *sequence > acked);
         self.pending.retain(|sequence, _| *sequence > floor || self.below_floor.contains(sequence));
+        // What arrived after this process had acked it must not take the capacity that the missing messages need.
+        self.acked_again = self.below_floor.range(..=acked).count();
         // Messages up to the floor have ended, except those in `below_floor`; messages above the last delivery arrived
         // after this info.
         let unacknowledged = floor + 1..delivered + 1;
@@ -239,7 +241,7 @@ impl Resequencer {
         } else {
             let pending = self.pending.range(unacknowledged).map(|(sequence, _)| sequence);
             let pending = pending.chain(&self.below_floor);
-            released.len() + pending.filter(|sequence| !released.contains(sequence)).count()
+            released.len() + pending.filter(|sequence| **sequence > acked && !released.contains(sequence)).count()
         };
         if arrived >= info.num_ack_pending {
             return Action::Release(self.open(info));
@@ -268,6 +270,7 @@ impl Resequencer {
         self.last = last.unwrap_or_default().max(info.delivered.consumer_sequence);
         self.open = true;
         self.below_floor.clear();
+        self.acked_again = 0;
         self.assign_ack_sequences(info.ack_floor.consumer_sequence);
         std::mem::take(&mut self.pending).into_values().collect()
     }
@@ -512,7 +515,7 @@ mod tests {
         let Action::Release(messages) = resequencer.on_info(&info((7, 12), (4, 4), 3), Active::This, 4) else {
             panic!("all have arrived")
         };
-        assert_eq!(acks(&messages), [(5, 9), (6, 10), (7, 11)]);
+        assert_eq!(acks(&messages), [(2, 8), (5, 9), (6, 10), (7, 11)]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -535,7 +538,7 @@ mod tests {
         let Action::Release(messages) = resequencer.on_info(&info((5, 9), (2, 2), 3), Active::This, 2) else {
             panic!("all have arrived")
         };
-        assert_eq!(acks(&messages), [(3, 7), (4, 8), (5, 9)]);
+        assert_eq!(acks(&messages), [(1, 6), (3, 7), (4, 8), (5, 9)]);
     }
 
     #[test]
