@@ -13,9 +13,6 @@ use tokio::time::{Instant, sleep};
 /// The time within which any message must end; how long all of them take depends on what else the machine does.
 const MAX_STALL: Duration = Duration::from_secs(60);
 
-/// The number of messages that can be unacknowledged at a time, by default.
-const MAX_ACK_PENDING: usize = 1000;
-
 /// A random number generator with a seed that a failure prints.
 struct Random(u64);
 
@@ -175,10 +172,9 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
         let both: Vec<_> = payloads.iter().filter(|name| counts.contains_key(*name)).collect();
         assert!(both.is_empty(), "seed {seed}, {queue}: handled, and dead letters as well: {both:?}");
         assert_eq!(counts.len() + payloads.len(), names.len(), "seed {seed}, {queue}: nothing else was handled");
-        // An ack can be lost with each connection, and may not be repeated within `ack_wait` on a loaded machine. An
-        // ordered handler knows what it has handled.
+        // Acks can be lost with each of the hundreds of connections; an ordered handler knows what it has handled.
         let again = counts.values().filter(|count| **count > 1).count();
-        let max = if queue == "ordered" { 0 } else { MAX_ACK_PENDING };
+        let max = if queue == "ordered" { 0 } else { good as usize / 20 };
         assert!(again <= max, "seed {seed}, {queue}: {again} messages were handled again");
     }
     let order: Vec<_> = handled[2].items();
