@@ -283,11 +283,16 @@ fn plan(settings: &Settings) -> TokenStream {
         let value = match given {
             Given::Literal(setting) => field_value(key, setting),
             Given::Expression(constant) => constant_value(key, constant),
-            Given::Variable { .. } => return None,
+            Given::Event(_) | Given::Variable { .. } => return None,
         };
         Some(quote_spanned!(here=> #field: #value))
     });
-    let fields: Vec<_> = fields.collect();
+    let codec = settings.iter().find_map(|(_, given)| {
+        let Given::Event(event) = given else { return None };
+        let codec = of_event(event, "type_codec");
+        Some(quote_spanned!(here=> event_codec: #codec()))
+    });
+    let fields: Vec<_> = fields.chain(codec).collect();
     let defaults = quote_spanned!(here=> ::jetstream_handlers::__private::Plan::new(#(#required),*));
     let plan = quote_spanned! {here=>
         ::jetstream_handlers::__private::Plan {
@@ -316,8 +321,16 @@ fn required_value(key: &Key, given: &Given) -> TokenStream {
             let here = generated_at(constant.span());
             quote_spanned!(here=> { let text: &'static str = #constant; text })
         }
+        Given::Event(event) => of_event(event, "PATTERNS"),
         Given::Literal(_) | Given::Variable { .. } => "".to_token_stream(),
     }
+}
+
+/// Returns the path of an item of an event.
+fn of_event(event: &Type, item: &str) -> TokenStream {
+    let here = generated_at(event.span());
+    let item = Ident::new(item, here);
+    quote_spanned!(here=> <#event as ::jetstream_handlers::Event>::#item)
 }
 
 /// Returns the value of a field of the plan that is a constant.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::spanned::Spanned as _;
 use syn::{Expr, Lit, Type};
 
 use crate::attribute::{Entry, Value};
@@ -22,6 +21,8 @@ pub(crate) enum Given {
     Literal(Setting<'static>),
     /// A constant, which is checked at the start.
     Expression(TokenStream),
+    /// An event, which has the subjects.
+    Event(Type),
     /// An environment variable, which is read at the start, with a valid default.
     Variable { name: String, default: Option<Setting<'static>> },
 }
@@ -32,7 +33,7 @@ impl Given {
         match self {
             Self::Literal(setting) => Some(setting),
             Self::Variable { default, .. } => default.as_ref(),
-            Self::Expression(_) => None,
+            Self::Expression(_) | Self::Event(_) => None,
         }
     }
 }
@@ -62,11 +63,7 @@ impl Reader<'_> {
                 self.list_with_constants(key, items)
             }
             (Some(Value::Other(tokens)), Accepts::Event) => match syn::parse2::<Type>(tokens.clone()) {
-                Ok(event) => {
-                    let here = Span::mixed_site().located_at(event.span());
-                    let event = as_event(&event, here);
-                    Some(Given::Expression(event))
-                }
+                Ok(event) => Some(Given::Event(event)),
                 Err(_) => self.refuse_value(entry.value.as_ref()?, event_expected(key)),
             },
             (Some(Value::Other(tokens)), Accepts::Layer) if syn::parse2::<syn::Path>(tokens.clone()).is_ok() => {
@@ -308,11 +305,6 @@ impl Reader<'_> {
 
 fn event_expected(key: &Key) -> String {
     format!("`{}` takes a type that derives `Event`, as in `{}`", key.name, key.in_use())
-}
-
-/// Returns the subjects of an event.
-fn as_event(event: &Type, span: Span) -> TokenStream {
-    quote::quote_spanned!(span=> <#event as ::jetstream_handlers::Event>::PATTERNS)
 }
 
 /// Returns `true` if these tokens are the path of a constant, or a macro that makes a literal.

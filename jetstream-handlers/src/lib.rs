@@ -216,7 +216,8 @@ pub mod __private {
     pub use inventory;
     pub use serde::{Serialize, Serializer};
 
-    pub use crate::event::{DeclaredEvent, event_subject};
+    pub use crate::codec::DefaultCodec;
+    pub use crate::event::{DeclaredEvent, event_codec, event_subject};
     pub use crate::extract::{
         Argument, Body, Context, Delivery, Parameter, Problems, Rejection, Results, check, decoded, extract,
         extract_from, has_pattern, unknown_header, unknown_subject, via,

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::backoff::max_jittered;
+use crate::codec::DefaultCodec;
 use crate::pattern::filter;
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
@@ -38,6 +39,8 @@ pub struct Plan {
     pub batch_wait: Option<Duration>,
     pub batch_bytes: Option<usize>,
     pub on_batch_error: OnBatchError,
+    /// The format of the event that the key `event` names.
+    pub event_codec: Option<DefaultCodec>,
     /// The keys whose value in the environment cannot be used, each with its problem.
     pub unreadable: Vec<(&'static str, String)>,
 }
@@ -262,6 +265,7 @@ impl Plan {
             batch_wait: None,
             batch_bytes: None,
             on_batch_error: OnBatchError::Fail,
+            event_codec: None,
             unreadable: Vec::new(),
         }
     }
@@ -341,6 +345,7 @@ impl Plan {
             batch_wait,
             batch_bytes,
             on_batch_error,
+            event_codec: _,
             unreadable,
         } = self;
         let settings = [

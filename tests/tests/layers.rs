@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Data, which does no I/O.
     &[
-        "sync", "future", "pattern", "duration", "rules", "backoff", "error", "event", "subject", "variable", "prefix",
-        "plan", "message", "codec", "settings", "delivery", "outcome",
+        "sync", "future", "pattern", "duration", "rules", "backoff", "error", "subject", "variable", "prefix",
+        "message", "codec", "event", "plan", "settings", "delivery", "outcome",
     ],
     // The transports.
     &["memory"],

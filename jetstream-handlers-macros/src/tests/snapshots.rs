@@ -184,3 +184,22 @@ fn event_of_several_types() {
     let expanded = event::derive(source.parse().expect("the test's source has balanced brackets"));
     assert_expansion("event_of_several_types", source, expanded);
 }
+
+#[test]
+fn event_with_a_codec() {
+    let source = r#"#[event(subject = "orders.created", codec = formats::MessagePackCodec)]
+struct OrderCreated {
+    id: u64,
+}"#;
+    let expanded = event::derive(source.parse().expect("the test's source has balanced brackets"));
+    assert_expansion("event_with_a_codec", source, expanded);
+}
+
+#[test]
+fn subscriber_of_an_event() {
+    assert_snapshot(
+        "subscriber_of_an_event",
+        r#"#[subscriber(event = OrderCreated, queue = "billing")]
+async fn bill(order: OrderCreated) {}"#,
+    );
+}

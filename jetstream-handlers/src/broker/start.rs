@@ -68,7 +68,7 @@ impl Broker {
             .zip(&stops)
             .map(|(handler, stop)| {
                 let Declaration { name, plan, .. } = &handler.declaration;
-                Context::new(name.clone(), plan.subject.clone(), states.clone(), publisher.clone(), stop.clone())
+                Context::new(name.clone(), plan, states.clone(), publisher.clone(), stop.clone())
             })
             .collect();
         let settings = transport.settings();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::States;
 use crate::codec::DefaultCodec;
 use crate::memory::Memory;
-use crate::plan::Subjects;
+use crate::plan::{Plan, Subjects};
 use crate::publish::Publisher;
 use crate::settings::Settings;
 use crate::transport::Transport;
@@ -16,10 +16,12 @@ use crate::transport::Transport;
 #[derive(Debug, Clone)]
 pub struct Context(Arc<ContextInner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct ContextInner {
     handler: String,
     subjects: Subjects,
+    /// The format of the event that the handler takes.
+    codec: Option<DefaultCodec>,
     states: Arc<States>,
     publisher: Publisher,
     shutdown: CancellationToken,
@@ -28,12 +30,13 @@ struct ContextInner {
 impl Context {
     pub(crate) fn new(
         handler: String,
-        subjects: Subjects,
+        plan: &Plan,
         states: Arc<States>,
         publisher: Publisher,
         shutdown: CancellationToken,
     ) -> Self {
-        Self(Arc::new(ContextInner { handler, subjects, states, publisher, shutdown }))
+        let (subjects, codec) = (plan.subject.clone(), plan.event_codec.clone());
+        Self(Arc::new(ContextInner { handler, subjects, codec, states, publisher, shutdown }))
     }
 
     /// Returns a context for unit tests of [`FromMessage`](crate::FromMessage), with the publisher of an in-memory broker.
@@ -43,7 +46,8 @@ impl Context {
     pub fn for_test() -> Self {
         let transport = Transport::Memory(Memory::new(Settings::default()));
         let publisher = Publisher::new(Arc::new(transport));
-        Self::new("test".to_owned(), ">".into(), Arc::default(), publisher, CancellationToken::new())
+        let plan = Plan::new(">", "test");
+        Self::new("test".to_owned(), &plan, Arc::default(), publisher, CancellationToken::new())
     }
 
     /// Returns the context with a state, as [`Builder::state`](crate::Builder::state) adds it, for unit tests.
@@ -51,16 +55,14 @@ impl Context {
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
         let mut states = States::clone(&self.0.states);
         states.insert(value);
-        let ContextInner { handler, subjects, publisher, shutdown, .. } = &*self.0;
-        Self::new(handler.clone(), subjects.clone(), Arc::new(states), publisher.clone(), shutdown.clone())
+        Self(Arc::new(ContextInner { states: Arc::new(states), ..ContextInner::clone(&self.0) }))
     }
 
     /// Returns the context with the subjects of its handler, whose placeholders a [`Path`](crate::Path) has, for unit
     /// tests.
     #[must_use]
     pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {
-        let ContextInner { handler, states, publisher, shutdown, .. } = &*self.0;
-        Self::new(handler.clone(), subject.into(), states.clone(), publisher.clone(), shutdown.clone())
+        Self(Arc::new(ContextInner { subjects: subject.into(), ..ContextInner::clone(&self.0) }))
     }
 
     /// Returns the full name of the handler: the module path and name of its function, or the name of a closure.
@@ -88,9 +90,14 @@ impl Context {
         self.0.publisher.declared(subject)
     }
 
-    /// Returns the format of payloads that name none.
+    /// Returns the format of payloads that name none: that of the handler's event, or that of the broker.
     pub(crate) fn codec(&self) -> &DefaultCodec {
-        self.0.publisher.codec()
+        self.0.codec.as_ref().unwrap_or_else(|| self.0.publisher.codec())
+    }
+
+    /// Returns the context with the format of an event.
+    pub(crate) fn with_codec(&self, codec: DefaultCodec) -> Self {
+        Self(Arc::new(ContextInner { codec: Some(codec), ..ContextInner::clone(&self.0) }))
     }
 
     pub(crate) fn shutdown(&self) -> &CancellationToken {
