@@ -210,6 +210,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use std::borrow::Cow;
+    use std::marker::PhantomData;
 
     pub use std::string::ToString;
 
@@ -225,7 +226,7 @@ pub mod __private {
     pub use crate::handler::{CallFuture, Entry, Registration, Subscriber};
     pub use crate::message::Message;
     pub use crate::outcome::{
-        Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
+        DeclaredOutputs, Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
         published_elements, via as returned,
     };
     pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
@@ -240,6 +241,21 @@ pub mod __private {
     /// Returns the outcome of a call that has returned.
     pub fn outcome<T: IntoSettle>(returned: T) -> Outcome {
         returned.into_outcome()
+    }
+
+    /// Adds the outputs of a return type that are known before a call.
+    pub fn declare<T: IntoSettle>(problems: &mut Problems) {
+        T::declare(problems.outputs());
+    }
+
+    /// Adds the outputs of a return type of a handler of batches that are known before a call.
+    pub fn declare_of_batch<T: IntoSettles>(problems: &mut Problems) {
+        T::declare_elements(problems.outputs());
+    }
+
+    /// Adds the outputs of a return type of a handler with `publish` that are known before a call.
+    pub fn declare_published<T: IntoPublished<Via>, Via>(problems: &mut Problems, _: PhantomData<Via>) {
+        T::declare_published(problems.outputs());
     }
 
     /// Returns the outcome of a call of a handler of batches that has returned.

@@ -508,6 +508,9 @@ pub(crate) struct Declaration {
     /// File, line and column of the declaration.
     pub(crate) location: String,
     pub(crate) plan: Plan,
+    /// The subjects of the events that the handler returns, with wildcards in place of placeholders; a start finds them
+    /// out from the return type.
+    pub(crate) events: Vec<String>,
 }
 
 impl Declaration {

@@ -15,6 +15,7 @@ use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::pattern::filter;
 use crate::plan::Declaration;
 use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
@@ -81,12 +82,14 @@ impl Broker {
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
             let checked = Problems::of(context, &*handler.check);
             problems.extend(handler.problems_of_signature(&checked));
-            let Problems { found, needs_content, payload, .. } = checked;
+            let Problems { found, needs_content, payload, outputs, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {
                 warn_of_other_type(&handler.declaration, payload, settings);
             }
             handler.needs_content = needs_content;
+            handler.declaration.events =
+                outputs.events.iter().map(|pattern| settings.subject(&filter(pattern)).into_owned()).collect();
         }
         if has_invalid_settings {
             // The server is not contacted, because a request cannot contain invalid names.

@@ -30,8 +30,8 @@ pub(crate) struct Binding {
     pub(crate) work_queue: bool,
     /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
-    /// The stream of the handler's outputs; `None` if it has no `publish`.
-    pub(crate) outputs: Option<OutputStream>,
+    /// The streams of the handler's outputs, as far as they are known before a call.
+    pub(crate) outputs: Vec<OutputStream>,
 }
 
 /// The stream to which a handler publishes what it returns.
@@ -43,6 +43,15 @@ pub(crate) struct OutputStream {
 }
 
 impl Binding {
+    /// Adds streams of outputs, each once.
+    pub(crate) fn add_outputs(&mut self, streams: Vec<OutputStream>) {
+        for stream in streams {
+            if self.outputs.iter().all(|known| known.stream != stream.stream) {
+                self.outputs.push(stream);
+            }
+        }
+    }
+
     /// Returns `true` if messages arrive in strict order, and an ack covers all messages before its own.
     pub(crate) fn ordered(&self) -> bool {
         self.config.ack_policy == consumer::AckPolicy::All

@@ -57,6 +57,7 @@ impl Handler {
                 is_closure: false,
                 location: registration.location.to_owned(),
                 plan: (registration.plan)(),
+                events: Vec::new(),
             },
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
@@ -71,7 +72,13 @@ impl Handler {
         H: Closure<Arguments>,
     {
         Self {
-            declaration: Declaration { name: format!("closure on {}", plan.subject), is_closure: true, location, plan },
+            declaration: Declaration {
+                name: format!("closure on {}", plan.subject),
+                is_closure: true,
+                location,
+                plan,
+                events: Vec::new(),
+            },
             call: Arc::new(move |future: &mut CallFuture, delivery: Delivery<'_>, context: &Context| {
                 handler.call(future, delivery, context);
             }),
@@ -97,6 +104,14 @@ impl Handler {
         if let (Some(subject), Some(Results::One)) = (plan.publish.as_deref(), found.results) {
             let problem = format!(
                 "is `\"{subject}\"`, but the closure returns nothing to publish; return `Ok(Output::new(&value))`, or remove `publish`"
+            );
+            add("publish", &problem);
+        }
+        if let (Some(subject), [event, ..], false) =
+            (plan.publish.as_deref(), &*found.outputs.events, found.outputs.has_others)
+        {
+            let problem = format!(
+                "is `\"{subject}\"`, but the handler returns events, which are published to subjects of their own, such as `{event}`; remove `publish`, or return a value that is no event"
             );
             add("publish", &problem);
         }
