@@ -376,6 +376,9 @@ fn as_variable(setting: &Setting<'_>) -> String {
         Setting::Number(number) => number.to_string(),
         Setting::Duration(duration) => format!("{}ms", duration.as_millis()),
         Setting::Text(text) => text.to_string(),
+        Setting::Steps(steps) => {
+            steps.iter().map(|step| format!("{}ms", step.as_millis())).collect::<Vec<_>>().join(", ")
+        }
         _ => String::new(),
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::ext::IdentExt;
-use syn::{Expr, Lit, Type};
+use syn::{Expr, Lit, LitStr, Type};
 
 use crate::attribute::{Entry, Value};
 use crate::duration;
@@ -22,7 +22,7 @@ pub(crate) enum Given {
     /// A constant, which is checked at the start.
     Expression(TokenStream),
     /// An event, which has the subjects.
-    Event(Type),
+    Event(Box<Type>),
     /// An environment variable, which is read at the start, with a valid default.
     Variable { name: String, default: Option<Setting<'static>> },
 }
@@ -50,7 +50,7 @@ impl Reader<'_> {
         match (&entry.value, &key.accepts) {
             (
                 Some(Value::Call { arguments, span, .. }),
-                Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_),
+                Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_) | Accepts::Delays,
             ) => self.variable(key, arguments, *span),
             (Some(Value::Other(tokens)), Accepts::Text(_) | Accepts::Subjects | Accepts::SubjectOrOff)
                 if is_constant(tokens) =>
@@ -63,7 +63,7 @@ impl Reader<'_> {
                 self.list_with_constants(key, items)
             }
             (Some(Value::Other(tokens)), Accepts::Event) => match syn::parse2::<Type>(tokens.clone()) {
-                Ok(event) => Some(Given::Event(event)),
+                Ok(event) => Some(Given::Event(Box::new(event))),
                 Err(_) => self.refuse_value(entry.value.as_ref()?, event_expected(key)),
             },
             (Some(Value::Other(tokens)), Accepts::Layer) if syn::parse2::<syn::Path>(tokens.clone()).is_ok() => {
@@ -92,10 +92,29 @@ impl Reader<'_> {
             }
         };
         let default = match default {
+            Some(Value::Literal(Lit::Str(delays))) if matches!(key.accepts, Accepts::Delays) => {
+                Some(self.delays(key, delays)?)
+            }
+            Some(Value::Table(_, span)) => {
+                let example = format!("{0} = env(\"{1}\", \"1s, 5s\")", key.name, variable.value());
+                return self.refuse(*span, format!("a variable is a list of durations; write `{example}`"));
+            }
             Some(default) => Some(self.value(key, default)?),
             None => None,
         };
         Some(Given::Variable { name: variable.value(), default })
+    }
+
+    /// Reads delays as a variable has them: `"1s, 5s"`.
+    fn delays(&mut self, key: &Key, text: &LitStr) -> Option<Setting<'static>> {
+        let setting = match duration::parse_list(&text.value()) {
+            Ok(steps) => Setting::Steps(steps.into()),
+            Err(problem) => return self.refuse(text.span(), problem),
+        };
+        match rules::value_problem(key, &setting) {
+            Some(problem) => self.refuse(text.span(), problem),
+            None => Some(setting),
+        }
     }
 
     fn list_with_constants(&mut self, key: &'static Key, items: &[Value]) -> Option<Given> {

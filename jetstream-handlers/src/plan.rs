@@ -281,7 +281,7 @@ impl Plan {
         self
     }
 
-    /// Sets a key that may come from the environment: a text, a number or a duration.
+    /// Sets a key that may come from the environment: a text, a number, a duration or a list of durations.
     fn set(&mut self, key: &str, setting: Setting<'static>) -> Result<(), String> {
         match (key, setting) {
             ("subject", Setting::Text(subject)) => self.subject = Subjects::from(subject.into_owned()),
@@ -299,6 +299,7 @@ impl Plan {
             ("max_deliver", Setting::Number(attempts)) => self.max_deliver = Some(attempts as u32),
             ("ack_every", Setting::Number(messages)) => self.ack_every = Some(messages as usize),
             ("ack_wait", Setting::Duration(wait)) => self.ack_wait = Some(wait),
+            ("backoff", Setting::Steps(steps)) => self.backoff = Some(Backoff::Steps(steps)),
             ("timeout", Setting::Duration(timeout)) => self.timeout = Some(timeout),
             _ => return Err(format!("`{key}` cannot be read from the environment")),
         }

@@ -155,6 +155,7 @@ fn constants_and_variables() {
     stream = env("STREAM"),
     concurrency = env("WORKERS", 4),
     ack_wait = env("ACK_WAIT", "1m30s"),
+    backoff = env("BACKOFF", "1s, 1m30s"),
 )]
 async fn bill(Path(region): Path<Option<String>>) {}"#,
     );
