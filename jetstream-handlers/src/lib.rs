@@ -73,7 +73,7 @@
 //! |---|---|
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
-//! | `tower` | [`layer`], which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
+//! | `tower` | the module `layer`, which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -130,6 +130,8 @@ pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[doc(hidden)]
 pub use extract::Argument;
+#[cfg(feature = "tower")]
+pub use extract::Extension;
 pub use extract::{Batch, Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
 #[doc(hidden)]
 pub use handler::{Closure, Subscriber};

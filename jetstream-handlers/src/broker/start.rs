@@ -69,7 +69,10 @@ impl Broker {
             .zip(&stops)
             .map(|(handler, stop)| {
                 let Declaration { name, plan, .. } = &handler.declaration;
-                Context::new(name.clone(), plan, states.clone(), publisher.clone(), stop.clone())
+                let context = Context::new(name.clone(), plan, states.clone(), publisher.clone(), stop.clone());
+                #[cfg(feature = "tower")]
+                let context = if handler.wrappers.is_empty() { context } else { context.with_layers() };
+                context
             })
             .collect();
         let settings = transport.settings();
@@ -216,9 +219,11 @@ impl Defaults {
         let group = handler.declaration.plan.group.clone();
         let of_group = self.group_wrappers.iter().filter(|(name, _)| Some(&**name) == group.as_deref());
         let of_group = of_group.map(|(_, wrapper)| wrapper);
-        for wrapper in self.wrappers.iter().chain(of_group).chain(&own).rev() {
+        let all: Vec<_> = self.wrappers.iter().chain(of_group).chain(&own).cloned().collect();
+        for wrapper in all.iter().rev() {
             wrapper.apply(handler);
         }
+        handler.wrappers = all;
     }
 
     fn problems(&self) -> Vec<Problem> {

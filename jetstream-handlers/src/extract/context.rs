@@ -23,6 +23,12 @@ struct ContextInner {
     /// The format of the event that the handler takes.
     codec: Option<DefaultCodec>,
     states: Arc<States>,
+    /// The values that layers have inserted into the call.
+    #[cfg(feature = "tower")]
+    extensions: States,
+    /// `true` if the handler has a layer.
+    #[cfg(feature = "tower")]
+    is_layered: bool,
     publisher: Publisher,
     shutdown: CancellationToken,
 }
@@ -36,7 +42,18 @@ impl Context {
         shutdown: CancellationToken,
     ) -> Self {
         let (subjects, codec) = (plan.subject.clone(), plan.event_codec.clone());
-        Self(Arc::new(ContextInner { handler, subjects, codec, states, publisher, shutdown }))
+        Self(Arc::new(ContextInner {
+            handler,
+            subjects,
+            codec,
+            states,
+            #[cfg(feature = "tower")]
+            extensions: States::default(),
+            #[cfg(feature = "tower")]
+            is_layered: false,
+            publisher,
+            shutdown,
+        }))
     }
 
     /// Returns a context for unit tests of [`FromMessage`](crate::FromMessage), with the publisher of an in-memory broker.
@@ -63,6 +80,44 @@ impl Context {
     #[must_use]
     pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {
         Self(Arc::new(ContextInner { subjects: subject.into(), ..ContextInner::clone(&self.0) }))
+    }
+
+    /// Returns the context with a value that a handler takes as an [`Extension`](crate::Extension), as
+    /// [`Request::insert_extension`](crate::layer::Request::insert_extension) adds it, for unit tests.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use jetstream_handlers::{Context, Extension};
+    ///
+    /// let (message, context) = (Message::new("orders.created", ""), Context::for_test().with_extension(7_u64));
+    /// assert!(Extension::<u64>::from_message(&message, &context).is_ok_and(|Extension(value)| value == 7));
+    /// ```
+    #[cfg(feature = "tower")]
+    #[must_use]
+    pub fn with_extension<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
+        let mut inner = ContextInner::clone(&self.0);
+        inner.extensions.insert(value);
+        Self(Arc::new(inner))
+    }
+
+    /// Returns the value of this type that a layer has inserted into the call.
+    #[cfg(feature = "tower")]
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.0.extensions.get()
+    }
+
+    /// Returns the context of a handler with a layer.
+    #[cfg(feature = "tower")]
+    pub(crate) fn with_layers(&self) -> Self {
+        Self(Arc::new(ContextInner { is_layered: true, ..ContextInner::clone(&self.0) }))
+    }
+
+    /// Returns `true` if the handler has a layer, which may insert values.
+    #[cfg(feature = "tower")]
+    pub(crate) fn is_layered(&self) -> bool {
+        self.0.is_layered
     }
 
     /// Returns the full name of the handler: the module path and name of its function, or the name of a closure.

@@ -35,7 +35,7 @@ pub(crate) struct Handler {
     /// `true` if a message that only marks a deletion is no value of its payload, which a start finds out from its
     /// parameters.
     pub(crate) needs_content: bool,
-    /// The layers around the call, which are applied at the start; the first is the outermost.
+    /// The layers around the call, which a start completes and applies; the first is the outermost.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<Wrapper>,
 }
