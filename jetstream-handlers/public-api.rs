@@ -50,6 +50,8 @@ impl Request {
     pub fn message(&self) -> &Message {}
     pub fn messages(&self) -> &[Message] {}
     pub fn context(&self) -> &Context {}
+    pub fn insert_extension<T: Clone + Send + Sync + 'static>(&mut self, value: T) {}
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {}
 }
 
 // jetstream_handlers::layer::Response
@@ -73,6 +75,9 @@ pub struct Builder {}
 impl Builder {
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
     pub fn codec(mut self, codec: impl Codec) -> Self {}
+    pub fn name(mut self, name: &str) -> Self {}
+    pub fn subject_prefix(mut self, prefix: &str) -> Self {}
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
@@ -630,8 +635,18 @@ pub trait Event: Serialize {
     const VERSION: Option<u32> = None;
     fn subject(&self) -> Result<String, Error>;
     fn message_id(&self) -> Option<String> {}
+    fn type_codec() -> Option<DefaultCodec> {}
+    fn event_codec(&self) -> Option<DefaultCodec> {}
     fn version(&self) -> Option<u32> {}
     fn type_header(&self) -> Option<(&'static str, &'static str)> {}
+}
+
+// jetstream_handlers::Extension
+#[derive(Debug, Clone, Copy)]
+pub struct Extension<T>(pub T);
+impl<T: Clone + Send + Sync + 'static> FromMessage for Extension<T> {}
+impl<T> Deref for Extension<T> {
+    type Target = T;
 }
 
 // jetstream_handlers::Batch
@@ -664,6 +679,9 @@ impl Context {
     pub fn with_state<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
     #[must_use]
     pub fn with_subject(&self, subject: impl Into<Subjects>) -> Self {}
+    #[must_use]
+    pub fn with_extension<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {}
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn handler(&self) -> &str {}
     pub fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {}
     pub fn publisher(&self) -> &Publisher {}

@@ -115,6 +115,20 @@ const _: () = {
                 body,
             );
             let _ = body;
+            ::jetstream_handlers::__private::declare_published::<
+                <HandlerResult<
+                    Vec<Stored>,
+                > as ::jetstream_handlers::__private::IntoElements>::Element,
+                _,
+            >(
+                problems,
+                (&&&&&::jetstream_handlers::__private::Returned::<
+                    <HandlerResult<
+                        Vec<Stored>,
+                    > as ::jetstream_handlers::__private::IntoElements>::Element,
+                >::NEW)
+                    .__jetstream_handlers_published(),
+            );
         },
         layer: ::core::option::Option::None,
     };

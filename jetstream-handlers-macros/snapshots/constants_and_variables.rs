@@ -6,6 +6,7 @@
 //     stream = env("STREAM"),
 //     concurrency = env("WORKERS", 4),
 //     ack_wait = env("ACK_WAIT", "1m30s"),
+//     backoff = env("BACKOFF", "1s, 1m30s"),
 // )]
 // async fn bill(Path(region): Path<Option<String>>) {}
 
@@ -39,6 +40,11 @@ const _: () = {
                     "ack_wait",
                     "ACK_WAIT",
                     ::core::option::Option::Some("90000ms"),
+                )
+                .with_variable(
+                    "backoff",
+                    "BACKOFF",
+                    ::core::option::Option::Some("1000ms, 90000ms"),
                 )
         },
         call: |slot, delivery, context| {

@@ -48,6 +48,16 @@ impl ::jetstream_handlers::Event for OrderEvent {
             _ => ::core::option::Option::None,
         }
     }
+    fn event_codec(
+        &self,
+    ) -> ::core::option::Option<::jetstream_handlers::__private::DefaultCodec> {
+        match self {
+            Self::Created(_) => {
+                <OrderCreated as ::jetstream_handlers::Event>::type_codec()
+            }
+            Self::Paid(_) => ::core::option::Option::None,
+        }
+    }
 }
 ::jetstream_handlers::__private::inventory::submit! {
     ::jetstream_handlers::__private::DeclaredEvent { patterns : < OrderEvent as
@@ -81,7 +91,11 @@ impl ::jetstream_handlers::FromMessage for OrderEvent {
             context,
             <OrderCreated as ::jetstream_handlers::Event>::PATTERN,
         ) {
-            return ::jetstream_handlers::__private::decoded(message, context)
+            return ::jetstream_handlers::__private::decoded(
+                    message,
+                    context,
+                    <OrderCreated as ::jetstream_handlers::Event>::type_codec(),
+                )
                 .map(Self::Created);
         }
         if ::jetstream_handlers::__private::has_pattern(
@@ -89,7 +103,11 @@ impl ::jetstream_handlers::FromMessage for OrderEvent {
             context,
             "orders.{order}.paid",
         ) {
-            return ::jetstream_handlers::__private::decoded(message, context)
+            return ::jetstream_handlers::__private::decoded(
+                    message,
+                    context,
+                    ::core::option::Option::None,
+                )
                 .map(Self::Paid);
         }
         ::core::result::Result::Err(

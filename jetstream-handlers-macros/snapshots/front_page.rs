@@ -64,6 +64,7 @@ const _: () = {
                 body,
             );
             let _ = body;
+            ::jetstream_handlers::__private::declare::<HandlerResult>(problems);
         },
         layer: ::core::option::Option::None,
     };

@@ -68,6 +68,16 @@ const _: () = {
                 body,
             );
             let _ = body;
+            ::jetstream_handlers::__private::declare_published::<
+                HandlerResult<Option<Confirmation>>,
+                _,
+            >(
+                problems,
+                (&&&&&::jetstream_handlers::__private::Returned::<
+                    HandlerResult<Option<Confirmation>>,
+                >::NEW)
+                    .__jetstream_handlers_published(),
+            );
         },
         layer: ::core::option::Option::None,
     };

@@ -5,7 +5,7 @@ use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt as _;
 use syn::parse::Parser as _;
 use syn::spanned::Spanned as _;
-use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, LitInt, LitStr, Type, Variant, parse2};
+use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Lit, LitInt, LitStr, Path, Type, Variant, parse2};
 
 use crate::errors::Errors;
 use crate::pattern::placeholders;
@@ -36,6 +36,8 @@ struct Settings {
     subject: Option<LitStr>,
     id: Option<LitStr>,
     version: Option<LitInt>,
+    /// The type of the codec.
+    codec: Option<Path>,
     /// The header by which the variants of an enum are told apart.
     header: Option<LitStr>,
     /// The value of the header for a variant.
@@ -57,10 +59,11 @@ impl Settings {
                     "subject" => once(&mut settings.subject, &meta),
                     "id" => once(&mut settings.id, &meta),
                     "version" => once(&mut settings.version, &meta),
+                    "codec" => codec(&mut settings.codec, &meta),
                     "header" => once(&mut settings.header, &meta),
                     "name" => once(&mut settings.name, &meta),
                     _ => Err(meta.error(format!(
-                        "unknown key `{key}`; the keys of an event are `subject`, `id`, `version`, `header` and `name`"
+                        "unknown key `{key}`; the keys of an event are `subject`, `id`, `version`, `codec`, `header` and `name`"
                     ))),
                 }
             });
@@ -86,10 +89,11 @@ impl Settings {
 
     /// Reports keys that have no meaning where they are.
     fn refuse(&self, keys: &[&str], place: &str, errors: &mut Errors) {
-        let set: [(&str, Option<Span>); 5] = [
+        let set: [(&str, Option<Span>); 6] = [
             ("subject", self.subject.as_ref().map(LitStr::span)),
             ("id", self.id.as_ref().map(LitStr::span)),
             ("version", self.version.as_ref().map(LitInt::span)),
+            ("codec", self.codec.as_ref().map(Path::span)),
             ("header", self.header.as_ref().map(LitStr::span)),
             ("name", self.name.as_ref().map(LitStr::span)),
         ];
@@ -111,6 +115,26 @@ fn once<T: syn::parse::Parse>(slot: &mut Option<T>, meta: &syn::meta::ParseNeste
         None => Ok(()),
         Some(_) => Err(meta.error("the key is given twice; remove one of them")),
     }
+}
+
+/// Reads the type of a codec, which is no text.
+fn codec(slot: &mut Option<Path>, meta: &syn::meta::ParseNestedMeta<'_>) -> syn::Result<()> {
+    let value = meta.value()?;
+    if value.peek(Lit) {
+        let text: Lit = value.parse()?;
+        let expected = "`codec` takes the type of a codec, as in `codec = MessagePackCodec`";
+        return Err(syn::Error::new(text.span(), expected));
+    }
+    match slot.replace(value.parse()?) {
+        None => Ok(()),
+        Some(_) => Err(meta.error("the key is given twice; remove one of them")),
+    }
+}
+
+/// Returns the expression of a codec.
+fn codec_value(codec: &Path) -> TokenStream {
+    let here = Span::mixed_site().located_at(codec.span());
+    quote_spanned!(here=> ::jetstream_handlers::__private::event_codec::<#codec>())
 }
 
 /// Access to the fields of an event by their names: an expression, or an error text.
@@ -144,14 +168,7 @@ fn of_struct(input: &DeriveInput, settings: &Settings, fields: &Fields, errors: 
     };
     let filled = filled(subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
-    Some(implementation(
-        input,
-        &[subject.to_token_stream()],
-        settings.version.as_ref(),
-        &filled,
-        &id,
-        &TokenStream::new(),
-    ))
+    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new()))
 }
 
 /// Returns the expression of the subject of an event.
@@ -174,7 +191,7 @@ fn filled(subject: &LitStr, access: &Access<'_>, errors: &mut Errors) -> Option<
 
 /// Returns the expression of the message id of an event.
 fn message_id(id: Option<&LitStr>, access: &Access<'_>, errors: &mut Errors) -> Option<TokenStream> {
-    let Some(id) = id else { return Some(quote_spanned!(Span::mixed_site()=> ::core::option::Option::None)) };
+    let Some(id) = id else { return Some(none()) };
     match access(&id.value()) {
         Ok(value) => {
             let here = Span::mixed_site().located_at(id.span());
@@ -189,11 +206,15 @@ fn message_id(id: Option<&LitStr>, access: &Access<'_>, errors: &mut Errors) -> 
     }
 }
 
+fn none() -> TokenStream {
+    quote_spanned!(Span::mixed_site()=> ::core::option::Option::None)
+}
+
 /// Returns the implementation of `Event` with `others` of its methods, and its entry in the link-time collection.
 fn implementation(
     input: &DeriveInput,
     patterns: &[TokenStream],
-    version: Option<&LitInt>,
+    settings: &Settings,
     subject: &TokenStream,
     id: &TokenStream,
     others: &TokenStream,
@@ -201,8 +222,16 @@ fn implementation(
     let here = Span::mixed_site();
     let name = &input.ident;
     let (generics, arguments, clause) = input.generics.split_for_impl();
-    let version = version.map(|version| {
+    let version = settings.version.as_ref().map(|version| {
         quote_spanned!(here=> const VERSION: ::core::option::Option<u32> = ::core::option::Option::Some(#version);)
+    });
+    let codec = settings.codec.as_ref().map(|codec| {
+        let codec = codec_value(codec);
+        quote_spanned! {here=>
+            fn type_codec() -> ::core::option::Option<::jetstream_handlers::__private::DefaultCodec> {
+                #codec
+            }
+        }
     });
     let entry = input.generics.params.is_empty().then(|| {
         quote_spanned! {here=>
@@ -227,6 +256,8 @@ fn implementation(
             fn message_id(&self) -> ::core::option::Option<::std::string::String> {
                 #id
             }
+
+            #codec
 
             #others
         }
@@ -284,8 +315,12 @@ fn of_enum(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &m
     match &settings.subject {
         Some(subject) => by_header(input, settings, subject, &variants, errors),
         None => {
-            settings.refuse(&["id", "version", "header"], "an enum without a `subject`, but on its variants", errors);
-            by_subject(input, &variants, errors)
+            settings.refuse(
+                &["id", "version", "codec", "header"],
+                "an enum without a `subject`, but on its variants",
+                errors,
+            );
+            by_subject(input, settings, &variants, errors)
         }
     }
 }
@@ -304,14 +339,7 @@ fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mu
     let access = |field: &str| field_of_variants(data, field);
     let filled = filled(subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
-    Some(implementation(
-        input,
-        &[subject.to_token_stream()],
-        settings.version.as_ref(),
-        &filled,
-        &id,
-        &TokenStream::new(),
-    ))
+    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new()))
 }
 
 /// Returns an expression for a field that every variant has.
@@ -346,7 +374,7 @@ fn by_header(
     let header = settings.header.as_ref()?;
     for variant in variants {
         variant.settings.refuse(
-            &["subject", "id", "version", "header"],
+            &["subject", "id", "version", "codec", "header"],
             "a variant of an enum with a `header`",
             errors,
         );
@@ -364,7 +392,7 @@ fn by_header(
     let names: Vec<String> = variants.iter().map(Wrapper::name).collect();
     let idents: Vec<&Ident> = variants.iter().map(|variant| &variant.variant.ident).collect();
     let arms = names.iter().zip(&idents).map(|(name, ident)| {
-        quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#name) => ::jetstream_handlers::__private::decoded(message, context).map(Self::#ident))
+        quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some(#name) => ::jetstream_handlers::__private::decoded(message, context, <Self as ::jetstream_handlers::Event>::type_codec()).map(Self::#ident))
     });
     let decode = quote_spanned! {Span::mixed_site()=>
         match message.header(#header) {
@@ -377,15 +405,19 @@ fn by_header(
             ::core::option::Option::Some((#header, match self { #(Self::#idents(_) => #names,)* }))
         }
     };
-    let version = settings.version.as_ref();
-    let event = implementation(input, &[subject.to_token_stream()], version, &filled, &id, &type_header);
+    let event = implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &type_header);
     Some(wrapped(input, variants, &event, &decode))
 }
 
 /// Returns the implementation for an enum whose variants have subjects of their own.
-fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors) -> Option<TokenStream> {
+fn by_subject(
+    input: &DeriveInput,
+    of_enum: &Settings,
+    variants: &[Wrapper<'_>],
+    errors: &mut Errors,
+) -> Option<TokenStream> {
     let (mut patterns, mut subjects, mut ids, mut arms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut versions, mut single) = (Vec::new(), Vec::new());
+    let (mut versions, mut codecs, mut single) = (Vec::new(), Vec::new(), Vec::new());
     for Wrapper { variant, payload, settings } in variants {
         settings.refuse(&["header", "name", "version"], "a variant with a subject of its own", errors);
         let ident = &variant.ident;
@@ -393,14 +425,15 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
             let field = field_ident(field)?;
             Ok(quote_spanned!(Span::mixed_site()=> &event.#field))
         };
-        let (pattern, subject, id) = match &settings.subject {
+        let (pattern, subject, id, codec) = match &settings.subject {
             Some(subject) => (
                 subject.to_token_stream(),
                 filled(subject, &access, errors)?,
                 message_id(settings.id.as_ref(), &access, errors)?,
+                settings.codec.as_ref().map_or_else(none, codec_value),
             ),
             None => {
-                settings.refuse(&["id"], "a variant without a `subject`, whose type is an event", errors);
+                settings.refuse(&["id", "codec"], "a variant without a `subject`, whose type is an event", errors);
                 let here = Span::mixed_site().located_at(payload.span());
                 versions
                     .push(quote_spanned!(here=> Self::#ident(event) => ::jetstream_handlers::Event::version(event)));
@@ -414,14 +447,16 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
                     quote_spanned!(here=> <#payload as ::jetstream_handlers::Event>::PATTERN),
                     quote_spanned!(here=> ::jetstream_handlers::Event::subject(event)),
                     quote_spanned!(here=> ::jetstream_handlers::Event::message_id(event)),
+                    quote_spanned!(here=> <#payload as ::jetstream_handlers::Event>::type_codec()),
                 )
             }
         };
         arms.push(quote_spanned! {Span::mixed_site()=>
             if ::jetstream_handlers::__private::has_pattern(message, context, #pattern) {
-                return ::jetstream_handlers::__private::decoded(message, context).map(Self::#ident);
+                return ::jetstream_handlers::__private::decoded(message, context, #codec).map(Self::#ident);
             }
         });
+        codecs.push(quote_spanned!(Span::mixed_site()=> Self::#ident(_) => #codec));
         patterns.push(pattern);
         subjects.push(quote_spanned!(Span::mixed_site()=> Self::#ident(event) => #subject));
         ids.push(quote_spanned!(Span::mixed_site()=> #[allow(unused_variables)] Self::#ident(event) => #id));
@@ -445,7 +480,14 @@ fn by_subject(input: &DeriveInput, variants: &[Wrapper<'_>], errors: &mut Errors
             }
         }
     };
-    let event = implementation(input, &patterns, None, &subject, &id, &version);
+    let others = quote_spanned! {Span::mixed_site()=>
+        #version
+
+        fn event_codec(&self) -> ::core::option::Option<::jetstream_handlers::__private::DefaultCodec> {
+            match self { #(#codecs,)* }
+        }
+    };
+    let event = implementation(input, &patterns, of_enum, &subject, &id, &others);
     let wrapped = wrapped(input, variants, &event, &decode);
     Some(quote_spanned!(Span::mixed_site()=> #(#single)* #wrapped))
 }

@@ -200,8 +200,31 @@ fn extractions(
     quote_spanned!(here=> #(#extractions)*)
 }
 
+/// Returns the statement that states the outputs that are known before a call; none for an `impl Trait`.
+fn declared(function: &Function, settings: &Settings) -> Option<TokenStream> {
+    let here = Span::mixed_site();
+    let output = function.named_output()?;
+    let at_output = generated_at(output.span());
+    let is_batch = function.batch().is_some();
+    if !publishes(settings) {
+        let declare = Ident::new(if is_batch { "declare_of_batch" } else { "declare" }, here);
+        return Some(quote_spanned!(at_output=> ::jetstream_handlers::__private::#declare::<#output>(problems);));
+    }
+    let output = if is_batch {
+        quote_spanned!(at_output=> <#output as ::jetstream_handlers::__private::IntoElements>::Element)
+    } else {
+        output
+    };
+    Some(quote_spanned! {at_output=>
+        ::jetstream_handlers::__private::declare_published::<#output, _>(
+            problems,
+            (&&&&&::jetstream_handlers::__private::Returned::<#output>::NEW).__jetstream_handlers_published(),
+        );
+    })
+}
+
 /// Returns the closure that checks at the start whether every parameter can be made.
-fn check(function: &Function) -> TokenStream {
+fn check(function: &Function, settings: &Settings) -> TokenStream {
     let here = Span::mixed_site();
     let checks = function.parameters().into_iter().map(|parameter| {
         let at_type = generated_at(parameter.span());
@@ -210,11 +233,13 @@ fn check(function: &Function) -> TokenStream {
             let body = ::jetstream_handlers::__private::check::<#parameter, _, _>(context, problems, #via, body);
         }
     });
+    let declared = declared(function, settings);
     quote_spanned! {here=>
         |context, problems| {
             let body = ::jetstream_handlers::__private::Body::UNREAD;
             #(#checks)*
             let _ = body;
+            #declared
         }
     }
 }
@@ -239,7 +264,7 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
             use ::jetstream_handlers::__private::returned::*;
         }
     });
-    let check = check(function);
+    let check = check(function, settings);
     let layer = layer(settings);
     quote_spanned! {Span::mixed_site()=>
         #[allow(unused_imports)] // which traits are used depends on the parameters
@@ -283,11 +308,16 @@ fn plan(settings: &Settings) -> TokenStream {
         let value = match given {
             Given::Literal(setting) => field_value(key, setting),
             Given::Expression(constant) => constant_value(key, constant),
-            Given::Variable { .. } => return None,
+            Given::Event(_) | Given::Variable { .. } => return None,
         };
         Some(quote_spanned!(here=> #field: #value))
     });
-    let fields: Vec<_> = fields.collect();
+    let codec = settings.iter().find_map(|(_, given)| {
+        let Given::Event(event) = given else { return None };
+        let codec = of_event(event, "type_codec");
+        Some(quote_spanned!(here=> event_codec: #codec()))
+    });
+    let fields: Vec<_> = fields.chain(codec).collect();
     let defaults = quote_spanned!(here=> ::jetstream_handlers::__private::Plan::new(#(#required),*));
     let plan = quote_spanned! {here=>
         ::jetstream_handlers::__private::Plan {
@@ -316,8 +346,16 @@ fn required_value(key: &Key, given: &Given) -> TokenStream {
             let here = generated_at(constant.span());
             quote_spanned!(here=> { let text: &'static str = #constant; text })
         }
+        Given::Event(event) => of_event(event, "PATTERNS"),
         Given::Literal(_) | Given::Variable { .. } => "".to_token_stream(),
     }
+}
+
+/// Returns the path of an item of an event.
+fn of_event(event: &Type, item: &str) -> TokenStream {
+    let here = generated_at(event.span());
+    let item = Ident::new(item, here);
+    quote_spanned!(here=> <#event as ::jetstream_handlers::Event>::#item)
 }
 
 /// Returns the value of a field of the plan that is a constant.
@@ -339,6 +377,9 @@ fn as_variable(setting: &Setting<'_>) -> String {
         Setting::Number(number) => number.to_string(),
         Setting::Duration(duration) => format!("{}ms", duration.as_millis()),
         Setting::Text(text) => text.to_string(),
+        Setting::Steps(steps) => {
+            steps.iter().map(|step| format!("{}ms", step.as_millis())).collect::<Vec<_>>().join(", ")
+        }
         _ => String::new(),
     }
 }

@@ -105,6 +105,13 @@ impl Function {
         }
     }
 
+    /// Returns the return type; `None` if it is an `impl Trait`, or nothing.
+    pub(crate) fn named_output(&self) -> Option<TokenStream> {
+        let ReturnType::Type(_, output) = &self.signature.output else { return None };
+        let output = output.to_token_stream();
+        find_ident(output.clone(), "impl").is_none().then_some(output)
+    }
+
     /// Returns `true` if a type can be added after the function: it is not inside an `impl`, and no second attribute
     /// adds the type.
     pub(crate) fn is_free(&self) -> bool {

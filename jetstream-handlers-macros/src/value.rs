@@ -8,7 +8,7 @@ use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned as _;
-use syn::{Expr, Lit, Type};
+use syn::{Expr, Lit, LitStr, Type};
 
 use crate::attribute::{Entry, Value};
 use crate::duration;
@@ -22,6 +22,8 @@ pub(crate) enum Given {
     Literal(Setting<'static>),
     /// A constant, which is checked at the start.
     Expression(TokenStream),
+    /// An event, which has the subjects.
+    Event(Box<Type>),
     /// An environment variable, which is read at the start, with a valid default.
     Variable { name: String, default: Option<Setting<'static>> },
 }
@@ -32,7 +34,7 @@ impl Given {
         match self {
             Self::Literal(setting) => Some(setting),
             Self::Variable { default, .. } => default.as_ref(),
-            Self::Expression(_) => None,
+            Self::Expression(_) | Self::Event(_) => None,
         }
     }
 }
@@ -49,7 +51,7 @@ impl Reader<'_> {
         match (&entry.value, &key.accepts) {
             (
                 Some(Value::Call { function, arguments, span }),
-                Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_),
+                Accepts::Text(_) | Accepts::Subjects | Accepts::Number(_) | Accepts::Duration(_) | Accepts::Delays,
             ) if function == "env" => self.variable(key, arguments, *span),
             (Some(Value::Call { function, arguments, span }), Accepts::Key) if function == "header" => {
                 self.header(key, arguments, *span)
@@ -71,11 +73,7 @@ impl Reader<'_> {
                 self.list_with_constants(key, items)
             }
             (Some(Value::Other(tokens)), Accepts::Event) => match syn::parse2::<Type>(tokens.clone()) {
-                Ok(event) => {
-                    let here = generated_at(event.span());
-                    let event = as_event(&event, here);
-                    Some(Given::Expression(event))
-                }
+                Ok(event) => Some(Given::Event(Box::new(event))),
                 Err(_) => self.refuse_value(entry.value.as_ref()?, event_expected(key)),
             },
             (Some(Value::Other(tokens)), Accepts::Layer) if syn::parse2::<syn::Path>(tokens.clone()).is_ok() => {
@@ -104,6 +102,13 @@ impl Reader<'_> {
             }
         };
         let default = match default {
+            Some(Value::Literal(Lit::Str(delays))) if matches!(key.accepts, Accepts::Delays) => {
+                Some(self.delays(key, delays)?)
+            }
+            Some(Value::Table(_, span)) => {
+                let example = format!("{0} = env(\"{1}\", \"1s, 5s\")", key.name, variable.value());
+                return self.refuse(*span, format!("a variable is a list of durations; write `{example}`"));
+            }
             Some(default) => Some(self.value(key, default)?),
             None => None,
         };
@@ -128,6 +133,18 @@ impl Reader<'_> {
         match rules::value_problem(key, &setting) {
             Some(problem) => self.refuse(name, problem),
             None => Some(Given::Literal(setting)),
+        }
+    }
+
+    /// Reads delays as a variable has them: `"1s, 5s"`.
+    fn delays(&mut self, key: &Key, text: &LitStr) -> Option<Setting<'static>> {
+        let setting = match duration::parse_list(&text.value()) {
+            Ok(steps) => Setting::Steps(steps.into()),
+            Err(problem) => return self.refuse(text.span(), problem),
+        };
+        match rules::value_problem(key, &setting) {
+            Some(problem) => self.refuse(text.span(), problem),
+            None => Some(setting),
         }
     }
 
@@ -346,11 +363,6 @@ pub(crate) fn generated_at(place: Span) -> Span {
 
 fn event_expected(key: &Key) -> String {
     format!("`{}` takes a type that derives `Event`, as in `{}`", key.name, key.in_use())
-}
-
-/// Returns the subjects of an event.
-fn as_event(event: &Type, span: Span) -> TokenStream {
-    quote::quote_spanned!(span=> <#event as ::jetstream_handlers::Event>::PATTERNS)
 }
 
 /// Returns `true` if these tokens are the path of a constant, or a macro that makes a literal.

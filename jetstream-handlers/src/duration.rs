@@ -48,6 +48,11 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_millis(milliseconds))
 }
 
+/// Parses durations that are separated by commas, as an environment variable has them: `1s, 5s, 1m30s`.
+pub(crate) fn parse_list(text: &str) -> Result<Vec<Duration>, String> {
+    text.split(',').map(|item| parse(item.trim())).collect()
+}
+
 /// Splits the text into leading digits, the letters after them, and the rest.
 fn split(text: &str) -> (&str, &str, &str) {
     let end_of_number = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());

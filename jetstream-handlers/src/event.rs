@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::codec::{Codec, DefaultCodec, EncodeError, Encoded, Payload as _};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
 use crate::pattern::{Placeholder, tokens};
@@ -18,6 +19,7 @@ use crate::pattern::{Placeholder, tokens};
 /// | `subject` | the subject, in which the field `region` fills the placeholder `{region}`; required |
 /// | `id` | the field whose text is the message id, within the subject; without it, each publish has a generated id |
 /// | `version` | a number that is sent in the header `Event-Version`; a handler finds it in its [`Headers`](crate::Headers) |
+/// | `codec` | the format of the payload, a type that implements [`Codec`](crate::Codec) and `Default`, such as `MessagePackCodec`; that of the broker by default |
 /// | `header` | for an enum with one subject: the header that names the variant |
 /// | `name` | for a variant of such an enum: its name in the header, by default that in the code |
 ///
@@ -86,6 +88,10 @@ use crate::pattern::{Placeholder, tokens};
 /// `#[serde(tag = "type")]`.
 /// A message that matches no variant is dead-lettered, with an error that names the known ones.
 ///
+/// With a `codec`, [`send`](crate::Publisher::send) and a handler that returns the event encode it in that format, with
+/// the header `Content-Type`, and a handler with `event = OrderCreated` decodes messages without that header in it.
+/// [`codecs`](crate::codecs) has an example.
+///
 /// A start logs a warning for a handler that takes another type than the event that declares its subject.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
@@ -115,6 +121,19 @@ pub trait Event: Serialize {
         None
     }
 
+    /// Returns the format of all values of the type; `None` for that of the broker, and for an enum whose variants have
+    /// formats of their own.
+    #[doc(hidden)]
+    fn type_codec() -> Option<DefaultCodec> {
+        None
+    }
+
+    /// Returns the format of this event; `None` for that of the broker.
+    #[doc(hidden)]
+    fn event_codec(&self) -> Option<DefaultCodec> {
+        Self::type_codec()
+    }
+
     /// Returns the version of this event, which is that of its variant in an enum.
     #[doc(hidden)]
     fn version(&self) -> Option<u32> {
@@ -125,6 +144,19 @@ pub trait Event: Serialize {
     #[doc(hidden)]
     fn type_header(&self) -> Option<(&'static str, &'static str)> {
         None
+    }
+}
+
+/// Returns the format that the key `codec` names.
+pub fn event_codec<C: Codec + Default>() -> Option<DefaultCodec> {
+    Some(DefaultCodec::new(C::default()))
+}
+
+/// Encodes an event in its own format, or in `default`.
+pub(crate) fn encode<E: Event + ?Sized>(event: &E, default: &DefaultCodec) -> Result<Encoded, EncodeError> {
+    match event.event_codec() {
+        Some(codec) => codec.encode_beside(event, default),
+        None => event.encode_payload(default),
     }
 }
 

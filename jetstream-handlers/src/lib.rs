@@ -73,7 +73,7 @@
 //! |---|---|
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
-//! | `tower` | [`layer`], which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
+//! | `tower` | the module `layer`, which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -132,6 +132,8 @@ pub use error::{Error, ErrorKind};
 pub use event::Event;
 #[doc(hidden)]
 pub use extract::Argument;
+#[cfg(feature = "tower")]
+pub use extract::Extension;
 pub use extract::{Batch, Context, FromMessage, Headers, Path, Rejection, Shutdown, State, Subject};
 #[doc(hidden)]
 pub use handler::{Closure, Subscriber};
@@ -213,13 +215,15 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod __private {
     pub use std::borrow::Cow;
+    use std::marker::PhantomData;
 
     pub use std::string::ToString;
 
     pub use inventory;
     pub use serde::{Serialize, Serializer};
 
-    pub use crate::event::{DeclaredEvent, event_subject};
+    pub use crate::codec::DefaultCodec;
+    pub use crate::event::{DeclaredEvent, event_codec, event_subject};
     pub use crate::extract::{
         Argument, Body, Context, Delivery, Parameter, Problems, Rejection, Results, check, decoded, extract,
         extract_from, has_pattern, unknown_header, unknown_subject, via,
@@ -228,7 +232,7 @@ pub mod __private {
     pub use crate::key::Key;
     pub use crate::message::Message;
     pub use crate::outcome::{
-        Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
+        DeclaredOutputs, Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
         published_elements, via as returned,
     };
     pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
@@ -243,6 +247,21 @@ pub mod __private {
     /// Returns the outcome of a call that has returned.
     pub fn outcome<T: IntoSettle>(returned: T) -> Outcome {
         returned.into_outcome()
+    }
+
+    /// Adds the outputs of a return type that are known before a call.
+    pub fn declare<T: IntoSettle>(problems: &mut Problems) {
+        T::declare(problems.outputs());
+    }
+
+    /// Adds the outputs of a return type of a handler of batches that are known before a call.
+    pub fn declare_of_batch<T: IntoSettles>(problems: &mut Problems) {
+        T::declare_elements(problems.outputs());
+    }
+
+    /// Adds the outputs of a return type of a handler with `publish` that are known before a call.
+    pub fn declare_published<T: IntoPublished<Via>, Via>(problems: &mut Problems, _: PhantomData<Via>) {
+        T::declare_published(problems.outputs());
     }
 
     /// Returns the outcome of a call of a handler of batches that has returned.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::backoff::max_jittered;
+use crate::codec::DefaultCodec;
 use crate::key::Key;
 use crate::pattern::filter;
 use crate::prefix::Prefix;
@@ -40,6 +41,8 @@ pub struct Plan {
     pub batch_wait: Option<Duration>,
     pub batch_bytes: Option<usize>,
     pub on_batch_error: OnBatchError,
+    /// The format of the event that the key `event` names.
+    pub event_codec: Option<DefaultCodec>,
     /// The keys whose value in the environment cannot be used, each with its problem.
     pub unreadable: Vec<(&'static str, String)>,
 }
@@ -265,6 +268,7 @@ impl Plan {
             batch_wait: None,
             batch_bytes: None,
             on_batch_error: OnBatchError::Fail,
+            event_codec: None,
             unreadable: Vec::new(),
         }
     }
@@ -280,7 +284,7 @@ impl Plan {
         self
     }
 
-    /// Sets a key that may come from the environment: a text, a number or a duration.
+    /// Sets a key that may come from the environment: a text, a number, a duration or a list of durations.
     fn set(&mut self, key: &str, setting: Setting<'static>) -> Result<(), String> {
         match (key, setting) {
             ("subject", Setting::Text(subject)) => self.subject = Subjects::from(subject.into_owned()),
@@ -298,6 +302,7 @@ impl Plan {
             ("max_deliver", Setting::Number(attempts)) => self.max_deliver = Some(attempts as u32),
             ("ack_every", Setting::Number(messages)) => self.ack_every = Some(messages as usize),
             ("ack_wait", Setting::Duration(wait)) => self.ack_wait = Some(wait),
+            ("backoff", Setting::Steps(steps)) => self.backoff = Some(Backoff::Steps(steps)),
             ("timeout", Setting::Duration(timeout)) => self.timeout = Some(timeout),
             _ => return Err(format!("`{key}` cannot be read from the environment")),
         }
@@ -345,6 +350,7 @@ impl Plan {
             batch_wait,
             batch_bytes,
             on_batch_error,
+            event_codec: _,
             unreadable,
         } = self;
         let settings = [
@@ -508,6 +514,9 @@ pub(crate) struct Declaration {
     /// File, line and column of the declaration.
     pub(crate) location: String,
     pub(crate) plan: Plan,
+    /// The subjects of the events that the handler returns, with wildcards in place of placeholders; a start finds them
+    /// out from the return type.
+    pub(crate) events: Vec<String>,
 }
 
 impl Declaration {

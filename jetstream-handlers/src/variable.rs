@@ -42,6 +42,10 @@ fn setting(key: &rules::Key, text: String) -> Result<Setting<'static>, String> {
         Accepts::Duration(_) => {
             Setting::Duration(duration::parse(&text).map_err(|problem| format!("`{}`: {problem}", key.name))?)
         }
+        Accepts::Delays => {
+            let steps = duration::parse_list(&text).map_err(|problem| format!("`{}`: {problem}", key.name))?;
+            Setting::Steps(steps.into())
+        }
         _ => Setting::Text(text.into()),
     };
     match rules::value_problem(key, &setting) {
@@ -54,7 +58,7 @@ fn setting(key: &rules::Key, text: String) -> Result<Setting<'static>, String> {
 mod tests {
     use std::time::Duration;
 
-    use crate::plan::Plan;
+    use crate::plan::{Backoff, Plan};
 
     /// Variables that cargo sets for a test.
     const NAME: &str = "CARGO_PKG_NAME";
@@ -66,11 +70,14 @@ mod tests {
             .with_variable("queue", NAME, Some("billing"))
             .with_variable("concurrency", MINOR, None)
             .with_variable("stream", "JETSTREAM_HANDLERS_UNSET", Some("ORDERS"))
-            .with_variable("ack_wait", "JETSTREAM_HANDLERS_UNSET", Some("1m30s"));
+            .with_variable("ack_wait", "JETSTREAM_HANDLERS_UNSET", Some("1m30s"))
+            .with_variable("backoff", "JETSTREAM_HANDLERS_UNSET", Some("100ms, 5s,1m30s"));
         assert_eq!(plan.unreadable, []);
         assert_eq!((&*plan.queue, plan.stream.as_deref()), (env!("CARGO_PKG_NAME"), Some("ORDERS")));
         assert_eq!(plan.concurrency.map(|calls| calls.to_string()).as_deref(), Some(env!("CARGO_PKG_VERSION_MINOR")));
         assert_eq!(plan.ack_wait, Some(Duration::from_secs(90)));
+        let delays = [100, 5_000, 90_000].map(Duration::from_millis);
+        assert_eq!(plan.backoff, Some(Backoff::Steps(delays.to_vec().into())));
     }
 
     #[test]
@@ -79,7 +86,9 @@ mod tests {
             .with_variable("queue", "JETSTREAM_HANDLERS_UNSET", None)
             .with_variable("concurrency", NAME, Some("4"))
             .with_variable("ack_wait", MINOR, None)
-            .with_variable("stream", "CARGO_PKG_VERSION", None);
+            .with_variable("stream", "CARGO_PKG_VERSION", None)
+            .with_variable("backoff", "JETSTREAM_HANDLERS_UNSET", Some("1s,,5s"))
+            .with_variable("backoff", "JETSTREAM_HANDLERS_UNSET", Some("1s, 0s"));
         let name = env!("CARGO_PKG_NAME");
         let (minor, version) = (env!("CARGO_PKG_VERSION_MINOR"), env!("CARGO_PKG_VERSION"));
         let expected = [
@@ -98,6 +107,14 @@ mod tests {
             (
                 "stream",
                 format!("name `{version}` contains `.`; use letters, digits, `-` and `_` (from the environment variable `CARGO_PKG_VERSION`)"),
+            ),
+            (
+                "backoff",
+                "`backoff`: the duration is empty; write a number with a unit, as in `\"30s\"` (from the environment variable `JETSTREAM_HANDLERS_UNSET`)".to_owned(),
+            ),
+            (
+                "backoff",
+                "`backoff` has a delay of 0s; expected 1ms to 8760h (from the environment variable `JETSTREAM_HANDLERS_UNSET`)".to_owned(),
             ),
         ];
         assert_eq!(plan.unreadable, expected);

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Data, which does no I/O.
     &[
-        "sync", "future", "pattern", "duration", "spelling", "rules", "backoff", "error", "event", "subject",
-        "variable", "prefix", "key", "plan", "message", "codec", "settings", "delivery", "outcome",
+        "sync", "future", "pattern", "duration", "spelling", "rules", "backoff", "error", "subject", "variable",
+        "prefix", "key", "message", "codec", "event", "plan", "settings", "delivery", "outcome",
     ],
     // The transports.
     &["memory"],

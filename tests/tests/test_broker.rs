@@ -422,3 +422,29 @@ async fn handler_with_outputs_is_idempotent() {
     })
     .await;
 }
+
+/// Faults take subjects and streams without the prefix.
+#[tokio::test(start_paused = true)]
+async fn faults_have_the_prefix() {
+    let broker = TestBroker::builder().subject_prefix("staging").include::<confirm>().start().await;
+    broker.fail_next_publish("orders.confirmed");
+    broker.publish("orders.created", &7).await;
+    broker.handled::<confirm>().once().settled(Settle::Retry);
+    assert_eq!(broker.purge("ORDERS"), 1);
+    assert!(broker.delete_consumer("ORDERS", "confirmer"));
+    assert!(broker.delete_stream("STAGING_ORDERS"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn layer_is_around_all_handlers() {
+    let layer = tower::limit::RateLimitLayer::new(1, secs(60));
+    let broker = TestBroker::builder().layer(layer).include::<confirm>().start().await;
+    let begun = tokio::time::Instant::now();
+    broker.broker().publish("orders.created", &1).await.unwrap();
+    broker.broker().publish("orders.created", &2).await.unwrap();
+    eventually("both are confirmed", secs(200), async || {
+        (broker.published::<u64>("orders.confirmed").await.len() == 2).then_some(())
+    })
+    .await;
+    assert!(begun.elapsed() >= secs(60), "{:?}", begun.elapsed());
+}

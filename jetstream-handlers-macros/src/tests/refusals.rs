@@ -145,6 +145,9 @@ fn environment_variables() {
         r#"stream = env("STREAM", "ORDERS")"#,
         r#"concurrency = env("WORKERS", 4)"#,
         r#"ack_wait = env("ACK_WAIT", "30s")"#,
+        r#"backoff = env("BACKOFF")"#,
+        r#"backoff = env("BACKOFF", "1s, 5s,1m30s")"#,
+        r#"backoff = env("BACKOFF", ["1s", "5s"])"#,
     ] {
         assert_entries(valid, &[]);
     }
@@ -154,6 +157,20 @@ fn environment_variables() {
             "0: `concurrency` is 0; expected 1 to 10000",
             r#""1ms": `ack_wait` is 1ms; expected 100ms to 8760h"#,
             r#""a.b": name `a.b` contains `.`; use letters, digits, `-` and `_`"#,
+        ],
+    );
+    assert_entries(
+        r#"backoff = env("BACKOFF", "1s, 5x")"#,
+        &[r#""1s, 5x": `5x` has the unknown unit `x`; the units are `ms`, `s`, `m` and `h`"#],
+    );
+    assert_entries(
+        r#"backoff = env("BACKOFF", "1s, 0s")"#,
+        &[r#""1s, 0s": `backoff` has a delay of 0s; expected 1ms to 8760h"#],
+    );
+    assert_entries(
+        r#"backoff = env("BACKOFF", { initial = "1s", max = "2m" })"#,
+        &[
+            r#"{ initial = "1s", max = "2m" }: a variable is a list of durations; write `backoff = env("BACKOFF", "1s, 5s")`"#,
         ],
     );
     let expected = "expected the name of an environment variable and a default, as in";

@@ -173,6 +173,7 @@ fn constants_and_variables() {
     stream = env("STREAM"),
     concurrency = env("WORKERS", 4),
     ack_wait = env("ACK_WAIT", "1m30s"),
+    backoff = env("BACKOFF", "1s, 1m30s"),
 )]
 async fn bill(Path(region): Path<Option<String>>) {}"#,
     );
@@ -201,4 +202,23 @@ fn event_of_several_types() {
 }"#;
     let expanded = event::derive(source.parse().expect("the test's source has balanced brackets"));
     assert_expansion("event_of_several_types", source, expanded);
+}
+
+#[test]
+fn event_with_a_codec() {
+    let source = r#"#[event(subject = "orders.created", codec = formats::MessagePackCodec)]
+struct OrderCreated {
+    id: u64,
+}"#;
+    let expanded = event::derive(source.parse().expect("the test's source has balanced brackets"));
+    assert_expansion("event_with_a_codec", source, expanded);
+}
+
+#[test]
+fn subscriber_of_an_event() {
+    assert_snapshot(
+        "subscriber_of_an_event",
+        r#"#[subscriber(event = OrderCreated, queue = "billing")]
+async fn bill(order: OrderCreated) {}"#,
+    );
 }

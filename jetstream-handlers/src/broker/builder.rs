@@ -56,6 +56,8 @@ pub struct Builder {
     states: States,
     defaults: Defaults,
     settings: Settings,
+    /// `true` if the declared streams have the prefix of the environment already.
+    has_prefix: bool,
 }
 
 impl fmt::Debug for Builder {
@@ -91,6 +93,7 @@ impl Builder {
                 group_wrappers: Vec::new(),
             },
             settings: Settings::default(),
+            has_prefix: false,
         }
     }
 
@@ -100,9 +103,9 @@ impl Builder {
         self
     }
 
-    /// Replaces the settings for streams and publishing.
+    /// Replaces the settings for streams and publishing by those of another broker.
     pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
+        (self.settings, self.has_prefix) = (settings, true);
         self
     }
 
@@ -433,6 +436,7 @@ impl Builder {
             states,
             defaults,
             mut settings,
+            has_prefix,
         } = self;
         let limits = [("publish_timeout", settings.publish_timeout), ("request_timeout", settings.request_timeout)];
         if let Some(problem) = limits.into_iter().find_map(|(name, limit)| rules::timeout_problem(name, limit)) {
@@ -442,7 +446,9 @@ impl Builder {
             true => nats::Environment::read()?,
             false => nats::Environment::default(),
         };
-        settings.add_prefix();
+        if !has_prefix {
+            settings.add_prefix();
+        }
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
         let urls = servers.or_else(|| Some(vec![environment.urls()?]));

@@ -1,6 +1,7 @@
 //! The broker: connecting, publishing, starting and stopping handlers.
 
 mod builder;
+mod names;
 mod running;
 mod signals;
 mod start;
@@ -184,6 +185,9 @@ impl Broker {
         states: Arc<States>,
         defaults: Defaults,
     ) -> Self {
+        if let Some(name) = &name {
+            names::note(name);
+        }
         Self {
             inner: Arc::new(Inner {
                 name,
@@ -262,6 +266,8 @@ impl Broker {
     ///
     /// The handlers of a broker with a [name](Builder::name) are those with the same `broker`, and those of a broker
     /// without one have none.
+    /// The log names the handlers of a broker that the process has not built, as a warning if the name resembles that of
+    /// one that it has; so build all brokers before the first start.
     ///
     /// First the configuration is validated: streams and consumers are found, compared or created, and the state that
     /// handlers require is checked.
@@ -280,13 +286,12 @@ impl Broker {
     /// started already are stopped and hand their messages back.
     pub async fn start_all(&self) -> Result<Running, Error> {
         let included = lock(&self.inner.included).clone();
-        let name = self.inner.name.as_deref();
         let handlers = match included.is_empty() {
-            true => all_of(name)?,
+            true => all_of(self.inner.name.as_deref())?,
             false => included,
         };
-        let of_others = handlers.iter().filter(|handler| handler.broker() != name);
-        Error::all(of_others.map(|handler| of_another_broker(handler, name)).collect())?;
+        self.refuse_others(&handlers)?;
+        names::log_unknown();
         self.start(handlers).await
     }
 
@@ -301,6 +306,7 @@ impl Broker {
     /// The same as for `start_all`.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
         let handlers = chosen(&all_of(self.inner.name.as_deref())?, Vec::new(), groups)?;
+        names::log_unknown();
         self.start(handlers).await
     }
 
@@ -426,6 +432,18 @@ impl Broker {
         let stopped = stop_all(&workers).await;
         let closed = self.inner.transport.close().await;
         stopped.and(closed)
+    }
+
+    /// Refuses handlers that belong to a broker of another name.
+    pub(crate) fn refuse_others(&self, handlers: &[Handler]) -> Result<(), Error> {
+        let name = self.inner.name.as_deref();
+        let of_others = handlers.iter().filter(|handler| handler.broker() != name);
+        Error::all(of_others.map(|handler| of_another_broker(handler, name)).collect())
+    }
+
+    /// Returns the name by which handlers choose the broker.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.inner.name.as_deref()
     }
 
     /// Starts handlers whose calls are recorded.

@@ -15,6 +15,7 @@ use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
 use crate::observe::recorder::Recorder;
+use crate::pattern::filter;
 use crate::plan::Declaration;
 use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
@@ -69,7 +70,10 @@ impl Broker {
             .zip(&stops)
             .map(|(handler, stop)| {
                 let Declaration { name, plan, .. } = &handler.declaration;
-                Context::new(name.clone(), plan.subject.clone(), states.clone(), publisher.clone(), stop.clone())
+                let context = Context::new(name.clone(), plan, states.clone(), publisher.clone(), stop.clone());
+                #[cfg(feature = "tower")]
+                let context = if handler.wrappers.is_empty() { context } else { context.with_layers() };
+                context
             })
             .collect();
         let settings = transport.settings();
@@ -82,12 +86,14 @@ impl Broker {
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
             let checked = Problems::of(context, &*handler.check);
             problems.extend(handler.problems_of_signature(&checked));
-            let Problems { found, needs_content, payload, format, .. } = checked;
+            let Problems { found, needs_content, payload, format, outputs, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {
                 warn_of_other_type(&handler.declaration, payload, settings);
             }
             (handler.needs_content, handler.payload) = (needs_content, format);
+            handler.declaration.events =
+                outputs.events.iter().map(|pattern| settings.subject(&filter(pattern)).into_owned()).collect();
         }
         if has_invalid_settings {
             // The server is not contacted, because a request cannot contain invalid names.
@@ -214,9 +220,11 @@ impl Defaults {
         let group = handler.declaration.plan.group.clone();
         let of_group = self.group_wrappers.iter().filter(|(name, _)| Some(&**name) == group.as_deref());
         let of_group = of_group.map(|(_, wrapper)| wrapper);
-        for wrapper in self.wrappers.iter().chain(of_group).chain(&own).rev() {
+        let all: Vec<_> = self.wrappers.iter().chain(of_group).chain(&own).cloned().collect();
+        for wrapper in all.iter().rev() {
             wrapper.apply(handler);
         }
+        handler.wrappers = all;
     }
 
     fn problems(&self) -> Vec<Problem> {

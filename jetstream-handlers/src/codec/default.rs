@@ -36,6 +36,13 @@ impl Default for DefaultCodec {
     }
 }
 
+/// Two formats are equal if they have the same content type.
+impl PartialEq for DefaultCodec {
+    fn eq(&self, other: &Self) -> bool {
+        self.content_type() == other.content_type()
+    }
+}
+
 impl fmt::Debug for DefaultCodec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "DefaultCodec({})", self.content_type())
@@ -98,10 +105,19 @@ impl DefaultCodec {
     }
 
     pub(super) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Encoded, EncodeError> {
+        self.encode_beside(value, self)
+    }
+
+    /// Encodes a value for a broker with another default.
+    pub(crate) fn encode_beside<T: Serialize + ?Sized>(
+        &self,
+        value: &T,
+        default: &Self,
+    ) -> Result<Encoded, EncodeError> {
         let payload = with_codec!(&self.0, codec => codec.encode(value));
         let payload =
             payload.map_err(|source| EncodeError { format: format_name(self.content_type()), source })?.into();
-        Ok(Encoded { payload, content_type: stated(self.content_type(), self) })
+        Ok(Encoded { payload, content_type: stated(self.content_type(), default) })
     }
 
     /// Decodes the payload of a message; the value may borrow from it.

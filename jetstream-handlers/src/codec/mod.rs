@@ -30,7 +30,7 @@ use serde::de::DeserializeSeed;
 pub use cbor::{Cbor, CborCodec};
 pub use coded::Coded;
 pub(crate) use content_type::CONTENT_TYPE;
-pub(crate) use default::DefaultCodec;
+pub use default::DefaultCodec;
 pub(crate) use empty::needs_value;
 pub(crate) use error::{EncodeError, Undecodable};
 pub(crate) use field::PayloadFormat;
@@ -49,6 +49,8 @@ pub use raw::Raw;
 /// [`Coded<C, T>`](crate::Coded) is a parameter or a published value in it.
 /// [`JsonCodec`](crate::JsonCodec), and behind features `MessagePackCodec` and `CborCodec`, are the formats of this
 /// crate.
+///
+/// `#[event(codec = ..)]` makes it the format of an [`Event`](crate::Event).
 ///
 /// Decoding must not panic for any payload, because others publish them.
 ///
@@ -104,6 +106,11 @@ pub use raw::Raw;
 /// }
 /// # Ok(()) }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a codec",
+    label = "not a codec",
+    note = "a codec implements `jetstream_handlers::Codec`, as `JsonCodec` does, and with features `MessagePackCodec` and `CborCodec`"
+)]
 pub trait Codec: Send + Sync + 'static {
     /// The media type of the format, which published messages carry in the header `Content-Type`.
     const CONTENT_TYPE: &'static str;

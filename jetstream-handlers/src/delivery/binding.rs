@@ -32,8 +32,8 @@ pub(crate) struct Binding {
     pub(crate) work_queue: bool,
     /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
-    /// The stream of the handler's outputs; `None` if it has no `publish`.
-    pub(crate) outputs: Option<OutputStream>,
+    /// The streams of the handler's outputs, as far as they are known before a call.
+    pub(crate) outputs: Vec<OutputStream>,
 }
 
 /// The stream to which a handler publishes what it returns.
@@ -61,7 +61,16 @@ impl Binding {
             keeps_handled: true,
             work_queue: false,
             dead_letter: None,
-            outputs: None,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Adds streams of outputs, each once.
+    pub(crate) fn add_outputs(&mut self, streams: Vec<OutputStream>) {
+        for stream in streams {
+            if self.outputs.iter().all(|known| known.stream != stream.stream) {
+                self.outputs.push(stream);
+            }
         }
     }
 

@@ -395,7 +395,7 @@ impl fmt::Display for Problem {
             ),
             Self::OutputStream { handler, stream } => write!(
                 f,
-                "`{handler}`: publish: its outputs would go to stream `{stream}`, which acknowledges no message (`no_ack`), so that it is never known whether they are stored; turn `no_ack` off on the server"
+                "`{handler}`: its outputs would go to stream `{stream}`, which acknowledges no message (`no_ack`), so that it is never known whether they are stored; turn `no_ack` off on the server"
             ),
             Self::OrderedWorkQueue { handler, stream } => write!(
                 f,

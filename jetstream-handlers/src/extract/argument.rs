@@ -10,6 +10,7 @@ use super::{Context, Delivery, FromMessage, Rejection};
 use crate::codec::{self, DefaultCodec, FromPayload, PayloadFormat, Undecodable};
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
+use crate::outcome::DeclaredOutputs;
 
 /// The marker of a parameter that is decoded from the payload.
 #[derive(Debug)]
@@ -354,6 +355,8 @@ pub struct Problems {
     pub(crate) format: PayloadFormat,
     /// The results of a call of a closure; `None` for a function, whose return type the attribute checks.
     pub(crate) results: Option<Results>,
+    /// The outputs that are known before a call.
+    pub(crate) outputs: DeclaredOutputs,
     /// `true` if a parameter has all messages of a call.
     pub(crate) takes_batch: bool,
     /// The name of the type of a parameter that describes one message.
@@ -380,6 +383,7 @@ impl Problems {
             payload: None,
             format: PayloadFormat::Default,
             results: None,
+            outputs: DeclaredOutputs::default(),
             takes_batch: false,
             of_one_message: None,
         };
@@ -403,6 +407,11 @@ impl Problems {
                 None => Problem::Parameter { handler, problem: rejection.to_string() },
             });
         }
+    }
+
+    /// Returns the outputs that are known before a call, to add some.
+    pub fn outputs(&mut self) -> &mut DeclaredOutputs {
+        &mut self.outputs
     }
 
     /// Reports a closure with more than one payload; the attribute refuses such a function at compile time.

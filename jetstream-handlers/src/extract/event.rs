@@ -2,6 +2,7 @@
 
 use super::argument::ViaPayload;
 use super::{Argument, Context, Rejection};
+use crate::codec::DefaultCodec;
 use crate::error::printable::printable;
 use crate::message::Message;
 use crate::subject::declares;
@@ -11,12 +12,19 @@ pub fn has_pattern(message: &Message, context: &Context, pattern: &str) -> bool 
     declares(pattern, context.declared(message.subject()))
 }
 
-/// Decodes the payload.
-pub fn decoded<'m, T: Argument<'m, ViaPayload>>(message: &'m Message, context: &Context) -> Result<T, Rejection> {
+/// Decodes the payload in the format of its event, or in that of the broker.
+pub fn decoded<'m, T: Argument<'m, ViaPayload>>(
+    message: &'m Message,
+    context: &Context,
+    codec: Option<DefaultCodec>,
+) -> Result<T, Rejection> {
     if message.payload().is_empty() {
         return Err(Rejection::missing("the payload is empty, and an event has one"));
     }
-    T::extract(message, context)
+    match codec {
+        Some(codec) => T::extract(message, &context.with_codec(codec)),
+        None => T::extract(message, context),
+    }
 }
 
 /// Returns the rejection of a message whose subject belongs to no event.

@@ -5,6 +5,8 @@ mod batch;
 mod context;
 mod delivery;
 mod event;
+#[cfg(feature = "tower")]
+mod extension;
 mod headers;
 mod path;
 mod rejection;
@@ -19,6 +21,8 @@ pub use batch::Batch;
 pub use context::Context;
 pub use delivery::Delivery;
 pub use event::{decoded, has_pattern, unknown_header, unknown_subject};
+#[cfg(feature = "tower")]
+pub use extension::Extension;
 pub use headers::Headers;
 pub use path::Path;
 pub use rejection::Rejection;

@@ -9,7 +9,7 @@ use super::{Context, FromMessage, Rejection};
 use crate::error::problem::MissingState;
 use crate::message::Message;
 
-/// The values passed to `Builder::state`, by type.
+/// Values by type, such as those passed to `Builder::state`.
 // A linear search is faster than hashing, because there are few values.
 #[derive(Default, Clone)]
 pub(crate) struct States(Vec<(TypeId, Arc<dyn Any + Send + Sync>)>);

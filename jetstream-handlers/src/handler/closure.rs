@@ -4,7 +4,7 @@ use futures::FutureExt as _;
 
 use super::CallFuture;
 use crate::extract::{Argument, Context, Delivery, Problems, Results};
-use crate::outcome::{Elements, HandlerResult, IntoOutputs, IntoSettle, IntoSettles, Outcome, Settle};
+use crate::outcome::{DeclaredOutputs, Elements, HandlerResult, IntoOutputs, IntoSettle, IntoSettles, Outcome, Settle};
 
 /// A closure that [`Broker::subscribe`](crate::Broker::subscribe) accepts as a handler.
 ///
@@ -43,6 +43,9 @@ pub trait ClosureResult {
 
     /// Converts the result of a call; a batch has `elements`.
     fn into_outcome_of(self, elements: Option<&Elements>) -> Outcome;
+
+    /// Adds the outputs that are known before a call.
+    fn declare_results(_: &mut DeclaredOutputs) {}
 }
 
 impl ClosureResult for () {
@@ -76,6 +79,10 @@ impl<T: IntoOutputs> ClosureResult for HandlerResult<T> {
     fn into_outcome_of(self, _: Option<&Elements>) -> Outcome {
         self.into_outcome()
     }
+
+    fn declare_results(outputs: &mut DeclaredOutputs) {
+        T::declare_outputs(outputs);
+    }
 }
 
 /// One result for each element of a batch.
@@ -85,6 +92,10 @@ impl<T: IntoSettle> ClosureResult for Vec<T> {
 
     fn into_outcome_of(self, elements: Option<&Elements>) -> Outcome {
         self.into_settles(elements.unwrap_or(&Elements::default()))
+    }
+
+    fn declare_results(outputs: &mut DeclaredOutputs) {
+        T::declare(outputs);
     }
 }
 
@@ -113,6 +124,7 @@ macro_rules! closure {
                 let payloads: &[bool] = &[$(<$argument as Argument<'_, $via>>::IS_PAYLOAD),*];
                 problems.check_payloads(payloads.iter().filter(|is_payload| **is_payload).count());
                 problems.results = Some(<Answer::Output as ClosureResult>::RESULTS);
+                <Answer::Output as ClosureResult>::declare_results(&mut problems.outputs);
             }
         }
     };

@@ -41,7 +41,7 @@ pub(crate) struct Handler {
     pub(crate) needs_content: bool,
     /// The format of the payload, which a start finds out from its parameters.
     pub(crate) payload: PayloadFormat,
-    /// The layers around the call, which are applied at the start; the first is the outermost.
+    /// The layers around the call, which a start completes and applies; the first is the outermost.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<Wrapper>,
 }
@@ -63,6 +63,7 @@ impl Handler {
                 is_closure: false,
                 location: registration.location.to_owned(),
                 plan: (registration.plan)(),
+                events: Vec::new(),
             },
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
@@ -78,7 +79,13 @@ impl Handler {
         H: Closure<Arguments>,
     {
         Self {
-            declaration: Declaration { name: format!("closure on {}", plan.subject), is_closure: true, location, plan },
+            declaration: Declaration {
+                name: format!("closure on {}", plan.subject),
+                is_closure: true,
+                location,
+                plan,
+                events: Vec::new(),
+            },
             call: Arc::new(move |future: &mut CallFuture, delivery: Delivery<'_>, context: &Context| {
                 handler.call(future, delivery, context);
             }),
@@ -105,6 +112,14 @@ impl Handler {
         if let (Some(subject), Some(Results::One)) = (plan.publish.as_deref(), found.results) {
             let problem = format!(
                 "is `\"{subject}\"`, but the closure returns nothing to publish; return `Ok(Output::new(&value))`, or remove `publish`"
+            );
+            add("publish", &problem);
+        }
+        if let (Some(subject), [event, ..], false) =
+            (plan.publish.as_deref(), &*found.outputs.events, found.outputs.has_others)
+        {
+            let problem = format!(
+                "is `\"{subject}\"`, but the handler returns events, which are published to subjects of their own, such as `{event}`; remove `publish`, or return a value that is no event"
             );
             add("publish", &problem);
         }

@@ -15,6 +15,9 @@
 //! A limit that several handlers share, such as `GlobalConcurrencyLimitLayer`, is also held by a handler that is ready and
 //! has no message.
 //!
+//! A layer can pass a value to the handler, which takes it as an [`Extension<T>`](crate::Extension): a tenant, a trace, a
+//! transaction. [`Request::insert_extension`] inserts it.
+//!
 //! The handler's `timeout` also covers the time that a layer takes; only `Ok` of a handler acknowledges its message, and an
 //! error of a layer retries it.
 //!

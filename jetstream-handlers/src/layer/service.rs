@@ -46,6 +46,18 @@ impl Request {
     pub fn context(&self) -> &Context {
         &self.context
     }
+
+    /// Inserts a value that the handler takes as an [`Extension<T>`](crate::Extension), which has an example.
+    ///
+    /// It replaces a value of the same type, and belongs to this call: a retry calls the layers again.
+    pub fn insert_extension<T: Clone + Send + Sync + 'static>(&mut self, value: T) {
+        self.context = self.context.with_extension(value);
+    }
+
+    /// Returns the value of this type that an outer layer has inserted.
+    pub fn extension<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.context.extension()
+    }
 }
 
 /// The outcome of a call, as a layer sees it.

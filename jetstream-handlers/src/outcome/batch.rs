@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use super::returned::settled;
-use super::{Elements, HandlerError, IntoPublished, IntoSettle, Outcome, Returned, Settle};
+use super::{DeclaredOutputs, Elements, HandlerError, IntoPublished, IntoSettle, Outcome, Returned, Settle};
 
 /// A return type of a handler of batches: one result for all elements, or one for each of them.
 #[diagnostic::on_unimplemented(
@@ -15,6 +15,9 @@ use super::{Elements, HandlerError, IntoPublished, IntoSettle, Outcome, Returned
 pub trait IntoSettles: SealedSettles {
     /// Converts the result of a call; the results of single elements become part of `elements`.
     fn into_settles(self, elements: &Elements) -> Outcome;
+
+    /// Adds the outputs that are known before a call.
+    fn declare_elements(_: &mut DeclaredOutputs) {}
 }
 
 /// The supertrait that seals [`IntoSettles`].
@@ -49,12 +52,20 @@ impl<T: IntoSettle> IntoSettles for Vec<T> {
     fn into_settles(self, elements: &Elements) -> Outcome {
         elements.settle(self.into_iter().map(IntoSettle::into_outcome).collect())
     }
+
+    fn declare_elements(outputs: &mut DeclaredOutputs) {
+        T::declare(outputs);
+    }
 }
 
 #[diagnostic::do_not_recommend]
 impl<T: IntoSettle, E: Into<HandlerError>> IntoSettles for Result<Vec<T>, E> {
     fn into_settles(self, elements: &Elements) -> Outcome {
         settled(self, |results| results.into_settles(elements))
+    }
+
+    fn declare_elements(outputs: &mut DeclaredOutputs) {
+        T::declare(outputs);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::error::{BoxError, chain};
 pub use batch::{IntoElements, IntoSettles, published_elements};
 pub use elements::Elements;
 pub use output::{Output, Outputs};
-pub use returned::{IntoOutputs, IntoPublished, IntoSettle, Returned, published, via};
+pub use returned::{DeclaredOutputs, IntoOutputs, IntoPublished, IntoSettle, Returned, published, via};
 
 /// The maximum length of the text of a failure, in bytes.
 const MAX_ERROR: usize = 8 * 1024;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::codec::{CONTENT_TYPE, Codec as _, DefaultCodec, EncodeError, Encoded, JsonCodec, Payload};
 use crate::error::chain;
 use crate::error::printable::printable;
-use crate::event::{Event, Identity};
+use crate::event::{self, Event, Identity};
 use crate::message::{Outgoing, header_block, reserved};
 use crate::settings::Settings;
 use crate::spelling;
@@ -72,41 +72,51 @@ impl Output {
     /// # Ok(()) }
     /// ```
     pub fn new<T: Payload + ?Sized>(value: &T) -> Self {
-        Self::encoded(None, value)
+        Self::of_payload(None, value)
     }
 
     /// Returns a message with this value, encoded as by [`new`](Self::new), for a subject without wildcards.
     pub fn to<T: Payload + ?Sized>(subject: impl Into<String>, value: &T) -> Self {
         let subject = subject.into();
         let problem = spelling::publish_subject_problem(&subject);
-        let mut output = Self::encoded(Some(subject), value);
+        let mut output = Self::of_payload(Some(subject), value);
         output.refuse(problem.map(|problem| format!("cannot be published: {problem}")));
         output
     }
 
     /// Returns a message with an event.
     pub(super) fn event<E: Event + ?Sized>(event: &E) -> Self {
+        // The format of the broker is not known here.
+        let encoded = event::encode(event, &DefaultCodec::default());
         let subject = match event.subject() {
             Ok(subject) => subject,
             Err(error) => {
-                let mut output = Self::encoded(Some(E::PATTERN.to_owned()), event);
+                let mut output = Self::encoded::<E>(Some(E::PATTERN.to_owned()), encoded);
                 output.refuse(Some(format!("cannot be published: {}", chain(&error))));
                 return output;
             }
         };
         let Identity { id, headers } = Identity::of(event, &subject);
-        let mut output = Self::to(subject, event);
+        let problem = spelling::publish_subject_problem(&subject);
+        let mut output = Self::encoded::<E>(Some(subject), encoded);
+        output.refuse(problem.map(|problem| format!("cannot be published: {problem}")));
         if let Some(id) = id {
             output = output.message_id(&id);
         }
         headers.iter().fold(output, |output, (name, value)| output.header(name, value))
     }
 
-    fn encoded<T: Payload + ?Sized>(subject: Option<String>, value: &T) -> Self {
-        let is_raw = value.is_raw();
-        let mut output = Self { subject, payload: Bytes::new(), is_raw, headers: HeaderMap::new(), problem: None };
+    fn of_payload<T: Payload + ?Sized>(subject: Option<String>, value: &T) -> Self {
         // The format of the broker is not known here.
-        match value.encode_payload(&DefaultCodec::default()) {
+        let output = Self::encoded::<T>(subject, value.encode_payload(&DefaultCodec::default()));
+        Self { is_raw: value.is_raw(), ..output }
+    }
+
+    /// Returns a message with a value of this type.
+    fn encoded<T: ?Sized>(subject: Option<String>, encoded: Result<Encoded, EncodeError>) -> Self {
+        let mut output =
+            Self { subject, payload: Bytes::new(), is_raw: false, headers: HeaderMap::new(), problem: None };
+        match encoded {
             Ok(Encoded { payload, content_type }) => {
                 output.payload = payload;
                 if let Some(content_type) = content_type {

@@ -24,6 +24,10 @@ pub trait IntoSettle: Sealed {
     /// Converts the result of a call.
     #[doc(hidden)]
     fn into_outcome(self) -> Outcome;
+
+    /// Adds the outputs that are known before a call.
+    #[doc(hidden)]
+    fn declare(_: &mut DeclaredOutputs) {}
 }
 
 /// The supertrait that seals [`IntoSettle`].
@@ -76,6 +80,10 @@ impl<T: IntoOutputs> IntoSettle for T {
         self.add_to(&mut outputs);
         Outcome::publishing(outputs)
     }
+
+    fn declare(outputs: &mut DeclaredOutputs) {
+        T::declare_outputs(outputs);
+    }
 }
 
 #[diagnostic::do_not_recommend]
@@ -84,6 +92,10 @@ impl<T: IntoOutputs, E: Into<HandlerError>> IntoSettle for Result<T, E> {
 
     fn into_outcome(self) -> Outcome {
         settled(self, IntoSettle::into_outcome)
+    }
+
+    fn declare(outputs: &mut DeclaredOutputs) {
+        T::declare_outputs(outputs);
     }
 }
 
@@ -108,6 +120,19 @@ pub trait IntoOutputs: SealedOutputs {
     /// Adds the outputs to those of the call.
     #[doc(hidden)]
     fn add_to(self, outputs: &mut Vec<Output>);
+
+    /// Adds the outputs that are known before a call.
+    #[doc(hidden)]
+    fn declare_outputs(outputs: &mut DeclaredOutputs);
+}
+
+/// The outputs of a return type that are known before a call.
+#[derive(Debug, Default)]
+pub struct DeclaredOutputs {
+    /// The subjects of the events, with placeholders.
+    pub(crate) events: Vec<&'static str>,
+    /// `true` if there are outputs besides events, whose subjects are known only after a call.
+    pub(crate) has_others: bool,
 }
 
 /// The supertrait that seals [`IntoOutputs`].
@@ -124,17 +149,29 @@ impl<E: Event> IntoOutputs for E {
     fn add_to(self, outputs: &mut Vec<Output>) {
         outputs.push(Output::event(&self));
     }
+
+    fn declare_outputs(outputs: &mut DeclaredOutputs) {
+        outputs.events.extend(E::PATTERNS);
+    }
 }
 
 impl IntoOutputs for Output {
     fn add_to(self, outputs: &mut Vec<Output>) {
         outputs.push(self);
     }
+
+    fn declare_outputs(outputs: &mut DeclaredOutputs) {
+        outputs.has_others = true;
+    }
 }
 
 impl IntoOutputs for Outputs {
     fn add_to(self, outputs: &mut Vec<Output>) {
         outputs.extend(self.into_vec());
+    }
+
+    fn declare_outputs(outputs: &mut DeclaredOutputs) {
+        outputs.has_others = true;
     }
 }
 
@@ -144,11 +181,19 @@ impl<T: IntoOutputs> IntoOutputs for Option<T> {
             value.add_to(outputs);
         }
     }
+
+    fn declare_outputs(outputs: &mut DeclaredOutputs) {
+        T::declare_outputs(outputs);
+    }
 }
 
 impl<T: IntoOutputs> IntoOutputs for Vec<T> {
     fn add_to(self, outputs: &mut Vec<Output>) {
         self.into_iter().for_each(|value| value.add_to(outputs));
+    }
+
+    fn declare_outputs(outputs: &mut DeclaredOutputs) {
+        T::declare_outputs(outputs);
     }
 }
 
@@ -161,6 +206,10 @@ macro_rules! tuple {
             fn add_to(self, outputs: &mut Vec<Output>) {
                 let ($($value,)*) = self;
                 $($value.add_to(outputs);)*
+            }
+
+            fn declare_outputs(outputs: &mut DeclaredOutputs) {
+                $($value::declare_outputs(outputs);)*
             }
         }
     };
@@ -186,6 +235,9 @@ tuple!(A, B, C, D, E, F, G, H);
 pub trait IntoPublished<Via> {
     /// Converts the result of a call.
     fn into_published(self) -> Outcome;
+
+    /// Adds the outputs that are known before a call.
+    fn declare_published(_: &mut DeclaredOutputs) {}
 }
 
 /// A bound that no type satisfies; its error message describes a return type without a value.
@@ -216,6 +268,10 @@ pub struct ViaValue(());
 impl<T: IntoSettle> IntoPublished<ViaOutputs> for T {
     fn into_published(self) -> Outcome {
         self.into_outcome()
+    }
+
+    fn declare_published(outputs: &mut DeclaredOutputs) {
+        T::declare(outputs);
     }
 }
 
@@ -272,7 +328,8 @@ pub fn published<T: IntoPublished<Via>, Via>(returned: T, _: PhantomData<Via>) -
 pub struct Returned<T>(PhantomData<fn() -> T>);
 
 impl<T> Returned<T> {
-    pub(super) const NEW: Self = Self(PhantomData);
+    /// The name of the type.
+    pub const NEW: Self = Self(PhantomData);
 
     /// Returns the name of the type of a value.
     pub fn of(_: &T) -> Self {

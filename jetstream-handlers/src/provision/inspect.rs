@@ -51,6 +51,15 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
             }
         }
     }
+    // After the streams of all handlers are known, because one of them may listen to the events of another.
+    for handler in handlers {
+        let found = event_streams(&mut streams, handler).await;
+        match (found, bindings.iter_mut().find(|(bound, _)| std::ptr::eq(*bound, *handler))) {
+            (Ok(found), Some((_, binding))) => binding.add_outputs(found),
+            (Ok(_), None) => {}
+            (Err(problem), _) => problems.push(problem),
+        }
+    }
     problems.extend(shared_durables(&bindings, &unbound));
     problems.extend(work_queue_overlaps(&streams, &bindings));
     problems.extend(out_of_order(&streams, &bindings));
@@ -106,7 +115,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         }
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
-    let outputs = bind_outputs(streams, handler, &stream).await?;
+    let outputs = bind_outputs(streams, handler, &stream).await?.into_iter().collect();
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
@@ -155,6 +164,30 @@ async fn bind_outputs(
         let (handler, subject, output) = (name.clone(), subject.into_owned(), output.to_owned());
         return Err(Problem::OutputLoop { handler, subject, output });
     }
+    output_stream(streams, handler, stream)
+}
+
+/// Finds or plans the streams of the events that a handler returns.
+///
+/// An event that the handler itself receives is no loop: it may return another one only while something is left to do.
+async fn event_streams(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Vec<OutputStream>, Problem> {
+    let mut found = Vec::new();
+    for event in &handler.events {
+        if let Some(stream) = streams.find_event(&Purpose::Outputs(handler.name.clone()), event).await? {
+            found.extend(output_stream(streams, handler, stream)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Returns the stream of outputs, which acknowledges them; if it is planned, raises its duplicate window to the attempts of
+/// one message.
+fn output_stream(
+    streams: &mut Streams<'_>,
+    handler: &Declaration,
+    stream: String,
+) -> Result<Option<OutputStream>, Problem> {
+    let Declaration { name, plan, .. } = handler;
     let is_declared = streams.transport.settings().streams.iter().any(|declared| declared.name == stream);
     let Some(known) = streams.known.get_mut(&stream) else { return Ok(None) };
     if known.config.no_ack {
@@ -351,7 +384,13 @@ mod tests {
 
     fn handler(subject: &str, queue: &str) -> Declaration {
         let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
-        Declaration { name, is_closure: false, location, plan: crate::plan::Plan::new(subject, queue.to_owned()) }
+        Declaration {
+            name,
+            is_closure: false,
+            location,
+            plan: crate::plan::Plan::new(subject, queue.to_owned()),
+            events: Vec::new(),
+        }
     }
 
     fn on(name: &str, subjects: &[&str]) -> stream::Config {

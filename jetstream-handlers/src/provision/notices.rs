@@ -16,7 +16,7 @@ const FEW_REQUESTS: i64 = 8;
 pub(super) fn log(declaration: &Declaration, binding: &Binding) {
     let handler = &declaration.name;
     let Binding { stream, consumer, config, .. } = binding;
-    if let Some(outputs) = &binding.outputs {
+    for outputs in &binding.outputs {
         log_window(declaration, outputs);
     }
     if let Some(until) = paused_until(config) {

@@ -316,6 +316,39 @@ impl<'a> Streams<'a> {
         self.plan_default(purpose, subject).await
     }
 
+    /// Finds the stream that listens to the subjects of an event that a handler returns, or plans it; `None` if that depends
+    /// on the values of its fields.
+    ///
+    /// One stream may listen to `orders.eu.*` and another to `orders.us.*`, and an application may publish to these two
+    /// alone. So an event of `orders.*.created` is refused only if no stream listens to any of its subjects.
+    pub(super) async fn find_event(&mut self, purpose: &Purpose, filter: &str) -> Result<Option<String>, Problem> {
+        let has_wildcard = filter.split('.').any(|token| matches!(token, "*" | ">"));
+        if !has_wildcard {
+            return self.find_listening(purpose, filter).await.map(Some);
+        }
+        for name in self.names(purpose, filter).await? {
+            self.load(purpose, &name).await?;
+        }
+        if let Some(covering) = self.covering_of_listening(filter) {
+            return Ok(covering);
+        }
+        // A publish creates the stream of `acme.orders` for an event of `{tenant}.orders`.
+        if default_name(self.settings(), filter).is_none() && self.settings().auto_create {
+            return Ok(None);
+        }
+        self.plan_default(purpose, filter).await.map(Some)
+    }
+
+    /// Returns the stream that listens to all subjects that match, if there is one, of those that listen to some; `None` if
+    /// there are none of these.
+    fn covering_of_listening(&self, filter: &str) -> Option<Option<String>> {
+        let listening = self.known.iter().filter(|(_, known)| any_overlaps(&listened(&known.config), filter));
+        let listening: Vec<_> = listening.collect();
+        let covers = |(_, known): &&(&String, &KnownStream)| any_covers(&listened(&known.config), filter);
+        let covering = listening.iter().find(covers).map(|(name, _)| (*name).clone());
+        (!listening.is_empty()).then_some(covering)
+    }
+
     /// Plans the default stream of a subject that no stream covers.
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
         self.require_creatable(purpose, subject)?;

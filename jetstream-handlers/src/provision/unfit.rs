@@ -39,7 +39,7 @@ pub(super) fn name_taken(
     let other = match purpose {
         Purpose::Handler(_) => "set `stream` to the name of a new one",
         Purpose::DeadLetters(_) => "set `dead_letter` to a subject of another stream",
-        Purpose::Outputs(_) => "set `publish` to a subject of another stream",
+        Purpose::Outputs(_) => "publish to a subject of another stream",
         _ => "pass a stream for it to `Builder::stream`",
     };
     let fix = format!("{}, or {other}", fix(settings, subject, config, changeable));

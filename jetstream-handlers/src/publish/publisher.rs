@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::PublishMessage;
 use crate::codec::{DefaultCodec, EncodeError, Encoded, Payload};
 use crate::error::{Error, ErrorKind};
-use crate::event::{Event, Identity};
+use crate::event::{self, Event, Identity};
 use crate::transport::Transport;
 
 /// A publisher of typed values, which waits until the stream has stored them.
@@ -134,7 +134,7 @@ impl Publisher {
             Err(error) => return PublishMessage::new(self.clone(), E::PATTERN, Err(error)),
         };
         let Identity { id, headers } = Identity::of(event, &subject);
-        let mut message = self.publish_message(&subject, event);
+        let mut message = self.encoded::<E>(&subject, event::encode(event, self.codec()));
         if let Some(id) = id {
             message = message.message_id(&id);
         }
@@ -199,7 +199,12 @@ impl Publisher {
     /// Dropping the message before it is awaited sends nothing.
     /// If the future is dropped, the message may be stored or not.
     pub fn publish_message<T: Payload + ?Sized>(&self, subject: &str, value: &T) -> PublishMessage {
-        let encoded = value.encode_payload(self.codec()).map_err(|EncodeError { format, source }| {
+        self.encoded::<T>(subject, value.encode_payload(self.codec()))
+    }
+
+    /// Returns a message with a value of this type.
+    fn encoded<T: ?Sized>(&self, subject: &str, encoded: Result<Encoded, EncodeError>) -> PublishMessage {
+        let encoded = encoded.map_err(|EncodeError { format, source }| {
             let name = std::any::type_name::<T>();
             let text = format!("`{name}` does not encode as {format} for subject `{subject}`: {source}");
             Error::new(ErrorKind::Encode, text).with_source(source)

@@ -6,7 +6,9 @@ use super::TestBroker;
 use crate::broker::Broker;
 use crate::codec::Codec;
 use crate::error::{Error, chain};
-use crate::handler::{Handler, Subscriber, chosen};
+use crate::handler::{Handler, Subscriber, all_of, chosen};
+#[cfg(feature = "tower")]
+use crate::layer::LayerOfHandlers;
 
 /// The settings of a [`TestBroker`].
 #[derive(Debug)]
@@ -31,6 +33,30 @@ impl Builder {
     /// Sets the format of payloads whose type names none, as [`Builder::codec`](crate::Builder::codec) does.
     pub fn codec(mut self, codec: impl Codec) -> Self {
         self.builder = self.builder.codec(codec);
+        self
+    }
+
+    /// Sets the name of the broker, as [`Builder::name`](crate::Builder::name) does: only handlers with this `broker` are
+    /// started, and another one is refused.
+    ///
+    /// Without a name, the handlers of all brokers are started.
+    pub fn name(mut self, name: &str) -> Self {
+        self.builder = self.builder.name(name);
+        self
+    }
+
+    /// Sets a prefix of all subjects and streams, as [`Builder::subject_prefix`](crate::Builder::subject_prefix) does.
+    ///
+    /// The methods of [`TestBroker`] take subjects without it.
+    pub fn subject_prefix(mut self, prefix: &str) -> Self {
+        self.builder = self.builder.subject_prefix(prefix);
+        self
+    }
+
+    /// Puts a [layer](crate::layer) around all handlers, as [`Builder::layer`](crate::Builder::layer) does.
+    #[cfg(feature = "tower")]
+    pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {
+        self.builder = self.builder.layer(layer);
         self
     }
 
@@ -130,10 +156,14 @@ async fn start(
     groups: Vec<String>,
     server: Option<Server>,
 ) -> Result<TestBroker, Error> {
-    let handlers = if handlers.is_empty() && groups.is_empty() {
-        Handler::all()
-    } else {
-        chosen(&Handler::all(), handlers, groups.iter().map(String::as_str))?
+    let all = || if broker.name().is_some() { all_of(broker.name()) } else { Ok(Handler::all()) };
+    let handlers = match (&*handlers, &*groups) {
+        ([], []) => all()?,
+        (_, []) => chosen(&[], handlers, [])?,
+        _ => chosen(&all()?, handlers, groups.iter().map(String::as_str))?,
     };
+    if broker.name().is_some() {
+        broker.refuse_others(&handlers)?;
+    }
     TestBroker::with_handlers(broker, handlers, server).await
 }

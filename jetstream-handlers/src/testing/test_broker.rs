@@ -1,5 +1,6 @@
 //! The broker of a test.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
@@ -307,7 +308,8 @@ impl TestBroker {
     ///
     /// Panics on a live server.
     pub fn fail_next_publish(&self, subject: &str) -> &Self {
-        self.with_faults(|faults| faults.fail_publishes.push((subject.to_owned(), 1)))
+        let subject = self.broker.transport().settings().subject(subject).into_owned();
+        self.with_faults(|faults| faults.fail_publishes.push((subject.clone(), 1)))
     }
 
     /// Delays the storing of each message by `delay`, from now on.
@@ -325,7 +327,7 @@ impl TestBroker {
     ///
     /// Panics on a live server.
     pub fn delete_consumer(&self, stream: &str, consumer: &str) -> bool {
-        self.memory().delete_consumer(stream, consumer)
+        self.memory().delete_consumer(&self.stream(stream), consumer)
     }
 
     /// Deletes a stream with all its messages while the handlers run; returns `false` if it did not exist.
@@ -334,7 +336,7 @@ impl TestBroker {
     ///
     /// Panics on a live server.
     pub fn delete_stream(&self, stream: &str) -> bool {
-        self.memory().delete_stream(stream)
+        self.memory().delete_stream(&self.stream(stream))
     }
 
     /// Deletes one message of a stream; returns `false` if it did not exist.
@@ -343,7 +345,9 @@ impl TestBroker {
     ///
     /// Panics if the stream does not exist, and on a live server.
     pub fn delete_message(&self, stream: &str, sequence: u64) -> bool {
-        self.memory().delete(stream, sequence).unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
+        self.memory()
+            .delete(&self.stream(stream), sequence)
+            .unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
     }
 
     /// Deletes all messages of a stream; returns their number.
@@ -352,7 +356,12 @@ impl TestBroker {
     ///
     /// Panics if the stream does not exist, and on a live server.
     pub fn purge(&self, stream: &str) -> usize {
-        self.memory().purge(stream).unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
+        self.memory().purge(&self.stream(stream)).unwrap_or_else(|error| panic!("stream `{stream}`: {error}"))
+    }
+
+    /// Returns the name of a stream with the prefix of the environment.
+    fn stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
+        self.broker.transport().settings().known_stream(name)
     }
 
     fn with_faults(&self, change: impl FnOnce(&mut Faults)) -> &Self {

@@ -2,7 +2,7 @@
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::TestBroker;
-use jetstream_handlers::{ErrorKind, Reason};
+use jetstream_handlers::{CborCodec, ErrorKind, JsonCodec, MessagePackCodec, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::Transport;
@@ -17,6 +17,9 @@ contract![
     delete_marker_is_no_event,
     returned_events_are_published,
     variant_has_the_version_of_its_event,
+    event_has_its_codec,
+    variant_has_the_codec_of_its_event,
+    codec_of_an_event_differs_from_that_of_the_broker,
 ];
 
 #[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
@@ -229,4 +232,124 @@ async fn variant_has_the_version_of_its_event(transport: &Transport) {
     publisher.publish_bytes("events.eu.created", "").header("KV-Operation", "DEL").await.unwrap();
     broker.idle().await;
     broker.handled::<on_versions>().times(2).settled(Settle::Ack);
+}
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[event(subject = "packed.{id}.created", id = "id", codec = MessagePackCodec)]
+struct Packed {
+    id: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
+enum PackedOrPlain {
+    Packed(Packed),
+    #[event(subject = "packed.{order}.paid", id = "order", codec = CborCodec)]
+    Paid(Payment),
+    #[event(subject = "packed.{order}.refunded", id = "order")]
+    Refunded(Payment),
+}
+
+#[derive(Debug, Clone, PartialEq, Event)]
+#[event(subject = "packed-headed", header = "Event-Type", codec = CborCodec)]
+enum PackedHeaded {
+    Paid(Payment),
+}
+
+/// The `Content-Type` and the payload of the messages on a subject.
+async fn formats(broker: &TestBroker, subject: &str) -> Vec<(Option<String>, Vec<u8>)> {
+    let messages = broker.published_messages(subject).await;
+    messages.iter().map(|it| (it.header("Content-Type").map(str::to_owned), it.payload().to_vec())).collect()
+}
+
+#[subscriber(event = Packed, queue = "pack", backoff = ["10ms"])]
+async fn pack(event: Packed) -> HandlerResult<(Option<Packed>, PackedHeaded)> {
+    let again = (event.id < 7).then(|| Packed { id: event.id + 1 });
+    Ok((again, PackedHeaded::Paid(Payment { order: event.id })))
+}
+
+#[subscriber(event = Packed, queue = "pack-optional")]
+async fn pack_optional(event: Result<Option<Packed>, Rejection>) {
+    assert!(matches!(event, Ok(Some(Packed { id: 6 | 7 }))), "{event:?}");
+}
+
+#[subscriber(event = Packed, queue = "pack-batch", batch = 10)]
+async fn pack_batch(events: Batch<Packed>) {
+    assert!(events.iter().all(|event| matches!(event, Packed { id: 6 | 7 })));
+}
+
+#[subscriber(event = PackedHeaded, queue = "pack-headed")]
+async fn pack_headed(PackedHeaded::Paid(payment): PackedHeaded) {
+    assert!(matches!(payment.order, 6 | 7), "{payment:?}");
+}
+
+async fn event_has_its_codec(transport: &Transport) {
+    let builder = TestBroker::builder().include::<pack>().include::<pack_optional>().include::<pack_batch>();
+    let broker = transport.start(builder.include::<pack_headed>()).await;
+    broker.broker().send(&Packed { id: 6 }).await.unwrap();
+    broker.idle().await;
+    let packed = |id: u8| (Some("application/msgpack".to_owned()), vec![0x81, 0xa2, b'i', b'd', id]);
+    assert_eq!(formats(&broker, "packed.>").await, [packed(6), packed(7)], "sent and returned");
+    let paid = |id: u8| (Some("application/cbor".to_owned()), [b"\xa1\x65order".to_vec(), vec![id]].concat());
+    assert_eq!(formats(&broker, "packed-headed").await, [paid(6), paid(7)]);
+    // What others publish without a content type is in the format of the event.
+    broker.broker().publisher().publish_bytes("packed.7.created", vec![0x81, 0xa2, b'i', b'd', 7]).await.unwrap();
+    // A content type has precedence.
+    let json = broker.broker().publisher().publish_bytes("packed.7.created", r#"{"id":7}"#);
+    json.header("Content-Type", "application/json").await.unwrap();
+    broker.idle().await;
+    broker.handled::<pack>().times(4).settled(Settle::Ack);
+    broker.handled::<pack_optional>().times(4).settled(Settle::Ack);
+    broker.handled::<pack_headed>().times(4).settled(Settle::Ack);
+    assert!(broker.dead_letters().await.is_empty());
+}
+
+#[subscriber(event = PackedOrPlain, queue = "pack-variants")]
+async fn pack_variants(event: PackedOrPlain) {
+    let (PackedOrPlain::Packed(Packed { id }) | PackedOrPlain::Paid(Payment { order: id })) = event else {
+        assert_eq!(event, PackedOrPlain::Refunded(Payment { order: 3 }));
+        return;
+    };
+    assert!(matches!(id, 1 | 2));
+}
+
+async fn variant_has_the_codec_of_its_event(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<pack_variants>()).await;
+    let send = async |event: PackedOrPlain| broker.broker().send(&event).await.unwrap();
+    send(PackedOrPlain::Packed(Packed { id: 1 })).await;
+    send(PackedOrPlain::Paid(Payment { order: 2 })).await;
+    send(PackedOrPlain::Refunded(Payment { order: 3 })).await;
+    let types = formats(&broker, "packed.>").await.into_iter().map(|(content_type, _)| content_type);
+    let types: Vec<_> = types.collect();
+    assert_eq!(
+        types.iter().map(Option::as_deref).collect::<Vec<_>>(),
+        [Some("application/msgpack"), Some("application/cbor"), None]
+    );
+    let publisher = broker.broker().publisher();
+    publisher.publish_bytes("packed.1.created", vec![0x81, 0xa2, b'i', b'd', 1]).await.unwrap();
+    broker.idle().await;
+    broker.handled::<pack_variants>().times(4).settled(Settle::Ack);
+}
+
+#[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
+#[event(subject = "plain.{id}.created", id = "id", codec = JsonCodec)]
+struct Plain {
+    id: u64,
+}
+
+#[subscriber(event = Plain, queue = "plain")]
+async fn plain(event: Plain) -> HandlerResult<Option<Plain>> {
+    Ok((event.id < 7).then_some(Plain { id: 7 }))
+}
+
+async fn codec_of_an_event_differs_from_that_of_the_broker(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().codec(MessagePackCodec).include::<plain>()).await;
+    broker.broker().send(&Plain { id: 6 }).await.unwrap();
+    // Without a content type it is JSON, because the event says so.
+    broker.broker().publisher().publish_bytes("plain.7.created", r#"{"id":7}"#).await.unwrap();
+    broker.idle().await;
+    let json = |id: u8| (Some("application/json".to_owned()), format!(r#"{{"id":{id}}}"#).into_bytes());
+    let mut found = formats(&broker, "plain.>").await;
+    found.sort();
+    assert_eq!(found, [(None, br#"{"id":7}"#.to_vec()), json(6), json(7)]);
+    broker.handled::<plain>().times(3).settled(Settle::Ack);
 }

@@ -5,6 +5,8 @@ use jetstream_handlers::testing::TestBroker;
 use jetstream_handlers::{DeadLetter, ErrorKind, Message, Output, Outputs, Problem, stream};
 use jetstream_handlers_tests::{SOON, assert_error, binary, eventually, ms, stream_config};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Order, Transport, order, orders, publish};
 
 contract![
@@ -20,6 +22,10 @@ contract![
     same_message_id_in_one_stream_is_refused,
     outputs_to_one_stream_are_an_atomic_batch,
     start_refuses_outputs_that_cannot_be_published,
+    start_finds_the_streams_of_returned_events,
+    start_refuses_returned_events_without_a_stream,
+    start_accepts_an_event_of_which_a_stream_has_a_part,
+    start_refuses_a_subject_for_returned_events,
 ];
 
 #[subscriber(subject = "orders.created", queue = "confirm", publish = "confirmed.orders")]
@@ -299,9 +305,7 @@ async fn start_refuses_outputs_that_cannot_be_published(transport: &Transport) {
     assert_error(
         &start("silent.orders").await,
         ErrorKind::StreamMismatch,
-        &[
-            "`closure on orders.created`: publish: its outputs would go to stream `SILENT`, which acknowledges no message",
-        ],
+        &["`closure on orders.created`: its outputs would go to stream `SILENT`, which acknowledges no message"],
     );
     assert_error(
         &start("orders.*").await,
@@ -322,4 +326,140 @@ async fn start_refuses_outputs_that_cannot_be_published(transport: &Transport) {
             "`closure on orders.created`: publish: is `\"confirmed.orders\"`, but the closure returns nothing to publish",
         ],
     );
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(subject = "packets.{region}.sent")]
+struct PacketSent {
+    region: String,
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(subject = "bills.due")]
+struct BillDue {
+    order: u64,
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(subject = "{tenant}.audited")]
+struct Audited {
+    tenant: String,
+}
+
+#[derive(Debug, Event)]
+enum Step {
+    Sent(PacketSent),
+    #[event(subject = "refunds.{id}")]
+    Refunded(Order),
+}
+
+#[subscriber(subject = "orders.created", queue = "steps")]
+async fn steps(order: Order) -> HandlerResult<(Option<BillDue>, Vec<Step>)> {
+    let sent = Step::Sent(PacketSent { region: "eu".to_owned() });
+    Ok((Some(BillDue { order: order.id }), vec![sent, Step::Refunded(order)]))
+}
+
+#[subscriber(subject = "orders.created", queue = "step-batch", batch = 10)]
+async fn step_batch(orders: Batch<Order>) -> HandlerResult<Vec<HandlerResult<BillDue>>> {
+    Ok(orders.iter().map(|order| Ok(BillDue { order: order.id })).collect())
+}
+
+#[subscriber(subject = "orders.created", queue = "step-audit")]
+async fn step_audit(_order: Order) -> Audited {
+    Audited { tenant: "acme".to_owned() }
+}
+
+async fn start_finds_the_streams_of_returned_events(transport: &Transport) {
+    let builder = TestBroker::builder().include::<steps>().include::<step_batch>().include::<step_audit>();
+    let broker = transport.start(builder).await;
+    publish(&broker, [7]).await;
+    broker.idle().await;
+    for (subject, messages) in [("packets.>", 1), ("bills.due", 2), ("refunds.7", 1), ("acme.audited", 1)] {
+        assert_eq!(broker.published_messages(subject).await.len(), messages, "{subject}");
+    }
+    for subject in ["packets.>", "bills.due", "refunds.7"] {
+        let name = broker.published_messages(subject).await[0].info().stream().to_owned();
+        assert_eq!(name, subject.split('.').next().unwrap().to_uppercase());
+    }
+}
+
+/// Returns the error of a start of a handler.
+async fn error_of<H: jetstream_handlers::Subscriber>(
+    transport: &Transport,
+    builder: jetstream_handlers::Builder,
+) -> jetstream_handlers::Error {
+    let broker = match transport {
+        Transport::Memory => builder.connect_in_memory(),
+        Transport::Live(server) => builder.servers([server.url()]).connect().await.unwrap(),
+    };
+    broker.include::<H>().start_all().await.map(drop).unwrap_err()
+}
+
+async fn start_refuses_returned_events_without_a_stream(transport: &Transport) {
+    let taken = stream_config("A-TAKEN", &["refunds.eu.paid", "packets.paid"]);
+    let error = error_of::<steps>(transport, Broker::builder().stream(taken)).await;
+    let problems: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    let [one, two] = &*problems else { panic!("{problems:?}") };
+    for (problem, name) in [(one, "PACKETS"), (two, "REFUNDS")] {
+        assert!(problem.contains("the outputs of `") && problem.contains("::steps`"), "{problem}");
+        assert!(problem.contains(&format!("`{name}`")) && problem.contains("`A-TAKEN`"), "{problem}");
+    }
+    assert!(error.problems().iter().all(|problem| problem.kind() == ErrorKind::StreamOverlap), "{error:?}");
+    let missing = |error: jetstream_handlers::Error, subject: &str| {
+        let of_outputs = format!("the outputs of `{}::", module_path!());
+        let problems: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+        let found = problems.iter().any(|text| text.starts_with(&of_outputs) && text.contains(&format!("`{subject}`")));
+        assert!(found, "no problem of `{subject}` in {problems:#?}");
+    };
+    let builder = || Broker::builder().auto_create(false);
+    missing(error_of::<step_batch>(transport, builder()).await, "bills.due");
+    missing(error_of::<step_audit>(transport, builder()).await, "*.audited");
+    let silent = stream::Config { no_ack: true, ..stream_config("SILENT", &["bills.>"]) };
+    let error = error_of::<step_batch>(transport, Broker::builder().stream(silent)).await;
+    assert_error(&error, ErrorKind::StreamMismatch, &["step_batch`: its outputs would go to stream `SILENT`"]);
+}
+
+async fn start_accepts_an_event_of_which_a_stream_has_a_part(transport: &Transport) {
+    let eu = stream_config("EU", &["packets.eu.*"]);
+    let broker = transport.start(TestBroker::builder().stream(eu).include::<steps>()).await;
+    publish(&broker, [7]).await;
+    broker.idle().await;
+    let sent = broker.published_messages("packets.>").await;
+    assert_eq!(sent.iter().map(|it| it.info().stream()).collect::<Vec<_>>(), ["EU"]);
+}
+
+#[subscriber(subject = "orders.created", queue = "step-publish", publish = "confirmed.orders")]
+async fn step_publish(order: Order) -> HandlerResult<Option<BillDue>> {
+    Ok(Some(BillDue { order: order.id }))
+}
+
+#[subscriber(subject = "orders.created", queue = "step-publish-batch", publish = "confirmed.orders", batch = 10)]
+async fn step_publish_batch(orders: Batch<Order>) -> Vec<BillDue> {
+    orders.iter().map(|order| BillDue { order: order.id }).collect()
+}
+
+#[subscriber(subject = "orders.created", queue = "step-both", publish = "confirmed.orders")]
+async fn step_both(order: Order) -> (BillDue, Output) {
+    (BillDue { order: order.id }, Output::new(&order))
+}
+
+async fn start_refuses_a_subject_for_returned_events(transport: &Transport) {
+    let text = |handler: &str| {
+        format!(
+            "{handler}`: publish: is `\"confirmed.orders\"`, but the handler returns events, which are published to subjects of their own, such as `bills.due`;"
+        )
+    };
+    let error = error_of::<step_publish>(transport, Broker::builder()).await;
+    assert_error(&error, ErrorKind::Config, &[&text("step_publish")]);
+    let error = error_of::<step_publish_batch>(transport, Broker::builder()).await;
+    assert_error(&error, ErrorKind::Config, &[&text("step_publish_batch")]);
+    let broker = transport.start(TestBroker::builder().include::<step_both>()).await;
+    let closure = |order: Order| async move { Ok(BillDue { order: order.id }) };
+    let closure = broker.broker().subscribe("orders.created", "closure", closure).publish("confirmed.orders");
+    let error = closure.await.map(drop).unwrap_err();
+    assert_error(&error, ErrorKind::Config, &[&text("closure on orders.created")]);
+    publish(&broker, [7]).await;
+    broker.idle().await;
+    assert_eq!(broker.published::<Order>("confirmed.orders").await, [order(7)]);
+    assert_eq!(broker.published::<BillDue>("bills.due").await.len(), 1);
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use jetstream_handlers::Extension;
 use jetstream_handlers::layer::{CircuitBreaker, Request, Response};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::{Recorder, dead_letters, eventually};
@@ -25,6 +26,9 @@ contract![
     error_of_a_layer_is_retried,
     panic_of_a_layer_is_retried,
     layer_can_settle_a_message_without_a_call,
+    layer_inserts_a_value_for_the_handler,
+    missing_extension_is_a_rejection,
+    extension_without_a_layer_is_refused,
 ];
 
 async fn connect(transport: &Transport, builder: jetstream_handlers::Builder) -> Broker {
@@ -331,4 +335,102 @@ async fn layer_can_settle_a_message_without_a_call(transport: &Transport) {
     sleep(Duration::from_millis(500)).await;
     assert_eq!(calls.items(), [2]);
     subscription.unsubscribe().await.unwrap();
+}
+
+/// A value that a layer inserts: the tenant of the first message, and how many layers have seen the call.
+#[derive(Debug, Clone, PartialEq)]
+struct Tenant(String, usize);
+
+/// A layer that inserts the tenant of messages that have one.
+#[derive(Clone, Copy)]
+struct Tenants;
+
+impl<S> Layer<S> for Tenants {
+    type Service = TenantsService<S>;
+
+    fn layer(&self, inner: S) -> TenantsService<S> {
+        TenantsService(inner)
+    }
+}
+
+struct TenantsService<S>(S);
+
+impl<S: Service<Request>> Service<Request> for TenantsService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(task)
+    }
+
+    fn call(&mut self, mut request: Request) -> S::Future {
+        let layers = request.extension::<Tenant>().map_or(0, |tenant| tenant.1);
+        if let Some(tenant) = request.message().header("Tenant").map(str::to_owned) {
+            request.insert_extension(Tenant(tenant, layers + 1));
+        }
+        self.0.call(request)
+    }
+}
+
+type Tenanted = Recorder<(Vec<u64>, Option<(String, usize)>)>;
+
+#[subscriber(subject = "tenanted.calls", queue = "tenanted", layer = tenants)]
+async fn tenanted(id: u64, tenant: Extension<Tenant>, State(calls): State<Tenanted>) {
+    calls.add((vec![id], Some((tenant.0.0.clone(), tenant.1))));
+}
+
+#[subscriber(subject = "tenanted.calls", queue = "tenanted-batch", batch = 10, batch_wait = "200ms", layer = tenants)]
+async fn tenanted_batch(ids: Batch<u64>, Extension(tenant): Extension<Tenant>, State(calls): State<Tenanted>) {
+    calls.add((ids.to_vec(), Some((tenant.0, tenant.1))));
+}
+
+#[subscriber(subject = "tenanted.calls", queue = "tenanted-thread", threads = 1, layer = tenants)]
+fn tenanted_thread(id: u64, tenant: Option<Extension<Tenant>>, State(calls): State<Tenanted>) {
+    calls.add((vec![id], tenant.map(|Extension(tenant)| (tenant.0, tenant.1))));
+}
+
+fn tenants() -> Tenants {
+    Tenants
+}
+
+async fn layer_inserts_a_value_for_the_handler(transport: &Transport) {
+    let calls = Tenanted::default();
+    let broker = connect(transport, Broker::builder().state(calls.clone()).layer(Tenants)).await;
+    broker.include::<tenanted>().include::<tenanted_batch>().include::<tenanted_thread>();
+    let running = broker.start_all().await.unwrap();
+    for id in [1_u64, 2] {
+        broker.publish_message("tenanted.calls", &id).header("Tenant", &format!("tenant-{id}")).await.unwrap();
+    }
+    let single = |id: u64| (vec![id], Some((format!("tenant-{id}"), 2)));
+    calls.until_len(5).await;
+    let mut calls = calls.items();
+    calls.sort();
+    let batch = (vec![1, 2], Some(("tenant-1".to_owned(), 2)));
+    assert_eq!(calls, [single(1), single(1), batch, single(2), single(2)], "the outer and the inner layer");
+    running.shutdown().await.unwrap();
+}
+
+async fn missing_extension_is_a_rejection(transport: &Transport) {
+    let calls = Tenanted::default();
+    let broker = connect(transport, Broker::builder().state(calls.clone())).await;
+    let running = broker.include::<tenanted>().include::<tenanted_thread>().start_all().await.unwrap();
+    broker.publish("tenanted.calls", &7_u64).await.unwrap();
+    let letters = dead_letters(&broker, 1).await;
+    assert_eq!(letters[0].reason, jetstream_handlers::Reason::Undecodable);
+    let text = &letters[0].error;
+    let expected = "::tower_layers::tenanted` takes an `Extension<contract::tower_layers::Tenant>`, which no layer";
+    assert!(text.contains(expected), "{text}");
+    calls.until((vec![7], None)).await;
+    running.shutdown().await.unwrap();
+}
+
+async fn extension_without_a_layer_is_refused(transport: &Transport) {
+    let broker = connect(transport, Broker::builder()).await;
+    let closure = |_: u64, _: Extension<Tenant>| async {};
+    let error = broker.subscribe("tenanted.calls", "closure", closure).await.map(drop).unwrap_err();
+    let text = "`closure on tenanted.calls` takes an `Extension<contract::tower_layers::Tenant>`, which a layer inserts, but the handler has no layer";
+    assert!(error.to_string().starts_with(text), "{error}");
+    let closure = |_: u64, tenant: Option<Extension<Tenant>>| async move { assert!(tenant.is_none()) };
+    broker.subscribe("tenanted.calls", "optional", closure).await.unwrap().unsubscribe().await.unwrap();
 }

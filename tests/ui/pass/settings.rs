@@ -23,6 +23,7 @@ async fn list(_: Path<Vec<String>>) {}
     stream = env("STREAM", "ORDERS"),
     concurrency = env("WORKERS", 4),
     ack_wait = env("ACK_WAIT", "1m30s"),
+    backoff = env("BACKOFF", ["1s", "5s"]),
     dead_letter = names::CREATED,
 )]
 async fn variables(_: String) {}

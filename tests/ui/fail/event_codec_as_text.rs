@@ -1,0 +1,10 @@
+use jetstream_handlers::prelude::*;
+use serde::Serialize;
+
+#[derive(Event, Serialize)]
+#[event(subject = "orders.created", codec = "messagepack")]
+struct OrderCreated {
+    id: u64,
+}
+
+fn main() {}
