@@ -260,8 +260,17 @@ async fn reset_consumer_is_handled_again() {
     let _subscription = subscribe(&broker, &calls, Duration::ZERO).await;
     all_acked(&server, 20).await;
     let client = server.client().await;
-    client.request("$JS.API.CONSUMER.RESET.WORK.ordered", r#"{"seq":1}"#.into()).await.unwrap();
-    eventually("all are handled twice", SOON, async || (calls.items().len() == 40).then_some(())).await;
+    let reset = async || client.request("$JS.API.CONSUMER.RESET.WORK.ordered", r#"{"seq":1}"#.into()).await.unwrap();
+    reset().await;
+    eventually("all are handled twice", SOON, async || {
+        // The server sometimes keeps the ack floor (observed on 2.15.1): it then counts all as acknowledged and as pending.
+        let info = server.consumer_info("WORK", "ordered").await;
+        if info.num_ack_pending > 0 && info.ack_floor.consumer_sequence >= info.delivered.consumer_sequence {
+            reset().await;
+        }
+        (calls.items().len() == 40).then_some(())
+    })
+    .await;
     all_acked(&server, 20).await;
 }
 

@@ -537,8 +537,7 @@ impl Pull {
         self.floor.read_if_due(self.last_heard);
         let Some(order) = &mut self.order else { return push(message) };
         if order.becomes_active(&message) {
-            // Requests without the pin are not served any more, except for the one of this message.
-            self.requests.forget();
+            self.requests.forget_unpinned();
         }
         if let Some(message) = order.sequencer.pass(message) {
             // A `Resync` among the events precedes the message, and must not discard it.

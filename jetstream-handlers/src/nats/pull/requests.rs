@@ -165,6 +165,14 @@ impl Requests {
         self.outstanding = 0;
     }
 
+    /// Ends the requests if there are several, because the server has pinned one of them, and serves no other one until
+    /// it ends; it is not known which one that is.
+    pub(super) fn forget_unpinned(&mut self) {
+        if self.live.len() > 1 {
+            self.forget();
+        }
+    }
+
     /// Ends all requests, which the server may still serve; returns what is reserved for them, and the time at which
     /// the server no longer serves them.
     pub(super) fn abandon(&mut self) -> Option<(Vec<Reservation>, Instant)> {
