@@ -266,3 +266,37 @@ async fn standby_requests_everything_that_a_lost_instance_had() {
     check_order(&handled.items(), 1..601);
     all_acked(&server).await;
 }
+
+#[tokio::test]
+async fn keys_continue_once_dead_letters_can_be_stored() {
+    let server = Server::start().await;
+    let limit = async |max_bytes| {
+        let discard = jetstream_handlers::async_nats::jetstream::stream::DiscardPolicy::New;
+        let config = jetstream_handlers::stream::Config { discard, max_bytes, ..stream_config("DLQ", &["dlq.>"]) };
+        server.jetstream().await.create_or_update_stream(config).await.unwrap();
+    };
+    limit(1).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Order>::default();
+    let handler = {
+        let handled = handled.clone();
+        move |order: Order| {
+            if order.id >= 8 {
+                handled.add(order);
+            }
+            std::future::ready(if order.id < 8 { HandlerResult::Err("fails".into()) } else { Ok(()) })
+        }
+    };
+    let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").concurrency(4);
+    let _subscription = subscribe.max_deliver(1).await.unwrap();
+    publish(&broker, "work.keyed", orders(0..32, 16)).await;
+    // The first eight customers wait for their dead letters.
+    handled.until_distinct(16).await;
+    assert!(handled.items().iter().all(|order| order.customer >= 8), "{handled:?}");
+    sleep(secs(3)).await;
+    limit(-1).await;
+    handled.until_distinct(24).await;
+    check_order(&handled.items(), 8..32);
+    dead_letters(&broker, 8).await;
+    all_acked(&server).await;
+}
