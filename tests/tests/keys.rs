@@ -300,3 +300,46 @@ async fn keys_continue_once_dead_letters_can_be_stored() {
     dead_letters(&broker, 8).await;
     all_acked(&server).await;
 }
+
+#[tokio::test]
+async fn raised_max_ack_pending_does_not_stop_a_handler_that_lost_its_connection() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<Order>::default();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let handler = {
+        let (handled, gate) = (handled.clone(), gate.clone());
+        move |order: Order| {
+            let (handled, gate) = (handled.clone(), gate.clone());
+            async move {
+                if order.customer == 0 {
+                    gate.acquire().await.unwrap().forget();
+                }
+                handled.add(order);
+            }
+        }
+    };
+    let subscribe = || broker.subscribe("work.keyed", "keyed", handler.clone()).key("customer").concurrency(4);
+    subscribe().await.unwrap().unsubscribe().await.unwrap();
+    server.change_consumer("WORK", "keyed", |config| config.max_ack_pending = 50).await;
+    let _subscription = subscribe().await.unwrap();
+    server.change_consumer("WORK", "keyed", |config| config.max_ack_pending = 500).await;
+    publish(&publisher, "work.keyed", orders(0..200, 1)).await;
+    server.ack_pending("WORK", "keyed", 200).await;
+    for round in 0..4 {
+        proxy.pause();
+        publish(&publisher, "work.keyed", (200 + round * 10..210 + round * 10).map(|id| Order { customer: 0, id }))
+            .await;
+        sleep(ms(300)).await;
+        proxy.cut();
+        proxy.resume();
+        sleep(ms(300)).await;
+    }
+    gate.add_permits(1000);
+    handled.until_distinct(240).await;
+    check_order(&handled.items(), 0..240);
+    all_acked(&server).await;
+}

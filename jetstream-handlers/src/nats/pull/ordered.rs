@@ -435,6 +435,6 @@ async fn examine(
     consumer_sequence: u64,
 ) -> Result<Found, Error> {
     // The consumer can have no more of them than may be unacknowledged, and than this instance has acked meanwhile.
-    let count = MAX_READ.max(binding.max_ack_pending * 2);
+    let count = MAX_READ.max(binding.max_ack_pending.saturating_mul(2));
     Reading { connection: &connection, binding: &binding, consumer_sequence }.range(range, count).await
 }
