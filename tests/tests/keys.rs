@@ -343,3 +343,58 @@ async fn raised_max_ack_pending_does_not_stop_a_handler_that_lost_its_connection
     check_order(&handled.items(), 0..240);
     all_acked(&server).await;
 }
+
+/// The calls of a handler that run at the same time with the same key.
+#[derive(Clone, Default)]
+struct Running(std::sync::Arc<std::sync::Mutex<(BTreeMap<u64, u64>, Vec<(u64, u64)>)>>);
+
+impl Running {
+    fn begin(&self, order: Order) {
+        let mut state = self.0.lock().unwrap();
+        if let Some(other) = state.0.insert(order.customer, order.id) {
+            state.1.push((other, order.id));
+        }
+    }
+
+    fn end(&self, order: Order) {
+        let mut state = self.0.lock().unwrap();
+        if state.0.get(&order.customer) == Some(&order.id) {
+            state.0.remove(&order.customer);
+        }
+    }
+
+    /// Returns the pairs of messages with the same key whose calls ran at the same time.
+    fn together(&self) -> Vec<(u64, u64)> {
+        self.0.lock().unwrap().1.clone()
+    }
+}
+
+#[tokio::test]
+async fn call_that_exceeds_its_timeout_ends_before_the_next_one_of_its_key() {
+    for max_deliver in [1, 2] {
+        let server = Server::start().await;
+        let broker = connect(&server).await;
+        let (handled, running) = (Recorder::<Order>::default(), Running::default());
+        let handler = {
+            let (handled, running) = (handled.clone(), running.clone());
+            move |order: Order| {
+                let (handled, running) = (handled.clone(), running.clone());
+                async move {
+                    running.begin(order);
+                    if order.id == 0 {
+                        std::thread::sleep(ms(1000));
+                    }
+                    running.end(order);
+                    handled.add(order);
+                }
+            }
+        };
+        let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").blocking().concurrency(4);
+        let _subscription = subscribe.timeout(ms(200)).max_deliver(max_deliver).backoff(&[ms(50)]).await.unwrap();
+        publish(&broker, "work.keyed", orders(0..6, 2)).await;
+        handled.until(Order { customer: 0, id: 4 }).await;
+        assert_eq!(running.together(), [], "max_deliver {max_deliver}");
+        all_acked(&server).await;
+        assert_eq!(handled.count(Order { customer: 0, id: 0 }), max_deliver as usize);
+    }
+}

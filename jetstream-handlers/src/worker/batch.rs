@@ -97,6 +97,9 @@ impl Worker {
         if !tried.is_empty() {
             let _running = self.running_calls.begin().await;
             let mut outcomes = self.call_batch(caller, &tried).await.into_iter();
+            if let Some(first) = held.first() {
+                self.until_call_has_ended(first.slot, caller).await;
+            }
             for held in held.iter_mut().filter(|held| matches!(held.step, Step::Call)) {
                 held.step = outcomes.next().map_or(Step::Leave(Settled::Pending), Step::Called);
             }

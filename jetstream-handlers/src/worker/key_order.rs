@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::BufferGuard;
+use super::caller::Caller;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
@@ -58,6 +59,28 @@ impl Worker {
             return Start::Known(Verdict::Try);
         }
         if self.was_acknowledged(delivery) { Start::Known(Verdict::Repeated) } else { Start::LookUp }
+    }
+
+    /// Settles a message by the outcome of its call.
+    ///
+    /// A call with a key that still runs on its thread after its timeout is waited for, so that no other one of its key
+    /// runs beside it.
+    pub(super) async fn settle_after_call(
+        &self,
+        slot: &Slot,
+        caller: &mut Caller,
+        message: &Message,
+        outcome: Outcome,
+    ) -> Settled {
+        self.until_call_has_ended(slot, caller).await;
+        self.settle(message, outcome).await
+    }
+
+    /// Waits until a call with a key that has exceeded its timeout has ended.
+    pub(super) async fn until_call_has_ended(&self, slot: &Slot, caller: &mut Caller) {
+        if self.binding.unfinished.is_some() {
+            slot.thread_idle(caller, &self.buffer).await;
+        }
     }
 
     /// Releases a slot whose message was settled; if it has ended, the next one of its key may begin.
