@@ -398,3 +398,91 @@ async fn call_that_exceeds_its_timeout_ends_before_the_next_one_of_its_key() {
         assert_eq!(handled.count(Order { customer: 0, id: 0 }), max_deliver as usize);
     }
 }
+
+#[tokio::test]
+async fn replaced_consumer_does_not_repeat_a_message_beside_its_call() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let (handled, running) = (Recorder::<Order>::default(), Running::default());
+    let begun = Recorder::<u64>::default();
+    let handler = {
+        let (handled, running, begun) = (handled.clone(), running.clone(), begun.clone());
+        move |order: Order| {
+            let (handled, running, begun) = (handled.clone(), running.clone(), begun.clone());
+            async move {
+                begun.add(order.id);
+                running.begin(order);
+                let is_slow = order.id == 20 && begun.count(20) == 1;
+                sleep(ms(if is_slow { 3000 } else { 5 })).await;
+                running.end(order);
+                handled.add(order);
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").concurrency(8);
+    let _subscription = subscribe.await.unwrap();
+    publish(&broker, "work.keyed", orders(0..40, 4)).await;
+    begun.until(20).await;
+    handled.until(Order { customer: 3, id: 39 }).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.delete_consumer("keyed").await.unwrap();
+    handled.until_distinct(40).await;
+    assert_eq!(running.together(), [], "begun: {begun:?}");
+    check_order(&handled.items(), 0..40);
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn kills_and_stops_keep_the_order_of_keys_with_many_messages() {
+    const LAST: u64 = 6000;
+    let server = Server::start().await;
+    let url = server.url();
+    let start = || Program::start(env!("CARGO_BIN_EXE_keyed_worker"), &[], &[("NATS_URL", &url)]);
+    let broker = connect(&server).await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    publish(&broker, "work.keyed", orders(0..LAST, 3)).await;
+    let mut programs = vec![start()];
+    programs[0].until("started").await;
+    programs.push(start());
+    let mut killed = Vec::new();
+    for kill_at in [500, 1500, 3000] {
+        until_handled(&programs, &killed, kill_at).await;
+        let last = |program: &Program| handled_by(program).last().map(|(at, _)| *at);
+        let active = (0..programs.len()).max_by_key(|index| last(&programs[*index])).unwrap();
+        let mut program = programs.remove(active);
+        program.signal("KILL");
+        program.ended().await;
+        killed.push(program);
+        programs.push(start());
+    }
+    until_handled(&programs, &killed, LAST as usize).await;
+    let mut handled: Vec<_> = programs.iter().chain(&killed).flat_map(handled_by).collect();
+    handled.sort_unstable();
+    let handled: Vec<_> = handled.into_iter().map(|(_, order)| order).collect();
+    check_order(&handled, 0..LAST);
+    assert!(handled.len() as u64 <= LAST + 100, "only what was in hand is handled again: {}", handled.len());
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn stops_and_lost_connections_keep_the_order_of_keys_with_many_messages() {
+    const LAST: u64 = 4000;
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<Order>::default();
+    let mut subscription = subscribe(&broker, &handled, ms(1)).await;
+    publish(&publisher, "work.keyed", orders(0..LAST, 3)).await;
+    for at in [300, 900, 1500, 2400] {
+        handled.until_distinct(at).await;
+        proxy.cut();
+        handled.until_distinct(at + 100).await;
+        subscription.unsubscribe().await.unwrap();
+        subscription = subscribe(&broker, &handled, ms(1)).await;
+        proxy.cut();
+    }
+    handled.until_distinct(LAST as usize).await;
+    check_order(&handled.items(), 0..LAST);
+    println!("{} handled again", handled.len() as u64 - LAST);
+    all_acked(&server).await;
+}

@@ -9,7 +9,8 @@ use super::caller::Caller;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
-use crate::message::{Info, Message};
+use crate::future::optional;
+use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome};
 
 /// The delay before a message is looked at again whose earlier delivery is still being handled.
@@ -100,15 +101,19 @@ impl Worker {
     pub(super) async fn park(&self, message: &Message, delay: Duration) {
         let mut parked = message.clone();
         parked.info.count_attempt();
-        if !self.buffer.park(parked, delay) {
-            self.request_again(&message.info).await;
+        if let Some(unfinished) = &self.binding.unfinished
+            && let Some(delay) = self.buffer.park(parked, delay, unfinished)
+        {
+            self.request_later(&message.info, delay).await;
         }
     }
 
     /// Leaves a delivery without an answer; one with a key is looked at again, so that the later ones wait for it.
     pub(super) fn leave(&self, message: &Message, settled: Settled) -> Settled {
-        if settled == Settled::Pending && self.binding.unfinished.is_some() {
-            self.buffer.park(message.clone(), IN_PROGRESS_DELAY);
+        if settled == Settled::Pending
+            && let Some(unfinished) = &self.binding.unfinished
+        {
+            self.buffer.park(message.clone(), IN_PROGRESS_DELAY, unfinished);
         }
         settled
     }
@@ -116,13 +121,52 @@ impl Worker {
     /// Lets messages begin whose next attempt is due, and requests messages again of which only the numbers are known;
     /// never returns.
     pub(super) async fn attend_to_keys(&self) {
-        if self.binding.unfinished.is_none() {
-            std::future::pending::<()>().await;
-        }
+        let Some(unfinished) = &self.binding.unfinished else { return std::future::pending().await };
+        let mut searching = None;
         loop {
-            self.buffer.keys_changed().await;
+            tokio::select! {
+                () = self.buffer.keys_changed() => {}
+                () = optional(searching.as_mut()) => searching = None,
+            }
             for delivery in self.buffer.take_recalled() {
                 self.request_again(&self.info(delivery)).await;
+            }
+            let overdue = self.buffer.keys(|keys| std::mem::take(&mut keys.overdue));
+            if !overdue.is_empty() && searching.is_none() {
+                searching = Some(Box::pin(self.search(overdue, unfinished)));
+            }
+        }
+    }
+
+    /// Requests messages once more that were requested and have not arrived, and forgets those that were removed from
+    /// the stream, for which the others of their keys would wait for ever.
+    async fn search(&self, mut overdue: Vec<DeliveryId>, unfinished: &Unfinished) {
+        let stream = &self.binding.stream;
+        // What is delivered during a request may be stored after the answer.
+        let end = self.buffer.keys(|keys| keys.numbers_end());
+        let mut removed = 0..0;
+        overdue.sort_unstable_by_key(|delivery| delivery.stream_sequence);
+        for delivery in overdue {
+            let sequence = delivery.stream_sequence;
+            if removed.contains(&sequence) {
+                continue;
+            }
+            removed = match self.transport.next_stored(stream, sequence).await {
+                Ok(stored) => sequence..stored.map_or(end, |stored| stored.sequence.min(end)),
+                Err(error) => {
+                    let handler = &self.handler.declaration.name;
+                    tracing::warn!(
+                        handler,
+                        sequence,
+                        "cannot find out whether a message was removed from stream `{stream}`, for which the later ones of its key wait; the user needs the permission to publish to `$JS.API.STREAM.MSG.GET.{stream}`: {error}"
+                    );
+                    0..0
+                }
+            };
+            if removed.is_empty() {
+                self.request_again(&self.info(delivery)).await;
+            } else {
+                self.buffer.forget_removed(removed.clone(), unfinished);
             }
         }
     }

@@ -23,6 +23,7 @@ contract![
     key_of_the_subject,
     key_of_a_header,
     many_messages_of_one_key_do_not_delay_the_others,
+    messages_removed_from_the_stream_do_not_block_their_key,
     batch_has_one_message_of_each_key,
     failed_element_of_a_batch_delays_only_its_key,
     stop_hands_back_what_waits_and_the_next_instance_continues_in_order,
@@ -248,6 +249,39 @@ async fn many_messages_of_one_key_do_not_delay_the_others(transport: &Transport)
     broker.idle().await;
     assert_eq!(by_customer(&calls)["hot"], (0..400).collect::<Vec<_>>());
     assert_eq!(deliveries.items(), [1; 420], "a message that was requested again is not a retry");
+}
+
+async fn messages_removed_from_the_stream_do_not_block_their_key(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    publish(&broker, (1..=300).map(|id| ("hot".to_owned(), id))).await;
+    publish(&broker, [("other".to_owned(), 301)]).await;
+    let calls = Recorder::<(String, u64)>::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let handler = {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        move |order: Order| {
+            let (calls, gate) = (calls.clone(), gate.clone());
+            async move {
+                if order.customer == "hot" {
+                    gate.acquire().await.unwrap().forget();
+                }
+                calls.add((order.customer, order.id));
+            }
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "by-customer", handler).key("customer");
+    let _subscription = subscribe.concurrency(4).ack_wait(secs(3)).await.unwrap();
+    calls.until_len(1).await;
+    // The first ones are in memory, and of the others only the numbers are known.
+    for sequence in (100..250).chain([260, 280]) {
+        transport.delete_message(&broker, "ORDERS", sequence).await;
+    }
+    gate.add_permits(1000);
+    publish(&broker, [("hot".to_owned(), 302)]).await;
+    calls.until(("hot".to_owned(), 302)).await;
+    broker.idle().await;
+    let left = (1..100).chain(250..260).chain(261..280).chain(281..=300).chain([302]);
+    assert_eq!(by_customer(&calls)["hot"], left.collect::<Vec<_>>());
 }
 
 async fn batch_has_one_message_of_each_key(transport: &Transport) {
