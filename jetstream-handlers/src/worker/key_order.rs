@@ -1,11 +1,13 @@
 //! The order of the messages of one key.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::BufferGuard;
 use super::caller::Caller;
+use super::guarded_call::panicked;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
@@ -27,7 +29,9 @@ impl Worker {
         let key = if unfinished.has_ended(delivery) || self.needs_no_call(&message) {
             Err(None)
         } else {
-            match self.handler.key(&self.context, &message) {
+            // A codec of the application may panic.
+            let key = catch_unwind(AssertUnwindSafe(|| self.handler.key(&self.context, &message)));
+            match key.unwrap_or_else(|panic| Some(Err(panicked(&*panic)))) {
                 Some(key) => key.map_err(|rejected| Some(self.rejection(rejected))),
                 None => Err(None),
             }

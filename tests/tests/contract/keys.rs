@@ -1,13 +1,15 @@
 //! Handlers with a `key`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::TestBroker;
-use jetstream_handlers::{Key, Message, Output, Reason};
+use jetstream_handlers::{Codec, Key, Message, Output, Reason};
 use jetstream_handlers_tests::{Recorder, SOON, eventually, ms};
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -30,6 +32,7 @@ contract![
     standby_takes_over,
     outputs_of_a_key_are_in_order,
     marker_needs_no_key,
+    codec_that_panics_does_not_end_the_handler,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -438,4 +441,45 @@ async fn marker_needs_no_key(transport: &Transport) {
     let letters = broker.broker().dead_letters().list(10).await.unwrap();
     assert!(letters.iter().all(|letter| letter.consumer != "by-customer"), "{letters:?}");
     assert_eq!(calls.items(), [1]);
+}
+
+/// JSON, of which a payload with a certain text makes it panic.
+struct Fragile;
+
+impl Codec for Fragile {
+    const CONTENT_TYPE: &'static str = "application/vnd.acme.fragile";
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        Ok(serde_json::to_vec(value)?)
+    }
+
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>> {
+        assert!(!payload.windows(7).any(|text| text == b"fragile"), "it is fragile");
+        Ok(seed.deserialize(&mut serde_json::Deserializer::from_slice(payload))?)
+    }
+}
+
+async fn codec_that_panics_does_not_end_the_handler(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().codec(Fragile).include::<accept>()).await;
+    publish(&broker, [("fragile".to_owned(), 1), ("a".to_owned(), 2)]).await;
+    let calls = Recorder::new();
+    let handler = {
+        let calls = calls.clone();
+        move |order: Order| {
+            calls.add(order.id);
+            async {}
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "by-customer", handler).key("customer");
+    let _subscription = subscribe.await.unwrap();
+    calls.until_len(1).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters().list(10).await.unwrap();
+    let letter = letters.iter().find(|letter| letter.consumer == "by-customer").unwrap();
+    assert_eq!((letter.reason, letter.error.as_str()), (Reason::Panic, "panicked: it is fragile"));
+    assert_eq!(calls.items(), [2]);
 }
