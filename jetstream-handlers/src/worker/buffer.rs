@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::batch_limits::BatchLimits;
 use super::keys::{Keys, Parked};
+use super::waiting::Waiting;
 use crate::delivery::Unfinished;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::Failure;
@@ -37,27 +38,6 @@ struct Queue {
     /// The maximum number of messages that are requested and wait.
     limit: usize,
     closed: bool,
-}
-
-/// A message in the buffer.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    /// The time of the last signal to the server about it.
-    pub(super) since: Instant,
-    arrived: Instant,
-    pub(super) message: Message,
-}
-
-impl Waiting {
-    /// Returns a message that has arrived at `now`.
-    pub(super) fn new(message: Message, now: Instant) -> Self {
-        Self { since: now, arrived: now, message }
-    }
-
-    /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.
-    fn is_held(&self, now: Instant, max_age: Duration) -> bool {
-        now.saturating_duration_since(self.since) < max_age
-    }
 }
 
 impl Queue {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::buffer::Waiting;
+use super::waiting::Waiting;
 use crate::message::DeliveryId;
 use crate::outcome::Failure;
 

@@ -37,6 +37,7 @@ mod stop;
 mod tests;
 mod thread;
 mod unstored;
+mod waiting;
 
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;

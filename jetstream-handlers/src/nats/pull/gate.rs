@@ -10,8 +10,8 @@ use std::sync::Arc;
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
+use super::action::{Action, Active, LONG_PERIOD, PERIOD};
 use super::missing::Missing;
-use super::sequencer::{Action, Active, LONG_PERIOD, PERIOD};
 use crate::delivery::{Binding, Unfinished};
 use crate::message::{AckPrefix, Message};
 

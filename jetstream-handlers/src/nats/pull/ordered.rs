@@ -13,11 +13,12 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::action::{Action, Active};
 use super::gate::Gate;
 use super::missing::Missing;
 use super::reading::{Found, Reading, unread};
 use super::resequencer::{Resequencer, is_damaged};
-use super::sequencer::{Action, Active, Sequencer};
+use super::sequencer::Sequencer;
 use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
