@@ -266,3 +266,223 @@ async fn standby_requests_everything_that_a_lost_instance_had() {
     check_order(&handled.items(), 1..601);
     all_acked(&server).await;
 }
+
+#[tokio::test]
+async fn keys_continue_once_dead_letters_can_be_stored() {
+    let server = Server::start().await;
+    let limit = async |max_bytes| {
+        let discard = jetstream_handlers::async_nats::jetstream::stream::DiscardPolicy::New;
+        let config = jetstream_handlers::stream::Config { discard, max_bytes, ..stream_config("DLQ", &["dlq.>"]) };
+        server.jetstream().await.create_or_update_stream(config).await.unwrap();
+    };
+    limit(1).await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Order>::default();
+    let handler = {
+        let handled = handled.clone();
+        move |order: Order| {
+            if order.id >= 8 {
+                handled.add(order);
+            }
+            std::future::ready(if order.id < 8 { HandlerResult::Err("fails".into()) } else { Ok(()) })
+        }
+    };
+    let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").concurrency(4);
+    let _subscription = subscribe.max_deliver(1).await.unwrap();
+    publish(&broker, "work.keyed", orders(0..32, 16)).await;
+    // The first eight customers wait for their dead letters.
+    handled.until_distinct(16).await;
+    assert!(handled.items().iter().all(|order| order.customer >= 8), "{handled:?}");
+    sleep(secs(3)).await;
+    limit(-1).await;
+    handled.until_distinct(24).await;
+    check_order(&handled.items(), 8..32);
+    dead_letters(&broker, 8).await;
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn raised_max_ack_pending_does_not_stop_a_handler_that_lost_its_connection() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<Order>::default();
+    let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(0));
+    let jetstream = server.jetstream().await;
+    jetstream.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    let handler = {
+        let (handled, gate) = (handled.clone(), gate.clone());
+        move |order: Order| {
+            let (handled, gate) = (handled.clone(), gate.clone());
+            async move {
+                if order.customer == 0 {
+                    gate.acquire().await.unwrap().forget();
+                }
+                handled.add(order);
+            }
+        }
+    };
+    let subscribe = || broker.subscribe("work.keyed", "keyed", handler.clone()).key("customer").concurrency(4);
+    subscribe().await.unwrap().unsubscribe().await.unwrap();
+    server.change_consumer("WORK", "keyed", |config| config.max_ack_pending = 50).await;
+    let _subscription = subscribe().await.unwrap();
+    server.change_consumer("WORK", "keyed", |config| config.max_ack_pending = 500).await;
+    publish(&publisher, "work.keyed", orders(0..200, 1)).await;
+    server.ack_pending("WORK", "keyed", 200).await;
+    for round in 0..4 {
+        proxy.pause();
+        publish(&publisher, "work.keyed", (200 + round * 10..210 + round * 10).map(|id| Order { customer: 0, id }))
+            .await;
+        sleep(ms(300)).await;
+        proxy.cut();
+        proxy.resume();
+        sleep(ms(300)).await;
+    }
+    gate.add_permits(1000);
+    handled.until_distinct(240).await;
+    check_order(&handled.items(), 0..240);
+    all_acked(&server).await;
+}
+
+/// The calls of a handler that run at the same time with the same key.
+#[derive(Clone, Default)]
+struct Running(std::sync::Arc<std::sync::Mutex<(BTreeMap<u64, u64>, Vec<(u64, u64)>)>>);
+
+impl Running {
+    fn begin(&self, order: Order) {
+        let mut state = self.0.lock().unwrap();
+        if let Some(other) = state.0.insert(order.customer, order.id) {
+            state.1.push((other, order.id));
+        }
+    }
+
+    fn end(&self, order: Order) {
+        let mut state = self.0.lock().unwrap();
+        if state.0.get(&order.customer) == Some(&order.id) {
+            state.0.remove(&order.customer);
+        }
+    }
+
+    /// Returns the pairs of messages with the same key whose calls ran at the same time.
+    fn together(&self) -> Vec<(u64, u64)> {
+        self.0.lock().unwrap().1.clone()
+    }
+}
+
+#[tokio::test]
+async fn call_that_exceeds_its_timeout_ends_before_the_next_one_of_its_key() {
+    for max_deliver in [1, 2] {
+        let server = Server::start().await;
+        let broker = connect(&server).await;
+        let (handled, running) = (Recorder::<Order>::default(), Running::default());
+        let handler = {
+            let (handled, running) = (handled.clone(), running.clone());
+            move |order: Order| {
+                let (handled, running) = (handled.clone(), running.clone());
+                async move {
+                    running.begin(order);
+                    if order.id == 0 {
+                        std::thread::sleep(ms(1000));
+                    }
+                    running.end(order);
+                    handled.add(order);
+                }
+            }
+        };
+        let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").blocking().concurrency(4);
+        let _subscription = subscribe.timeout(ms(200)).max_deliver(max_deliver).backoff(&[ms(50)]).await.unwrap();
+        publish(&broker, "work.keyed", orders(0..6, 2)).await;
+        handled.until(Order { customer: 0, id: 4 }).await;
+        assert_eq!(running.together(), [], "max_deliver {max_deliver}");
+        all_acked(&server).await;
+        assert_eq!(handled.count(Order { customer: 0, id: 0 }), max_deliver as usize);
+    }
+}
+
+#[tokio::test]
+async fn replaced_consumer_does_not_repeat_a_message_beside_its_call() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let (handled, running) = (Recorder::<Order>::default(), Running::default());
+    let begun = Recorder::<u64>::default();
+    let handler = {
+        let (handled, running, begun) = (handled.clone(), running.clone(), begun.clone());
+        move |order: Order| {
+            let (handled, running, begun) = (handled.clone(), running.clone(), begun.clone());
+            async move {
+                begun.add(order.id);
+                running.begin(order);
+                let is_slow = order.id == 20 && begun.count(20) == 1;
+                sleep(ms(if is_slow { 3000 } else { 5 })).await;
+                running.end(order);
+                handled.add(order);
+            }
+        }
+    };
+    let subscribe = broker.subscribe("work.keyed", "keyed", handler).key("customer").concurrency(8);
+    let _subscription = subscribe.await.unwrap();
+    publish(&broker, "work.keyed", orders(0..40, 4)).await;
+    begun.until(20).await;
+    handled.until(Order { customer: 3, id: 39 }).await;
+    let stream = server.jetstream().await.get_stream("WORK").await.unwrap();
+    stream.delete_consumer("keyed").await.unwrap();
+    handled.until_distinct(40).await;
+    assert_eq!(running.together(), [], "begun: {begun:?}");
+    check_order(&handled.items(), 0..40);
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn kills_and_stops_keep_the_order_of_keys_with_many_messages() {
+    const LAST: u64 = 6000;
+    let server = Server::start().await;
+    let url = server.url();
+    let start = || Program::start(env!("CARGO_BIN_EXE_keyed_worker"), &[], &[("NATS_URL", &url)]);
+    let broker = connect(&server).await;
+    server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
+    publish(&broker, "work.keyed", orders(0..LAST, 3)).await;
+    let mut programs = vec![start()];
+    programs[0].until("started").await;
+    programs.push(start());
+    let mut killed = Vec::new();
+    for kill_at in [500, 1500, 3000] {
+        until_handled(&programs, &killed, kill_at).await;
+        let last = |program: &Program| handled_by(program).last().map(|(at, _)| *at);
+        let active = (0..programs.len()).max_by_key(|index| last(&programs[*index])).unwrap();
+        let mut program = programs.remove(active);
+        program.signal("KILL");
+        program.ended().await;
+        killed.push(program);
+        programs.push(start());
+    }
+    until_handled(&programs, &killed, LAST as usize).await;
+    let mut handled: Vec<_> = programs.iter().chain(&killed).flat_map(handled_by).collect();
+    handled.sort_unstable();
+    let handled: Vec<_> = handled.into_iter().map(|(_, order)| order).collect();
+    check_order(&handled, 0..LAST);
+    assert!(handled.len() as u64 <= LAST + 100, "only what was in hand is handled again: {}", handled.len());
+    all_acked(&server).await;
+}
+
+#[tokio::test]
+async fn stops_and_lost_connections_keep_the_order_of_keys_with_many_messages() {
+    const LAST: u64 = 4000;
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let (publisher, broker) = (connect(&server).await, connect(&proxy).await);
+    let handled = Recorder::<Order>::default();
+    let mut subscription = subscribe(&broker, &handled, ms(1)).await;
+    publish(&publisher, "work.keyed", orders(0..LAST, 3)).await;
+    for at in [300, 900, 1500, 2400] {
+        handled.until_distinct(at).await;
+        proxy.cut();
+        handled.until_distinct(at + 100).await;
+        subscription.unsubscribe().await.unwrap();
+        subscription = subscribe(&broker, &handled, ms(1)).await;
+        proxy.cut();
+    }
+    handled.until_distinct(LAST as usize).await;
+    check_order(&handled.items(), 0..LAST);
+    println!("{} handled again", handled.len() as u64 - LAST);
+    all_acked(&server).await;
+}

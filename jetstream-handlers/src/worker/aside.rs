@@ -132,7 +132,7 @@ impl Worker {
         }
         // Its dead letter may take long.
         *alone = None;
-        self.settle(message, outcome).await
+        self.settle_after_call(&self.isolated.slot, caller, message, outcome).await
     }
 
     /// Acks a message that was tried in isolation until the server confirms it; the others wait only for the first try.

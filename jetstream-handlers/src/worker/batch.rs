@@ -10,10 +10,10 @@ use tracing::Instrument as _;
 use super::Worker;
 use super::attempts::Verdict;
 use super::batch_limits::BatchLimits;
-use super::buffer::Waiting;
 use super::caller::Caller;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
+use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
@@ -97,6 +97,9 @@ impl Worker {
         if !tried.is_empty() {
             let _running = self.running_calls.begin().await;
             let mut outcomes = self.call_batch(caller, &tried).await.into_iter();
+            if let Some(first) = held.first() {
+                self.until_call_has_ended(first.slot, caller).await;
+            }
             for held in held.iter_mut().filter(|held| matches!(held.step, Step::Call)) {
                 held.step = outcomes.next().map_or(Step::Leave(Settled::Pending), Step::Called);
             }

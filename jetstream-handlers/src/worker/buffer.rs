@@ -1,6 +1,7 @@
 //! The messages that have arrived and wait for a slot.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::batch_limits::BatchLimits;
-use super::keys::Keys;
+use super::keys::{Keys, Parked};
+use super::waiting::Waiting;
 use crate::delivery::Unfinished;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::Failure;
@@ -38,30 +40,14 @@ struct Queue {
     closed: bool,
 }
 
-/// A message in the buffer.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    /// The time of the last signal to the server about it.
-    pub(super) since: Instant,
-    arrived: Instant,
-    pub(super) message: Message,
-}
-
-impl Waiting {
-    /// Returns a message that has arrived at `now`.
-    pub(super) fn new(message: Message, now: Instant) -> Self {
-        Self { since: now, arrived: now, message }
-    }
-
-    /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.
-    fn is_held(&self, now: Instant, max_age: Duration) -> bool {
-        now.saturating_duration_since(self.since) < max_age
-    }
-}
-
 impl Queue {
     fn keys(&mut self) -> &mut Keys {
         self.keys.get_or_insert_default()
+    }
+
+    /// Returns `true` if messages of keys are to be requested again.
+    fn has_requests(&self) -> bool {
+        self.keys.as_ref().is_some_and(|keys| !(keys.recalled.is_empty() && keys.overdue.is_empty()))
     }
 
     /// Returns the length at which more messages are requested.
@@ -141,14 +127,17 @@ impl BufferGuard<'_> {
             self.queue.messages.push_back(Waiting { arrived: self.now, ..waiting });
             self.arrived.notify_one();
         }
-        if self.queue.keys.as_ref().is_some_and(|keys| !keys.recalled.is_empty()) {
+        if self.queue.has_requests() {
             self.keys_changed.notify_one();
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    /// Forgets all messages; the later ones of a key wait for those in `running`, whose calls go on.
+    pub(super) fn clear(&mut self, running: &[DeliveryId]) {
         self.queue.messages.clear();
-        self.queue.keys = None;
+        if let Some(keys) = &mut self.queue.keys {
+            keys.reset(running);
+        }
     }
 }
 
@@ -333,15 +322,32 @@ impl Buffer {
         guard.begin(next);
     }
 
-    /// Keeps a message of a handler with a key until its next attempt; returns `false` after the close.
-    pub(super) fn park(&self, message: Message, delay: Duration) -> bool {
+    /// Keeps a message of a handler with a key until its next attempt; returns the delay after which the server is to
+    /// deliver it again if it is not kept.
+    pub(super) fn park(&self, message: Message, delay: Duration, unfinished: &Unfinished) -> Option<Duration> {
         let now = Instant::now();
-        let mut queue = self.queue();
-        if !queue.closed {
-            queue.keys().park(Waiting::new(message, now), now + delay);
-            self.keys_changed.notify_one();
+        let mut guard = self.guard(now);
+        if guard.queue.closed {
+            return Some(Duration::ZERO);
         }
-        !queue.closed
+        match guard.queue.keys().park(Waiting::new(message, now), now + delay, unfinished.is_complete()) {
+            Parked::Here(next) => guard.begin(next),
+            Parked::OnServer => return Some(delay),
+        }
+        self.keys_changed.notify_one();
+        None
+    }
+
+    /// Forgets the messages in this range of which only the numbers are known, because they were removed from the
+    /// stream, and lets the next ones of their keys begin.
+    pub(super) fn forget_removed(&self, range: Range<u64>, unfinished: &Unfinished) {
+        let mut guard = self.guard(Instant::now());
+        for delivery in guard.queue.keys().forget_removed(range) {
+            unfinished.ended(delivery);
+        }
+        if unfinished.is_complete() {
+            guard.release_keys();
+        }
     }
 
     /// Waits until a message that was parked is due, or messages are to be requested again.
@@ -359,7 +365,7 @@ impl Buffer {
 
     /// Wakes [`keys_changed`](Self::keys_changed) if messages are to be requested again.
     pub(super) fn notify_recalled(&self) {
-        if self.queue().keys.as_ref().is_some_and(|keys| !keys.recalled.is_empty()) {
+        if self.queue().has_requests() {
             self.keys_changed.notify_one();
         }
     }

@@ -154,7 +154,8 @@ impl BlockingWarning {
     }
 }
 
-fn panicked(panic: &(dyn Any + Send)) -> Outcome {
+/// Returns the outcome of a call that panicked.
+pub(super) fn panicked(panic: &(dyn Any + Send)) -> Outcome {
     Outcome::failed(Settle::Retry, Reason::Panic, format!("panicked: {}", panic_message(panic)))
 }
 

@@ -1,14 +1,18 @@
 //! The order of the messages of one key.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::BufferGuard;
+use super::caller::Caller;
+use super::guarded_call::panicked;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
-use crate::message::{Info, Message};
+use crate::future::optional;
+use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome};
 
 /// The delay before a message is looked at again whose earlier delivery is still being handled.
@@ -25,7 +29,9 @@ impl Worker {
         let key = if unfinished.has_ended(delivery) || self.needs_no_call(&message) {
             Err(None)
         } else {
-            match self.handler.key(&self.context, &message) {
+            // A codec of the application may panic.
+            let key = catch_unwind(AssertUnwindSafe(|| self.handler.key(&self.context, &message)));
+            match key.unwrap_or_else(|panic| Some(Err(panicked(&*panic)))) {
                 Some(key) => key.map_err(|rejected| Some(self.rejection(rejected))),
                 None => Err(None),
             }
@@ -60,6 +66,28 @@ impl Worker {
         if self.was_acknowledged(delivery) { Start::Known(Verdict::Repeated) } else { Start::LookUp }
     }
 
+    /// Settles a message by the outcome of its call.
+    ///
+    /// A call with a key that still runs on its thread after its timeout is waited for, so that no other one of its key
+    /// runs beside it.
+    pub(super) async fn settle_after_call(
+        &self,
+        slot: &Slot,
+        caller: &mut Caller,
+        message: &Message,
+        outcome: Outcome,
+    ) -> Settled {
+        self.until_call_has_ended(slot, caller).await;
+        self.settle(message, outcome).await
+    }
+
+    /// Waits until a call with a key that has exceeded its timeout has ended.
+    pub(super) async fn until_call_has_ended(&self, slot: &Slot, caller: &mut Caller) {
+        if self.binding.unfinished.is_some() {
+            slot.thread_idle(caller, &self.buffer).await;
+        }
+    }
+
     /// Releases a slot whose message was settled; if it has ended, the next one of its key may begin.
     pub(super) fn release(&self, slot: &Slot, settled: Settled) {
         let current = slot.current();
@@ -77,15 +105,19 @@ impl Worker {
     pub(super) async fn park(&self, message: &Message, delay: Duration) {
         let mut parked = message.clone();
         parked.info.count_attempt();
-        if !self.buffer.park(parked, delay) {
-            self.request_again(&message.info).await;
+        if let Some(unfinished) = &self.binding.unfinished
+            && let Some(delay) = self.buffer.park(parked, delay, unfinished)
+        {
+            self.request_later(&message.info, delay).await;
         }
     }
 
     /// Leaves a delivery without an answer; one with a key is looked at again, so that the later ones wait for it.
     pub(super) fn leave(&self, message: &Message, settled: Settled) -> Settled {
-        if settled == Settled::Pending && self.binding.unfinished.is_some() {
-            self.buffer.park(message.clone(), IN_PROGRESS_DELAY);
+        if settled == Settled::Pending
+            && let Some(unfinished) = &self.binding.unfinished
+        {
+            self.buffer.park(message.clone(), IN_PROGRESS_DELAY, unfinished);
         }
         settled
     }
@@ -93,13 +125,52 @@ impl Worker {
     /// Lets messages begin whose next attempt is due, and requests messages again of which only the numbers are known;
     /// never returns.
     pub(super) async fn attend_to_keys(&self) {
-        if self.binding.unfinished.is_none() {
-            std::future::pending::<()>().await;
-        }
+        let Some(unfinished) = &self.binding.unfinished else { return std::future::pending().await };
+        let mut searching = None;
         loop {
-            self.buffer.keys_changed().await;
+            tokio::select! {
+                () = self.buffer.keys_changed() => {}
+                () = optional(searching.as_mut()) => searching = None,
+            }
             for delivery in self.buffer.take_recalled() {
                 self.request_again(&self.info(delivery)).await;
+            }
+            let overdue = self.buffer.keys(|keys| std::mem::take(&mut keys.overdue));
+            if !overdue.is_empty() && searching.is_none() {
+                searching = Some(Box::pin(self.search(overdue, unfinished)));
+            }
+        }
+    }
+
+    /// Requests messages once more that were requested and have not arrived, and forgets those that were removed from
+    /// the stream, for which the others of their keys would wait for ever.
+    async fn search(&self, mut overdue: Vec<DeliveryId>, unfinished: &Unfinished) {
+        let stream = &self.binding.stream;
+        // What is delivered during a request may be stored after the answer.
+        let end = self.buffer.keys(|keys| keys.numbers_end());
+        let mut removed = 0..0;
+        overdue.sort_unstable_by_key(|delivery| delivery.stream_sequence);
+        for delivery in overdue {
+            let sequence = delivery.stream_sequence;
+            if removed.contains(&sequence) {
+                continue;
+            }
+            removed = match self.transport.next_stored(stream, sequence).await {
+                Ok(stored) => sequence..stored.map_or(end, |stored| stored.sequence.min(end)),
+                Err(error) => {
+                    let handler = &self.handler.declaration.name;
+                    tracing::warn!(
+                        handler,
+                        sequence,
+                        "cannot find out whether a message was removed from stream `{stream}`, for which the later ones of its key wait; the user needs the permission to publish to `$JS.API.STREAM.MSG.GET.{stream}`: {error}"
+                    );
+                    0..0
+                }
+            };
+            if removed.is_empty() {
+                self.request_again(&self.info(delivery)).await;
+            } else {
+                self.buffer.forget_removed(removed.clone(), unfinished);
             }
         }
     }

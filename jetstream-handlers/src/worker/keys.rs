@@ -1,11 +1,12 @@
 //! The messages of a handler with a `key` that wait for earlier ones of their keys.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::buffer::Waiting;
+use super::waiting::Waiting;
 use crate::message::DeliveryId;
 use crate::outcome::Failure;
 
@@ -38,10 +39,14 @@ pub(super) struct Keys {
     active: HashMap<MessageId, Active>,
     /// The messages that wait for their next attempt, by its time.
     parked: BTreeMap<(Instant, MessageId), Waiting>,
-    /// The number of messages in the lanes that are in memory, and the bytes in their payloads.
+    /// The number of bytes in their payloads.
+    parked_bytes: usize,
+    /// The number of messages in the lanes that are in memory or were requested again, and the bytes in their payloads.
     waiting: (usize, usize),
     /// The deliveries whose messages are to be requested again.
     pub(super) recalled: Vec<DeliveryId>,
+    /// The deliveries whose messages were requested and have not arrived: they may have been removed from the stream.
+    pub(super) overdue: Vec<DeliveryId>,
 }
 
 /// The messages of one key.
@@ -53,6 +58,8 @@ struct Lane {
     entries: BTreeMap<u64, Entry>,
     /// The number of those that are in memory.
     in_memory: usize,
+    /// The number of failed attempts of the first one, while it waits on the server.
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -61,18 +68,66 @@ enum Entry {
     /// A message of which only the numbers are kept.
     Numbers {
         delivery: DeliveryId,
+        /// The number of bytes in its payload.
+        bytes: usize,
         /// The time of the last signal to the server about it.
         since: Instant,
         requested_at: Option<Instant>,
     },
+    /// A message that has failed, which the server delivers again at this time.
+    Delayed {
+        delivery: DeliveryId,
+        due: Instant,
+    },
+}
+
+/// The place in which a message waits for its next attempt.
+#[derive(Debug)]
+pub(super) enum Parked {
+    /// In this process, unless the message belongs to another instance by now; then the next one of its key may begin.
+    Here(Option<Waiting>),
+    /// On the server, because too much waits in this process.
+    OnServer,
 }
 
 /// A message that may begin or has begun.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Active {
     key: Option<u64>,
     failures: u64,
     rejected: Option<Failure>,
+    /// `true` if the message belongs to another instance, or a replaced consumer, and its call still runs.
+    is_former: bool,
+}
+
+impl Entry {
+    fn delivery(&self) -> DeliveryId {
+        match self {
+            Self::Message(waiting) => waiting.message.info.id(),
+            Self::Numbers { delivery, .. } | Self::Delayed { delivery, .. } => *delivery,
+        }
+    }
+}
+
+impl Lane {
+    /// Returns `true` if the lane has no message.
+    fn is_over(&self) -> bool {
+        !self.is_active && self.entries.is_empty()
+    }
+
+    /// Subtracts an entry that was removed from the numbers of those that wait.
+    fn forget(&mut self, removed: &Entry, (messages, waiting_bytes): &mut (usize, usize)) {
+        let bytes = match removed {
+            Entry::Message(waiting) => {
+                self.in_memory -= 1;
+                waiting.message.payload.len()
+            }
+            Entry::Numbers { bytes, requested_at: Some(_), .. } => *bytes,
+            Entry::Numbers { requested_at: None, .. } | Entry::Delayed { .. } => return,
+        };
+        *messages -= 1;
+        *waiting_bytes -= bytes;
+    }
 }
 
 impl Keys {
@@ -81,10 +136,10 @@ impl Keys {
     /// A message without a key waits for no other; `rejected` is the reason why it has none.
     pub(super) fn add_without_key(&mut self, waiting: Waiting, rejected: Option<Failure>) -> Option<Waiting> {
         let id = id(waiting.message.info.id());
-        if self.active.contains_key(&id) {
+        if self.has_begun(id) {
             return None;
         }
-        self.active.insert(id, Active { key: None, failures: 0, rejected });
+        self.active.insert(id, Active { rejected, ..Active::default() });
         Some(waiting)
     }
 
@@ -92,33 +147,27 @@ impl Keys {
     pub(super) fn add(&mut self, key: u64, mut waiting: Waiting, is_complete: bool) -> Option<Waiting> {
         let delivery = waiting.message.info.id();
         // A message that has begun is delivered again after its ack_wait; its call goes on.
-        if self.active.contains_key(&id(delivery)) {
+        if self.has_begun(id(delivery)) {
             return None;
         }
         let bytes = waiting.message.payload.len();
         let lane = self.lanes.entry(key).or_default();
-        let is_known = match lane.entries.get(&delivery.stream_sequence) {
-            Some(Entry::Numbers { delivery: former, .. }) => {
-                // It was requested again, which is no attempt.
-                waiting.message.info.discount(delivery.delivered.saturating_sub(former.delivered));
-                true
-            }
-            Some(Entry::Message(former)) => {
-                self.waiting.0 -= 1;
-                self.waiting.1 -= former.message.payload.len();
-                lane.in_memory -= 1;
-                true
-            }
-            None => false,
-        };
+        let former = lane.entries.remove(&delivery.stream_sequence);
+        if let Some(former) = &former {
+            lane.forget(former, &mut self.waiting);
+            // It was requested again, or had no signal for its `ack_wait`, and has not begun.
+            waiting.message.info.discount(delivery.delivered.saturating_sub(former.delivery().delivered));
+        }
+        let delivery = waiting.message.info.id();
         let (messages, waiting_bytes) = self.waiting;
         let fits = lane.in_memory < MAX_OF_KEY && messages < MAX_WAITING && waiting_bytes + bytes <= MAX_BYTES;
-        let entry = if is_known || fits || !lane.is_active && lane.entries.is_empty() {
+        let is_awaited = former.is_some_and(|former| !matches!(former, Entry::Numbers { requested_at: None, .. }));
+        let entry = if is_awaited || fits || !lane.is_active && lane.entries.is_empty() {
             lane.in_memory += 1;
             self.waiting = (messages + 1, waiting_bytes + bytes);
             Entry::Message(waiting)
         } else {
-            Entry::Numbers { delivery, since: waiting.since, requested_at: None }
+            Entry::Numbers { delivery, bytes, since: waiting.since, requested_at: None }
         };
         lane.entries.insert(delivery.stream_sequence, entry);
         if is_complete { self.advance(key) } else { None }
@@ -127,11 +176,13 @@ impl Keys {
     /// Ends a message, and returns the next one of its key if it may begin.
     pub(super) fn finish(&mut self, delivery: DeliveryId, is_complete: bool) -> Option<Waiting> {
         let key = self.active.remove(&id(delivery))?.key?;
-        let lane = self.lanes.get_mut(&key)?;
-        lane.is_active = false;
-        if lane.entries.is_empty() {
+        self.lanes.get_mut(&key)?.is_active = false;
+        self.advance_or_remove(key, is_complete)
+    }
+
+    fn advance_or_remove(&mut self, key: u64, is_complete: bool) -> Option<Waiting> {
+        if self.lanes.get(&key).is_some_and(Lane::is_over) {
             self.lanes.remove(&key);
-            return None;
         }
         if is_complete { self.advance(key) } else { None }
     }
@@ -144,22 +195,27 @@ impl Keys {
 
     /// Returns the next message of a key if it may begin; requests it again if only its numbers are known.
     fn advance(&mut self, key: u64) -> Option<Waiting> {
-        let window = if self.waiting.0 < MAX_WAITING { WINDOW } else { 1 };
         let lane = self.lanes.get_mut(&key).filter(|lane| !lane.is_active)?;
         let now = Instant::now();
-        for entry in lane.entries.values_mut().take(window) {
-            if let Entry::Numbers { delivery, requested_at: requested_at @ None, .. } = entry {
+        for (position, entry) in lane.entries.values_mut().take(WINDOW).enumerate() {
+            if let Entry::Numbers { delivery, bytes, requested_at: requested_at @ None, .. } = entry {
+                let (messages, waiting_bytes) = self.waiting;
+                // The first one is next, whatever else waits.
+                if position > 0 && (messages >= MAX_WAITING || waiting_bytes + *bytes > MAX_BYTES) {
+                    break;
+                }
                 *requested_at = Some(now);
+                self.waiting = (messages + 1, waiting_bytes + *bytes);
                 self.recalled.push(*delivery);
             }
         }
         let first = lane.entries.first_entry().filter(|first| matches!(first.get(), Entry::Message(_)))?;
-        let Entry::Message(waiting) = first.remove() else { return None };
+        let entry = first.remove();
+        lane.forget(&entry, &mut self.waiting);
+        let Entry::Message(waiting) = entry else { return None };
         lane.is_active = true;
-        lane.in_memory -= 1;
-        self.waiting.0 -= 1;
-        self.waiting.1 -= waiting.message.payload.len();
-        let active = Active { key: Some(key), failures: 0, rejected: None };
+        let failures = std::mem::take(&mut lane.failures);
+        let active = Active { key: Some(key), failures, ..Active::default() };
         self.active.insert(id(waiting.message.info.id()), active);
         Some(waiting)
     }
@@ -181,12 +237,72 @@ impl Keys {
         self.active.get(&id(delivery))?.rejected.clone()
     }
 
-    /// Keeps a message until its next attempt; drops it if it belongs to another instance by now.
-    pub(super) fn park(&mut self, waiting: Waiting, due: Instant) {
-        let id = id(waiting.message.info.id());
-        if self.active.contains_key(&id) {
-            self.parked.insert((due, id), waiting);
+    /// Keeps a message until its next attempt; drops it if it belongs to another instance by now, or is delivered by
+    /// another consumer.
+    pub(super) fn park(&mut self, waiting: Waiting, due: Instant, is_complete: bool) -> Parked {
+        let delivery = waiting.message.info.id();
+        let bytes = waiting.message.payload.len();
+        if !self.has_begun(id(delivery)) {
+            return Parked::Here(self.finish(delivery, is_complete));
         }
+        if self.parked.len() < MAX_WAITING && self.parked_bytes + bytes <= MAX_BYTES {
+            self.parked_bytes += bytes;
+            self.parked.insert((due, id(delivery)), waiting);
+            return Parked::Here(None);
+        }
+        if let Some(Active { key: Some(key), failures, .. }) = self.active.remove(&id(delivery)) {
+            let lane = self.lanes.entry(key).or_default();
+            (lane.is_active, lane.failures) = (false, failures);
+            lane.entries.insert(delivery.stream_sequence, Entry::Delayed { delivery, due });
+        }
+        Parked::OnServer
+    }
+
+    /// Returns `true` if a message may begin or has begun.
+    fn has_begun(&self, id: MessageId) -> bool {
+        self.active.get(&id).is_some_and(|active| !active.is_former)
+    }
+
+    /// Forgets all messages, because they belong to another instance or the consumer was replaced.
+    ///
+    /// The later messages of a key wait for those in `running`, whose calls go on.
+    pub(super) fn reset(&mut self, running: &[DeliveryId]) {
+        let former = std::mem::take(self);
+        for id in running.iter().copied().map(id) {
+            let Some(Active { key: Some(key), .. }) = former.active.get(&id) else { continue };
+            self.active.insert(id, Active { key: Some(*key), is_former: true, ..Active::default() });
+            self.lanes.entry(*key).or_default().is_active = true;
+        }
+    }
+
+    /// Forgets the messages in this range of which only the numbers are known, because they were removed from the
+    /// stream, and returns them.
+    pub(super) fn forget_removed(&mut self, range: Range<u64>) -> Vec<DeliveryId> {
+        let mut removed = Vec::new();
+        for lane in self.lanes.values_mut() {
+            let gone = |entry: &Entry| !matches!(entry, Entry::Message(_));
+            let sequences: Vec<u64> =
+                lane.entries.range(range.clone()).filter(|(_, entry)| gone(entry)).map(|(key, _)| *key).collect();
+            for sequence in sequences {
+                let Some(entry) = lane.entries.remove(&sequence) else { continue };
+                lane.forget(&entry, &mut self.waiting);
+                if matches!(entry, Entry::Delayed { .. }) {
+                    lane.failures = 0;
+                }
+                removed.push(entry.delivery());
+            }
+        }
+        self.lanes.retain(|_, lane| !lane.is_over());
+        removed
+    }
+
+    /// Returns one after the highest sequence of which only the numbers are known.
+    pub(super) fn numbers_end(&self) -> u64 {
+        let numbers = |lane: &Lane| {
+            let last = lane.entries.iter().rev().find(|(_, entry)| !matches!(entry, Entry::Message(_)));
+            last.map_or(0, |(sequence, _)| sequence + 1)
+        };
+        self.lanes.values().map(numbers).max().unwrap_or_default()
     }
 
     /// Returns the time of the next attempt of a message that waits for it.
@@ -198,7 +314,9 @@ impl Keys {
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Waiting> {
         let mut taken = Vec::new();
         while let Some(first) = self.parked.first_entry().filter(|first| first.key().0 <= now) {
-            taken.push(first.remove());
+            let waiting = first.remove();
+            self.parked_bytes -= waiting.message.payload.len();
+            taken.push(waiting);
         }
         taken
     }
@@ -220,11 +338,17 @@ impl Keys {
         for entry in self.lanes.values_mut().flat_map(|lane| lane.entries.values_mut()) {
             match entry {
                 Entry::Message(waiting) => refresh(&mut waiting.since, waiting.message.info.id()),
-                Entry::Numbers { delivery, since, requested_at: None } => refresh(since, *delivery),
+                Entry::Numbers { delivery, since, requested_at: None, .. } => refresh(since, *delivery),
                 Entry::Numbers { delivery, requested_at: Some(requested_at), .. } => {
                     if now.saturating_duration_since(*requested_at) >= REPEAT {
                         *requested_at = now;
-                        self.recalled.push(*delivery);
+                        self.overdue.push(*delivery);
+                    }
+                }
+                Entry::Delayed { delivery, due } => {
+                    if now.saturating_duration_since(*due) >= REPEAT {
+                        *due = now;
+                        self.overdue.push(*delivery);
                     }
                 }
             }
@@ -236,10 +360,7 @@ impl Keys {
     /// Returns all deliveries that have not begun, in the order of the stream.
     pub(super) fn into_deliveries(self) -> Vec<DeliveryId> {
         let entries = self.lanes.into_values().flat_map(|lane| lane.entries.into_values());
-        let waiting = entries.map(|entry| match entry {
-            Entry::Message(waiting) => waiting.message.info.id(),
-            Entry::Numbers { delivery, .. } => delivery,
-        });
+        let waiting = entries.map(|entry| entry.delivery());
         let parked = self.parked.into_values().map(|waiting| waiting.message.info.id());
         let mut deliveries: Vec<_> = waiting.chain(parked).collect();
         deliveries.sort_by_key(|delivery| delivery.stream_sequence);
@@ -351,7 +472,7 @@ mod tests {
         assert_eq!(finish(&mut keys, last - 1), None, "it has not arrived");
         tokio::time::advance(REPEAT).await;
         assert!(keys.refresh(Instant::now(), Duration::ZERO).is_empty(), "it is requested, so it needs no signal");
-        assert_eq!(keys.recalled.len(), 1);
+        assert_eq!(keys.overdue.len(), 1);
         let arrived = keys.add(7, waiting(last, 3), true).expect("it is next");
         assert_eq!(arrived.message.info.delivered(), 1);
     }
@@ -364,13 +485,13 @@ mod tests {
         let due = Instant::now() + Duration::from_secs(1);
         let delivery = waiting(1, 1).message.info.id();
         assert_eq!((keys.failed(delivery), keys.failed(delivery)), (1, 2));
-        keys.park(waiting(1, 1), due);
+        assert!(matches!(keys.park(waiting(1, 1), due, true), Parked::Here(None)));
         assert_eq!(keys.due(), Some(due));
         assert!(keys.take_due(Instant::now()).is_empty());
         assert_eq!(keys.take_due(due).iter().map(sequence).collect::<Vec<_>>(), [1]);
         assert_eq!(finish(&mut keys, 1), Some(2));
         // Another instance has it by now.
-        keys.park(waiting(1, 1), due);
+        assert!(matches!(keys.park(waiting(1, 1), due, true), Parked::Here(None)));
         assert_eq!(keys.due(), None);
     }
 
@@ -380,8 +501,121 @@ mod tests {
         for (key, number) in [(1, 1), (1, 4), (2, 2), (2, 3), (1, 6), (2, 5)] {
             add(&mut keys, key, number);
         }
-        keys.park(waiting(2, 1), Instant::now());
+        assert!(matches!(keys.park(waiting(2, 1), Instant::now(), true), Parked::Here(None)));
         let left: Vec<_> = keys.into_deliveries().iter().map(|delivery| delivery.stream_sequence).collect();
         assert_eq!(left, [2, 3, 4, 5, 6]);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn removed_message_of_which_only_the_numbers_are_known_is_forgotten() {
+        let mut keys = Keys::default();
+        for number in 1..=100 {
+            add(&mut keys, 7, number);
+        }
+        assert_eq!(keys.numbers_end(), 101);
+        let removed = keys.forget_removed(40..90);
+        assert_eq!(removed.iter().map(|delivery| delivery.stream_sequence).collect::<Vec<_>>(), Vec::from_iter(40..90));
+        for number in (1..40).chain(90..=100) {
+            let next = if number == 39 { 90 } else { number + 1 };
+            let next = Some(next).filter(|next| *next <= 100);
+            let mut begun = finish(&mut keys, number);
+            for delivery in std::mem::take(&mut keys.recalled) {
+                begun = begun.or(keys.add(7, waiting(delivery.stream_sequence, 2), true).as_ref().map(sequence));
+            }
+            assert_eq!(begun, next);
+        }
+        assert!(keys.is_empty() && keys.waiting == (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requested_messages_are_limited_by_their_bytes() {
+        let mut keys = Keys::default();
+        let large = |number: u64, delivered| {
+            let mut waiting = waiting(number, delivered);
+            waiting.message.payload = vec![0; MAX_BYTES / 4].into();
+            waiting
+        };
+        assert_eq!(add(&mut keys, 7, 1), Some(1));
+        for number in 2..=100 {
+            keys.add(7, large(number, 1), true);
+        }
+        assert_eq!(keys.waiting, (4, MAX_BYTES));
+        for number in 1..100 {
+            let next = finish(&mut keys, number);
+            assert!(keys.waiting.0 <= 4, "{:?}", keys.waiting);
+            for delivery in std::mem::take(&mut keys.recalled) {
+                keys.add(7, large(delivery.stream_sequence, 2), true);
+            }
+            assert_eq!(next, Some(number + 1));
+        }
+        assert_eq!(finish(&mut keys, 100), None);
+        assert!(keys.is_empty() && keys.waiting == (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn message_whose_call_runs_keeps_its_key_after_a_reset() {
+        let delivery = |number| waiting(number, 1).message.info.id();
+        let mut keys = Keys::default();
+        assert_eq!((add(&mut keys, 7, 1), add(&mut keys, 8, 2), add(&mut keys, 7, 3)), (Some(1), Some(2), None));
+        keys.reset(&[delivery(1)]);
+        // The replaced consumer delivers all of them again.
+        assert_eq!((add(&mut keys, 7, 1), add(&mut keys, 8, 2), add(&mut keys, 7, 3)), (None, Some(2), None));
+        assert_eq!(finish(&mut keys, 1), Some(1), "whether it has ended is known by its identity");
+        assert_eq!(finish(&mut keys, 1), Some(3));
+        assert_eq!(finish(&mut keys, 3), None);
+        assert_eq!(finish(&mut keys, 2), None);
+        assert!(keys.is_empty() && keys.active.is_empty());
+        // If its call fails, the delivery of the replaced consumer is not tried again.
+        assert_eq!(add(&mut keys, 7, 4), Some(4));
+        keys.reset(&[delivery(4)]);
+        assert_eq!(add(&mut keys, 7, 4), None);
+        let Parked::Here(next) = keys.park(waiting(4, 1), Instant::now(), true) else { panic!("it is not kept") };
+        assert_eq!((next.as_ref().map(sequence), keys.due()), (Some(4), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn repeated_delivery_of_a_message_that_waits_is_not_an_attempt() {
+        let mut keys = Keys::default();
+        assert_eq!((add(&mut keys, 7, 1), add(&mut keys, 7, 2)), (Some(1), None));
+        assert!(keys.add(7, waiting(2, 5), true).is_none());
+        assert!(keys.add(7, waiting(2, 8), true).is_none());
+        let delivery = waiting(1, 1).message.info.id();
+        let next = keys.finish(delivery, true).expect("it is next");
+        assert_eq!(next.message.info.delivered(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failed_message_waits_on_the_server_if_too_much_waits_here() {
+        let mut keys = Keys::default();
+        let large = |number: u64, delivered| {
+            let mut waiting = waiting(number, delivered);
+            waiting.message.payload = vec![0; MAX_BYTES / 2].into();
+            waiting
+        };
+        let due = Instant::now() + Duration::from_secs(1);
+        for number in 1..=3 {
+            assert!(keys.add(number, large(number, 1), true).is_some());
+            assert_eq!(keys.failed(large(number, 1).message.info.id()), 1);
+            let parked = keys.park(large(number, 2), due, true);
+            assert_eq!(matches!(parked, Parked::OnServer), number == 3);
+        }
+        assert_eq!(add(&mut keys, 3, 4), None, "it waits for the one on the server");
+        assert!(keys.refresh(due, Duration::ZERO).len() == 3 && keys.overdue.is_empty());
+        assert_eq!(keys.take_due(due).len(), 2);
+        let begun = keys.add(3, large(3, 7), true).expect("its next attempt");
+        assert_eq!((sequence(&begun), begun.message.info.delivered()), (3, 2));
+        assert_eq!(keys.failures(begun.message.info.id()), 1);
+        assert_eq!(finish(&mut keys, 3), Some(4));
+        assert_eq!(keys.failures(waiting(4, 1).message.info.id()), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_are_all_delivered_again_do_not_fill_the_memory() {
+        let mut keys = Keys::default();
+        for delivered in 1..=3 {
+            for number in 1..=1000 {
+                keys.add(7, waiting(number, delivered), true);
+            }
+            assert_eq!(keys.waiting.0, MAX_OF_KEY);
+        }
     }
 }

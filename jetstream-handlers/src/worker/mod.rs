@@ -37,6 +37,7 @@ mod stop;
 mod tests;
 mod thread;
 mod unstored;
+mod waiting;
 
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;
@@ -46,6 +47,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{Binding, DeliveryEvent};
@@ -310,7 +312,12 @@ impl Worker {
             DeliveryEvent::Recovering(reason) => self.status.recovering(reason),
             DeliveryEvent::Running => self.status.running(),
             DeliveryEvent::Resync => {
-                buffer.clear();
+                let running: Vec<_> = self.all_slots().filter_map(Slot::current).collect();
+                buffer.clear(&running);
+                // What waits in them belongs to another instance as well, or is delivered again.
+                for aside in self.asides() {
+                    aside.buffer.fill(Instant::now()).clear(&[]);
+                }
                 if let Some(acks) = &self.ack_all {
                     acks.resync();
                 }
@@ -329,7 +336,7 @@ impl Worker {
             DeliveryEvent::Paused(pause) => self.paused(pause),
             DeliveryEvent::AcksDenied(reason) => {
                 if !self.binding.keeps_order() {
-                    buffer.clear();
+                    buffer.clear(&[]);
                 }
                 self.acks_denied(reason);
             }

@@ -204,7 +204,12 @@ impl Worker {
 
     /// Requests the message of a delivery again.
     pub(super) async fn request_again(&self, delivery: &Info) {
-        self.answer(delivery.clone(), Answer::Nak(Duration::ZERO)).await;
+        self.request_later(delivery, Duration::ZERO).await;
+    }
+
+    /// Requests the message of a delivery again after a delay.
+    pub(super) async fn request_later(&self, delivery: &Info, delay: Duration) {
+        self.answer(delivery.clone(), Answer::Nak(delay)).await;
     }
 
     /// Restarts the `ack_wait` of a delivery.

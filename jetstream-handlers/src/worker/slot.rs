@@ -188,7 +188,7 @@ impl Worker {
             let begun = now;
             slot.take(self.delivery_id(&message.info), begun, since);
             let span = self.span(&message);
-            let handling = self.handle(&mut caller, &mut message, begun);
+            let handling = self.handle(slot, &mut caller, &mut message, begun);
             let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
             now = Instant::now();
             self.prefetch.measured(now - begun);
@@ -240,7 +240,7 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
+    async fn handle(&self, slot: &Slot, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
         let verdict = match self.start(&message.info) {
             Start::Known(verdict) => verdict,
             Start::Leave(settled) => return self.leave(message, settled),
@@ -270,7 +270,7 @@ impl Worker {
                 return Settled::Ended;
             }
             caller.ended(Instant::now());
-            Box::pin(self.settle(message, outcome))
+            Box::pin(self.settle_after_call(slot, caller, message, outcome))
         };
         settling.await
     }

@@ -288,7 +288,7 @@ impl Worker {
             slot.take(self.delivery_id(&message.info), now, since);
             let failure = self.unstored.failure(&message.info).unwrap_or_else(exhausted);
             let stored = self.dead_letter(&message, &failure).await;
-            slot.release(self.ended_failed(&message, failure, stored).await);
+            self.release(slot, self.ended_failed(&message, failure, stored).await);
         }
     }
 

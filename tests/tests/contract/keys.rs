@@ -1,13 +1,15 @@
 //! Handlers with a `key`.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::TestBroker;
-use jetstream_handlers::{Key, Message, Output, Reason};
+use jetstream_handlers::{Codec, Key, Message, Output, Reason};
 use jetstream_handlers_tests::{Recorder, SOON, eventually, ms};
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -23,12 +25,14 @@ contract![
     key_of_the_subject,
     key_of_a_header,
     many_messages_of_one_key_do_not_delay_the_others,
+    messages_removed_from_the_stream_do_not_block_their_key,
     batch_has_one_message_of_each_key,
     failed_element_of_a_batch_delays_only_its_key,
     stop_hands_back_what_waits_and_the_next_instance_continues_in_order,
     standby_takes_over,
     outputs_of_a_key_are_in_order,
     marker_needs_no_key,
+    codec_that_panics_does_not_end_the_handler,
 ];
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -250,6 +254,39 @@ async fn many_messages_of_one_key_do_not_delay_the_others(transport: &Transport)
     assert_eq!(deliveries.items(), [1; 420], "a message that was requested again is not a retry");
 }
 
+async fn messages_removed_from_the_stream_do_not_block_their_key(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().include::<accept>()).await;
+    publish(&broker, (1..=300).map(|id| ("hot".to_owned(), id))).await;
+    publish(&broker, [("other".to_owned(), 301)]).await;
+    let calls = Recorder::<(String, u64)>::default();
+    let gate = Arc::new(Semaphore::new(0));
+    let handler = {
+        let (calls, gate) = (calls.clone(), gate.clone());
+        move |order: Order| {
+            let (calls, gate) = (calls.clone(), gate.clone());
+            async move {
+                if order.customer == "hot" {
+                    gate.acquire().await.unwrap().forget();
+                }
+                calls.add((order.customer, order.id));
+            }
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "by-customer", handler).key("customer");
+    let _subscription = subscribe.concurrency(4).ack_wait(secs(3)).await.unwrap();
+    calls.until_len(1).await;
+    // The first ones are in memory, and of the others only the numbers are known.
+    for sequence in (100..250).chain([260, 280]) {
+        transport.delete_message(&broker, "ORDERS", sequence).await;
+    }
+    gate.add_permits(1000);
+    publish(&broker, [("hot".to_owned(), 302)]).await;
+    calls.until(("hot".to_owned(), 302)).await;
+    broker.idle().await;
+    let left = (1..100).chain(250..260).chain(261..280).chain(281..=300).chain([302]);
+    assert_eq!(by_customer(&calls)["hot"], left.collect::<Vec<_>>());
+}
+
 async fn batch_has_one_message_of_each_key(transport: &Transport) {
     let broker = transport.start(TestBroker::builder().include::<accept>()).await;
     publish(&broker, (0..60).map(|id| (format!("c{}", id % 6), id))).await;
@@ -404,4 +441,45 @@ async fn marker_needs_no_key(transport: &Transport) {
     let letters = broker.broker().dead_letters().list(10).await.unwrap();
     assert!(letters.iter().all(|letter| letter.consumer != "by-customer"), "{letters:?}");
     assert_eq!(calls.items(), [1]);
+}
+
+/// JSON, of which a payload with a certain text makes it panic.
+struct Fragile;
+
+impl Codec for Fragile {
+    const CONTENT_TYPE: &'static str = "application/vnd.acme.fragile";
+
+    fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+        Ok(serde_json::to_vec(value)?)
+    }
+
+    fn decode<'de, S: DeserializeSeed<'de>>(
+        &self,
+        payload: &'de [u8],
+        seed: S,
+    ) -> Result<S::Value, Box<dyn Error + Send + Sync>> {
+        assert!(!payload.windows(7).any(|text| text == b"fragile"), "it is fragile");
+        Ok(seed.deserialize(&mut serde_json::Deserializer::from_slice(payload))?)
+    }
+}
+
+async fn codec_that_panics_does_not_end_the_handler(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().codec(Fragile).include::<accept>()).await;
+    publish(&broker, [("fragile".to_owned(), 1), ("a".to_owned(), 2)]).await;
+    let calls = Recorder::new();
+    let handler = {
+        let calls = calls.clone();
+        move |order: Order| {
+            calls.add(order.id);
+            async {}
+        }
+    };
+    let subscribe = broker.broker().subscribe("orders.created", "by-customer", handler).key("customer");
+    let _subscription = subscribe.await.unwrap();
+    calls.until_len(1).await;
+    broker.idle().await;
+    let letters = broker.broker().dead_letters().list(10).await.unwrap();
+    let letter = letters.iter().find(|letter| letter.consumer == "by-customer").unwrap();
+    assert_eq!((letter.reason, letter.error.as_str()), (Reason::Panic, "panicked: it is fragile"));
+    assert_eq!(calls.items(), [2]);
 }

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
+use super::action::{Action, Active, LONG_PERIOD, PERIOD};
 use super::missing::Missing;
-use super::sequencer::{Action, Active, LONG_PERIOD, PERIOD};
 use crate::delivery::{Binding, Unfinished};
 use crate::message::{AckPrefix, Message};
 
@@ -62,7 +62,7 @@ impl Gate {
         if !follows && self.is_open() {
             self.close();
         }
-        if !follows {
+        if id.consumer_sequence > self.received + 1 {
             self.contiguous_from = id.consumer_sequence;
         }
         self.received = self.received.max(id.consumer_sequence);
@@ -154,7 +154,8 @@ impl Gate {
     /// Returns the number of messages that are requested at the same time while the gate is closed.
     pub(super) fn capacity(&self) -> usize {
         let held = self.unfinished().map_or(0, Unfinished::len);
-        self.binding.max_ack_pending.saturating_sub(held).min(MAX_REQUESTED)
+        // The limit may have been raised since the start, and messages that are held may be gone from the stream.
+        self.binding.max_ack_pending.saturating_sub(held).clamp(1, MAX_REQUESTED)
     }
 
     /// Returns the time at which a closed gate needs the consumer's info.

@@ -3,6 +3,7 @@
 //! Sources: ADR-13, ADR-37 and ADR-42, and `consumer.go` of the server (`processNextMsgRequest`,
 //! `checkWaitingForInterest`, `nextWaiting`).
 
+mod action;
 mod byte_limit;
 mod floor_reader;
 mod gate;

@@ -13,11 +13,12 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::action::{Action, Active};
 use super::gate::Gate;
 use super::missing::Missing;
 use super::reading::{Found, Reading, unread};
 use super::resequencer::{Resequencer, is_damaged};
-use super::sequencer::{Action, Active, Sequencer};
+use super::sequencer::Sequencer;
 use super::{Connection, Pull};
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::{Error, ErrorKind, chain};
@@ -435,6 +436,6 @@ async fn examine(
     consumer_sequence: u64,
 ) -> Result<Found, Error> {
     // The consumer can have no more of them than may be unacknowledged, and than this instance has acked meanwhile.
-    let count = MAX_READ.max(binding.max_ack_pending * 2);
+    let count = MAX_READ.max(binding.max_ack_pending.saturating_mul(2));
     Reading { connection: &connection, binding: &binding, consumer_sequence }.range(range, count).await
 }

@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
 
+use super::action::{Action, Active, LONG_PERIOD, PERIOD};
 use super::missing::Missing;
-use super::sequencer::{Action, Active, LONG_PERIOD, PERIOD};
 use crate::message::{AckPrefix, Message};
 
 /// The state of a resequencer, which releases deliveries in order.

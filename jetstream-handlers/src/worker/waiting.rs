@@ -1,0 +1,29 @@
+//! A message that waits in a worker.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::message::Message;
+
+/// A message in the buffer.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The time of the last signal to the server about it.
+    pub(super) since: Instant,
+    /// The time at which it may begin.
+    pub(super) arrived: Instant,
+    pub(super) message: Message,
+}
+
+impl Waiting {
+    /// Returns a message that has arrived at `now`.
+    pub(super) fn new(message: Message, now: Instant) -> Self {
+        Self { since: now, arrived: now, message }
+    }
+
+    /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.
+    pub(super) fn is_held(&self, now: Instant, max_age: Duration) -> bool {
+        now.saturating_duration_since(self.since) < max_age
+    }
+}
