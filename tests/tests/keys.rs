@@ -293,7 +293,7 @@ async fn keys_continue_once_dead_letters_can_be_stored() {
     // The first eight customers wait for their dead letters.
     handled.until_distinct(16).await;
     assert!(handled.items().iter().all(|order| order.customer >= 8), "{handled:?}");
-    sleep(secs(3)).await;
+    jetstream_handlers_tests::until_health(&broker, "dead letters fail", |health| !health.is_healthy()).await;
     limit(-1).await;
     handled.until_distinct(24).await;
     check_order(&handled.items(), 8..32);
@@ -344,28 +344,31 @@ async fn raised_max_ack_pending_does_not_stop_a_handler_that_lost_its_connection
     all_acked(&server).await;
 }
 
-/// The calls of a handler that run at the same time with the same key.
+/// The calls of a handler, of which no two with the same key may run at the same time.
 #[derive(Clone, Default)]
-struct Running(std::sync::Arc<std::sync::Mutex<(BTreeMap<u64, u64>, Vec<(u64, u64)>)>>);
+struct Running {
+    /// The message of each customer whose call runs.
+    calls: std::sync::Arc<std::sync::Mutex<BTreeMap<u64, u64>>>,
+    /// The pairs of messages with the same key whose calls ran at the same time.
+    together: Recorder<(u64, u64)>,
+}
 
 impl Running {
     fn begin(&self, order: Order) {
-        let mut state = self.0.lock().unwrap();
-        if let Some(other) = state.0.insert(order.customer, order.id) {
-            state.1.push((other, order.id));
+        if let Some(other) = self.calls.lock().unwrap().insert(order.customer, order.id) {
+            self.together.add((other, order.id));
         }
     }
 
     fn end(&self, order: Order) {
-        let mut state = self.0.lock().unwrap();
-        if state.0.get(&order.customer) == Some(&order.id) {
-            state.0.remove(&order.customer);
+        let mut calls = self.calls.lock().unwrap();
+        if calls.get(&order.customer) == Some(&order.id) {
+            calls.remove(&order.customer);
         }
     }
 
-    /// Returns the pairs of messages with the same key whose calls ran at the same time.
     fn together(&self) -> Vec<(u64, u64)> {
-        self.0.lock().unwrap().1.clone()
+        self.together.items()
     }
 }
 

@@ -331,7 +331,7 @@ impl Buffer {
             return Some(Duration::ZERO);
         }
         match guard.queue.keys().park(Waiting::new(message, now), now + delay, unfinished.is_complete()) {
-            Parked::Here(next) => guard.begin(next),
+            Parked::Here(next) => guard.begin(next.map(|next| *next)),
             Parked::OnServer => return Some(delay),
         }
         self.keys_changed.notify_one();

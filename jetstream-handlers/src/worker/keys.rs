@@ -85,7 +85,7 @@ enum Entry {
 #[derive(Debug)]
 pub(super) enum Parked {
     /// In this process, unless the message belongs to another instance by now; then the next one of its key may begin.
-    Here(Option<Waiting>),
+    Here(Option<Box<Waiting>>),
     /// On the server, because too much waits in this process.
     OnServer,
 }
@@ -243,7 +243,7 @@ impl Keys {
         let delivery = waiting.message.info.id();
         let bytes = waiting.message.payload.len();
         if !self.has_begun(id(delivery)) {
-            return Parked::Here(self.finish(delivery, is_complete));
+            return Parked::Here(self.finish(delivery, is_complete).map(Box::new));
         }
         if self.parked.len() < MAX_WAITING && self.parked_bytes + bytes <= MAX_BYTES {
             self.parked_bytes += bytes;
@@ -569,7 +569,7 @@ mod tests {
         keys.reset(&[delivery(4)]);
         assert_eq!(add(&mut keys, 7, 4), None);
         let Parked::Here(next) = keys.park(waiting(4, 1), Instant::now(), true) else { panic!("it is not kept") };
-        assert_eq!((next.as_ref().map(sequence), keys.due()), (Some(4), None));
+        assert_eq!((next.as_deref().map(sequence), keys.due()), (Some(4), None));
     }
 
     #[tokio::test(start_paused = true)]
