@@ -37,6 +37,7 @@ impl Key {
     /// Returns the key in a field of the payload: a text, an integer or a `bool`.
     ///
     /// The path has a dot between the names of nested fields. A number in it is a position in an array, from 0.
+    /// A path in braces is the [placeholder](Self::placeholder) of that name.
     ///
     /// # Examples
     ///
@@ -63,7 +64,11 @@ impl Key {
     /// # Ok(()) }
     /// ```
     pub fn field(path: impl Into<String>) -> Self {
-        Self(Place::Field(path.into()))
+        let path = path.into();
+        match Placeholder::parse(&path) {
+            Some(placeholder) => Self::placeholder(placeholder.name),
+            None => Self(Place::Field(path)),
+        }
     }
 
     /// Returns the key in the subject: the tokens that the placeholder of this name stands for.
@@ -120,15 +125,12 @@ impl Key {
 
 impl From<&str> for Key {
     fn from(text: &str) -> Self {
-        match Placeholder::parse(text) {
-            Some(placeholder) => Self::placeholder(placeholder.name),
-            None => Self::field(text),
-        }
+        Self::field(text)
     }
 }
 
 impl From<String> for Key {
     fn from(text: String) -> Self {
-        Self::from(text.as_str())
+        Self::field(text)
     }
 }

@@ -1,4 +1,4 @@
-//! The order of the messages of a key, through lost connections, instances that die, and replaced consumers.
+//! The order of the messages of a key, through lost connections, killed instances, and replaced consumers.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,7 +126,7 @@ async fn kills_of_the_active_process_keep_the_order_of_every_key() {
     let handled: Vec<_> = handled.into_iter().map(|(_, order)| order).collect();
     println!("{} handled again", handled.len() as u64 - LAST);
     check_order(&handled, 0..LAST);
-    assert!(handled.len() as u64 <= LAST + 3 * 64, "only what was in hand is handled again: {}", handled.len());
+    assert!(handled.len() as u64 <= LAST + 3 * 64, "only what was in flight is handled again: {}", handled.len());
     all_acked(&server).await;
 }
 
@@ -463,7 +463,7 @@ async fn kills_and_stops_keep_the_order_of_keys_with_many_messages() {
     handled.sort_unstable();
     let handled: Vec<_> = handled.into_iter().map(|(_, order)| order).collect();
     check_order(&handled, 0..LAST);
-    assert!(handled.len() as u64 <= LAST + 100, "only what was in hand is handled again: {}", handled.len());
+    assert!(handled.len() as u64 <= LAST + 100, "only what was in flight is handled again: {}", handled.len());
     all_acked(&server).await;
 }
 

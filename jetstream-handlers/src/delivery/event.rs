@@ -26,8 +26,8 @@ pub(crate) enum DeliveryEvent {
         /// `None` is the beginning of the stream.
         start: Option<u64>,
     },
-    /// The messages of an ordered handler, or of one with a key, that have arrived and were not begun must be discarded: another instance
-    /// receives them, or they will be redelivered.
+    /// The messages of an ordered handler, or of one with a key, that have arrived and were not begun must be discarded:
+    /// another instance receives them, or they will be redelivered.
     Resync,
     /// The server has identified the consumer of an ordered handler on the connection of this number; if the consumer
     /// was replaced, [`ConsumerReplaced`](Self::ConsumerReplaced) precedes this event.
@@ -35,7 +35,7 @@ pub(crate) enum DeliveryEvent {
     /// Acks may be sent on this connection from now on. The last ack on the former connection may be lost, so it must
     /// be sent again.
     ConsumerVerified(u64),
-    /// The consumer of an ordered handler was replaced, and has no record of earlier deliveries.
+    /// The consumer of an ordered handler, or of one with a key, was replaced, and has no record of earlier deliveries.
     ConsumerReplaced,
     /// Everything of a handler with a key that was delivered and has not ended has arrived, so that its messages may
     /// start.

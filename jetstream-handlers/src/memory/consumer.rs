@@ -118,7 +118,8 @@ impl Consumer {
         self.waiting.retain(|waiting| *waiting != reader);
     }
 
-    /// Redelivers everything that is pending, in order, as the next worker requests it that keeps an order by key.
+    /// Redelivers everything that is pending, in stream order, because another instance of a handler with a key becomes
+    /// active.
     pub(super) fn redeliver_pending(&mut self) {
         self.redeliver = self.pending.iter().map(|(sequence, _)| sequence).collect();
         for sequence in self.redeliver.clone() {

@@ -127,12 +127,13 @@ impl Info {
         self.0.has_lost_deliveries()
     }
 
-    /// Subtracts deliveries that were lost with a connection from the delivery count.
+    /// Subtracts deliveries that were no attempts from the delivery count.
     pub(crate) fn discount(&mut self, lost: u64) {
         self.0.discount(lost);
     }
 
-    /// Increments the delivery count, for an `ordered` handler that is called again without a delivery.
+    /// Increments the delivery count, for an `ordered` handler, or one with a `key`, that is called again without a
+    /// delivery.
     pub(crate) fn count_attempt(&mut self) {
         self.0.count_attempt();
     }

@@ -332,7 +332,10 @@ impl Buffer {
         }
         match guard.queue.keys().park(Waiting::new(message, now), now + delay, unfinished.is_complete()) {
             Parked::Here(next) => guard.begin(next.map(|next| *next)),
-            Parked::OnServer => return Some(delay),
+            Parked::OnServer => {
+                self.keys_changed.notify_one();
+                return Some(delay);
+            }
         }
         self.keys_changed.notify_one();
         None
@@ -360,13 +363,6 @@ impl Buffer {
                 () = sleep_until(due) => {}
             },
             None => changed.await,
-        }
-    }
-
-    /// Wakes [`keys_changed`](Self::keys_changed) if messages are to be requested again.
-    pub(super) fn notify_recalled(&self) {
-        if self.queue().has_requests() {
-            self.keys_changed.notify_one();
         }
     }
 

@@ -60,7 +60,6 @@ impl Worker {
         for delivery in self.buffer.keys(|keys| keys.refresh(Instant::now(), min_age)) {
             self.in_progress(&self.info(delivery)).await;
         }
-        self.buffer.notify_recalled();
         for delivery in self.quarantine.deliveries() {
             self.in_progress(&delivery).await;
         }

@@ -11,11 +11,12 @@ use super::guarded_call::panicked;
 use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
+use crate::error::Error;
 use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome};
 
-/// The delay before a message is looked at again whose earlier delivery is still being handled.
+/// The delay before a message is examined again whose earlier delivery is still being handled.
 pub(super) const IN_PROGRESS_DELAY: Duration = Duration::from_millis(200);
 
 impl Worker {
@@ -112,7 +113,7 @@ impl Worker {
         }
     }
 
-    /// Leaves a delivery without an answer; one with a key is looked at again, so that the later ones wait for it.
+    /// Leaves a delivery without an answer; one with a key is examined again, so that the later ones wait for it.
     pub(super) fn leave(&self, message: &Message, settled: Settled) -> Settled {
         if settled == Settled::Pending
             && let Some(unfinished) = &self.binding.unfinished
@@ -127,10 +128,19 @@ impl Worker {
     pub(super) async fn attend_to_keys(&self) {
         let Some(unfinished) = &self.binding.unfinished else { return std::future::pending().await };
         let mut searching = None;
+        let mut has_warned = false;
         loop {
             tokio::select! {
                 () = self.buffer.keys_changed() => {}
-                () = optional(searching.as_mut()) => searching = None,
+                result = optional(searching.as_mut()) => {
+                    searching = None;
+                    if let Err(error) = &result
+                        && !has_warned
+                    {
+                        self.warn_of_search(error);
+                    }
+                    has_warned = result.is_err();
+                }
             }
             for delivery in self.buffer.take_recalled() {
                 self.request_again(&self.info(delivery)).await;
@@ -144,8 +154,10 @@ impl Worker {
 
     /// Requests messages once more that were requested and have not arrived, and forgets those that were removed from
     /// the stream, for which the others of their keys would wait for ever.
-    async fn search(&self, mut overdue: Vec<DeliveryId>, unfinished: &Unfinished) {
-        let stream = &self.binding.stream;
+    ///
+    /// After an error, the others are only requested: each further lookup could wait for its timeout as well.
+    async fn search(&self, mut overdue: Vec<DeliveryId>, unfinished: &Unfinished) -> Result<(), Error> {
+        let mut result = Ok(());
         // What is delivered during a request may be stored after the answer.
         let end = self.buffer.keys(|keys| keys.numbers_end());
         let mut removed = 0..0;
@@ -155,23 +167,28 @@ impl Worker {
             if removed.contains(&sequence) {
                 continue;
             }
-            removed = match self.transport.next_stored(stream, sequence).await {
-                Ok(stored) => sequence..stored.map_or(end, |stored| stored.sequence.min(end)),
-                Err(error) => {
-                    let handler = &self.handler.declaration.name;
-                    tracing::warn!(
-                        handler,
-                        sequence,
-                        "cannot find out whether a message was removed from stream `{stream}`, for which the later ones of its key wait; the user needs the permission to publish to `$JS.API.STREAM.MSG.GET.{stream}`: {error}"
-                    );
-                    0..0
+            removed = 0..0;
+            if result.is_ok() {
+                match self.transport.next_stored(&self.binding.stream, sequence).await {
+                    Ok(stored) => removed = sequence..stored.map_or(end, |stored| stored.sequence.min(end)),
+                    Err(error) => result = Err(error),
                 }
-            };
+            }
             if removed.is_empty() {
                 self.request_again(&self.info(delivery)).await;
             } else {
                 self.buffer.forget_removed(removed.clone(), unfinished);
             }
         }
+        result
+    }
+
+    fn warn_of_search(&self, error: &Error) {
+        let (handler, stream) = (&self.handler.declaration.name, &self.binding.stream);
+        tracing::warn!(
+            handler,
+            stream,
+            "cannot find out whether messages for which later ones of their keys wait were removed from the stream, which requires the permission to publish to `$JS.API.STREAM.MSG.GET.{stream}`: {error}"
+        );
     }
 }

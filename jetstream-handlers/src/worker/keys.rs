@@ -19,8 +19,8 @@ const MAX_WAITING: usize = 1000;
 /// The maximum number of bytes in payloads that wait in memory.
 const MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// The number of messages of a key that are to be in memory before they may begin.
-const WINDOW: usize = 16;
+/// The number of the next messages of a key that are requested together.
+const LOOKAHEAD: usize = 16;
 
 /// The time after which a message that was requested again, and has not arrived, is requested once more.
 const REPEAT: Duration = Duration::from_secs(3);
@@ -47,6 +47,8 @@ pub(super) struct Keys {
     pub(super) recalled: Vec<DeliveryId>,
     /// The deliveries whose messages were requested and have not arrived: they may have been removed from the stream.
     pub(super) overdue: Vec<DeliveryId>,
+    /// The time at which to look for them.
+    look_at: Option<Instant>,
 }
 
 /// The messages of one key.
@@ -111,7 +113,7 @@ impl Entry {
 
 impl Lane {
     /// Returns `true` if the lane has no message.
-    fn is_over(&self) -> bool {
+    fn is_empty(&self) -> bool {
         !self.is_active && self.entries.is_empty()
     }
 
@@ -181,7 +183,7 @@ impl Keys {
     }
 
     fn advance_or_remove(&mut self, key: u64, is_complete: bool) -> Option<Waiting> {
-        if self.lanes.get(&key).is_some_and(Lane::is_over) {
+        if self.lanes.get(&key).is_some_and(Lane::is_empty) {
             self.lanes.remove(&key);
         }
         if is_complete { self.advance(key) } else { None }
@@ -197,7 +199,7 @@ impl Keys {
     fn advance(&mut self, key: u64) -> Option<Waiting> {
         let lane = self.lanes.get_mut(&key).filter(|lane| !lane.is_active)?;
         let now = Instant::now();
-        for (position, entry) in lane.entries.values_mut().take(WINDOW).enumerate() {
+        for (position, entry) in lane.entries.values_mut().take(LOOKAHEAD).enumerate() {
             if let Entry::Numbers { delivery, bytes, requested_at: requested_at @ None, .. } = entry {
                 let (messages, waiting_bytes) = self.waiting;
                 // The first one is next, whatever else waits.
@@ -207,6 +209,7 @@ impl Keys {
                 *requested_at = Some(now);
                 self.waiting = (messages + 1, waiting_bytes + *bytes);
                 self.recalled.push(*delivery);
+                self.look_at.get_or_insert(now + REPEAT);
             }
         }
         let first = lane.entries.first_entry().filter(|first| matches!(first.get(), Entry::Message(_)))?;
@@ -254,6 +257,7 @@ impl Keys {
             let lane = self.lanes.entry(key).or_default();
             (lane.is_active, lane.failures) = (false, failures);
             lane.entries.insert(delivery.stream_sequence, Entry::Delayed { delivery, due });
+            self.look_at = self.look_at.into_iter().chain([due + REPEAT]).min();
         }
         Parked::OnServer
     }
@@ -292,7 +296,7 @@ impl Keys {
                 removed.push(entry.delivery());
             }
         }
-        self.lanes.retain(|_, lane| !lane.is_over());
+        self.lanes.retain(|_, lane| !lane.is_empty());
         removed
     }
 
@@ -305,13 +309,16 @@ impl Keys {
         self.lanes.values().map(numbers).max().unwrap_or_default()
     }
 
-    /// Returns the time of the next attempt of a message that waits for it.
+    /// Returns the time at which [`take_due`](Self::take_due) has something to do.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.parked.first_key_value().map(|((due, _), _)| *due)
+        self.parked.first_key_value().map(|((due, _), _)| *due).into_iter().chain(self.look_at).min()
     }
 
-    /// Takes the messages whose next attempt is due.
+    /// Takes the messages whose next attempt is due, and looks for those that were requested and have not arrived.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Waiting> {
+        if self.look_at.is_some_and(|look_at| look_at <= now) {
+            self.look_for_overdue(now);
+        }
         let mut taken = Vec::new();
         while let Some(first) = self.parked.first_entry().filter(|first| first.key().0 <= now) {
             let waiting = first.remove();
@@ -321,12 +328,29 @@ impl Keys {
         taken
     }
 
+    /// Notes the messages that were to arrive [`REPEAT`] ago.
+    fn look_for_overdue(&mut self, now: Instant) {
+        let expected =
+            self.lanes.values_mut().flat_map(|lane| lane.entries.values_mut()).filter_map(|entry| match entry {
+                Entry::Numbers { delivery, requested_at: Some(requested_at), .. } => Some((*delivery, requested_at)),
+                Entry::Delayed { delivery, due } => Some((*delivery, due)),
+                Entry::Message(_) | Entry::Numbers { requested_at: None, .. } => None,
+            });
+        self.look_at = None;
+        for (delivery, expected_at) in expected {
+            if *expected_at + REPEAT <= now {
+                *expected_at = now;
+                self.overdue.push(delivery);
+            }
+            self.look_at = self.look_at.into_iter().chain([*expected_at + REPEAT]).min();
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.parked.is_empty()
     }
 
-    /// Returns the messages that had no signal for `min_age`, to which the caller sends one now; requests those once more
-    /// that have not arrived.
+    /// Returns the messages that had no signal for `min_age`, to which the caller sends one now.
     pub(super) fn refresh(&mut self, now: Instant, min_age: Duration) -> Vec<DeliveryId> {
         let mut due = Vec::new();
         let mut refresh = |since: &mut Instant, delivery| {
@@ -339,18 +363,8 @@ impl Keys {
             match entry {
                 Entry::Message(waiting) => refresh(&mut waiting.since, waiting.message.info.id()),
                 Entry::Numbers { delivery, since, requested_at: None, .. } => refresh(since, *delivery),
-                Entry::Numbers { delivery, requested_at: Some(requested_at), .. } => {
-                    if now.saturating_duration_since(*requested_at) >= REPEAT {
-                        *requested_at = now;
-                        self.overdue.push(*delivery);
-                    }
-                }
-                Entry::Delayed { delivery, due } => {
-                    if now.saturating_duration_since(*due) >= REPEAT {
-                        *due = now;
-                        self.overdue.push(*delivery);
-                    }
-                }
+                // The server is to deliver it again.
+                Entry::Numbers { requested_at: Some(_), .. } | Entry::Delayed { .. } => {}
             }
         }
         self.parked.values_mut().for_each(|waiting| refresh(&mut waiting.since, waiting.message.info.id()));
@@ -453,7 +467,7 @@ mod tests {
             }
             assert_eq!(next, Some(number + 1));
             number += 1;
-            assert!(keys.waiting.0 <= MAX_OF_KEY + WINDOW);
+            assert!(keys.waiting.0 <= MAX_OF_KEY + LOOKAHEAD);
         }
     }
 
@@ -472,7 +486,9 @@ mod tests {
         assert_eq!(finish(&mut keys, last - 1), None, "it has not arrived");
         tokio::time::advance(REPEAT).await;
         assert!(keys.refresh(Instant::now(), Duration::ZERO).is_empty(), "it is requested, so it needs no signal");
-        assert_eq!(keys.overdue.len(), 1);
+        assert_eq!(keys.due(), Some(Instant::now()));
+        keys.take_due(Instant::now());
+        assert_eq!((keys.overdue.len(), keys.due()), (1, Some(Instant::now() + REPEAT)));
         let arrived = keys.add(7, waiting(last, 3), true).expect("it is next");
         assert_eq!(arrived.message.info.delivered(), 1);
     }
@@ -505,6 +521,7 @@ mod tests {
         let left: Vec<_> = keys.into_deliveries().iter().map(|delivery| delivery.stream_sequence).collect();
         assert_eq!(left, [2, 3, 4, 5, 6]);
     }
+
     #[tokio::test(start_paused = true)]
     async fn removed_message_of_which_only_the_numbers_are_known_is_forgotten() {
         let mut keys = Keys::default();

@@ -231,8 +231,8 @@ impl Worker {
     #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
         match quarantine::failure(&message) {
-            // Nothing can keep it from being redelivered, so a call now would be repeated.
             None if self.binding.unfinished.is_some() => self.receive_by_key(message, buffer),
+            // Nothing can keep it from being redelivered, so a call now would be repeated.
             None if self.ack_all.is_none() && self.denied_acks.are_denied() => self.receive_while_denied(message),
             None => buffer.push(message),
             Some(failure) => self.receive_unreadable(message, failure, buffer),

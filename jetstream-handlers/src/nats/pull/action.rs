@@ -1,4 +1,4 @@
-//! What follows from the state of a consumer whose messages arrive in an order.
+//! Actions that follow from the state of a consumer whose messages arrive in an order.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub(super) const LONG_PERIOD: Duration = Duration::from_secs(1);
 pub(super) enum Active {
     This,
     Other,
-    Nobody,
+    NoInstance,
 }
 
 /// The action that follows from the consumer's info.

@@ -253,7 +253,7 @@ mod tests {
     async fn gate_opens_at_the_start_when_everything_of_the_last_instance_has_arrived() {
         let mut gate = gate();
         let pending = info((9, 9), (4, 4), 2);
-        assert!(matches!(gate.on_info(&pending, Active::Nobody), Action::Wait));
+        assert!(matches!(gate.on_info(&pending, Active::NoInstance), Action::Wait));
         gate.pass(&delivery(10, 10));
         advance(PERIOD * 2).await;
         assert!(matches!(gate.on_info(&pending, Active::Other), Action::Wait), "another instance has them");

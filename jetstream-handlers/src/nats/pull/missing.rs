@@ -1,4 +1,4 @@
-//! The missing messages of an ordered handler: delivered, and not arrived.
+//! The missing messages of an ordered handler, or of one with a key: delivered, and not arrived.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

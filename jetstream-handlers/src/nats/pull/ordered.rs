@@ -163,7 +163,7 @@ impl Ordered {
         }
         let pin = info.priority_groups.iter().find_map(|group| group.pinned_client_id.as_ref());
         match pin {
-            None => Active::Nobody,
+            None => Active::NoInstance,
             Some(_) if pin == self.pin.as_ref() => Active::This,
             Some(_) => Active::Other,
         }

@@ -547,7 +547,7 @@ mod tests {
         assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Other, 0), Action::Wait));
         assert!(resequencer.is_open());
         // It closes when the active instance is gone.
-        assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::Nobody, 0), Action::Wait));
+        assert!(matches!(resequencer.on_info(&info((3, 3), (0, 0), 3), Active::NoInstance, 0), Action::Wait));
         assert!(!resequencer.is_open());
     }
 }

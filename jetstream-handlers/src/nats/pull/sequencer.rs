@@ -1,4 +1,4 @@
-//! What decides when the messages of an ordered handler, or of one with a `key`, may start.
+//! The decision when the messages of an ordered handler, or of one with a `key`, may start.
 
 use async_nats::jetstream::consumer;
 use tokio::time::Instant;
