@@ -342,7 +342,7 @@ async fn consumer_created_without_pinning_is_refused() {
     });
     let broker = Broker::builder().servers([server.url()]).api_prefix("old.API").connect().await.unwrap();
     let ordered = broker.subscribe("orders.created", "in-order", async |_: Message| {}).ordered();
-    let parts = ["`closure on orders.created`: ordered", "made consumer `in-order`", "2.11", "`single_instance`"];
+    let parts = ["`closure on orders.created`: one instance", "made consumer `in-order`", "2.11", "`single_instance`"];
     assert_error(ordered.await, ErrorKind::Config, &parts);
 }
 
