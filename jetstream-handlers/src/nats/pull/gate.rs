@@ -163,6 +163,11 @@ impl Gate {
         self.request_at
     }
 
+    /// Requests the consumer's info at once.
+    pub(super) fn request_now(&mut self) {
+        self.request_at = Instant::now();
+    }
+
     /// Delays the next request for the consumer's info, after one that failed.
     pub(super) fn on_info_failed(&mut self) {
         self.request_at = Instant::now() + LONG_PERIOD;
@@ -263,6 +268,17 @@ mod tests {
         gate.pass(&delivery(9, 12));
         assert!(!gate.is_open());
         assert!(matches!(gate.on_info(&info((10, 12), (4, 4), 3), Active::This), Action::Open));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn instance_that_becomes_active_does_not_wait_as_a_standby_does() {
+        let mut gate = gate();
+        assert!(matches!(gate.on_info(&info((1, 1), (0, 0), 1), Active::Other), Action::Wait));
+        assert_eq!(gate.request_at(), Instant::now() + LONG_PERIOD);
+        gate.pass(&delivery(1, 1));
+        gate.request_now();
+        assert_eq!(gate.request_at(), Instant::now());
+        assert!(matches!(gate.on_info(&info((1, 1), (0, 0), 1), Active::This), Action::Open));
     }
 
     #[tokio::test(start_paused = true)]

@@ -132,6 +132,7 @@ impl Ordered {
         self.pin = Some(pin.to_owned());
         self.pin_refreshed();
         self.is_standby = false;
+        self.sequencer.request_now();
         tracing::info!(handler = &*self.handler, "this instance is active");
         true
     }

@@ -308,6 +308,11 @@ impl Resequencer {
         }
     }
 
+    /// Requests the consumer's info at once.
+    pub(super) fn request_now(&mut self) {
+        self.request_at = Instant::now();
+    }
+
     /// Delays the next request for the consumer's info, after one that failed.
     pub(super) fn on_info_failed(&mut self) {
         self.request_at = Instant::now() + LONG_PERIOD;

@@ -116,6 +116,14 @@ impl Sequencer {
         }
     }
 
+    /// Requests the consumer's info at once, because this instance is active from now on.
+    pub(super) fn request_now(&mut self) {
+        match self {
+            Self::Ordered(resequencer) => resequencer.request_now(),
+            Self::Keyed(gate) => gate.request_now(),
+        }
+    }
+
     /// Returns the deliveries that were kept back, for the next instance.
     pub(super) fn take_pending(&mut self) -> Vec<Message> {
         match self {
