@@ -172,9 +172,10 @@ async fn hostile(seed: u64, good: u64, bad: u64) {
         let both: Vec<_> = payloads.iter().filter(|name| counts.contains_key(*name)).collect();
         assert!(both.is_empty(), "seed {seed}, {queue}: handled, and dead letters as well: {both:?}");
         assert_eq!(counts.len() + payloads.len(), names.len(), "seed {seed}, {queue}: nothing else was handled");
-        // Acks can be lost with each of the hundreds of connections; an ordered handler knows what it has handled.
+        // Those that are being acknowledged when one of the hundreds of connections ends; an ordered handler knows what
+        // it has handled.
         let again = counts.values().filter(|count| **count > 1).count();
-        let max = if queue == "ordered" { 0 } else { good as usize / 20 };
+        let max = if queue == "ordered" { 0 } else { 16 };
         assert!(again <= max, "seed {seed}, {queue}: {again} messages were handled again");
     }
     let order: Vec<_> = handled[2].items();
