@@ -156,7 +156,7 @@ impl DefaultCodec {
                 None => Err(not_decoded(media_type, kind)),
             },
             None if self.is_json() => {
-                Ok((None, format!(", whose content type `{media_type}` is none of {},", self.known())))
+                Ok((None, format!(", whose content type `{media_type}` is not one of {},", self.known())))
             }
             // Binary data decodes as something in many formats, so that nothing is guessed.
             None => Err(Undecodable::new(format!(
@@ -308,7 +308,7 @@ mod tests {
     fn error_names_an_unknown_content_type() {
         let error = json::<u64>(b"seven", "text/plain; charset=utf-8").unwrap_err();
         assert!(
-            error.starts_with("the payload `seven`, whose content type `text/plain` is none of `application/json`"),
+            error.starts_with("the payload `seven`, whose content type `text/plain` is not one of `application/json`"),
             "{error}"
         );
         assert!(error.ends_with(", is not valid JSON for `u64`: expected value at line 1 column 1"), "{error}");

@@ -452,7 +452,7 @@ mod tests {
         assert!(field("id", r#"{"id":"\ud800"}"#).is_err_and(|error| error.contains("is not valid JSON")));
         let message = Message::new("orders.created", "seven").with_header("Content-Type", "text/plain");
         let error = find(&PayloadFormat::Default, "id", &message).unwrap_err();
-        assert!(error.starts_with("the payload `seven`, whose content type `text/plain` is none of"), "{error}");
+        assert!(error.starts_with("the payload `seven`, whose content type `text/plain` is not one of"), "{error}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) struct Binding {
     pub(crate) incarnations: Incarnations,
     pub(crate) sent_acks: SentAcks,
     /// The messages of a handler with a `key`; `None` for any other handler.
-    pub(crate) unfinished: Option<Unfinished>,
+    pub(crate) unfinished: Option<Arc<Unfinished>>,
     /// `true` if the ack floor of the consumer may be above the beginning of the stream at the start: the consumer
     /// existed before, or begins with a later message.
     pub(crate) has_floor: bool,
@@ -45,26 +45,6 @@ pub(crate) struct OutputStream {
 }
 
 impl Binding {
-    /// Returns the binding of a handler with default settings.
-    #[cfg(test)]
-    pub(crate) fn for_test(unfinished: Option<Unfinished>) -> Self {
-        Self {
-            stream: "S".to_owned(),
-            consumer: "D".to_owned(),
-            ack_wait: Duration::from_secs(30),
-            max_ack_pending: 1000,
-            config: Arc::default(),
-            incarnations: Incarnations::default(),
-            sent_acks: SentAcks::default(),
-            unfinished,
-            has_floor: false,
-            keeps_handled: true,
-            work_queue: false,
-            dead_letter: None,
-            outputs: Vec::new(),
-        }
-    }
-
     /// Adds streams of outputs, each once.
     pub(crate) fn add_outputs(&mut self, streams: Vec<OutputStream>) {
         for stream in streams {

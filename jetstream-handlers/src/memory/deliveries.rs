@@ -10,7 +10,7 @@ use super::consumer::Take;
 use super::message;
 use super::server::State;
 use crate::backoff::ExponentialBackoff;
-use crate::delivery::{Binding, DeliveryEvent, GivenUpReports, Unfinished};
+use crate::delivery::{Binding, DeliveryEvent, GivenUpReports};
 use crate::error::{Error, chain};
 use crate::message::{Decompressed, Info, Message};
 
@@ -149,7 +149,7 @@ impl Deliveries {
         match self.phase {
             Phase::Running => {
                 if self.binding.keeps_order() {
-                    self.binding.unfinished.iter().for_each(Unfinished::clear);
+                    self.binding.unfinished.iter().for_each(|unfinished| unfinished.clear());
                     self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
                 }
                 self.recover("the consumer was deleted");

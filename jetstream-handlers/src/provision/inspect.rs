@@ -121,7 +121,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         config: Arc::new(consumer_config(handler)),
         incarnations: Incarnations::default(),
         sent_acks: SentAcks::default(),
-        unfinished: plan.key.is_some().then(Unfinished::default),
+        unfinished: plan.key.is_some().then(Arc::<Unfinished>::default),
         has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,

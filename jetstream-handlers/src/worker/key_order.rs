@@ -21,8 +21,7 @@ pub(super) const IN_PROGRESS_DELAY: Duration = Duration::from_millis(200);
 
 impl Worker {
     /// Puts a message into the buffer, behind the earlier ones of its key.
-    pub(super) fn receive_by_key(&self, message: Message, buffer: &mut BufferGuard<'_>) {
-        let Some(unfinished) = &self.binding.unfinished else { return };
+    pub(super) fn receive_by_key(&self, message: Message, unfinished: &Unfinished, buffer: &mut BufferGuard<'_>) {
         let delivery = self.delivery_id(&message.info);
         if self.denied_acks.are_denied() {
             self.denied_acks.offer(message.info.clone());

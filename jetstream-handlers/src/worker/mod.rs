@@ -231,10 +231,12 @@ impl Worker {
     #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
         match quarantine::failure(&message) {
-            None if self.binding.unfinished.is_some() => self.receive_by_key(message, buffer),
-            // Nothing can keep it from being redelivered, so a call now would be repeated.
-            None if self.ack_all.is_none() && self.denied_acks.are_denied() => self.receive_while_denied(message),
-            None => buffer.push(message),
+            None => match &self.binding.unfinished {
+                Some(unfinished) => self.receive_by_key(message, unfinished, buffer),
+                // Nothing can keep it from being redelivered, so a call now would be repeated.
+                None if self.ack_all.is_none() && self.denied_acks.are_denied() => self.receive_while_denied(message),
+                None => buffer.push(message),
+            },
             Some(failure) => self.receive_unreadable(message, failure, buffer),
         }
     }

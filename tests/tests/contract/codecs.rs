@@ -110,7 +110,7 @@ async fn format_of_a_message_is_that_of_its_content_type(transport: &Transport) 
     assert_eq!(errors.len(), 2);
     assert!(errors[0].contains("take `Protobuf<T>`"), "{}", errors[0]);
     assert!(
-        errors[1].contains("the payload `<order/>`, whose content type `application/xml` is none of"),
+        errors[1].contains("the payload `<order/>`, whose content type `application/xml` is not one of"),
         "{}",
         errors[1]
     );

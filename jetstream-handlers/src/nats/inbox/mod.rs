@@ -162,7 +162,7 @@ impl Routes {
         self.table().by_number.len()
     }
 
-    /// Leases an inbox that was created on this connection (`epoch`) and is none of the `former` ones.
+    /// Leases an inbox that was created on this connection (`epoch`) and is not one of the `former` ones.
     ///
     /// # Cancel safety
     ///

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::action::{Action, Active, LONG_PERIOD, PERIOD};
 use super::missing::Missing;
-use crate::delivery::{Binding, Unfinished};
+use crate::delivery::Unfinished;
 use crate::message::{AckPrefix, Message};
 
 /// The maximum number of messages that are requested at the same time while the gate is closed.
@@ -21,7 +21,9 @@ const MAX_REQUESTED: usize = 500;
 /// The state of a gate.
 #[derive(Debug)]
 pub(super) struct Gate {
-    binding: Arc<Binding>,
+    unfinished: Arc<Unfinished>,
+    /// The maximum number of unacknowledged messages, as it was at the start.
+    max_ack_pending: usize,
     /// The highest consumer sequence that has arrived.
     received: u64,
     /// The lowest consumer sequence after which everything up to `received` has arrived.
@@ -39,10 +41,12 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// Creates a closed gate; `binding` must be that of a handler with a key.
-    pub(super) fn new(binding: Arc<Binding>) -> Self {
-        let gate = Self {
-            binding,
+    /// Creates a closed gate for the messages of a consumer with this `max_ack_pending`.
+    pub(super) fn new(unfinished: Arc<Unfinished>, max_ack_pending: usize) -> Self {
+        unfinished.set_complete(false);
+        Self {
+            unfinished,
+            max_ack_pending,
             received: 0,
             contiguous_from: 0,
             received_at_request: 0,
@@ -50,9 +54,7 @@ impl Gate {
             request_at: Instant::now(),
             in_flight: None,
             nakked_at: None,
-        };
-        gate.set_complete(false);
-        gate
+        }
     }
 
     /// Records a delivery, which may start unless the gate is closed.
@@ -71,9 +73,7 @@ impl Gate {
         {
             *until = Instant::now() + PERIOD;
         }
-        if let Some(unfinished) = self.unfinished() {
-            unfinished.delivered(id);
-        }
+        self.unfinished.delivered(id);
     }
 
     /// Records that the consumer's info is requested now.
@@ -102,18 +102,16 @@ impl Gate {
             // The active instance is gone, and the server pins another one only when there is something to deliver.
             self.close();
         }
-        let binding = self.binding.clone();
-        let Some(unfinished) = &binding.unfinished else { return Action::Wait };
-        unfinished.prune(floor);
+        self.unfinished.prune(floor);
         // Messages above the last delivery arrived after this info. The floor can rise past unacknowledged messages if
         // those after them are removed from the stream.
-        let held = unfinished.count(0..delivered.max(floor) + 1);
+        let held = self.unfinished.count(0..delivered.max(floor) + 1);
         let last = info.delivered.consumer_sequence;
         let has_all_since = self.received <= last || self.contiguous_from <= last + 1;
         if held >= info.num_ack_pending && has_all_since {
             self.received = self.received.max(last);
             self.in_flight = None;
-            self.set_complete(true);
+            self.unfinished.set_complete(true);
             return Action::Open;
         }
         // The info can overtake a delivery, and the client reads its subscriptions in turns.
@@ -124,23 +122,21 @@ impl Gate {
         }
         self.nakked_at = Some(now);
         let range = floor + 1..delivered.max(floor) + 1;
-        let arrived = unfinished.held(range.clone());
+        let arrived = self.unfinished.held(range.clone());
         let prefix = AckPrefix::new(&info.stream_name, &info.name);
         Action::Nak(Missing { range, arrived, prefix, consumer_sequence: last })
     }
 
     /// Lets nothing start from now on, because a message may be missing.
     pub(super) fn close(&mut self) {
-        self.set_complete(false);
+        self.unfinished.set_complete(false);
         (self.request_at, self.in_flight, self.nakked_at) = (Instant::now(), None, None);
     }
 
     /// Forgets all deliveries, because they belong to another instance or the consumer was replaced.
     pub(super) fn reset(&mut self) {
-        if let Some(unfinished) = self.unfinished() {
-            unfinished.clear();
-        }
-        *self = Self { created: self.created.take(), ..Self::new(self.binding.clone()) };
+        self.unfinished.clear();
+        *self = Self { created: self.created.take(), ..Self::new(self.unfinished.clone(), self.max_ack_pending) };
     }
 
     pub(super) fn received(&self) -> u64 {
@@ -148,14 +144,14 @@ impl Gate {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.unfinished().is_none_or(Unfinished::is_complete)
+        self.unfinished.is_complete()
     }
 
     /// Returns the number of messages that are requested at the same time while the gate is closed.
     pub(super) fn capacity(&self) -> usize {
-        let held = self.unfinished().map_or(0, Unfinished::len);
+        let held = self.unfinished.len();
         // The limit may have been raised since the start, and messages that are held may be gone from the stream.
-        self.binding.max_ack_pending.saturating_sub(held).clamp(1, MAX_REQUESTED)
+        self.max_ack_pending.saturating_sub(held).clamp(1, MAX_REQUESTED)
     }
 
     /// Returns the time at which a closed gate needs the consumer's info.
@@ -171,16 +167,6 @@ impl Gate {
     /// Delays the next request for the consumer's info, after one that failed.
     pub(super) fn on_info_failed(&mut self) {
         self.request_at = Instant::now() + LONG_PERIOD;
-    }
-
-    fn set_complete(&self, is_complete: bool) {
-        if let Some(unfinished) = self.unfinished() {
-            unfinished.set_complete(is_complete);
-        }
-    }
-
-    fn unfinished(&self) -> Option<&Unfinished> {
-        self.binding.unfinished.as_ref()
     }
 }
 
@@ -217,7 +203,7 @@ mod tests {
     }
 
     fn gate() -> Gate {
-        Gate::new(Arc::new(Binding::for_test(Some(Unfinished::default()))))
+        Gate::new(Arc::default(), 1000)
     }
 
     /// Returns an open gate through which the messages 1 to `last` have passed.
@@ -230,7 +216,7 @@ mod tests {
     }
 
     fn end(gate: &Gate, sequence: u64) {
-        gate.unfinished().expect("the handler has a key").ended(delivery(sequence, sequence).info.id());
+        gate.unfinished.ended(delivery(sequence, sequence).info.id());
     }
 
     #[tokio::test(start_paused = true)]

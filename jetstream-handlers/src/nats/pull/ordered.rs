@@ -100,11 +100,10 @@ pub(super) async fn answer(order: &mut Option<Box<Ordered>>) -> Answer {
 }
 
 impl Ordered {
-    pub(super) fn new(handler: Arc<str>, binding: &Arc<Binding>) -> Box<Self> {
-        let sequencer = if binding.unfinished.is_some() {
-            Sequencer::Keyed(Gate::new(binding.clone()))
-        } else {
-            Sequencer::Ordered(Resequencer::new(binding.max_ack_pending))
+    pub(super) fn new(handler: Arc<str>, binding: &Binding) -> Box<Self> {
+        let sequencer = match &binding.unfinished {
+            Some(unfinished) => Sequencer::Keyed(Gate::new(unfinished.clone(), binding.max_ack_pending)),
+            None => Sequencer::Ordered(Resequencer::new(binding.max_ack_pending)),
         };
         Box::new(Self {
             handler,
