@@ -16,6 +16,8 @@ const LAYERS: &[&[&str]] = &[
         "sync", "future", "pattern", "duration", "spelling", "rules", "backoff", "error", "subject", "variable",
         "prefix", "key", "message", "codec", "event", "plan", "settings", "delivery", "outcome",
     ],
+    // What is seen of a broker and its handlers, which every layer above reports.
+    &["observe"],
     // The transports.
     &["memory"],
     &["nats"],
@@ -25,8 +27,8 @@ const LAYERS: &[&[&str]] = &[
     &["provision", "publish", "dead_letter"],
     // Handlers and their parameters.
     &["extract", "handler", "layer"],
-    // Running handlers and their observation.
-    &["observe", "worker"],
+    // Running handlers.
+    &["worker"],
     // The broker, and test support.
     &["broker", "testing"],
 ];

@@ -1,4 +1,5 @@
-//! Observation of running handlers: their health, and the calls recorded for a test.
+//! Observation of brokers and running handlers: their health, the spans of messages, and the calls recorded for a test.
 
 pub(crate) mod health;
 pub(crate) mod recorder;
+pub(crate) mod span;

@@ -16,6 +16,7 @@ use super::slot::{Slot, Start};
 use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
+use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
 
@@ -51,7 +52,8 @@ impl Worker {
                 Held { slot, message, step: Step::Call }
             });
             let held: Vec<_> = held.collect();
-            let span = self.span_of_batch(&held);
+            let messages = held.iter().map(|held| &held.message);
+            let span = span::batch(&self.handler.declaration, &self.binding, messages);
             self.handle_batch(&mut caller, held).instrument(span).await;
             self.prefetch.measured(begun.elapsed());
             if let Some(first) = slots.first() {
@@ -76,15 +78,6 @@ impl Worker {
             }
             self.buffer.until_batch(limits).await?;
         }
-    }
-
-    fn span_of_batch(&self, held: &[Held<'_>]) -> tracing::Span {
-        tracing::error_span!(
-            "handle_batch",
-            handler = self.handler.declaration.name,
-            messages = held.len(),
-            sequence = held.first().map(|first| first.message.info.stream_sequence()),
-        )
     }
 
     /// Calls the handler with the messages that are to be tried, and settles each message.

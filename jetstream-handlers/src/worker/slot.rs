@@ -14,6 +14,7 @@ use super::settle::Settled;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::recorder::Call;
+use crate::observe::span;
 use crate::outcome::Outcome;
 use crate::plan::Ack;
 use crate::sync::lock;
@@ -319,14 +320,7 @@ impl Worker {
     }
 
     pub(super) fn span(&self, message: &Message) -> tracing::Span {
-        // At the level of the most severe event in it, because a filter for warnings drops the fields of a lower span.
-        tracing::error_span!(
-            "handle",
-            handler = self.handler.declaration.name,
-            subject = message.subject(),
-            sequence = message.info.stream_sequence(),
-            delivered = message.info.delivered(),
-        )
+        span::attempt(&self.handler.declaration, &self.binding, message)
     }
 
     /// Returns `true` if a message is acknowledged without a call.
