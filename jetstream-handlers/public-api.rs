@@ -78,6 +78,10 @@ impl Builder {
     pub fn name(mut self, name: &str) -> Self {}
     pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {}
+    pub fn on_settled(
+        mut self,
+        on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static,
+    ) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
@@ -245,6 +249,10 @@ impl Builder {
     pub fn on_client_event(
         mut self,
         on_event: impl Fn(&async_nats::Event) + Send + Sync + 'static,
+    ) -> Self {}
+    pub fn on_settled(
+        mut self,
+        on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static,
     ) -> Self {}
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
@@ -852,6 +860,40 @@ pub enum Status {
     Stopped,
     Failed { reason: String },
 }
+
+// jetstream_handlers::SettledEvent
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SettledEvent<'a> {
+    pub handler: &'a str,
+    pub queue: &'a str,
+    pub stream: &'a str,
+    pub subject: &'a str,
+    pub sequence: u64,
+    pub delivered: u64,
+    pub outcome: Settlement,
+    pub reason: Option<Reason>,
+    pub error: Option<&'a str>,
+    pub queued: Duration,
+    pub buffered: Duration,
+    pub elapsed: Option<Duration>,
+}
+
+// jetstream_handlers::Settlement
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Settlement {
+    Ack,
+    Retry,
+    DeadLetter,
+    Terminated,
+    HandedBack,
+    Lost,
+}
+impl Settlement {
+    pub fn as_str(self) -> &'static str {}
+}
+impl fmt::Display for Settlement {}
 
 // jetstream_handlers::HandlerError
 pub struct HandlerError {}

@@ -184,6 +184,7 @@ pub use jetstream_handlers_macros::test;
 pub use key::Key;
 pub use message::{Info, Message};
 pub use observe::health::{HandlerHealth, Health, Status};
+pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
 #[doc(hidden)]
 pub use outcome::{IntoOutputs, IntoSettle, Outcome};

@@ -16,6 +16,8 @@ use crate::extract::States;
 use crate::layer::LayerOfHandlers;
 use crate::memory::Memory;
 use crate::nats;
+use crate::observe::hooks::Hooks;
+use crate::observe::settled::SettledEvent;
 use crate::prefix::Prefix;
 use crate::rules;
 use crate::settings::Settings;
@@ -87,6 +89,7 @@ impl Builder {
                 batch_size: None,
                 fetch_wait: None,
                 shutdown_grace: Duration::from_secs(30),
+                hooks: Hooks::default(),
                 #[cfg(feature = "tower")]
                 wrappers: Vec::new(),
                 #[cfg(feature = "tower")]
@@ -196,6 +199,38 @@ impl Builder {
     /// ```
     pub fn on_client_event(mut self, on_event: impl Fn(&async_nats::Event) + Send + Sync + 'static) -> Self {
         self.events.add(on_event);
+        self
+    }
+
+    /// Calls a function at the end of every attempt at a message: successful, failed, undecodable, panicked, timed out,
+    /// or handed back.
+    ///
+    /// It is called after the answer to the delivery was sent, in the task of the handler's worker and in the span of
+    /// the attempt.
+    /// It must not block, because the worker handles no other message meanwhile; a panic in it is logged.
+    /// Several functions are called in the order in which they were added.
+    /// It is not called for messages that were never taken from the buffer of this process, which a stop hands back.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use jetstream_handlers::Settlement;
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = Broker::builder()
+    ///     .on_settled(|event| {
+    ///         if event.outcome == Settlement::DeadLetter {
+    ///             let reason = event.reason.map_or("unknown", |reason| reason.as_str());
+    ///             println!("{}: message {} of {} failed: {reason}", event.handler, event.sequence, event.stream);
+    ///         }
+    ///     })
+    ///     .connect()
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn on_settled(mut self, on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static) -> Self {
+        self.defaults.hooks.add(on_settled);
         self
     }
 

@@ -29,6 +29,7 @@ use crate::event::Event;
 use crate::extract::States;
 use crate::handler::{Closure, Handler, Subscriber, all_of, chosen};
 use crate::observe::health::Health;
+use crate::observe::hooks::Hooks;
 use crate::observe::recorder::Recorder;
 use crate::plan::{Plan, Subjects};
 use crate::publish::{PublishMessage, Publisher};
@@ -41,6 +42,7 @@ pub(crate) struct Defaults {
     pub(crate) batch_size: Option<usize>,
     pub(crate) fetch_wait: Option<Duration>,
     pub(crate) shutdown_grace: Duration,
+    pub(crate) hooks: Hooks,
     /// The layers around all handlers.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<crate::handler::Wrapper>,

@@ -14,6 +14,7 @@ use crate::event::DeclaredEvent;
 use crate::extract::{Context, Problems};
 use crate::handler::Handler;
 use crate::observe::health::StatusCell;
+use crate::observe::observer::Observer;
 use crate::observe::recorder::Recorder;
 use crate::pattern::filter;
 use crate::plan::Declaration;
@@ -135,6 +136,7 @@ impl Broker {
         let mut workers = Vec::new();
         for Prepared { handler, binding, context, stop, deliveries } in prepared {
             let (status, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
+            let observer = Observer::new(&handler.declaration, &binding, defaults.hooks.clone(), recorder.cloned());
             let worker = Worker::new(Parts {
                 handler: handler.clone(),
                 binding: binding.clone(),
@@ -142,7 +144,7 @@ impl Broker {
                 context,
                 status: status.clone(),
                 delayed: delayed.clone(),
-                recorder: recorder.cloned(),
+                observer: Arc::new(observer),
                 batch_size: defaults.batch_size,
             });
             // Also run when the worker panics, so that health does not report a handler as running.

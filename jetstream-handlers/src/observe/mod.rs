@@ -1,5 +1,10 @@
-//! Observation of brokers and running handlers: their health, the spans of messages, and the calls recorded for a test.
+//! Observation of brokers and running handlers: what happens to messages, for the log, health, spans, metrics, the
+//! functions of the application, and the recorder of a test.
 
+pub(crate) mod activity;
 pub(crate) mod health;
+pub(crate) mod hooks;
+pub(crate) mod observer;
 pub(crate) mod recorder;
+pub(crate) mod settled;
 pub(crate) mod span;

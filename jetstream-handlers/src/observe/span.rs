@@ -41,7 +41,6 @@ pub(crate) fn batch<'a>(
 }
 
 /// Records the end of the attempt whose span is the current one.
-#[allow(dead_code)]
 pub(crate) fn ended(outcome: &'static str, _reason: Option<Reason>) {
     Span::current().record("outcome", outcome);
 }

@@ -9,6 +9,7 @@ use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber, all_of, chosen};
 #[cfg(feature = "tower")]
 use crate::layer::LayerOfHandlers;
+use crate::observe::settled::SettledEvent;
 
 /// The settings of a [`TestBroker`].
 #[derive(Debug)]
@@ -57,6 +58,12 @@ impl Builder {
     #[cfg(feature = "tower")]
     pub fn layer(mut self, layer: impl LayerOfHandlers) -> Self {
         self.builder = self.builder.layer(layer);
+        self
+    }
+
+    /// Calls a function at the end of every attempt, as [`Builder::on_settled`](crate::Builder::on_settled) does.
+    pub fn on_settled(mut self, on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static) -> Self {
+        self.builder = self.builder.on_settled(on_settled);
         self
     }
 

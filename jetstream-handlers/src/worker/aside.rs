@@ -10,10 +10,10 @@ use super::attempts::killed;
 use super::buffer::{Buffer, Next};
 use super::caller::Caller;
 use super::running_calls::Alone;
-use super::settle::Settled;
 use super::slot::Slot;
 use crate::delivery::Isolation;
 use crate::message::Message;
+use crate::observe::settled::{Settled, Settlement};
 use crate::outcome::{Outcome, Settle};
 
 /// The maximum number of messages that wait aside; more of them are redelivered later.
@@ -56,12 +56,18 @@ impl Worker {
         [&self.isolated, &self.probing]
     }
 
-    /// Sets a message aside to be tried in isolation.
-    pub(super) async fn isolate(&self, message: &Message) -> Settled {
-        if !self.isolated.push(message) {
-            self.retry(message, self.dead_letter_delay(message.info.delivered())).await;
+    /// Sets a message aside to be tried in isolation; if too many are, it is redelivered later.
+    pub(super) async fn isolate(&self, message: &Message) -> Option<Settled> {
+        if self.isolated.push(message) {
+            return None;
         }
-        Settled::Pending
+        let delay = self.dead_letter_delay(message.info.delivered());
+        if self.binding.unfinished.is_some() {
+            self.park(message, delay).await;
+        } else {
+            self.nak_later(message, delay).await;
+        }
+        Some(Settled { settlement: Settlement::Retry, failed: None })
     }
 
     /// Tries the messages that were set aside to be tried in isolation, until the buffer is closed.
@@ -91,11 +97,17 @@ impl Worker {
                 isolation = self.until_alone(&mut alone) => isolation,
             };
             let now = Instant::now();
-            let Some(Next { since, message, .. }) = buffer.pop(now, self.max_age()) else { continue };
-            slot.take(self.delivery_id(&message.info), now, since);
-            let handling = self.handle_isolated(&mut caller, &message, isolation, &mut alone);
-            let settled = handling.instrument(self.span(&message)).await;
-            self.release(slot, settled);
+            let Some(Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
+            slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
+            let taken = self.taken_again(waiting, now);
+            let span = self.span(&taken.message);
+            let handling = self.handle_isolated(&mut caller, &taken.message, isolation, &mut alone);
+            let settled = handling.instrument(span.clone()).await;
+            span.in_scope(|| match self.limits {
+                None => self.handled(taken, settled.as_ref(), &mut caller),
+                Some(_) => taken.settled(settled.as_ref(), caller.take_elapsed()),
+            });
+            self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
         }
     }
@@ -107,7 +119,7 @@ impl Worker {
         message: &Message,
         isolation: Isolation,
         alone: &mut Option<AloneUntil<'_>>,
-    ) -> Settled {
+    ) -> Option<Settled> {
         let until = alone.as_ref().map_or_else(|| Instant::now() + MAX_ALONE, |alone| alone.until);
         let outcome = if self.was_tried_enough(message, isolation, until).await {
             *alone = None;
@@ -128,7 +140,7 @@ impl Worker {
         if outcome.settle == Settle::Ack {
             // If the ack is lost, the next delivery takes the message for one that has crashed the process.
             self.ack_confirmed(message, alone).await;
-            return Settled::Ended;
+            return Some(Settled::ACK);
         }
         // Its dead letter may take long.
         *alone = None;

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -11,11 +12,13 @@ use super::Worker;
 use super::attempts::Verdict;
 use super::batch_limits::BatchLimits;
 use super::caller::Caller;
-use super::settle::Settled;
 use super::slot::{Slot, Start};
+use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
+use crate::observe::observer::HasFailed;
+use crate::observe::settled::Settled;
 use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
@@ -30,14 +33,14 @@ enum Step {
     End(Outcome),
     Isolate,
     /// It is not answered.
-    Leave(Settled),
+    Leave(Option<Settled>),
     Called(Outcome),
 }
 
 /// A message of a batch, in the slot that keeps it alive.
 struct Held<'a> {
     slot: &'a Slot,
-    message: Message,
+    taken: Taken<'a>,
     step: Step,
 }
 
@@ -47,12 +50,12 @@ impl Worker {
         let mut caller = self.caller();
         while let Some(waiting) = self.next_batch(limits).await {
             let begun = Instant::now();
-            let held = slots.iter().zip(waiting).map(|(slot, Waiting { since, message, .. })| {
-                slot.take(self.delivery_id(&message.info), begun, since);
-                Held { slot, message, step: Step::Call }
+            let held = slots.iter().zip(waiting).map(|(slot, waiting)| {
+                slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
+                Held { slot, taken: self.taken(waiting, begun), step: Step::Call }
             });
             let held: Vec<_> = held.collect();
-            let messages = held.iter().map(|held| &held.message);
+            let messages = held.iter().map(|held| &held.taken.message);
             let span = span::batch(&self.handler.declaration, &self.binding, messages);
             self.handle_batch(&mut caller, held).instrument(span).await;
             self.prefetch.measured(begun.elapsed());
@@ -83,10 +86,10 @@ impl Worker {
     /// Calls the handler with the messages that are to be tried, and settles each message.
     async fn handle_batch(&self, caller: &mut Caller, mut held: Vec<Held<'_>>) {
         for held in &mut held {
-            held.step = self.step(&held.message).await;
+            held.step = self.step(&held.taken.message).await;
         }
         let tried = held.iter().filter(|held| matches!(held.step, Step::Call));
-        let tried: Vec<Message> = tried.map(|held| held.message.clone()).collect();
+        let tried: Vec<Message> = tried.map(|held| held.taken.message.clone()).collect();
         if !tried.is_empty() {
             let _running = self.running_calls.begin().await;
             let mut outcomes = self.call_batch(caller, &tried).await.into_iter();
@@ -94,19 +97,20 @@ impl Worker {
                 self.until_call_has_ended(first.slot, caller).await;
             }
             for held in held.iter_mut().filter(|held| matches!(held.step, Step::Call)) {
-                held.step = outcomes.next().map_or(Step::Leave(Settled::Pending), Step::Called);
+                held.step = outcomes.next().map_or(Step::Leave(Some(Settled::LOST)), Step::Called);
             }
         }
         // In the order of the messages, unless one has to be repeated.
         futures::stream::iter(&mut held)
             .for_each_concurrent(MAX_SETTLING, async |held| self.publish_and_record(held).await)
             .await;
+        let elapsed = caller.take_elapsed();
         // The first slot shows whether the handler is busy, so that its message ends last.
         let mut held = held.into_iter();
         let first = held.next();
-        futures::stream::iter(held).for_each_concurrent(MAX_SETTLING, |held| self.settle_held(held)).await;
+        futures::stream::iter(held).for_each_concurrent(MAX_SETTLING, |held| self.settle_held(held, elapsed)).await;
         if let Some(first) = first {
-            self.settle_held(first).await;
+            self.settle_held(first, elapsed).await;
         }
     }
 
@@ -126,35 +130,39 @@ impl Worker {
         }
     }
 
-    /// Settles a message, and releases its slot.
-    async fn settle_held(&self, Held { slot, mut message, step }: Held<'_>) {
+    /// Settles a message, and releases its slot; `elapsed` is the duration of the call.
+    async fn settle_held(&self, Held { slot, mut taken, step }: Held<'_>, elapsed: Option<Duration>) {
+        let elapsed = elapsed.filter(|_| matches!(step, Step::Called(_)));
+        let message = &mut taken.message;
         let settled = async {
             let outcome = match step {
                 Step::Leave(settled) => return settled,
-                Step::Isolate => return self.isolate(&message).await,
-                Step::Call => return Settled::Pending,
+                Step::Isolate => return self.isolate(message).await,
+                Step::Call => return Some(Settled::LOST),
                 Step::End(outcome) | Step::Called(outcome) => outcome,
             };
-            if self.try_settle(&mut message, &outcome) {
-                return Settled::Ended;
+            if self.try_settle(message, &outcome) {
+                return Some(Settled::ACK);
             }
-            self.settle(&message, outcome).await
+            self.settle(message, outcome).await
         };
-        self.release(slot, settled.await);
+        let settled = settled.await;
+        taken.settled(settled.as_ref(), elapsed);
+        self.release(slot, settled.as_ref());
     }
 
-    /// Publishes the outputs of one message for which the handler was called, and records the call for a test.
+    /// Publishes the outputs of one message for which the handler was called, and reports the attempt.
     async fn publish_and_record(&self, held: &mut Held<'_>) {
         if let Step::Called(outcome) = &mut held.step {
             let returned = std::mem::replace(outcome, Outcome::ack());
-            *outcome = self.published(&held.message, returned).await;
+            *outcome = self.published(&held.taken.message, returned).await;
         }
     }
 
-    /// Publishes the outputs of one message, and records its call for a test.
+    /// Publishes the outputs of one message, and reports the attempt.
     async fn published(&self, message: &Message, outcome: Outcome) -> Outcome {
         if outcome.outputs.is_empty() {
-            self.record(message, &outcome);
+            self.observer.attempted(message, &outcome);
             return outcome;
         }
         self.publish_outputs(message, outcome).await
@@ -202,7 +210,9 @@ impl Worker {
     async fn call_part(&self, caller: &mut Caller, messages: &[Message]) -> (Outcome, Vec<(usize, Outcome)>) {
         let elements = Arc::<Elements>::default();
         let mut outcome = caller.call(Delivery::batch(messages, &elements), Instant::now()).await;
-        caller.ended(Instant::now());
+        if let Some(took) = caller.ended(Instant::now()) {
+            self.observer.called(took, HasFailed::of(outcome.failure.as_ref()));
+        }
         let mut of_elements = elements.take();
         if self.transport.settings().redact_errors {
             outcome.redact();

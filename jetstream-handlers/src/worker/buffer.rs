@@ -37,6 +37,8 @@ struct Queue {
     keys: Option<Box<Keys>>,
     /// The maximum number of messages that are requested and wait.
     limit: usize,
+    /// The number of messages that were dropped, because they belong to another instance or are delivered again.
+    lost: usize,
     closed: bool,
 }
 
@@ -85,9 +87,7 @@ impl Queue {
 /// A message taken from the buffer.
 #[derive(Debug)]
 pub(super) struct Next {
-    /// The time of the last signal to the server about the message.
-    pub(super) since: Instant,
-    pub(super) message: Message,
+    pub(super) waiting: Waiting,
     /// `true` if more messages are to be requested now.
     pub(super) refill: bool,
 }
@@ -101,6 +101,11 @@ pub(super) struct BufferGuard<'a> {
 }
 
 impl BufferGuard<'_> {
+    /// Returns the delivery that was added last, unless it waits for others of its key.
+    pub(super) fn last(&self) -> Option<&Info> {
+        self.queue.messages.back().map(|waiting| &waiting.message.info)
+    }
+
     pub(super) fn push(&mut self, message: Message) {
         self.queue.messages.push_back(Waiting::new(message, self.now));
         self.arrived.notify_one();
@@ -134,6 +139,7 @@ impl BufferGuard<'_> {
 
     /// Forgets all messages; the later ones of a key wait for those in `running`, whose calls go on.
     pub(super) fn clear(&mut self, running: &[DeliveryId]) {
+        self.queue.lost += self.queue.messages.len();
         self.queue.messages.clear();
         if let Some(keys) = &mut self.queue.keys {
             keys.reset(running);
@@ -160,9 +166,9 @@ impl Buffer {
                 self.refill.notify_one();
             }
             if waiting.is_held(now, max_age) {
-                let Waiting { since, message, .. } = waiting;
-                return Some(Next { since, message, refill });
+                return Some(Next { waiting, refill });
             }
+            queue.lost += 1;
         }
         None
     }
@@ -176,6 +182,7 @@ impl Buffer {
         }
         let (count, _) = queue.batch(limits);
         let taken: Vec<_> = queue.messages.drain(..count).filter(|waiting| waiting.is_held(now, max_age)).collect();
+        queue.lost += count - taken.len();
         let left = queue.messages.len();
         if left <= queue.refill_at() {
             self.refill.notify_one();
@@ -268,6 +275,11 @@ impl Buffer {
         queue.messages.is_empty() && queue.keys.as_ref().is_none_or(|keys| keys.is_empty())
     }
 
+    /// Returns the number of messages that were dropped since the last call.
+    pub(super) fn take_lost(&self) -> usize {
+        std::mem::take(&mut self.queue().lost)
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.queue().closed
     }
@@ -278,7 +290,9 @@ impl Buffer {
         let mut queue = self.queue();
         let before = queue.messages.len();
         queue.messages.retain(|waiting| now - waiting.since < max_age);
-        if queue.messages.len() < before {
+        let lost = before - queue.messages.len();
+        if lost > 0 {
+            queue.lost += lost;
             self.notify_capacity();
         }
     }
@@ -308,9 +322,11 @@ impl Buffer {
         let now = Instant::now();
         let mut queue = self.queue();
         queue.closed = true;
+        let before = queue.messages.len();
         let left = queue.messages.drain(..);
         let left = left.filter(|waiting| waiting.is_held(now, max_age));
-        let left = left.map(|waiting| waiting.message).collect();
+        let left: Vec<_> = left.map(|waiting| waiting.message).collect();
+        queue.lost += before - left.len();
         self.arrived.notify_waiters();
         left
     }

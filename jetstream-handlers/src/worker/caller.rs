@@ -1,6 +1,7 @@
 //! Calls of a handler: inside the task of its worker, or on a thread.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -11,7 +12,16 @@ use crate::handler::Handler;
 use crate::outcome::Outcome;
 
 /// The caller of a handler, for one slot.
-pub(super) enum Caller {
+pub(super) struct Caller {
+    place: Place,
+    /// The time at which the present call began.
+    begun: Option<Instant>,
+    /// The duration of the calls for the present message or batch.
+    took: Option<Duration>,
+}
+
+/// The place at which a handler is called.
+enum Place {
     /// Calls inside the task of the worker.
     Inline(GuardedCall),
     /// Calls on a thread of the slot, for a handler that blocks.
@@ -20,35 +30,49 @@ pub(super) enum Caller {
 
 impl Caller {
     pub(super) fn inline(handler: Arc<Handler>, context: Context) -> Self {
-        Self::Inline(GuardedCall::new(handler, context, Some(BlockingWarning::default())))
+        Self::at(Place::Inline(GuardedCall::new(handler, context, Some(BlockingWarning::default()))))
     }
 
     pub(super) fn on_thread(handler: Arc<Handler>, context: Context) -> Self {
-        Self::Thread(CallerThread::new(handler, context))
+        Self::at(Place::Thread(CallerThread::new(handler, context)))
+    }
+
+    fn at(place: Place) -> Self {
+        Self { place, begun: None, took: None }
     }
 
     pub(super) async fn call(&mut self, delivery: Delivery<'_>, begun: Instant) -> Outcome {
-        match self {
-            Self::Inline(call) => call.call(delivery, begun).await,
-            Self::Thread(thread) => Box::pin(thread.call(delivery)).await,
+        self.begun = Some(begun);
+        match &mut self.place {
+            Place::Inline(call) => call.call(delivery, begun).await,
+            Place::Thread(thread) => Box::pin(thread.call(delivery)).await,
         }
     }
 
-    /// Reports a call that blocked the worker; must be called after a call and before the next await.
-    pub(super) fn ended(&mut self, now: Instant) {
-        if let Self::Inline(call) = self {
+    /// Measures a call that has ended, and reports one that blocked the worker; must be called after a call and before
+    /// the next await.
+    pub(super) fn ended(&mut self, now: Instant) -> Option<Duration> {
+        if let Place::Inline(call) = &mut self.place {
             call.ended(now);
         }
+        let took = now.saturating_duration_since(self.begun.take()?);
+        self.took = Some(self.took.unwrap_or_default() + took);
+        Some(took)
+    }
+
+    /// Returns the duration of the calls since this method was called last; `None` if there was none.
+    pub(super) fn take_elapsed(&mut self) -> Option<Duration> {
+        self.took.take()
     }
 
     /// Returns `true` if a call still runs after its timeout.
     pub(super) fn is_late(&self) -> bool {
-        matches!(self, Self::Thread(thread) if thread.is_late())
+        matches!(&self.place, Place::Thread(thread) if thread.is_late())
     }
 
     /// Waits until no call runs after its timeout.
     pub(super) async fn thread_idle(&mut self) {
-        if let Self::Thread(thread) = self {
+        if let Place::Thread(thread) = &mut self.place {
             thread.idle().await;
         }
     }

@@ -4,28 +4,19 @@ use super::Worker;
 use crate::dead_letter;
 use crate::error::Error;
 use crate::message::{Message, PublishAck};
+use crate::observe::settled::Next;
 use crate::outcome::Failure;
 
 impl Worker {
-    /// Stores the dead letter of a message, if the handler has dead letters.
+    /// Stores the dead letter of a message, if the handler has dead letters; returns its place.
     ///
     /// # Errors
     ///
     /// Returns an error if the dead letter cannot be stored. The caller must not end the message before it is stored.
-    pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<(), Error> {
-        let Failure { reason, error } = failure;
-        let Some(subject) = &self.binding.dead_letter else {
-            tracing::error!(reason = reason.as_str(), "terminated, without a dead letter: {error}");
-            return Ok(());
-        };
+    pub(super) async fn dead_letter(&self, message: &Message, failure: &Failure) -> Result<Next, Error> {
+        let Some(subject) = &self.binding.dead_letter else { return Ok(Next::Terminated) };
         let stored = self.store_dead_letter(subject, message, failure).await?;
-        tracing::error!(
-            reason = reason.as_str(),
-            stream = stored.stream,
-            sequence = stored.sequence,
-            "dead letter: {error}"
-        );
-        Ok(())
+        Ok(Next::DeadLetter { stream: stored.stream, sequence: stored.sequence })
     }
 
     /// Stores the dead letter of a message on `subject`.
@@ -36,6 +27,8 @@ impl Worker {
         failure: &Failure,
     ) -> Result<PublishAck, Error> {
         let handler = &self.handler.declaration.name;
-        dead_letter::store(&self.transport, subject, handler, message, failure).await
+        let stored = dead_letter::store(&self.transport, subject, handler, message, failure).await?;
+        self.observer.dead_lettered(failure.reason);
+        Ok(stored)
     }
 }

@@ -8,6 +8,7 @@ use super::Worker;
 use super::buffer::Buffer;
 use super::slot::Slot;
 use crate::backoff::jittered;
+use crate::observe::settled::Settlement;
 
 /// The number of signals per `ack_wait`: if one is lost, the next is still in time.
 const PER_ACK_WAIT: u32 = 3;
@@ -44,10 +45,17 @@ impl Worker {
         std::iter::once(&self.buffer).chain(self.asides().map(|aside| &aside.buffer))
     }
 
+    /// Reports the messages that were dropped from the buffers since the last call.
+    pub(super) fn report_lost(&self) {
+        let lost = self.buffers().map(Buffer::take_lost).sum();
+        self.observer.count(Settlement::Lost, lost);
+    }
+
     /// Sends a signal for each message that is older than `min_age`.
     async fn send_heartbeats(&self, min_age: Duration) {
         self.notice_suspension();
         self.buffers().for_each(|buffer| buffer.expire(self.max_age()));
+        self.report_lost();
         if !self.transport.is_connected() {
             // A signal sent after the reconnect might be for a message that another worker has by then.
             return;

@@ -8,12 +8,12 @@ use super::attempts::Verdict;
 use super::buffer::BufferGuard;
 use super::caller::Caller;
 use super::guarded_call::panicked;
-use super::settle::Settled;
 use super::slot::{Slot, Start};
 use crate::delivery::Unfinished;
 use crate::error::Error;
 use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
+use crate::observe::settled::Settled;
 use crate::outcome::{Failure, Outcome};
 
 /// The delay before a message is examined again whose earlier delivery is still being handled.
@@ -54,7 +54,7 @@ impl Worker {
             return Start::Known(Verdict::Repeated);
         }
         if self.is_in_progress(delivery) {
-            return Start::Leave(Settled::Pending);
+            return Start::Leave(None);
         }
         let (rejected, failures) = self.buffer.keys(|keys| (keys.rejected(id), keys.failures(id)));
         if let Some(failure) = rejected.or_else(|| self.unstored.failure(delivery)) {
@@ -76,7 +76,7 @@ impl Worker {
         caller: &mut Caller,
         message: &Message,
         outcome: Outcome,
-    ) -> Settled {
+    ) -> Option<Settled> {
         self.until_call_has_ended(slot, caller).await;
         self.settle(message, outcome).await
     }
@@ -89,10 +89,10 @@ impl Worker {
     }
 
     /// Releases a slot whose message was settled; if it has ended, the next one of its key may begin.
-    pub(super) fn release(&self, slot: &Slot, settled: Settled) {
+    pub(super) fn release(&self, slot: &Slot, settled: Option<&Settled>) {
         let current = slot.current();
         slot.release(settled);
-        if settled == Settled::Ended
+        if settled.is_some_and(Settled::has_ended)
             && let (Some(unfinished), Some(delivery)) = (&self.binding.unfinished, current)
         {
             self.buffer.finish(delivery, unfinished);
@@ -113,8 +113,8 @@ impl Worker {
     }
 
     /// Leaves a delivery without an answer; one with a key is examined again, so that the later ones wait for it.
-    pub(super) fn leave(&self, message: &Message, settled: Settled) -> Settled {
-        if settled == Settled::Pending
+    pub(super) fn leave(&self, message: &Message, settled: Option<Settled>) -> Option<Settled> {
+        if settled.is_none()
             && let Some(unfinished) = &self.binding.unfinished
         {
             self.buffer.park(message.clone(), IN_PROGRESS_DELAY, unfinished);

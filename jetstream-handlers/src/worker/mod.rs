@@ -33,6 +33,7 @@ mod running_calls;
 mod settle;
 mod slot;
 mod stop;
+mod taken;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -57,7 +58,7 @@ use crate::future::optional;
 use crate::handler::Handler;
 use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
-use crate::observe::recorder::Recorder;
+use crate::observe::observer::Observer;
 use crate::outcome::Failure;
 use crate::publish::OutputStreams;
 use crate::transport::{Deliveries, Transport};
@@ -86,7 +87,7 @@ pub(crate) struct Parts {
     pub(crate) context: Context,
     pub(crate) status: StatusCell,
     pub(crate) delayed: Arc<Delayed>,
-    pub(crate) recorder: Option<Recorder>,
+    pub(crate) observer: Arc<Observer>,
     /// The broker's `batch_size`, for a handler without its own.
     pub(crate) batch_size: Option<usize>,
 }
@@ -112,7 +113,7 @@ pub(crate) struct Worker {
     /// The time that the machine was suspended, up to the last time that it was noticed.
     suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
-    recorder: Option<Recorder>,
+    observer: Arc<Observer>,
     /// The slots: one for each call, or for each message of a call of a handler of batches.
     slots: Arc<[Slot]>,
     /// The limits of a batch; `None` for a handler of one message.
@@ -129,7 +130,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) fn new(parts: Parts) -> Box<Self> {
-        let Parts { handler, binding, transport, context, status, delayed, recorder, batch_size } = parts;
+        let Parts { handler, binding, transport, context, status, delayed, observer, batch_size } = parts;
         let plan = &handler.declaration.plan;
         let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
         let limits = BatchLimits::of(plan);
@@ -156,7 +157,7 @@ impl Worker {
             probing: Aside::default(),
             suspended_nanos: AtomicU64::new(suspended),
             delayed,
-            recorder,
+            observer,
             slots,
             limits,
             ack_all,
@@ -208,6 +209,9 @@ impl Worker {
                     while let Some(event) = deliveries.fill(&mut |message| self.receive(message, &mut buffer)) {
                         self.on_event(event, &mut buffer, &mut restoring);
                     }
+                    if let Some(last) = buffer.last() {
+                        self.observer.pending(last.pending());
+                    }
                 }
                 result = optional(restoring.as_mut()) => {
                     restoring = None;
@@ -230,6 +234,7 @@ impl Worker {
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
     #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
+        self.observer.received(&message.info);
         match quarantine::failure(&message) {
             None => match &self.binding.unfinished {
                 Some(unfinished) => self.receive_by_key(message, unfinished, buffer),

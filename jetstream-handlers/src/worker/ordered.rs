@@ -9,12 +9,15 @@ use tracing::Instrument as _;
 use super::Worker;
 use super::ack_all::{AckAll, Progress};
 use super::attempts::{Verdict, killed};
-use super::buffer::Next;
+use super::buffer;
 use super::caller::Caller;
-use super::settle::Settled;
 use super::slot::{Slot, YieldBudget};
+use super::taken::Taken;
+use super::waiting::Waiting;
 use crate::delivery::Isolation;
 use crate::message::Message;
+use crate::observe::observer::HasFailed;
+use crate::observe::settled::{Next, Settled, Settlement};
 use crate::outcome::{Outcome, Settle};
 
 /// The timeout of recording that a message is about to be tried in isolation.
@@ -23,10 +26,17 @@ const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 /// A message that is tried in place until it has ended.
 #[derive(Clone, Copy)]
 struct InPlace<'a> {
-    message: &'a Message,
+    taken: &'a Taken<'a>,
     acks: &'a AckAll,
     /// The number of resyncs when the message was taken.
     resyncs: u64,
+}
+
+/// An attempt in place, with its span.
+struct Attempt {
+    outcome: Outcome,
+    begun: Instant,
+    span: tracing::Span,
 }
 
 impl InPlace<'_> {
@@ -42,18 +52,21 @@ impl Worker {
         let mut caller = self.caller();
         let Some(mut now) = self.buffer.arrived().await else { return };
         let mut budget = YieldBudget::new(now);
-        while let Some(mut next) = self.next(&mut now).await {
-            let refill = next.refill;
-            let ack_due = match acks.progress(&next.message.info) {
-                Progress::New => match self.handle_in_order(slot, &mut caller, acks, next, &mut now).await {
+        while let Some(buffer::Next { mut waiting, refill }) = self.next(&mut now).await {
+            let ack_due = match acks.progress(&waiting.message.info) {
+                Progress::New => match self.handle_in_order(slot, &mut caller, acks, waiting, &mut now).await {
                     ControlFlow::Continue(ack_due) => ack_due,
                     ControlFlow::Break(()) => break,
                 },
                 Progress::Last => {
-                    acks.ended(std::mem::take(&mut next.message.info));
+                    acks.ended(std::mem::take(&mut waiting.message.info));
+                    self.observer.count(Settlement::Ack, 1);
                     true
                 }
-                Progress::Covered => false,
+                Progress::Covered => {
+                    self.observer.count(Settlement::Ack, 1);
+                    false
+                }
             };
             if ack_due || self.buffer.is_empty() {
                 self.ack_all(acks).await;
@@ -75,69 +88,106 @@ impl Worker {
         slot: &Slot,
         caller: &mut Caller,
         acks: &AckAll,
-        next: Next,
+        waiting: Waiting,
         now: &mut Instant,
     ) -> ControlFlow<(), bool> {
-        let Next { since, mut message, .. } = next;
         let begun = *now;
         let replacements = acks.replacements();
-        let in_place = InPlace { message: &message, acks, resyncs: acks.resyncs() };
-        slot.take(self.delivery_id(&message.info), begun, since);
-        let span = self.span(&message);
-        let handling = self.until_ended(caller, in_place, begun);
-        let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
-        if settled == Settled::Pending && !in_place.is_stale() && self.context.shutdown().is_cancelled() {
+        slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
+        let mut taken = self.taken(waiting, begun);
+        let in_place = InPlace { taken: &taken, acks, resyncs: acks.resyncs() };
+        let ended = self.until_ended(caller, in_place, now).await;
+        if ended.is_none() && !in_place.is_stale() && self.context.shutdown().is_cancelled() {
             // The message stays in the slot, and the stop hands it back.
             return ControlFlow::Break(());
         }
-        slot.release(settled);
-        *now = Instant::now();
+        slot.release(ended.as_ref());
         self.prefetch.measured(*now - begun);
-        caller.ended(*now);
-        let counts = settled == Settled::Ended && acks.replacements() == replacements;
-        ControlFlow::Continue(counts && acks.ended(std::mem::take(&mut message.info)))
-    }
-
-    /// Tries a message until it has ended, or until it is redelivered to this worker or another one.
-    async fn until_ended(&self, caller: &mut Caller, in_place: InPlace<'_>, begun: Instant) -> Settled {
-        let first = if in_place.message.info.delivered() == 1 {
-            Some(self.call(caller, in_place.message, begun).await)
-        } else {
-            None
-        };
-        if matches!(first, Some(Outcome { settle: Settle::Ack, .. })) {
-            return Settled::Ended;
+        if ended.is_none() {
+            return ControlFlow::Continue(false);
         }
-        caller.ended(Instant::now());
-        // Boxed, because it is rare and large.
-        Box::pin(self.retry_in_place(caller, in_place, first)).await
+        let counts = acks.replacements() == replacements;
+        let is_ack_due = counts && acks.ended(std::mem::take(&mut taken.message.info));
+        taken.settled(None, None);
+        ControlFlow::Continue(is_ack_due)
     }
 
-    /// Tries a message until it has ended; `first` is the outcome of the first attempt, if there was one.
-    async fn retry_in_place(&self, caller: &mut Caller, in_place: InPlace<'_>, mut first: Option<Outcome>) -> Settled {
+    /// Tries a message until it has ended, and returns how; `None` if it is redelivered, to this worker or another one.
+    async fn until_ended(&self, caller: &mut Caller, in_place: InPlace<'_>, now: &mut Instant) -> Option<Settled> {
+        let message = &in_place.taken.message;
+        let mut first = None;
+        if message.info.delivered() == 1 {
+            let (begun, span) = (*now, self.span(message));
+            let call = self.call(caller, message, begun);
+            let outcome = if span.is_disabled() { call.await } else { Box::pin(call).instrument(span.clone()).await };
+            *now = Instant::now();
+            caller.ended(*now);
+            if outcome.settle == Settle::Ack {
+                span.in_scope(|| self.attempted_in_place(caller, in_place.taken, message, begun, &Settled::ACK));
+                return Some(Settled::ACK);
+            }
+            first = Some(Attempt { outcome, begun, span });
+        }
+        // Boxed, because it is rare and large.
+        let ended = Box::pin(self.retry_in_place(caller, in_place, first)).await;
+        *now = Instant::now();
+        ended
+    }
+
+    /// Tries a message until it has ended; `first` is the first attempt, if there was one.
+    async fn retry_in_place(
+        &self,
+        caller: &mut Caller,
+        in_place: InPlace<'_>,
+        mut first: Option<Attempt>,
+    ) -> Option<Settled> {
         let mut failures = 0;
         // For the handler and the dead letter, an attempt in place counts as a delivery.
-        let mut message = in_place.message.clone();
+        let mut message = in_place.taken.message.clone();
         loop {
-            let outcome = match first.take() {
-                Some(outcome) => outcome,
-                None => self.try_in_order(caller, in_place, &message).await,
+            let Attempt { outcome, begun, span } = match first.take() {
+                Some(attempt) => attempt,
+                None => {
+                    let (begun, span) = (Instant::now(), self.span(&message));
+                    let outcome = self.try_in_order(caller, in_place, &message).instrument(span.clone()).await;
+                    Attempt { outcome, begun, span }
+                }
             };
-            if outcome.settle == Settle::Ack {
-                return Settled::Ended;
-            }
-            if self.is_handed_back(&outcome) {
+            if span.in_scope(|| self.is_handed_back(&outcome)) {
                 // The message stays in the slot, and the stop hands it back.
-                return Settled::Pending;
+                return None;
             }
-            failures += 1;
-            let Some(delay) = self.fail_in_order(&message, outcome, failures).await else { return Settled::Ended };
+            let (settled, delay) = if outcome.settle == Settle::Ack {
+                (Settled::ACK, None)
+            } else {
+                failures += 1;
+                self.fail_in_order(&message, outcome, failures).instrument(span.clone()).await
+            };
+            span.in_scope(|| self.attempted_in_place(caller, in_place.taken, &message, begun, &settled));
+            let Some(delay) = delay else { return Some(settled) };
+            drop(span);
             message.info.count_attempt();
             self.ack_all(in_place.acks).await;
             if !self.wait_in_place(in_place, delay).await {
-                return Settled::Pending;
+                return None;
             }
         }
+    }
+
+    /// Reports an attempt at a message that is tried in place, whose span is the current one.
+    fn attempted_in_place(
+        &self,
+        caller: &mut Caller,
+        taken: &Taken<'_>,
+        message: &Message,
+        begun: Instant,
+        settled: &Settled,
+    ) {
+        let elapsed = caller.take_elapsed();
+        if let Some(elapsed) = elapsed {
+            self.observer.called(elapsed, HasFailed::of(settled.failed.as_ref()));
+        }
+        taken.report_attempt(&message.info, begun, settled, elapsed);
     }
 
     /// Waits before the next attempt; returns `false` if there is none, because of a resync or the stop.
@@ -157,7 +207,7 @@ impl Worker {
     /// Makes one attempt. The verdict depends on the delivery; the handler is called with `message`, whose number of
     /// deliveries includes the attempts in place.
     async fn try_in_order(&self, caller: &mut Caller, in_place: InPlace<'_>, message: &Message) -> Outcome {
-        let delivery = &in_place.message.info;
+        let delivery = &in_place.taken.message.info;
         match self.verdict(delivery).await {
             Verdict::DeadLetter(failure) => Outcome::dead_letter(failure),
             // Recorded only for handlers whose messages are acknowledged one by one.
@@ -167,7 +217,7 @@ impl Worker {
                 // If the call crashes the process, no other message is unacknowledged.
                 self.ack_all(in_place.acks).await;
                 let deadline = Instant::now() + RECORD_TIMEOUT;
-                if self.was_tried_enough(in_place.message, Isolation::Alone, deadline).await {
+                if self.was_tried_enough(&in_place.taken.message, Isolation::Alone, deadline).await {
                     return Outcome::dead_letter(killed(delivery.delivered() - 1));
                 }
                 let outcome = self.call_again(caller, message).await;
@@ -186,17 +236,21 @@ impl Worker {
         outcome
     }
 
-    /// Returns the delay before the next attempt, or `None` if the message is a dead letter now.
+    /// Settles a failed attempt; returns the delay before the next one, or `None` if the message has ended.
     ///
     /// Attempts are counted by failures, because a message that is redelivered after a lost connection was delivered
     /// but not tried.
-    async fn fail_in_order(&self, message: &Message, outcome: Outcome, failures: u64) -> Option<Duration> {
-        if let Some(delay) = self.retry_delay(failures, &outcome) {
-            return Some(delay);
-        }
+    async fn fail_in_order(&self, message: &Message, outcome: Outcome, failures: u64) -> (Settled, Option<Duration>) {
+        let attempt = self.next_attempt(failures, &outcome);
         let failure = outcome.into_failure();
+        if let Some((delay, next)) = attempt {
+            return (Settled::failed(Settlement::Retry, failure, next), Some(delay));
+        }
         // It is acknowledged with the messages before it, which ends it as a termination would.
         let stored = self.dead_letter(message, &failure).await;
-        self.dead_letter_result(message, failure, stored)
+        match self.dead_letter_result(message, &failure, stored) {
+            Ok(settled) => (settled, None),
+            Err(delay) => (Settled::failed(Settlement::Retry, failure, Next::DeadLetterLater), Some(delay)),
+        }
     }
 }

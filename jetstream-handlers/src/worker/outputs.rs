@@ -9,18 +9,17 @@ use crate::outcome::{Outcome, Output, Reason, Settle};
 use crate::publish::{NotStored, publish_outputs};
 
 impl Worker {
-    /// Publishes the outputs of a successful call, and records the call for a test; if an output is not stored, the call
-    /// has failed.
+    /// Publishes the outputs of a successful call, and reports the attempt; if an output is not stored, it has failed.
     pub(super) async fn publish_outputs(&self, message: &Message, mut outcome: Outcome) -> Outcome {
         let outputs = std::mem::take(&mut outcome.outputs);
-        if self.recorder.is_some() {
+        if self.observer.records_outputs() {
             outcome.outputs.clone_from(&outputs);
         }
         let outcome = match self.outgoing(&message.info, outputs) {
             Ok(outputs) => self.store_outputs(outputs).await.err().unwrap_or(outcome),
             Err(failure) => failure,
         };
-        self.record(message, &outcome);
+        self.observer.attempted(message, &outcome);
         // They are stored, or the next attempt returns them again.
         Outcome { outputs: Vec::new(), ..outcome }
     }

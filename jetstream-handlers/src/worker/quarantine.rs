@@ -5,11 +5,13 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
 use super::Worker;
 use crate::message::{Info, Message};
+use crate::observe::observer::{Ended, Times};
+use crate::observe::settled::Settled;
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -92,6 +94,14 @@ impl Worker {
         !is_complete && !self.binding.keeps_handled
     }
 
+    /// Reports an unreadable message that has ended without an attempt; its span is the current one.
+    fn unreadable_ended(&self, message: &Message, settled: &Settled) {
+        let now = Instant::now();
+        let times = Times { received: now, begun: now };
+        let ended = Ended { delivery: message.info.id(), subject: message.subject(), times, elapsed: None };
+        self.observer.settled(ended, settled);
+    }
+
     async fn release_from_quarantine(&self, message: Message) {
         let Some(failure) = failure(&message) else { return self.quarantine.advance(true) };
         let span = self.span(&message);
@@ -103,15 +113,16 @@ impl Worker {
                 );
                 return Some(MAX_DELAY);
             }
-            let (reason, stored) = (failure.error.clone(), self.dead_letter(&message, &failure).await);
-            match self.dead_letter_result(&message, failure, stored) {
-                None => {
-                    self.terminate(&message, &reason).await;
+            let stored = self.dead_letter(&message, &failure).await;
+            match self.dead_letter_result(&message, &failure, stored) {
+                Ok(settled) => {
+                    self.terminate(&message, &failure.error).await;
+                    self.unreadable_ended(&message, &settled);
                     // If the connection ends before the server has received it, the message is still in quarantine.
                     let received = self.transport.round_trip(ROUND_TRIP_TIMEOUT).await;
                     received.is_err().then_some(Duration::ZERO)
                 }
-                Some(delay) => Some(delay.min(MAX_DELAY)),
+                Err(delay) => Some(delay.min(MAX_DELAY)),
             }
         };
         let delay = delay.instrument(span).await;

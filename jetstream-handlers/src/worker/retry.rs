@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Worker;
 use crate::backoff::{MAX_DURATION, jittered};
+use crate::observe::settled::Next;
 use crate::outcome::{Outcome, Settle};
 
 /// The longest delay before a dead letter that could not be stored is tried again.
@@ -13,8 +14,8 @@ pub(super) const MAX_DEAD_LETTER_DELAY: Duration = Duration::from_secs(600);
 const MAX_DEAD_LETTER_DELAY_IN_ORDER: Duration = Duration::from_secs(10);
 
 impl Worker {
-    /// Returns the delay before the next attempt, or `None` if there is no next attempt.
-    pub(super) fn retry_delay(&self, attempt: u64, outcome: &Outcome) -> Option<Duration> {
+    /// Returns the next attempt and the delay before it; `None` if there is no next attempt.
+    pub(super) fn next_attempt(&self, attempt: u64, outcome: &Outcome) -> Option<(Duration, Next)> {
         let plan = &self.handler.declaration.plan;
         let delay = match outcome.settle {
             Settle::Ack | Settle::Terminate => return None,
@@ -22,9 +23,7 @@ impl Worker {
             Settle::Retry | Settle::HandBack => jittered(plan.delay_after(attempt).min(MAX_DURATION)),
             Settle::RetryAfter(delay) => delay.min(MAX_DURATION),
         };
-        let error = outcome.failure.as_ref().map(|failure| failure.error.as_str()).unwrap_or_default();
-        tracing::warn!(attempt, max_deliver = plan.max_deliver(), "failed, retrying in {delay:.1?}: {error}");
-        Some(delay)
+        Some((delay, Next::Attempt { number: attempt, max_deliver: plan.max_deliver(), delay }))
     }
 
     /// Returns the delay before storing the dead letter of a message is tried again.

@@ -11,7 +11,8 @@ use super::ack_all::AckAll;
 use crate::backoff::ExponentialBackoff;
 use crate::error::Error;
 use crate::message::{DeliveryId, Info, Message};
-use crate::outcome::{Outcome, Settle};
+use crate::observe::settled::{Next, Settled, Settlement};
+use crate::outcome::{Failure, Outcome, Settle};
 use crate::plan::Ack;
 use crate::sync::lock;
 
@@ -20,15 +21,6 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The maximum number of times that an ack is sent until it is confirmed.
 const MAX_CONFIRMATIONS: usize = 10;
-
-/// The state of a message after its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Settled {
-    /// The message was acknowledged or terminated.
-    Ended,
-    /// The message will be redelivered.
-    Pending,
-}
 
 /// An answer that ends a delivery.
 enum Answer<'a> {
@@ -56,23 +48,22 @@ impl Worker {
         sent
     }
 
-    /// Settles a message by the outcome of its call.
-    pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> Settled {
+    /// Settles a message by the outcome of its call; returns `None` if it was set aside and is settled later.
+    pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> Option<Settled> {
         if outcome.settle == Settle::Ack {
             self.ack(message).await;
-            return Settled::Ended;
+            return Some(Settled::ACK);
         }
         if self.is_handed_back(&outcome) {
             self.hand_back_call(message).await;
-            return Settled::Pending;
+            return Some(Settled::HANDED_BACK);
         }
         let attempt = match &self.binding.unfinished {
             Some(_) => self.buffer.keys(|keys| keys.failed(message.info.id())),
             None => self.attempt(&message.info).await,
         };
-        if let Some(delay) = self.retry_delay(attempt, &outcome) {
-            self.retry(message, delay).await;
-            return Settled::Pending;
+        if let Some((delay, next)) = self.next_attempt(attempt, &outcome) {
+            return Some(self.retry(message, delay, outcome.into_failure(), next).await);
         }
         self.end_failed(message, outcome.into_failure()).await
     }
@@ -138,14 +129,20 @@ impl Worker {
     /// Sends nothing if the server has redelivered it, because another worker may have it by now.
     ///
     /// A message of a handler with a key stays in this process meanwhile, so that the later ones of its key wait.
-    pub(super) async fn retry(&self, message: &Message, delay: Duration) {
+    pub(super) async fn retry(&self, message: &Message, delay: Duration, failure: Failure, next: Next) -> Settled {
         if self.binding.unfinished.is_some() {
-            return self.park(message, delay).await;
+            self.park(message, delay).await;
+            return Settled::failed(Settlement::Retry, failure, next);
         }
         if self.was_redelivered(&message.info) {
-            tracing::debug!("no retry is requested, because the message was redelivered after its ack_wait");
-            return;
+            return Settled::failed(Settlement::Lost, failure, Next::Redelivery);
         }
+        self.nak_later(message, delay).await;
+        Settled::failed(Settlement::Retry, failure, next)
+    }
+
+    /// Asks the server to redeliver a message after `delay`.
+    pub(super) async fn nak_later(&self, message: &Message, delay: Duration) {
         let max_ack_pending = self.binding.max_ack_pending;
         if let Some(count) = self.delayed.add(delay, max_ack_pending) {
             tracing::warn!(

@@ -10,10 +10,11 @@ use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
 use super::caller::Caller;
-use super::settle::Settled;
+use super::taken::Taken;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
-use crate::observe::recorder::Call;
+use crate::observe::observer::HasFailed;
+use crate::observe::settled::Settled;
 use crate::observe::span;
 use crate::outcome::Outcome;
 use crate::plan::Ack;
@@ -57,7 +58,7 @@ pub(super) enum Start {
     /// The verdict has to be looked up.
     LookUp,
     /// The delivery is not answered.
-    Leave(Settled),
+    Leave(Option<Settled>),
 }
 
 /// The state of a worker that has no free slot.
@@ -154,10 +155,10 @@ impl Slot {
     ///
     /// It becomes the last message only if it has ended, because the stop sends a request about the last message, which
     /// would restart the `ack_wait` of one that waits for its next attempt.
-    pub(super) fn release(&self, settled: Settled) {
+    pub(super) fn release(&self, settled: Option<&Settled>) {
         let mut in_flight = self.in_flight();
         let current = in_flight.current.take();
-        if settled == Settled::Ended {
+        if settled.is_some_and(Settled::has_ended) {
             in_flight.last = current.map(|current| current.delivery);
         }
     }
@@ -185,16 +186,19 @@ impl Worker {
         let mut budget = YieldBudget::new(now);
         loop {
             // Not `while let`, which would keep the scrutinee in the future beside the parts moved out of it.
-            let Some(Next { since, mut message, refill }) = self.next(&mut now).await else { return };
+            let Some(Next { waiting, refill }) = self.next(&mut now).await else { return };
             let begun = now;
-            slot.take(self.delivery_id(&message.info), begun, since);
-            let span = self.span(&message);
-            let handling = self.handle(slot, &mut caller, &mut message, begun);
-            let settled = if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span).await };
+            slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
+            let mut taken = self.taken(waiting, begun);
+            let span = self.span(&taken.message);
+            let handling = self.handle(slot, &mut caller, &mut taken.message, begun);
+            let settled =
+                if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span.clone()).await };
             now = Instant::now();
             self.prefetch.measured(now - begun);
             caller.ended(now);
-            self.release(slot, settled);
+            span.in_scope(|| self.handled(taken, settled.as_ref(), &mut caller));
+            self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
                 budget.yield_now(now).await;
@@ -229,11 +233,11 @@ impl Worker {
             Start::Known(Verdict::Try)
         } else if self.is_in_progress(delivery) {
             // Two requests for a redelivery can cross, and the answer to the earlier delivery counts.
-            Start::Leave(Settled::Pending)
+            Start::Leave(Some(Settled::LOST))
         } else if self.was_acknowledged(delivery) {
             // The request for a redelivery can cross the ack.
             if self.handler.declaration.plan.ack == Ack::Confirmed {
-                return Start::Leave(Settled::Ended);
+                return Start::Leave(Some(Settled::ACK));
             }
             Start::Known(Verdict::Repeated)
         } else {
@@ -241,7 +245,14 @@ impl Worker {
         }
     }
 
-    async fn handle(&self, slot: &Slot, caller: &mut Caller, message: &mut Message, mut begun: Instant) -> Settled {
+    /// Handles a message; returns how it was settled, or `None` if it was set aside and is settled later.
+    async fn handle(
+        &self,
+        slot: &Slot,
+        caller: &mut Caller,
+        message: &mut Message,
+        mut begun: Instant,
+    ) -> Option<Settled> {
         let verdict = match self.start(&message.info) {
             Start::Known(verdict) => verdict,
             Start::Leave(settled) => return self.leave(message, settled),
@@ -252,7 +263,7 @@ impl Worker {
                     Box::pin(self.until_ready()).await;
                     if !self.is_ready() {
                         Box::pin(self.hand_back(std::slice::from_ref(&message.info))).await;
-                        return Settled::Pending;
+                        return Some(Settled::HANDED_BACK);
                     }
                 }
                 begun = Instant::now();
@@ -268,7 +279,7 @@ impl Worker {
                 Verdict::Isolated => return Box::pin(self.isolate(message)).await,
             };
             if self.try_settle(message, &outcome) {
-                return Settled::Ended;
+                return Some(Settled::ACK);
             }
             caller.ended(Instant::now());
             Box::pin(self.settle_after_call(slot, caller, message, outcome))
@@ -340,7 +351,7 @@ impl Worker {
         is_for_another
     }
 
-    /// Calls the handler, publishes the outputs of a successful call, and records the outcome for a test.
+    /// Calls the handler, publishes the outputs of a successful call, and reports the attempt.
     pub(super) async fn call(&self, caller: &mut Caller, message: &Message, begun: Instant) -> Outcome {
         if self.needs_no_call(message) {
             return Outcome::ack();
@@ -351,7 +362,7 @@ impl Worker {
                 outcome.redact();
             }
             if outcome.outputs.is_empty() {
-                self.record(message, &outcome);
+                self.observer.attempted(message, &outcome);
                 return outcome;
             }
             caller.ended(Instant::now());
@@ -361,18 +372,13 @@ impl Worker {
         publishing.await
     }
 
-    pub(super) fn record(&self, message: &Message, outcome: &Outcome) {
-        if let Some(recorder) = &self.recorder {
-            recorder.add(Call {
-                handler: self.handler.declaration.name.clone(),
-                subject: message.subject().to_owned(),
-                sequence: message.info.stream_sequence(),
-                payload: message.payload.clone(),
-                settle: outcome.settle,
-                error: outcome.failure.as_ref().map(|failure| failure.error.clone()),
-                outputs: outcome.outputs.clone(),
-            });
+    /// Reports the call for one message, and how it was settled; `None` if it was set aside.
+    pub(super) fn handled(&self, taken: Taken<'_>, settled: Option<&Settled>, caller: &mut Caller) {
+        let elapsed = caller.take_elapsed();
+        if let Some(elapsed) = elapsed {
+            self.observer.called(elapsed, HasFailed::of(settled.and_then(|settled| settled.failed.as_ref())));
         }
+        taken.settled(settled, elapsed);
     }
 }
 
@@ -415,7 +421,7 @@ mod tests {
         take(&slots[2]);
         assert!(Busy::of(&slots, 2).is_some(), "a batch that is not full occupies its call");
         assert_eq!(Busy::of(&slots, 1), None);
-        slots[0].release(Settled::Ended);
+        slots[0].release(Some(&Settled::ACK));
         assert_eq!(Busy::of(&slots, 2), None);
     }
 }

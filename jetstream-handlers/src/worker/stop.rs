@@ -14,6 +14,7 @@ use super::{Slot, Worker};
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::message::Info;
+use crate::observe::settled::Settlement;
 use crate::plan::Declaration;
 use crate::transport::Deliveries;
 
@@ -67,6 +68,8 @@ impl Worker {
         }
         let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
         let mut waiting: Vec<_> = buffered.into_iter().map(|message| message.info).chain(by_key).collect();
+        self.observer.count(Settlement::HandedBack, waiting.len());
+        self.report_lost();
         if self.binding.unfinished.is_some() {
             waiting.sort_by_key(Info::stream_sequence);
         }

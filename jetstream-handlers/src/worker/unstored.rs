@@ -6,15 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
+use tracing::Instrument as _;
 
 use super::Worker;
-use super::buffer::Next;
+use super::buffer;
 use super::retry::MAX_DEAD_LETTER_DELAY;
-use super::settle::Settled;
 use crate::backoff::ExponentialBackoff;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
 use crate::observe::health::Condition;
+use crate::observe::settled::{Next, Settled, Settlement};
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -166,52 +167,56 @@ pub(super) fn exhausted() -> Failure {
 
 impl Worker {
     /// Ends a message that has no attempts left with a dead letter, or lets it wait until that can be stored.
-    pub(super) async fn end_failed(&self, message: &Message, failure: Failure) -> Settled {
+    ///
+    /// Returns `None` if the message was set aside and is settled later.
+    pub(super) async fn end_failed(&self, message: &Message, failure: Failure) -> Option<Settled> {
         match self.unstored.turn() {
             Turn::Store => match timeout(MAX_STORE, self.dead_letter(message, &failure)).await {
-                Ok(stored) => return self.ended_failed(message, failure, stored).await,
+                Ok(stored) => return Some(self.ended_failed(message, failure, stored).await),
                 Err(_) => {
                     let error = Error::new(ErrorKind::Timeout, format!("no answer within {MAX_STORE:?}"));
-                    return self.ended_failed(message, failure, Err(error)).await;
+                    return Some(self.ended_failed(message, failure, Err(error)).await);
                 }
             },
             Turn::Probe => {
-                self.unstored.remember(&message.info, failure);
+                self.unstored.remember(&message.info, failure.clone());
                 if self.probing.push(message) {
-                    return Settled::Pending;
+                    return None;
                 }
             }
-            Turn::Wait => self.unstored.remember(&message.info, failure),
+            Turn::Wait => self.unstored.remember(&message.info, failure.clone()),
         }
-        self.retry(message, self.dead_letter_delay(message.info.delivered())).await;
-        Settled::Pending
+        let delay = self.dead_letter_delay(message.info.delivered());
+        Some(self.retry(message, delay, failure, Next::DeadLetterLater).await)
     }
 
-    async fn ended_failed(&self, message: &Message, failure: Failure, stored: Result<(), Error>) -> Settled {
-        let reason = failure.error.clone();
-        match self.dead_letter_result(message, failure, stored) {
-            None => {
-                self.terminate(message, &reason).await;
-                Settled::Ended
+    async fn ended_failed(&self, message: &Message, failure: Failure, stored: Result<Next, Error>) -> Settled {
+        match self.dead_letter_result(message, &failure, stored) {
+            Ok(settled) => {
+                self.terminate(message, &failure.error).await;
+                settled
             }
-            Some(delay) => {
-                self.retry(message, delay).await;
-                Settled::Pending
-            }
+            Err(delay) => self.retry(message, delay, failure, Next::DeadLetterLater).await,
         }
     }
 
-    /// Records the result of storing a dead letter; returns the delay before the next try if it is not stored.
+    /// Records the result of storing a dead letter; returns how its message is settled, or the delay before the next try
+    /// if the dead letter is not stored.
     pub(super) fn dead_letter_result(
         &self,
         message: &Message,
-        failure: Failure,
-        stored: Result<(), Error>,
-    ) -> Option<Duration> {
-        let Err(error) = stored else {
-            self.unstored.forget(&message.info);
-            self.dead_letters_work();
-            return None;
+        failure: &Failure,
+        stored: Result<Next, Error>,
+    ) -> Result<Settled, Duration> {
+        let error = match stored {
+            Ok(next) => {
+                self.unstored.forget(&message.info);
+                self.dead_letters_work();
+                let is_stored = matches!(next, Next::DeadLetter { .. });
+                let settlement = if is_stored { Settlement::DeadLetter } else { Settlement::Terminated };
+                return Ok(Settled::failed(settlement, failure.clone(), next));
+            }
+            Err(error) => error,
         };
         let delay = self.dead_letter_delay(message.info.delivered());
         if error.kind() == ErrorKind::PayloadTooLarge {
@@ -221,10 +226,10 @@ impl Worker {
                 failure.error
             );
         } else {
-            self.dead_letters_fail(&error, &failure);
+            self.dead_letters_fail(&error, failure);
         }
-        self.unstored.remember(&message.info, failure);
-        Some(delay)
+        self.unstored.remember(&message.info, failure.clone());
+        Err(delay)
     }
 
     /// Notes that dead letters cannot be stored, and logs it once.
@@ -284,11 +289,17 @@ impl Worker {
     async fn probe(&self) {
         let (buffer, slot) = (&self.probing.buffer, &self.probing.slot);
         while let Some(now) = buffer.arrived().await {
-            let Some(Next { since, message, .. }) = buffer.pop(now, self.max_age()) else { continue };
-            slot.take(self.delivery_id(&message.info), now, since);
+            let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
+            slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
+            let taken = self.taken_again(waiting, now);
+            let message = &taken.message;
+            let span = self.span(message);
             let failure = self.unstored.failure(&message.info).unwrap_or_else(exhausted);
-            let stored = self.dead_letter(&message, &failure).await;
-            self.release(slot, self.ended_failed(&message, failure, stored).await);
+            let storing = async { (self.dead_letter(message, &failure).await, failure.clone()) };
+            let (stored, failure) = storing.instrument(span.clone()).await;
+            let settled = self.ended_failed(message, failure, stored).instrument(span.clone()).await;
+            span.in_scope(|| taken.settled(Some(&settled), None));
+            self.release(slot, Some(&settled));
         }
     }
 

@@ -11,6 +11,8 @@ use crate::message::Message;
 pub(super) struct Waiting {
     /// The time of the last signal to the server about it.
     pub(super) since: Instant,
+    /// The time at which it arrived in this process.
+    pub(super) received: Instant,
     /// The time at which it may begin.
     pub(super) arrived: Instant,
     pub(super) message: Message,
@@ -19,7 +21,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// Returns a message that has arrived at `now`.
     pub(super) fn new(message: Message, now: Instant) -> Self {
-        Self { since: now, arrived: now, message }
+        Self { since: now, received: now, arrived: now, message }
     }
 
     /// Returns `true` unless the server has redelivered it, because it had no signal for `max_age`.

@@ -28,6 +28,7 @@ mod consumers;
 mod dead_letters;
 mod events;
 mod headers;
+mod hooks;
 mod keys;
 mod limits;
 mod markers;

@@ -1,0 +1,178 @@
+//! The observer of one handler, to which everything that happens to its messages is reported once.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use super::activity::Activity;
+use super::hooks::Hooks;
+use super::recorder::{Call, Recorder};
+use super::settled::{Failed, Next, Settled, SettledEvent, Settlement};
+use super::span;
+use crate::delivery::Binding;
+use crate::message::{DeliveryId, Info, Message};
+use crate::outcome::{Outcome, Reason};
+use crate::plan::Declaration;
+
+/// The observer of one handler.
+///
+/// It passes what is reported on to the log, the current span, the health, the metrics, the functions of the
+/// application, and the recorder of a test.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    handler: String,
+    queue: String,
+    stream: String,
+    pub(crate) activity: Activity,
+    hooks: Hooks,
+    recorder: Option<Recorder>,
+}
+
+/// What is known of a delivery whose attempt has ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ended<'a> {
+    pub(crate) delivery: DeliveryId,
+    pub(crate) subject: &'a str,
+    pub(crate) times: Times,
+    /// The duration of the call; `None` if the handler was not called.
+    pub(crate) elapsed: Option<Duration>,
+}
+
+/// The times of an attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Times {
+    /// The time at which the delivery arrived.
+    pub(crate) received: Instant,
+    /// The time at which the attempt began.
+    pub(crate) begun: Instant,
+}
+
+impl Observer {
+    pub(crate) fn new(handler: &Declaration, binding: &Binding, hooks: Hooks, recorder: Option<Recorder>) -> Self {
+        let (name, stream, queue) = (handler.name.clone(), binding.stream.clone(), binding.consumer.clone());
+        Self { handler: name, queue, stream, activity: Activity::default(), hooks, recorder }
+    }
+
+    /// A delivery has arrived.
+    #[inline]
+    pub(crate) fn received(&self, _delivery: &Info) {}
+
+    /// The consumer had this number of messages to deliver after the last one that has arrived.
+    #[inline]
+    pub(crate) fn pending(&self, pending: u64) {
+        self.activity.received(pending);
+    }
+
+    /// A slot has taken a delivery from the buffer.
+    #[inline]
+    pub(crate) fn started(&self, _delivery: DeliveryId, _times: Times) {}
+
+    /// A call has ended, of a message or a batch.
+    #[inline]
+    pub(crate) fn called(&self, _took: Duration, _has_failed: HasFailed) {}
+
+    /// A call for this message has ended, before the message is settled; its outputs are published.
+    pub(crate) fn attempted(&self, message: &Message, outcome: &Outcome) {
+        match &outcome.failure {
+            None => self.activity.succeeded(),
+            Some(failure) => {
+                self.activity.failed(&failure.error);
+            }
+        }
+        if let Some(recorder) = &self.recorder {
+            recorder.add(Call {
+                handler: self.handler.clone(),
+                subject: message.subject().to_owned(),
+                sequence: message.info.stream_sequence(),
+                payload: message.payload.clone(),
+                settle: outcome.settle,
+                error: outcome.failure.as_ref().map(|failure| failure.error.clone()),
+                outputs: outcome.outputs.clone(),
+            });
+        }
+    }
+
+    /// Returns `true` if the outputs of calls are recorded.
+    pub(crate) fn records_outputs(&self) -> bool {
+        self.recorder.is_some()
+    }
+
+    /// An attempt was settled; its span is the current one.
+    #[inline]
+    pub(crate) fn settled(&self, ended: Ended<'_>, settled: &Settled) {
+        self.count(settled.settlement, 1);
+        let reason = settled.failed.as_ref().map(|failed| failed.failure.reason);
+        span::ended(settled.settlement.as_str(), reason);
+        if let Some(failed) = &settled.failed {
+            log_failure(failed);
+        }
+        if !self.hooks.is_empty() {
+            self.call_hooks(ended, settled);
+        }
+    }
+
+    /// Deliveries were settled that no attempt was made at.
+    #[inline]
+    pub(crate) fn count(&self, _settlement: Settlement, _deliveries: usize) {}
+
+    /// A dead letter was stored.
+    pub(crate) fn dead_lettered(&self, _reason: Reason) {}
+
+    #[cold]
+    fn call_hooks(&self, ended: Ended<'_>, settled: &Settled) {
+        let failure = settled.failed.as_ref().map(|failed| &failed.failure);
+        let Ended { delivery, subject, times, elapsed } = ended;
+        self.hooks.settled(&SettledEvent {
+            handler: &self.handler,
+            queue: &self.queue,
+            stream: &self.stream,
+            subject,
+            sequence: delivery.stream_sequence,
+            delivered: delivery.delivered,
+            outcome: settled.settlement,
+            reason: failure.map(|failure| failure.reason),
+            error: failure.map(|failure| &*failure.error),
+            queued: queued(delivery.stored_at).saturating_sub(times.begun.elapsed()),
+            buffered: times.begun.saturating_duration_since(times.received),
+            elapsed,
+        });
+    }
+}
+
+/// The result of a call, for its duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HasFailed {
+    No,
+    Yes,
+}
+
+impl HasFailed {
+    pub(crate) fn of(is_failure: Option<&impl Sized>) -> Self {
+        if is_failure.is_some() { Self::Yes } else { Self::No }
+    }
+}
+
+/// Returns the time since a message was stored, whose time is in nanoseconds since 1970; the clocks of the server and of
+/// this machine differ.
+fn queued(stored_at: u64) -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(stored_at))
+}
+
+/// Logs a failed attempt.
+fn log_failure(Failed { failure, next }: &Failed) {
+    let (error, reason) = (&failure.error, failure.reason.as_str());
+    match next {
+        Next::Attempt { number, max_deliver, delay } => {
+            tracing::warn!(attempt = number, max_deliver, "failed, retrying in {delay:.1?}: {error}");
+        }
+        Next::DeadLetter { stream, sequence } => {
+            tracing::error!(reason, stream = &**stream, sequence, "dead letter: {error}");
+        }
+        Next::Terminated => tracing::error!(reason, "terminated, without a dead letter: {error}"),
+        Next::Redelivery => {
+            tracing::warn!("failed; the message is redelivered, because it had no signal for its ack_wait: {error}");
+        }
+        Next::DeadLetterLater => {}
+    }
+}

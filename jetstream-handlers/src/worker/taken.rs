@@ -1,0 +1,78 @@
+//! A message that was taken from the buffer, until it is settled.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Worker;
+use super::waiting::Waiting;
+use crate::message::{DeliveryId, Info, Message};
+use crate::observe::observer::{Ended, Times};
+use crate::observe::settled::Settled;
+
+/// A message that was taken from the buffer, whose end is reported once.
+///
+/// If its attempt is dropped, the message was handed back by a stop, or is lost with the worker.
+pub(super) struct Taken<'a> {
+    worker: &'a Worker,
+    pub(super) message: Message,
+    delivery: DeliveryId,
+    times: Times,
+    is_reported: bool,
+}
+
+impl Taken<'_> {
+    /// Reports how the attempt was settled; `None` if the message was set aside, and is settled later.
+    ///
+    /// The span of the attempt is the current one.
+    pub(super) fn settled(mut self, settled: Option<&Settled>, elapsed: Option<Duration>) {
+        self.is_reported = true;
+        if let Some(settled) = settled {
+            self.report(settled, elapsed);
+        }
+    }
+
+    /// Reports an attempt at a message that is tried in place, in which its delivery count is that of `info`.
+    ///
+    /// The span of the attempt is the current one.
+    pub(super) fn report_attempt(&self, info: &Info, begun: Instant, settled: &Settled, elapsed: Option<Duration>) {
+        let times = Times { begun, ..self.times };
+        self.worker
+            .observer
+            .settled(Ended { delivery: info.id(), subject: self.message.subject(), times, elapsed }, settled);
+    }
+
+    fn report(&self, settled: &Settled, elapsed: Option<Duration>) {
+        let ended = Ended { delivery: self.delivery, subject: self.message.subject(), times: self.times, elapsed };
+        self.worker.observer.settled(ended, settled);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.is_reported || std::thread::panicking() {
+            return;
+        }
+        let is_stopped = self.worker.context.shutdown().is_cancelled();
+        self.report(if is_stopped { &Settled::HANDED_BACK } else { &Settled::LOST }, None);
+    }
+}
+
+impl Worker {
+    /// Takes a message from the buffer for an attempt that begins at `begun`.
+    #[inline]
+    pub(super) fn taken(&self, waiting: Waiting, begun: Instant) -> Taken<'_> {
+        let taken = self.taken_again(waiting, begun);
+        self.observer.started(taken.delivery, taken.times);
+        taken
+    }
+
+    /// Takes a message that was taken before, and was set aside.
+    #[inline]
+    pub(super) fn taken_again(&self, waiting: Waiting, begun: Instant) -> Taken<'_> {
+        let Waiting { received, message, .. } = waiting;
+        let delivery = self.delivery_id(&message.info);
+        let times = Times { received, begun };
+        Taken { worker: self, message, delivery, times, is_reported: false }
+    }
+}
