@@ -230,6 +230,10 @@ impl Broker {
     pub fn dead_letters(&self) -> DeadLetters {}
     pub async fn disconnect(&self) -> Result<(), Error> {}
 }
+impl Broker {
+    pub fn handlers(&self) -> Vec<HandlerInfo> {}
+    pub fn expect<H: Subscriber>(&self) -> &Self {}
+}
 impl fmt::Debug for Broker {}
 
 // jetstream_handlers::Builder
@@ -505,6 +509,7 @@ pub enum Problem {
     Parameter { handler: String, problem: String },
     SeveralPayloads { handler: String, payloads: usize },
     AlreadyRunning { handler: String },
+    NotStarted { handler: String, reason: String },
     StreamMissing {
         purpose: Purpose,
         subject: String,
@@ -781,6 +786,7 @@ impl Key {
     pub fn placeholder(name: impl Into<String>) -> Self {}
     pub fn header(name: impl Into<String>) -> Self {}
 }
+impl fmt::Display for Key {}
 
 // jetstream_handlers::Info
 #[derive(Debug, Clone, Default)]
@@ -826,6 +832,49 @@ impl Message {
     pub fn idempotency_key(&self) -> Cow<'_, str> {}
     pub fn info(&self) -> &Info {}
 }
+
+// jetstream_handlers::HandlerInfo
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerInfo {
+    pub name: String,
+    pub subjects: Vec<String>,
+    pub stream: Option<String>,
+    pub queue: String,
+    pub group: Option<String>,
+    pub broker: Option<String>,
+    pub concurrency: usize,
+    pub ordered: bool,
+    pub key: Option<String>,
+    pub batch: Option<usize>,
+    pub ack_wait: Duration,
+    pub timeout: Duration,
+    pub max_deliver: u32,
+    pub dead_letter: Option<String>,
+    pub publish: Option<String>,
+    pub location: String,
+    pub state: HandlerState,
+}
+impl fmt::Display for HandlerInfo {}
+
+// jetstream_handlers::HandlerState
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+pub enum HandlerState {
+    NotStarted,
+    OtherBroker,
+    Running,
+    Degraded,
+    Recovering,
+    Stopping,
+    Stopped,
+    Failed,
+}
+impl From<&Status> for HandlerState {}
+impl HandlerState {
+    pub fn as_str(self) -> &'static str {}
+}
+impl fmt::Display for HandlerState {}
 
 // jetstream_handlers::HandlerHealth
 #[derive(Debug, Clone)]

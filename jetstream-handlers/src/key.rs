@@ -1,6 +1,7 @@
 //! The place of the key in a message, by which a handler keeps the order.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use crate::pattern::Placeholder;
 use crate::rules::Setting;
@@ -119,6 +120,17 @@ impl Key {
             Place::Field(path) => Setting::Text(Cow::Borrowed(path)),
             Place::Placeholder(name) => Setting::Text(Cow::Owned(format!("{{{name}}}"))),
             Place::Header(name) => Setting::Header(Cow::Borrowed(name)),
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    /// Writes the key as the attribute spells it, without quotes: `customer.id`, `{tenant}` or `header(Tenant)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Place::Field(path) => f.write_str(path),
+            Place::Placeholder(name) => write!(f, "{{{name}}}"),
+            Place::Header(name) => write!(f, "header({name})"),
         }
     }
 }

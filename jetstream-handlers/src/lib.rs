@@ -183,6 +183,7 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use key::Key;
 pub use message::{Info, Message};
+pub use observe::handler_info::{HandlerInfo, HandlerState};
 pub use observe::health::{HandlerHealth, Health, Status};
 pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};

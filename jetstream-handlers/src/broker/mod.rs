@@ -1,6 +1,7 @@
 //! The broker: connecting, publishing, starting and stopping handlers.
 
 mod builder;
+mod handlers;
 mod names;
 mod running;
 mod signals;
@@ -86,6 +87,8 @@ struct Inner {
     states: Arc<States>,
     defaults: Defaults,
     included: Mutex<Vec<Handler>>,
+    /// The handlers without which no start succeeds.
+    expected: Mutex<Vec<Handler>>,
     workers: Mutex<Vec<Arc<WorkerHandle>>>,
     closing: CancellationToken,
 }
@@ -198,6 +201,7 @@ impl Broker {
                 states,
                 defaults,
                 included: Mutex::default(),
+                expected: Mutex::default(),
                 workers: Mutex::default(),
                 closing: CancellationToken::new(),
             }),
@@ -280,6 +284,7 @@ impl Broker {
     /// # Errors
     ///
     /// Returns all problems of the handlers together, as [`Error::problems`]; no handler is started then.
+    /// It is a problem if an [expected](Self::expect) handler is not among them.
     /// A handler that already runs on this broker is a problem too.
     ///
     /// # Cancel safety
@@ -293,8 +298,11 @@ impl Broker {
             false => included,
         };
         self.refuse_others(&handlers)?;
+        self.require_expected(&handlers, None)?;
         names::log_unknown();
-        self.start(handlers).await
+        let running = self.start(handlers).await?;
+        self.log_summary(&running);
+        Ok(running)
     }
 
     /// Starts the handlers of these groups, as [`start_all`](Self::start_all) does.
@@ -307,9 +315,13 @@ impl Broker {
     ///
     /// The same as for `start_all`.
     pub async fn start_groups<'a>(&self, groups: impl IntoIterator<Item = &'a str>) -> Result<Running, Error> {
-        let handlers = chosen(&all_of(self.inner.name.as_deref())?, Vec::new(), groups)?;
+        let groups: Vec<_> = groups.into_iter().collect();
+        let handlers = chosen(&all_of(self.inner.name.as_deref())?, Vec::new(), groups.iter().copied())?;
+        self.require_expected(&handlers, Some(&groups))?;
         names::log_unknown();
-        self.start(handlers).await
+        let running = self.start(handlers).await?;
+        self.log_summary(&running);
+        Ok(running)
     }
 
     /// Starts every handler, runs until SIGINT or SIGTERM, then stops gracefully and disconnects.

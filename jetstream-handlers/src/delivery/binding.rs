@@ -12,6 +12,8 @@ use super::{Incarnations, SentAcks, Unfinished};
 pub(crate) struct Binding {
     pub(crate) stream: String,
     pub(crate) consumer: String,
+    pub(crate) stream_origin: Origin,
+    pub(crate) consumer_origin: Origin,
     /// The effective `ack_wait` of the consumer, which determines the interval of the in-progress signals.
     pub(crate) ack_wait: Duration,
     /// The effective `max_ack_pending` of the consumer.
@@ -34,6 +36,22 @@ pub(crate) struct Binding {
     pub(crate) dead_letter: Option<String>,
     /// The streams of the handler's outputs, as far as they are known before a call.
     pub(crate) outputs: Vec<OutputStream>,
+}
+
+/// The way in which a start came to a stream or a consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Found,
+    Created,
+}
+
+impl Origin {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Created => "created",
+        }
+    }
 }
 
 /// The stream to which a handler publishes what it returns.

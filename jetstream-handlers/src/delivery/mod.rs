@@ -13,7 +13,7 @@ mod sent_acks;
 mod unfinished;
 
 pub(crate) use acked::AckedSequence;
-pub(crate) use binding::{Binding, OutputStream};
+pub(crate) use binding::{Binding, Origin, OutputStream};
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;

@@ -74,6 +74,8 @@ pub enum Problem {
     SeveralPayloads { handler: String, payloads: usize },
     /// The handler already runs on this broker.
     AlreadyRunning { handler: String },
+    /// A start leaves out a handler that [`Broker::expect`](crate::Broker::expect) requires.
+    NotStarted { handler: String, reason: String },
     /// The stream does not exist, and the broker must not create it.
     ///
     /// `stream` is the name that the handler sets, `default_name` the one that the broker would choose.
@@ -179,6 +181,7 @@ impl Problem {
             | Self::OrderedStream { .. } => ErrorKind::StreamMismatch,
             Self::ConsumerDiffers { .. } => ErrorKind::ConsumerMismatch,
             Self::Deleted { .. } => ErrorKind::Server,
+            Self::NotStarted { .. } => ErrorKind::NoHandlers,
             Self::Failed { error, .. } => error.kind(),
             Self::StillRunning { .. } | Self::NeverYields { .. } => ErrorKind::GracePeriod,
         }
@@ -193,6 +196,7 @@ impl Problem {
             | Self::Parameter { handler, .. }
             | Self::SeveralPayloads { handler, .. }
             | Self::AlreadyRunning { handler }
+            | Self::NotStarted { handler, .. }
             | Self::ConsumerDiffers { handler, .. }
             | Self::WorkQueueOverlap { handler, .. }
             | Self::DeadLetterLoop { handler, .. }
@@ -260,6 +264,9 @@ impl fmt::Display for Problem {
                 f,
                 "`{handler}` runs on this broker already; start it once, or stop it with `Running::shutdown` before it is started again"
             ),
+            Self::NotStarted { handler, reason } => {
+                write!(f, "`{handler}` is expected, and this start leaves it out: {reason}")
+            }
             Self::StreamMissing { purpose, subject, stream, default_name } => {
                 match stream {
                     Some(stream) => write!(f, "{purpose}: stream `{stream}` does not exist")?,

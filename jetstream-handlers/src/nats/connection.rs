@@ -161,6 +161,14 @@ impl Connection {
         async_nats::jetstream::with_prefix(self.client().client.clone(), &self.api_prefix)
     }
 
+    /// Returns the connected server, for the log: its version, its name and the addresses that were given.
+    pub(crate) fn server(&self) -> String {
+        let info = self.client().server_info();
+        // A server without a name has its id as the name.
+        let name = if info.server_name == info.server_id { String::new() } else { format!(" `{}`", info.server_name) };
+        format!("nats-server {}{name} at {}", info.version, self.servers.shown())
+    }
+
     /// Returns the version of the server if it is older than the given one.
     pub(crate) fn version_before(&self, (major, minor, patch): (i64, i64, i64)) -> Option<String> {
         let client = self.client();

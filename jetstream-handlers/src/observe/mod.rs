@@ -2,6 +2,7 @@
 //! functions of the application, and the recorder of a test.
 
 pub(crate) mod activity;
+pub(crate) mod handler_info;
 pub(crate) mod health;
 pub(crate) mod hooks;
 pub(crate) mod observer;

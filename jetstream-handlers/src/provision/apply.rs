@@ -9,7 +9,7 @@ use super::inspect::{MAX_REQUESTS, ProvisionPlan};
 use super::stored::{any_covers, listened};
 use super::streams::{KnownStream, overlap_on_server, read_stream};
 use super::unfit::created_otherwise;
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Origin};
 use crate::error::Error;
 use crate::error::problem::{Few, Problem};
 use crate::transport::Transport;
@@ -17,7 +17,10 @@ use crate::transport::Transport;
 /// Creates what is missing, and returns the binding of every handler.
 pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Result<Vec<Binding>, Error> {
     let ProvisionPlan { mut bindings, missing_streams, missing_consumers, .. } = plan;
-    create_streams(transport, &missing_streams).await?;
+    let created = create_streams(transport, &missing_streams).await?;
+    for (_, binding) in bindings.iter_mut().filter(|(_, binding)| created.contains(&binding.stream)) {
+        binding.stream_origin = Origin::Created;
+    }
     let creations: Vec<_> = missing_consumers
         .iter()
         .map(|index| {
@@ -29,7 +32,11 @@ pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Res
     let mut problems = Vec::new();
     for (result, index) in created.into_iter().zip(missing_consumers) {
         match result {
-            Ok(created) => bindings[index].1.adopt(created),
+            Ok((consumer, origin)) => {
+                let binding = &mut bindings[index].1;
+                binding.adopt(consumer);
+                binding.consumer_origin = origin;
+            }
             Err(problem) => problems.push(problem),
         }
     }
@@ -37,33 +44,37 @@ pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Res
     Ok(bindings.into_iter().map(|(_, binding)| binding).collect())
 }
 
-/// Creates streams in order, until one fails.
-pub(super) async fn create_streams(transport: &Transport, missing: &[KnownStream]) -> Result<(), Error> {
+/// Creates streams in order, until one fails; returns the names of those that no other process has created meanwhile.
+pub(super) async fn create_streams(transport: &Transport, missing: &[KnownStream]) -> Result<Vec<String>, Error> {
+    let mut created = Vec::new();
     for stream in missing {
-        create_stream(transport, stream).await.map_err(|problem| Error::of(vec![problem]))?;
+        let origin = create_stream(transport, stream).await.map_err(|problem| Error::of(vec![problem]))?;
+        if origin == Origin::Created {
+            created.push(stream.config.name.clone());
+        }
     }
-    Ok(())
+    Ok(created)
 }
 
-async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<(), Problem> {
+async fn create_stream(transport: &Transport, stream: &KnownStream) -> Result<Origin, Problem> {
     let KnownStream { config, purpose, .. } = stream;
     let (name, subjects) = (&config.name, &config.subjects);
     let error = match transport.create_stream(config).await {
         Ok(()) => {
             tracing::info!(stream = name, ?subjects, "created the stream");
-            return Ok(());
+            return Ok(Origin::Created);
         }
         Err(error) => error,
     };
     // Another process created the stream at the same time; it is used if it covers the same subjects.
     if error.is(ErrorCode::STREAM_NAME_EXIST) {
-        let Some(found) = read_stream(transport, purpose, name).await? else { return Ok(()) };
+        let Some(found) = read_stream(transport, purpose, name).await? else { return Ok(Origin::Found) };
         if transport.settings().streams.iter().any(|declared| declared.name == *name) {
             drift::check_stream(&found, config)?;
         }
         return match subjects.iter().find(|subject| !any_covers(&listened(&found), subject)) {
             Some(subject) => Err(created_otherwise(transport.settings(), purpose, subject, &found)),
-            None => Ok(()),
+            None => Ok(Origin::Found),
         };
     }
     if error.is(ErrorCode::STREAM_SUBJECT_OVERLAP)

@@ -8,7 +8,7 @@ use async_nats::jetstream::{ErrorCode, consumer};
 use tokio::time::timeout;
 
 use super::drift;
-use crate::delivery::{Binding, FoundConsumer, Incarnations};
+use crate::delivery::{Binding, FoundConsumer, Incarnations, Origin};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::error::problem::{Problem, Purpose};
@@ -91,7 +91,7 @@ pub(super) async fn create_consumer(
     transport: &Transport,
     handler: &Declaration,
     binding: &Binding,
-) -> Result<FoundConsumer, Problem> {
+) -> Result<(FoundConsumer, Origin), Problem> {
     let need = Need::of(handler, binding);
     need.create(transport, &need.config).await
 }
@@ -130,7 +130,15 @@ pub(crate) async fn restore_consumer(
     // To create a consumer that exists with the same configuration is no error, and must not be logged.
     let found = match transport.consumer(&binding.stream, &binding.consumer).await {
         Ok(Some(found)) => found,
-        _ => need.create(transport, &restored).await.map_err(|problem| Error::of(vec![problem]))?,
+        _ => {
+            let created = need.create(transport, &restored).await;
+            let (found, origin) = created.map_err(|problem| Error::of(vec![problem]))?;
+            if origin == Origin::Created {
+                let Binding { stream, consumer, .. } = binding;
+                tracing::info!(handler, stream, queue = consumer, "created the deleted consumer again");
+            }
+            found
+        }
     };
     let start = found.config.metadata.get(drift::RESTORED).and_then(|start| start.parse().ok());
     Ok(RestoredConsumer { created: found.created, start })
@@ -180,23 +188,27 @@ impl<'a> Need<'a> {
         Ok(found)
     }
 
-    async fn create(&self, transport: &Transport, config: &consumer::Config) -> Result<FoundConsumer, Problem> {
+    async fn create(
+        &self,
+        transport: &Transport,
+        config: &consumer::Config,
+    ) -> Result<(FoundConsumer, Origin), Problem> {
         let Self { handler, binding: Binding { stream, consumer, .. }, .. } = self;
         match transport.create_consumer(stream, config).await {
             Ok(created) => {
-                tracing::info!(handler, stream, consumer, "created the durable consumer");
                 // An older server ignores fields that it does not know, and it may be another server of the cluster
                 // than the connected one.
                 if created.config.priority_policy != config.priority_policy {
                     let (handler, consumer) = ((*handler).to_owned(), consumer.clone());
                     return Err(Problem::ServerTooOld { handler, consumer, version: None });
                 }
-                Ok(created)
+                Ok((created, Origin::Created))
             }
             Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
                 let purpose = Purpose::Handler((*handler).to_owned());
                 let (stream, consumer) = (stream.clone(), Some(consumer.clone()));
-                self.find(transport).await?.ok_or(Problem::Deleted { purpose, stream, consumer })
+                let found = self.find(transport).await?.ok_or(Problem::Deleted { purpose, stream, consumer })?;
+                Ok((found, Origin::Found))
             }
             Err(error) => {
                 let hint = if matches!(error, ApiError::Refused(_)) {

@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use super::consumers::{consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{KnownStream, Streams};
-use crate::delivery::{Binding, Incarnations, OutputStream, SentAcks, Unfinished};
+use crate::delivery::{Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver, Plan};
 use crate::subject::{covers, overlap};
@@ -127,6 +127,8 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         work_queue: retention == RetentionPolicy::WorkQueue,
         stream,
         consumer: plan.queue.to_string(),
+        stream_origin: Origin::Found,
+        consumer_origin: Origin::Found,
         ack_wait: plan.ack_wait(),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,

@@ -70,6 +70,14 @@ impl Transport {
         }
     }
 
+    /// Returns the server, for the log.
+    pub(crate) fn server(&self) -> String {
+        match self {
+            Self::Nats(connection) => connection.server(),
+            Self::Memory(_) => "in memory".to_owned(),
+        }
+    }
+
     /// Returns the names of the streams whose subjects overlap with `subject`.
     pub(crate) async fn stream_names(&self, subject: &str) -> Result<Vec<String>, ApiError> {
         match self {

@@ -12,7 +12,7 @@ pub struct Asked {
 
 /// Publishes the question in capital letters on `linked.answered`.
 #[subscriber(subject = "linked.asked", queue = "linked-answerer", group = "linked")]
-async fn answer(asked: Asked, publisher: Publisher) -> HandlerResult {
+pub async fn answer(asked: Asked, publisher: Publisher) -> HandlerResult {
     publisher.publish("linked.answered", &asked.question.to_uppercase()).await?;
     Ok(())
 }

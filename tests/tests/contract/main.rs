@@ -27,6 +27,7 @@ mod codecs;
 mod consumers;
 mod dead_letters;
 mod events;
+mod handlers;
 mod headers;
 mod hooks;
 mod keys;

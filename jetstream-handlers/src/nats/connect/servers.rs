@@ -50,7 +50,7 @@ impl Servers {
     }
 
     /// Returns the addresses for an error text.
-    pub(super) fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let each: Vec<_> = self.addresses.iter().map(|address| format!("`{address}`")).collect();
         each.join(", ")
     }

@@ -1,0 +1,222 @@
+//! The description of a handler, for people and programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::health::Status;
+use crate::delivery::Binding;
+use crate::plan::{DeadLetter, Declaration};
+
+/// The description of a handler, from [`Broker::handlers`](crate::Broker::handlers).
+///
+/// `Display` writes one line for people. `Serialize` writes an object with the fields in this order; durations are
+/// numbers of seconds, and their names end with `_seconds`.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::HandlerState;
+/// use jetstream_handlers::prelude::*;
+///
+/// #[subscriber(subject = "orders.created", queue = "billing", concurrency = 4)]
+/// async fn bill(order: u64) {}
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), jetstream_handlers::Error> {
+/// let broker = Broker::in_memory();
+/// assert_eq!(broker.handlers()[0].state, HandlerState::NotStarted);
+/// let running = broker.start_all().await?;
+/// let handlers = broker.handlers();
+/// assert_eq!(handlers[0].stream.as_deref(), Some("ORDERS"));
+/// println!("{}", handlers[0]);
+/// # running.shutdown().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerInfo {
+    /// The full path of the function, or the name of the closure.
+    pub name: String,
+    /// The subjects as they were declared, with the prefix of the broker's environment; they may have wildcards and
+    /// placeholders.
+    pub subjects: Vec<String>,
+    /// The stream that the handler reads; of a handler that has not started, the one that it names, if any.
+    pub stream: Option<String>,
+    /// The name of the durable consumer.
+    pub queue: String,
+    /// The group by which [`Broker::start_groups`](crate::Broker::start_groups) chooses the handler.
+    pub group: Option<String>,
+    /// The name of the broker to which the handler belongs.
+    pub broker: Option<String>,
+    /// The maximum number of calls at the same time.
+    pub concurrency: usize,
+    /// `true` if the handler keeps the order of the stream.
+    pub ordered: bool,
+    /// The place of the key by which the handler keeps the order, as in `customer.id`, `{tenant}` or `header(Tenant)`.
+    pub key: Option<String>,
+    /// The maximum number of messages in one call, of a handler of batches.
+    pub batch: Option<usize>,
+    /// The time without an ack or in-progress signal after which the server redelivers a message.
+    #[serde(rename = "ack_wait_seconds", serialize_with = "seconds")]
+    pub ack_wait: Duration,
+    /// The time limit of one call.
+    #[serde(rename = "timeout_seconds", serialize_with = "seconds")]
+    pub timeout: Duration,
+    /// The number of attempts before a message is dead-lettered.
+    pub max_deliver: u32,
+    /// The subject of the dead letters.
+    ///
+    /// It is `None` if the handler has none, and if it has not started and its subject depends on the stream.
+    pub dead_letter: Option<String>,
+    /// The subject to which the handler publishes what it returns, if it is declared.
+    pub publish: Option<String>,
+    /// The file and the line of the declaration.
+    pub location: String,
+    /// The present state.
+    pub state: HandlerState,
+}
+
+/// The state of a handler that is linked into the program or was started.
+///
+/// `Display` and `Serialize` write the name in lower case, as in `not_started`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[non_exhaustive]
+#[serde(rename_all = "snake_case")]
+pub enum HandlerState {
+    /// The handler is linked into the program for this broker, and does not run.
+    NotStarted,
+    /// The handler is linked into the program for a broker of another name, whose state this broker does not know.
+    OtherBroker,
+    /// [`Status::Running`].
+    Running,
+    /// [`Status::Degraded`].
+    Degraded,
+    /// [`Status::Recovering`].
+    Recovering,
+    /// [`Status::Stopping`].
+    Stopping,
+    /// [`Status::Stopped`].
+    Stopped,
+    /// [`Status::Failed`].
+    Failed,
+}
+
+impl HandlerState {
+    /// Returns the name of the state, as in `not_started`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotStarted => "not_started",
+            Self::OtherBroker => "other_broker",
+            Self::Running => "running",
+            Self::Degraded => "degraded",
+            Self::Recovering => "recovering",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for HandlerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl From<&Status> for HandlerState {
+    fn from(status: &Status) -> Self {
+        match status {
+            Status::Running => Self::Running,
+            Status::Degraded { .. } => Self::Degraded,
+            Status::Recovering { .. } => Self::Recovering,
+            Status::Stopping => Self::Stopping,
+            Status::Stopped => Self::Stopped,
+            Status::Failed { .. } => Self::Failed,
+        }
+    }
+}
+
+impl HandlerInfo {
+    /// Describes a handler; `binding` is that of one that was started.
+    pub(crate) fn new(declaration: &Declaration, binding: Option<&Binding>, state: HandlerState) -> Self {
+        let Declaration { name, location, plan, .. } = declaration;
+        let declared_dead_letter = || match &plan.dead_letter {
+            Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
+            Some(DeadLetter::Off) | None => None,
+        };
+        Self {
+            name: name.clone(),
+            subjects: plan.subject.iter().map(str::to_owned).collect(),
+            stream: binding.map(|it| it.stream.clone()).or_else(|| plan.stream.as_deref().map(str::to_owned)),
+            queue: plan.queue.to_string(),
+            group: plan.group.as_deref().map(str::to_owned),
+            broker: plan.broker.as_deref().map(str::to_owned),
+            concurrency: plan.concurrency(),
+            ordered: plan.ordered,
+            key: plan.key.as_ref().map(ToString::to_string),
+            batch: plan.batch,
+            ack_wait: binding.map_or(plan.ack_wait(), |it| it.ack_wait),
+            timeout: plan.timeout(),
+            max_deliver: plan.max_deliver(),
+            dead_letter: binding.map_or_else(declared_dead_letter, |it| it.dead_letter.clone()),
+            publish: plan.publish.as_deref().map(str::to_owned),
+            location: location.clone(),
+            state,
+        }
+    }
+}
+
+impl fmt::Display for HandlerInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, subjects, queue, concurrency, location, state, .. } = self;
+        write!(f, "{name}: {state}, {}", subjects.join(", "))?;
+        if let Some(stream) = &self.stream {
+            write!(f, ", stream {stream}")?;
+        }
+        write!(f, ", queue {queue}, concurrency {concurrency}")?;
+        for (what, value) in [("group", &self.group), ("broker", &self.broker)] {
+            if let Some(value) = value {
+                write!(f, ", {what} {value}")?;
+            }
+        }
+        write!(f, " ({location})")
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+    use crate::plan::Plan;
+
+    #[test]
+    fn description_has_a_stable_form() {
+        let plan = Plan {
+            key: Some(Key::header("Tenant")),
+            concurrency: Some(4),
+            ack_wait: Some(Duration::from_millis(1500)),
+            group: Some("shop".into()),
+            ..Plan::new(["orders.created", "orders.{id}.paid"], "billing")
+        };
+        let declaration = Declaration {
+            name: "app::bill".to_owned(),
+            is_closure: false,
+            location: "src/main.rs:7:1".to_owned(),
+            plan,
+            events: Vec::new(),
+        };
+        let info = HandlerInfo::new(&declaration, None, HandlerState::NotStarted);
+        assert_eq!(
+            info.to_string(),
+            "app::bill: not_started, orders.created, orders.{id}.paid, queue billing, concurrency 4, group shop (src/main.rs:7:1)"
+        );
+        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":null,"publish":null,"location":"src/main.rs:7:1","state":"not_started"}"#;
+        assert_eq!(serde_json::to_string(&info).unwrap_or_default(), json);
+    }
+}
