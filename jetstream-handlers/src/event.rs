@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::codec::{Codec, DefaultCodec, EncodeError, Encoded, Payload as _};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
-use crate::pattern::{Placeholder, tokens};
+use crate::pattern::{Placeholder, filter, tokens};
+use crate::subject::covers;
 
 /// A type that knows the subject to which it is published, and its message id; `#[derive(Event)]` implements it.
 ///
@@ -157,6 +158,14 @@ pub(crate) fn encode<E: Event + ?Sized>(event: &E, default: &DefaultCodec) -> Re
     match event.event_codec() {
         Some(codec) => codec.encode_beside(event, default),
         None => event.encode_payload(default),
+    }
+}
+
+/// Returns the subject with placeholders that an event declares for this subject.
+pub(crate) fn pattern_of<E: Event + ?Sized>(subject: &str) -> Option<&'static str> {
+    match E::PATTERNS {
+        [pattern] => Some(pattern),
+        patterns => patterns.iter().copied().find(|pattern| covers(&filter(pattern), subject)),
     }
 }
 

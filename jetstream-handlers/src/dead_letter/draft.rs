@@ -98,7 +98,7 @@ impl<'a> Draft<'a> {
         if let Some(block) = self.header_block.filter(|block| !block.is_empty()) {
             headers.insert(HEADER_BLOCK, BASE64.encode(block));
         }
-        Outgoing { subject: self.subject.into(), payload: self.payload.clone(), headers }
+        Outgoing { subject: self.subject.into(), pattern: None, payload: self.payload.clone(), headers }
     }
 
     /// Returns the dead letter without the contents that are stored in messages of their own, at these sequences.

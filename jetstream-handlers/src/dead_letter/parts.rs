@@ -82,7 +82,7 @@ impl Part<'_> {
         headers.insert(PART_OF, self.id);
         headers.insert(PARTS_KEY, self.key);
         headers.insert("Dead-Letter-Handler", self.handler);
-        Outgoing { subject: subject.into(), payload, headers }
+        Outgoing { subject: subject.into(), pattern: None, payload, headers }
     }
 
     /// Returns `true` if a stored message is a part of this content.

@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, unguessable_replay_id};
 use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, header_block};
-use crate::publish::{MissingStream, publish_guessable, publish_to_existing};
+use crate::publish::{MissingStream, publish_copy, publish_guessable};
 use crate::spelling;
 use crate::subject::{covers, overlap};
 
@@ -198,7 +198,7 @@ impl DeadLetters {
         }
         match self.compare(&ack, &original).await.map_err(|error| error.about(&about))? {
             KnownId::OfThisReplay => Ok(ack),
-            KnownId::OfAnother => publish_to_existing(&self.transport, renamed(original)).await,
+            KnownId::OfAnother => publish_copy(&self.transport, renamed(original), MissingStream::Awaited).await,
         }
     }
 
@@ -225,7 +225,7 @@ impl DeadLetters {
             }
         }
         let payload = letter.payload.clone();
-        let smallest = Outgoing { subject: letter.subject.clone().into(), payload, headers };
+        let smallest = Outgoing { subject: letter.subject.clone().into(), pattern: None, payload, headers };
         let mut message = smallest.clone();
         message.headers.insert(header::NATS_EXPECTED_STREAM, target.name.as_str());
         message.headers.insert(REPLAY_OF, format!("{}:{}", self.stream, letter.sequence));

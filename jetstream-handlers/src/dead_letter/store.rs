@@ -10,7 +10,7 @@ use super::parts::{Content, ID_SUFFIX};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Message, Outgoing, PublishAck, Stored};
 use crate::outcome::Failure;
-use crate::publish::{MissingStream, publish, publish_guessable};
+use crate::publish::{MissingStream, publish_copy, publish_guessable};
 use crate::transport::Transport;
 
 /// The size of the headers of a part in bytes, unless names are long.
@@ -92,7 +92,7 @@ async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<P
     let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default();
     let id = format!("{id}{ID_SUFFIX}{}", nuid::next());
     message.headers.insert(header::NATS_MESSAGE_ID, id);
-    publish(transport, message).await
+    publish_copy(transport, message, MissingStream::Created).await
 }
 
 /// Returns `true` if a stored message is the same as one to be stored, apart from what differs between attempts.

@@ -36,6 +36,10 @@ impl IngestError {
         self.stored
     }
 
+    pub(crate) fn error(&self) -> &Error {
+        &self.error
+    }
+
     /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.error.kind()

@@ -16,6 +16,9 @@ const LINE_OVERHEAD: usize = ": \r\n".len();
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     pub(crate) subject: async_nats::Subject,
+    /// The subject with placeholders that the event declares, of which there are few.
+    #[cfg_attr(not(feature = "otel"), allow(dead_code, reason = "only the feature reads it"))]
+    pub(crate) pattern: Option<&'static str>,
     pub(crate) payload: Bytes,
     pub(crate) headers: HeaderMap,
 }
@@ -44,7 +47,7 @@ impl Outgoing {
         if number == count {
             headers.insert(header::NATS_BATCH_COMMIT, "1");
         }
-        Self { headers, subject: self.subject.clone(), payload: self.payload.clone() }
+        Self { headers, subject: self.subject.clone(), payload: self.payload.clone(), ..*self }
     }
 
     /// Returns the value of a header.

@@ -6,6 +6,10 @@ pub(crate) mod handler_info;
 pub(crate) mod health;
 pub(crate) mod hooks;
 pub(crate) mod observer;
+#[cfg(feature = "otel")]
+mod otel;
+pub(crate) mod publishing;
 pub(crate) mod recorder;
 pub(crate) mod settled;
 pub(crate) mod span;
+pub(crate) mod trace_context;

@@ -43,6 +43,8 @@ use crate::spelling;
 pub struct Output {
     /// The subject; `None` for that of the handler's `publish`.
     subject: Option<String>,
+    /// The subject with placeholders that the event declares.
+    pattern: Option<&'static str>,
     payload: Bytes,
     /// `true` if the payload has no format.
     is_raw: bool,
@@ -98,7 +100,8 @@ impl Output {
         };
         let Identity { id, headers } = Identity::of(event, &subject);
         let problem = spelling::publish_subject_problem(&subject);
-        let mut output = Self::encoded::<E>(Some(subject), encoded);
+        let pattern = event::pattern_of::<E>(&subject);
+        let mut output = Self { pattern, ..Self::encoded::<E>(Some(subject), encoded) };
         output.refuse(problem.map(|problem| format!("cannot be published: {problem}")));
         if let Some(id) = id {
             output = output.message_id(&id);
@@ -114,8 +117,14 @@ impl Output {
 
     /// Returns a message with a value of this type.
     fn encoded<T: ?Sized>(subject: Option<String>, encoded: Result<Encoded, EncodeError>) -> Self {
-        let mut output =
-            Self { subject, payload: Bytes::new(), is_raw: false, headers: HeaderMap::new(), problem: None };
+        let mut output = Self {
+            subject,
+            pattern: None,
+            payload: Bytes::new(),
+            is_raw: false,
+            headers: HeaderMap::new(),
+            problem: None,
+        };
         match encoded {
             Ok(Encoded { payload, content_type }) => {
                 output.payload = payload;
@@ -204,7 +213,7 @@ impl Output {
         default: Option<&str>,
         id: impl FnOnce() -> String,
     ) -> Option<Outgoing> {
-        let Self { subject, payload, is_raw, mut headers, .. } = self;
+        let Self { subject, pattern, payload, is_raw, mut headers, .. } = self;
         let subject = settings.subject(subject.as_deref().or(default)?).into_owned().into();
         if !is_raw && !settings.codec.is_json() && headers.get(CONTENT_TYPE).is_none() {
             headers.insert(CONTENT_TYPE, JsonCodec::CONTENT_TYPE);
@@ -212,7 +221,7 @@ impl Output {
         if headers.get(header::NATS_MESSAGE_ID).is_none() {
             headers.insert(header::NATS_MESSAGE_ID, HeaderValue::from(id()));
         }
-        Some(Outgoing { subject, payload, headers })
+        Some(Outgoing { subject, pattern, payload, headers })
     }
 }
 

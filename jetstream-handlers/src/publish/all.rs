@@ -13,6 +13,7 @@ use super::store::resend;
 use super::{PublishMessage, Publisher};
 use crate::error::Error;
 use crate::message::{Outgoing, Pipelined};
+use crate::observe::publishing::Publishings;
 use crate::transport::{Pipeline, Transport};
 
 impl Publisher {
@@ -57,8 +58,14 @@ impl Publisher {
         I: IntoIterator<Item = PublishMessage, IntoIter: Send + 'a>,
     {
         let publisher = self.clone();
-        let messages = messages.into_iter().map(move |message| message.outgoing_of(&publisher));
-        let results = Results { transport: self.transport.clone(), pipeline: self.transport.pipeline(messages) };
+        let publishings = Publishings::default();
+        let begun = publishings.clone();
+        let messages = messages.into_iter().map(move |message| {
+            let message = message.outgoing_of(&publisher);
+            begun.begin(publisher.transport.settings(), message)
+        });
+        let pipeline = self.transport.pipeline(messages);
+        let results = Results { transport: self.transport.clone(), pipeline, publishings };
         let results = stream::unfold(results, |mut results| async move { Some((results.next().await?, results)) });
         PublishAll { results: results.fuse().boxed() }
     }
@@ -116,14 +123,17 @@ impl Stream for PublishAll<'_> {
 struct Results<I: Iterator> {
     transport: Arc<Transport>,
     pipeline: Pipeline<I>,
+    publishings: Publishings,
 }
 
 impl<I: Iterator<Item = Result<Outgoing, Error>>> Results<I> {
     async fn next(&mut self) -> Option<Result<PublishAck, Error>> {
-        match self.pipeline.next().await? {
-            Pipelined::Done(result) => Some(result),
+        let result = match self.pipeline.next().await? {
+            Pipelined::Done(result) => result,
             // Boxed to keep the future of the other results small.
-            Pipelined::Resend(attempt) => Some(Box::pin(resend(&self.transport, attempt)).await),
-        }
+            Pipelined::Resend(attempt) => Box::pin(resend(&self.transport, attempt)).await,
+        };
+        self.publishings.ended(result.as_ref());
+        Some(result)
     }
 }

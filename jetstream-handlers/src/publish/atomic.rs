@@ -13,6 +13,7 @@ use super::{PublishMessage, Publisher};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::empty_batch;
 use crate::message::{Outgoing, atomic_batch_id};
+use crate::observe::publishing::Publishing;
 use crate::transport::Transport;
 
 /// The server's default limit for the messages of an atomic batch (ADR-50).
@@ -90,13 +91,25 @@ pub(super) fn require_version(transport: &Transport) -> Result<(), Error> {
 
 /// Stores a batch of at most [`MAX_MESSAGES`] messages with different ids.
 pub(super) async fn store_batch(transport: &Transport, messages: &[Outgoing]) -> Result<PublishAck, Error> {
+    let Some(first) = messages.first() else { return Err(empty_batch()) };
+    let publishing = Publishing::of_batch(transport.settings(), first);
+    let messages = publishing.injected(messages);
+    let stored = async {
+        check_batch(transport, &messages)?;
+        until_closed(transport, &first.subject, store(transport, &first.subject, &messages)).await
+    };
+    let result = publishing.run(stored).await;
+    publishing.ended(result.as_ref());
+    result
+}
+
+fn check_batch(transport: &Transport, messages: &[Outgoing]) -> Result<(), Error> {
     let id = atomic_batch_id(&nuid::next(), 0);
     for (number, message) in (1..).zip(messages) {
         let sent = message.in_atomic_batch(&id, number, messages.len());
         transport.check(&sent).map_err(|error| about(number, error))?;
     }
-    let subject = messages.first().map_or("", |message| message.subject.as_str());
-    until_closed(transport, subject, store(transport, subject, messages)).await
+    Ok(())
 }
 
 /// Returns the messages of an atomic batch, each with an id.

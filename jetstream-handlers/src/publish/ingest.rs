@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::error::ingest::IngestError;
 use crate::message::refusal::empty_batch;
 use crate::message::{BeginFailure, Outgoing};
+use crate::observe::publishing::Publishing;
 use crate::transport::{Ingest, Transport};
 
 /// The oldest server version with fast-ingest batches (ADR-50).
@@ -74,22 +75,38 @@ impl Publisher {
         transport
             .require_version(SERVER, "fast-ingest batches", "`publish_all`, which stores message by message")
             .map_err(none_stored)?;
-        let checked = |(number, message): (usize, PublishMessage)| {
-            let message = check_member(number, message.outgoing_of(self))?;
+        let mut messages = (1..).zip(messages).map(|(number, message): (usize, PublishMessage)| {
+            (number, check_member(number, message.outgoing_of(self)))
+        });
+        let (number, first) = messages.next().unwrap_or_else(|| (1, Err(empty_batch())));
+        let first = first.map_err(none_stored)?;
+        let publishing = Publishing::of_batch(transport.settings(), &first);
+        let messages = std::iter::once((number, Ok(first))).chain(messages).map(|(number, message)| {
+            let mut message = message?;
+            publishing.inject(&mut message);
             transport.check(&message).map_err(|error| about(number, error))?;
             Ok(message)
-        };
-        let mut messages = (1..).zip(messages).map(checked);
-        let first = messages.next().unwrap_or_else(|| Err(empty_batch())).map_err(none_stored)?;
-        let mut batch = begin(transport, first).await?;
-        for message in messages {
-            batch.add(message).await?;
-            if batch.has_ended() {
-                break;
-            }
-        }
-        batch.end().await
+        });
+        let result = publishing.run(ingest(transport, messages)).await;
+        publishing.ended(result.as_ref().map_err(IngestError::error));
+        result
     }
+}
+
+/// Sends all messages of a batch, of which there is at least one.
+async fn ingest(
+    transport: &Transport,
+    mut messages: impl Iterator<Item = Result<Outgoing, Error>>,
+) -> Result<PublishAck, IngestError> {
+    let first = messages.next().unwrap_or_else(|| Err(empty_batch())).map_err(none_stored)?;
+    let mut batch = begin(transport, first).await?;
+    for message in messages {
+        batch.add(message).await?;
+        if batch.has_ended() {
+            break;
+        }
+    }
+    batch.end().await
 }
 
 /// Sends the first message until a stream begins the batch or refuses it.

@@ -19,6 +19,7 @@ use crate::codec::compression::{CONTENT_ENCODING, Encoding};
 use crate::codec::{CONTENT_TYPE, Encoded};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
+use crate::event::{self, Event};
 use crate::message::{Outgoing, header_block, reserved};
 use crate::spelling;
 
@@ -62,6 +63,8 @@ const MAX_TTL: Duration = Duration::from_secs(36_500 * 24 * 60 * 60);
 pub struct PublishMessage {
     publisher: Publisher,
     subject: String,
+    /// The subject with placeholders that the event declares.
+    pattern: Option<&'static str>,
     payload: Result<Bytes, Error>,
     /// The content type of the payload, unless the headers have one.
     content_type: Option<&'static str>,
@@ -77,7 +80,7 @@ impl PublishMessage {
             Err(error) => (Err(error), None),
         };
         let subject = publisher.transport.settings().subject(subject).into_owned();
-        Self { publisher, subject, payload, content_type, headers: HeaderMap::new(), problem: None }
+        Self { publisher, subject, pattern: None, payload, content_type, headers: HeaderMap::new(), problem: None }
     }
 
     /// Adds `amount` to the counter of the subject, in a stream with `allow_msg_counter` (ADR-49); the payload must be
@@ -212,6 +215,13 @@ impl PublishMessage {
     }
 
     /// Sets a header that has one value.
+    /// Sets the subject that the event declares.
+    pub(super) fn declared_by<E: Event + ?Sized>(mut self) -> Self {
+        let declared = self.publisher.transport.settings().declared(&self.subject);
+        self.pattern = event::pattern_of::<E>(declared);
+        self
+    }
+
     fn single(mut self, name: HeaderName, value: &str) -> Self {
         match HeaderValue::from_str(value) {
             Ok(value) => self.headers.insert(name, value),
@@ -244,14 +254,14 @@ impl PublishMessage {
         {
             self = self.single(CONTENT_TYPE, content_type);
         }
-        let Self { publisher, subject, payload, headers, problem, .. } = self;
+        let Self { publisher, subject, pattern, payload, headers, problem, .. } = self;
         let is_encoded = payload.is_ok();
         let message = match problem.or_else(|| spelling::publish_subject_problem(&subject)).filter(|_| is_encoded) {
             Some(problem) => {
                 let text = format!("cannot publish to `{}`: {}", printable(&subject), printable(&problem));
                 Err(Error::new(ErrorKind::Config, text))
             }
-            None => payload.map(|payload| Outgoing { subject: subject.into(), payload, headers }),
+            None => payload.map(|payload| Outgoing { subject: subject.into(), pattern, payload, headers }),
         };
         (publisher, message)
     }

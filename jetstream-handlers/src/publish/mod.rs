@@ -14,4 +14,4 @@ pub use all::PublishAll;
 pub use message::PublishMessage;
 pub(crate) use outputs::{NotStored, OutputStreams, publish_outputs};
 pub use publisher::Publisher;
-pub(crate) use store::{MissingStream, publish, publish_guessable, publish_to_existing};
+pub(crate) use store::{MissingStream, publish, publish_copy, publish_guessable};

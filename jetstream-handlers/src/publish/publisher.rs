@@ -134,7 +134,7 @@ impl Publisher {
             Err(error) => return PublishMessage::new(self.clone(), E::PATTERN, Err(error)),
         };
         let Identity { id, headers } = Identity::of(event, &subject);
-        let mut message = self.encoded::<E>(&subject, event::encode(event, self.codec()));
+        let mut message = self.encoded::<E>(&subject, event::encode(event, self.codec())).declared_by::<E>();
         if let Some(id) = id {
             message = message.message_id(&id);
         }

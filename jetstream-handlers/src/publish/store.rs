@@ -7,21 +7,29 @@ use super::retry::{Pause, Retry, Unit};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::closed;
 use crate::message::{Attempt, FirstSend, Outgoing, PublishFailure};
+use crate::observe::publishing::Publishing;
 use crate::transport::Transport;
 
 /// Publishes a message, and returns after the stream has stored it.
 ///
 /// Fails if the broker is disconnected meanwhile.
-pub(crate) async fn publish(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
-    checked(transport, message, MissingStream::Created).await.map(Answer::into_ack)
+pub(crate) async fn publish(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
+    let publishing = Publishing::of_message(transport.settings(), &message);
+    publishing.inject(&mut message);
+    checked(transport, message, MissingStream::Created, &publishing).await.map(Answer::into_ack)
 }
 
-/// Publishes a message as [`publish`] does, but never creates a stream for it.
-pub(crate) async fn publish_to_existing(transport: &Transport, message: Outgoing) -> Result<PublishAck, Error> {
-    checked(transport, message, MissingStream::Awaited).await.map(Answer::into_ack)
+/// Publishes a copy of a message, with exactly its headers.
+pub(crate) async fn publish_copy(
+    transport: &Transport,
+    message: Outgoing,
+    missing: MissingStream,
+) -> Result<PublishAck, Error> {
+    let publishing = Publishing::of_message(transport.settings(), &message);
+    checked(transport, message, missing, &publishing).await.map(Answer::into_ack)
 }
 
-/// Publishes a message whose id others can guess, so that the caller must compare a duplicate with the message.
+/// Publishes a copy of a message whose id others can guess, so that the caller must compare a duplicate with the message.
 ///
 /// The ack is that of the server: an id that was known is reported as a duplicate, even if an earlier attempt had no
 /// answer, because that attempt is not known to have stored it.
@@ -30,7 +38,8 @@ pub(crate) async fn publish_guessable(
     message: Outgoing,
     missing: MissingStream,
 ) -> Result<PublishAck, Error> {
-    checked(transport, message, missing).await.map(|answer| answer.ack)
+    let publishing = Publishing::of_message(transport.settings(), &message);
+    checked(transport, message, missing, &publishing).await.map(|answer| answer.ack)
 }
 
 /// The action of a publish if no stream covers its subject.
@@ -56,13 +65,20 @@ impl Answer {
     }
 }
 
-async fn checked(transport: &Transport, message: Outgoing, missing: MissingStream) -> Result<Answer, Error> {
+async fn checked(
+    transport: &Transport,
+    message: Outgoing,
+    missing: MissingStream,
+    publishing: &Publishing,
+) -> Result<Answer, Error> {
     let subject = message.subject.clone();
     let checked = async {
         transport.check(&message)?;
         store(transport, Attempt::first(message), missing).await
     };
-    until_closed(transport, &subject, checked).await
+    let result = publishing.run(until_closed(transport, &subject, checked)).await;
+    publishing.ended(result.as_ref().map(|answer| &answer.ack));
+    result
 }
 
 /// Publishes a message that was already checked, and may have been sent.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
-use tracing::Instrument as _;
 
 use super::Worker;
 use super::attempts::killed;
@@ -100,10 +99,10 @@ impl Worker {
             let Some(Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
             let taken = self.taken_again(waiting, now);
-            let span = self.span(&taken.message);
+            let scope = self.scope(&taken.message);
             let handling = self.handle_isolated(&mut caller, &taken.message, isolation, &mut alone);
-            let settled = handling.instrument(span.clone()).await;
-            span.in_scope(|| match self.limits {
+            let settled = scope.clone().run(handling).await;
+            scope.in_scope(|| match self.limits {
                 None => self.handled(taken, settled.as_ref(), &mut caller),
                 Some(_) => taken.settled(settled.as_ref(), caller.take_elapsed()),
             });

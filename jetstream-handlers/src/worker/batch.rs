@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
-use tracing::Instrument as _;
 
 use super::Worker;
 use super::attempts::Verdict;
@@ -56,8 +55,8 @@ impl Worker {
             });
             let held: Vec<_> = held.collect();
             let messages = held.iter().map(|held| &held.taken.message);
-            let span = span::batch(&self.handler.declaration, &self.binding, messages);
-            self.handle_batch(&mut caller, held).instrument(span).await;
+            let scope = span::batch(&self.handler.declaration, &self.binding, self.transport.settings(), &messages);
+            scope.run(self.handle_batch(&mut caller, held)).await;
             self.prefetch.measured(begun.elapsed());
             if let Some(first) = slots.first() {
                 first.thread_idle(&mut caller, &self.buffer).await;

@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
-use tracing::Instrument as _;
 
 use super::Worker;
 use super::ack_all::{AckAll, Progress};
@@ -18,6 +17,7 @@ use crate::delivery::Isolation;
 use crate::message::Message;
 use crate::observe::observer::HasFailed;
 use crate::observe::settled::{Next, Settled, Settlement};
+use crate::observe::span::Scope;
 use crate::outcome::{Outcome, Settle};
 
 /// The timeout of recording that a message is about to be tried in isolation.
@@ -32,11 +32,11 @@ struct InPlace<'a> {
     resyncs: u64,
 }
 
-/// An attempt in place, with its span.
+/// An attempt in place, with its span and its trace.
 struct Attempt {
     outcome: Outcome,
     begun: Instant,
-    span: tracing::Span,
+    scope: Scope,
 }
 
 impl InPlace<'_> {
@@ -117,16 +117,16 @@ impl Worker {
         let message = &in_place.taken.message;
         let mut first = None;
         if message.info.delivered() == 1 {
-            let (begun, span) = (*now, self.span(message));
+            let (begun, scope) = (*now, self.scope(message));
             let call = self.call(caller, message, begun);
-            let outcome = if span.is_disabled() { call.await } else { Box::pin(call).instrument(span.clone()).await };
+            let outcome = if scope.is_empty() { call.await } else { scope.clone().run(Box::pin(call)).await };
             *now = Instant::now();
             caller.ended(*now);
             if outcome.settle == Settle::Ack {
-                span.in_scope(|| self.attempted_in_place(caller, in_place.taken, message, begun, &Settled::ACK));
+                scope.in_scope(|| self.attempted_in_place(caller, in_place.taken, message, begun, &Settled::ACK));
                 return Some(Settled::ACK);
             }
-            first = Some(Attempt { outcome, begun, span });
+            first = Some(Attempt { outcome, begun, scope });
         }
         // Boxed, because it is rare and large.
         let ended = Box::pin(self.retry_in_place(caller, in_place, first)).await;
@@ -145,15 +145,15 @@ impl Worker {
         // For the handler and the dead letter, an attempt in place counts as a delivery.
         let mut message = in_place.taken.message.clone();
         loop {
-            let Attempt { outcome, begun, span } = match first.take() {
+            let Attempt { outcome, begun, scope } = match first.take() {
                 Some(attempt) => attempt,
                 None => {
-                    let (begun, span) = (Instant::now(), self.span(&message));
-                    let outcome = self.try_in_order(caller, in_place, &message).instrument(span.clone()).await;
-                    Attempt { outcome, begun, span }
+                    let (begun, scope) = (Instant::now(), self.scope(&message));
+                    let outcome = scope.clone().run(self.try_in_order(caller, in_place, &message)).await;
+                    Attempt { outcome, begun, scope }
                 }
             };
-            if span.in_scope(|| self.is_handed_back(&outcome)) {
+            if scope.in_scope(|| self.is_handed_back(&outcome)) {
                 // The message stays in the slot, and the stop hands it back.
                 return None;
             }
@@ -161,11 +161,11 @@ impl Worker {
                 (Settled::ACK, None)
             } else {
                 failures += 1;
-                self.fail_in_order(&message, outcome, failures).instrument(span.clone()).await
+                scope.clone().run(self.fail_in_order(&message, outcome, failures)).await
             };
-            span.in_scope(|| self.attempted_in_place(caller, in_place.taken, &message, begun, &settled));
+            scope.in_scope(|| self.attempted_in_place(caller, in_place.taken, &message, begun, &settled));
             let Some(delay) = delay else { return Some(settled) };
-            drop(span);
+            drop(scope);
             message.info.count_attempt();
             self.ack_all(in_place.acks).await;
             if !self.wait_in_place(in_place, delay).await {

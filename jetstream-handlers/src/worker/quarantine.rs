@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
-use tracing::Instrument as _;
 
 use super::Worker;
 use crate::message::{Info, Message};
@@ -104,7 +103,7 @@ impl Worker {
 
     async fn release_from_quarantine(&self, message: Message) {
         let Some(failure) = failure(&message) else { return self.quarantine.advance(true) };
-        let span = self.span(&message);
+        let scope = self.scope(&message);
         let delay = async {
             if self.is_irretrievable(&message) {
                 tracing::error!(
@@ -125,7 +124,7 @@ impl Worker {
                 Err(delay) => Some(delay.min(MAX_DELAY)),
             }
         };
-        let delay = delay.instrument(span).await;
+        let delay = scope.run(delay).await;
         self.quarantine.advance(delay.is_none());
         if let Some(delay) = delay {
             sleep(delay).await;

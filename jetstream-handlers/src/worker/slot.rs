@@ -4,7 +4,6 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::Instrument as _;
 
 use super::Worker;
 use super::attempts::Verdict;
@@ -15,7 +14,7 @@ use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::observer::HasFailed;
 use crate::observe::settled::Settled;
-use crate::observe::span;
+use crate::observe::span::{self, Scope};
 use crate::outcome::Outcome;
 use crate::plan::Ack;
 use crate::sync::lock;
@@ -190,14 +189,13 @@ impl Worker {
             let begun = now;
             slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
             let mut taken = self.taken(waiting, begun);
-            let span = self.span(&taken.message);
+            let scope = self.scope(&taken.message);
             let handling = self.handle(slot, &mut caller, &mut taken.message, begun);
-            let settled =
-                if span.is_disabled() { handling.await } else { Box::pin(handling).instrument(span.clone()).await };
+            let settled = if scope.is_empty() { handling.await } else { scope.clone().run(Box::pin(handling)).await };
             now = Instant::now();
             self.prefetch.measured(now - begun);
             caller.ended(now);
-            span.in_scope(|| self.handled(taken, settled.as_ref(), &mut caller));
+            scope.in_scope(|| self.handled(taken, settled.as_ref(), &mut caller));
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
@@ -330,8 +328,8 @@ impl Worker {
         }
     }
 
-    pub(super) fn span(&self, message: &Message) -> tracing::Span {
-        span::attempt(&self.handler.declaration, &self.binding, message)
+    pub(super) fn scope(&self, message: &Message) -> Scope {
+        span::attempt(&self.handler.declaration, &self.binding, self.transport.settings(), message)
     }
 
     /// Returns `true` if a message is acknowledged without a call.

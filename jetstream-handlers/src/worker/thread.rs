@@ -11,6 +11,7 @@ use super::guarded_call::{GuardedCall, MAX_POLL};
 use crate::extract::{Context, Delivery};
 use crate::handler::Handler;
 use crate::message::Message;
+use crate::observe::span::Scope;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 
 /// The thread on which a handler is called; it starts with the first call.
@@ -26,6 +27,8 @@ struct Job {
     messages: Vec<Message>,
     elements: Option<Arc<Elements>>,
     outcome: oneshot::Sender<Outcome>,
+    /// The span and the trace of the attempt.
+    scope: Scope,
 }
 
 impl CallerThread {
@@ -45,7 +48,8 @@ impl CallerThread {
         let (outcome, mut received) = oneshot::channel();
         // The channel has capacity, because there is one call at a time.
         let (messages, elements) = (delivery.messages().to_vec(), delivery.shared_elements());
-        if jobs.try_send(Job { messages, elements, outcome }).is_err() {
+        let scope = Scope::current();
+        if jobs.try_send(Job { messages, elements, outcome, scope }).is_err() {
             return thread_ended();
         }
         self.outcome(&mut received).await.unwrap_or_else(|limit| {
@@ -87,9 +91,9 @@ fn start(handler: Arc<Handler>, context: Context) -> std::io::Result<mpsc::SyncS
     // Not a blocking thread of the runtime: when a program ends, it waits for those, however long they compute.
     std::thread::Builder::new().name(name).spawn(move || {
         let mut call = GuardedCall::new(handler, context, None);
-        while let Ok(Job { messages, elements, outcome }) = work.recv() {
+        while let Ok(Job { messages, elements, outcome, scope }) = work.recv() {
             let delivery = Delivery::new(&messages, elements.as_ref());
-            let ended = runtime.block_on(call.call(delivery, Instant::now()));
+            let ended = runtime.block_on(scope.run(call.call(delivery, Instant::now())));
             // The receiver is gone if the worker has stopped meanwhile.
             outcome.send(ended).ok();
         }

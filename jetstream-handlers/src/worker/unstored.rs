@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
-use tracing::Instrument as _;
 
 use super::Worker;
 use super::buffer;
@@ -293,12 +292,14 @@ impl Worker {
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
             let taken = self.taken_again(waiting, now);
             let message = &taken.message;
-            let span = self.span(message);
+            let scope = self.scope(message);
             let failure = self.unstored.failure(&message.info).unwrap_or_else(exhausted);
-            let storing = async { (self.dead_letter(message, &failure).await, failure.clone()) };
-            let (stored, failure) = storing.instrument(span.clone()).await;
-            let settled = self.ended_failed(message, failure, stored).instrument(span.clone()).await;
-            span.in_scope(|| taken.settled(Some(&settled), None));
+            let storing = async {
+                let stored = self.dead_letter(message, &failure).await;
+                self.ended_failed(message, failure, stored).await
+            };
+            let settled = scope.clone().run(storing).await;
+            scope.in_scope(|| taken.settled(Some(&settled), None));
             self.release(slot, Some(&settled));
         }
     }

@@ -186,7 +186,7 @@ impl<'a> AtomicBatch<'a> {
 
     /// Sends a message without requesting an answer.
     async fn stage(&self, number: usize, message: Outgoing, deadline: Instant) -> Result<(), Failure> {
-        let Outgoing { subject, payload, headers } = message;
+        let Outgoing { subject, payload, headers, .. } = message;
         let client = self.connection.client();
         match timeout_at(deadline, client.publish_with_headers(subject.clone(), headers, payload)).await {
             Ok(Ok(())) => Ok(()),
@@ -207,7 +207,7 @@ impl<'a> AtomicBatch<'a> {
             return self.request_of(domain, number, message, deadline, epoch).await;
         }
         let wait = attempt_timeout(self.connection, message.size(), deadline);
-        let Outgoing { subject, payload, headers } = message;
+        let Outgoing { subject, payload, headers, .. } = message;
         let request = async_nats::Request::new().payload(payload).headers(headers).timeout(Some(wait));
         let client = self.connection.client();
         let sent = tokio::select! {

@@ -44,7 +44,7 @@ impl Connection {
     ) -> Result<DomainAnswer, BoxError> {
         let inbox = self.client().new_inbox();
         let mut answers = self.client().subscribe(inbox.clone()).await?;
-        let Outgoing { subject, payload, headers } = message;
+        let Outgoing { subject, payload, headers, .. } = message;
         self.client().publish_with_reply_and_headers(subject, inbox, headers, payload).await?;
         let mut other = None;
         while let Ok(Some(answer)) = timeout_at(deadline, answers.next()).await {

@@ -247,7 +247,8 @@ impl<'a> Ingest<'a> {
             Operation::End => self.sent + 1,
             _ => self.sent,
         };
-        let nothing = Outgoing { subject: self.subject.clone(), payload: Bytes::new(), headers: HeaderMap::new() };
+        let nothing =
+            Outgoing { subject: self.subject.clone(), pattern: None, payload: Bytes::new(), headers: HeaderMap::new() };
         self.ready_to_send(&nothing).await?;
         self.send_as(nothing, number, operation).await
     }
@@ -276,7 +277,7 @@ impl<'a> Ingest<'a> {
     async fn send_as(&self, message: Outgoing, number: u64, operation: Operation) -> Result<(), Error> {
         // `fail` has the stream end the batch at the first message that is missing.
         let reply = Subject::from(format!("{}.{FLOW}.fail.{number}.{}.$FI", self.inbox, operation as u8));
-        let Outgoing { subject, payload, headers } = message;
+        let Outgoing { subject, payload, headers, .. } = message;
         let client = self.connection.client();
         let publish = async {
             if headers.is_empty() {

@@ -186,7 +186,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
     async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
         let number = self.first + self.entries.len() as u64;
         let (subject, payload) = (message.subject.clone(), message.payload.clone());
-        let outgoing = Outgoing { headers: self.headers(&message, number), subject, payload };
+        let outgoing = Outgoing { headers: self.headers(&message, number), subject, payload, ..message };
         let bytes = match self.check(&outgoing) {
             Ok(bytes) => bytes,
             Err(error) => return Entry::failed(error),
@@ -215,7 +215,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             }
         };
         let reply = Subject::from(numbered(inbox, number));
-        let Outgoing { subject, payload, headers } = outgoing;
+        let Outgoing { subject, payload, headers, .. } = outgoing;
         tokio::select! {
             biased;
             sent = client.publish_with_reply_and_headers(subject, reply, headers, payload) => match sent {

@@ -1,0 +1,104 @@
+//! The span of a publish, whose context the published messages carry.
+
+use async_nats::header;
+use opentelemetry::trace::TraceContextExt as _;
+use opentelemetry::{Context, KeyValue};
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::attributes::{self, operation};
+use super::{current, propagation, set};
+use crate::error::{Error, ErrorKind};
+use crate::message::{Outgoing, PublishAck};
+use crate::settings::Settings;
+
+/// The span of the publish of a message or a batch.
+#[derive(Debug)]
+pub(crate) struct PublishSpan {
+    pub(crate) span: Span,
+    /// The context that the messages carry.
+    context: Context,
+}
+
+impl PublishSpan {
+    /// Returns the span of the publish of one message.
+    pub(crate) fn of_message(settings: &Settings, message: &Outgoing) -> Self {
+        let id = message.header(header::NATS_MESSAGE_ID);
+        let id = id.map(|id| KeyValue::new(attributes::MESSAGE_ID, id.to_owned()));
+        let size = KeyValue::new(attributes::BODY_SIZE, message.payload.len() as i64);
+        Self::begin(settings, message, id.into_iter().chain([size]))
+    }
+
+    /// Returns the span of the publish of a batch that begins with this message.
+    pub(crate) fn of_batch(settings: &Settings, first: &Outgoing) -> Self {
+        Self::begin(settings, first, [])
+    }
+
+    fn begin(settings: &Settings, message: &Outgoing, of_message: impl IntoIterator<Item = KeyValue>) -> Self {
+        let parent = current();
+        let own = propagation::extract(&message.headers);
+        let own = own.span().span_context().clone();
+        let span = tracing::info_span!(
+            "publish",
+            otel.name = format_args!("publish {}", destination(settings, message)),
+            // The message continues another trace, to which this span is only linked.
+            otel.kind = if own.is_valid() { "client" } else { "producer" },
+            subject = &*message.subject,
+        );
+        // It fails if nothing collects spans for OpenTelemetry.
+        if span.set_parent(parent.clone()).is_err() {
+            return Self { span, context: parent };
+        }
+        set(&span, operation("publish", "send"));
+        span.set_attribute(attributes::DESTINATION, message.subject.to_string());
+        if let Some(pattern) = message.pattern {
+            span.set_attribute(attributes::TEMPLATE, pattern);
+        }
+        set(&span, of_message);
+        span.add_link(own);
+        let context = span.context();
+        Self { span, context }
+    }
+
+    /// Adds the context to a message, unless it carries one.
+    pub(crate) fn inject(&self, message: &mut Outgoing) {
+        propagation::inject(&self.context, &mut message.headers);
+    }
+
+    /// Records the result of the publish.
+    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
+        match result {
+            Ok(ack) => {
+                self.span.set_attribute(attributes::STREAM, ack.stream.clone());
+                self.span.set_attribute(attributes::STREAM_SEQUENCE, ack.sequence as i64);
+                if let Some(count) = ack.batch_size {
+                    self.span.set_attribute(attributes::BATCH_COUNT, count as i64);
+                }
+            }
+            Err(error) => super::failed(&self.span, error_type(error.kind()), &error.to_string()),
+        }
+    }
+}
+
+/// Returns the destination in the name of a span: the subject that the event declares, or that of the message.
+fn destination<'a>(settings: &Settings, message: &'a Outgoing) -> &'a str {
+    message.pattern.unwrap_or_else(|| settings.declared(&message.subject))
+}
+
+/// Returns the `error.type` of a publish.
+fn error_type(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Authorization => "authorization",
+        ErrorKind::Closed => "closed",
+        ErrorKind::Config => "config",
+        ErrorKind::Duplicate => "duplicate",
+        ErrorKind::PayloadTooLarge => "payload_too_large",
+        ErrorKind::Publish => "publish",
+        ErrorKind::StreamMismatch => "stream_mismatch",
+        ErrorKind::StreamNotFound => "stream_not_found",
+        ErrorKind::Timeout => "timeout",
+        ErrorKind::WrongLastSequence => "wrong_last_sequence",
+        // These are no errors of a publish.
+        _ => "_OTHER",
+    }
+}
