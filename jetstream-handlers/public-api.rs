@@ -881,22 +881,47 @@ impl fmt::Display for HandlerState {}
 #[non_exhaustive]
 pub struct HandlerHealth {
     pub handler: String,
+    pub stream: String,
+    pub queue: String,
     pub status: Status,
+    pub paused: bool,
+    pub lag: Option<u64>,
+    pub concurrency: usize,
+    pub in_flight: usize,
+    pub oldest_in_flight: Option<Instant>,
+    pub buffered: usize,
+    pub delayed: usize,
     pub busy_since: Option<Instant>,
     pub quarantined: u64,
+    pub last_success: Option<SystemTime>,
+    pub last_failure: Option<LastError>,
 }
+impl Serialize for HandlerHealth {}
+impl fmt::Display for HandlerHealth {}
 
 // jetstream_handlers::Health
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Health {
     pub connected: bool,
+    pub last_error: Option<LastError>,
     pub handlers: Vec<HandlerHealth>,
 }
 impl Health {
     pub fn is_healthy(&self) -> bool {}
+    pub fn is_alive(&self) -> bool {}
+    pub fn is_ready(&self) -> bool {}
 }
+impl Serialize for Health {}
 impl fmt::Display for Health {}
+
+// jetstream_handlers::LastError
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct LastError {
+    pub at: SystemTime,
+    pub error: String,
+}
 
 // jetstream_handlers::Status
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -60,7 +60,7 @@
 //!
 //! [`Builder`] configures a broker, and [`Builder::connect`] connects it.
 //! [`Broker::start_all`] validates the configuration and starts the handlers, [`Running::shutdown`] stops them gracefully, and [`Broker::disconnect`] closes the connection; [`Broker::run_all`] does all of this.
-//! [`Broker::health`] returns the state of the connection and of every handler.
+//! [`Broker::handlers`] lists the handlers, and [`Broker::health`] returns the state of the connection and of every handler; [`health`] describes it, and the probes of Kubernetes.
 //!
 //! # Errors
 //!
@@ -183,8 +183,9 @@ pub use jetstream_handlers_macros::subscriber;
 pub use jetstream_handlers_macros::test;
 pub use key::Key;
 pub use message::{Info, Message};
-pub use observe::handler_info::{HandlerInfo, HandlerState};
-pub use observe::health::{HandlerHealth, Health, Status};
+pub use observe::handler_info::HandlerInfo;
+pub use observe::handler_state::HandlerState;
+pub use observe::health::{HandlerHealth, Health, LastError, Status};
 pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
 #[doc(hidden)]
@@ -302,6 +303,9 @@ struct ReadmeZhTw;
 
 #[doc = include_str!("docs/codecs.md")]
 pub mod codecs {}
+
+#[doc = include_str!("docs/health.md")]
+pub mod health {}
 
 #[doc = include_str!("docs/outputs.md")]
 pub mod outputs {}

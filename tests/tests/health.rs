@@ -5,11 +5,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
-use jetstream_handlers::async_nats::jetstream::consumer;
+use jetstream_handlers::async_nats::{self, jetstream::consumer};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, Health, Status};
 use jetstream_handlers_tests::{
-    Recorder, SOON, Server, assert_error, binary, connect, eventually, ms, publish, stream_config, until_health,
+    Proxy, Recorder, SOON, Server, assert_error, binary, connect, eventually, ms, publish, stream_config, until_health,
+    users, worker,
 };
 use tokio::sync::Semaphore;
 
@@ -150,7 +151,7 @@ fn handler_whose_runtime_was_shut_down_says_so() {
         let subscription = start.await.unwrap().unwrap();
         other.shutdown_background();
         let text = until_health(&broker, "it has failed", |health| {
-            matches!(health.handlers[0].status, Status::Failed { .. }) && !health.is_healthy()
+            matches!(health.handlers[0].status, Status::Failed { .. }) && !health.is_healthy() && !health.is_alive()
         })
         .await;
         assert!(text.contains("failed: the runtime on which it ran was shut down"), "{text}");
@@ -184,7 +185,10 @@ async fn paused_consumer_is_degraded_with_the_end_of_its_pause() {
         let until = stream.consumer_info(queue).await.unwrap().config.pause_until.unwrap();
         let until = until.to_string().split_once('.').unwrap().0.replacen(' ', "T", 1);
         assert!(text.contains(&format!("consumer `{queue}` of stream `WORK` is paused until {until}Z; ")), "{text}");
-        assert!(matches!(broker.health().handlers[handler].status, Status::Degraded { .. }));
+        let health = broker.health();
+        assert!(matches!(health.handlers[handler].status, Status::Degraded { .. }), "{health}");
+        assert_eq!(health.handlers.iter().map(|it| it.paused).collect::<Vec<_>>(), [handler == 0, handler == 1]);
+        assert!(health.is_ready() && health.is_alive(), "a pause must not block a deployment: {health}");
         publish(&broker, "work.a", [2]).await;
         calls.until(2).await;
         assert!(!broker.health().is_healthy());
@@ -275,4 +279,119 @@ async fn instance_whose_requests_are_too_many_says_so() {
     publish(&one, "work.a", [2]).await;
     calls.until(2).await;
     second.unsubscribe().await.unwrap();
+}
+
+#[test]
+fn broker_whose_runtime_was_shut_down_is_not_alive() {
+    let test = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let other = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    test.block_on(async {
+        let server = Server::start().await;
+        let url = server.url();
+        let broker = other.spawn(async move { Broker::connect(url).await }).await.unwrap().unwrap();
+        let subscription = broker.subscribe("work.a", "worker", async |_: u64| {}).await.unwrap();
+        assert!(broker.health().is_alive() && broker.health().is_healthy());
+        other.shutdown_background();
+        let text = until_health(&broker, "it is not alive", |health| !health.connected && !health.is_alive()).await;
+        let reason = "not connected: the runtime on which the broker has connected was shut down";
+        assert!(text.starts_with(reason) && text.matches(reason).count() == 2, "{text}");
+        drop(subscription);
+    });
+}
+
+#[tokio::test]
+async fn refused_credentials_are_the_reason_after_a_restart() {
+    let mut server = Server::builder().config(&users("")).user("admin", "secret").start().await;
+    let broker = worker(&server).connect().await.unwrap();
+    let subscription = broker.subscribe("work.a", "worker", async |_: u64| {}).await.unwrap();
+    assert!(broker.health().is_healthy() && broker.health().last_error.is_none(), "{}", broker.health());
+    server.reload(&users("").replacen("user: worker, password: secret", "user: worker, password: changed", 1));
+    server.restart().await;
+    let reason = "not connected: authorization violation: the server refuses the credentials; check user, password";
+    let text = until_health(&broker, "the credentials are refused", |health| {
+        health.to_string().starts_with(reason) && matches!(health.handlers[0].status, Status::Recovering { .. })
+    })
+    .await;
+    assert_eq!(text.matches(reason).count(), 2, "of the broker and of its handler: {text}");
+    let health = broker.health();
+    assert!(!health.is_ready() && health.is_alive(), "a restart does not change the password: {health}");
+    let error = health.last_error.unwrap();
+    assert!(error.at <= SystemTime::now() && error.error.starts_with("authorization violation"), "{error:?}");
+    server.reload(&users(""));
+    until_health(&broker, "it is healthy again", Health::is_healthy).await;
+    assert!(broker.health().last_error.is_some(), "the last error is kept");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn connection_limit_is_the_reason_after_a_lost_connection() {
+    let server = Server::builder().config("max_connections: 1").start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let broker = connect(&proxy).await;
+    let subscription = broker.subscribe("work.a", "worker", async |_: u64| {}).await.unwrap();
+    proxy.refuse();
+    proxy.cut();
+    until_health(&broker, "it is not connected", |health| !health.connected).await;
+    // The only connection that the server accepts; it may take a while to notice that the other one is closed.
+    let other = eventually("another client connects", SOON, async || {
+        async_nats::ConnectOptions::new().connect(server.url()).await.ok()
+    })
+    .await;
+    proxy.accept();
+    let text = until_health(&broker, "the limit is reached", |health| {
+        let limit = "maximum connections exceeded: the server accepts no more connections; raise `max_connections`";
+        health.to_string().matches(limit).count() == 2
+    })
+    .await;
+    assert!(text.starts_with("not connected: maximum connections exceeded"), "{text}");
+    assert!(broker.health().is_alive());
+    drop(other);
+    until_health(&broker, "it is healthy again", Health::is_healthy).await;
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn permission_violation_is_the_last_error() {
+    let permissions = r#"publish: { deny: ["secret.>"] }"#;
+    let server = Server::builder().config(&users(permissions)).user("admin", "secret").start().await;
+    let broker = worker(&server).connect().await.unwrap();
+    let subscription = broker.subscribe("work.a", "worker", async |_: u64| {}).await.unwrap();
+    let error = broker.publish("secret.a", &1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Authorization, "{error}");
+    let is_known = |health: &Health| health.last_error.is_some();
+    until_health(&broker, "the violation is known", is_known).await;
+    let health = broker.health();
+    let error = health.last_error.as_ref().unwrap();
+    assert!(error.error.starts_with("the user may not publish to `secret.a`"), "{error:?}");
+    assert!(health.connected && health.is_healthy(), "the connection goes on: {health}");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn handlers_are_not_ready_while_they_stop() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let (calls, permits) = (Recorder::new(), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (calls, permits) = (calls.clone(), permits.clone());
+        move |id: u64| {
+            let (calls, permits) = (calls.clone(), permits.clone());
+            async move {
+                calls.add(id);
+                permits.acquire().await.unwrap().forget();
+            }
+        }
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
+    publish(&broker, "work.a", [1]).await;
+    calls.until(1).await;
+    assert!(broker.health().is_ready());
+    let stopping = async {
+        until_health(&broker, "it stops", |health| health.handlers[0].status == Status::Stopping).await;
+        let health = broker.health();
+        assert!(!health.is_ready() && health.is_alive(), "{health}");
+        permits.add_permits(1);
+    };
+    let (stopped, ()) = futures::join!(subscription.unsubscribe(), stopping);
+    stopped.unwrap();
 }

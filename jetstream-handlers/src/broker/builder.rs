@@ -168,6 +168,8 @@ impl Builder {
     /// redelivered only after `ack_wait`.
     /// Leave `event_callback` alone, and use [`on_client_event`](Self::on_client_event) instead: through it the broker
     /// learns which permission the user lacks; without it, a message that the server does not permit only times out.
+    /// Without its `reconnect_to_server_callback`, the [health](crate::Health) lacks the server's reason for refusing a
+    /// connection, such as its limit of connections.
     pub fn connect_options(mut self, adjust: impl FnOnce(ConnectOptions) -> ConnectOptions + Send + 'static) -> Self {
         self.adjust.push(Box::new(adjust));
         self
@@ -489,8 +491,8 @@ impl Builder {
         let urls = servers.or_else(|| Some(vec![environment.urls()?]));
         let servers = nats::Servers::parse(&urls.unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]))?;
         let client_name = client_name.unwrap_or_else(default_client_name);
-        let violations = nats::Violations::new();
-        let mut options = nats::options(&client_name, &servers, violations.clone(), events)?;
+        let (violations, errors) = (nats::Violations::new(), Arc::<nats::ClientErrors>::default());
+        let mut options = nats::options(&client_name, &servers, violations.clone(), errors.clone(), events)?;
         options = environment.apply(options).await?;
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
@@ -498,7 +500,8 @@ impl Builder {
         for adjust in adjust {
             options = adjust(options);
         }
-        let connection = nats::Connection::connect(servers, options, wait_for_server, settings, violations).await?;
+        let connection =
+            nats::Connection::connect(servers, options, wait_for_server, settings, violations, errors).await?;
         let transport = Transport::Nats(connection);
         Ok(Broker::new(name, Arc::new(transport), Arc::new(states), defaults))
     }

@@ -1,11 +1,12 @@
 //! The handlers of a broker: those that run, those that are linked into the program, and those that are expected.
 
-use super::running::{Running, WorkerHandle};
+use super::running::{Disconnect, Running, WorkerHandle};
 use super::{Broker, Inner};
 use crate::error::Error;
 use crate::error::problem::{Few, Problem};
 use crate::handler::{Handler, Subscriber};
-use crate::observe::handler_info::{HandlerInfo, HandlerState};
+use crate::observe::handler_info::HandlerInfo;
+use crate::observe::handler_state::HandlerState;
 use crate::sync::lock;
 
 impl Broker {
@@ -28,10 +29,10 @@ impl Broker {
     /// ```
     pub fn handlers(&self) -> Vec<HandlerInfo> {
         let Inner { transport, name, .. } = &*self.inner;
-        let lost = transport.lost_since();
+        let disconnect = Disconnect::of(transport);
         let (mut infos, running): (Vec<_>, Vec<_>) = {
             let workers = self.workers();
-            workers.iter().map(|worker| (worker.info(lost), worker.handler.clone())).unzip()
+            workers.iter().map(|worker| (worker.info(disconnect.as_ref()), worker.handler.clone())).unzip()
         };
         let idle = Handler::all().into_iter().filter(|handler| !running.iter().any(|other| other.is(handler)));
         infos.extend(idle.map(|mut handler| {
@@ -135,8 +136,8 @@ impl Broker {
 }
 
 impl WorkerHandle {
-    fn info(&self, lost: Option<std::time::Instant>) -> HandlerInfo {
-        let state = HandlerState::from(&self.health(lost).status);
+    fn info(&self, disconnect: Option<&Disconnect>) -> HandlerInfo {
+        let state = HandlerState::from(&self.health(disconnect).status);
         HandlerInfo::new(&self.handler.declaration, Some(&self.binding), state)
     }
 

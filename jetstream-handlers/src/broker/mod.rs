@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
 pub use running::Running;
-use running::{StopOnDrop, WorkerHandle, stop_all};
+use running::{Disconnect, StopOnDrop, WorkerHandle, stop_all};
 use signals::Signals;
 pub use subscribe::{Subscribe, Subscription};
 
@@ -386,9 +386,16 @@ impl Broker {
 
     /// Returns the current state of the connection and of every handler.
     pub fn health(&self) -> Health {
-        let lost = self.inner.transport.lost_since();
-        let handlers = self.workers().iter().map(|worker| worker.health(lost)).collect();
-        Health { connected: lost.is_none(), handlers }
+        let transport = &self.inner.transport;
+        let disconnect = Disconnect::of(transport);
+        let handlers = self.workers().iter().map(|worker| worker.health(disconnect.as_ref())).collect();
+        Health {
+            connected: disconnect.is_none(),
+            last_error: transport.last_error(),
+            handlers,
+            disconnected: disconnect.and_then(|disconnect| disconnect.error),
+            abandoned: transport.is_abandoned(),
+        }
     }
 
     /// Returns the client of the connection, for what this crate does not cover; `None` in memory.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::future::{join_all, select_all};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Broker;
@@ -15,13 +15,47 @@ use crate::delivery::Binding;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::observe::health::{HandlerHealth, Status, StatusCell};
+use crate::observe::health::{Condition, HandlerHealth, Status, StatusCell};
+use crate::observe::observer::Observer;
 use crate::sync::lock;
-use crate::worker::{Busy, Delayed, Slot};
+use crate::transport::Transport;
+use crate::worker::{Busy, Delayed, Handling, Slot};
 
 /// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
 /// confirmed.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// The disconnect from all servers.
+pub(super) struct Disconnect {
+    since: std::time::Instant,
+    /// The error because of which no server is connected, if one is known.
+    pub(super) error: Option<String>,
+}
+
+impl Disconnect {
+    /// Returns the disconnect if no server is connected.
+    pub(super) fn of(transport: &Transport) -> Option<Self> {
+        let since = transport.lost_since()?;
+        let error = match transport.is_abandoned() {
+            true => Some("the runtime on which the broker has connected was shut down".to_owned()),
+            false => transport.connect_error(),
+        };
+        Some(Self { since, error })
+    }
+}
+
+impl fmt::Display for Disconnect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not connected")?;
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+    }
+}
+
+/// Calls that keep a handler from all other messages.
+struct Stuck {
+    reason: String,
+    since: Instant,
+}
 
 /// The worker of one handler that was started.
 pub(super) struct WorkerHandle {
@@ -29,6 +63,7 @@ pub(super) struct WorkerHandle {
     pub(super) binding: Arc<Binding>,
     pub(super) delayed: Arc<Delayed>,
     pub(super) status: StatusCell,
+    pub(super) observer: Arc<Observer>,
     pub(super) slots: Arc<[Slot]>,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
@@ -44,40 +79,57 @@ impl WorkerHandle {
         !(self.abandoned.load(Ordering::Relaxed) && self.ended.is_cancelled())
     }
 
-    /// Returns the health of the handler; `lost` is the time since which no server is connected.
-    pub(super) fn health(&self, lost: Option<std::time::Instant>) -> HandlerHealth {
-        let busy = Busy::of(&self.slots, self.handler.declaration.plan.messages_per_call());
-        let status = match (self.status.get(), lost, busy) {
+    /// Returns the health of the handler.
+    pub(super) fn health(&self, disconnect: Option<&Disconnect>) -> HandlerHealth {
+        let plan = &self.handler.declaration.plan;
+        let busy = Busy::of(&self.slots, plan.messages_per_call());
+        let stuck = busy.and_then(|busy| self.stuck(busy));
+        let status = match (self.status.get(), disconnect, &stuck) {
             // An idle handler notices a lost connection late.
-            (Status::Running | Status::Degraded { .. }, Some(since), _) => {
-                Status::Recovering { reason: "not connected".to_owned(), since }
+            (Status::Running | Status::Degraded { .. }, Some(disconnect), _) => {
+                Status::Recovering { reason: disconnect.to_string(), since: disconnect.since }
             }
-            (Status::Running, None, Some(busy)) => self.status_of(busy),
+            (Status::Recovering { since, .. }, Some(disconnect @ Disconnect { error: Some(_), .. }), _) => {
+                Status::Recovering { reason: disconnect.to_string(), since }
+            }
+            (Status::Running, None, Some(stuck)) => {
+                Status::Degraded { reason: stuck.reason.clone(), since: stuck.since.into_std() }
+            }
             (status, ..) => status,
         };
+        let handling = Handling::of(&self.slots);
         HandlerHealth {
             handler: self.handler.declaration.name.clone(),
+            stream: self.binding.stream.clone(),
+            queue: self.binding.consumer.clone(),
             status,
+            paused: self.status.has(Condition::Paused),
+            lag: self.observer.activity.lag(),
+            concurrency: plan.concurrency(),
+            in_flight: handling.count,
+            oldest_in_flight: handling.oldest.map(Instant::into_std),
+            buffered: self.observer.activity.buffered(),
+            delayed: self.delayed.count(),
             busy_since: busy.map(|busy| busy.since.into_std()),
             quarantined: self.status.count_quarantined(),
+            last_success: self.observer.activity.last_success(),
+            last_failure: self.observer.activity.last_failure(),
+            stuck_since: stuck.map(|stuck| stuck.since.into_std()),
         }
     }
 
-    /// Returns the status of a handler that runs and has no free slot.
-    fn status_of(&self, busy: Busy) -> Status {
+    /// Returns the calls that keep the handler from all other messages although they should have ended or yielded.
+    fn stuck(&self, busy: Busy) -> Option<Stuck> {
         let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
-        let (reason, since) = if busy.late {
+        if busy.late {
             let reason = format!(
                 "all {count} slots are taken by calls that still run after their timeout of {limit:?}, because they block and cannot be cancelled"
             );
-            (reason, busy.since)
-        } else if busy.signalled.elapsed() > self.binding.ack_wait * 2 {
-            let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
-            (reason.to_owned(), busy.signalled)
-        } else {
-            return Status::Running;
-        };
-        Status::Degraded { reason, since: since.into_std() }
+            return Some(Stuck { reason, since: busy.since });
+        }
+        let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
+        let is_blocked = busy.signalled.elapsed() > self.binding.ack_wait * 2;
+        is_blocked.then(|| Stuck { reason: reason.to_owned(), since: busy.signalled })
     }
 
     /// Stops the handler; the first caller receives its result.

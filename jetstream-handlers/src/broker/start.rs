@@ -138,6 +138,7 @@ impl Broker {
         for Prepared { handler, binding, context, stop, deliveries } in prepared {
             let (status, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
             let observer = Observer::new(&handler.declaration, &binding, defaults.hooks.clone(), recorder.cloned());
+            let observer = Arc::new(observer);
             let worker = Worker::new(Parts {
                 handler: handler.clone(),
                 binding: binding.clone(),
@@ -145,7 +146,7 @@ impl Broker {
                 context,
                 status: status.clone(),
                 delayed: delayed.clone(),
-                observer: Arc::new(observer),
+                observer: observer.clone(),
                 batch_size: defaults.batch_size,
             });
             // Also run when the worker panics, so that health does not report a handler as running.
@@ -162,6 +163,7 @@ impl Broker {
                 binding,
                 delayed,
                 status,
+                observer,
                 slots,
                 grace,
                 stop,

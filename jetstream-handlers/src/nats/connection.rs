@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::client_errors::ClientErrors;
 use super::connect::{Servers, connect};
 use super::inbox::Routes;
 use super::publish::WriteLimit;
@@ -38,6 +39,7 @@ pub(crate) struct Connection {
     epoch: watch::Receiver<u64>,
     pub(super) routes: Arc<Routes>,
     pub(super) violations: Arc<Violations>,
+    pub(crate) errors: Arc<ClientErrors>,
     pub(super) write_limit: Arc<WriteLimit>,
     pub(super) large_requests: LargeRequests,
     /// The messages that are read from streams, which are bounded like the large requests.
@@ -94,6 +96,7 @@ impl Connection {
         wait: Duration,
         settings: Settings,
         violations: Arc<Violations>,
+        errors: Arc<ClientErrors>,
     ) -> Result<Arc<Self>, Error> {
         let client = connect(&servers, options.clone(), wait).await?;
         let api_prefix = match (&settings.api_prefix, &settings.domain) {
@@ -113,6 +116,7 @@ impl Connection {
             epoch,
             routes: Arc::default(),
             violations,
+            errors,
             write_limit: Arc::default(),
             large_requests: LargeRequests::default(),
             reads: LargeRequests::default(),
@@ -237,7 +241,12 @@ impl Connection {
     /// Returns the time of the disconnect, if no server is connected.
     pub(crate) fn lost_since(&self) -> Option<Instant> {
         let lost_at = *lock(&self.lost_at);
-        (!self.is_connected()).then(|| lost_at.unwrap_or_else(Instant::now))
+        (!self.is_connected() || self.is_abandoned()).then(|| lost_at.unwrap_or_else(Instant::now))
+    }
+
+    /// Returns `true` if the connection cannot be made again, because the runtime on which it was made was shut down.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        !self.is_closed() && self.watchdog.get().is_some_and(|watchdog| watchdog.is_finished())
     }
 
     /// Records and logs a disconnect or a reconnect since the last call.

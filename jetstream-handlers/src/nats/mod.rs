@@ -2,6 +2,7 @@
 
 mod ack;
 mod api;
+mod client_errors;
 mod connect;
 mod connection;
 mod floor;
@@ -15,6 +16,7 @@ mod pull;
 mod violations;
 mod watchdog;
 
+pub(crate) use client_errors::ClientErrors;
 pub(crate) use connect::{ClientEvents, Environment, Servers, credentials_file, options, without_credentials};
 pub(crate) use connection::Connection;
 pub(crate) use publish::{AtomicBatch, Ingest, Pipeline, check, first_send, publish_once};

@@ -121,7 +121,7 @@ impl Violations {
 
 impl Violation {
     /// Parses the text of an error that the server sent.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix("Permissions Violation for ")?;
         let (denied, rest) = match rest.strip_prefix("Publish to \"") {
             Some(rest) => (Denied::Publish, rest),

@@ -145,6 +145,7 @@ async fn replace_client(connection: &Connection) {
     let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(4));
     while let Err(error) = connection.replace_client().await {
         tracing::warn!("cannot connect another client: {error:?}");
+        connection.errors.failed(&error.to_string());
         tokio::select! {
             () = sleep(backoff.next()) => {}
             () = connection.closed() => return,

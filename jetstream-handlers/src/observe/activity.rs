@@ -1,32 +1,88 @@
-//! What the health of a handler shows of its messages.
+//! What a handler has done lately, for its health.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
+use super::health::LastError;
+use crate::error::printable::{printable, truncate};
 use crate::sync::lock;
 
-/// What the health of a handler shows of its messages.
+/// The value of a number that is not known yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// The maximum length of the text of a failure.
+const MAX_TEXT: usize = 1000;
+
+/// What a handler has done lately: updated by its worker for every message, and read by the health.
 #[derive(Debug)]
 pub(crate) struct Activity {
+    begun: Instant,
+    /// The number of messages that the consumer had not delivered when the last message was delivered.
     pending: AtomicU64,
-    failure: Mutex<Option<(Instant, String)>>,
-}
-
-impl Default for Activity {
-    fn default() -> Self {
-        Self { pending: AtomicU64::new(0), failure: Mutex::new(None) }
-    }
+    /// The number of messages that the worker holds and no slot handles.
+    buffered: AtomicUsize,
+    /// The time of the last success, in nanoseconds since the beginning.
+    succeeded: AtomicU64,
+    failed: Mutex<Option<(Instant, String)>>,
 }
 
 impl Activity {
+    pub(crate) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            pending: AtomicU64::new(UNKNOWN),
+            buffered: AtomicUsize::new(0),
+            succeeded: AtomicU64::new(UNKNOWN),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// Records a delivery, and the number of messages that were not delivered then.
     pub(crate) fn received(&self, pending: u64) {
         self.pending.store(pending, Ordering::Relaxed);
     }
 
-    pub(crate) fn succeeded(&self) {}
-
-    pub(crate) fn failed(&self, error: &str) {
-        *lock(&self.failure) = Some((Instant::now(), error.to_owned()));
+    /// Records the number of messages that the worker holds and no slot handles.
+    pub(crate) fn holds(&self, buffered: usize) {
+        self.buffered.store(buffered, Ordering::Relaxed);
     }
+
+    /// Records a call that succeeded.
+    pub(crate) fn succeeded(&self, now: Instant) {
+        let nanos = now.duration_since(self.begun).as_nanos();
+        self.succeeded.store(u64::try_from(nanos).unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// Records a call that failed.
+    pub(crate) fn failed(&self, now: Instant, error: &str) {
+        let mut text = printable(error).into_owned();
+        truncate(&mut text, MAX_TEXT);
+        *lock(&self.failed) = Some((now, text));
+    }
+
+    pub(crate) fn lag(&self) -> Option<u64> {
+        Some(self.pending.load(Ordering::Relaxed)).filter(|pending| *pending != UNKNOWN)
+    }
+
+    pub(crate) fn buffered(&self) -> usize {
+        self.buffered.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn last_success(&self) -> Option<SystemTime> {
+        let nanos = Some(self.succeeded.load(Ordering::Relaxed)).filter(|nanos| *nanos != UNKNOWN)?;
+        Some(wall_time(self.begun + Duration::from_nanos(nanos)))
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<LastError> {
+        let failed = lock(&self.failed);
+        failed.as_ref().map(|(at, error)| LastError { at: wall_time(*at), error: error.clone() })
+    }
+}
+
+/// Returns the time of the wall clock at an instant in the past.
+fn wall_time(at: Instant) -> SystemTime {
+    SystemTime::now().checked_sub(at.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use super::health::Status;
+use super::handler_state::HandlerState;
 use crate::delivery::Binding;
 use crate::plan::{DeadLetter, Declaration};
 
@@ -26,11 +26,11 @@ use crate::plan::{DeadLetter, Declaration};
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), jetstream_handlers::Error> {
 /// let broker = Broker::in_memory();
-/// assert_eq!(broker.handlers()[0].state, HandlerState::NotStarted);
-/// let running = broker.start_all().await?;
+/// let running = broker.include::<bill>().start_all().await?;
 /// let handlers = broker.handlers();
-/// assert_eq!(handlers[0].stream.as_deref(), Some("ORDERS"));
-/// println!("{}", handlers[0]);
+/// let billing = handlers.iter().find(|it| it.state == HandlerState::Running).expect("`bill` runs");
+/// assert_eq!((billing.stream.as_deref(), &*billing.queue), (Some("ORDERS"), "billing"));
+/// println!("{billing}");
 /// # running.shutdown().await?;
 /// # Ok(()) }
 /// ```
@@ -76,66 +76,6 @@ pub struct HandlerInfo {
     pub location: String,
     /// The present state.
     pub state: HandlerState,
-}
-
-/// The state of a handler that is linked into the program or was started.
-///
-/// `Display` and `Serialize` write the name in lower case, as in `not_started`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-#[non_exhaustive]
-#[serde(rename_all = "snake_case")]
-pub enum HandlerState {
-    /// The handler is linked into the program for this broker, and does not run.
-    NotStarted,
-    /// The handler is linked into the program for a broker of another name, whose state this broker does not know.
-    OtherBroker,
-    /// [`Status::Running`].
-    Running,
-    /// [`Status::Degraded`].
-    Degraded,
-    /// [`Status::Recovering`].
-    Recovering,
-    /// [`Status::Stopping`].
-    Stopping,
-    /// [`Status::Stopped`].
-    Stopped,
-    /// [`Status::Failed`].
-    Failed,
-}
-
-impl HandlerState {
-    /// Returns the name of the state, as in `not_started`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotStarted => "not_started",
-            Self::OtherBroker => "other_broker",
-            Self::Running => "running",
-            Self::Degraded => "degraded",
-            Self::Recovering => "recovering",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-impl fmt::Display for HandlerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl From<&Status> for HandlerState {
-    fn from(status: &Status) -> Self {
-        match status {
-            Status::Running => Self::Running,
-            Status::Degraded { .. } => Self::Degraded,
-            Status::Recovering { .. } => Self::Recovering,
-            Status::Stopping => Self::Stopping,
-            Status::Stopped => Self::Stopped,
-            Status::Failed { .. } => Self::Failed,
-        }
-    }
 }
 
 impl HandlerInfo {

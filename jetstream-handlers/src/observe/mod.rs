@@ -3,6 +3,7 @@
 
 pub(crate) mod activity;
 pub(crate) mod handler_info;
+pub(crate) mod handler_state;
 pub(crate) mod health;
 pub(crate) mod hooks;
 pub(crate) mod observer;

@@ -50,7 +50,7 @@ pub(crate) struct Times {
 impl Observer {
     pub(crate) fn new(handler: &Declaration, binding: &Binding, hooks: Hooks, recorder: Option<Recorder>) -> Self {
         let (name, stream, queue) = (handler.name.clone(), binding.stream.clone(), binding.consumer.clone());
-        Self { handler: name, queue, stream, activity: Activity::default(), hooks, recorder }
+        Self { handler: name, queue, stream, activity: Activity::new(), hooks, recorder }
     }
 
     /// A delivery has arrived.
@@ -73,11 +73,8 @@ impl Observer {
 
     /// A call for this message has ended, before the message is settled; its outputs are published.
     pub(crate) fn attempted(&self, message: &Message, outcome: &Outcome) {
-        match &outcome.failure {
-            None => self.activity.succeeded(),
-            Some(failure) => {
-                self.activity.failed(&failure.error);
-            }
+        if let Some(failure) = &outcome.failure {
+            self.activity.failed(Instant::now(), &failure.error);
         }
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
@@ -101,6 +98,9 @@ impl Observer {
     #[inline]
     pub(crate) fn settled(&self, ended: Ended<'_>, settled: &Settled) {
         self.count(settled.settlement, 1);
+        if let (Settlement::Ack, Some(elapsed)) = (settled.settlement, ended.elapsed) {
+            self.activity.succeeded(ended.times.begun + elapsed);
+        }
         let reason = settled.failed.as_ref().map(|failed| failed.failure.reason);
         span::ended(settled.settlement.as_str(), reason);
         if let Some(failed) = &settled.failed {

@@ -21,6 +21,7 @@ use crate::error::api::ApiError;
 use crate::memory;
 use crate::message::Stored;
 use crate::nats;
+use crate::observe::health::LastError;
 use crate::settings::Settings;
 
 /// The transport of a broker.
@@ -306,6 +307,30 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.lost_since(),
             Self::Memory(memory) => (!memory.is_open()).then(std::time::Instant::now),
+        }
+    }
+
+    /// Returns the last error of the client.
+    pub(crate) fn last_error(&self) -> Option<LastError> {
+        match self {
+            Self::Nats(connection) => connection.errors.last(),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Returns the error because of which no server is connected, if one is known.
+    pub(crate) fn connect_error(&self) -> Option<String> {
+        match self {
+            Self::Nats(connection) => connection.errors.connecting(),
+            Self::Memory(_) => None,
+        }
+    }
+
+    /// Returns `true` if no server will be connected again, because the runtime of the connection was shut down.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Nats(connection) => connection.is_abandoned(),
+            Self::Memory(_) => false,
         }
     }
 

@@ -32,6 +32,11 @@ pub(super) struct Aside {
 }
 
 impl Aside {
+    /// Returns the number of messages in it.
+    pub(super) fn held(&self) -> usize {
+        self.buffer.held() + usize::from(!self.slot.is_idle())
+    }
+
     /// Adds a message; returns `false` if there are too many, or the worker stops.
     pub(super) fn push(&self, message: &Message) -> bool {
         let fits = !self.buffer.is_closed() && self.buffer.len() < MAX_ASIDE;

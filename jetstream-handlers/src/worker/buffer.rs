@@ -266,6 +266,12 @@ impl Buffer {
         queue.messages.len()
     }
 
+    /// Returns the number of messages that wait, also for others with the same key or for their next attempt.
+    pub(super) fn held(&self) -> usize {
+        let queue = self.queue();
+        queue.messages.len() + queue.keys.as_ref().map_or(0, |keys| keys.held())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.queue().messages.len()
     }

@@ -346,6 +346,11 @@ impl Keys {
         }
     }
 
+    /// Returns the number of messages that wait for others with the same key or for their next attempt.
+    pub(super) fn held(&self) -> usize {
+        self.waiting.0 + self.parked.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.parked.is_empty()
     }

@@ -75,7 +75,7 @@ use quarantine::Quarantine;
 use readiness::Readiness;
 use recent_acks::RecentAcks;
 use running_calls::RunningCalls;
-pub(crate) use slot::{Busy, Slot};
+pub(crate) use slot::{Busy, Handling, Slot};
 use unstored::Unstored;
 
 /// The parts that a worker is made from.
@@ -197,6 +197,9 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
+            self.observer
+                .activity
+                .holds(self.buffer.held() + self.asides().iter().map(|aside| aside.held()).sum::<usize>());
             deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;

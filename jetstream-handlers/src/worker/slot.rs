@@ -60,6 +60,21 @@ pub(super) enum Start {
     Leave(Option<Settled>),
 }
 
+/// The messages that the slots of a worker handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Handling {
+    pub(crate) count: usize,
+    /// The time at which the oldest of them was taken.
+    pub(crate) oldest: Option<Instant>,
+}
+
+impl Handling {
+    pub(crate) fn of(slots: &[Slot]) -> Self {
+        let begun: Vec<_> = slots.iter().filter_map(|slot| Some(slot.in_flight().current?.begun)).collect();
+        Self { count: begun.len(), oldest: begun.into_iter().min() }
+    }
+}
+
 /// The state of a worker that has no free slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Busy {

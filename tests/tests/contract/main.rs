@@ -29,6 +29,7 @@ mod dead_letters;
 mod events;
 mod handlers;
 mod headers;
+mod health;
 mod hooks;
 mod keys;
 mod limits;

@@ -16,6 +16,7 @@ mod servers;
 pub(crate) use environment::Environment;
 pub(crate) use servers::{Servers, without_credentials};
 
+use super::client_errors::ClientErrors;
 use super::violations::Violations;
 use crate::backoff::ExponentialBackoff;
 use crate::error::{Error, ErrorKind};
@@ -52,11 +53,19 @@ pub(crate) fn options(
     client_name: &str,
     servers: &Servers,
     violations: Arc<Violations>,
+    errors: Arc<ClientErrors>,
     events: ClientEvents,
 ) -> Result<ConnectOptions, Error> {
     let options = ConnectOptions::new().name(client_name).ping_interval(PING_INTERVAL);
+    let attempts = errors.clone();
+    // Called before each attempt to connect; it leaves the choice of the server to the client.
+    let options = options.reconnect_to_server_callback(move |servers, _| {
+        attempts.on_attempt(&servers);
+        std::future::ready(None)
+    });
     let options = options.event_callback(move |event| {
         violations.on_event(&event);
+        errors.on_event(&event);
         events.call(&event);
         std::future::ready(())
     });
