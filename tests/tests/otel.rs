@@ -6,8 +6,8 @@ use std::future::IntoFuture as _;
 use std::sync::OnceLock;
 
 use jetstream_handlers::async_nats::HeaderMap;
-use jetstream_handlers::{PublishAck, PublishMessage, prelude::*};
-use jetstream_handlers_tests::{SOON, Server, connect, dead_letters};
+use jetstream_handlers::{ErrorKind, PublishAck, PublishMessage, prelude::*, stream};
+use jetstream_handlers_tests::{SOON, Server, assert_error, binary, connect, dead_letters, stream_config, worker};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{SpanKind, Status, TraceId, TracerProvider as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -186,4 +186,38 @@ async fn producer_two_handlers_and_a_dead_letter_are_one_trace() {
 fn traceparent(span: &SpanData) -> String {
     let context = &span.span_context;
     format!("00-{}-{}-01", context.trace_id(), context.span_id())
+}
+
+/// An account whose server sends the traces of messages to a subject to which the user `worker` may not publish.
+const TRACED: &str = r#"accounts { APP {
+    jetstream: enabled
+    msg_trace: { dest: "traces.orders" }
+    users: [
+        { user: admin, password: secret }
+        { user: worker, password: secret, permissions: { publish: ["orders.>", "$JS.API.>"], subscribe: "_INBOX.>" } }
+    ]
+} }"#;
+
+#[tokio::test]
+async fn refused_publish_names_the_destination_of_message_tracing() {
+    // Versions before drop no message; so do 2.12.12 and later ones of that series.
+    if binary::version() < (2, 14, 3) {
+        return;
+    }
+    let server = Server::builder().config(TRACED).user("admin", "secret").start().await;
+    let orders = stream::Config { allow_atomic_publish: true, ..stream_config("ORDERS", &["orders.>"]) };
+    server.jetstream().await.create_stream(orders).await.unwrap();
+    let broker = worker(&server).connect().await.unwrap();
+    let traced = |flags: &str| {
+        let traceparent = Trace::new().traceparent();
+        let traceparent = format!("{}{flags}", traceparent.strip_suffix("01").unwrap());
+        broker.publish_message("orders.created", &1).header("traceparent", &traceparent)
+    };
+    let error = traced("01").await.unwrap_err();
+    let why = "cannot publish to `orders.created`: no stream answers, and the user may not publish to `traces.orders`: if that is `msg_trace.dest` of the account, the server drops the user's messages with a sampled `traceparent`; allow `traces.orders` in `permissions.publish` of the user on the server";
+    assert_error(&error, ErrorKind::Authorization, &[why]);
+    assert_eq!(error.missing_permission(), Some("traces.orders"));
+    let error = broker.publisher().publish_atomic([traced("01"), traced("00")]).await.unwrap_err();
+    assert_error(&error, ErrorKind::Authorization, &[why]);
+    assert_eq!(traced("00").await.unwrap().sequence, 1, "a trace that is not sampled has no destination");
 }

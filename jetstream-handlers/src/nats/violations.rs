@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::{Event, ServerError, Subject};
 use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::Connection;
 use crate::error::{Error, ErrorKind};
-use crate::message::Info;
+use crate::message::{Info, Outgoing};
+use crate::observe::trace_context::TraceParent;
 use crate::sync::lock;
 
 /// The number of violations that a receiver may fall behind; it misses older ones.
@@ -189,6 +190,45 @@ impl Connection {
                 }
             }
         }
+    }
+}
+
+/// The violations while messages with a sampled trace have no answer.
+///
+/// If an account has `msg_trace.dest`, the server sends the trace of such a message there, in the name of the user who
+/// publishes it. If that user may not publish there, the server reports that subject and drops the message
+/// (`msgtrace.go`, `initMsgTrace`, from 2.12.12 and 2.14.3).
+pub(super) struct TracedMessages(Option<broadcast::Receiver<Violation>>);
+
+impl Connection {
+    /// Observes the violations from now on, if one of these messages has a sampled trace.
+    pub(super) fn observe_traced(&self, messages: &[Outgoing]) -> TracedMessages {
+        let is_sampled =
+            |message: &Outgoing| TraceParent::of(&message.headers).is_some_and(|parent| parent.is_sampled());
+        TracedMessages(messages.iter().any(is_sampled).then(|| self.violations.subscribe()))
+    }
+}
+
+impl TracedMessages {
+    /// Returns the error of messages without an answer, if they may have been dropped because of their trace; it has
+    /// the kind [`Authorization`](ErrorKind::Authorization).
+    pub(super) fn dropped(&mut self, messages: &[Outgoing]) -> Option<Error> {
+        let violations = self.0.as_mut()?;
+        let mut seen = std::iter::from_fn(|| match violations.try_recv() {
+            Err(TryRecvError::Lagged(_)) => Some(None),
+            violation => violation.ok().map(Some),
+        });
+        // It does not name the message. What this crate sends beside its messages goes to subjects of the server.
+        let is_destination = |violation: &Violation| {
+            violation.denied == Denied::Publish
+                && !violation.subject.starts_with('$')
+                && messages.iter().all(|message| *message.subject != *violation.subject)
+        };
+        let destination = seen.by_ref().flatten().find(is_destination)?.subject;
+        let text = format!(
+            "no stream answers, and the user may not publish to `{destination}`: if that is `msg_trace.dest` of the account, the server drops the user's messages with a sampled `traceparent`; allow `{destination}` in `permissions.publish` of the user on the server"
+        );
+        Some(Error::new(ErrorKind::Authorization, text).with_missing_permission(destination.to_string()))
     }
 }
 

@@ -37,6 +37,11 @@ impl<'a> TraceParent<'a> {
         (ends && version != "ff" && fields.next().is_none()).then_some(Self { trace_id, span_id, flags })
     }
 
+    /// Returns `true` if the publisher has recorded its span.
+    pub(crate) fn is_sampled(self) -> bool {
+        self.flags & 1 == 1
+    }
+
     /// Returns the trace context of a message.
     pub(crate) fn of(headers: &'a HeaderMap) -> Option<Self> {
         Self::parse(first(headers, TRACEPARENT)?)

@@ -121,6 +121,10 @@ impl<'a> Retry<'a> {
                 (error, false)
             }
             PublishFailure::NoStream(error) => (error, true),
+            // The reason of a second missing answer is that of the first one.
+            PublishFailure::Unanswered(error) if self.unanswered && error.kind() == ErrorKind::Authorization => {
+                return Err(error.about(&format!("cannot publish to `{}`", self.subject)));
+            }
             PublishFailure::Unanswered(error) => {
                 self.unanswered = true;
                 self.require_acks().await?;

@@ -80,6 +80,7 @@ impl<'a> AtomicBatch<'a> {
         let denied = self
             .connection
             .denied_where(|violation| self.messages.iter().any(|message| violation.concerns(&message.subject)));
+        let mut traced = self.connection.observe_traced(self.messages);
         let sent = tokio::select! {
             biased;
             error = denied => {
@@ -90,7 +91,12 @@ impl<'a> AtomicBatch<'a> {
         };
         match sent {
             Ok(ack) => Ok(ack),
-            Err(failure) => self.on_failure(failure).await,
+            Err(failure) => match (self.on_failure(failure).await, traced.dropped(self.messages)) {
+                (Err(PublishFailure::Unanswered(_) | PublishFailure::Transient(_)), Some(error)) => {
+                    Err(PublishFailure::Unanswered(error))
+                }
+                (result, _) => result,
+            },
         }
     }
 

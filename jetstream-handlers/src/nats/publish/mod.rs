@@ -63,6 +63,7 @@ pub(crate) async fn publish_once(
         .payload(message.payload.clone())
         .headers(message.headers.clone())
         .timeout(Some(attempt_timeout(connection, message.size(), deadline)));
+    let mut traced = connection.observe_traced(std::slice::from_ref(message));
     let mut epoch = connection.epoch();
     epoch.mark_unchanged();
     let client = connection.client();
@@ -78,7 +79,10 @@ pub(crate) async fn publish_once(
         Ok(Ok(answer)) => read_answer(message, &answer.payload),
         Ok(Err(error)) => Err(match error.kind() {
             RequestErrorKind::NoResponders => PublishFailure::NoStream(no_stream_answers(error)),
-            RequestErrorKind::TimedOut => PublishFailure::Unanswered(no_stream_answers(error)),
+            RequestErrorKind::TimedOut => {
+                let dropped = traced.dropped(std::slice::from_ref(message));
+                PublishFailure::Unanswered(dropped.unwrap_or_else(|| no_stream_answers(error)))
+            }
             _ => PublishFailure::Permanent(unsent(connection, &message.subject, error)),
         }),
         Err(_) => Err(unanswered("no answer before the deadline")),
