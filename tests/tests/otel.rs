@@ -1,19 +1,26 @@
 //! Spans and trace contexts for OpenTelemetry, on a real server: what an in-memory exporter receives.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::IntoFuture as _;
-use std::sync::OnceLock;
+use std::io::Write;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use futures::StreamExt as _;
 
 use jetstream_handlers::async_nats::HeaderMap;
-use jetstream_handlers::{ErrorKind, PublishAck, PublishMessage, prelude::*, stream};
-use jetstream_handlers_tests::{SOON, Server, assert_error, binary, connect, dead_letters, stream_config, worker};
+use jetstream_handlers::{ErrorKind, Output, PublishMessage, prelude::*, stream};
+use jetstream_handlers_tests::{
+    SOON, Server, assert_error, binary, builder, connect, dead_letters, eventually, ms, stream_config, worker,
+};
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{SpanKind, Status, TraceId, TracerProvider as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
+use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -64,19 +71,23 @@ impl Trace {
                 return spans;
             }
             assert!(tokio::time::Instant::now() < end, "expected the spans {expected:?}, found {found:?}");
-            tokio::time::sleep(jetstream_handlers_tests::ms(5)).await;
+            tokio::time::sleep(ms(5)).await;
         }
     }
 }
 
 impl Trace {
-    /// Publishes a message in a span of this trace.
-    async fn publish(&self, message: PublishMessage) -> PublishAck {
-        let parent = format!("00-{}-00f067aa0ba902b7-01", self.0);
-        let headers = std::collections::HashMap::from([("traceparent".to_owned(), parent)]);
+    /// Returns a span of this trace.
+    fn span(&self) -> tracing::Span {
+        let headers = HashMap::from([("traceparent".to_owned(), self.traceparent())]);
         let span = tracing::info_span!("shop");
         span.set_parent(TraceContextPropagator::new().extract(&headers)).unwrap();
-        message.into_future().instrument(span).await.unwrap()
+        span
+    }
+
+    /// Publishes a message in a span of this trace.
+    async fn publish(&self, message: PublishMessage) {
+        message.into_future().instrument(self.span()).await.unwrap();
     }
 }
 
@@ -178,14 +189,330 @@ async fn producer_two_handlers_and_a_dead_letter_are_one_trace() {
             ("messaging.nats.message.stream_sequence", "1"),
             ("messaging.nats.message.delivery_count", "1"),
             ("handler", "bill"),
+            ("outcome", "ack"),
         ],
     );
     assert_eq!(billing.status, Status::Unset);
+    assert_attributes(mailer, &[("outcome", "dead_letter"), ("error.type", "error")]);
+    assert!(matches!(mailer.status, Status::Error { .. }), "{:?}", mailer.status);
 }
 
 fn traceparent(span: &SpanData) -> String {
     let context = &span.span_context;
     format!("00-{}-{}-01", context.trace_id(), context.span_id())
+}
+
+#[tokio::test]
+async fn header_of_a_publisher_in_go_joins_its_trace() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let _handler = broker.subscribe("orders.created", "billing", async |_: u64| {}).await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("Traceparent", trace.traceparent());
+    headers.insert("Tracestate", "vendor=1");
+    let client = server.jetstream().await;
+    client.publish_with_headers("orders.created", headers, "7".into()).await.unwrap().await.unwrap();
+    let spans = trace.spans(&["process orders.created"]).await;
+    let context = &spans.one("process orders.created").span_context;
+    assert_eq!(context.trace_state().get("vendor"), Some("1"));
+    assert_eq!(spans.one("process orders.created").parent_span_id.to_string(), "00f067aa0ba902b7");
+}
+
+#[tokio::test]
+async fn retry_is_another_attempt_in_the_same_trace() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let pay = async |info: Info| -> HandlerResult {
+        if info.delivered() == 1 { Err("the bank does not answer".into()) } else { Ok(()) }
+    };
+    let _handler = broker.subscribe("orders.created", "billing", pay).backoff(&[ms(1)]).await.unwrap();
+    trace.publish(broker.publish_message("orders.created", &7)).await;
+    let name = "process orders.created";
+    let spans = trace.spans(&["shop", "publish orders.created", name, name]).await;
+    let [first, second] = *spans.all(name) else { panic!("there are two attempts") };
+    for attempt in [first, second] {
+        assert_parent(attempt, spans.one("publish orders.created"));
+    }
+    let failed = [("outcome", "retry"), ("error.type", "error"), ("messaging.nats.message.delivery_count", "1")];
+    assert_attributes(first, &failed);
+    assert_attributes(second, &[("outcome", "ack"), ("messaging.nats.message.delivery_count", "2")]);
+    assert_eq!(second.status, Status::Unset);
+}
+
+#[tokio::test]
+async fn attempts_of_an_ordered_handler_do_not_contain_the_wait_between_them() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let delay = ms(300);
+    let pay = async |info: Info| -> HandlerResult {
+        if info.delivered() == 1 { Err("the bank does not answer".into()) } else { Ok(()) }
+    };
+    let handler = broker.subscribe("orders.created", "billing", pay).ordered().single_instance();
+    let _handler = handler.backoff(&[delay]).await.unwrap();
+    trace.publish(broker.publish_message("orders.created", &7)).await;
+    let name = "process orders.created";
+    let spans = trace.spans(&["shop", "publish orders.created", name, name]).await;
+    let [first, second] = *spans.all(name) else { panic!("there are two attempts") };
+    assert_attributes(first, &[("outcome", "retry")]);
+    assert_attributes(second, &[("outcome", "ack")]);
+    // The delay of a retry is shortened or prolonged by up to a fifth.
+    let between = second.start_time.duration_since(first.end_time).unwrap();
+    assert!(between >= delay / 2, "only {between:?} between the attempts");
+}
+
+#[tokio::test]
+async fn batch_is_linked_to_the_traces_of_its_messages() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let traces = [Trace::new(), Trace::new(), Trace::new()];
+    for (number, trace) in traces.iter().enumerate() {
+        trace.publish(broker.publish_message("orders.created", &number)).await;
+    }
+    let handle = async |orders: Batch<u64>, publisher: Publisher| -> HandlerResult {
+        publisher.publish("totals.changed", &orders.len()).await?;
+        Ok(())
+    };
+    let _handler = broker.subscribe("orders.created", "totals", handle).batch(3).batch_wait(secs(5)).await.unwrap();
+    let linked = |span: &SpanData| -> Vec<_> {
+        span.links.iter().map(|link| link.span_context.trace_id().to_string()).collect()
+    };
+    let ids = traces.each_ref().map(|trace| trace.0.clone());
+    let batch = eventually("the span of the batch", SOON, async || {
+        let spans = exporter().get_finished_spans().unwrap();
+        spans.into_iter().find(|span| span.name == "process orders.created" && linked(span) == ids)
+    })
+    .await;
+    assert_eq!(batch.span_kind, SpanKind::Consumer);
+    assert_attributes(&batch, &[("messaging.batch.message_count", "3"), ("messaging.operation.type", "process")]);
+    let sequence = |index: usize| {
+        let attributes = &batch.links[index].attributes;
+        attributes.iter().find(|found| found.key.as_str() == "messaging.nats.message.stream_sequence").unwrap()
+    };
+    assert_eq!([0, 1, 2].map(|index| sequence(index).value.to_string()), ["1", "2", "3"]);
+    // What the handler publishes belongs to the trace of the batch.
+    let stored = stored_headers(&server, "TOTALS", 1).await;
+    let published = stored.get("traceparent").unwrap().to_string();
+    assert!(published.contains(&batch.span_context.trace_id().to_string()), "{published}");
+}
+
+#[tokio::test]
+async fn every_way_to_publish_passes_the_trace_on() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let accepts_all =
+        stream::Config { allow_atomic_publish: true, allow_batch_publish: true, ..stream_config("WORK", &["work.>"]) };
+    server.jetstream().await.create_stream(accepts_all).await.unwrap();
+    let broker = connect(&server).await;
+    let publisher = broker.publisher();
+    let span = trace.span();
+    async {
+        publisher.publish("work.one", &1).await.unwrap();
+        publisher.publish_message("work.two", &2).header("Tenant", "eu").await.unwrap();
+        publisher.publish_bytes("work.three", "3").await.unwrap();
+        publisher.send(&Shipped { region: "eu".to_owned() }).await.unwrap();
+        let message = |number: u64| broker.publish_message("work.many", &number);
+        let all: Vec<_> = publisher.publish_all((0..3).map(message)).collect().await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        publisher.publish_atomic((3..6).map(message)).await.unwrap();
+        publisher.ingest((6..9).map(message)).await.unwrap();
+    }
+    .instrument(span)
+    .await;
+    let (single, many) = ("publish work.many", "publish work.{region}.shipped");
+    let names = ["shop", "publish work.one", "publish work.two", "publish work.three", many];
+    let names = [&names[..], &[single; 5]].concat();
+    let spans = trace.spans(&names).await;
+    for span in spans.0.iter().filter(|span| span.name != "shop") {
+        assert_parent(span, spans.one("shop"));
+        assert_eq!(span.span_kind, SpanKind::Producer);
+    }
+    let batches = spans.all(single).into_iter().filter_map(|span| {
+        attributes(span).get("messaging.batch.message_count").map(|count| (traceparent(span), count.clone()))
+    });
+    let [(atomic, _), (ingest, _)] = &*batches.collect::<Vec<_>>() else { panic!("there are two batches") };
+    let mut singles: Vec<_> = spans.0.iter().filter(|span| span.name != "shop").map(traceparent).collect();
+    singles.retain(|parent| parent != atomic && parent != ingest);
+    let expected = singles.iter().chain([atomic; 3]).chain([ingest; 3]);
+    for (sequence, expected) in (1..).zip(expected) {
+        let headers = stored_headers(&server, "WORK", sequence).await;
+        assert_eq!(headers.get("traceparent").map(ToString::to_string).as_ref(), Some(expected), "message {sequence}");
+    }
+    assert_attributes(
+        spans.one("publish work.{region}.shipped"),
+        &[
+            ("messaging.destination.name", "work.eu.shipped"),
+            ("messaging.destination.template", "work.{region}.shipped"),
+        ],
+    );
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(subject = "work.{region}.shipped")]
+struct Shipped {
+    region: String,
+}
+
+#[tokio::test]
+async fn failed_publish_has_an_error_status() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = builder(&server).auto_create(false).publish_timeout(ms(500)).connect().await.unwrap();
+    let message = broker.publish_message("nowhere.one", &1);
+    let error = message.into_future().instrument(trace.span()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StreamNotFound);
+    let spans = trace.spans(&["shop", "publish nowhere.one"]).await;
+    let publish = spans.one("publish nowhere.one");
+    assert_attributes(publish, &[("error.type", "stream_not_found")]);
+    assert_eq!(publish.status, Status::error(error.to_string()));
+}
+
+#[tokio::test]
+async fn trace_context_that_the_user_has_set_is_kept() {
+    let (own, current) = (Trace::new(), Trace::new());
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let message = broker.publish_message("orders.created", &7).header("Traceparent", &own.traceparent());
+    current.publish(message.header("baggage", "tenant=eu")).await;
+    let headers = stored_headers(&server, "ORDERS", 1).await;
+    assert_eq!(headers.get("Traceparent").map(ToString::to_string), Some(own.traceparent()));
+    assert!(headers.get("traceparent").is_none(), "{headers:?}");
+    let spans = current.spans(&["shop", "publish orders.created"]).await;
+    let publish = spans.one("publish orders.created");
+    assert_eq!(publish.span_kind, SpanKind::Client);
+    assert_eq!(publish.links[0].span_context.trace_id().to_string(), own.0);
+}
+
+#[tokio::test]
+async fn replay_keeps_the_trace_of_the_original_message() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let refuse = async |_: u64| HandlerResult::<()>::Err("the bank does not answer".into());
+    let handler = broker.subscribe("orders.created", "billing", refuse).max_deliver(1).await.unwrap();
+    let original = broker.publish_message("orders.created", &7).header("Traceparent", &trace.traceparent());
+    original.header("Tracestate", "vendor=1").await.unwrap();
+    let letter = &dead_letters(&broker, 1).await[0];
+    handler.unsubscribe().await.unwrap();
+    let replayed = broker.dead_letters().replay(letter.sequence).await.unwrap();
+    let headers = stored_headers(&server, "ORDERS", replayed.sequence).await;
+    assert_eq!(headers.get("Traceparent").map(ToString::to_string), Some(trace.traceparent()));
+    assert_eq!(headers.get("Tracestate").map(ToString::to_string).as_deref(), Some("vendor=1"));
+    assert!(headers.get("traceparent").is_none(), "{headers:?}");
+}
+
+#[tokio::test]
+async fn blocking_handler_runs_in_the_span_of_its_attempt() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handle = async |_: u64, publisher: Publisher| -> HandlerResult {
+        tracing::info!("a line of the handler");
+        publisher.publish("invoices.created", &7).await?;
+        Ok(())
+    };
+    let _handler = broker.subscribe("orders.created", "billing", handle).blocking().await.unwrap();
+    trace.publish(broker.publish_message("orders.created", &7)).await;
+    let names = ["shop", "publish orders.created", "process orders.created", "publish invoices.created"];
+    let spans = trace.spans(&names).await;
+    let attempt = spans.one("process orders.created");
+    assert_parent(spans.one("publish invoices.created"), attempt);
+    let lines: Vec<_> = attempt.events.iter().map(|event| &*event.name).collect();
+    assert!(lines.contains(&"a line of the handler"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn trace_is_passed_on_without_a_layer_and_a_propagator() {
+    let trace = Trace::new();
+    // Nothing collects spans on this thread.
+    let _nothing = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let forward = async |order: u64, publisher: Publisher| -> HandlerResult<Output> {
+        publisher.publish("copies.one", &order).await?;
+        Ok(Output::to("copies.two", &order))
+    };
+    let _one = broker.subscribe("orders.created", "one", forward).await.unwrap();
+    let _all = broker.subscribe("orders.created", "ordered", forward).ordered().single_instance().await.unwrap();
+    let mut headers = HeaderMap::new();
+    headers.insert("TraceParent", trace.traceparent());
+    headers.append("tracestate", "one=1");
+    headers.append("tracestate", "two=2");
+    headers.append("baggage", "tenant=a%20b,user=7;secret");
+    headers.append("baggage", "region=eu");
+    let client = server.jetstream().await;
+    client.publish_with_headers("orders.created", headers, "7".into()).await.unwrap().await.unwrap();
+    server.all_acked("ORDERS", "one").await;
+    server.all_acked("ORDERS", "ordered").await;
+    for sequence in 1..=4 {
+        let headers = stored_headers(&server, "COPIES", sequence).await;
+        let value = |name| headers.get(name).map(ToString::to_string).unwrap_or_default();
+        assert_eq!(value("traceparent"), trace.traceparent(), "message {sequence}");
+        assert_eq!(value("tracestate"), "one=1,two=2");
+        let baggage = value("baggage");
+        let mut members: Vec<_> = baggage.split(',').collect();
+        members.sort_unstable();
+        assert_eq!(members, ["region=eu", "tenant=a%20b", "user=7;secret"]);
+    }
+}
+
+#[tokio::test]
+async fn log_lines_have_the_fields_of_the_attempt_and_no_attributes() {
+    let trace = Trace::new();
+    let lines = Lines::default();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone()).finish();
+    let _subscriber = tracing::subscriber::set_default(subscriber);
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let refuse = async |_: u64| -> HandlerResult {
+        tracing::info!("a line of the handler");
+        Err("the bank does not answer".into())
+    };
+    let _handler = broker.subscribe("orders.created", "billing", refuse).name("bill").max_deliver(1).await.unwrap();
+    broker.publish_message("orders.created", &7).header("Traceparent", &trace.traceparent()).await.unwrap();
+    dead_letters(&broker, 1).await;
+    let line = |text: &str| {
+        let lines = lines.text();
+        lines.lines().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text:?} in {lines}")).to_owned()
+    };
+    let fields = format!(
+        "handler=\"bill\" stream=\"ORDERS\" queue=\"billing\" subject=\"orders.created\" sequence=1 delivered=1 trace_id=\"{}\"",
+        trace.0
+    );
+    let (of_handler, of_end) = (line("a line of the handler"), line("dead letter: "));
+    assert!(of_handler.contains(&format!("{fields}}}")), "{of_handler}");
+    assert!(of_end.contains(&format!("{fields} outcome=\"dead_letter\"}}")), "{of_end}");
+    assert!(!lines.text().contains("messaging."), "{}", lines.text());
+}
+
+/// The lines that a subscriber has written.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// An account whose server sends the traces of messages to a subject to which the user `worker` may not publish.
