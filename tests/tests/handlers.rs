@@ -419,10 +419,10 @@ async fn retry_delay_is_not_logged_as_blocking() {
 async fn handler_that_blocks_the_runtime_is_logged() {
     let server = Server::start().await;
     let broker = connect(&server).await;
-    // It waits without computing, which a process that was stopped does too, but not in each call.
-    publish(&broker, "work.blocked", 0..4).await;
+    // It waits without computing, which a process that was stopped does too, so that several calls are needed.
+    publish(&broker, "work.blocked", 0..60).await;
     let mut program = warning_worker(&server, "blocking");
-    program.until("blocked 3").await;
+    program.until("blocked 0").await;
     let output = eventually("the warning is logged", SOON, async || {
         let output = program.output();
         output.contains("blocking = true").then_some(output)

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::cpu_time;
+use super::{cpu_time, lost_time};
 use crate::error::printable::printable;
 use crate::extract::{Context, Delivery};
 use crate::handler::{CallFuture, Handler};
@@ -95,7 +95,7 @@ impl GuardedCall {
 
     fn check_blocking(&mut self, begun: Instant, now: Instant) {
         if let Some(warning) = &mut self.warning {
-            warning.polled(&self.handler.declaration.name, now - begun, now);
+            warning.polled(&self.handler.declaration.name, begun, now);
         }
     }
 
@@ -116,24 +116,47 @@ pub(super) struct BlockingWarning {
     waits: u32,
 }
 
+/// A poll of a handler that took long.
+#[derive(Debug, Clone, Copy)]
+struct LongPoll {
+    took: Duration,
+    /// The time that the thread computed; zero on a platform that does not measure it.
+    computed: Duration,
+    /// The time in which the thread could not run: its process was stopped, or others had the CPU; `None` if unknown.
+    lost: Option<Duration>,
+}
+
+impl LongPoll {
+    fn measure(begun: Instant, now: Instant) -> Self {
+        let took = now - begun;
+        let computed = cpu_time::since_sample().unwrap_or_default().min(took);
+        if computed >= MAX_POLL {
+            return Self { took, computed, lost: Some(Duration::ZERO) };
+        }
+        let lost = lost_time::since(begun.into_std(), now.into_std());
+        Self { took, computed, lost: lost.map(|lost| lost.max(cpu_time::delay_since_sample())) }
+    }
+}
+
 impl BlockingWarning {
     /// The value that a poll that took long without computing adds.
     const WAIT: u32 = 8;
 
     /// The value from which a handler is reported: a handler that blocks in most of its calls reaches it soon, and one
-    /// whose process was stopped for a while does not.
-    const MANY_WAITS: u32 = 3 * Self::WAIT - Self::WAIT / 2;
+    /// that reads from a slow disk for once does not.
+    const MANY_WAITS: u32 = 2 * Self::WAIT - Self::WAIT / 2;
 
     /// Warns if one poll of the handler took too long.
-    fn polled(&mut self, name: &str, took: Duration, now: Instant) {
+    fn polled(&mut self, name: &str, begun: Instant, now: Instant) {
+        let took = now - begun;
         if took < MAX_POLL {
             self.waits = self.waits.saturating_sub(1);
             return;
         }
-        // The time alone also passes while the process is stopped or throttled.
-        let Some(computed) = self.reported(took, cpu_time::since_sample()) else { return };
-        if self.last.is_none_or(|last| now - last >= WARNING_PERIOD) {
+        let poll = LongPoll::measure(begun, now);
+        if self.is_reported(poll) && self.last.is_none_or(|last| now - last >= WARNING_PERIOD) {
             self.last = Some(now);
+            let LongPoll { computed, .. } = poll;
             tracing::warn!(
                 handler = name,
                 "took {took:.1?} without an await, {computed:.1?} of it computing, which blocked everything else on its runtime thread; set `blocking = true` in its attribute to run it on threads of its own"
@@ -141,16 +164,17 @@ impl BlockingWarning {
         }
     }
 
-    /// Returns the time that a long poll computed if it is the handler that blocked the thread.
-    fn reported(&mut self, took: Duration, computed: Option<Duration>) -> Option<Duration> {
-        let computed = computed.unwrap_or(took).min(took);
-        if computed < MAX_POLL {
-            self.waits = (self.waits + Self::WAIT).min(Self::MANY_WAITS);
-            if self.waits < Self::MANY_WAITS {
-                return None;
-            }
+    /// Returns `true` if it is the handler that blocked the thread.
+    fn is_reported(&mut self, poll: LongPoll) -> bool {
+        if poll.computed >= MAX_POLL {
+            return true;
         }
-        Some(computed)
+        // The time alone also passes while the process is stopped or throttled.
+        let is_own = poll.lost.is_some_and(|lost| poll.took.saturating_sub(lost) >= MAX_POLL);
+        if is_own {
+            self.waits = (self.waits + Self::WAIT).min(Self::MANY_WAITS);
+        }
+        is_own && self.waits >= Self::MANY_WAITS
     }
 }
 
@@ -170,28 +194,40 @@ mod tests {
 
     const LONG: Duration = Duration::from_millis(300);
 
-    #[test]
-    fn computing_is_reported_at_once() {
-        let mut warning = BlockingWarning::default();
-        assert_eq!(warning.reported(LONG, Some(LONG / 2)), Some(LONG / 2));
-        assert_eq!(warning.reported(LONG, None), Some(LONG), "a platform without the measure");
+    fn long(computed: Duration, lost: Option<Duration>) -> LongPoll {
+        LongPoll { took: LONG, computed, lost }
     }
 
     #[test]
-    fn waiting_is_reported_if_it_is_the_rule() {
-        let short = Duration::from_millis(1);
+    fn computing_is_reported_at_once() {
         let mut warning = BlockingWarning::default();
-        // A handler that blocks after its first await, in each call.
-        let reported = (0..4).filter_map(|_| {
-            warning.polled("handler", short, Instant::now());
-            warning.reported(LONG, Some(short))
+        assert!(warning.is_reported(long(LONG / 2, Some(Duration::ZERO))));
+    }
+
+    #[test]
+    fn waiting_is_reported_if_it_is_the_rule_and_the_process_ran() {
+        let (short, ran) = (Duration::from_millis(1), Some(Duration::from_millis(20)));
+        let poll_quickly = |warning: &mut BlockingWarning| {
+            let begun = Instant::now();
+            warning.polled("handler", begun, begun + short);
+        };
+        let mut warning = BlockingWarning::default();
+        // A handler that blocks after its first await, in each call; the first time, the process is not watched yet.
+        let reported = [None, ran, ran, ran].map(|lost| {
+            poll_quickly(&mut warning);
+            warning.is_reported(long(short, lost))
         });
-        assert_eq!(reported.count(), 2);
-        // A process that is stopped now and then.
+        assert_eq!(reported, [false, false, true, true]);
+        // One that waits for a disk now and then.
         let mut warning = BlockingWarning::default();
         for _ in 0..20 {
-            assert_eq!(warning.reported(LONG, Some(short)), None);
-            (0..8).for_each(|_| warning.polled("handler", short, Instant::now()));
+            assert!(!warning.is_reported(long(short, ran)));
+            (0..8).for_each(|_| poll_quickly(&mut warning));
+        }
+        // A process that is stopped in each of its polls.
+        let mut warning = BlockingWarning::default();
+        for lost in [LONG, LONG - MAX_POLL / 2] {
+            assert!((0..100).all(|_| !warning.is_reported(long(short, Some(lost)))));
         }
     }
 

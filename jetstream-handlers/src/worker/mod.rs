@@ -19,6 +19,7 @@ mod heartbeat;
 mod key_order;
 mod keys;
 mod lateness;
+mod lost_time;
 mod max_deliveries;
 mod ordered;
 mod outputs;

@@ -70,3 +70,27 @@ async fn frozen(id: u64) {
     tokio::time::sleep(Duration::from_millis(1)).await;
     println!("handled {id}");
 }
+
+/// Computes for a short time before each await, so that a stop of the process is likely to begin in a poll.
+#[subscriber(subject = "work.awaited", queue = "awaiting", concurrency = 4, group = "awaiting")]
+async fn awaits(id: u64) {
+    for _ in 0..10 {
+        compute(Duration::from_millis(3));
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    println!("awaited {id}");
+}
+
+#[subscriber(subject = "work.computed", queue = "computing", group = "computing")]
+async fn computes(id: u64) {
+    // Long enough for 100 ms of it on a CPU that many share.
+    compute(Duration::from_secs(2));
+    println!("computed {id}");
+}
+
+fn compute(time: Duration) {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
