@@ -395,3 +395,36 @@ async fn handlers_are_not_ready_while_they_stop() {
     let (stopped, ()) = futures::join!(subscription.unsubscribe(), stopping);
     stopped.unwrap();
 }
+
+#[tokio::test]
+async fn long_call_does_not_block_its_thread_while_no_server_is_connected() {
+    let mut server = Server::start().await;
+    let broker = connect(&server).await;
+    let (calls, permits) = (Recorder::new(), Arc::new(Semaphore::new(0)));
+    let handler = {
+        let (calls, permits) = (calls.clone(), permits.clone());
+        move |id: u64| {
+            let (calls, permits) = (calls.clone(), permits.clone());
+            async move {
+                calls.add(id);
+                permits.acquire().await.unwrap().forget();
+            }
+        }
+    };
+    let subscription = broker.subscribe("work.a", "worker", handler).ack_wait(secs(1)).await.unwrap();
+    publish(&broker, "work.a", [1]).await;
+    calls.until(1).await;
+    server.kill();
+    until_health(&broker, "the call runs for longer than twice its ack_wait", |health| {
+        health.handlers[0].oldest_in_flight.is_some_and(|since| since.elapsed() > ms(2500))
+    })
+    .await;
+    server.restart().await;
+    until_health(&broker, "it is healthy again", |health| {
+        assert!(!health.to_string().contains("blocks its runtime thread"), "{health}");
+        health.is_healthy()
+    })
+    .await;
+    permits.add_permits(2);
+    subscription.unsubscribe().await.unwrap();
+}

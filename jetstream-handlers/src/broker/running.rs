@@ -19,7 +19,7 @@ use crate::observe::health::{Condition, HandlerHealth, Status, StatusCell};
 use crate::observe::observer::Observer;
 use crate::sync::lock;
 use crate::transport::Transport;
-use crate::worker::{Busy, Delayed, Handling, Slot};
+use crate::worker::{Buffered, Busy, Delayed, Handling, Slot};
 
 /// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
 /// confirmed.
@@ -65,6 +65,7 @@ pub(super) struct WorkerHandle {
     pub(super) status: StatusCell,
     pub(super) observer: Arc<Observer>,
     pub(super) slots: Arc<[Slot]>,
+    pub(super) buffered: Buffered,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
     pub(super) ended: CancellationToken,
@@ -108,7 +109,7 @@ impl WorkerHandle {
             concurrency: plan.concurrency(),
             in_flight: handling.count,
             oldest_in_flight: handling.oldest.map(Instant::into_std),
-            buffered: self.observer.activity.buffered(),
+            buffered: self.buffered.count(),
             delayed: self.delayed.count(),
             busy_since: busy.map(|busy| busy.since.into_std()),
             quarantined: self.status.count_quarantined(),
@@ -128,8 +129,10 @@ impl WorkerHandle {
             return Some(Stuck { reason, since: busy.since });
         }
         let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
-        let is_blocked = busy.signalled.elapsed() > self.binding.ack_wait * 2;
-        is_blocked.then(|| Stuck { reason: reason.to_owned(), since: busy.signalled })
+        // While no server is connected, no signals are sent.
+        let since = busy.signalled.max(self.observer.activity.last_polled());
+        let is_blocked = since.elapsed() > self.binding.ack_wait * 2;
+        is_blocked.then(|| Stuck { reason: reason.to_owned(), since })
     }
 
     /// Stops the handler; the first caller receives its result.

@@ -151,7 +151,7 @@ impl Broker {
             });
             // Also run when the worker panics, so that health does not report a handler as running.
             let guards = (ended.clone().drop_guard(), status.ended_on_drop());
-            let (stopping, slots) = (stop.clone(), worker.slots());
+            let (stopping, slots, buffered) = (stop.clone(), worker.slots(), worker.buffered());
             let task = tokio::spawn(async move {
                 let _guards = guards;
                 worker.run(deliveries, stopping, grace).await
@@ -165,6 +165,7 @@ impl Broker {
                 status,
                 observer,
                 slots,
+                buffered,
                 grace,
                 stop,
                 ended,

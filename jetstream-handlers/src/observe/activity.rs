@@ -1,7 +1,7 @@
 //! What a handler has done lately, for its health.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -22,8 +22,8 @@ pub(crate) struct Activity {
     begun: Instant,
     /// The number of messages that the consumer had not delivered when the last message was delivered.
     pending: AtomicU64,
-    /// The number of messages that the worker holds and no slot handles.
-    buffered: AtomicUsize,
+    /// The time at which the worker was last found to run, in nanoseconds since the beginning.
+    polled: AtomicU64,
     /// The time of the last success, in nanoseconds since the beginning.
     succeeded: AtomicU64,
     failed: Mutex<Option<(Instant, String)>>,
@@ -34,7 +34,7 @@ impl Activity {
         Self {
             begun: Instant::now(),
             pending: AtomicU64::new(UNKNOWN),
-            buffered: AtomicUsize::new(0),
+            polled: AtomicU64::new(0),
             succeeded: AtomicU64::new(UNKNOWN),
             failed: Mutex::default(),
         }
@@ -45,15 +45,14 @@ impl Activity {
         self.pending.store(pending, Ordering::Relaxed);
     }
 
-    /// Records the number of messages that the worker holds and no slot handles.
-    pub(crate) fn holds(&self, buffered: usize) {
-        self.buffered.store(buffered, Ordering::Relaxed);
+    /// Records that the worker runs, several times in an `ack_wait` while it holds messages.
+    pub(crate) fn polled(&self, now: Instant) {
+        self.polled.store(self.nanos(now), Ordering::Relaxed);
     }
 
     /// Records a call that succeeded.
     pub(crate) fn succeeded(&self, now: Instant) {
-        let nanos = now.duration_since(self.begun).as_nanos();
-        self.succeeded.store(u64::try_from(nanos).unwrap_or(UNKNOWN), Ordering::Relaxed);
+        self.succeeded.store(self.nanos(now), Ordering::Relaxed);
     }
 
     /// Records a call that failed.
@@ -67,13 +66,18 @@ impl Activity {
         Some(self.pending.load(Ordering::Relaxed)).filter(|pending| *pending != UNKNOWN)
     }
 
-    pub(crate) fn buffered(&self) -> usize {
-        self.buffered.load(Ordering::Relaxed)
+    /// Returns the time at which the worker was last found to run.
+    pub(crate) fn last_polled(&self) -> Instant {
+        self.begun + Duration::from_nanos(self.polled.load(Ordering::Relaxed))
     }
 
     pub(crate) fn last_success(&self) -> Option<SystemTime> {
         let nanos = Some(self.succeeded.load(Ordering::Relaxed)).filter(|nanos| *nanos != UNKNOWN)?;
         Some(wall_time(self.begun + Duration::from_nanos(nanos)))
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        u64::try_from(now.duration_since(self.begun).as_nanos()).unwrap_or(UNKNOWN)
     }
 
     pub(crate) fn last_failure(&self) -> Option<LastError> {

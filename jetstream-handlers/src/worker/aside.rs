@@ -33,8 +33,8 @@ pub(super) struct Aside {
 
 impl Aside {
     /// Returns the number of messages in it.
-    pub(super) fn held(&self) -> usize {
-        self.buffer.held() + usize::from(!self.slot.is_idle())
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.buffered() + usize::from(!self.slot.is_idle())
     }
 
     /// Adds a message; returns `false` if there are too many, or the worker stops.
@@ -83,7 +83,7 @@ impl Worker {
     }
 
     async fn try_isolated(&self) {
-        let Aside { buffer, slot } = &self.isolated;
+        let Aside { buffer, slot } = &*self.isolated;
         let shutdown = self.context.shutdown();
         let mut caller = self.caller();
         let mut alone = None;

@@ -267,9 +267,9 @@ impl Buffer {
     }
 
     /// Returns the number of messages that wait, also for others with the same key or for their next attempt.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn buffered(&self) -> usize {
         let queue = self.queue();
-        queue.messages.len() + queue.keys.as_ref().map_or(0, |keys| keys.held())
+        queue.messages.len() + queue.keys.as_ref().map_or(0, |keys| keys.buffered())
     }
 
     pub(super) fn len(&self) -> usize {

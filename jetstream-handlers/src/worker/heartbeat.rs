@@ -42,7 +42,7 @@ impl Worker {
 
     /// Returns the buffers of the slots, and of those beside them.
     pub(super) fn buffers(&self) -> impl Iterator<Item = &Buffer> {
-        std::iter::once(&self.buffer).chain(self.asides().map(|aside| &aside.buffer))
+        std::iter::once(&*self.buffer).chain(self.asides().map(|aside| &aside.buffer))
     }
 
     /// Reports the messages that were dropped from the buffers since the last call.
@@ -53,6 +53,7 @@ impl Worker {
 
     /// Sends a signal for each message that is older than `min_age`.
     async fn send_heartbeats(&self, min_age: Duration) {
+        self.observer.activity.polled(Instant::now());
         self.notice_suspension();
         self.buffers().for_each(|buffer| buffer.expire(self.max_age()));
         self.report_lost();

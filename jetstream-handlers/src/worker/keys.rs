@@ -347,7 +347,7 @@ impl Keys {
     }
 
     /// Returns the number of messages that wait for others with the same key or for their next attempt.
-    pub(super) fn held(&self) -> usize {
+    pub(super) fn buffered(&self) -> usize {
         self.waiting.0 + self.parked.len()
     }
 

@@ -9,6 +9,7 @@ mod attempts;
 mod batch;
 mod batch_limits;
 mod buffer;
+mod buffered;
 mod caller;
 mod cpu_time;
 mod dead_letter;
@@ -68,6 +69,7 @@ use aside::Aside;
 use attempts::Attempts;
 use batch_limits::BatchLimits;
 use buffer::{Buffer, BufferGuard};
+pub(crate) use buffered::Buffered;
 pub(crate) use delayed::Delayed;
 use denied_acks::DeniedAcks;
 use max_deliveries::ExhaustedMessages;
@@ -101,16 +103,16 @@ pub(crate) struct Worker {
     context: Context,
     status: StatusCell,
     prefetch: Prefetch,
-    buffer: Buffer,
+    buffer: Arc<Buffer>,
     readiness: Readiness,
     attempts: Attempts,
     recent_acks: RecentAcks,
     unstored: Unstored,
     running_calls: RunningCalls,
     /// The messages to be tried in isolation.
-    isolated: Aside,
+    isolated: Arc<Aside>,
     /// The message whose dead letter shows whether dead letters can be stored.
-    probing: Aside,
+    probing: Arc<Aside>,
     /// The time that the machine was suspended, up to the last time that it was noticed.
     suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
@@ -148,14 +150,14 @@ impl Worker {
             context,
             status,
             prefetch,
-            buffer: Buffer::default(),
+            buffer: Arc::default(),
             readiness: Readiness::default(),
             attempts: Attempts::default(),
             recent_acks: RecentAcks::default(),
             unstored: Unstored::default(),
             running_calls: RunningCalls::default(),
-            isolated: Aside::default(),
-            probing: Aside::default(),
+            isolated: Arc::default(),
+            probing: Arc::default(),
             suspended_nanos: AtomicU64::new(suspended),
             delayed,
             observer,
@@ -173,6 +175,11 @@ impl Worker {
     /// Returns the slots, which show whether the handler is busy.
     pub(crate) fn slots(&self) -> Arc<[Slot]> {
         self.slots.clone()
+    }
+
+    /// Returns the messages that wait, which are counted from outside.
+    pub(crate) fn buffered(&self) -> Buffered {
+        Buffered { buffer: self.buffer.clone(), asides: [self.isolated.clone(), self.probing.clone()] }
     }
 
     /// Runs until `stop` is cancelled, then hands back the messages that wait and lets running calls finish within `grace`.
@@ -198,9 +205,6 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
-            self.observer
-                .activity
-                .holds(self.buffer.held() + self.asides().iter().map(|aside| aside.held()).sum::<usize>());
             deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;

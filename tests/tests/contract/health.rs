@@ -110,6 +110,25 @@ async fn messages_that_wait_are_counted(transport: &Transport) {
     until(&broker, "none is buffered", |it| it.in_flight == 0 && it.buffered == 0).await;
     subscription.unsubscribe().await.unwrap();
 
+    // Without a key, the messages wait for the only slot.
+    let handler = {
+        let (calls, permits) = (calls.clone(), permits.clone());
+        move |order: Order| {
+            let (calls, permits) = (calls.clone(), permits.clone());
+            async move {
+                calls.add(order.id);
+                permits.acquire().await.unwrap().forget();
+            }
+        }
+    };
+    let subscription = broker.subscribe("orders.created", "one-slot", handler).batch_size(10).await.unwrap();
+    until(&broker, "two are buffered", |it| it.in_flight == 1 && it.buffered == 2).await;
+    permits.add_permits(1);
+    until(&broker, "one is buffered", |it| it.in_flight == 1 && it.buffered == 1).await;
+    permits.add_permits(2);
+    until(&broker, "none is buffered", |it| it.in_flight == 0 && it.buffered == 0).await;
+    subscription.unsubscribe().await.unwrap();
+
     let failing = async |_: Order| Err::<(), HandlerError>(HandlerError::retry("later"));
     let subscribe = broker.subscribe("orders.created", "delayed", failing).backoff(&[secs(3600)]);
     let subscription = subscribe.await.unwrap();
