@@ -68,6 +68,21 @@ pub trait LayerOfHandlers: Send + Sync + 'static {
     fn into_wrapper(self) -> Wrapper;
 }
 
+// jetstream_handlers::metrics::BUCKETS
+pub use crate::observe::families::BUCKETS;
+
+// jetstream_handlers::metrics::FAMILIES
+pub use crate::observe::families::FAMILIES;
+
+// jetstream_handlers::metrics::Family
+pub use crate::observe::families::Family;
+
+// jetstream_handlers::metrics::Kind
+pub use crate::observe::families::Kind;
+
+// jetstream_handlers::metrics::PREFIX
+pub use crate::observe::families::PREFIX;
+
 // jetstream_handlers::testing::Builder
 #[derive(Debug)]
 #[must_use = "nothing happens before `start`"]

@@ -73,6 +73,7 @@
 //! |---|---|
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
+//! | `metrics` | the module `metrics`: counters, gauges and histograms through the facade crate [`metrics`](https://docs.rs/metrics); off by default |
 //! | `tower` | the module `layer`, which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
@@ -95,6 +96,12 @@ mod key;
 pub mod layer;
 mod memory;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod metrics {
+    #![doc = include_str!("docs/metrics.md")]
+
+    pub use crate::observe::families::{BUCKETS, FAMILIES, Family, Kind, PREFIX};
+}
 mod nats;
 mod observe;
 mod outcome;

@@ -175,6 +175,20 @@ async fn codecs_decodes_each_format() {
 }
 
 #[tokio::test]
+async fn metrics_serves_metrics_and_probes() {
+    let printed = run("metrics", None).await;
+    assert_lines(
+        &printed,
+        &[
+            "GET /metrics -> HTTP/1.1 200 OK",
+            r#"jetstream_handlers_messages_settled_total{handler="metrics::ship",stream="SHOP",consumer="shipping",outcome="ack"} "#,
+            "GET /live -> HTTP/1.1 200 OK",
+            "GET /ready -> HTTP/1.1 200 OK",
+        ],
+    );
+}
+
+#[tokio::test]
 async fn layers_charges_every_order() {
     let server = Server::start().await;
     for url in [None, Some(server.url())] {

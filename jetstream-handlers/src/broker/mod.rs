@@ -1,6 +1,8 @@
 //! The broker: connecting, publishing, starting and stopping handlers.
 
 mod builder;
+#[cfg(feature = "metrics")]
+mod gauges;
 mod handlers;
 mod names;
 mod running;

@@ -114,6 +114,8 @@ impl Broker {
         let workers = self.spawn(prepared, recorder.as_ref())?;
         let cancelled = StopOnDrop::new(&workers);
         workers.iter().for_each(|worker| worker.log_start());
+        #[cfg(feature = "metrics")]
+        self.spawn_gauges(&workers);
         // Lets each worker send its first request before the caller publishes.
         tokio::task::yield_now().await;
         cancelled.keep_running();

@@ -2,6 +2,8 @@
 
 mod acked;
 mod binding;
+#[cfg(feature = "metrics")]
+mod counts;
 mod event;
 mod filters;
 mod found;
@@ -14,6 +16,8 @@ mod unfinished;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::{Binding, Origin, OutputStream};
+#[cfg(feature = "metrics")]
+pub(crate) use counts::ConsumerCounts;
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;

@@ -9,6 +9,8 @@ use tokio::time::Instant;
 use super::faults::{AckFault, Faults};
 use super::message::Message;
 use super::pending::{Pending, PendingMessages};
+#[cfg(feature = "metrics")]
+use crate::delivery::ConsumerCounts;
 use crate::delivery::{Record, filters};
 use crate::message::{AckPrefix, DeliveryId, Info, nanos};
 use crate::subject::covers;
@@ -323,6 +325,18 @@ impl Consumer {
     /// Returns the number of messages that were not delivered, or whose ack is pending.
     pub(super) fn count_outstanding(&self) -> u64 {
         (self.new.len() + self.pending.len()) as u64
+    }
+
+    /// Returns what the consumer counts.
+    #[cfg(feature = "metrics")]
+    pub(super) fn counts(&self) -> ConsumerCounts {
+        let redelivered = self.deliveries.values().filter(|delivered| **delivered > 1).count();
+        ConsumerCounts {
+            pending: self.new.len() as u64,
+            ack_pending: self.pending.len() as u64,
+            redelivered: redelivered as u64,
+            waiting: self.waiting.len() as u64,
+        }
     }
 
     /// Returns `true` if no message can be delivered at the moment, and none is in flight.

@@ -16,6 +16,8 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
+#[cfg(feature = "metrics")]
+use crate::delivery::ConsumerCounts;
 use crate::delivery::{Binding, FoundConsumer, Isolation, Record, filters};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
@@ -312,6 +314,18 @@ impl Memory {
     pub(crate) fn count_outstanding(&self, binding: &Binding) -> u64 {
         let state = self.state();
         state.streams.get(&binding.stream).map_or(0, |stream| stream.count_outstanding(&binding.consumer))
+    }
+
+    /// Returns what a handler's consumer counts.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn consumer_counts(&self, binding: &Binding) -> ConsumerCounts {
+        self.state().consumer(binding).map(|consumer| consumer.counts()).unwrap_or_default()
+    }
+
+    /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn count_messages(&self, stream: &str, subject: &str) -> Option<u64> {
+        self.state().streams.get(stream).map(|stream| stream.count_messages(subject))
     }
 
     /// Returns the time at which a stream was created.

@@ -431,6 +431,12 @@ impl Stream {
         self.consumers.get(consumer).map_or(0, |consumer| consumer.count_outstanding())
     }
 
+    /// Returns the number of messages on a subject.
+    #[cfg(feature = "metrics")]
+    pub(super) fn count_messages(&self, subject: &str) -> u64 {
+        self.messages.values().filter(|message| *message.subject == *subject).count() as u64
+    }
+
     /// Returns `true` if a consumer has no message to deliver at the moment, and none in flight.
     ///
     /// A missing consumer is not idle: the worker that reads it is about to recreate it.

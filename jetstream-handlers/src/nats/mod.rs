@@ -5,6 +5,8 @@ mod api;
 mod client_errors;
 mod connect;
 mod connection;
+#[cfg(feature = "metrics")]
+mod counts;
 mod floor;
 mod given_up;
 mod identity;

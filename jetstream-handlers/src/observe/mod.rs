@@ -2,13 +2,21 @@
 //! functions of the application, and the recorder of a test.
 
 pub(crate) mod activity;
+#[cfg(feature = "metrics")]
+pub(crate) mod connection_metrics;
+#[cfg(feature = "metrics")]
+pub(crate) mod families;
 pub(crate) mod handler_info;
+#[cfg(feature = "metrics")]
+pub(crate) mod handler_metrics;
 pub(crate) mod handler_state;
 pub(crate) mod health;
 pub(crate) mod hooks;
 pub(crate) mod observer;
 #[cfg(feature = "otel")]
 mod otel;
+#[cfg(feature = "metrics")]
+pub(crate) mod publish_metrics;
 pub(crate) mod publishing;
 pub(crate) mod recorder;
 pub(crate) mod settled;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use super::hooks::Hooks;
 use super::recorder::{Call, Recorder};
-use super::settled::{Failed, Next, Settled, SettledEvent, Settlement};
+use super::settled::{Failed, HasFailed, Next, Settled, SettledEvent, Settlement};
 use super::span;
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
@@ -26,6 +26,8 @@ pub(crate) struct Observer {
     pub(crate) activity: Activity,
     hooks: Hooks,
     recorder: Option<Recorder>,
+    #[cfg(feature = "metrics")]
+    pub(crate) metrics: super::handler_metrics::HandlerMetrics,
 }
 
 /// What is known of a delivery whose attempt has ended.
@@ -50,31 +52,53 @@ pub(crate) struct Times {
 impl Observer {
     pub(crate) fn new(handler: &Declaration, binding: &Binding, hooks: Hooks, recorder: Option<Recorder>) -> Self {
         let (name, stream, queue) = (handler.name.clone(), binding.stream.clone(), binding.consumer.clone());
-        Self { handler: name, queue, stream, activity: Activity::new(), hooks, recorder }
+        Self {
+            #[cfg(feature = "metrics")]
+            metrics: super::handler_metrics::HandlerMetrics::new(&name, binding),
+            handler: name,
+            queue,
+            stream,
+            activity: Activity::new(),
+            hooks,
+            recorder,
+        }
     }
 
     /// A delivery has arrived.
     #[inline]
-    pub(crate) fn received(&self, _delivery: &Info) {}
+    pub(crate) fn received(&self, _delivery: &Info) {
+        #[cfg(feature = "metrics")]
+        self.metrics.received(_delivery.is_redelivered());
+    }
 
     /// The consumer had this number of messages to deliver after the last one that has arrived.
     #[inline]
     pub(crate) fn pending(&self, pending: u64) {
         self.activity.received(pending);
+        #[cfg(feature = "metrics")]
+        self.metrics.pending(pending);
     }
 
     /// A slot has taken a delivery from the buffer.
     #[inline]
-    pub(crate) fn started(&self, _delivery: DeliveryId, _times: Times) {}
+    pub(crate) fn started(&self, _delivery: DeliveryId, _times: Times) {
+        #[cfg(feature = "metrics")]
+        self.metrics.started(queued(_delivery.stored_at), _times.begun - _times.received);
+    }
 
     /// A call has ended, of a message or a batch.
     #[inline]
-    pub(crate) fn called(&self, _took: Duration, _has_failed: HasFailed) {}
+    pub(crate) fn called(&self, _took: Duration, _has_failed: HasFailed) {
+        #[cfg(feature = "metrics")]
+        self.metrics.called(_took, _has_failed);
+    }
 
     /// A call for this message has ended, before the message is settled; its outputs are published.
     pub(crate) fn attempted(&self, message: &Message, outcome: &Outcome) {
         if let Some(failure) = &outcome.failure {
             self.activity.failed(Instant::now(), &failure.error);
+            #[cfg(feature = "metrics")]
+            self.metrics.attempt_failed(failure.reason);
         }
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
@@ -113,10 +137,16 @@ impl Observer {
 
     /// Deliveries were settled that no attempt was made at.
     #[inline]
-    pub(crate) fn count(&self, _settlement: Settlement, _deliveries: usize) {}
+    pub(crate) fn count(&self, _settlement: Settlement, _deliveries: usize) {
+        #[cfg(feature = "metrics")]
+        self.metrics.settled(_settlement, _deliveries);
+    }
 
     /// A dead letter was stored.
-    pub(crate) fn dead_lettered(&self, _reason: Reason) {}
+    pub(crate) fn dead_lettered(&self, _reason: Reason) {
+        #[cfg(feature = "metrics")]
+        self.metrics.dead_lettered(_reason);
+    }
 
     #[cold]
     fn call_hooks(&self, ended: Ended<'_>, settled: &Settled) {
@@ -136,19 +166,6 @@ impl Observer {
             buffered: times.begun.saturating_duration_since(times.received),
             elapsed,
         });
-    }
-}
-
-/// The result of a call, for its duration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HasFailed {
-    No,
-    Yes,
-}
-
-impl HasFailed {
-    pub(crate) fn of(is_failure: Option<&impl Sized>) -> Self {
-        if is_failure.is_some() { Self::Yes } else { Self::No }
     }
 }
 

@@ -1,9 +1,9 @@
-//! The observation of publishes; without the feature `otel`, nothing is observed.
+//! The observation of publishes; without the features `otel` and `metrics`, nothing is observed.
 
 use std::borrow::Cow;
-#[cfg(feature = "otel")]
+#[cfg(any(feature = "otel", feature = "metrics"))]
 use std::collections::VecDeque;
-#[cfg(feature = "otel")]
+#[cfg(any(feature = "otel", feature = "metrics"))]
 use std::sync::{Arc, Mutex};
 
 #[cfg(feature = "otel")]
@@ -11,10 +11,12 @@ use tracing::Instrument as _;
 
 #[cfg(feature = "otel")]
 use super::otel::publish::PublishSpan;
+#[cfg(feature = "metrics")]
+use super::publish_metrics::PublishTimer;
 use crate::error::Error;
 use crate::message::{Outgoing, PublishAck};
 use crate::settings::Settings;
-#[cfg(feature = "otel")]
+#[cfg(any(feature = "otel", feature = "metrics"))]
 use crate::sync::lock;
 
 /// One publish, of a message or of a batch.
@@ -22,76 +24,80 @@ use crate::sync::lock;
 pub(crate) struct Publishing {
     #[cfg(feature = "otel")]
     span: PublishSpan,
+    #[cfg(feature = "metrics")]
+    timer: PublishTimer,
 }
 
-#[cfg(feature = "otel")]
 impl Publishing {
     /// Returns the publish of one message, which begins now.
-    pub(crate) fn of_message(settings: &Settings, message: &Outgoing) -> Self {
-        Self { span: PublishSpan::of_message(settings, message) }
+    pub(crate) fn of_message(_settings: &Settings, _message: &Outgoing) -> Self {
+        Self {
+            #[cfg(feature = "otel")]
+            span: PublishSpan::of_message(_settings, _message),
+            #[cfg(feature = "metrics")]
+            timer: PublishTimer::new(_settings, _message, 1),
+        }
     }
 
-    /// Returns the publish of a batch that begins with this message.
-    pub(crate) fn of_batch(settings: &Settings, first: &Outgoing) -> Self {
-        Self { span: PublishSpan::of_batch(settings, first) }
+    /// Returns the publish of a batch of this many messages that begins with `first`.
+    pub(crate) fn of_batch(_settings: &Settings, _first: &Outgoing, _messages: u64) -> Self {
+        Self {
+            #[cfg(feature = "otel")]
+            span: PublishSpan::of_batch(_settings, _first),
+            #[cfg(feature = "metrics")]
+            timer: PublishTimer::new(_settings, _first, _messages),
+        }
+    }
+
+    /// Sets the number of messages of a batch that are stored, or were refused.
+    pub(crate) fn set_messages(&mut self, _messages: u64) {
+        #[cfg(feature = "metrics")]
+        self.timer.set_messages(_messages);
     }
 
     /// Adds the trace to a message, unless it has one.
-    pub(crate) fn inject(&self, message: &mut Outgoing) {
-        self.span.inject(message);
+    pub(crate) fn inject(&self, _message: &mut Outgoing) {
+        #[cfg(feature = "otel")]
+        self.span.inject(_message);
     }
 
     /// Returns the messages of a batch with the trace.
     pub(crate) fn injected<'a>(&self, messages: &'a [Outgoing]) -> Cow<'a, [Outgoing]> {
-        let mut messages = messages.to_vec();
-        messages.iter_mut().for_each(|message| self.inject(message));
-        Cow::Owned(messages)
+        #[cfg(feature = "otel")]
+        {
+            let mut messages = messages.to_vec();
+            messages.iter_mut().for_each(|message| self.inject(message));
+            Cow::Owned(messages)
+        }
+        #[cfg(not(feature = "otel"))]
+        Cow::Borrowed(messages)
     }
 
     /// Runs a future in the span of the publish.
     pub(crate) fn run<F: Future>(&self, future: F) -> impl Future<Output = F::Output> {
-        future.instrument(self.span.span.clone())
-    }
-
-    /// Records the result.
-    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
-        self.span.ended(result);
-    }
-}
-
-#[cfg(not(feature = "otel"))]
-#[expect(clippy::unused_self, reason = "the feature `otel` needs it")]
-impl Publishing {
-    pub(crate) fn of_message(_: &Settings, _: &Outgoing) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn of_batch(_: &Settings, _: &Outgoing) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn inject(&self, _: &mut Outgoing) {}
-
-    pub(crate) fn injected<'a>(&self, messages: &'a [Outgoing]) -> Cow<'a, [Outgoing]> {
-        Cow::Borrowed(messages)
-    }
-
-    pub(crate) fn run<F: Future>(&self, future: F) -> F {
+        #[cfg(feature = "otel")]
+        let future = future.instrument(self.span.span.clone());
         future
     }
 
-    pub(crate) fn ended(&self, _: Result<&PublishAck, &Error>) {}
+    /// Records the result.
+    pub(crate) fn ended(&self, _result: Result<&PublishAck, &Error>) {
+        #[cfg(feature = "otel")]
+        self.span.ended(_result);
+        #[cfg(feature = "metrics")]
+        self.timer.ended(_result);
+    }
 }
 
 /// Publishes whose results arrive in their order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Publishings {
     /// `None` for a message that cannot be published.
-    #[cfg(feature = "otel")]
+    #[cfg(any(feature = "otel", feature = "metrics"))]
     begun: Arc<Mutex<VecDeque<Option<Publishing>>>>,
 }
 
-#[cfg(feature = "otel")]
+#[cfg(any(feature = "otel", feature = "metrics"))]
 impl Publishings {
     /// Begins the publish of the next message.
     pub(crate) fn begin(&self, settings: &Settings, message: Result<Outgoing, Error>) -> Result<Outgoing, Error> {
@@ -115,8 +121,8 @@ impl Publishings {
     }
 }
 
-#[cfg(not(feature = "otel"))]
-#[expect(clippy::unused_self, reason = "the feature `otel` needs it")]
+#[cfg(not(any(feature = "otel", feature = "metrics")))]
+#[expect(clippy::unused_self, reason = "the features `otel` and `metrics` need it")]
 impl Publishings {
     pub(crate) fn begin(&self, _: &Settings, message: Result<Outgoing, Error>) -> Result<Outgoing, Error> {
         message

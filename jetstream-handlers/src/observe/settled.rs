@@ -25,6 +25,11 @@ pub enum Settlement {
 }
 
 impl Settlement {
+    /// All settlements, in the order of their declaration.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "only the feature counts them"))]
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Ack, Self::Retry, Self::DeadLetter, Self::Terminated, Self::HandedBack, Self::Lost];
+
     /// Returns the name, as metrics and spans have it: the name of the variant in lower case, with underscores.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,5 +124,18 @@ impl Settled {
     /// Returns `true` if the message was acknowledged or terminated, so that it is not redelivered.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.settlement, Settlement::Ack | Settlement::DeadLetter | Settlement::Terminated)
+    }
+}
+
+/// The result of a call, for its duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HasFailed {
+    No,
+    Yes,
+}
+
+impl HasFailed {
+    pub(crate) fn of(is_failure: Option<&impl Sized>) -> Self {
+        if is_failure.is_some() { Self::Yes } else { Self::No }
     }
 }

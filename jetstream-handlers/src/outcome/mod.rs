@@ -208,6 +208,10 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All reasons but `Unknown`.
+    pub(crate) const KNOWN: [Self; 7] =
+        [Self::Error, Self::Panic, Self::Timeout, Self::Undecodable, Self::Output, Self::Killed, Self::Exhausted];
+
     /// Returns the value of the header: the name of the variant in lower case.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -224,16 +228,7 @@ impl Reason {
 
     /// Parses the value of the header.
     pub(crate) fn parse(text: &str) -> Self {
-        let known = [
-            Reason::Error,
-            Reason::Panic,
-            Reason::Timeout,
-            Reason::Undecodable,
-            Reason::Output,
-            Reason::Killed,
-            Reason::Exhausted,
-        ];
-        known.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Reason::Unknown)
+        Self::KNOWN.into_iter().find(|reason| reason.as_str() == text).unwrap_or(Reason::Unknown)
     }
 }
 

@@ -92,7 +92,7 @@ pub(super) fn require_version(transport: &Transport) -> Result<(), Error> {
 /// Stores a batch of at most [`MAX_MESSAGES`] messages with different ids.
 pub(super) async fn store_batch(transport: &Transport, messages: &[Outgoing]) -> Result<PublishAck, Error> {
     let Some(first) = messages.first() else { return Err(empty_batch()) };
-    let publishing = Publishing::of_batch(transport.settings(), first);
+    let publishing = Publishing::of_batch(transport.settings(), first, messages.len() as u64);
     let messages = publishing.injected(messages);
     let stored = async {
         check_batch(transport, &messages)?;

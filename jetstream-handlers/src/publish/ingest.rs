@@ -80,7 +80,7 @@ impl Publisher {
         });
         let (number, first) = messages.next().unwrap_or_else(|| (1, Err(empty_batch())));
         let first = first.map_err(none_stored)?;
-        let publishing = Publishing::of_batch(transport.settings(), &first);
+        let mut publishing = Publishing::of_batch(transport.settings(), &first, 1);
         let messages = std::iter::once((number, Ok(first))).chain(messages).map(|(number, message)| {
             let mut message = message?;
             publishing.inject(&mut message);
@@ -88,6 +88,9 @@ impl Publisher {
             Ok(message)
         });
         let result = publishing.run(ingest(transport, messages)).await;
+        if let Ok(Some(stored)) = result.as_ref().map(|ack| ack.batch_size) {
+            publishing.set_messages(stored);
+        }
         publishing.ended(result.as_ref().map_err(IngestError::error));
         result
     }

@@ -15,6 +15,8 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
+#[cfg(feature = "metrics")]
+use crate::delivery::ConsumerCounts;
 use crate::delivery::{Binding, ConsumerState, FoundConsumer, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
@@ -235,6 +237,24 @@ impl Transport {
         }
     }
 
+    /// Returns what a handler's consumer counts.
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn consumer_counts(&self, binding: &Binding) -> Result<ConsumerCounts, Error> {
+        match self {
+            Self::Nats(connection) => connection.consumer_counts(binding).await,
+            Self::Memory(memory) => Ok(memory.consumer_counts(binding)),
+        }
+    }
+
+    /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
+    #[cfg(feature = "metrics")]
+    pub(crate) async fn count_messages(&self, stream: &str, subject: &str) -> Result<Option<u64>, Error> {
+        match self {
+            Self::Nats(connection) => connection.count_messages(stream, subject).await,
+            Self::Memory(memory) => Ok(memory.count_messages(stream, subject)),
+        }
+    }
+
     /// Returns what the processes that share a consumer have recorded about a message.
     pub(crate) async fn record(&self, binding: &Binding, sequence: u64) -> Result<Record, Error> {
         match self {
@@ -338,6 +358,15 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.is_connected(),
             Self::Memory(memory) => memory.is_open(),
+        }
+    }
+
+    /// Returns the number of connections to a server that were made so far.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn count_connections(&self) -> u64 {
+        match self {
+            Self::Nats(connection) => connection.count_connections(),
+            Self::Memory(_) => 1,
         }
     }
 

@@ -23,6 +23,7 @@ impl Worker {
     /// Puts a message into the buffer, behind the earlier ones of its key.
     pub(super) fn receive_by_key(&self, message: Message, unfinished: &Unfinished, buffer: &mut BufferGuard<'_>) {
         let delivery = self.delivery_id(&message.info);
+        self.observer.pending(message.info.pending());
         if self.denied_acks.are_denied() {
             self.denied_acks.offer(message.info.clone());
         }

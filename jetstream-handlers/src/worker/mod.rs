@@ -61,6 +61,7 @@ use crate::handler::Handler;
 use crate::message::{AckPrefix, Message};
 use crate::observe::health::StatusCell;
 use crate::observe::observer::Observer;
+use crate::observe::settled::Settlement;
 use crate::outcome::Failure;
 use crate::publish::OutputStreams;
 use crate::transport::{Deliveries, Transport};
@@ -260,6 +261,7 @@ impl Worker {
         if !self.is_in_progress(&message.info) {
             self.denied_acks.offer(message.info);
         }
+        self.observer.count(Settlement::Lost, 1);
     }
 
     #[cold]

@@ -15,8 +15,7 @@ use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::delivery::Isolation;
 use crate::message::Message;
-use crate::observe::observer::HasFailed;
-use crate::observe::settled::{Next, Settled, Settlement};
+use crate::observe::settled::{HasFailed, Next, Settled, Settlement};
 use crate::observe::span::Scope;
 use crate::outcome::{Outcome, Settle};
 

@@ -1,0 +1,51 @@
+//! What a consumer and a stream count, for gauges.
+
+use std::collections::BTreeMap;
+
+use async_nats::jetstream::{ErrorCode, consumer};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Connection;
+use crate::delivery::{Binding, ConsumerCounts};
+use crate::error::Error;
+
+impl Connection {
+    /// Returns the number of connections that were made so far.
+    pub(crate) fn count_connections(&self) -> u64 {
+        self.connects()
+    }
+
+    /// Returns what a handler's consumer counts.
+    pub(crate) async fn consumer_counts(&self, binding: &Binding) -> Result<ConsumerCounts, Error> {
+        let info: consumer::Info = self.consumer_info(binding).await?;
+        Ok(ConsumerCounts {
+            pending: info.num_pending,
+            ack_pending: info.num_ack_pending as u64,
+            redelivered: info.num_redelivered as u64,
+            waiting: info.num_waiting as u64,
+        })
+    }
+
+    /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
+    ///
+    /// The server answers a request with a filter of subjects with the number for each of them (`stream.go`,
+    /// `jsStreamInfoRequest`).
+    pub(crate) async fn count_messages(&self, stream: &str, subject: &str) -> Result<Option<u64>, Error> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            subjects: Option<BTreeMap<String, u64>>,
+        }
+        let request = json!({ "subjects_filter": subject });
+        match self.request::<Info>(&format!("STREAM.INFO.{stream}"), &request).await {
+            Ok(info) => Ok(Some(info.state.subjects.unwrap_or_default().values().sum())),
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error.into_error(&format!("counting the messages on `{subject}` of stream `{stream}`"))),
+        }
+    }
+}
