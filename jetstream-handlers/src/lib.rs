@@ -311,6 +311,9 @@ struct ReadmeZhTw;
 #[doc = include_str!("docs/codecs.md")]
 pub mod codecs {}
 
+#[doc = include_str!("docs/contract.md")]
+pub mod contract {}
+
 #[doc = include_str!("docs/health.md")]
 pub mod health {}
 
