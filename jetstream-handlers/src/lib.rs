@@ -30,6 +30,7 @@
 //!
 //! [`subscriber`](macro@subscriber) turns an `async fn` into a handler; its documentation lists every key with its default.
 //! [`Broker::subscribe`] takes a closure instead.
+//! A handler in another crate is found if the program names that crate; [`Broker::expect`] names a handler, and makes a start without it an error.
 //! Every handler has a durable consumer, named by `queue`: instances with the same queue share the messages, and every queue on a subject receives every message.
 //!
 //! # Parameters

@@ -364,6 +364,8 @@ async fn permission_violation_is_the_last_error() {
     let error = health.last_error.as_ref().unwrap();
     assert!(error.error.starts_with("the user may not publish to `secret.a`"), "{error:?}");
     assert!(health.connected && health.is_healthy(), "the connection goes on: {health}");
+    let text = health.to_string();
+    assert!(text.starts_with("connected, last error ") && text.contains(" ago: the user may not publish"), "{text}");
     subscription.unsubscribe().await.unwrap();
 }
 

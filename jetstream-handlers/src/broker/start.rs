@@ -57,7 +57,7 @@ impl Broker {
         if handlers.is_empty() {
             return Err(Error::new(
                 ErrorKind::NoHandlers,
-                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`",
+                "no handlers to start; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;` or `broker.expect::<the_crate::handler>()`",
             ));
         }
         if let Some(prefix) = &transport.settings().prefix {

@@ -205,10 +205,11 @@ impl Health {
 
 impl fmt::Display for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.connected, &self.disconnected) {
-            (true, _) => f.write_str("connected")?,
-            (false, None) => f.write_str("not connected")?,
-            (false, Some(reason)) => write!(f, "not connected: {reason}")?,
+        match (self.connected, &self.disconnected, &self.last_error) {
+            (true, _, None) => f.write_str("connected")?,
+            (true, _, Some(last)) => write!(f, "connected, {}", Ago("error", last))?,
+            (false, None, _) => f.write_str("not connected")?,
+            (false, Some(reason), _) => write!(f, "not connected: {reason}")?,
         }
         if self.handlers.is_empty() {
             f.write_str("\nno handler is started")?;
@@ -247,10 +248,17 @@ impl fmt::Display for HandlerHealth {
         if let Some(at) = self.last_success {
             write!(f, ", last success {:.0?} ago", at.elapsed().unwrap_or_default())?;
         }
-        if let Some(LastError { at, error }) = &self.last_failure {
-            write!(f, ", last failure {:.0?} ago: {error}", at.elapsed().unwrap_or_default())?;
-        }
-        Ok(())
+        self.last_failure.as_ref().map_or(Ok(()), |last| write!(f, ", {}", Ago("failure", last)))
+    }
+}
+
+/// An error with its age; the first part is what it is called.
+struct Ago<'a>(&'static str, &'a LastError);
+
+impl fmt::Display for Ago<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(what, LastError { at, error }) = self;
+        write!(f, "last {what} {:.0?} ago: {error}", at.elapsed().unwrap_or_default())
     }
 }
 
