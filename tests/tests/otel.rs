@@ -13,8 +13,11 @@ use jetstream_handlers::{ErrorKind, Output, PublishMessage, prelude::*, stream};
 use jetstream_handlers_tests::{
     SOON, Server, assert_error, binary, builder, connect, dead_letters, eventually, ms, stream_config, worker,
 };
+use opentelemetry::KeyValue;
 use opentelemetry::propagation::TextMapPropagator as _;
 use opentelemetry::trace::{SpanKind, Status, TraceId, TracerProvider as _};
+use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData};
+use opentelemetry_sdk::metrics::{InMemoryMetricExporter, SdkMeterProvider};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use serde::{Deserialize, Serialize};
@@ -30,11 +33,23 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 fn exporter() -> &'static InMemorySpanExporter {
     static EXPORTER: OnceLock<InMemorySpanExporter> = OnceLock::new();
     EXPORTER.get_or_init(|| {
+        metrics();
         let exporter = InMemorySpanExporter::default();
         let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("tests"));
         tracing_subscriber::registry().with(layer).init();
         exporter
+    })
+}
+
+/// Returns the provider and the exporter of all metrics of this process.
+fn metrics() -> &'static (SdkMeterProvider, InMemoryMetricExporter) {
+    static METRICS: OnceLock<(SdkMeterProvider, InMemoryMetricExporter)> = OnceLock::new();
+    METRICS.get_or_init(|| {
+        let exporter = InMemoryMetricExporter::default();
+        let provider = SdkMeterProvider::builder().with_periodic_exporter(exporter.clone()).build();
+        opentelemetry::global::set_meter_provider(provider.clone());
+        (provider, exporter)
     })
 }
 
@@ -512,6 +527,69 @@ impl MakeWriter<'_> for Lines {
 
     fn make_writer(&self) -> Self {
         self.clone()
+    }
+}
+
+#[tokio::test]
+async fn metrics_of_the_conventions_are_recorded() {
+    Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handle = async |metered: Metered, info: Info| -> HandlerResult {
+        if metered.id == 2 && info.delivered() == 1 { Err("the bank does not answer".into()) } else { Ok(()) }
+    };
+    let handler = broker.subscribe("metered.{id}", "meter", handle).backoff(&[ms(1)]).await.unwrap();
+    for id in 1..=3 {
+        broker.send(&Metered { id }).await.unwrap();
+    }
+    broker.send(&Metered { id: 1 }).expect_last_subject_sequence(0).await.unwrap_err();
+    server.all_acked("METERED", "meter").await;
+    handler.unsubscribe().await.unwrap();
+    let handled = |error: &str| {
+        format!(
+            "{error}messaging.consumer.group.name=meter messaging.destination.template=metered.{{id}} messaging.operation.name=process messaging.operation.type=process messaging.system=nats"
+        )
+    };
+    let (ok, failed) = (handled(""), handled("error.type=error "));
+    let published = "messaging.destination.template=metered.{id} messaging.operation.name=publish messaging.operation.type=send messaging.system=nats";
+    assert_eq!(recorded("messaging.client.consumed.messages", &ok), Some(4));
+    assert_eq!(recorded("messaging.process.duration", &ok), Some(3));
+    assert_eq!(recorded("messaging.process.duration", &failed), Some(1));
+    assert_eq!(recorded("messaging.client.sent.messages", published), Some(3));
+    assert_eq!(recorded("messaging.client.operation.duration", published), Some(3));
+    let refused = format!("error.type=wrong_last_sequence {published}");
+    assert_eq!(recorded("messaging.client.operation.duration", &refused), Some(1));
+}
+
+#[derive(Event, Serialize, Deserialize)]
+#[event(subject = "metered.{id}")]
+struct Metered {
+    id: u64,
+}
+
+/// Returns the value of a counter, or the number of durations of a histogram, with these attributes.
+fn recorded(name: &str, attributes: &str) -> Option<u64> {
+    let (provider, exporter) = metrics();
+    provider.force_flush().unwrap();
+    let exported = exporter.get_finished_metrics().unwrap();
+    let of_crate = exported.last().unwrap().scope_metrics().find(|scope| scope.scope().name() == "jetstream-handlers");
+    let metric = of_crate.unwrap().metrics().find(|metric| metric.name() == name).unwrap();
+    let is_same = |found: &mut dyn Iterator<Item = &KeyValue>| {
+        let mut found: Vec<_> = found.map(|one| format!("{}={}", one.key, one.value)).collect();
+        found.sort_unstable();
+        found.join(" ") == attributes
+    };
+    match metric.data() {
+        AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+            sum.data_points().find(|point| is_same(&mut point.attributes())).map(|point| point.value())
+        }
+        AggregatedMetrics::F64(MetricData::Histogram(histogram)) => {
+            let point = histogram.data_points().find(|point| is_same(&mut point.attributes()))?;
+            assert_eq!(point.bounds().next(), Some(0.005));
+            assert_eq!(point.bounds().last(), Some(10.0));
+            Some(point.count())
+        }
+        other => panic!("{name} is {other:?}"),
     }
 }
 

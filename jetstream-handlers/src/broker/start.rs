@@ -139,7 +139,13 @@ impl Broker {
         let mut workers = Vec::new();
         for Prepared { handler, binding, context, stop, deliveries } in prepared {
             let (status, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
-            let observer = Observer::new(&handler.declaration, &binding, defaults.hooks.clone(), recorder.cloned());
+            let observer = Observer::new(
+                &handler.declaration,
+                &binding,
+                transport.settings(),
+                defaults.hooks.clone(),
+                recorder.cloned(),
+            );
             let observer = Arc::new(observer);
             let worker = Worker::new(Parts {
                 handler: handler.clone(),

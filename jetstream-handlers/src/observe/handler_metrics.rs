@@ -8,7 +8,7 @@ use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use super::families::{self as names, describe};
 use super::handler_state::HandlerState;
 use super::health::HandlerHealth;
-use super::settled::{HasFailed, Settlement};
+use super::settled::Settlement;
 use crate::delivery::{Binding, ConsumerCounts};
 use crate::outcome::Reason;
 
@@ -106,10 +106,10 @@ impl HandlerMetrics {
         self.buffered_for.record(buffered);
     }
 
-    pub(crate) fn called(&self, took: Duration, has_failed: HasFailed) {
-        match has_failed {
-            HasFailed::No => self.succeeded_calls.record(took),
-            HasFailed::Yes => self.failed_calls.record(took),
+    pub(crate) fn called(&self, took: Duration, failed: Option<Reason>) {
+        match failed {
+            None => self.succeeded_calls.record(took),
+            Some(_) => self.failed_calls.record(took),
         }
     }
 

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use super::hooks::Hooks;
 use super::recorder::{Call, Recorder};
-use super::settled::{Failed, HasFailed, Next, Settled, SettledEvent, Settlement};
+use super::settled::{Failed, Next, Settled, SettledEvent, Settlement};
 use super::span;
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Outcome, Reason};
 use crate::plan::Declaration;
+use crate::settings::Settings;
 
 /// The observer of one handler.
 ///
@@ -28,6 +29,8 @@ pub(crate) struct Observer {
     recorder: Option<Recorder>,
     #[cfg(feature = "metrics")]
     pub(crate) metrics: super::handler_metrics::HandlerMetrics,
+    #[cfg(feature = "otel")]
+    meters: super::otel::meters::HandlerMeters,
 }
 
 /// What is known of a delivery whose attempt has ended.
@@ -50,11 +53,19 @@ pub(crate) struct Times {
 }
 
 impl Observer {
-    pub(crate) fn new(handler: &Declaration, binding: &Binding, hooks: Hooks, recorder: Option<Recorder>) -> Self {
+    pub(crate) fn new(
+        handler: &Declaration,
+        binding: &Binding,
+        _settings: &Settings,
+        hooks: Hooks,
+        recorder: Option<Recorder>,
+    ) -> Self {
         let (name, stream, queue) = (handler.name.clone(), binding.stream.clone(), binding.consumer.clone());
         Self {
             #[cfg(feature = "metrics")]
             metrics: super::handler_metrics::HandlerMetrics::new(&name, binding),
+            #[cfg(feature = "otel")]
+            meters: super::otel::meters::HandlerMeters::new(handler, &queue, _settings),
             handler: name,
             queue,
             stream,
@@ -69,6 +80,8 @@ impl Observer {
     pub(crate) fn received(&self, _delivery: &Info) {
         #[cfg(feature = "metrics")]
         self.metrics.received(_delivery.is_redelivered());
+        #[cfg(feature = "otel")]
+        self.meters.received();
     }
 
     /// The consumer had this number of messages to deliver after the last one that has arrived.
@@ -88,9 +101,11 @@ impl Observer {
 
     /// A call has ended, of a message or a batch.
     #[inline]
-    pub(crate) fn called(&self, _took: Duration, _has_failed: HasFailed) {
+    pub(crate) fn called(&self, _took: Duration, _failed: Option<Reason>) {
         #[cfg(feature = "metrics")]
-        self.metrics.called(_took, _has_failed);
+        self.metrics.called(_took, _failed);
+        #[cfg(feature = "otel")]
+        self.meters.processed(_took, _failed.map(Reason::as_str));
     }
 
     /// A call for this message has ended, before the message is settled; its outputs are published.
@@ -125,8 +140,7 @@ impl Observer {
         if let (Settlement::Ack, Some(elapsed)) = (settled.settlement, ended.elapsed) {
             self.activity.succeeded(ended.times.begun + elapsed);
         }
-        let reason = settled.failed.as_ref().map(|failed| failed.failure.reason);
-        span::ended(settled.settlement.as_str(), reason);
+        span::ended(settled.settlement.as_str(), settled.reason());
         if let Some(failed) = &settled.failed {
             log_failure(failed);
         }

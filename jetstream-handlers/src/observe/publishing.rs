@@ -43,7 +43,7 @@ impl Publishing {
     pub(crate) fn of_batch(_settings: &Settings, _first: &Outgoing, _messages: u64) -> Self {
         Self {
             #[cfg(feature = "otel")]
-            span: PublishSpan::of_batch(_settings, _first),
+            span: PublishSpan::of_batch(_settings, _first, _messages),
             #[cfg(feature = "metrics")]
             timer: PublishTimer::new(_settings, _first, _messages),
         }
@@ -51,6 +51,8 @@ impl Publishing {
 
     /// Sets the number of messages of a batch that are stored, or were refused.
     pub(crate) fn set_messages(&mut self, _messages: u64) {
+        #[cfg(feature = "otel")]
+        self.span.set_messages(_messages);
         #[cfg(feature = "metrics")]
         self.timer.set_messages(_messages);
     }

@@ -121,21 +121,13 @@ impl Settled {
         Self { settlement, failed: Some(Box::new(Failed { failure, next })) }
     }
 
+    /// Returns the reason of a failed attempt.
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.failed.as_ref().map(|failed| failed.failure.reason)
+    }
+
     /// Returns `true` if the message was acknowledged or terminated, so that it is not redelivered.
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.settlement, Settlement::Ack | Settlement::DeadLetter | Settlement::Terminated)
-    }
-}
-
-/// The result of a call, for its duration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HasFailed {
-    No,
-    Yes,
-}
-
-impl HasFailed {
-    pub(crate) fn of(is_failure: Option<&impl Sized>) -> Self {
-        if is_failure.is_some() { Self::Yes } else { Self::No }
     }
 }

@@ -16,7 +16,7 @@ use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
-use crate::observe::settled::{HasFailed, Settled};
+use crate::observe::settled::Settled;
 use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
@@ -209,7 +209,7 @@ impl Worker {
         let elements = Arc::<Elements>::default();
         let mut outcome = caller.call(Delivery::batch(messages, &elements), Instant::now()).await;
         if let Some(took) = caller.ended(Instant::now()) {
-            self.observer.called(took, HasFailed::of(outcome.failure.as_ref()));
+            self.observer.called(took, outcome.failure.as_ref().map(|failure| failure.reason));
         }
         let mut of_elements = elements.take();
         if self.transport.settings().redact_errors {

@@ -15,7 +15,7 @@ use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::delivery::Isolation;
 use crate::message::Message;
-use crate::observe::settled::{HasFailed, Next, Settled, Settlement};
+use crate::observe::settled::{Next, Settled, Settlement};
 use crate::observe::span::Scope;
 use crate::outcome::{Outcome, Settle};
 
@@ -184,7 +184,7 @@ impl Worker {
     ) {
         let elapsed = caller.take_elapsed();
         if let Some(elapsed) = elapsed {
-            self.observer.called(elapsed, HasFailed::of(settled.failed.as_ref()));
+            self.observer.called(elapsed, settled.reason());
         }
         taken.report_attempt(&message.info, begun, settled, elapsed);
     }

@@ -12,7 +12,7 @@ use super::caller::Caller;
 use super::taken::Taken;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
-use crate::observe::settled::{HasFailed, Settled};
+use crate::observe::settled::Settled;
 use crate::observe::span::{self, Scope};
 use crate::outcome::Outcome;
 use crate::plan::Ack;
@@ -388,7 +388,7 @@ impl Worker {
     pub(super) fn handled(&self, taken: Taken<'_>, settled: Option<&Settled>, caller: &mut Caller) {
         let elapsed = caller.take_elapsed();
         if let Some(elapsed) = elapsed {
-            self.observer.called(elapsed, HasFailed::of(settled.and_then(|settled| settled.failed.as_ref())));
+            self.observer.called(elapsed, settled.and_then(Settled::reason));
         }
         taken.settled(settled, elapsed);
     }

@@ -4,6 +4,7 @@
 
 mod attributes;
 mod carrier;
+pub(crate) mod meters;
 pub(crate) mod process;
 mod propagation;
 pub(crate) mod publish;

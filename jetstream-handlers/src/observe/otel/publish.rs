@@ -1,12 +1,15 @@
 //! The span of a publish, whose context the published messages carry.
 
 use async_nats::header;
+use std::time::Instant;
+
 use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry::{Context, KeyValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::attributes::{self, operation};
+use super::meters::PublishMeters;
 use super::{current, propagation, set};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Outgoing, PublishAck};
@@ -18,6 +21,9 @@ pub(crate) struct PublishSpan {
     pub(crate) span: Span,
     /// The context that the messages carry.
     context: Context,
+    begun: Instant,
+    pattern: Option<&'static str>,
+    messages: u64,
 }
 
 impl PublishSpan {
@@ -29,9 +35,14 @@ impl PublishSpan {
         Self::begin(settings, message, id.into_iter().chain([size]))
     }
 
-    /// Returns the span of the publish of a batch that begins with this message.
-    pub(crate) fn of_batch(settings: &Settings, first: &Outgoing) -> Self {
-        Self::begin(settings, first, [])
+    /// Returns the span of the publish of a batch of this many messages that begins with `first`.
+    pub(crate) fn of_batch(settings: &Settings, first: &Outgoing, messages: u64) -> Self {
+        Self { messages, ..Self::begin(settings, first, []) }
+    }
+
+    /// Sets the number of messages of a batch.
+    pub(crate) fn set_messages(&mut self, messages: u64) {
+        self.messages = messages;
     }
 
     fn begin(settings: &Settings, message: &Outgoing, of_message: impl IntoIterator<Item = KeyValue>) -> Self {
@@ -45,19 +56,20 @@ impl PublishSpan {
             otel.kind = if own.is_valid() { "client" } else { "producer" },
             subject = &*message.subject,
         );
+        let begun = Self { span, context: parent, begun: Instant::now(), pattern: message.pattern, messages: 1 };
         // It fails if nothing collects spans for OpenTelemetry.
-        if span.set_parent(parent.clone()).is_err() {
-            return Self { span, context: parent };
+        if begun.span.set_parent(begun.context.clone()).is_err() {
+            return begun;
         }
-        set(&span, operation("publish", "send"));
+        let span = &begun.span;
+        set(span, operation("publish", "send"));
         span.set_attribute(attributes::DESTINATION, message.subject.to_string());
         if let Some(pattern) = message.pattern {
             span.set_attribute(attributes::TEMPLATE, pattern);
         }
-        set(&span, of_message);
+        set(span, of_message);
         span.add_link(own);
-        let context = span.context();
-        Self { span, context }
+        Self { context: span.context(), ..begun }
     }
 
     /// Adds the context to a message, unless it carries one.
@@ -67,6 +79,8 @@ impl PublishSpan {
 
     /// Records the result of the publish.
     pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
+        let error_type = result.err().map(|error| error_type(error.kind()));
+        PublishMeters::global().published(self.pattern, self.messages, self.begun.elapsed(), error_type);
         match result {
             Ok(ack) => {
                 self.span.set_attribute(attributes::STREAM, ack.stream.clone());
@@ -75,7 +89,7 @@ impl PublishSpan {
                     self.span.set_attribute(attributes::BATCH_COUNT, count as i64);
                 }
             }
-            Err(error) => super::failed(&self.span, error_type(error.kind()), &error.to_string()),
+            Err(error) => super::failed(&self.span, error_type.unwrap_or_default(), &error.to_string()),
         }
     }
 }
