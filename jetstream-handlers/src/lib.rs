@@ -66,7 +66,7 @@
 //! # Errors
 //!
 //! Every fallible function returns an [`Error`]: [`kind`](Error::kind) classifies it, and [`problems`](Error::problems) returns the details of a failed start as values.
-//! Events of running handlers are logged through `tracing`.
+//! Events of running handlers are logged through `tracing`; the module [`traces`] describes the span of each attempt.
 //!
 //! # Features
 //!
@@ -75,6 +75,7 @@
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
 //! | `metrics` | the module `metrics`: counters, gauges and histograms through the facade crate [`metrics`](https://docs.rs/metrics); off by default |
+//! | `otel` | spans and metrics for OpenTelemetry, and the trace of a message in everything that its handler publishes: the module [`traces`]; off by default |
 //! | `tower` | the module `layer`, which puts layers of [`tower`](https://docs.rs/tower) around handlers; off by default |
 //! | `test-server` | `testing::NatsServer`, which starts a nats-server for a test; on Unix, off by default |
 
@@ -323,3 +324,6 @@ pub mod outputs {}
 
 #[doc = include_str!("docs/security.md")]
 pub mod security {}
+
+#[doc = include_str!("docs/tracing.md")]
+pub mod traces {}

@@ -228,6 +228,26 @@ async fn batches_finds_the_reading_that_is_refused() {
 }
 
 #[tokio::test]
+async fn tracing_prints_one_trace() {
+    let server = Server::start().await;
+    for url in [None, Some(server.url())] {
+        let printed = run("tracing", url.as_deref()).await;
+        let spans = printed.lines().skip_while(|line| !line.starts_with("POST /orders"));
+        let spans: Vec<Vec<_>> = spans.map(|line| line.split_whitespace().collect()).collect();
+        let expected = [
+            "POST /orders internal",
+            "publish tracing.{region}.orders producer",
+            "process tracing.{region}.orders consumer ack",
+            "publish tracing.invoices producer",
+            "process tracing.invoices consumer retry",
+            "process tracing.invoices consumer dead_letter",
+            "publish dlq.TRACING.mailer client",
+        ];
+        assert_eq!(spans.iter().map(|words| words.join(" ")).collect::<Vec<_>>(), expected, "{printed}");
+    }
+}
+
+#[tokio::test]
 async fn tls_auth_connects_and_is_refused() {
     let printed = run("tls_auth", None).await;
     assert_lines(
