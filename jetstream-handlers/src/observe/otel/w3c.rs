@@ -81,3 +81,53 @@ fn percent_decoded(text: &str) -> Option<String> {
     }
     String::from_utf8(decoded).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn headers(lines: &[(&str, &str)]) -> HashMap<String, String> {
+        lines.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn extracted_context_is_injected_again() {
+        let received = headers(&[
+            (TRACEPARENT, PARENT),
+            (TRACESTATE, "one=1,two=2"),
+            (BAGGAGE, "plan=free%20trial%2C%C3%A9%;secret"),
+        ]);
+        let context = extract(&received);
+        let span = context.span().span_context().clone();
+        assert!(span.is_valid() && span.is_remote() && span.is_sampled());
+        assert_eq!(context.baggage().get("plan").map(ToString::to_string).as_deref(), Some("free trial,é%"));
+        let mut sent = HashMap::new();
+        inject(&context, &mut sent);
+        assert_eq!(
+            sent,
+            headers(&[
+                (TRACEPARENT, PARENT),
+                (TRACESTATE, "one=1,two=2"),
+                (BAGGAGE, "plan=free%20trial%2C%C3%A9%25;secret"),
+            ])
+        );
+    }
+
+    #[test]
+    fn invalid_headers_are_ignored() {
+        let invalid =
+            [headers(&[]), headers(&[(TRACEPARENT, "00-what"), (TRACESTATE, "one=1"), (BAGGAGE, "a,b;c,=d,e=%FF")])];
+        for received in invalid {
+            let mut sent = HashMap::new();
+            inject(&extract(&received), &mut sent);
+            assert_eq!(sent, headers(&[]), "{received:?}");
+        }
+        // Without the state, the trace goes on.
+        let context = extract(&headers(&[(TRACEPARENT, PARENT), (TRACESTATE, "no state")]));
+        assert!(context.span().span_context().is_valid());
+    }
+}
