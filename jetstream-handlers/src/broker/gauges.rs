@@ -12,6 +12,7 @@ use crate::backoff::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::observe::connection_metrics::ConnectionMetrics;
 use crate::observe::handler_metrics::Target;
+use crate::observe::publish_metrics;
 use crate::transport::Transport;
 
 /// The interval at which the gauges of this process are set.
@@ -26,6 +27,7 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(600);
 impl Broker {
     /// Sets the gauges of these handlers until all of them have ended.
     pub(super) fn spawn_gauges(&self, workers: &[Arc<WorkerHandle>]) {
+        publish_metrics::declare_events();
         let connection = ConnectionMetrics::new(self.inner.name.as_deref());
         let (transport, workers) = (self.inner.transport.clone(), workers.to_vec());
         tokio::spawn(async move {

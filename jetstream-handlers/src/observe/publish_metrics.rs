@@ -90,6 +90,14 @@ impl PublishTimer {
     }
 }
 
+/// Creates the metrics of all declared events, so that their counters are 0 before the first publish.
+pub(crate) fn declare_events() {
+    let metrics = PublishMetrics::global();
+    for pattern in inventory::iter::<DeclaredEvent>().flat_map(|event| event.patterns) {
+        metrics.of_subject(pattern);
+    }
+}
+
 /// The metrics of all publishes of this process.
 #[derive(Default)]
 struct PublishMetrics {
