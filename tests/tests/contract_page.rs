@@ -6,7 +6,9 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use jetstream_handlers::metrics::FAMILIES;
+use jetstream_handlers::prelude::*;
 use jetstream_handlers::{HandlerState, Reason, Settlement};
+use jetstream_handlers_tests::{SOON, eventually};
 
 fn library() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../jetstream-handlers/src")
@@ -166,6 +168,32 @@ fn metadata_is_listed() {
     let used: BTreeSet<_> =
         literals(&["jetstream-handlers."]).into_iter().filter(|name| !name.ends_with('.')).collect();
     assert_eq!(listed, used);
+}
+
+/// Returns the names of the fields of a serialized object.
+fn fields(object: &serde_json::Value) -> BTreeSet<String> {
+    object.as_object().unwrap().keys().cloned().collect()
+}
+
+#[tokio::test]
+async fn serialized_fields_are_listed() {
+    let broker = Broker::in_memory();
+    let failing = async |_: u64| Err::<(), HandlerError>(HandlerError::retry("no stock"));
+    let subscription = broker.subscribe("orders.created", "billing", failing).await.unwrap();
+    broker.publish("orders.created", &7).await.unwrap();
+    let failed = async || Some(broker.health()).filter(|health| health.handlers[0].last_failure.is_some());
+    let health = serde_json::to_value(eventually("the call has failed", SOON, failed).await).unwrap();
+    let info = serde_json::to_value(&broker.handlers()[0]).unwrap();
+    let handler = &health["handlers"][0];
+    let listed: Vec<BTreeSet<_>> =
+        rows("Serialized values").iter().map(|row| names(&row[1]).into_iter().collect()).collect();
+    let states = [HandlerState::NotStarted, HandlerState::OtherBroker].map(|state| state.to_string()).into();
+    assert_eq!(listed, [fields(&info), states, fields(&health), fields(handler), fields(&handler["last_failure"])]);
+    let described = std::fs::read_to_string(library().join("docs/health.md")).unwrap();
+    for field in fields(&health).into_iter().chain(fields(handler)) {
+        assert!(described.contains(&format!("`{field}`")), "`{field}` is not described in `docs/health.md`");
+    }
+    subscription.unsubscribe().await.unwrap();
 }
 
 #[test]
