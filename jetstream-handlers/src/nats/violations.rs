@@ -212,18 +212,16 @@ impl Connection {
 impl TracedMessages {
     /// Returns the error of messages without an answer, if they may have been dropped because of their trace; it has
     /// the kind [`Authorization`](ErrorKind::Authorization).
-    pub(super) fn dropped(&mut self, messages: &[Outgoing]) -> Option<Error> {
+    pub(super) fn dropped(&mut self) -> Option<Error> {
         let violations = self.0.as_mut()?;
         let mut seen = std::iter::from_fn(|| match violations.try_recv() {
             Err(TryRecvError::Lagged(_)) => Some(None),
             violation => violation.ok().map(Some),
         });
-        // It does not name the message. What this crate sends beside its messages goes to subjects of the server.
-        let is_destination = |violation: &Violation| {
-            violation.denied == Denied::Publish
-                && !violation.subject.starts_with('$')
-                && messages.iter().all(|message| *message.subject != *violation.subject)
-        };
+        // It does not name the message, whose own subject would have ended the publish before. What this crate sends
+        // beside its messages goes to subjects of the server.
+        let is_destination =
+            |violation: &Violation| violation.denied == Denied::Publish && !violation.subject.starts_with('$');
         let destination = seen.by_ref().flatten().find(is_destination)?.subject;
         let text = format!(
             "no stream answers, and the user may not publish to `{destination}`: if that is `msg_trace.dest` of the account, the server drops the user's messages with a sampled `traceparent`; allow `{destination}` in `permissions.publish` of the user on the server"

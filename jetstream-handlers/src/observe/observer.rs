@@ -140,7 +140,7 @@ impl Observer {
         if let (Settlement::Ack, Some(elapsed)) = (settled.settlement, ended.elapsed) {
             self.activity.succeeded(ended.times.begun + elapsed);
         }
-        span::ended(settled.settlement.as_str(), settled.reason());
+        span::ended(settled.settlement.as_str(), settled.failed.as_ref().map(|failed| &failed.failure));
         if let Some(failed) = &settled.failed {
             log_failure(failed);
         }

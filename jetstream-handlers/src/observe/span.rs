@@ -12,7 +12,7 @@ use super::otel::process;
 use super::trace_context::TraceParent;
 use crate::delivery::Binding;
 use crate::message::Message;
-use crate::outcome::Reason;
+use crate::outcome::Failure;
 use crate::plan::Declaration;
 use crate::settings::Settings;
 
@@ -98,15 +98,13 @@ pub(crate) fn batch<'a>(
 }
 
 /// Records the end of the attempt whose span is the current one.
-pub(crate) fn ended(outcome: &'static str, reason: Option<Reason>) {
+pub(crate) fn ended(outcome: &'static str, _failure: Option<&Failure>) {
     let span = Span::current();
     span.record("outcome", outcome);
     #[cfg(feature = "otel")]
-    if let Some(reason) = reason {
-        super::otel::failed(&span, reason.as_str(), "");
+    if let Some(Failure { reason, error }) = _failure {
+        super::otel::failed(&span, reason.as_str(), error);
     }
-    #[cfg(not(feature = "otel"))]
-    let _ = reason;
 }
 
 impl Scope {

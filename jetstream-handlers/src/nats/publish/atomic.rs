@@ -91,7 +91,7 @@ impl<'a> AtomicBatch<'a> {
         };
         match sent {
             Ok(ack) => Ok(ack),
-            Err(failure) => match (self.on_failure(failure).await, traced.dropped(self.messages)) {
+            Err(failure) => match (self.on_failure(failure).await, traced.dropped()) {
                 (Err(PublishFailure::Unanswered(_) | PublishFailure::Transient(_)), Some(error)) => {
                     Err(PublishFailure::Unanswered(error))
                 }

@@ -109,6 +109,7 @@ impl<'a> Ingest<'a> {
         let ready = ready_to_send(connection, first.size(), deadline).await;
         ready.map_err(|error| BeginFailure::NotBegun(PublishFailure::Transient(error)))?;
         let mut batch = Self::open(connection, first.subject.clone()).await.map_err(permanent)?;
+        let mut traced = connection.observe_traced(std::slice::from_ref(&first));
         batch.send(first, Operation::Start).await.map_err(permanent)?;
         // Nothing else may be sent before the first answer.
         match batch.receive(deadline).await {
@@ -117,7 +118,7 @@ impl<'a> Ingest<'a> {
                 Ok(batch)
             }
             Some(answer) => Err(batch.not_begun(answer)),
-            None => Err(BeginFailure::Ended(batch.end_unbegun().await)),
+            None => Err(BeginFailure::Ended(batch.end_unbegun(traced.dropped()).await)),
         }
     }
 
@@ -181,9 +182,9 @@ impl<'a> Ingest<'a> {
     }
 
     /// Ends a batch whose first message had no answer; it may be stored, so it is not sent again.
-    async fn end_unbegun(mut self) -> IngestError {
+    async fn end_unbegun(mut self, problem: Option<Error>) -> IngestError {
         let text = "the stream did not answer the first message";
-        self.problem = Some(Error::new(ErrorKind::Timeout, text));
+        self.problem = problem.or_else(|| Some(Error::new(ErrorKind::Timeout, text)));
         match self.end().await {
             Ok(_) => self.ended(ErrorKind::Timeout, text),
             Err(error) => error,

@@ -80,7 +80,7 @@ pub(crate) async fn publish_once(
         Ok(Err(error)) => Err(match error.kind() {
             RequestErrorKind::NoResponders => PublishFailure::NoStream(no_stream_answers(error)),
             RequestErrorKind::TimedOut => {
-                let dropped = traced.dropped(std::slice::from_ref(message));
+                let dropped = traced.dropped();
                 PublishFailure::Unanswered(dropped.unwrap_or_else(|| no_stream_answers(error)))
             }
             _ => PublishFailure::Permanent(unsent(connection, &message.subject, error)),
