@@ -140,6 +140,15 @@ fn attributes_of_spans_are_listed() {
 }
 
 #[test]
+fn metrics_of_the_messaging_conventions_are_listed() {
+    let rows = rows("Spans");
+    let listed: BTreeSet<_> = rows.iter().flat_map(|row| names(&row[0])).filter(|name| name.contains('.')).collect();
+    let meters = std::fs::read_to_string(library().join("observe/otel/meters.rs")).unwrap();
+    let used = meters.split('"').filter(|literal| literal.starts_with("messaging.")).map(str::to_owned);
+    assert_eq!(listed, used.collect());
+}
+
+#[test]
 fn headers_are_listed() {
     let page = page();
     // What the library reads of the protocol of the server, and never sets on a message.
