@@ -135,12 +135,13 @@ async fn every_family_shows_what_happened() {
     }
     assert_eq!(scrape.get("messages_received_total", &of_load), 1051.0);
     assert_eq!(scrape.get("redelivered_total", &of_load), 50.0);
-    assert_eq!(scrape.get("queue_seconds_count", &of_load), 1051.0);
+    assert_eq!(scrape.get("queue_seconds_count", &of_load), 1001.0, "a redelivery waits for its backoff");
     assert_eq!(scrape.get("buffered_seconds_count", &of_load), 1051.0);
     assert!(scrape.get("handler_duration_seconds_sum", &with("outcome", "error")) >= 5.0, "ten timeouts of 500 ms");
     assert_eq!(scrape.get("concurrency", &of_load), 8.0);
     assert_eq!(scrape.get("consumer_max_ack_pending", &of_load), 10_000.0);
 
+    assert_eq!(scrape.get("publish_total", &[("subject", "dlq.>"), ("outcome", "stored")]), 21.0);
     let published = [("subject", "metered.orders.{region}.created")];
     let outcome = |outcome| [published[0], ("outcome", outcome)];
     assert_eq!(scrape.get("publish_total", &outcome("stored")), 1001.0);

@@ -207,11 +207,15 @@ impl Builder {
     /// Calls a function at the end of every attempt at a message: successful, failed, undecodable, panicked, timed out,
     /// or handed back.
     ///
-    /// It is called after the answer to the delivery was sent, in the task of the handler's worker and in the span of
-    /// the attempt.
+    /// It is called in the task of the handler's worker and in the span of the attempt, after the answer to the delivery
+    /// was sent; for an `ordered` handler, whose acks cover several messages, and for a call that a stop cancels, it is
+    /// called before.
+    /// It is also called for a delivery that ends without a call, whose `elapsed` is `None`: a message that was
+    /// acknowledged before, or whose attempts are used up.
+    /// It is not called for messages that no attempt was made at, which a stop hands back.
+    ///
     /// It must not block, because the worker handles no other message meanwhile; a panic in it is logged.
     /// Several functions are called in the order in which they were added.
-    /// It is not called for messages that were never taken from the buffer of this process, which a stop hands back.
     ///
     /// # Examples
     ///

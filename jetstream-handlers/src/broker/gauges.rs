@@ -11,7 +11,9 @@ use super::running::{Disconnect, WorkerHandle};
 use crate::backoff::jittered;
 use crate::error::{Error, ErrorKind};
 use crate::observe::connection_metrics::ConnectionMetrics;
+use crate::observe::families::describe;
 use crate::observe::handler_metrics::Target;
+use crate::observe::health::Status;
 use crate::observe::publish_metrics;
 use crate::transport::Transport;
 
@@ -25,9 +27,16 @@ const POLL_PERIOD: Duration = Duration::from_secs(15);
 const REFUSED_PAUSE: Duration = Duration::from_secs(600);
 
 impl Broker {
+    /// Reports that no server is connected any more.
+    pub(super) fn report_disconnected(&self) {
+        let connection = ConnectionMetrics::new(self.inner.name.as_deref());
+        connection.set(false, self.inner.transport.count_connections());
+    }
+
     /// Sets the gauges of these handlers until all of them have ended.
     pub(super) fn spawn_gauges(&self, workers: &[Arc<WorkerHandle>]) {
-        publish_metrics::declare_events();
+        describe();
+        publish_metrics::declare(declared_subjects(&self.inner.transport, workers));
         let connection = ConnectionMetrics::new(self.inner.name.as_deref());
         let (transport, workers) = (self.inner.transport.clone(), workers.to_vec());
         tokio::spawn(async move {
@@ -46,6 +55,16 @@ impl Broker {
     }
 }
 
+/// Returns the subjects that the handlers declare, without the prefix of the environment.
+fn declared_subjects(transport: &Transport, workers: &[Arc<WorkerHandle>]) -> Vec<String> {
+    let of_handler = |worker: &Arc<WorkerHandle>| {
+        let plan = &worker.handler.declaration.plan;
+        let subjects = plan.subject.iter().chain(plan.publish.as_deref());
+        subjects.map(|subject| transport.settings().declared(subject).to_owned()).collect::<Vec<_>>()
+    };
+    workers.iter().flat_map(of_handler).collect()
+}
+
 /// Sets the gauges of this process; never returns.
 async fn follow(transport: &Transport, connection: &ConnectionMetrics, workers: &[Arc<WorkerHandle>]) {
     loop {
@@ -58,7 +77,7 @@ fn set_load(transport: &Transport, connection: &ConnectionMetrics, workers: &[Ar
     connection.set(transport.is_connected(), transport.count_connections());
     let disconnect = Disconnect::of(transport);
     for worker in workers {
-        worker.observer.metrics.load(&worker.health(disconnect.as_ref()));
+        worker.observer.metrics.load(&worker.health(disconnect.as_ref()), worker.slots.len());
     }
 }
 
@@ -77,6 +96,9 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
                     Err(error) => consumer.failed(&error, || metrics.poll_failed(Target::Consumer)),
                 }
             }
+            if !consumer.is_due() && has_nothing_to_do(worker) {
+                metrics.pending(0);
+            }
             if letters.is_due() {
                 match count_letters(transport, worker, &mut stream).await {
                     Ok(count) => metrics.dead_letters_stored(count),
@@ -86,6 +108,16 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
         }
         sleep(jittered(POLL_PERIOD)).await;
     }
+}
+
+/// Returns `true` if no message has arrived since the last call although the handler could begin with one, so that its
+/// consumer has none for it.
+///
+/// The last delivery cannot tell that if another instance has received the rest.
+fn has_nothing_to_do(worker: &WorkerHandle) -> bool {
+    let has_received = worker.observer.activity.take_received();
+    let health = worker.health(None);
+    !has_received && health.status == Status::Running && health.in_flight == 0 && health.buffered == 0
 }
 
 /// Returns the number of dead letters of a handler; `stream` is the stream that has them, once it is known.

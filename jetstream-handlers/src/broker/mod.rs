@@ -454,6 +454,8 @@ impl Broker {
         let workers: Vec<_> = self.workers().clone();
         let stopped = stop_all(&workers).await;
         let closed = self.inner.transport.close().await;
+        #[cfg(feature = "metrics")]
+        self.report_disconnected();
         stopped.and(closed)
     }
 

@@ -84,8 +84,11 @@ impl WorkerHandle {
     pub(super) fn health(&self, disconnect: Option<&Disconnect>) -> HandlerHealth {
         let plan = &self.handler.declaration.plan;
         let busy = Busy::of(&self.slots, plan.messages_per_call());
-        let stuck = busy.and_then(|busy| self.stuck(busy));
-        let status = match (self.status.get(), disconnect, &stuck) {
+        let status = self.status.get();
+        // A call that a stop has cancelled leaves its slot taken.
+        let is_stopping = matches!(status, Status::Stopping | Status::Stopped);
+        let stuck = busy.filter(|_| !is_stopping).and_then(|busy| self.stuck(busy, disconnect));
+        let status = match (status, disconnect, &stuck) {
             // An idle handler notices a lost connection late.
             (Status::Running | Status::Degraded { .. }, Some(disconnect), _) => {
                 Status::Recovering { reason: disconnect.to_string(), since: disconnect.since }
@@ -95,6 +98,9 @@ impl WorkerHandle {
             }
             (Status::Running, None, Some(stuck)) => {
                 Status::Degraded { reason: stuck.reason.clone(), since: stuck.since.into_std() }
+            }
+            (Status::Degraded { reason, since }, None, Some(stuck)) => {
+                Status::Degraded { reason: format!("{reason}; {}", stuck.reason), since }
             }
             (status, ..) => status,
         };
@@ -120,7 +126,7 @@ impl WorkerHandle {
     }
 
     /// Returns the calls that keep the handler from all other messages although they should have ended or yielded.
-    fn stuck(&self, busy: Busy) -> Option<Stuck> {
+    fn stuck(&self, busy: Busy, disconnect: Option<&Disconnect>) -> Option<Stuck> {
         let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
         if busy.late {
             let reason = format!(
@@ -128,8 +134,12 @@ impl WorkerHandle {
             );
             return Some(Stuck { reason, since: busy.since });
         }
+        // Without a server, signals may wait for the connection.
+        if disconnect.is_some() {
+            return None;
+        }
         let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
-        // While no server is connected, no signals are sent.
+        // While no server was connected, no signals were sent.
         let since = busy.signalled.max(self.observer.activity.last_polled());
         let is_blocked = since.elapsed() > self.binding.ack_wait * 2;
         is_blocked.then(|| Stuck { reason: reason.to_owned(), since })

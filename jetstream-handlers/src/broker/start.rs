@@ -37,6 +37,7 @@ struct Prepared {
     context: Context,
     stop: CancellationToken,
     deliveries: Deliveries,
+    observer: Arc<Observer>,
 }
 
 impl Broker {
@@ -109,9 +110,11 @@ impl Broker {
         for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
             let (handler, binding) = (Arc::new(handler), Arc::new(binding));
             let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
-            prepared.push(Prepared { handler, binding, context, stop, deliveries });
+            let observer =
+                Observer::new(&handler.declaration, &binding, settings, defaults.hooks.clone(), recorder.clone());
+            prepared.push(Prepared { handler, binding, context, stop, deliveries, observer: Arc::new(observer) });
         }
-        let workers = self.spawn(prepared, recorder.as_ref())?;
+        let workers = self.spawn(prepared)?;
         let cancelled = StopOnDrop::new(&workers);
         workers.iter().for_each(|worker| worker.log_start());
         #[cfg(feature = "metrics")]
@@ -124,7 +127,7 @@ impl Broker {
 
     /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of
     /// them or prevents the start.
-    fn spawn(&self, prepared: Vec<Prepared>, recorder: Option<&Recorder>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
+    fn spawn(&self, prepared: Vec<Prepared>) -> Result<Vec<Arc<WorkerHandle>>, Error> {
         let Inner { transport, defaults, closing, .. } = &*self.inner;
         let mut all = self.workers();
         if closing.is_cancelled() {
@@ -137,16 +140,8 @@ impl Broker {
         Error::all(problems.collect())?;
         let grace = defaults.shutdown_grace;
         let mut workers = Vec::new();
-        for Prepared { handler, binding, context, stop, deliveries } in prepared {
+        for Prepared { handler, binding, context, stop, deliveries, observer } in prepared {
             let (status, ended, delayed) = (StatusCell::new(), CancellationToken::new(), Arc::new(Delayed::default()));
-            let observer = Observer::new(
-                &handler.declaration,
-                &binding,
-                transport.settings(),
-                defaults.hooks.clone(),
-                recorder.cloned(),
-            );
-            let observer = Arc::new(observer);
             let worker = Worker::new(Parts {
                 handler: handler.clone(),
                 binding: binding.clone(),

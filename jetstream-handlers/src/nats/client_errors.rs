@@ -1,8 +1,9 @@
 //! The errors that the client library reports about its connection.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::{ClientError, Event, Server, ServerError};
 
@@ -10,6 +11,9 @@ use super::violations::Violation;
 use crate::error::printable::printable;
 use crate::observe::health::LastError;
 use crate::sync::lock;
+
+/// The maximum time between an error and the end of the connection that it explains.
+const MAX_AGE: Duration = Duration::from_secs(2);
 
 /// The last errors of the client, for the health.
 ///
@@ -21,8 +25,10 @@ pub(crate) struct ClientErrors(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     last: Option<LastError>,
-    /// The text of the last error since the connection was lost; `None` while connected.
-    connecting: Option<String>,
+    /// The text and the time of the last error that may be the reason for which no server is connected.
+    connecting: Option<(Instant, String)>,
+    /// The subjects of requests whose denial is no error.
+    optional: BTreeSet<String>,
 }
 
 impl fmt::Debug for ClientErrors {
@@ -36,14 +42,20 @@ impl ClientErrors {
     pub(super) fn on_event(&self, event: &Event) {
         match event {
             Event::Connected => lock(&self.0).connecting = None,
+            // The server states its reason before it ends the connection; anything earlier is not about that.
+            Event::Disconnected => {
+                let connecting = &mut lock(&self.0).connecting;
+                *connecting = connecting.take().filter(|(at, _)| at.elapsed() < MAX_AGE);
+            }
             Event::ServerError(ServerError::Other(text)) => match Violation::parse(text) {
+                Some(violation) if lock(&self.0).optional.contains(&*violation.subject) => {}
                 // The connection goes on.
                 Some(violation) => self.set(&violation.problem()),
                 None => self.failed(text),
             },
             Event::ServerError(ServerError::AuthorizationViolation) => self.failed("authorization violation"),
             Event::ClientError(ClientError::Other(class)) => {
-                let is_known = |known: &String| known.starts_with(class.as_str());
+                let is_known = |(_, known): &(Instant, String)| known.starts_with(class.as_str());
                 if !lock(&self.0).connecting.as_ref().is_some_and(is_known) {
                     self.failed(class);
                 }
@@ -63,11 +75,17 @@ impl ClientErrors {
     /// Records an error because of which no server is connected.
     pub(super) fn failed(&self, text: &str) {
         self.set(&explained(text));
-        lock(&self.0).connecting = Some(text.to_owned());
+        lock(&self.0).connecting = Some((Instant::now(), text.to_owned()));
     }
 
     fn set(&self, text: &str) {
         lock(&self.0).last = Some(LastError { at: SystemTime::now(), error: printable(text).into_owned() });
+    }
+
+    /// Notes that a request to a subject is optional, so that its denial is no error.
+    #[cfg(feature = "metrics")]
+    pub(super) fn allow_denial(&self, subject: String) {
+        lock(&self.0).optional.insert(subject);
     }
 
     /// Returns the last error.
@@ -77,7 +95,7 @@ impl ClientErrors {
 
     /// Returns the error because of which no server is connected, if one is known.
     pub(crate) fn connecting(&self) -> Option<String> {
-        let text = lock(&self.0).connecting.clone()?;
+        let (_, text) = lock(&self.0).connecting.clone()?;
         Some(printable(&explained(&text)).into_owned())
     }
 }

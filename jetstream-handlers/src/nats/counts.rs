@@ -18,6 +18,8 @@ impl Connection {
 
     /// Returns what a handler's consumer counts.
     pub(crate) async fn consumer_counts(&self, binding: &Binding) -> Result<ConsumerCounts, Error> {
+        let Binding { stream, consumer, .. } = binding;
+        self.allow_denial(&format!("CONSUMER.INFO.{stream}.{consumer}"));
         let info: consumer::Info = self.consumer_info(binding).await?;
         Ok(ConsumerCounts {
             pending: info.num_pending,
@@ -25,6 +27,10 @@ impl Connection {
             redelivered: info.num_redelivered as u64,
             waiting: info.num_waiting as u64,
         })
+    }
+
+    fn allow_denial(&self, api: &str) {
+        self.errors.allow_denial(format!("{}.{api}", self.api_prefix));
     }
 
     /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
@@ -41,8 +47,9 @@ impl Connection {
             #[serde(default)]
             subjects: Option<BTreeMap<String, u64>>,
         }
-        let request = json!({ "subjects_filter": subject });
-        match self.request::<Info>(&format!("STREAM.INFO.{stream}"), &request).await {
+        let (api, request) = (format!("STREAM.INFO.{stream}"), json!({ "subjects_filter": subject }));
+        self.allow_denial(&api);
+        match self.request::<Info>(&api, &request).await {
             Ok(info) => Ok(Some(info.state.subjects.unwrap_or_default().values().sum())),
             Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
             Err(error) => Err(error.into_error(&format!("counting the messages on `{subject}` of stream `{stream}`"))),

@@ -1,6 +1,8 @@
 //! What a handler has done lately, for its health.
 
 use std::sync::Mutex;
+#[cfg(feature = "metrics")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +29,9 @@ pub(crate) struct Activity {
     /// The time of the last success, in nanoseconds since the beginning.
     succeeded: AtomicU64,
     failed: Mutex<Option<(Instant, String)>>,
+    /// `true` after a delivery.
+    #[cfg(feature = "metrics")]
+    has_received: AtomicBool,
 }
 
 impl Activity {
@@ -37,12 +42,22 @@ impl Activity {
             polled: AtomicU64::new(0),
             succeeded: AtomicU64::new(UNKNOWN),
             failed: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            has_received: AtomicBool::new(false),
         }
     }
 
     /// Records a delivery, and the number of messages that were not delivered then.
     pub(crate) fn received(&self, pending: u64) {
         self.pending.store(pending, Ordering::Relaxed);
+        #[cfg(feature = "metrics")]
+        self.has_received.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if there was a delivery since the last call.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn take_received(&self) -> bool {
+        self.has_received.swap(false, Ordering::Relaxed)
     }
 
     /// Records that the worker runs, several times in an `ack_wait` while it holds messages.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 
-use super::families::{self as names, describe};
+use super::families as names;
 use super::handler_state::HandlerState;
 use super::health::HandlerHealth;
 use super::settled::Settlement;
@@ -55,7 +55,6 @@ pub(crate) enum Target {
 
 impl HandlerMetrics {
     pub(crate) fn new(handler: &str, Binding { stream, consumer, max_ack_pending, .. }: &Binding) -> Self {
-        describe();
         let label = |name: &'static str, value: &str| Label::new(name, value.to_owned());
         let labels = [label("handler", handler), label("stream", stream), label("consumer", consumer)];
         let with = |name: &'static str, value: &'static str| {
@@ -101,8 +100,10 @@ impl HandlerMetrics {
         self.pending.set(pending as f64);
     }
 
-    pub(crate) fn started(&self, queued: Duration, buffered: Duration) {
-        self.queue.record(queued);
+    pub(crate) fn started(&self, queued: Option<Duration>, buffered: Duration) {
+        if let Some(queued) = queued {
+            self.queue.record(queued);
+        }
         self.buffered_for.record(buffered);
     }
 
@@ -128,11 +129,11 @@ impl HandlerMetrics {
         }
     }
 
-    /// Sets the gauges of this process.
-    pub(crate) fn load(&self, health: &HandlerHealth) {
+    /// Sets the gauges of this process, in which the handler has `concurrency` slots.
+    pub(crate) fn load(&self, health: &HandlerHealth, concurrency: usize) {
         self.in_flight.set(health.in_flight as f64);
         self.buffered.set(health.buffered as f64);
-        self.concurrency.set(health.concurrency as f64);
+        self.concurrency.set(concurrency as f64);
         self.oldest.set(health.oldest_in_flight.map(|since| since.elapsed()).unwrap_or_default());
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set(if *state == HandlerState::from(&health.status) { 1.0 } else { 0.0 });

@@ -25,7 +25,7 @@ const MAX_STUCK: Duration = Duration::from_secs(60);
 pub enum Status {
     /// The handler receives messages.
     Running,
-    /// The handler runs, but something in it does not work that a person must mend: its dead letters cannot be stored,
+    /// The handler runs, but something in it does not work that a person must fix: its dead letters cannot be stored,
     /// all its slots are taken by calls that do not end, its acks are denied, or its consumer is paused.
     Degraded {
         /// The problems, as human-readable text.
@@ -117,6 +117,9 @@ pub struct HandlerHealth {
     pub last_success: Option<SystemTime>,
     /// The error of the last call that failed, since the handler started: an error, a panic, a timeout or a payload that
     /// cannot be decoded.
+    ///
+    /// It may contain values of a payload unless [`Builder::redact_errors`](crate::Builder::redact_errors) is set, so do
+    /// not serve it to everyone.
     pub last_failure: Option<LastError>,
     /// The time since which calls have kept all slots that cannot be cancelled, or have blocked the runtime thread for
     /// longer than any heartbeat may take.
@@ -149,9 +152,9 @@ impl HandlerHealth {
 /// # Examples
 ///
 /// ```no_run
-/// # async fn probe(broker: jetstream_handlers::Broker) -> (u16, String) {
+/// # async fn probe(broker: jetstream_handlers::Broker) -> u16 {
 /// let health = broker.health();
-/// (if health.is_ready() { 200 } else { 503 }, health.to_string())
+/// if health.is_ready() { 200 } else { 503 }
 /// # }
 /// ```
 #[derive(Debug, Clone)]
@@ -196,8 +199,8 @@ impl Health {
     ///
     /// A degraded handler is ready, because another instance would have its problem as well, and a consumer that an
     /// operator has paused must not block a deployment.
-    /// It is `false` before the start, and from the beginning of a stop. A broker that only publishes is ready while it
-    /// is [`connected`](Self::connected).
+    /// It is `false` before the start, and from the beginning of a stop. For a broker that only publishes it is always
+    /// `false`; use [`connected`](Self::connected).
     pub fn is_ready(&self) -> bool {
         self.connected && !self.handlers.is_empty() && self.handlers.iter().all(HandlerHealth::is_ready)
     }

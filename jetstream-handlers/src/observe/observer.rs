@@ -8,10 +8,9 @@ use super::activity::Activity;
 use super::hooks::Hooks;
 use super::recorder::{Call, Recorder};
 use super::settled::{Failed, Next, Settled, SettledEvent, Settlement};
-use super::span;
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
-use crate::outcome::{Outcome, Reason};
+use crate::outcome::{Failure, Outcome, Reason};
 use crate::plan::Declaration;
 use crate::settings::Settings;
 
@@ -96,7 +95,11 @@ impl Observer {
     #[inline]
     pub(crate) fn started(&self, _delivery: DeliveryId, _times: Times) {
         #[cfg(feature = "metrics")]
-        self.metrics.started(queued(_delivery.stored_at), _times.begun - _times.received);
+        {
+            // The time before a redelivery is that of the backoff.
+            let queued = (_delivery.delivered == 1).then(|| queued(_delivery.stored_at));
+            self.metrics.started(queued, _times.begun.saturating_duration_since(_times.received));
+        }
     }
 
     /// A call has ended, of a message or a batch.
@@ -110,11 +113,6 @@ impl Observer {
 
     /// A call for this message has ended, before the message is settled; its outputs are published.
     pub(crate) fn attempted(&self, message: &Message, outcome: &Outcome) {
-        if let Some(failure) = &outcome.failure {
-            self.activity.failed(Instant::now(), &failure.error);
-            #[cfg(feature = "metrics")]
-            self.metrics.attempt_failed(failure.reason);
-        }
         if let Some(recorder) = &self.recorder {
             recorder.add(Call {
                 handler: self.handler.clone(),
@@ -128,19 +126,25 @@ impl Observer {
         }
     }
 
+    /// The attempt has failed.
+    pub(crate) fn failed(&self, failure: &Failure) {
+        self.activity.failed(Instant::now(), &failure.error);
+        #[cfg(feature = "metrics")]
+        self.metrics.attempt_failed(failure.reason);
+    }
+
     /// Returns `true` if the outputs of calls are recorded.
     pub(crate) fn records_outputs(&self) -> bool {
         self.recorder.is_some()
     }
 
-    /// An attempt was settled; its span is the current one.
+    /// An attempt was settled.
     #[inline]
     pub(crate) fn settled(&self, ended: Ended<'_>, settled: &Settled) {
         self.count(settled.settlement, 1);
         if let (Settlement::Ack, Some(elapsed)) = (settled.settlement, ended.elapsed) {
             self.activity.succeeded(ended.times.begun + elapsed);
         }
-        span::ended(settled.settlement.as_str(), settled.failed.as_ref().map(|failed| &failed.failure));
         if let Some(failed) = &settled.failed {
             log_failure(failed);
         }

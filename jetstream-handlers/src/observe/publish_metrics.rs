@@ -2,14 +2,13 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tokio::time::Instant;
 
 use ::metrics::{Counter, Histogram, counter, histogram};
 
-use super::families as names;
+use super::families::{self as names, describe};
 use crate::error::{Error, ErrorKind};
 use crate::event::DeclaredEvent;
 use crate::message::{Outgoing, PublishAck};
@@ -18,10 +17,10 @@ use crate::settings::Settings;
 use crate::subject::covers;
 use crate::sync::lock;
 
-/// The maximum number of subjects that no event declares and that have metrics of their own.
-const MAX_SUBJECTS: usize = 100;
+/// The label of dead letters.
+const DEAD_LETTERS: &str = "dlq.>";
 
-/// The label of all other subjects.
+/// The label of all subjects that are not declared, which are without number.
 const OTHER: &str = "other";
 
 /// The outcome of a publish.
@@ -63,7 +62,7 @@ impl Published {
 /// One publish, of a message or a batch, until its result is known.
 #[derive(Debug)]
 pub(crate) struct PublishTimer {
-    /// The declared subject of the event, or the subject without the prefix of the environment.
+    /// The subject that is declared, or that of the message without the prefix of the environment.
     subject: Cow<'static, str>,
     messages: u64,
     begun: Instant,
@@ -83,77 +82,93 @@ impl PublishTimer {
         self.messages = messages;
     }
 
+    /// Counts messages of the batch that are stored, although the rest of it is not.
+    pub(crate) fn stored(&self, messages: u64) {
+        let (counter, _) = &lock(&SUBJECTS).of_subject(&self.subject)[Published::Stored as usize];
+        counter.increment(messages);
+    }
+
     /// Counts the messages, and measures the time since the beginning.
     pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
         let (outcome, took) = (Published::of(result), self.begun.elapsed());
-        PublishMetrics::global().published(&self.subject, self.messages, outcome, took);
+        let (counter, duration) = lock(&SUBJECTS).of_subject(&self.subject)[outcome as usize].clone();
+        counter.increment(self.messages);
+        duration.record(took);
     }
 }
 
-/// Creates the metrics of all declared events, so that their counters are 0 before the first publish.
-pub(crate) fn declare_events() {
-    let metrics = PublishMetrics::global();
-    for pattern in inventory::iter::<DeclaredEvent>().flat_map(|event| event.patterns) {
-        metrics.of_subject(pattern);
+/// Declares subjects, beside those of events, and creates the metrics of all that are declared, so that their counters
+/// are 0 before the first publish.
+///
+/// Those of an earlier recorder are replaced.
+pub(crate) fn declare(subjects: Vec<String>) {
+    let mut known = lock(&SUBJECTS);
+    known.metrics.clear();
+    for subject in subjects {
+        known.declare(Cow::Owned(subject));
+    }
+    let labels: Vec<_> = known.declared.iter().map(|declared| declared.label.clone()).collect();
+    for label in labels {
+        known.metrics_of(label);
     }
 }
+
+type Metrics = Arc<[(Counter, Histogram); Published::ALL.len()]>;
 
 /// The metrics of all publishes of this process.
-#[derive(Default)]
-struct PublishMetrics {
+static SUBJECTS: LazyLock<Mutex<Subjects>> = LazyLock::new(|| Mutex::new(Subjects::new()));
+
+struct Subjects {
+    declared: Vec<Declared>,
     /// By the label of the subject.
-    subjects: Mutex<BTreeMap<Cow<'static, str>, OfSubject>>,
+    metrics: BTreeMap<Cow<'static, str>, Metrics>,
 }
 
-#[derive(Clone)]
-struct OfSubject {
-    outcomes: [(Counter, Histogram); Published::ALL.len()],
+/// A subject that an event, a handler or a `publish` declares.
+struct Declared {
+    label: Cow<'static, str>,
+    /// With wildcards in place of placeholders.
+    filter: String,
 }
 
-impl OfSubject {
-    fn new(subject: &str) -> Self {
-        let outcome = |outcome: Published| {
-            let labels = || [("subject", subject.to_owned()), ("outcome", outcome.as_str().to_owned())];
-            (counter!(names::PUBLISH, &labels()), histogram!(names::PUBLISH_DURATION, &labels()))
-        };
-        Self { outcomes: Published::ALL.map(outcome) }
-    }
-}
-
-impl PublishMetrics {
-    /// Returns the metrics of this process.
-    fn global() -> &'static Self {
-        static METRICS: OnceLock<PublishMetrics> = OnceLock::new();
-        METRICS.get_or_init(Self::default)
+impl Subjects {
+    fn new() -> Self {
+        describe();
+        let mut subjects = Self { declared: Vec::new(), metrics: BTreeMap::new() };
+        for pattern in inventory::iter::<DeclaredEvent>().flat_map(|event| event.patterns) {
+            subjects.declare(Cow::Borrowed(pattern));
+        }
+        subjects
     }
 
-    /// Counts messages on a subject that were published together.
-    fn published(&self, subject: &str, messages: u64, outcome: Published, took: Duration) {
-        let position = Published::ALL.iter().position(|known| *known == outcome);
-        let of_subject = self.of_subject(subject);
-        if let Some((counter, duration)) = position.and_then(|position| of_subject.outcomes.get(position)) {
-            counter.increment(messages);
-            duration.record(took);
+    fn declare(&mut self, label: Cow<'static, str>) {
+        if self.declared.iter().all(|declared| declared.label != label) {
+            let filter = filter(&label).into_owned();
+            self.declared.push(Declared { label, filter });
         }
     }
 
-    fn of_subject(&self, subject: &str) -> OfSubject {
-        let mut subjects = lock(&self.subjects);
-        if let Some(known) = subjects.get(subject) {
+    /// Returns the metrics of a subject, or of the declared one that covers it.
+    fn of_subject(&mut self, subject: &str) -> Metrics {
+        if let Some(known) = self.metrics.get(subject) {
             return known.clone();
         }
-        let own = subjects.len() < MAX_SUBJECTS;
-        let label = match declared(subject) {
-            Some(pattern) => Cow::Borrowed(pattern),
-            None if own => Cow::Owned(subject.to_owned()),
+        let label = match self.declared.iter().find(|declared| covers(&declared.filter, subject)) {
+            Some(declared) => declared.label.clone(),
+            None if subject.starts_with("dlq.") => Cow::Borrowed(DEAD_LETTERS),
             None => Cow::Borrowed(OTHER),
         };
-        subjects.entry(label).or_insert_with_key(|label| OfSubject::new(label)).clone()
+        self.metrics_of(label)
     }
-}
 
-/// Returns the subject with which an event is declared that covers this one.
-fn declared(subject: &str) -> Option<&'static str> {
-    let mut events = inventory::iter::<DeclaredEvent>();
-    events.find_map(|event| event.patterns.iter().find(|pattern| covers(&filter(pattern), subject))).copied()
+    fn metrics_of(&mut self, label: Cow<'static, str>) -> Metrics {
+        let create = |label: &Cow<'static, str>| {
+            let outcome = |outcome: Published| {
+                let labels = [("subject", label.to_string()), ("outcome", outcome.as_str().to_owned())];
+                (counter!(names::PUBLISH, &labels), histogram!(names::PUBLISH_DURATION, &labels))
+            };
+            Arc::new(Published::ALL.map(outcome))
+        };
+        self.metrics.entry(label).or_insert_with_key(create).clone()
+    }
 }

@@ -57,6 +57,12 @@ impl Publishing {
         self.timer.set_messages(_messages);
     }
 
+    /// Counts messages of a batch that are stored, although the rest of it is not.
+    pub(crate) fn stored(&self, _messages: u64) {
+        #[cfg(feature = "metrics")]
+        self.timer.stored(_messages);
+    }
+
     /// Adds the trace to a message, unless it has one.
     pub(crate) fn inject(&self, _message: &mut Outgoing) {
         #[cfg(feature = "otel")]
@@ -117,7 +123,9 @@ impl Publishings {
 
     /// Records the next result.
     pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
-        if let Some(Some(publishing)) = lock(&self.begun).pop_front() {
+        // Not in the condition, which would hold the lock meanwhile.
+        let publishing = lock(&self.begun).pop_front();
+        if let Some(Some(publishing)) = publishing {
             publishing.ended(result);
         }
     }

@@ -74,9 +74,11 @@ pub struct SettledEvent<'a> {
     /// The time between the storing of the message and the start of the attempt, by the clocks of the server and of
     /// this machine; zero if they differ by more than that.
     pub queued: Duration,
-    /// The time for which the delivery waited in this process before its first attempt.
+    /// The time for which the message waited in this process before the attempt, since it arrived or its last attempt
+    /// ended; zero for another attempt of an `ordered` handler, which waits for its backoff alone.
     pub buffered: Duration,
-    /// The duration of the call; `None` if the handler was not called, as for a message whose attempts are used up.
+    /// The duration of the call; `None` if the handler was not called, as for a message whose attempts are used up, or
+    /// one that was acknowledged before and is delivered again.
     ///
     /// The messages of one batch have the same one.
     pub elapsed: Option<Duration>,
@@ -119,11 +121,6 @@ impl Settled {
     /// Returns the settlement of a failed attempt.
     pub(crate) fn failed(settlement: Settlement, failure: Failure, next: Next) -> Self {
         Self { settlement, failed: Some(Box::new(Failed { failure, next })) }
-    }
-
-    /// Returns the reason of a failed attempt.
-    pub(crate) fn reason(&self) -> Option<Reason> {
-        self.failed.as_ref().map(|failed| failed.failure.reason)
     }
 
     /// Returns `true` if the message was acknowledged or terminated, so that it is not redelivered.

@@ -9,10 +9,10 @@ use tracing::{Instrument as _, Span};
 
 #[cfg(feature = "otel")]
 use super::otel::process;
+use super::settled::Settled;
 use super::trace_context::TraceParent;
 use crate::delivery::Binding;
 use crate::message::Message;
-use crate::outcome::Failure;
 use crate::plan::Declaration;
 use crate::settings::Settings;
 
@@ -97,13 +97,13 @@ pub(crate) fn batch<'a>(
     }
 }
 
-/// Records the end of the attempt whose span is the current one.
-pub(crate) fn ended(outcome: &'static str, _failure: Option<&Failure>) {
+/// Records how the attempt was settled whose span is the current one.
+pub(crate) fn ended(settled: &Settled) {
     let span = Span::current();
-    span.record("outcome", outcome);
+    span.record("outcome", settled.settlement.as_str());
     #[cfg(feature = "otel")]
-    if let Some(Failure { reason, error }) = _failure {
-        super::otel::failed(&span, reason.as_str(), error);
+    if let Some(failed) = &settled.failed {
+        super::otel::failed(&span, failed.failure.reason.as_str(), &failed.failure.error);
     }
 }
 

@@ -88,8 +88,9 @@ impl Publisher {
             Ok(message)
         });
         let result = publishing.run(ingest(transport, messages)).await;
-        if let Ok(Some(stored)) = result.as_ref().map(|ack| ack.batch_size) {
-            publishing.set_messages(stored);
+        match &result {
+            Ok(ack) => publishing.set_messages(ack.batch_size.unwrap_or(1)),
+            Err(error) => publishing.stored(error.stored()),
         }
         publishing.ended(result.as_ref().map_err(IngestError::error));
         result

@@ -214,7 +214,6 @@ impl PublishMessage {
         self.single(CONTENT_ENCODING, encoding.name())
     }
 
-    /// Sets a header that has one value.
     /// Sets the subject that the event declares.
     pub(super) fn declared_by<E: Event + ?Sized>(mut self) -> Self {
         let declared = self.publisher.transport.settings().declared(&self.subject);
@@ -222,6 +221,7 @@ impl PublishMessage {
         self
     }
 
+    /// Sets a header that has one value.
     fn single(mut self, name: HeaderName, value: &str) -> Self {
         match HeaderValue::from_str(value) {
             Ok(value) => self.headers.insert(name, value),

@@ -65,6 +65,9 @@ impl Worker {
         if self.isolated.push(message) {
             return None;
         }
+        if self.binding.unfinished.is_none() && self.was_redelivered(&message.info) {
+            return Some(Settled::LOST);
+        }
         let delay = self.dead_letter_delay(message.info.delivered());
         if self.binding.unfinished.is_some() {
             self.park(message, delay).await;
@@ -109,8 +112,10 @@ impl Worker {
             let settled = scope.clone().run(handling).await;
             scope.in_scope(|| match self.limits {
                 None => self.handled(taken, settled.as_ref(), &mut caller),
-                Some(_) => taken.settled(settled.as_ref(), caller.take_elapsed()),
+                // Each call of a part of a batch is reported by itself.
+                Some(_) => taken.settled(settled.as_ref(), caller.take_call().map(|call| call.took)),
             });
+            drop(scope);
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
         }

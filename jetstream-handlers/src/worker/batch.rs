@@ -1,7 +1,7 @@
 //! Calls with several messages, each of which is settled by itself.
 
 use std::borrow::Cow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -10,16 +10,17 @@ use tokio::time::Instant;
 use super::Worker;
 use super::attempts::Verdict;
 use super::batch_limits::BatchLimits;
-use super::caller::Caller;
+use super::caller::{Called, Caller};
 use super::slot::{Slot, Start};
 use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
-use crate::observe::settled::Settled;
+use crate::observe::settled::{Settled, Settlement};
 use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
+use crate::sync::lock;
 
 /// The maximum number of messages of a batch that are settled at the same time.
 const MAX_SETTLING: usize = 64;
@@ -102,14 +103,18 @@ impl Worker {
         futures::stream::iter(&mut held)
             .for_each_concurrent(MAX_SETTLING, async |held| self.publish_and_record(held).await)
             .await;
-        let elapsed = caller.take_elapsed();
+        let elapsed = caller.take_call().map(|call| call.took);
         // The first slot shows whether the handler is busy, so that its message ends last.
         let mut held = held.into_iter();
         let first = held.next();
-        futures::stream::iter(held).for_each_concurrent(MAX_SETTLING, |held| self.settle_held(held, elapsed)).await;
+        let all = Mutex::new(Settled::ACK);
+        futures::stream::iter(held)
+            .for_each_concurrent(MAX_SETTLING, async |held| self.settle_held(held, elapsed, &all).await)
+            .await;
         if let Some(first) = first {
-            self.settle_held(first, elapsed).await;
+            self.settle_held(first, elapsed, &all).await;
         }
+        span::ended(&lock(&all));
     }
 
     /// Decides on a message before the call.
@@ -129,7 +134,14 @@ impl Worker {
     }
 
     /// Settles a message, and releases its slot; `elapsed` is the duration of the call.
-    async fn settle_held(&self, Held { slot, mut taken, step }: Held<'_>, elapsed: Option<Duration>) {
+    ///
+    /// If it is not acknowledged, that is how the batch was settled as a whole.
+    async fn settle_held(
+        &self,
+        Held { slot, mut taken, step }: Held<'_>,
+        elapsed: Option<Duration>,
+        all: &Mutex<Settled>,
+    ) {
         let elapsed = elapsed.filter(|_| matches!(step, Step::Called(_)));
         let message = &mut taken.message;
         let settled = async {
@@ -145,8 +157,11 @@ impl Worker {
             self.settle(message, outcome).await
         };
         let settled = settled.await;
-        taken.settled(settled.as_ref(), elapsed);
+        taken.settled_in_batch(settled.as_ref(), elapsed);
         self.release(slot, settled.as_ref());
+        if let Some(settled) = settled.filter(|settled| settled.settlement != Settlement::Ack) {
+            *lock(all) = settled;
+        }
     }
 
     /// Publishes the outputs of one message for which the handler was called, and reports the attempt.
@@ -160,7 +175,7 @@ impl Worker {
     /// Publishes the outputs of one message, and reports the attempt.
     async fn published(&self, message: &Message, outcome: Outcome) -> Outcome {
         if outcome.outputs.is_empty() {
-            self.observer.attempted(message, &outcome);
+            self.attempted(message, &outcome);
             return outcome;
         }
         self.publish_outputs(message, outcome).await
@@ -208,8 +223,8 @@ impl Worker {
     async fn call_part(&self, caller: &mut Caller, messages: &[Message]) -> (Outcome, Vec<(usize, Outcome)>) {
         let elements = Arc::<Elements>::default();
         let mut outcome = caller.call(Delivery::batch(messages, &elements), Instant::now()).await;
-        if let Some(took) = caller.ended(Instant::now()) {
-            self.observer.called(took, outcome.failure.as_ref().map(|failure| failure.reason));
+        if let Some(Called { took, failed }) = caller.ended(Instant::now()) {
+            self.observer.called(took, failed);
         }
         let mut of_elements = elements.take();
         if self.transport.settings().redact_errors {

@@ -98,16 +98,19 @@ pub(super) struct BufferGuard<'a> {
     arrived: &'a Notify,
     keys_changed: &'a Notify,
     now: Instant,
+    /// `true` if a message was pushed.
+    is_pushed: bool,
 }
 
 impl BufferGuard<'_> {
-    /// Returns the delivery that was added last, unless it waits for others of its key.
+    /// Returns the delivery that was added last with [`push`](Self::push), if any was.
     pub(super) fn last(&self) -> Option<&Info> {
-        self.queue.messages.back().map(|waiting| &waiting.message.info)
+        self.queue.messages.back().filter(|_| self.is_pushed).map(|waiting| &waiting.message.info)
     }
 
     pub(super) fn push(&mut self, message: Message) {
         self.queue.messages.push_back(Waiting::new(message, self.now));
+        self.is_pushed = true;
         self.arrived.notify_one();
     }
 
@@ -404,7 +407,13 @@ impl Buffer {
     }
 
     fn guard(&self, now: Instant) -> BufferGuard<'_> {
-        BufferGuard { queue: self.queue(), arrived: &self.arrived, keys_changed: &self.keys_changed, now }
+        BufferGuard {
+            queue: self.queue(),
+            arrived: &self.arrived,
+            keys_changed: &self.keys_changed,
+            now,
+            is_pushed: false,
+        }
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {

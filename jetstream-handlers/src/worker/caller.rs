@@ -9,15 +9,25 @@ use super::guarded_call::{BlockingWarning, GuardedCall};
 use super::thread::CallerThread;
 use crate::extract::{Context, Delivery};
 use crate::handler::Handler;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Reason};
 
 /// The caller of a handler, for one slot.
 pub(super) struct Caller {
     place: Place,
     /// The time at which the present call began.
     begun: Option<Instant>,
-    /// The duration of the calls for the present message or batch.
-    took: Option<Duration>,
+    /// The class of the failure of the present call.
+    failed: Option<Reason>,
+    /// The calls for the present message or batch that have ended.
+    ended: Option<Called>,
+}
+
+/// Calls that have ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Called {
+    pub(super) took: Duration,
+    /// The class of the failure of the last one.
+    pub(super) failed: Option<Reason>,
 }
 
 /// The place at which a handler is called.
@@ -38,31 +48,34 @@ impl Caller {
     }
 
     fn at(place: Place) -> Self {
-        Self { place, begun: None, took: None }
+        Self { place, begun: None, failed: None, ended: None }
     }
 
     pub(super) async fn call(&mut self, delivery: Delivery<'_>, begun: Instant) -> Outcome {
         self.begun = Some(begun);
-        match &mut self.place {
+        let outcome = match &mut self.place {
             Place::Inline(call) => call.call(delivery, begun).await,
             Place::Thread(thread) => Box::pin(thread.call(delivery)).await,
-        }
+        };
+        self.failed = outcome.failure.as_ref().map(|failure| failure.reason);
+        outcome
     }
 
     /// Measures a call that has ended, and reports one that blocked the worker; must be called after a call and before
     /// the next await.
-    pub(super) fn ended(&mut self, now: Instant) -> Option<Duration> {
+    pub(super) fn ended(&mut self, now: Instant) -> Option<Called> {
         if let Place::Inline(call) = &mut self.place {
             call.ended(now);
         }
         let took = now.saturating_duration_since(self.begun.take()?);
-        self.took = Some(self.took.unwrap_or_default() + took);
-        Some(took)
+        let before = self.ended.map(|ended| ended.took).unwrap_or_default();
+        self.ended = Some(Called { took: before + took, failed: self.failed });
+        Some(Called { took, failed: self.failed })
     }
 
-    /// Returns the duration of the calls since this method was called last; `None` if there was none.
-    pub(super) fn take_elapsed(&mut self) -> Option<Duration> {
-        self.took.take()
+    /// Returns the calls since this method was called last; `None` if there was none.
+    pub(super) fn take_call(&mut self) -> Option<Called> {
+        self.ended.take()
     }
 
     /// Returns `true` if a call still runs after its timeout.

@@ -28,7 +28,10 @@ impl Worker {
     ) -> Result<PublishAck, Error> {
         let handler = &self.handler.declaration.name;
         let stored = dead_letter::store(&self.transport, subject, handler, message, failure).await?;
-        self.observer.dead_lettered(failure.reason);
+        // A message that is redelivered after its end was lost has a dead letter already.
+        if !stored.duplicate {
+            self.observer.dead_lettered(failure.reason);
+        }
         Ok(stored)
     }
 }

@@ -182,10 +182,7 @@ impl Worker {
         begun: Instant,
         settled: &Settled,
     ) {
-        let elapsed = caller.take_elapsed();
-        if let Some(elapsed) = elapsed {
-            self.observer.called(elapsed, settled.reason());
-        }
+        let elapsed = self.called(caller);
         taken.report_attempt(&message.info, begun, settled, elapsed);
     }
 

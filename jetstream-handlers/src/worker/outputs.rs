@@ -19,7 +19,7 @@ impl Worker {
             Ok(outputs) => self.store_outputs(outputs).await.err().unwrap_or(outcome),
             Err(failure) => failure,
         };
-        self.observer.attempted(message, &outcome);
+        self.attempted(message, &outcome);
         // They are stored, or the next attempt returns them again.
         Outcome { outputs: Vec::new(), ..outcome }
     }

@@ -11,6 +11,7 @@ use super::Worker;
 use crate::message::{Info, Message};
 use crate::observe::observer::{Ended, Times};
 use crate::observe::settled::Settled;
+use crate::observe::span;
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -98,6 +99,7 @@ impl Worker {
         let now = Instant::now();
         let times = Times { received: now, begun: now };
         let ended = Ended { delivery: message.info.id(), subject: message.subject(), times, elapsed: None };
+        span::ended(settled);
         self.observer.settled(ended, settled);
     }
 
@@ -116,10 +118,13 @@ impl Worker {
             match self.dead_letter_result(&message, &failure, stored) {
                 Ok(settled) => {
                     self.terminate(&message, &failure.error).await;
-                    self.unreadable_ended(&message, &settled);
                     // If the connection ends before the server has received it, the message is still in quarantine.
                     let received = self.transport.round_trip(ROUND_TRIP_TIMEOUT).await;
-                    received.is_err().then_some(Duration::ZERO)
+                    if received.is_err() {
+                        return Some(Duration::ZERO);
+                    }
+                    self.unreadable_ended(&message, &settled);
+                    None
                 }
                 Err(delay) => Some(delay.min(MAX_DELAY)),
             }

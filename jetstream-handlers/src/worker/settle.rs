@@ -51,12 +51,12 @@ impl Worker {
     /// Settles a message by the outcome of its call; returns `None` if it was set aside and is settled later.
     pub(super) async fn settle(&self, message: &Message, outcome: Outcome) -> Option<Settled> {
         if outcome.settle == Settle::Ack {
-            self.ack(message).await;
-            return Some(Settled::ACK);
+            return Some(if self.ack(message).await { Settled::ACK } else { Settled::LOST });
         }
         if self.is_handed_back(&outcome) {
+            let is_connected = self.transport.is_connected();
             self.hand_back_call(message).await;
-            return Some(Settled::HANDED_BACK);
+            return Some(if is_connected { Settled::HANDED_BACK } else { Settled::LOST });
         }
         let attempt = match &self.binding.unfinished {
             Some(_) => self.buffer.keys(|keys| keys.failed(message.info.id())),
@@ -82,23 +82,22 @@ impl Worker {
         }
     }
 
-    async fn ack(&self, message: &Message) {
+    /// Acknowledges a message; returns `false` if the ack was not sent, or not confirmed.
+    async fn ack(&self, message: &Message) -> bool {
         self.record_end(&message.info);
         match self.handler.declaration.plan.ack {
-            Ack::Sent => {
-                self.answer(message.info.clone(), Answer::Ack).await;
-            }
+            Ack::Sent => self.answer(message.info.clone(), Answer::Ack).await,
             Ack::Confirmed => self.ack_until_confirmed(&message.info).await,
         }
     }
 
-    /// Repeats an ack until the server confirms it; meanwhile the heartbeat prevents a redelivery.
-    pub(super) async fn ack_until_confirmed(&self, delivery: &Info) {
+    /// Repeats an ack until the server confirms it, and returns `true`; meanwhile the heartbeat prevents a redelivery.
+    pub(super) async fn ack_until_confirmed(&self, delivery: &Info) -> bool {
         let mut backoff = ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for _ in 0..MAX_CONFIRMATIONS {
             let confirmed = self.transport.ack_confirmed(&self.binding, delivery, CONFIRMATION_TIMEOUT);
             match timeout(CONFIRMATION_TIMEOUT, confirmed).await {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => return true,
                 Ok(Err(error)) => tracing::warn!("an ack was not confirmed and is sent again: {error:?}"),
                 Err(_) => tracing::warn!("an ack could not be sent in time and is sent again"),
             }
@@ -106,6 +105,7 @@ impl Worker {
         }
         self.remember_unsent(delivery.id());
         tracing::error!("an ack was never confirmed, so the message may be redelivered although it was handled");
+        false
     }
 
     /// Acknowledges all messages of an ordered handler that have ended and are not acknowledged yet.

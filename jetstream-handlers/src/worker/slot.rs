@@ -8,13 +8,13 @@ use tokio::time::Instant;
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
-use super::caller::Caller;
+use super::caller::{Called, Caller};
 use super::taken::Taken;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::settled::Settled;
 use crate::observe::span::{self, Scope};
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Settle};
 use crate::plan::Ack;
 use crate::sync::lock;
 
@@ -210,6 +210,8 @@ impl Worker {
             self.prefetch.measured(now - begun);
             caller.ended(now);
             scope.in_scope(|| self.handled(taken, settled.as_ref(), &mut caller));
+            // The slot may wait before its next message.
+            drop(scope);
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
@@ -374,7 +376,7 @@ impl Worker {
                 outcome.redact();
             }
             if outcome.outputs.is_empty() {
-                self.observer.attempted(message, &outcome);
+                self.attempted(message, &outcome);
                 return outcome;
             }
             caller.ended(Instant::now());
@@ -386,11 +388,24 @@ impl Worker {
 
     /// Reports the call for one message, and how it was settled; `None` if it was set aside.
     pub(super) fn handled(&self, taken: Taken<'_>, settled: Option<&Settled>, caller: &mut Caller) {
-        let elapsed = caller.take_elapsed();
-        if let Some(elapsed) = elapsed {
-            self.observer.called(elapsed, settled.and_then(Settled::reason));
+        taken.settled(settled, self.called(caller));
+    }
+
+    /// Reports a call that has ended; returns its duration.
+    pub(super) fn called(&self, caller: &mut Caller) -> Option<Duration> {
+        let Called { took, failed } = caller.take_call()?;
+        self.observer.called(took, failed);
+        Some(took)
+    }
+
+    /// Reports the attempt at a message whose call has ended.
+    pub(super) fn attempted(&self, message: &Message, outcome: &Outcome) {
+        self.observer.attempted(message, outcome);
+        // A call that ends early at a stop has not failed.
+        let is_handed_back = outcome.settle == Settle::HandBack && self.context.shutdown().is_cancelled();
+        if let Some(failure) = outcome.failure.as_ref().filter(|_| !is_handed_back) {
+            self.observer.failed(failure);
         }
-        taken.settled(settled, elapsed);
     }
 }
 

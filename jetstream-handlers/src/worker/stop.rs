@@ -64,11 +64,14 @@ impl Worker {
         self.readiness.wake();
         let by_key = self.buffer.keys(std::mem::take).into_deliveries();
         while let Some(message) = deliveries.last().await {
+            self.observer.received(&message.info);
             buffered.push(message);
         }
         let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
         let mut waiting: Vec<_> = buffered.into_iter().map(|message| message.info).chain(by_key).collect();
-        self.observer.count(Settlement::HandedBack, waiting.len());
+        let is_connected = self.transport.is_connected();
+        let settlement = if is_connected { Settlement::HandedBack } else { Settlement::Lost };
+        self.observer.count(settlement, waiting.len());
         self.report_lost();
         if self.binding.unfinished.is_some() {
             waiting.sort_by_key(Info::stream_sequence);

@@ -9,6 +9,7 @@ use super::waiting::Waiting;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::observer::{Ended, Times};
 use crate::observe::settled::Settled;
+use crate::observe::span;
 
 /// A message that was taken from the buffer, whose end is reported once.
 ///
@@ -25,10 +26,18 @@ impl Taken<'_> {
     /// Reports how the attempt was settled; `None` if the message was set aside, and is settled later.
     ///
     /// The span of the attempt is the current one.
-    pub(super) fn settled(mut self, settled: Option<&Settled>, elapsed: Option<Duration>) {
+    pub(super) fn settled(self, settled: Option<&Settled>, elapsed: Option<Duration>) {
+        if let Some(settled) = settled {
+            span::ended(settled);
+        }
+        self.settled_in_batch(settled, elapsed);
+    }
+
+    /// Reports how one message of a batch was settled; the span of the batch is the current one.
+    pub(super) fn settled_in_batch(mut self, settled: Option<&Settled>, elapsed: Option<Duration>) {
         self.is_reported = true;
         if let Some(settled) = settled {
-            self.report(settled, elapsed);
+            self.report(self.delivery, self.times, settled, elapsed);
         }
     }
 
@@ -36,14 +45,15 @@ impl Taken<'_> {
     ///
     /// The span of the attempt is the current one.
     pub(super) fn report_attempt(&self, info: &Info, begun: Instant, settled: &Settled, elapsed: Option<Duration>) {
-        let times = Times { begun, ..self.times };
-        self.worker
-            .observer
-            .settled(Ended { delivery: info.id(), subject: self.message.subject(), times, elapsed }, settled);
+        span::ended(settled);
+        // Only before the first attempt, the message has waited for a slot.
+        let is_first = begun == self.times.begun;
+        let times = Times { begun, received: if is_first { self.times.received } else { begun } };
+        self.report(info.id(), times, settled, elapsed);
     }
 
-    fn report(&self, settled: &Settled, elapsed: Option<Duration>) {
-        let ended = Ended { delivery: self.delivery, subject: self.message.subject(), times: self.times, elapsed };
+    fn report(&self, delivery: DeliveryId, times: Times, settled: &Settled, elapsed: Option<Duration>) {
+        let ended = Ended { delivery, subject: self.message.subject(), times, elapsed };
         self.worker.observer.settled(ended, settled);
     }
 }
@@ -54,7 +64,8 @@ impl Drop for Taken<'_> {
             return;
         }
         let is_stopped = self.worker.context.shutdown().is_cancelled();
-        self.report(if is_stopped { &Settled::HANDED_BACK } else { &Settled::LOST }, None);
+        let settled = if is_stopped { &Settled::HANDED_BACK } else { &Settled::LOST };
+        self.report(self.delivery, self.times, settled, None);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Hooks: a function of the application hears of every attempt.
+//! Hooks: a function of the application is called for every attempt.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,7 +16,7 @@ contract![
     ordered_handler_reports_each_attempt_in_place,
     handler_with_a_key_reports_each_attempt,
     message_that_a_stop_hands_back_is_reported,
-    hook_that_panics_harms_nothing,
+    panic_in_a_hook_is_caught,
 ];
 
 /// What a hook was called with.
@@ -176,7 +176,7 @@ async fn message_that_a_stop_hands_back_is_reported(transport: &Transport) {
 #[subscriber(subject = "orders.created", queue = "calm")]
 async fn calm(_order: Order) {}
 
-async fn hook_that_panics_harms_nothing(transport: &Transport) {
+async fn panic_in_a_hook_is_caught(transport: &Transport) {
     let events = Events::default();
     let builder = TestBroker::builder().include::<calm>().on_settled(|_| panic!("a bug in the hook"));
     let broker = transport.start(events.hook(builder)).await;
