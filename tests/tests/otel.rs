@@ -121,8 +121,14 @@ impl Spans {
     }
 }
 
+/// Returns the attributes of a span, of which each has one value.
+#[track_caller]
 fn attributes(span: &SpanData) -> BTreeMap<String, String> {
-    span.attributes.iter().map(|attribute| (attribute.key.to_string(), attribute.value.to_string())).collect()
+    let attributes = span.attributes.iter();
+    let attributes: BTreeMap<_, _> =
+        attributes.map(|attribute| (attribute.key.to_string(), attribute.value.to_string())).collect();
+    assert_eq!(attributes.len(), span.attributes.len(), "{:#?}", span.attributes);
+    attributes
 }
 
 #[track_caller]
@@ -288,9 +294,10 @@ async fn batch_is_linked_to_the_traces_of_its_messages() {
     }
     let handle = async |orders: Batch<u64>, publisher: Publisher| -> HandlerResult {
         publisher.publish("totals.changed", &orders.len()).await?;
-        Ok(())
+        Err("the totals are wrong".into())
     };
-    let _handler = broker.subscribe("orders.created", "totals", handle).batch(3).batch_wait(secs(5)).await.unwrap();
+    let handler = broker.subscribe("orders.created", "totals", handle).batch(3).batch_wait(secs(5)).max_deliver(1);
+    let _handler = handler.await.unwrap();
     let linked = |span: &SpanData| -> Vec<_> {
         span.links.iter().map(|link| link.span_context.trace_id().to_string()).collect()
     };
@@ -302,6 +309,7 @@ async fn batch_is_linked_to_the_traces_of_its_messages() {
     .await;
     assert_eq!(batch.span_kind, SpanKind::Consumer);
     assert_attributes(&batch, &[("messaging.batch.message_count", "3"), ("messaging.operation.type", "process")]);
+    assert_eq!(batch.status, Status::error("the totals are wrong"));
     let sequence = |index: usize| {
         let attributes = &batch.links[index].attributes;
         attributes.iter().find(|found| found.key.as_str() == "messaging.nats.message.stream_sequence").unwrap()
