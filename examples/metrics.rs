@@ -35,7 +35,7 @@ async fn pay(order: OrderCreated) -> HandlerResult<OrderPaid> {
     match order.id % 50 {
         7 | 17 => Err(format!("the bank does not answer to order {}", order.id).into()),
         27 if order.id % 100 == 27 => Err(HandlerError::terminate("the card is blocked")),
-        _ => Ok(OrderPaid { id: order.id, region: if order.id % 2 == 0 { "eu" } else { "us" }.to_owned() }),
+        _ => Ok(OrderPaid { id: order.id, region: if order.id.is_multiple_of(2) { "eu" } else { "us" }.to_owned() }),
     }
 }
 
