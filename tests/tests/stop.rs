@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Error, ErrorKind, Problem, Status, Subscribe, Subscription};
+use jetstream_handlers::{Error, ErrorKind, Problem, Settlement, Status, Subscribe, Subscription};
 use jetstream_handlers_tests::{
     Program, Proxy, Recorder, SOON, Server, assert_error, connect, connect_with, dead_letters, dead_letters_of,
     eventually, ms, payload_of, publish, stream_config,
@@ -157,7 +157,10 @@ async fn shutdown_waits_for_running_calls() {
 async fn call_over_the_grace_period_is_named_and_redelivered() {
     let server = Server::start().await;
     let (stuck, other) = (Held::new(), Held::new());
+    let settled = Recorder::default();
+    let hook = settled.clone();
     let builder = Broker::builder().servers([server.url()]).state(stuck.clone());
+    let builder = builder.on_settled(move |event| hook.add((event.sequence, event.outcome, event.elapsed)));
     let broker = builder.shutdown_grace(ms(100)).connect().await.unwrap();
     let running = broker.start_groups(["held"]).await.unwrap();
     publish(&broker, "held.created", [1]).await;
@@ -169,6 +172,7 @@ async fn call_over_the_grace_period_is_named_and_redelivered() {
         assert!(error.to_string().contains(part), "no {part:?} in {error}");
     }
     assert!(started.elapsed() < secs(5), "{:?}", started.elapsed());
+    assert_eq!(settled.items(), [(1, Settlement::HandedBack, None)], "its end is reported once");
     // `ack_wait` is 30 s, so only a nakked message is redelivered in time.
     let second = connect_with(&server, &other).await;
     let running = second.start_groups(["held"]).await.unwrap();

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{DeadLetter, Health, Message, Reason, Subscription};
+use jetstream_handlers::{DeadLetter, Health, Message, Reason, Settlement, Subscription};
 use jetstream_handlers_tests::{
     Cluster, Proxy, RawClient, Recorder, SOON, Server, connect, dead_letters, eventually, once_each, publish,
     stream_config, until_health,
@@ -41,7 +41,11 @@ async fn each_kind_ends_alone() {
         let server = Server::start().await;
         create_streams(&server).await;
         let mut raw = RawClient::connect(server.address()).await;
-        let broker = connect(&server).await;
+        let settled = Recorder::default();
+        let hook = settled.clone();
+        let builder = Broker::builder().servers([server.url()]);
+        let builder = builder.on_settled(move |event| hook.add((event.sequence, event.outcome, event.reason)));
+        let broker = builder.connect().await.unwrap();
         raw.publish("work.a", headers, "bad").await;
         raw.flush().await;
         publish(&broker, "work.a", 0..5).await;
@@ -54,6 +58,10 @@ async fn each_kind_ends_alone() {
         check_letter(&letters[0], 1, headers, "bad");
         server.all_acked("WORK", "worker").await;
         assert_eq!(handled.counts(), once_each(0..5));
+        settled.until((1, Settlement::DeadLetter, Some(Reason::Undecodable))).await;
+        let of_good = settled.items().into_iter().filter(|(sequence, ..)| *sequence > 1).collect::<Vec<_>>();
+        assert!(of_good.iter().all(|(_, outcome, _)| *outcome == Settlement::Ack), "{of_good:?}");
+        assert_eq!(settled.items().len(), 6, "{:?}", settled.items());
         until_health(&broker, "healthy", Health::is_healthy).await;
         subscription.unsubscribe().await.unwrap();
     }
