@@ -1,7 +1,7 @@
 //! Metrics for Prometheus, health for Kubernetes: `cargo run --example metrics`.
 //!
-//! `GET /metrics` returns the metrics, `GET /live` and `GET /ready` answer the probes.
-//! With `NATS_URL` it handles a stream of orders until Ctrl-C, of which some fail; without it, it runs in memory, reads
+//! `GET /metrics` returns the metrics, `GET /livez` and `GET /readyz` answer the probes.
+//! With `NATS_URL` it handles a stream of orders until SIGTERM or Ctrl-C, of which some fail; without it, it runs in memory, reads
 //! its own metrics once and exits.
 
 use std::time::Duration;
@@ -52,32 +52,34 @@ async fn main() -> anyhow::Result<()> {
         .install_recorder()?;
 
     let broker = jetstream_handlers_examples::broker(|settings| settings.client_name("metrics")).await?;
-    let running = broker.include::<pay>().include::<ship>().start_all().await?;
+    broker.include::<pay>().include::<ship>();
 
     let listener = TcpListener::bind(std::env::var("LISTEN").as_deref().unwrap_or("127.0.0.1:0")).await?;
     let address = listener.local_addr()?;
-    println!("Listening on http://{address}: GET /metrics, /live, /ready.");
+    println!("Listening on http://{address}: GET /metrics, /livez, /readyz.");
     let http = tokio::spawn(axum::serve(listener, routes(broker.clone(), prometheus)).into_future());
 
     match jetstream_handlers_examples::server() {
         None => {
+            let running = broker.start_all().await?;
             for id in 1..=50 {
                 broker.send(&OrderCreated { id }).await?;
             }
             for (path, line) in
-                [("/metrics", r#"settled_total{handler="metrics::ship""#), ("/live", ""), ("/ready", "")]
+                [("/metrics", r#"settled_total{handler="metrics::ship""#), ("/livez", ""), ("/readyz", "")]
             {
                 print_when_available(address, path, line).await?;
             }
+            running.shutdown().await?;
+            broker.disconnect().await?;
         }
+        // Until SIGTERM or Ctrl-C, then a graceful stop. The probes and the metrics are served until its end.
         Some(_) => tokio::select! {
+            stopped = broker.run_all() => stopped?,
             () = publish_orders(&broker) => {}
-            interrupted = tokio::signal::ctrl_c() => interrupted?,
         },
     }
     http.abort();
-    running.shutdown().await?;
-    broker.disconnect().await?;
     Ok(())
 }
 
@@ -88,8 +90,8 @@ fn routes(broker: Broker, prometheus: PrometheusHandle) -> Router {
     let ready = broker.clone();
     Router::new()
         .route("/metrics", get(async move || prometheus.render()))
-        .route("/live", get(async move || probe(broker.health().is_alive())))
-        .route("/ready", get(async move || probe(ready.health().is_ready())))
+        .route("/livez", get(async move || probe(broker.health().is_alive())))
+        .route("/readyz", get(async move || probe(ready.health().is_ready())))
 }
 
 /// Publishes orders without an end: most of the time a few, and every two minutes as many as a busy day has.

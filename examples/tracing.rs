@@ -15,6 +15,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
 use serde::{Deserialize, Serialize};
 use tracing::Instrument as _;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -42,6 +43,7 @@ fn set_up(exporter: impl SpanExporter + 'static) -> SdkTracerProvider {
     // A service calls `with_batch_exporter`, so that its handlers do not wait for the exporter.
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter).build();
     tracing_subscriber::registry()
+        .with(LevelFilter::INFO)
         .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
         .with(tracing_opentelemetry::layer().with_tracer(provider.tracer("shop")))
         .init();

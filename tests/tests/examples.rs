@@ -182,8 +182,8 @@ async fn metrics_serves_metrics_and_probes() {
         &[
             "GET /metrics -> HTTP/1.1 200 OK",
             r#"jetstream_handlers_messages_settled_total{handler="metrics::ship",stream="SHOP",consumer="shipping",outcome="ack"} "#,
-            "GET /live -> HTTP/1.1 200 OK",
-            "GET /ready -> HTTP/1.1 200 OK",
+            "GET /livez -> HTTP/1.1 200 OK",
+            "GET /readyz -> HTTP/1.1 200 OK",
         ],
     );
 }

@@ -84,10 +84,15 @@ impl WorkerHandle {
     pub(super) fn health(&self, disconnect: Option<&Disconnect>) -> HandlerHealth {
         let plan = &self.handler.declaration.plan;
         let busy = Busy::of(&self.slots, plan.messages_per_call());
-        let status = self.status.get();
+        let handling = Handling::of(&self.slots);
+        let status = match self.status.get() {
+            // A worker whose thread is blocked learns of the stop later.
+            Status::Running | Status::Degraded { .. } if self.stop.is_cancelled() => Status::Stopping,
+            status => status,
+        };
         // A call that a stop has cancelled leaves its slot taken.
         let is_stopping = matches!(status, Status::Stopping | Status::Stopped);
-        let stuck = busy.filter(|_| !is_stopping).and_then(|busy| self.stuck(busy, disconnect));
+        let stuck = if is_stopping { None } else { self.stuck(busy, handling, disconnect) };
         let status = match (status, disconnect, &stuck) {
             // An idle handler notices a lost connection late.
             (Status::Running | Status::Degraded { .. }, Some(disconnect), _) => {
@@ -102,9 +107,12 @@ impl WorkerHandle {
             (Status::Degraded { reason, since }, None, Some(stuck)) => {
                 Status::Degraded { reason: format!("{reason}; {}", stuck.reason), since }
             }
+            // It cannot notice that it would receive messages again.
+            (Status::Recovering { since, .. }, None, Some(stuck)) => {
+                Status::Recovering { reason: stuck.reason.clone(), since }
+            }
             (status, ..) => status,
         };
-        let handling = Handling::of(&self.slots);
         HandlerHealth {
             handler: self.handler.declaration.name.clone(),
             stream: self.binding.stream.clone(),
@@ -126,9 +134,9 @@ impl WorkerHandle {
     }
 
     /// Returns the calls that keep the handler from all other messages although they should have ended or yielded.
-    fn stuck(&self, busy: Busy, disconnect: Option<&Disconnect>) -> Option<Stuck> {
+    fn stuck(&self, busy: Option<Busy>, handling: Handling, disconnect: Option<&Disconnect>) -> Option<Stuck> {
         let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
-        if busy.late {
+        if let Some(busy) = busy.filter(|busy| busy.late) {
             let reason = format!(
                 "all {count} slots are taken by calls that still run after their timeout of {limit:?}, because they block and cannot be cancelled"
             );
@@ -140,7 +148,7 @@ impl WorkerHandle {
         }
         let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
         // While no server was connected, no signals were sent.
-        let since = busy.signalled.max(self.observer.activity.last_polled());
+        let since = handling.signalled?.max(self.observer.activity.last_polled());
         let is_blocked = since.elapsed() > self.binding.ack_wait * 2;
         is_blocked.then(|| Stuck { reason: reason.to_owned(), since })
     }

@@ -26,8 +26,10 @@ pub(crate) struct Activity {
     pending: AtomicU64,
     /// The time at which the worker was last found to run, in nanoseconds since the beginning.
     polled: AtomicU64,
-    /// The time of the last success, in nanoseconds since the beginning.
-    succeeded: AtomicU64,
+    /// The time of the last success.
+    ///
+    /// Locking costs less than computing a number from it, which an atomic would need.
+    succeeded: Mutex<Option<Instant>>,
     failed: Mutex<Option<(Instant, String)>>,
     /// `true` after a delivery.
     #[cfg(feature = "metrics")]
@@ -40,7 +42,7 @@ impl Activity {
             begun: Instant::now(),
             pending: AtomicU64::new(UNKNOWN),
             polled: AtomicU64::new(0),
-            succeeded: AtomicU64::new(UNKNOWN),
+            succeeded: Mutex::default(),
             failed: Mutex::default(),
             #[cfg(feature = "metrics")]
             has_received: AtomicBool::new(false),
@@ -67,7 +69,9 @@ impl Activity {
 
     /// Records a call that succeeded.
     pub(crate) fn succeeded(&self, now: Instant) {
-        self.succeeded.store(self.nanos(now), Ordering::Relaxed);
+        let mut last = lock(&self.succeeded);
+        // Messages are not settled in the order in which their calls have ended.
+        *last = (*last).max(Some(now));
     }
 
     /// Records a call that failed.
@@ -87,8 +91,7 @@ impl Activity {
     }
 
     pub(crate) fn last_success(&self) -> Option<SystemTime> {
-        let nanos = Some(self.succeeded.load(Ordering::Relaxed)).filter(|nanos| *nanos != UNKNOWN)?;
-        Some(wall_time(self.begun + Duration::from_nanos(nanos)))
+        lock(&self.succeeded).map(wall_time)
     }
 
     fn nanos(&self, now: Instant) -> u64 {

@@ -63,7 +63,7 @@ families! {
     RECEIVED = "messages_received_total", Counter, OF_HANDLER, "deliveries that arrived in this process";
     SETTLED = "messages_settled_total", Counter, WITH_OUTCOME, "deliveries and attempts that were settled";
     ATTEMPTS_FAILED = "attempts_failed_total", Counter, WITH_REASON, "attempts that failed";
-    HANDLER_DURATION = "handler_duration_seconds", Histogram, WITH_OUTCOME, "duration of calls of the handler";
+    HANDLER_DURATION = "handler_duration_seconds", Histogram, WITH_OUTCOME, "duration of calls of the handler, with the extraction of their parameters";
     QUEUE = "queue_seconds", Histogram, OF_HANDLER, "time between the storing of a message and its start, by the clocks of server and process";
     BUFFERED = "buffered_seconds", Histogram, OF_HANDLER, "time for which a delivery waited in this process before its start";
     IN_FLIGHT = "in_flight", Gauge, OF_HANDLER, "messages that are being handled";

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::activity::Activity;
 use super::hooks::Hooks;
 use super::recorder::{Call, Recorder};
-use super::settled::{Failed, Next, Settled, SettledEvent, Settlement};
+use super::settled::{Called, Failed, Next, Settled, SettledEvent, Settlement};
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome, Reason};
@@ -38,8 +38,8 @@ pub(crate) struct Ended<'a> {
     pub(crate) delivery: DeliveryId,
     pub(crate) subject: &'a str,
     pub(crate) times: Times,
-    /// The duration of the call; `None` if the handler was not called.
-    pub(crate) elapsed: Option<Duration>,
+    /// The call; `None` if the handler was not called.
+    pub(crate) call: Option<Called>,
 }
 
 /// The times of an attempt.
@@ -104,11 +104,11 @@ impl Observer {
 
     /// A call has ended, of a message or a batch.
     #[inline]
-    pub(crate) fn called(&self, _took: Duration, _failed: Option<Reason>) {
+    pub(crate) fn called(&self, _call: &Called) {
         #[cfg(feature = "metrics")]
-        self.metrics.called(_took, _failed);
+        self.metrics.called(_call.took(), _call.failed);
         #[cfg(feature = "otel")]
-        self.meters.processed(_took, _failed.map(Reason::as_str));
+        self.meters.processed(_call.took(), _call.failed.map(Reason::as_str));
     }
 
     /// A call for this message has ended, before the message is settled; its outputs are published.
@@ -142,8 +142,8 @@ impl Observer {
     #[inline]
     pub(crate) fn settled(&self, ended: Ended<'_>, settled: &Settled) {
         self.count(settled.settlement, 1);
-        if let (Settlement::Ack, Some(elapsed)) = (settled.settlement, ended.elapsed) {
-            self.activity.succeeded(ended.times.begun + elapsed);
+        if let (Settlement::Ack, Some(call)) = (settled.settlement, ended.call) {
+            self.activity.succeeded(call.ended);
         }
         if let Some(failed) = &settled.failed {
             log_failure(failed);
@@ -169,7 +169,7 @@ impl Observer {
     #[cold]
     fn call_hooks(&self, ended: Ended<'_>, settled: &Settled) {
         let failure = settled.failed.as_ref().map(|failed| &failed.failure);
-        let Ended { delivery, subject, times, elapsed } = ended;
+        let Ended { delivery, subject, times, call } = ended;
         self.hooks.settled(&SettledEvent {
             handler: &self.handler,
             queue: &self.queue,
@@ -182,7 +182,7 @@ impl Observer {
             error: failure.map(|failure| &*failure.error),
             queued: queued(delivery.stored_at).saturating_sub(times.begun.elapsed()),
             buffered: times.begun.saturating_duration_since(times.received),
-            elapsed,
+            elapsed: call.map(|call| call.took()),
         });
     }
 }
@@ -202,7 +202,12 @@ fn log_failure(Failed { failure, next }: &Failed) {
             tracing::warn!(attempt = number, max_deliver, "failed, retrying in {delay:.1?}: {error}");
         }
         Next::DeadLetter { stream, sequence } => {
-            tracing::error!(reason, stream = &**stream, sequence, "dead letter: {error}");
+            tracing::error!(
+                reason,
+                dead_letter_stream = &**stream,
+                dead_letter_sequence = sequence,
+                "dead letter: {error}"
+            );
         }
         Next::Terminated => tracing::error!(reason, "terminated, without a dead letter: {error}"),
         Next::Redelivery => {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::outcome::{Failure, Reason};
 
 /// How a delivery was settled after an attempt at its message.
@@ -77,11 +79,30 @@ pub struct SettledEvent<'a> {
     /// The time for which the message waited in this process before the attempt, since it arrived or its last attempt
     /// ended; zero for another attempt of an `ordered` handler, which waits for its backoff alone.
     pub buffered: Duration,
-    /// The duration of the call; `None` if the handler was not called, as for a message whose attempts are used up, or
-    /// one that was acknowledged before and is delivered again.
+    /// The duration of the call with the extraction of its parameters; `None` if there was no call, as for a message
+    /// whose attempts are used up or one that was acknowledged before and is delivered again, and for a call that a stop
+    /// cancels.
     ///
     /// The messages of one batch have the same one.
     pub elapsed: Option<Duration>,
+}
+
+/// Calls for one message or batch that have ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Called {
+    /// The time at which the first one began.
+    pub(crate) begun: Instant,
+    /// The time at which the last one ended.
+    pub(crate) ended: Instant,
+    /// The class of the failure of the last one.
+    #[cfg_attr(not(any(feature = "metrics", feature = "otel")), allow(dead_code, reason = "only they show it"))]
+    pub(crate) failed: Option<Reason>,
+}
+
+impl Called {
+    pub(crate) fn took(&self) -> Duration {
+        self.ended.saturating_duration_since(self.begun)
+    }
 }
 
 /// How a worker has settled an attempt, with what its log line needs.

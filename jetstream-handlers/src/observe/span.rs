@@ -97,16 +97,6 @@ pub(crate) fn batch<'a>(
     }
 }
 
-/// Records how the attempt was settled whose span is the current one.
-pub(crate) fn ended(settled: &Settled) {
-    let span = Span::current();
-    span.record("outcome", settled.settlement.as_str());
-    #[cfg(feature = "otel")]
-    if let Some(failed) = &settled.failed {
-        super::otel::failed(&span, failed.failure.reason.as_str(), &failed.failure.error);
-    }
-}
-
 impl Scope {
     /// Returns the scope in which this is called, to run a part of an attempt on another thread.
     pub(crate) fn current() -> Self {
@@ -127,8 +117,25 @@ impl Scope {
     }
 
     /// Calls a function in this scope.
+    #[inline]
     pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
-        self.span.in_scope(f)
+        if self.span.is_disabled() { f() } else { self.span.in_scope(f) }
+    }
+
+    /// Records how the attempt was settled.
+    #[inline]
+    pub(crate) fn settled(&self, settled: &Settled) {
+        if !self.span.is_disabled() {
+            self.record(settled);
+        }
+    }
+
+    fn record(&self, settled: &Settled) {
+        self.span.record("outcome", settled.settlement.as_str());
+        #[cfg(feature = "otel")]
+        if let Some(failed) = &settled.failed {
+            super::otel::failed(&self.span, failed.failure.reason.as_str(), &failed.failure.error);
+        }
     }
 
     /// Runs a future in this scope.

@@ -106,16 +106,16 @@ impl Worker {
             let now = Instant::now();
             let Some(Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
-            let taken = self.taken_again(waiting, now);
+            let mut taken = self.taken_again(waiting, now);
             let scope = self.scope(&taken.message);
             let handling = self.handle_isolated(&mut caller, &taken.message, isolation, &mut alone);
             let settled = scope.clone().run(handling).await;
-            scope.in_scope(|| match self.limits {
-                None => self.handled(taken, settled.as_ref(), &mut caller),
+            match self.limits {
+                None => self.handled(&scope, &mut taken, settled.as_ref(), &mut caller),
                 // Each call of a part of a batch is reported by itself.
-                Some(_) => taken.settled(settled.as_ref(), caller.take_call().map(|call| call.took)),
-            });
-            drop(scope);
+                Some(_) => taken.settled(&scope, settled.as_ref(), caller.take_call()),
+            }
+            drop((scope, taken));
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
         }

@@ -1,8 +1,7 @@
 //! Calls with several messages, each of which is settled by itself.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::StreamExt as _;
 use tokio::time::Instant;
@@ -10,13 +9,13 @@ use tokio::time::Instant;
 use super::Worker;
 use super::attempts::Verdict;
 use super::batch_limits::BatchLimits;
-use super::caller::{Called, Caller};
+use super::caller::Caller;
 use super::slot::{Slot, Start};
 use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
-use crate::observe::settled::{Settled, Settlement};
+use crate::observe::settled::{Called, Settled, Settlement};
 use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
@@ -56,7 +55,9 @@ impl Worker {
             let held: Vec<_> = held.collect();
             let messages = held.iter().map(|held| &held.taken.message);
             let scope = span::batch(&self.handler.declaration, &self.binding, self.transport.settings(), &messages);
-            scope.run(self.handle_batch(&mut caller, held)).await;
+            let settled = scope.clone().run(self.handle_batch(&mut caller, held)).await;
+            scope.settled(&settled);
+            drop(scope);
             self.prefetch.measured(begun.elapsed());
             if let Some(first) = slots.first() {
                 first.thread_idle(&mut caller, &self.buffer).await;
@@ -82,8 +83,9 @@ impl Worker {
         }
     }
 
-    /// Calls the handler with the messages that are to be tried, and settles each message.
-    async fn handle_batch(&self, caller: &mut Caller, mut held: Vec<Held<'_>>) {
+    /// Calls the handler with the messages that are to be tried, and settles each message; returns how the batch was
+    /// settled as a whole.
+    async fn handle_batch(&self, caller: &mut Caller, mut held: Vec<Held<'_>>) -> Settled {
         for held in &mut held {
             held.step = self.step(&held.taken.message).await;
         }
@@ -103,18 +105,18 @@ impl Worker {
         futures::stream::iter(&mut held)
             .for_each_concurrent(MAX_SETTLING, async |held| self.publish_and_record(held).await)
             .await;
-        let elapsed = caller.take_call().map(|call| call.took);
+        let call = caller.take_call();
         // The first slot shows whether the handler is busy, so that its message ends last.
         let mut held = held.into_iter();
         let first = held.next();
         let all = Mutex::new(Settled::ACK);
         futures::stream::iter(held)
-            .for_each_concurrent(MAX_SETTLING, async |held| self.settle_held(held, elapsed, &all).await)
+            .for_each_concurrent(MAX_SETTLING, async |held| self.settle_held(held, call, &all).await)
             .await;
         if let Some(first) = first {
-            self.settle_held(first, elapsed, &all).await;
+            self.settle_held(first, call, &all).await;
         }
-        span::ended(&lock(&all));
+        all.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Decides on a message before the call.
@@ -133,16 +135,11 @@ impl Worker {
         }
     }
 
-    /// Settles a message, and releases its slot; `elapsed` is the duration of the call.
+    /// Settles a message, and releases its slot.
     ///
     /// If it is not acknowledged, that is how the batch was settled as a whole.
-    async fn settle_held(
-        &self,
-        Held { slot, mut taken, step }: Held<'_>,
-        elapsed: Option<Duration>,
-        all: &Mutex<Settled>,
-    ) {
-        let elapsed = elapsed.filter(|_| matches!(step, Step::Called(_)));
+    async fn settle_held(&self, Held { slot, mut taken, step }: Held<'_>, call: Option<Called>, all: &Mutex<Settled>) {
+        let call = call.filter(|_| matches!(step, Step::Called(_)));
         let message = &mut taken.message;
         let settled = async {
             let outcome = match step {
@@ -157,7 +154,7 @@ impl Worker {
             self.settle(message, outcome).await
         };
         let settled = settled.await;
-        taken.settled_in_batch(settled.as_ref(), elapsed);
+        taken.settled_in_batch(settled.as_ref(), call);
         self.release(slot, settled.as_ref());
         if let Some(settled) = settled.filter(|settled| settled.settlement != Settlement::Ack) {
             *lock(all) = settled;
@@ -223,8 +220,8 @@ impl Worker {
     async fn call_part(&self, caller: &mut Caller, messages: &[Message]) -> (Outcome, Vec<(usize, Outcome)>) {
         let elements = Arc::<Elements>::default();
         let mut outcome = caller.call(Delivery::batch(messages, &elements), Instant::now()).await;
-        if let Some(Called { took, failed }) = caller.ended(Instant::now()) {
-            self.observer.called(took, failed);
+        if let Some(call) = caller.ended(Instant::now()) {
+            self.observer.called(&call);
         }
         let mut of_elements = elements.take();
         if self.transport.settings().redact_errors {

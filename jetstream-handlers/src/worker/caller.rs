@@ -1,7 +1,6 @@
 //! Calls of a handler: inside the task of its worker, or on a thread.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -9,6 +8,7 @@ use super::guarded_call::{BlockingWarning, GuardedCall};
 use super::thread::CallerThread;
 use crate::extract::{Context, Delivery};
 use crate::handler::Handler;
+use crate::observe::settled::Called;
 use crate::outcome::{Outcome, Reason};
 
 /// The caller of a handler, for one slot.
@@ -20,14 +20,6 @@ pub(super) struct Caller {
     failed: Option<Reason>,
     /// The calls for the present message or batch that have ended.
     ended: Option<Called>,
-}
-
-/// Calls that have ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Called {
-    pub(super) took: Duration,
-    /// The class of the failure of the last one.
-    pub(super) failed: Option<Reason>,
 }
 
 /// The place at which a handler is called.
@@ -67,10 +59,10 @@ impl Caller {
         if let Place::Inline(call) = &mut self.place {
             call.ended(now);
         }
-        let took = now.saturating_duration_since(self.begun.take()?);
-        let before = self.ended.map(|ended| ended.took).unwrap_or_default();
-        self.ended = Some(Called { took: before + took, failed: self.failed });
-        Some(Called { took, failed: self.failed })
+        let call = Called { begun: self.begun.take()?, ended: now, failed: self.failed };
+        // The first part of a batch began earlier.
+        self.ended = Some(Called { begun: self.ended.map_or(call.begun, |first| first.begun), ..call });
+        Some(call)
     }
 
     /// Returns the calls since this method was called last; `None` if there was none.

@@ -107,7 +107,7 @@ impl Worker {
         }
         let counts = acks.replacements() == replacements;
         let is_ack_due = counts && acks.ended(std::mem::take(&mut taken.message.info));
-        taken.settled(None, None);
+        taken.settled_in_batch(None, None);
         ControlFlow::Continue(is_ack_due)
     }
 
@@ -122,7 +122,7 @@ impl Worker {
             *now = Instant::now();
             caller.ended(*now);
             if outcome.settle == Settle::Ack {
-                scope.in_scope(|| self.attempted_in_place(caller, in_place.taken, message, begun, &Settled::ACK));
+                self.attempted_in_place(&scope, caller, in_place.taken, message, begun, &Settled::ACK);
                 return Some(Settled::ACK);
             }
             first = Some(Attempt { outcome, begun, scope });
@@ -162,7 +162,7 @@ impl Worker {
                 failures += 1;
                 scope.clone().run(self.fail_in_order(&message, outcome, failures)).await
             };
-            scope.in_scope(|| self.attempted_in_place(caller, in_place.taken, &message, begun, &settled));
+            self.attempted_in_place(&scope, caller, in_place.taken, &message, begun, &settled);
             let Some(delay) = delay else { return Some(settled) };
             drop(scope);
             message.info.count_attempt();
@@ -173,17 +173,19 @@ impl Worker {
         }
     }
 
-    /// Reports an attempt at a message that is tried in place, whose span is the current one.
+    /// Reports an attempt at a message that is tried in place.
     fn attempted_in_place(
         &self,
+        scope: &Scope,
         caller: &mut Caller,
         taken: &Taken<'_>,
         message: &Message,
         begun: Instant,
         settled: &Settled,
     ) {
-        let elapsed = self.called(caller);
-        taken.report_attempt(&message.info, begun, settled, elapsed);
+        scope.settled(settled);
+        let call = self.called(caller);
+        scope.in_scope(|| taken.report_attempt(&message.info, begun, settled, call));
     }
 
     /// Waits before the next attempt; returns `false` if there is none, because of a resync or the stop.

@@ -11,7 +11,6 @@ use super::Worker;
 use crate::message::{Info, Message};
 use crate::observe::observer::{Ended, Times};
 use crate::observe::settled::Settled;
-use crate::observe::span;
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
@@ -98,8 +97,7 @@ impl Worker {
     fn unreadable_ended(&self, message: &Message, settled: &Settled) {
         let now = Instant::now();
         let times = Times { received: now, begun: now };
-        let ended = Ended { delivery: message.info.id(), subject: message.subject(), times, elapsed: None };
-        span::ended(settled);
+        let ended = Ended { delivery: message.info.id(), subject: message.subject(), times, call: None };
         self.observer.settled(ended, settled);
     }
 
@@ -123,13 +121,14 @@ impl Worker {
                     if received.is_err() {
                         return Some(Duration::ZERO);
                     }
+                    scope.settled(&settled);
                     self.unreadable_ended(&message, &settled);
                     None
                 }
                 Err(delay) => Some(delay.min(MAX_DELAY)),
             }
         };
-        let delay = scope.run(delay).await;
+        let delay = scope.clone().run(delay).await;
         self.quarantine.advance(delay.is_none());
         if let Some(delay) = delay {
             sleep(delay).await;

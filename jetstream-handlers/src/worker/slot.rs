@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
-use super::caller::{Called, Caller};
+use super::caller::Caller;
 use super::taken::Taken;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
-use crate::observe::settled::Settled;
+use crate::observe::settled::{Called, Settled};
 use crate::observe::span::{self, Scope};
 use crate::outcome::{Outcome, Settle};
 use crate::plan::Ack;
@@ -65,12 +65,18 @@ pub(crate) struct Handling {
     pub(crate) count: usize,
     /// The time at which the oldest of them was taken.
     pub(crate) oldest: Option<Instant>,
+    /// The time of the latest signal to the server about one of them.
+    pub(crate) signalled: Option<Instant>,
 }
 
 impl Handling {
     pub(crate) fn of(slots: &[Slot]) -> Self {
-        let begun: Vec<_> = slots.iter().filter_map(|slot| Some(slot.in_flight().current?.begun)).collect();
-        Self { count: begun.len(), oldest: begun.into_iter().min() }
+        let all: Vec<_> = slots.iter().filter_map(|slot| slot.in_flight().current).collect();
+        Self {
+            count: all.len(),
+            oldest: all.iter().map(|current| current.begun).min(),
+            signalled: all.iter().map(|current| current.since).max(),
+        }
     }
 }
 
@@ -209,9 +215,9 @@ impl Worker {
             now = Instant::now();
             self.prefetch.measured(now - begun);
             caller.ended(now);
-            scope.in_scope(|| self.handled(taken, settled.as_ref(), &mut caller));
+            self.handled(&scope, &mut taken, settled.as_ref(), &mut caller);
             // The slot may wait before its next message.
-            drop(scope);
+            drop((scope, taken));
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
@@ -387,15 +393,17 @@ impl Worker {
     }
 
     /// Reports the call for one message, and how it was settled; `None` if it was set aside.
-    pub(super) fn handled(&self, taken: Taken<'_>, settled: Option<&Settled>, caller: &mut Caller) {
-        taken.settled(settled, self.called(caller));
+    #[inline]
+    pub(super) fn handled(&self, scope: &Scope, taken: &mut Taken<'_>, settled: Option<&Settled>, caller: &mut Caller) {
+        taken.settled(scope, settled, self.called(caller));
     }
 
-    /// Reports a call that has ended; returns its duration.
-    pub(super) fn called(&self, caller: &mut Caller) -> Option<Duration> {
-        let Called { took, failed } = caller.take_call()?;
-        self.observer.called(took, failed);
-        Some(took)
+    /// Reports a call that has ended, and returns it.
+    #[inline]
+    pub(super) fn called(&self, caller: &mut Caller) -> Option<Called> {
+        let call = caller.take_call()?;
+        self.observer.called(&call);
+        Some(call)
     }
 
     /// Reports the attempt at a message whose call has ended.

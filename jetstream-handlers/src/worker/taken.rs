@@ -1,15 +1,13 @@
 //! A message that was taken from the buffer, until it is settled.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::Worker;
 use super::waiting::Waiting;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::observer::{Ended, Times};
-use crate::observe::settled::Settled;
-use crate::observe::span;
+use crate::observe::settled::{Called, Settled};
+use crate::observe::span::Scope;
 
 /// A message that was taken from the buffer, whose end is reported once.
 ///
@@ -24,36 +22,34 @@ pub(super) struct Taken<'a> {
 
 impl Taken<'_> {
     /// Reports how the attempt was settled; `None` if the message was set aside, and is settled later.
-    ///
-    /// The span of the attempt is the current one.
-    pub(super) fn settled(self, settled: Option<&Settled>, elapsed: Option<Duration>) {
+    #[inline]
+    pub(super) fn settled(&mut self, scope: &Scope, settled: Option<&Settled>, call: Option<Called>) {
         if let Some(settled) = settled {
-            span::ended(settled);
+            scope.settled(settled);
         }
-        self.settled_in_batch(settled, elapsed);
+        scope.in_scope(|| self.settled_in_batch(settled, call));
     }
 
     /// Reports how one message of a batch was settled; the span of the batch is the current one.
-    pub(super) fn settled_in_batch(mut self, settled: Option<&Settled>, elapsed: Option<Duration>) {
+    #[inline]
+    pub(super) fn settled_in_batch(&mut self, settled: Option<&Settled>, call: Option<Called>) {
         self.is_reported = true;
         if let Some(settled) = settled {
-            self.report(self.delivery, self.times, settled, elapsed);
+            self.report(self.delivery, self.times, settled, call);
         }
     }
 
     /// Reports an attempt at a message that is tried in place, in which its delivery count is that of `info`.
-    ///
-    /// The span of the attempt is the current one.
-    pub(super) fn report_attempt(&self, info: &Info, begun: Instant, settled: &Settled, elapsed: Option<Duration>) {
-        span::ended(settled);
+    pub(super) fn report_attempt(&self, info: &Info, begun: Instant, settled: &Settled, call: Option<Called>) {
         // Only before the first attempt, the message has waited for a slot.
         let is_first = begun == self.times.begun;
         let times = Times { begun, received: if is_first { self.times.received } else { begun } };
-        self.report(info.id(), times, settled, elapsed);
+        self.report(info.id(), times, settled, call);
     }
 
-    fn report(&self, delivery: DeliveryId, times: Times, settled: &Settled, elapsed: Option<Duration>) {
-        let ended = Ended { delivery, subject: self.message.subject(), times, elapsed };
+    #[inline]
+    fn report(&self, delivery: DeliveryId, times: Times, settled: &Settled, call: Option<Called>) {
+        let ended = Ended { delivery, subject: self.message.subject(), times, call };
         self.worker.observer.settled(ended, settled);
     }
 }

@@ -290,7 +290,7 @@ impl Worker {
         while let Some(now) = buffer.arrived().await {
             let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
-            let taken = self.taken_again(waiting, now);
+            let mut taken = self.taken_again(waiting, now);
             let message = &taken.message;
             let scope = self.scope(message);
             let failure = self.unstored.failure(&message.info).unwrap_or_else(exhausted);
@@ -299,7 +299,7 @@ impl Worker {
                 self.ended_failed(message, failure, stored).await
             };
             let settled = scope.clone().run(storing).await;
-            scope.in_scope(|| taken.settled(Some(&settled), None));
+            taken.settled(&scope, Some(&settled), None);
             self.release(slot, Some(&settled));
         }
     }
