@@ -379,6 +379,67 @@ struct Shipped {
 }
 
 #[tokio::test]
+async fn message_that_would_be_too_large_with_its_trace_is_published_without_it() {
+    const LIMIT: usize = 8192;
+    // The size of the header block with the id `0`, and of the headers of an atomic batch.
+    const ID: usize = "NATS/1.0\r\nNats-Msg-Id: 0\r\n\r\n".len();
+    const BATCH: usize = 92;
+    let trace = Trace::new();
+    let server = Server::builder().config(&format!("max_payload: {LIMIT}")).start().await;
+    let accepts_all =
+        stream::Config { allow_atomic_publish: true, allow_batch_publish: true, ..stream_config("WORK", &["work.>"]) };
+    server.jetstream().await.create_stream(accepts_all).await.unwrap();
+    let broker = connect(&server).await;
+    let publisher = broker.publisher();
+    let message =
+        |id: usize, size: usize| publisher.publish_bytes("work.full", vec![b'x'; size]).message_id(&id.to_string());
+    async {
+        message(1, LIMIT - ID).await.unwrap();
+        let all: Vec<_> = publisher.publish_all([message(2, LIMIT - ID)]).collect().await;
+        assert!(all.iter().all(Result::is_ok), "{all:?}");
+        publisher.publish_atomic([message(3, LIMIT - ID - BATCH)]).await.unwrap();
+        publisher.ingest([message(4, LIMIT - ID)]).await.unwrap();
+        message(5, LIMIT - ID + 1).await.unwrap_err();
+        message(6, LIMIT / 2).await.unwrap();
+    }
+    .instrument(trace.span())
+    .await;
+    for (sequence, has_trace) in [(1, false), (2, false), (3, false), (4, false), (5, true)] {
+        let headers = stored_headers(&server, "WORK", sequence).await;
+        assert_eq!(headers.get("traceparent").is_some(), has_trace, "message {sequence}: {headers:?}");
+    }
+}
+
+#[tokio::test]
+async fn publisher_with_a_hostile_trace_does_not_make_a_handler_fail() {
+    let trace = Trace::new();
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let bill = async |order: u64, publisher: Publisher| -> HandlerResult {
+        publisher.publish_message("invoices.created", &order).header("Own", &"x".repeat(60_000)).await?;
+        Ok(())
+    };
+    let _billing = broker.subscribe("orders.created", "billing", bill).await.unwrap();
+    let state: Vec<_> = (0..5000).map(|number| format!("vendor{number}=1")).collect();
+    let baggage: Vec<_> = (0..5000).map(|number| format!("key{number}=1")).collect();
+    for (tracestate, baggage) in
+        [(&*state.join(","), "tenant=eu"), ("vendor=1", &*baggage.join(",")), ("vendor=\u{1b}[2J", "tenant=eu")]
+    {
+        let order = broker.publish_message("orders.created", &7).header("traceparent", &trace.traceparent());
+        order.header("tracestate", tracestate).header("baggage", baggage).await.unwrap();
+    }
+    server.all_acked("ORDERS", "billing").await;
+    for sequence in [1, 2, 3] {
+        let headers = stored_headers(&server, "INVOICES", sequence).await;
+        assert!(headers.get("traceparent").is_some_and(|parent| parent.as_str().contains(&trace.0)));
+        let passed_on = ["tracestate", "baggage"].iter().filter_map(|name| Some(headers.get(*name)?.to_string()));
+        let passed_on = passed_on.collect::<Vec<_>>().concat();
+        assert!(passed_on.len() < 2_000, "{} bytes are passed on", passed_on.len());
+        assert!(!passed_on.contains('\u{1b}'), "{passed_on}");
+    }
+}
+
+#[tokio::test]
 async fn failed_publish_has_an_error_status() {
     let trace = Trace::new();
     let server = Server::start().await;

@@ -15,6 +15,8 @@ mod unreadable;
 pub(crate) use async_nats::jetstream::publish::PublishAck;
 pub(crate) use attempt::{Attempt, BeginFailure, FirstSend, Pipelined, PublishFailure};
 pub(crate) use decompressed::Decompressed;
+#[cfg(feature = "otel")]
+pub(crate) use outgoing::LINE_OVERHEAD;
 pub(crate) use outgoing::{Outgoing, atomic_batch_id};
 pub(crate) use stored::{Stored, nanos};
 pub(crate) use unreadable::{Unreadable, unreadable};

@@ -4,13 +4,19 @@ use async_nats::HeaderMap;
 use async_nats::header::{self, HeaderName, HeaderValue};
 use bytes::Bytes;
 
+#[cfg(feature = "otel")]
+use super::header_block;
 use crate::error::{Error, ErrorKind};
 
 /// The size in bytes of a header block without its lines.
 const HEADER_OVERHEAD: usize = "NATS/1.0\r\n\r\n".len();
 
 /// The size in bytes of a header line without its name and value.
-const LINE_OVERHEAD: usize = ": \r\n".len();
+pub(crate) const LINE_OVERHEAD: usize = ": \r\n".len();
+
+/// The maximum size in bytes of the headers that are added when a message is sent: its id and those of an atomic batch.
+#[cfg(feature = "otel")]
+const ADDED_LATER: usize = 192;
 
 /// A message to be published to a stream.
 #[derive(Debug, Clone)]
@@ -61,6 +67,14 @@ impl Outgoing {
         let lines = self.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
         let lines: usize = lines.map(|(name, value)| length(name) + value.as_str().len() + LINE_OVERHEAD).sum();
         lines + HEADER_OVERHEAD
+    }
+
+    /// Returns the number of bytes by which its headers may grow, so that a server with this `max_payload` accepts the
+    /// message and a stream stores it.
+    #[cfg(feature = "otel")]
+    pub(crate) fn header_space(&self, max_payload: usize) -> usize {
+        let of_block = header_block::MAX_SIZE.saturating_sub(self.header_size());
+        max_payload.saturating_sub(self.size()).min(of_block).saturating_sub(ADDED_LATER)
     }
 
     /// Returns the size of the payload and the headers in bytes, which the limits of a server and a stream include.

@@ -63,18 +63,18 @@ impl Publishing {
         self.timer.stored(_messages);
     }
 
-    /// Adds the trace to a message, unless it has one.
-    pub(crate) fn inject(&self, _message: &mut Outgoing) {
+    /// Adds the trace to a message, unless it has one, or the server would not accept it with its trace.
+    pub(crate) fn inject(&self, _message: &mut Outgoing, _max_payload: usize) {
         #[cfg(feature = "otel")]
-        self.span.inject(_message);
+        self.span.inject(_message, _max_payload);
     }
 
     /// Returns the messages of a batch with the trace.
-    pub(crate) fn injected<'a>(&self, messages: &'a [Outgoing]) -> Cow<'a, [Outgoing]> {
+    pub(crate) fn injected<'a>(&self, messages: &'a [Outgoing], _max_payload: usize) -> Cow<'a, [Outgoing]> {
         #[cfg(feature = "otel")]
         {
             let mut messages = messages.to_vec();
-            messages.iter_mut().for_each(|message| self.inject(message));
+            messages.iter_mut().for_each(|message| self.inject(message, _max_payload));
             Cow::Owned(messages)
         }
         #[cfg(not(feature = "otel"))]
@@ -108,11 +108,16 @@ pub(crate) struct Publishings {
 #[cfg(any(feature = "otel", feature = "metrics"))]
 impl Publishings {
     /// Begins the publish of the next message.
-    pub(crate) fn begin(&self, settings: &Settings, message: Result<Outgoing, Error>) -> Result<Outgoing, Error> {
+    pub(crate) fn begin(
+        &self,
+        settings: &Settings,
+        max_payload: usize,
+        message: Result<Outgoing, Error>,
+    ) -> Result<Outgoing, Error> {
         let (message, publishing) = match message {
             Ok(mut message) => {
                 let publishing = Publishing::of_message(settings, &message);
-                publishing.inject(&mut message);
+                publishing.inject(&mut message, max_payload);
                 (Ok(message), Some(publishing))
             }
             Err(error) => (Err(error), None),
@@ -134,7 +139,7 @@ impl Publishings {
 #[cfg(not(any(feature = "otel", feature = "metrics")))]
 #[expect(clippy::unused_self, reason = "the features `otel` and `metrics` need it")]
 impl Publishings {
-    pub(crate) fn begin(&self, _: &Settings, message: Result<Outgoing, Error>) -> Result<Outgoing, Error> {
+    pub(crate) fn begin(&self, _: &Settings, _: usize, message: Result<Outgoing, Error>) -> Result<Outgoing, Error> {
         message
     }
 

@@ -62,7 +62,8 @@ impl Publisher {
         let begun = publishings.clone();
         let messages = messages.into_iter().map(move |message| {
             let message = message.outgoing_of(&publisher);
-            begun.begin(publisher.transport.settings(), message)
+            let transport = &publisher.transport;
+            begun.begin(transport.settings(), transport.max_payload(), message)
         });
         let pipeline = self.transport.pipeline(messages);
         let results = Results { transport: self.transport.clone(), pipeline, publishings };

@@ -93,7 +93,7 @@ pub(super) fn require_version(transport: &Transport) -> Result<(), Error> {
 pub(super) async fn store_batch(transport: &Transport, messages: &[Outgoing]) -> Result<PublishAck, Error> {
     let Some(first) = messages.first() else { return Err(empty_batch()) };
     let publishing = Publishing::of_batch(transport.settings(), first, messages.len() as u64);
-    let messages = publishing.injected(messages);
+    let messages = publishing.injected(messages, transport.max_payload());
     let stored = async {
         check_batch(transport, &messages)?;
         until_closed(transport, &first.subject, store(transport, &first.subject, &messages)).await

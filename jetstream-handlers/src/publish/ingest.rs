@@ -83,7 +83,7 @@ impl Publisher {
         let mut publishing = Publishing::of_batch(transport.settings(), &first, 1);
         let messages = std::iter::once((number, Ok(first))).chain(messages).map(|(number, message)| {
             let mut message = message?;
-            publishing.inject(&mut message);
+            publishing.inject(&mut message, transport.max_payload());
             transport.check(&message).map_err(|error| about(number, error))?;
             Ok(message)
         });

@@ -15,7 +15,7 @@ use crate::transport::Transport;
 /// Fails if the broker is disconnected meanwhile.
 pub(crate) async fn publish(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
-    publishing.inject(&mut message);
+    publishing.inject(&mut message, transport.max_payload());
     checked(transport, message, MissingStream::Created, &publishing).await.map(Answer::into_ack)
 }
 

@@ -5,7 +5,7 @@ use opentelemetry::propagation::{Extractor, Injector};
 
 use super::super::trace_context::{first, values};
 use super::w3c::{BAGGAGE, TRACESTATE};
-use crate::message::header_block;
+use crate::message::{LINE_OVERHEAD, header_block};
 
 /// The headers of a received message, whose names are matched in any letter case.
 pub(super) struct Received<'a> {
@@ -43,17 +43,32 @@ impl Extractor for Received<'_> {
     }
 }
 
+/// The maximum size of a value that is passed on, in bytes: what W3C Baggage requires to be passed on.
+const MAX_VALUE: usize = 8192;
+
 /// The headers of a message to be published, of which a propagator replaces none.
-pub(super) struct ToPublish<'a>(pub(super) &'a mut HeaderMap);
+pub(super) struct ToPublish<'a> {
+    pub(super) headers: &'a mut HeaderMap,
+    /// The number of bytes by which they may grow.
+    pub(super) space: usize,
+}
 
 impl Injector for ToPublish<'_> {
     fn set(&mut self, key: &str, value: String) {
-        if value.is_empty() || first(self.0, key).is_some() {
+        // A publisher may send any text, and those who read these headers may print them.
+        let is_printable = !value.chars().any(char::is_control);
+        if value.is_empty() || value.len() > MAX_VALUE || !is_printable || first(self.headers, key).is_some() {
             return;
         }
+        let Some(space) = self.space.checked_sub(key.len() + value.len() + LINE_OVERHEAD) else {
+            // What follows may mean nothing without it.
+            self.space = 0;
+            return;
+        };
         // Without the header, only the trace ends; with an invalid one, the message could not be sent.
         if let Some((name, value)) = header_block::header(&key.to_ascii_lowercase(), &value) {
-            self.0.insert(name, value);
+            self.headers.insert(name, value);
+            self.space = space;
         }
     }
 }

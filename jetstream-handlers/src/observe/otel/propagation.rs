@@ -18,7 +18,9 @@ pub(super) fn extract(headers: &HeaderMap) -> Context {
 }
 
 /// Writes the context into the headers of a message, unless it has one; it keeps a baggage that it has.
-pub(super) fn inject(context: &Context, headers: &mut HeaderMap) {
+///
+/// The headers grow by at most `space` bytes, because a message without a trace is better than none.
+pub(super) fn inject(context: &Context, headers: &mut HeaderMap, space: usize) {
     global::get_text_map_propagator(|propagator| {
         let mut fields = propagator.fields().peekable();
         let is_set = fields.peek().is_some();
@@ -27,7 +29,7 @@ pub(super) fn inject(context: &Context, headers: &mut HeaderMap) {
         if fields.any(has_other) || !is_set && has_other(TRACEPARENT) {
             return;
         }
-        let mut headers = ToPublish(headers);
+        let mut headers = ToPublish { headers, space };
         if is_set { propagator.inject_context(context, &mut headers) } else { w3c::inject(context, &mut headers) }
     });
 }

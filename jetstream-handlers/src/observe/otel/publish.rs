@@ -72,9 +72,10 @@ impl PublishSpan {
         Self { context: span.context(), ..begun }
     }
 
-    /// Adds the context to a message, unless it carries one.
-    pub(crate) fn inject(&self, message: &mut Outgoing) {
-        propagation::inject(&self.context, &mut message.headers);
+    /// Adds the context to a message, unless it carries one, or would be larger than `max_payload` with it.
+    pub(crate) fn inject(&self, message: &mut Outgoing, max_payload: usize) {
+        let space = message.header_space(max_payload);
+        propagation::inject(&self.context, &mut message.headers, space);
     }
 
     /// Records the result of the publish.
