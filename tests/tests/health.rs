@@ -94,7 +94,9 @@ fn call_that_blocks_its_runtime_thread_is_degraded() {
             }
         };
         let starting = broker.clone();
-        let start = async move { starting.subscribe("work.a", "worker", handler).ack_wait(secs(1)).await };
+        // The other slots stay free, because the blocked thread is that of the worker.
+        let start =
+            async move { starting.subscribe("work.a", "worker", handler).concurrency(4).ack_wait(secs(1)).await };
         let subscription = other.spawn(start).await.unwrap().unwrap();
         publish(&broker, "work.a", [1]).await;
         calls.until(1).await;

@@ -71,12 +71,11 @@ pub(crate) struct Handling {
 
 impl Handling {
     pub(crate) fn of(slots: &[Slot]) -> Self {
-        let all: Vec<_> = slots.iter().filter_map(|slot| slot.in_flight().current).collect();
-        Self {
-            count: all.len(),
-            oldest: all.iter().map(|current| current.begun).min(),
-            signalled: all.iter().map(|current| current.since).max(),
-        }
+        slots.iter().filter_map(|slot| slot.in_flight().current).fold(Self::default(), |all, current| Self {
+            count: all.count + 1,
+            oldest: all.oldest.into_iter().chain([current.begun]).min(),
+            signalled: all.signalled.max(Some(current.since)),
+        })
     }
 }
 
@@ -87,19 +86,13 @@ pub(crate) struct Busy {
     pub(crate) since: Instant,
     /// `true` if all slots are taken by calls that still run after their timeout.
     pub(crate) late: bool,
-    /// The time of the latest signal to the server about one of the messages.
-    pub(crate) signalled: Instant,
 }
 
 impl Busy {
     /// Returns the state of these slots, of which each call has `per_call`; `None` if a call can begin.
     pub(crate) fn of(slots: &[Slot], per_call: usize) -> Option<Self> {
         let all = slots.iter().step_by(per_call).map(Slot::busy).collect::<Option<Vec<_>>>()?;
-        all.into_iter().reduce(|one, other| Self {
-            since: one.since.max(other.since),
-            late: one.late && other.late,
-            signalled: one.signalled.max(other.signalled),
-        })
+        all.into_iter().reduce(|one, other| Self { since: one.since.max(other.since), late: one.late && other.late })
     }
 }
 
@@ -117,8 +110,8 @@ impl Slot {
     fn busy(&self) -> Option<Busy> {
         let in_flight = self.in_flight();
         match (in_flight.late, in_flight.current) {
-            (Some(since), _) => Some(Busy { since, late: true, signalled: since }),
-            (None, Some(Current { begun, since, .. })) => Some(Busy { since: begun, late: false, signalled: since }),
+            (Some(since), _) => Some(Busy { since, late: true }),
+            (None, Some(Current { begun, .. })) => Some(Busy { since: begun, late: false }),
             (None, None) => None,
         }
     }
