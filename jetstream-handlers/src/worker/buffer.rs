@@ -286,7 +286,9 @@ impl Buffer {
 
     /// Returns the number of messages that were dropped since the last call.
     pub(super) fn take_lost(&self) -> usize {
-        std::mem::take(&mut self.queue().lost)
+        let mut queue = self.queue();
+        let of_keys = queue.keys.as_mut().map_or(0, |keys| std::mem::take(&mut keys.lost));
+        std::mem::take(&mut queue.lost) + of_keys
     }
 
     pub(super) fn is_closed(&self) -> bool {

@@ -49,6 +49,9 @@ pub(super) struct Keys {
     pub(super) overdue: Vec<DeliveryId>,
     /// The time at which to look for them.
     look_at: Option<Instant>,
+    /// The number of deliveries that were dropped, because they belong to another instance or were delivered again;
+    /// those that this process has requested again are not among them.
+    pub(super) lost: usize,
 }
 
 /// The messages of one key.
@@ -109,6 +112,11 @@ impl Entry {
             Self::Numbers { delivery, .. } | Self::Delayed { delivery, .. } => *delivery,
         }
     }
+
+    /// Returns `true` if the delivery has no answer: it was neither requested again nor has its attempt failed.
+    fn is_unsettled(&self) -> bool {
+        matches!(self, Self::Message(_) | Self::Numbers { requested_at: None, .. })
+    }
 }
 
 impl Lane {
@@ -139,6 +147,7 @@ impl Keys {
     pub(super) fn add_without_key(&mut self, waiting: Waiting, rejected: Option<Failure>) -> Option<Waiting> {
         let id = id(waiting.message.info.id());
         if self.has_begun(id) {
+            self.lost += 1;
             return None;
         }
         self.active.insert(id, Active { rejected, ..Active::default() });
@@ -150,6 +159,7 @@ impl Keys {
         let delivery = waiting.message.info.id();
         // A message that has begun is delivered again after its ack_wait; its call goes on.
         if self.has_begun(id(delivery)) {
+            self.lost += 1;
             return None;
         }
         let bytes = waiting.message.payload.len();
@@ -157,6 +167,7 @@ impl Keys {
         let former = lane.entries.remove(&delivery.stream_sequence);
         if let Some(former) = &former {
             lane.forget(former, &mut self.waiting);
+            self.lost += usize::from(former.is_unsettled());
             // It was requested again, or had no signal for its `ack_wait`, and has not begun.
             waiting.message.info.discount(delivery.delivered.saturating_sub(former.delivery().delivered));
         }
@@ -272,6 +283,9 @@ impl Keys {
     /// The later messages of a key wait for those in `running`, whose calls go on.
     pub(super) fn reset(&mut self, running: &[DeliveryId]) {
         let former = std::mem::take(self);
+        let entries = former.lanes.values().flat_map(|lane| lane.entries.values());
+        let forgotten = entries.filter(|entry| entry.is_unsettled()).count();
+        self.lost = former.lost + forgotten + former.parked.len();
         for id in running.iter().copied().map(id) {
             let Some(Active { key: Some(key), .. }) = former.active.get(&id) else { continue };
             self.active.insert(id, Active { key: Some(*key), is_former: true, ..Active::default() });
@@ -452,6 +466,29 @@ mod tests {
         assert_eq!(finish(&mut keys, 1), Some(2));
         assert_eq!(finish(&mut keys, 2), None);
         assert!(keys.is_empty());
+        assert_eq!(keys.lost, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forgotten_deliveries_are_lost_unless_they_were_requested_again() {
+        let mut keys = Keys::default();
+        for number in 1..=40 {
+            add(&mut keys, 7, number);
+        }
+        keys.park(waiting(1, 1), Instant::now(), true);
+        keys.reset(&[]);
+        assert_eq!(keys.lost, 40, "one waits for its next attempt, 32 in memory, and 7 as numbers");
+        for number in 1..=40 {
+            add(&mut keys, 7, number);
+        }
+        for number in 1..=18 {
+            finish(&mut keys, number);
+        }
+        assert_eq!(keys.recalled.len(), 1);
+        add(&mut keys, 7, 34);
+        assert_eq!(keys.lost, 40, "message 34 was requested again");
+        add(&mut keys, 7, 40);
+        assert_eq!(keys.lost, 41, "message 40 was not");
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,6 +62,7 @@ impl Worker {
         // worker.
         let mut buffered: Vec<_> = self.buffers().flat_map(|buffer| buffer.close(self.max_age())).collect();
         self.readiness.wake();
+        self.report_lost();
         let by_key = self.buffer.keys(std::mem::take).into_deliveries();
         while let Some(message) = deliveries.last().await {
             self.observer.received(&message.info);
@@ -72,7 +73,6 @@ impl Worker {
         let is_connected = self.transport.is_connected();
         let settlement = if is_connected { Settlement::HandedBack } else { Settlement::Lost };
         self.observer.count(settlement, waiting.len());
-        self.report_lost();
         if self.binding.unfinished.is_some() {
             waiting.sort_by_key(Info::stream_sequence);
         }
