@@ -26,7 +26,9 @@ impl Hooks {
     /// Calls the functions in the order in which they were added; a panic in one of them is logged.
     pub(crate) fn settled(&self, event: &SettledEvent<'_>) {
         for on_settled in &self.on_settled {
-            if catch_unwind(AssertUnwindSafe(|| on_settled(event))).is_err() {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_settled(event))) {
+                // The value of the panic may panic when it is dropped.
+                catch_unwind(AssertUnwindSafe(|| drop(panic))).ok();
                 tracing::error!(handler = event.handler, "a function passed to `on_settled` panicked");
             }
         }

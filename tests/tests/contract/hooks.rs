@@ -178,7 +178,14 @@ async fn calm(_order: Order) {}
 
 async fn panic_in_a_hook_is_caught(transport: &Transport) {
     let events = Events::default();
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("another bug");
+        }
+    }
     let builder = TestBroker::builder().include::<calm>().on_settled(|_| panic!("a bug in the hook"));
+    let builder = builder.on_settled(|_| std::panic::panic_any(Bomb));
     let broker = transport.start(events.hook(builder)).await;
     publish(&broker, 1..=2).await;
     broker.idle().await;

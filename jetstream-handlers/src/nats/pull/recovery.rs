@@ -52,7 +52,7 @@ impl Recovery {
 
     /// Waits with exponential backoff; returns `true` if the reason is a new one.
     ///
-    /// A scheduled restoration stays scheduled, and one in progress continues.
+    /// A scheduled step stays scheduled, and a restoration in progress continues.
     pub(super) fn back_off(&mut self, reason: &str, then: Then) -> bool {
         let is_new = self.reason.as_deref() != Some(reason);
         if is_new {
@@ -61,12 +61,13 @@ impl Recovery {
         let until = Instant::now() + self.backoff.next();
         match &mut self.state {
             State::Requesting => self.state = State::Waiting { until, then },
-            // A request that fails meanwhile must not delay it.
-            State::Waiting { then: Then::Restore, .. } if then == Then::Request => {}
-            State::Waiting { then: Then::Restore, .. } => {
-                self.state = State::Waiting { until, then: Then::Restore };
+            // What fails meanwhile must not delay it: the consumer's info is read more often than a long wait ends.
+            State::Waiting { until: scheduled, then: next } => {
+                *scheduled = until.min(*scheduled);
+                if then == Then::Restore {
+                    *next = Then::Restore;
+                }
             }
-            State::Waiting { .. } => self.state = State::Waiting { until, then },
             State::Locating(_) | State::Restoring => {}
         }
         is_new
@@ -125,5 +126,47 @@ impl Recovery {
     /// Sends requests again.
     pub(super) fn restored(&mut self) {
         self.state = State::Requesting;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn proceed(recovery: &mut Recovery) {
+        recovery.proceed(Instant::now(), || async { Ok(None) }.boxed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_do_not_delay_the_next_step() {
+        let mut recovery = Recovery::new();
+        // Up to the longest wait, which is longer than the time between two failures.
+        for _ in 0..8 {
+            recovery.back_off("silent", Then::Request);
+            recovery.state = State::Requesting;
+        }
+        recovery.back_off("silent", Then::Request);
+        for _ in 0..3 {
+            advance(Duration::from_secs(1)).await;
+            proceed(&mut recovery);
+            if !recovery.is_active() {
+                return;
+            }
+            recovery.back_off("the info cannot be read", Then::Request);
+        }
+        panic!("no request is sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn restoration_stays_scheduled() {
+        let mut recovery = Recovery::new();
+        recovery.back_off("deleted", Then::Restore);
+        recovery.back_off("silent", Then::Request);
+        advance(Duration::from_secs(3)).await;
+        proceed(&mut recovery);
+        assert!(recovery.locating().is_some());
     }
 }
