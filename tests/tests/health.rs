@@ -185,7 +185,8 @@ async fn paused_consumer_is_degraded_with_the_end_of_its_pause() {
         pause(&server, queue, secs(3600)).await;
         let text = until_health(&broker, "it is paused", |health| !health.is_healthy()).await;
         let until = stream.consumer_info(queue).await.unwrap().config.pause_until.unwrap();
-        let until = until.to_string().split_once('.').unwrap().0.replacen(' ', "T", 1);
+        let (date, hour, minute, second) = (until.date(), until.hour(), until.minute(), until.second());
+        let until = format!("{date}T{hour:02}:{minute:02}:{second:02}");
         assert!(text.contains(&format!("consumer `{queue}` of stream `WORK` is paused until {until}Z; ")), "{text}");
         let health = broker.health();
         assert!(matches!(health.handlers[handler].status, Status::Degraded { .. }), "{health}");
