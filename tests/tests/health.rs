@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, SystemTime};
 
 use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use jetstream_handlers::async_nats::{self, jetstream::consumer};
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ErrorKind, Health, Status};
@@ -110,21 +111,24 @@ fn call_that_blocks_its_runtime_thread_is_degraded() {
     other.shutdown_background();
 }
 
+/// Returns a handler that records each message, and waits for a permit.
+fn waiting(calls: &Recorder<u64>, permits: &Arc<Semaphore>) -> impl Fn(u64) -> BoxFuture<'static, ()> + use<> {
+    let (calls, permits) = (calls.clone(), permits.clone());
+    move |id| {
+        let (calls, permits) = (calls.clone(), permits.clone());
+        Box::pin(async move {
+            calls.add(id);
+            permits.acquire().await.unwrap().forget();
+        })
+    }
+}
+
 #[tokio::test]
 async fn long_calls_are_healthy_and_show_since_when_no_slot_is_free() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let (calls, permits) = (Recorder::new(), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (calls, permits) = (calls.clone(), permits.clone());
-        move |id: u64| {
-            let (calls, permits) = (calls.clone(), permits.clone());
-            async move {
-                calls.add(id);
-                permits.acquire().await.unwrap().forget();
-            }
-        }
-    };
+    let handler = waiting(&calls, &permits);
     let subscription = broker.subscribe("work.a", "worker", handler).ack_wait(ms(300)).await.unwrap();
     publish(&broker, "work.a", [1]).await;
     calls.until(1).await;
@@ -377,16 +381,7 @@ async fn handlers_are_not_ready_while_they_stop() {
     let server = Server::start().await;
     let broker = connect(&server).await;
     let (calls, permits) = (Recorder::new(), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (calls, permits) = (calls.clone(), permits.clone());
-        move |id: u64| {
-            let (calls, permits) = (calls.clone(), permits.clone());
-            async move {
-                calls.add(id);
-                permits.acquire().await.unwrap().forget();
-            }
-        }
-    };
+    let handler = waiting(&calls, &permits);
     let subscription = broker.subscribe("work.a", "worker", handler).await.unwrap();
     publish(&broker, "work.a", [1]).await;
     calls.until(1).await;
@@ -406,16 +401,7 @@ async fn long_call_does_not_block_its_thread_while_no_server_is_connected() {
     let mut server = Server::start().await;
     let broker = connect(&server).await;
     let (calls, permits) = (Recorder::new(), Arc::new(Semaphore::new(0)));
-    let handler = {
-        let (calls, permits) = (calls.clone(), permits.clone());
-        move |id: u64| {
-            let (calls, permits) = (calls.clone(), permits.clone());
-            async move {
-                calls.add(id);
-                permits.acquire().await.unwrap().forget();
-            }
-        }
-    };
+    let handler = waiting(&calls, &permits);
     let subscription = broker.subscribe("work.a", "worker", handler).ack_wait(secs(1)).await.unwrap();
     publish(&broker, "work.a", [1]).await;
     calls.until(1).await;
