@@ -21,4 +21,5 @@ pub(crate) mod publishing;
 pub(crate) mod recorder;
 pub(crate) mod settled;
 pub(crate) mod span;
+pub(crate) mod status_cell;
 pub(crate) mod trace_context;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Worker;
 use crate::backoff::ExponentialBackoff;
 use crate::message::Info;
-use crate::observe::health::Condition;
+use crate::observe::status_cell::Condition;
 use crate::sync::lock;
 
 /// The minimum and maximum delay between two tries whether acks are permitted again.

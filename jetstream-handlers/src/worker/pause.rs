@@ -5,7 +5,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::Worker;
 use crate::delivery::{Binding, Pause};
-use crate::observe::health::Condition;
+use crate::observe::status_cell::Condition;
 
 impl Worker {
     /// Reports that the consumer was paused, or resumed.

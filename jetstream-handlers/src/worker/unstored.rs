@@ -13,8 +13,8 @@ use super::retry::MAX_DEAD_LETTER_DELAY;
 use crate::backoff::ExponentialBackoff;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Message};
-use crate::observe::health::Condition;
 use crate::observe::settled::{Next, Settled, Settlement};
+use crate::observe::status_cell::Condition;
 use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
