@@ -1,4 +1,4 @@
-//! What a consumer counts.
+//! The counts of a consumer, for gauges.
 
 /// The numbers of messages of a consumer, for gauges.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

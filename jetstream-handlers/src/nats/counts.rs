@@ -1,4 +1,4 @@
-//! What a consumer and a stream count, for gauges.
+//! The counts of a consumer and of a stream, for gauges.
 
 use std::collections::BTreeMap;
 

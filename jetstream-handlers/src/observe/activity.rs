@@ -1,4 +1,4 @@
-//! What a handler has done lately, for its health.
+//! The recent activity of a handler, for its health.
 
 use std::sync::Mutex;
 #[cfg(feature = "metrics")]
@@ -18,7 +18,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// The maximum length of the text of a failure.
 const MAX_TEXT: usize = 1000;
 
-/// What a handler has done lately: updated by its worker for every message, and read by the health.
+/// The recent activity of a handler, which its worker updates for every message, and its health reads.
 #[derive(Debug)]
 pub(crate) struct Activity {
     begun: Instant,

@@ -33,7 +33,7 @@ pub struct Family {
     pub kind: Kind,
     /// The names of the labels.
     pub labels: &'static [&'static str],
-    /// What is measured.
+    /// The measured quantity, as human-readable text.
     pub description: &'static str,
 }
 

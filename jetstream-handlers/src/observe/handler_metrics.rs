@@ -46,7 +46,7 @@ const STATES: [HandlerState; 6] = [
     HandlerState::Failed,
 ];
 
-/// What a gauge is read from.
+/// The source of gauges that are read from the server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Target {
     Consumer,

@@ -32,7 +32,7 @@ pub(crate) struct Observer {
     meters: super::otel::meters::HandlerMeters,
 }
 
-/// What is known of a delivery whose attempt has ended.
+/// A delivery whose attempt has ended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ended<'a> {
     pub(crate) delivery: DeliveryId,

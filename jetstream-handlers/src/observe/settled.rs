@@ -1,4 +1,4 @@
-//! How attempts at messages are settled.
+//! The settlement of attempts at messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::outcome::{Failure, Reason};
 
-/// How a delivery was settled after an attempt at its message.
+/// The settlement of a delivery after an attempt at its message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Settlement {
@@ -67,7 +67,7 @@ pub struct SettledEvent<'a> {
     pub sequence: u64,
     /// The number of deliveries, as [`Info::delivered`](crate::Info::delivered) returns it.
     pub delivered: u64,
-    /// How the delivery was settled.
+    /// The settlement of the delivery.
     pub outcome: Settlement,
     /// The class of the failure; `None` if the attempt has not failed.
     pub reason: Option<Reason>,
@@ -105,7 +105,7 @@ impl Called {
     }
 }
 
-/// How a worker has settled an attempt, with what its log line needs.
+/// The settlement of an attempt, with the values of its log line.
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) settlement: Settlement,
@@ -119,7 +119,7 @@ pub(crate) struct Failed {
     pub(crate) next: Next,
 }
 
-/// What follows a failed attempt.
+/// The step after a failed attempt.
 #[derive(Debug)]
 pub(crate) enum Next {
     /// Another attempt.

@@ -19,7 +19,7 @@ contract![
     panic_in_a_hook_is_caught,
 ];
 
-/// What a hook was called with.
+/// The values of an event that a hook has received.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     handler: String,

@@ -7,7 +7,7 @@ use super::super::trace_context::{TRACEPARENT, first};
 use super::carrier::{Received, ToPublish};
 use super::w3c::{self, BAGGAGE};
 
-/// Returns the context in the headers of a message, which is empty if there is none.
+/// Returns the context in the headers of a message; it is empty if they have none.
 pub(super) fn extract(headers: &HeaderMap) -> Context {
     let received = Received::new(headers);
     global::get_text_map_propagator(|propagator| match propagator.fields().next() {
