@@ -12,6 +12,7 @@ use crate::backoff::MAX_DURATION;
 use crate::codec::{Codec, DefaultCodec};
 use crate::error::{Error, ErrorKind};
 use crate::extract::States;
+use crate::handler::{Handler, Subscriber};
 #[cfg(feature = "tower")]
 use crate::layer::LayerOfHandlers;
 use crate::memory::Memory;
@@ -58,6 +59,8 @@ pub struct Builder {
     states: States,
     defaults: Defaults,
     settings: Settings,
+    included: Vec<Handler>,
+    expected: Vec<Handler>,
     /// `true` if the declared streams have the prefix of the environment already.
     has_prefix: bool,
 }
@@ -96,6 +99,8 @@ impl Builder {
                 group_wrappers: Vec::new(),
             },
             settings: Settings::default(),
+            included: Vec::new(),
+            expected: Vec::new(),
             has_prefix: false,
         }
     }
@@ -237,6 +242,18 @@ impl Builder {
     /// ```
     pub fn on_settled(mut self, on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static) -> Self {
         self.defaults.hooks.add(on_settled);
+        self
+    }
+
+    /// Restricts [`Broker::start_all`] to this handler and all others that are included, as [`Broker::include`] does.
+    pub fn include<H: Subscriber>(mut self) -> Self {
+        self.included.push(Handler::registered(H::registration()));
+        self
+    }
+
+    /// Requires that a handler is started, as [`Broker::expect`] does.
+    pub fn expect<H: Subscriber>(mut self) -> Self {
+        self.expected.push(Handler::registered(H::registration()));
         self
     }
 
@@ -450,7 +467,9 @@ impl Builder {
         let mut settings = Settings { publish_timeout, ..self.settings };
         settings.add_prefix();
         let memory = Memory::new(settings);
-        Broker::new(self.name, Arc::new(Transport::Memory(memory)), Arc::new(self.states), self.defaults)
+        let transport = Arc::new(Transport::Memory(memory));
+        let broker = Broker::new(self.name, transport, Arc::new(self.states), self.defaults);
+        broker.with_handlers(self.included, self.expected)
     }
 
     /// Connects to the server.
@@ -477,6 +496,8 @@ impl Builder {
             states,
             defaults,
             mut settings,
+            included,
+            expected,
             has_prefix,
         } = self;
         let limits = [("publish_timeout", settings.publish_timeout), ("request_timeout", settings.request_timeout)];
@@ -507,7 +528,8 @@ impl Builder {
         let connection =
             nats::Connection::connect(servers, options, wait_for_server, settings, violations, errors).await?;
         let transport = Transport::Nats(connection);
-        Ok(Broker::new(name, Arc::new(transport), Arc::new(states), defaults))
+        let broker = Broker::new(name, Arc::new(transport), Arc::new(states), defaults);
+        Ok(broker.with_handlers(included, expected))
     }
 }
 

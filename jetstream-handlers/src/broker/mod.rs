@@ -1,6 +1,7 @@
 //! The broker: connecting, publishing, starting and stopping handlers.
 
 mod builder;
+mod check;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod handlers;
@@ -261,12 +262,21 @@ impl Broker {
     /// # Ok(()) }
     /// ```
     pub fn include<H: Subscriber>(&self) -> &Self {
-        let handler = Handler::registered(H::registration());
+        self.include_handler(Handler::registered(H::registration()));
+        self
+    }
+
+    fn include_handler(&self, handler: Handler) {
         let mut included = lock(&self.inner.included);
         if !included.iter().any(|known| known.is(&handler)) {
             included.push(handler);
         }
-        drop(included);
+    }
+
+    /// Includes and expects the handlers that were passed to the builder.
+    fn with_handlers(self, included: Vec<Handler>, expected: Vec<Handler>) -> Self {
+        included.into_iter().for_each(|handler| self.include_handler(handler));
+        lock(&self.inner.expected).extend(expected);
         self
     }
 
@@ -294,13 +304,7 @@ impl Broker {
     /// If the future is dropped, streams and consumers may have been created, but no handler runs: those that were
     /// started already are stopped and hand their messages back.
     pub async fn start_all(&self) -> Result<Running, Error> {
-        let included = lock(&self.inner.included).clone();
-        let handlers = match included.is_empty() {
-            true => all_of(self.inner.name.as_deref())?,
-            false => included,
-        };
-        self.refuse_others(&handlers)?;
-        self.require_expected(&handlers, None)?;
+        let handlers = self.selected()?;
         names::log_unknown();
         let running = self.start(handlers).await?;
         self.log_summary(&running);
@@ -489,6 +493,18 @@ impl Broker {
             (None, Transport::Nats(_)) => self.inner.transport.clone(),
         };
         Self::new(self.inner.name.clone(), transport, self.inner.states.clone(), self.inner.defaults.clone())
+    }
+
+    /// Returns the handlers that [`start_all`](Self::start_all) starts.
+    fn selected(&self) -> Result<Vec<Handler>, Error> {
+        let included = lock(&self.inner.included).clone();
+        let handlers = match included.is_empty() {
+            true => all_of(self.inner.name.as_deref())?,
+            false => included,
+        };
+        self.refuse_others(&handlers)?;
+        self.require_expected(&handlers, None)?;
+        Ok(handlers)
     }
 
     async fn run(&self, start: impl Future<Output = Result<Running, Error>>) -> Result<(), Error> {

@@ -40,6 +40,15 @@ struct Prepared {
     observer: Arc<Observer>,
 }
 
+/// The handlers of a start, with what their signatures tell about them.
+pub(super) struct Checked {
+    pub(super) handlers: Vec<Handler>,
+    contexts: Vec<Context>,
+    stops: Vec<CancellationToken>,
+    /// The problems that do not prevent an inspection of the server.
+    pub(super) problems: Vec<Problem>,
+}
+
 impl Broker {
     pub(super) async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
         self.start_with(handlers, None).await
@@ -48,9 +57,42 @@ impl Broker {
     /// Validates the settings and the handlers, creates missing streams and consumers, and starts the workers.
     pub(super) async fn start_with(
         &self,
-        mut handlers: Vec<Handler>,
+        handlers: Vec<Handler>,
         recorder: Option<Recorder>,
     ) -> Result<Running, Error> {
+        let Inner { transport, defaults, .. } = &*self.inner;
+        let settings = transport.settings();
+        let Checked { handlers, contexts, stops, problems } = self.checked(handlers)?;
+        let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
+        let bindings = provision(transport, &declarations, problems, |declaration, binding| {
+            self.workers().iter().find_map(|worker| worker.conflict(declaration, binding))
+        })
+        .await?;
+        let mut prepared = Vec::new();
+        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
+            let (handler, binding) = (Arc::new(handler), Arc::new(binding));
+            let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
+            let observer =
+                Observer::new(&handler.declaration, &binding, settings, defaults.hooks.clone(), recorder.clone());
+            prepared.push(Prepared { handler, binding, context, stop, deliveries, observer: Arc::new(observer) });
+        }
+        let workers = self.spawn(prepared)?;
+        let cancelled = StopOnDrop::new(&workers);
+        workers.iter().for_each(|worker| worker.log_start());
+        #[cfg(feature = "metrics")]
+        self.spawn_gauges(&workers);
+        // Lets each worker send its first request before the caller publishes.
+        tokio::task::yield_now().await;
+        cancelled.keep_running();
+        Ok(Running { broker: self.clone(), workers })
+    }
+
+    /// Validates the settings and the signatures of handlers, without the server.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the server must not be contacted: a request cannot contain invalid names.
+    pub(super) fn checked(&self, mut handlers: Vec<Handler>) -> Result<Checked, Error> {
         let Inner { transport, publisher, states, defaults, closing, .. } = &*self.inner;
         if closing.is_cancelled() {
             return Err(Error::new(ErrorKind::Closed, "the broker is disconnected; connect a new one"));
@@ -98,31 +140,9 @@ impl Broker {
                 outputs.events.iter().map(|pattern| settings.subject(&filter(pattern)).into_owned()).collect();
         }
         if has_invalid_settings {
-            // The server is not contacted, because a request cannot contain invalid names.
             return Err(Error::of(problems));
         }
-        let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
-        let bindings = provision(transport, &declarations, problems, |declaration, binding| {
-            self.workers().iter().find_map(|worker| worker.conflict(declaration, binding))
-        })
-        .await?;
-        let mut prepared = Vec::new();
-        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
-            let (handler, binding) = (Arc::new(handler), Arc::new(binding));
-            let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
-            let observer =
-                Observer::new(&handler.declaration, &binding, settings, defaults.hooks.clone(), recorder.clone());
-            prepared.push(Prepared { handler, binding, context, stop, deliveries, observer: Arc::new(observer) });
-        }
-        let workers = self.spawn(prepared)?;
-        let cancelled = StopOnDrop::new(&workers);
-        workers.iter().for_each(|worker| worker.log_start());
-        #[cfg(feature = "metrics")]
-        self.spawn_gauges(&workers);
-        // Lets each worker send its first request before the caller publishes.
-        tokio::task::yield_now().await;
-        cancelled.keep_running();
-        Ok(Running { broker: self.clone(), workers })
+        Ok(Checked { handlers, contexts, stops, problems })
     }
 
     /// Starts the workers while it holds the lock of all workers, so that a concurrent `disconnect` either stops all of

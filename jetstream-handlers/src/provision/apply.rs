@@ -5,7 +5,7 @@ use futures::{StreamExt as _, stream};
 
 use super::consumers::create_consumer;
 use super::drift;
-use super::inspect::{MAX_REQUESTS, ProvisionPlan};
+use super::inspect::{Inspection, MAX_REQUESTS};
 use super::stored::{any_covers, listened};
 use super::streams::{KnownStream, overlap_on_server, read_stream};
 use super::unfit::created_otherwise;
@@ -15,8 +15,8 @@ use crate::error::problem::{Few, Problem};
 use crate::transport::Transport;
 
 /// Creates what is missing, and returns the binding of every handler.
-pub(super) async fn apply(transport: &Transport, plan: ProvisionPlan<'_>) -> Result<Vec<Binding>, Error> {
-    let ProvisionPlan { mut bindings, missing_streams, missing_consumers, .. } = plan;
+pub(super) async fn apply(transport: &Transport, plan: Inspection<'_>) -> Result<Vec<Binding>, Error> {
+    let Inspection { mut bindings, missing_streams, missing_consumers, .. } = plan;
     let created = create_streams(transport, &missing_streams).await?;
     for (_, binding) in bindings.iter_mut().filter(|(_, binding)| created.contains(&binding.stream)) {
         binding.stream_origin = Origin::Created;

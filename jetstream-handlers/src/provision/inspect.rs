@@ -27,7 +27,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const MAX_DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
 /// The result of an inspection: the streams and consumers to create, or the problems that prevent the start.
-pub(super) struct ProvisionPlan<'a> {
+pub(super) struct Inspection<'a> {
     /// The handlers whose stream was found or planned, in order; all handlers if there is no problem.
     pub(super) bindings: Vec<(&'a Declaration, Binding)>,
     pub(super) missing_streams: Vec<KnownStream>,
@@ -37,7 +37,7 @@ pub(super) struct ProvisionPlan<'a> {
 }
 
 /// Compares the declarations of handlers and the application with the server, without changing anything.
-pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> ProvisionPlan<'a> {
+pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Inspection<'a> {
     let mut streams = Streams::new(transport);
     let mut problems = streams.compare_declared(|_| true).await;
     let mut bindings = Vec::new();
@@ -89,7 +89,7 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
             Err(problem) => problems.push(problem),
         }
     }
-    ProvisionPlan { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
+    Inspection { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
 }
 
 /// Finds or plans the streams of a handler and of its dead letters.
@@ -400,7 +400,7 @@ mod tests {
         stream::Config { name: name.to_owned(), subjects, ..Default::default() }
     }
 
-    fn names(plan: &ProvisionPlan<'_>) -> Vec<String> {
+    fn names(plan: &Inspection<'_>) -> Vec<String> {
         plan.missing_streams.iter().map(|stream| stream.config.name.clone()).collect()
     }
 

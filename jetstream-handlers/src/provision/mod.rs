@@ -52,6 +52,16 @@ pub(crate) async fn provision(
     Ok(bindings)
 }
 
+/// Compares what handlers need with the server, and returns all problems, with `problems` first.
+pub(crate) async fn check(
+    transport: &Transport,
+    handlers: &[&Declaration],
+    mut problems: Vec<Problem>,
+) -> Result<(), Error> {
+    problems.append(&mut inspect::inspect(transport, handlers).await.problems);
+    Error::all(problems)
+}
+
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(transport);
