@@ -3,8 +3,10 @@
 //! It publishes four orders, bills them and keeps a ledger of all messages on `orders.>`.
 //! The first attempt to bill Grace fails, and is retried.
 //! With `NATS_URL` it uses that server, without it, it runs in memory; it exits when all orders are paid.
+//! With arguments, it is the command line of the service: `cargo run --example orders -- handlers`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -80,8 +82,11 @@ impl Shop {
 }
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let shop = Shop::default();
+    if std::env::args().len() > 1 {
+        return Ok(Broker::from_env().state(shop).run_cli().await);
+    }
     let broker = jetstream_handlers_examples::broker(|settings| settings.state(shop.clone())).await?;
     let running = broker.start_all().await?;
 
@@ -99,5 +104,5 @@ async fn main() -> anyhow::Result<()> {
 
     running.shutdown().await?;
     broker.disconnect().await?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

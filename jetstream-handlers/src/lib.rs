@@ -73,6 +73,7 @@
 //! | feature | effect |
 //! |---|---|
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
+//! | `cli` | the command line of a service, `Builder::run_cli`: the module `cli`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
 //! | `metrics` | the module `metrics`: counters, gauges and histograms through the facade crate [`metrics`](https://docs.rs/metrics); off by default |
 //! | `otel` | spans and metrics for OpenTelemetry, and the trace of a message in everything that its handler publishes: the module [`traces`]; off by default |
@@ -83,6 +84,8 @@
 
 mod backoff;
 mod broker;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod codec;
 mod dead_letter;
 mod delivery;
@@ -194,6 +197,7 @@ pub use key::Key;
 pub use message::{Info, Message};
 pub use observe::handler_info::HandlerInfo;
 pub use observe::handler_state::HandlerState;
+pub use observe::handler_status::{HandlerStatus, StatusCounts};
 pub use observe::health::{HandlerHealth, Health, LastError, Status};
 pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};

@@ -519,6 +519,12 @@ pub(crate) struct Declaration {
     pub(crate) events: Vec<String>,
 }
 
+/// Returns `true` if a text names a handler: its full path, the end of that path, or its queue.
+pub(crate) fn is_named(name: &str, queue: &str, text: &str) -> bool {
+    let path = name.strip_suffix(text);
+    queue == text || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
+}
+
 impl Declaration {
     /// Returns `true` if both declare the same function; two in different function bodies may have the same name.
     pub(crate) fn is_same(&self, other: &Self) -> bool {

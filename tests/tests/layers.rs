@@ -31,6 +31,8 @@ const LAYERS: &[&[&str]] = &[
     &["worker"],
     // The broker, and test support.
     &["broker", "testing"],
+    // The command line.
+    &["cli"],
 ];
 
 /// The modules that must not import each other although one is listed before the other.

@@ -61,6 +61,8 @@ pub struct Builder {
     settings: Settings,
     included: Vec<Handler>,
     expected: Vec<Handler>,
+    version: Option<String>,
+    context: Option<String>,
     /// `true` if the declared streams have the prefix of the environment already.
     has_prefix: bool,
 }
@@ -101,6 +103,8 @@ impl Builder {
             settings: Settings::default(),
             included: Vec::new(),
             expected: Vec::new(),
+            version: None,
+            context: None,
             has_prefix: false,
         }
     }
@@ -243,6 +247,25 @@ impl Builder {
     pub fn on_settled(mut self, on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static) -> Self {
         self.defaults.hooks.add(on_settled);
         self
+    }
+
+    /// Sets the version of the service, which its command line shows; usually `env!("CARGO_PKG_VERSION")`.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Takes servers and credentials from a context of the `nats` command line tool, instead of the environment.
+    ///
+    /// A context that does not exist is an error of [`connect`](Self::connect).
+    pub fn context(mut self, name: impl Into<String>) -> Self {
+        self.context = Some(name.into());
+        self
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn version_text(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     /// Restricts [`Broker::start_all`] to this handler and all others that are included, as [`Broker::include`] does.
@@ -462,6 +485,12 @@ impl Builder {
     /// All its timers are tokio's, so `tokio::time::pause` and `advance` control retries and `ack_wait`.
     /// Settings for servers, credentials and the environment are ignored.
     pub fn connect_in_memory(self) -> Broker {
+        tracing::warn!("the broker is in memory: messages are not persisted, and other processes do not see them");
+        self.connect_offline()
+    }
+
+    /// Creates a broker in memory to learn what the handlers need from an empty account, not to handle messages.
+    pub(crate) fn connect_offline(self) -> Broker {
         // No request waits in memory, and a publish only while a test delays it.
         let publish_timeout = self.settings.publish_timeout.min(MAX_DURATION);
         let mut settings = Settings { publish_timeout, ..self.settings };
@@ -498,6 +527,8 @@ impl Builder {
             mut settings,
             included,
             expected,
+            version: _,
+            context,
             has_prefix,
         } = self;
         let limits = [("publish_timeout", settings.publish_timeout), ("request_timeout", settings.request_timeout)];
@@ -507,6 +538,10 @@ impl Builder {
         let environment = match from_environment {
             true => nats::Environment::read()?,
             false => nats::Environment::default(),
+        };
+        let environment = match context {
+            Some(context) => nats::Environment::of_context(&context)?,
+            None => environment,
         };
         if !has_prefix {
             settings.add_prefix();

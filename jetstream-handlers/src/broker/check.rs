@@ -3,7 +3,13 @@
 use super::Broker;
 use super::start::Checked;
 use crate::error::Error;
+#[cfg(feature = "cli")]
+use crate::extract::{Context, Problems};
+#[cfg(feature = "cli")]
+use crate::handler::Handler;
 use crate::provision;
+#[cfg(feature = "cli")]
+use crate::subject::covers;
 
 impl Broker {
     /// Validates what [`start_all`](Self::start_all) validates, and neither starts a handler nor changes anything on the
@@ -38,4 +44,41 @@ impl Broker {
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         provision::check(&self.inner.transport, &declarations, problems).await
     }
+
+    /// Returns the names of the handlers that [`start_all`](Self::start_all) starts; none if that would fail.
+    #[cfg(feature = "cli")]
+    pub(crate) fn selected_names(&self) -> Vec<String> {
+        let selected = self.selected().unwrap_or_default();
+        selected.into_iter().map(|handler| handler.declaration.name).collect()
+    }
+
+    /// Returns the handlers that would receive a message, and the problems of those that could not decode it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn receivers(&self, message: crate::Message) -> Result<Receivers, Error> {
+        let Checked { handlers, contexts, .. } = self.checked(self.selected()?)?;
+        let subject = self.inner.transport.settings().subject(message.subject()).into_owned();
+        let receives = |handler: &&(Handler, Context)| {
+            handler.0.declaration.plan.subject.filters().any(|filter| covers(&filter, &subject))
+        };
+        // A parameter may borrow from the message for any lifetime; one message is leaked by one command.
+        let message: &'static _ = Box::leak(Box::new(message));
+        let mut receivers = Receivers::default();
+        for (handler, context) in handlers.into_iter().zip(contexts).collect::<Vec<_>>().iter().filter(receives) {
+            let name = &handler.declaration.name;
+            let problem = Problems::of_message(message, context, &*handler.check);
+            receivers.undecodable.extend(problem.map(|problem| format!("`{name}`: {problem}")));
+            receivers.handlers.push(name.clone());
+        }
+        Ok(receivers)
+    }
+}
+
+/// The handlers that would receive a message.
+#[cfg(feature = "cli")]
+#[derive(Debug, Default)]
+pub(crate) struct Receivers {
+    /// The names of all of them.
+    pub(crate) handlers: Vec<String>,
+    /// The problems of those that could not decode the message.
+    pub(crate) undecodable: Vec<String>,
 }

@@ -3,10 +3,15 @@
 use super::running::{Disconnect, Running, WorkerHandle};
 use super::{Broker, Inner};
 use crate::error::Error;
+#[cfg(feature = "cli")]
+use crate::error::ErrorKind;
 use crate::error::problem::{Few, Problem};
 use crate::handler::{Handler, Subscriber};
 use crate::observe::handler_info::HandlerInfo;
 use crate::observe::handler_state::HandlerState;
+#[cfg(feature = "cli")]
+use crate::plan::is_named;
+use crate::settings::Settings;
 use crate::sync::lock;
 
 impl Broker {
@@ -32,7 +37,10 @@ impl Broker {
         let disconnect = Disconnect::of(transport);
         let (mut infos, running): (Vec<_>, Vec<_>) = {
             let workers = self.workers();
-            workers.iter().map(|worker| (worker.info(disconnect.as_ref()), worker.handler.clone())).unzip()
+            workers
+                .iter()
+                .map(|worker| (worker.info(disconnect.as_ref(), transport.settings()), worker.handler.clone()))
+                .unzip()
         };
         let idle = Handler::all().into_iter().filter(|handler| !running.iter().any(|other| other.is(handler)));
         infos.extend(idle.map(|mut handler| {
@@ -41,10 +49,37 @@ impl Broker {
                 handler.declaration.plan.add_prefix(prefix);
             }
             let state = if is_own { HandlerState::NotStarted } else { HandlerState::OtherBroker };
-            HandlerInfo::new(&handler.declaration, None, state)
+            HandlerInfo::new(&handler.declaration, None, state, transport.settings())
         }));
         infos.sort_by(|one, other| one.name.cmp(&other.name));
         infos
+    }
+
+    /// Returns the handler that a text names: its function, the end of its path, or its queue.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error that lists the handlers, if the text names none or several.
+    #[cfg(feature = "cli")]
+    pub(crate) fn described(&self, text: &str) -> Result<HandlerInfo, Error> {
+        let (mut named, others): (Vec<_>, Vec<_>) =
+            self.handlers().into_iter().partition(|handler| is_named(&handler.name, &handler.queue, text));
+        let names = |handlers: &[HandlerInfo]| handlers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
+        match named.len() {
+            1 => Ok(named.remove(0)),
+            0 => {
+                let known = names(&others);
+                Err(Error::new(
+                    ErrorKind::NoHandlers,
+                    format!("no handler is named `{text}`; the handlers are {}", Few(&known)),
+                ))
+            }
+            _ => {
+                let fitting = names(&named);
+                let text = format!("`{text}` names several handlers: {}; use more of the path", Few(&fitting));
+                Err(Error::new(ErrorKind::NoHandlers, text))
+            }
+        }
     }
 
     /// Requires that a handler is started: a start of all handlers or of groups fails if this handler is not among them,
@@ -136,9 +171,9 @@ impl Broker {
 }
 
 impl WorkerHandle {
-    fn info(&self, disconnect: Option<&Disconnect>) -> HandlerInfo {
+    fn info(&self, disconnect: Option<&Disconnect>, settings: &Settings) -> HandlerInfo {
         let state = HandlerState::from(&self.health(disconnect).status);
-        HandlerInfo::new(&self.handler.declaration, Some(&self.binding), state)
+        HandlerInfo::new(&self.handler.declaration, Some(&self.binding), state, settings)
     }
 
     fn runs(&self, handler: &Handler) -> bool {

@@ -9,6 +9,7 @@ mod names;
 mod running;
 mod signals;
 mod start;
+mod status;
 mod subscribe;
 
 use std::fmt;

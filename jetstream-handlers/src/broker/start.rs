@@ -43,7 +43,7 @@ struct Prepared {
 /// The handlers of a start, with what their signatures tell about them.
 pub(super) struct Checked {
     pub(super) handlers: Vec<Handler>,
-    contexts: Vec<Context>,
+    pub(super) contexts: Vec<Context>,
     stops: Vec<CancellationToken>,
     /// The problems that do not prevent an inspection of the server.
     pub(super) problems: Vec<Problem>,

@@ -15,6 +15,7 @@ use crate::error::printable::printable;
 use crate::message::replayed::REPLAY_OF;
 use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
+use crate::plan::is_named;
 
 /// A copy of a message that could not be handled, read from the stream of dead letters.
 #[derive(Debug, Clone)]
@@ -149,8 +150,7 @@ impl DeadLetter {
 
     /// Returns `true` if `handler` is the full path of the dead letter's handler, the end of that path, or its queue.
     pub(super) fn is_of(&self, handler: &str) -> bool {
-        let path = self.handler.strip_suffix(handler);
-        self.consumer == handler || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
+        is_named(&self.handler, &self.consumer, handler)
     }
 }
 

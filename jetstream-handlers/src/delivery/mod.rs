@@ -2,7 +2,6 @@
 
 mod acked;
 mod binding;
-#[cfg(feature = "metrics")]
 mod counts;
 mod event;
 mod filters;
@@ -16,7 +15,6 @@ mod unfinished;
 
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::{Binding, Origin, OutputStream};
-#[cfg(feature = "metrics")]
 pub(crate) use counts::ConsumerCounts;
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;

@@ -346,7 +346,11 @@ pub fn check<'m, T: Argument<'m, Via>, Via: After<State>, State>(
 #[derive(Debug)]
 pub struct Problems {
     context: Context,
+    /// A message that the handler would receive, to be decoded.
+    sample: Option<&'static Message>,
     pub(crate) found: Vec<Problem>,
+    /// The reason for which the sample cannot be decoded.
+    undecodable: Option<String>,
     /// `true` if a message that only marks a deletion is no value of a parameter.
     pub(crate) needs_content: bool,
     /// The name of the type of the payload.
@@ -376,8 +380,28 @@ pub enum Results {
 
 impl Problems {
     pub(crate) fn of(context: &Context, check: impl FnOnce(&Context, &mut Problems)) -> Self {
+        Self::with_sample(None, context, check)
+    }
+
+    /// Returns the problem of a handler that cannot decode a message.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of_message(
+        message: &'static Message,
+        context: &Context,
+        check: impl FnOnce(&Context, &mut Problems),
+    ) -> Option<String> {
+        Self::with_sample(Some(message), context, check).undecodable
+    }
+
+    fn with_sample(
+        sample: Option<&'static Message>,
+        context: &Context,
+        check: impl FnOnce(&Context, &mut Problems),
+    ) -> Self {
         let mut problems = Self {
             context: context.clone(),
+            sample,
+            undecodable: None,
             found: Vec::new(),
             needs_content: false,
             payload: None,
@@ -400,6 +424,9 @@ impl Problems {
             self.format = T::payload_format();
         }
         self.of_one_message = self.of_one_message.or(T::is_of_one_message().then(type_name::<T>));
+        if let (Some(sample), true) = (self.sample, T::IS_PAYLOAD || T::IS_BATCH) {
+            self.undecodable = T::extract_from(sample.into(), context).err().map(|rejection| rejection.to_string());
+        }
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();
             self.found.push(match rejection.downcast_ref() {

@@ -9,9 +9,7 @@ use tokio::time::Instant;
 use super::faults::{AckFault, Faults};
 use super::message::Message;
 use super::pending::{Pending, PendingMessages};
-#[cfg(feature = "metrics")]
-use crate::delivery::ConsumerCounts;
-use crate::delivery::{Record, filters};
+use crate::delivery::{ConsumerCounts, Record, filters};
 use crate::message::{AckPrefix, DeliveryId, Info, nanos};
 use crate::subject::covers;
 
@@ -328,7 +326,6 @@ impl Consumer {
     }
 
     /// Returns what the consumer counts.
-    #[cfg(feature = "metrics")]
     pub(super) fn counts(&self) -> ConsumerCounts {
         let redelivered = self.deliveries.values().filter(|delivered| **delivered > 1).count();
         ConsumerCounts {

@@ -16,9 +16,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-#[cfg(feature = "metrics")]
-use crate::delivery::ConsumerCounts;
-use crate::delivery::{Binding, FoundConsumer, Isolation, Record, filters};
+use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record, filters};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -53,7 +51,6 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
-        tracing::warn!("the broker is in memory: messages are not persisted, and other processes do not see them");
         Self::connected(settings, Arc::default(), Arc::default())
     }
 
@@ -317,13 +314,11 @@ impl Memory {
     }
 
     /// Returns what a handler's consumer counts.
-    #[cfg(feature = "metrics")]
     pub(crate) fn consumer_counts(&self, binding: &Binding) -> ConsumerCounts {
         self.state().consumer(binding).map(|consumer| consumer.counts()).unwrap_or_default()
     }
 
     /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
-    #[cfg(feature = "metrics")]
     pub(crate) fn count_messages(&self, stream: &str, subject: &str) -> Option<u64> {
         self.state().streams.get(stream).map(|stream| stream.count_messages(subject))
     }

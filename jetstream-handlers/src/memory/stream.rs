@@ -432,7 +432,6 @@ impl Stream {
     }
 
     /// Returns the number of messages on a subject.
-    #[cfg(feature = "metrics")]
     pub(super) fn count_messages(&self, subject: &str) -> u64 {
         self.messages.values().filter(|message| *message.subject == *subject).count() as u64
     }

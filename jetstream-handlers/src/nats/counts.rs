@@ -12,6 +12,7 @@ use crate::error::Error;
 
 impl Connection {
     /// Returns the number of connections that were made so far.
+    #[cfg(feature = "metrics")]
     pub(crate) fn count_connections(&self) -> u64 {
         self.connects()
     }

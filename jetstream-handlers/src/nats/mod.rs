@@ -5,7 +5,6 @@ mod api;
 mod client_errors;
 mod connect;
 mod connection;
-#[cfg(feature = "metrics")]
 mod counts;
 mod floor;
 mod given_up;

@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer};
 use super::handler_state::HandlerState;
 use crate::delivery::Binding;
 use crate::plan::{DeadLetter, Declaration};
+use crate::settings::Settings;
 
 /// The description of a handler, from [`Broker::handlers`](crate::Broker::handlers).
 ///
@@ -68,7 +69,8 @@ pub struct HandlerInfo {
     pub max_deliver: u32,
     /// The subject of the dead letters.
     ///
-    /// It is `None` if the handler has none, and if it has not started and its subject depends on the stream.
+    /// It is `None` if the handler has none. Of a handler that has not started, a name of the stream that is found only
+    /// at the start is `*`.
     pub dead_letter: Option<String>,
     /// The subject to which the handler publishes what it returns, if it is declared.
     pub publish: Option<String>,
@@ -80,11 +82,20 @@ pub struct HandlerInfo {
 
 impl HandlerInfo {
     /// Describes a handler; `binding` is that of one that was started.
-    pub(crate) fn new(declaration: &Declaration, binding: Option<&Binding>, state: HandlerState) -> Self {
+    pub(crate) fn new(
+        declaration: &Declaration,
+        binding: Option<&Binding>,
+        state: HandlerState,
+        settings: &Settings,
+    ) -> Self {
         let Declaration { name, location, plan, .. } = declaration;
         let declared_dead_letter = || match &plan.dead_letter {
             Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
-            Some(DeadLetter::Off) | None => None,
+            Some(DeadLetter::Off) => None,
+            None => {
+                let stream = plan.stream.as_deref().unwrap_or("*");
+                Some(settings.subject(&format!("dlq.{stream}.{}", plan.queue)).into_owned())
+            }
         };
         Self {
             name: name.clone(),
@@ -151,12 +162,12 @@ mod tests {
             plan,
             events: Vec::new(),
         };
-        let info = HandlerInfo::new(&declaration, None, HandlerState::NotStarted);
+        let info = HandlerInfo::new(&declaration, None, HandlerState::NotStarted, &Settings::default());
         assert_eq!(
             info.to_string(),
             "app::bill: not_started, orders.created, orders.{id}.paid, queue billing, concurrency 4, group shop (src/main.rs:7:1)"
         );
-        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":null,"publish":null,"location":"src/main.rs:7:1","state":"not_started"}"#;
+        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":"dlq.*.billing","publish":null,"location":"src/main.rs:7:1","state":"not_started"}"#;
         assert_eq!(serde_json::to_string(&info).unwrap_or_default(), json);
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod handler_info;
 #[cfg(feature = "metrics")]
 pub(crate) mod handler_metrics;
 pub(crate) mod handler_state;
+pub(crate) mod handler_status;
 pub(crate) mod health;
 pub(crate) mod hooks;
 pub(crate) mod observer;

@@ -27,7 +27,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
 const MAX_DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 
 /// The result of an inspection: the streams and consumers to create, or the problems that prevent the start.
-pub(super) struct Inspection<'a> {
+pub(crate) struct Inspection<'a> {
     /// The handlers whose stream was found or planned, in order; all handlers if there is no problem.
     pub(super) bindings: Vec<(&'a Declaration, Binding)>,
     pub(super) missing_streams: Vec<KnownStream>,
@@ -36,8 +36,23 @@ pub(super) struct Inspection<'a> {
     pub(super) problems: Vec<Problem>,
 }
 
+impl Inspection<'_> {
+    /// Returns the binding of a handler, and `true` if its consumer exists; `None` if its stream was not found.
+    pub(crate) fn binding_of(&self, handler: &Declaration) -> Option<(&Binding, bool)> {
+        let index = self.bindings.iter().position(|(bound, _)| std::ptr::eq(*bound, handler))?;
+        Some((&self.bindings[index].1, !self.missing_consumers.contains(&index)))
+    }
+
+    /// Returns the problems of a handler as one text.
+    pub(crate) fn problem_of(&self, handler: &Declaration) -> Option<String> {
+        let of_handler = self.problems.iter().filter(|problem| problem.handler() == Some(&*handler.name));
+        let texts: Vec<_> = of_handler.map(Problem::to_string).collect();
+        (!texts.is_empty()).then(|| texts.join("; "))
+    }
+}
+
 /// Compares the declarations of handlers and the application with the server, without changing anything.
-pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Inspection<'a> {
+pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Inspection<'a> {
     let mut streams = Streams::new(transport);
     let mut problems = streams.compare_declared(|_| true).await;
     let mut bindings = Vec::new();

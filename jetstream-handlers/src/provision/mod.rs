@@ -15,7 +15,7 @@ mod streams;
 mod unfit;
 
 pub(crate) use consumers::restore_consumer;
-pub(crate) use inspect::shared_durable;
+pub(crate) use inspect::{Inspection, inspect, shared_durable};
 
 use crate::delivery::Binding;
 use crate::error::Error;

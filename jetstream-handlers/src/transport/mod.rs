@@ -15,9 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-#[cfg(feature = "metrics")]
-use crate::delivery::ConsumerCounts;
-use crate::delivery::{Binding, ConsumerState, FoundConsumer, Isolation, Observed, Record};
+use crate::delivery::{Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -238,7 +236,6 @@ impl Transport {
     }
 
     /// Returns what a handler's consumer counts.
-    #[cfg(feature = "metrics")]
     pub(crate) async fn consumer_counts(&self, binding: &Binding) -> Result<ConsumerCounts, Error> {
         match self {
             Self::Nats(connection) => connection.consumer_counts(binding).await,
@@ -247,7 +244,6 @@ impl Transport {
     }
 
     /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
-    #[cfg(feature = "metrics")]
     pub(crate) async fn count_messages(&self, stream: &str, subject: &str) -> Result<Option<u64>, Error> {
         match self {
             Self::Nats(connection) => connection.count_messages(stream, subject).await,

@@ -51,9 +51,9 @@ fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String
 }
 
 impl ContextFile {
-    /// Reads `nats/context/NAME.json` below the configuration directory.
-    pub(super) fn read(name: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
-        let invalid = |why: String| Error::new(ErrorKind::Config, format!("NATS_CONTEXT is `{name}`, {why}"));
+    /// Reads `nats/context/NAME.json` below the configuration directory; `setting` is where the name comes from.
+    pub(super) fn read(setting: &str, name: &str, variable: &impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
+        let invalid = |why: String| Error::new(ErrorKind::Config, format!("{setting} is `{name}`, {why}"));
         if name.contains(['/', '\\']) || name.starts_with('.') {
             return Err(invalid("which is a path; use a name listed by `nats context ls`".to_owned()));
         }

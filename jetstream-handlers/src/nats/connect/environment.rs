@@ -30,9 +30,15 @@ impl Environment {
         Self::from_variables(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
+    /// Reads a context of the `nats` CLI instead of the variables.
+    pub(crate) fn of_context(name: &str) -> Result<Self, Error> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Ok(Self { file: ContextFile::read("the context", name, &variable)?, ..Self::default() })
+    }
+
     fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Result<Self, Error> {
         let file = match variable("NATS_CONTEXT") {
-            Some(name) => ContextFile::read(&name, &variable)?,
+            Some(name) => ContextFile::read("NATS_CONTEXT", &name, &variable)?,
             None => ContextFile::default(),
         };
         Ok(Self {

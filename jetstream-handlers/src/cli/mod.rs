@@ -1,0 +1,200 @@
+#![doc = include_str!("../docs/cli.md")]
+
+mod ask;
+mod check;
+mod connection;
+mod describe;
+mod exit;
+mod handlers;
+mod output;
+mod publish;
+mod run;
+mod session;
+mod status;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+use crate::broker::Builder;
+use exit::Exit;
+use output::Output;
+use session::Session;
+
+/// The commands of a service, to be used alone or within the parser of a program.
+///
+/// [`Builder::run_cli`] parses the arguments of the program by itself. A program with arguments of its own flattens the
+/// commands into its parser instead.
+///
+/// # Examples
+///
+/// ```no_run
+/// use std::process::ExitCode;
+///
+/// use clap::Parser;
+/// use jetstream_handlers::Broker;
+/// use jetstream_handlers::cli::Command;
+///
+/// #[derive(Parser)]
+/// enum Arguments {
+///     /// Imports the orders of a file.
+///     Import { file: String },
+///     #[command(flatten)]
+///     Handlers(Command),
+/// }
+///
+/// #[tokio::main]
+/// async fn main() -> ExitCode {
+///     match Arguments::parse() {
+///         Arguments::Import { file } => {
+///             println!("importing {file}");
+///             ExitCode::SUCCESS
+///         }
+///         Arguments::Handlers(command) => command.run(Broker::from_env()).await,
+///     }
+/// }
+/// ```
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Starts the handlers, and runs them until SIGINT or SIGTERM
+    #[command(display_order = 1)]
+    Run(Run),
+    /// Lists the handlers of the program
+    #[command(display_order = 2)]
+    Handlers(Handlers),
+    /// Shows everything that a handler declares
+    #[command(display_order = 3)]
+    Describe(Describe),
+    /// Finds every problem that a start would have, and starts nothing
+    #[command(display_order = 4)]
+    Check(Check),
+    /// Shows the messages that wait for the handlers
+    #[command(display_order = 7)]
+    Status(Status),
+    /// Publishes a message, if the handlers of its subject can decode it
+    #[command(display_order = 12)]
+    Publish(Publish),
+}
+
+pub use check::Check;
+pub use describe::Describe;
+pub use handlers::Handlers;
+pub use publish::Publish;
+pub use run::Run;
+pub use status::Status;
+
+/// The arguments of a program that has no others.
+#[derive(Debug, Parser)]
+#[command(max_term_width = 120)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<TopCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TopCommand {
+    #[command(flatten)]
+    Command(Command),
+    /// Prints the completions of a shell
+    #[command(display_order = 20)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+impl Command {
+    /// Runs the command with the handlers and the settings of a builder.
+    ///
+    /// The builder is connected only by commands that need a server.
+    /// The exit code is 0 if all is well, 1 after an error, which is printed to the standard error, and 2 if the command
+    /// was asked for differences or problems and has found some.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the command; what it has changed on the server stays.
+    pub async fn run(self, builder: Builder) -> ExitCode {
+        let output = Output::new();
+        let result = self.execute(Session::new(builder, output.clone())).await;
+        output.finish(result)
+    }
+
+    async fn execute(self, session: Session) -> Result<Exit, crate::Error> {
+        match self {
+            Self::Run(command) => command.run(session).await,
+            Self::Handlers(command) => command.run(session).await,
+            Self::Describe(command) => command.run(session).await,
+            Self::Check(command) => command.run(session).await,
+            Self::Status(command) => command.run(session).await,
+            Self::Publish(command) => command.run(session).await,
+        }
+    }
+}
+
+impl Builder {
+    /// Runs the command that the arguments of the program name, or the handlers if there are none.
+    ///
+    /// [`cli`](crate::cli) lists the commands and their exit codes; [`Command`] fits them into the parser of a program
+    /// that has arguments of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::process::ExitCode;
+    ///
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// #[subscriber(subject = "orders.created", queue = "billing")]
+    /// async fn bill(order: u64) {}
+    ///
+    /// #[tokio::main]
+    /// async fn main() -> ExitCode {
+    ///     Broker::from_env().run_cli().await
+    /// }
+    /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as for [`Command::run`].
+    pub async fn run_cli(self) -> ExitCode {
+        self.run_cli_from(std::env::args_os()).await
+    }
+
+    /// Runs the command that these arguments name, of which the first is the name of the program.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as for [`Command::run`].
+    pub async fn run_cli_from<A: Into<OsString> + Clone>(self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
+        let mut parser = Arguments::command();
+        if let Some(version) = self.version_text() {
+            parser = parser.version(version.to_owned());
+        }
+        let parsed = parser.clone().try_get_matches_from(arguments);
+        let parsed = parsed.and_then(|matches| Arguments::from_arg_matches(&matches));
+        match parsed.map(|arguments| arguments.command) {
+            Ok(None) => Command::Run(Run::default()).run(self).await,
+            Ok(Some(TopCommand::Command(command))) => command.run(self).await,
+            Ok(Some(TopCommand::Completions { shell })) => {
+                let output = Output::new();
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut parser, program(), &mut script);
+                let result = output.text(&String::from_utf8_lossy(&script)).map(|()| Exit::Done);
+                output.finish(result)
+            }
+            Err(error) => {
+                // The text is the help, or the problem of an argument.
+                error.print().ok();
+                if error.use_stderr() { Exit::Failed.into() } else { Exit::Done.into() }
+            }
+        }
+    }
+}
+
+/// Returns the name of the program's file.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    path.file_stem().map_or_else(|| "service".to_owned(), |name| name.to_string_lossy().into_owned())
+}

@@ -1,0 +1,114 @@
+//! The command `publish`.
+
+use std::io::{self, Read as _};
+
+use serde::Serialize;
+
+use super::connection::Connection;
+use super::exit::Exit;
+use super::output::{Form, Output};
+use super::session::Session;
+use crate::codec::Raw;
+use crate::error::{Error, ErrorKind};
+use crate::message::Message;
+
+/// Publishes a message, if the handlers of its subject can decode it.
+#[derive(Debug, clap::Args)]
+pub struct Publish {
+    /// The subject
+    subject: String,
+    /// The payload, or `-` to read it from the standard input; empty by default
+    payload: Option<String>,
+    /// A header, as in `Tenant:eu`; may be repeated
+    #[arg(long, value_name = "NAME:VALUE")]
+    header: Vec<String>,
+    /// The message id, by which the stream recognizes a message that is published twice
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Publishes a payload that a handler of the subject cannot decode
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    form: Form,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+/// The document for programs.
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u32,
+    stream: &'a str,
+    sequence: u64,
+    duplicate: bool,
+}
+
+impl Publish {
+    pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
+        let payload = match self.payload.as_deref() {
+            Some("-") => read_payload()?,
+            payload => payload.unwrap_or_default().as_bytes().to_vec(),
+        };
+        let headers = self.header.iter().map(|header| parse_header(header)).collect::<Result<Vec<_>, _>>()?;
+        let (broker, output) = session.connect_to_existing(self.connection).await?;
+        let mut sample = Message::new(self.subject.clone(), payload.clone());
+        for (name, value) in &headers {
+            sample = sample.with_header(name, value);
+        }
+        let receivers = broker.receivers(sample)?;
+        if !self.force && !receivers.undecodable.is_empty() {
+            let text = format!(
+                "the message was not published, because it would become a dead letter; `--force` publishes it:\n  - {}",
+                receivers.undecodable.join("\n  - ")
+            );
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        let mut message = broker.publish_message(&self.subject, &Raw(payload));
+        for (name, value) in &headers {
+            message = message.header(name, value);
+        }
+        if let Some(id) = &self.id {
+            message = message.message_id(id);
+        }
+        let ack = message.await?;
+        broker.disconnect().await.ok();
+        if self.form.json {
+            let (sequence, duplicate) = (ack.sequence, ack.duplicate);
+            output.json(&Document { version: 1, stream: &ack.stream, sequence, duplicate })?;
+            return Ok(Exit::Done);
+        }
+        let duplicate = if ack.duplicate { ", which was stored before" } else { "" };
+        output.line(&format!("stored as message {} of stream {}{duplicate}", ack.sequence, ack.stream))?;
+        note_receivers(&output, &self.subject, &receivers.handlers);
+        Ok(Exit::Done)
+    }
+}
+
+fn note_receivers(output: &Output, subject: &str, receivers: &[String]) {
+    match receivers {
+        [] => output.note(&format!("no handler of this program has the subject `{subject}`")),
+        handlers => output.note(&format!("handlers of this program with the subject: {}", handlers.join(", "))),
+    }
+}
+
+fn read_payload() -> Result<Vec<u8>, Error> {
+    let mut payload = Vec::new();
+    io::stdin().read_to_end(&mut payload).map_err(|error| {
+        Error::new(ErrorKind::Config, "the payload cannot be read from the standard input").with_source(error)
+    })?;
+    // An editor or `echo` ends the text with a line break.
+    if payload.ends_with(b"\n") && std::str::from_utf8(&payload).is_ok() {
+        payload.pop();
+    }
+    Ok(payload)
+}
+
+fn parse_header(header: &str) -> Result<(String, String), Error> {
+    match header.split_once(':') {
+        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
+        _ => {
+            let text = format!("`--header` is `{header}`; expected a name and a value, as in `Tenant:eu`");
+            Err(Error::new(ErrorKind::Config, text))
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What a command works with: the builder of the service, and the output.
+
+use super::connection::Connection;
+use super::output::Output;
+use crate::broker::{Broker, Builder};
+use crate::error::Error;
+
+/// The builder of the service, and the output of a command.
+pub(super) struct Session {
+    builder: Builder,
+    pub(super) output: Output,
+}
+
+impl Session {
+    pub(super) fn new(builder: Builder, output: Output) -> Self {
+        Self { builder, output }
+    }
+
+    /// Returns a broker with the handlers and the settings of the service, and an empty account.
+    pub(super) fn offline(self) -> (Broker, Output) {
+        (self.builder.connect_offline(), self.output)
+    }
+
+    /// Connects to the server to change nothing that the command was not asked for: no missing stream is created.
+    pub(super) async fn connect_to_existing(self, connection: Connection) -> Result<(Broker, Output), Error> {
+        let Self { builder, output } = self;
+        Self { builder: builder.auto_create(false), output }.connect(connection).await
+    }
+
+    /// Connects to the server.
+    pub(super) async fn connect(self, connection: Connection) -> Result<(Broker, Output), Error> {
+        let broker = connection.apply(self.builder).connect().await?;
+        Ok((broker, self.output))
+    }
+}

@@ -1,0 +1,230 @@
+//! The command line of a service: what it prints, and how it ends.
+#![allow(clippy::unwrap_used, reason = "tests may panic")]
+
+use std::process::Stdio;
+
+use async_nats::jetstream::consumer::pull;
+use jetstream_handlers::prelude::*;
+use jetstream_handlers_tests::{Program, SOON, Server, connect, eventually, stream_config, users};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
+
+/// What a command has printed, and how it has ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, texts: &[&str]) -> &Self {
+        for text in texts {
+            assert!(self.stdout.contains(text) || self.stderr.contains(text), "no {text:?} in {self:?}");
+        }
+        self
+    }
+
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs a command of the service with these variables and no others; the standard input is `input`.
+async fn run_with(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Ended {
+    let mut command = Command::new(SERVICE);
+    command.args(arguments).env_clear().envs(variables.iter().copied()).kill_on_drop(true);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    // A command that reads nothing may have ended before.
+    stdin.write_all(input.as_bytes()).await.ok();
+    drop(stdin);
+    let output = tokio::time::timeout(secs(60), child.wait_with_output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+async fn run(arguments: &[&str]) -> Ended {
+    run_with(arguments, &[], "").await
+}
+
+async fn run_on(server: &Server, arguments: &[&str]) -> Ended {
+    run_with(arguments, &[("NATS_URL", &server.url())], "").await
+}
+
+/// Waits until the consumers of the service exist.
+async fn until_started(server: &Server) {
+    let jetstream = server.jetstream().await;
+    let exist = || async {
+        for consumer in ["audit", "billing", "shipping"] {
+            jetstream.get_consumer_from_stream::<pull::Config, _, _>(consumer, "SHOP").await.ok()?;
+        }
+        Some(())
+    };
+    eventually("the consumers of the service exist", SOON, exist).await;
+}
+
+#[tokio::test]
+async fn handlers_are_listed_without_a_server() {
+    let listed = run(&["handlers"]).await;
+    let lines: Vec<_> = listed.code(0).stdout.lines().map(str::trim_end).collect();
+    let location = |name: &str| lines.iter().position(|line| line.starts_with(name)).unwrap();
+    assert_eq!(
+        lines[location("operated::bill")],
+        "operated::bill       shop.orders.created    billing    by subject  4            money  yes"
+    );
+    assert!(lines[location("operated::elsewhere")].ends_with("broker other"), "{lines:?}");
+    assert_eq!(lines.len(), 5, "one line for the header and each handler: {lines:?}");
+    let found = run(&["handlers", "shipp"]).await;
+    assert_eq!(found.code(0).stdout.lines().count(), 2, "{found:?}");
+    run(&["handlers", "nothing"]).await.code(1).says(&["none of the 4 handlers contains `nothing`"]);
+    let document = run(&["handlers", "billing", "--json"]).await.code(0).json();
+    assert_eq!(document["version"], 1);
+    let handler = &document["handlers"][0];
+    let picked = json!({
+        "name": handler["name"], "subjects": handler["subjects"], "queue": handler["queue"], "selected": handler["selected"],
+        "dead_letter": handler["dead_letter"], "state": handler["state"],
+    });
+    let expected = json!({
+        "name": "operated::bill", "subjects": ["shop.orders.created"], "queue": "billing", "selected": true,
+        "dead_letter": "dlq.*.billing", "state": "not_started",
+    });
+    assert_eq!(picked, expected);
+}
+
+#[tokio::test]
+async fn handler_is_described() {
+    for name in ["ship", "operated::ship", "shipping"] {
+        run(&["describe", name]).await.code(0).says(&["shop.orders.{id}.paid", "ordered       yes", "shop.shipped"]);
+    }
+    run(&["describe", "audit"]).await.code(0).says(&["dead letters  off", "at most 10 messages"]);
+    run(&["describe", "nothing"]).await.code(1).says(&["no handler is named `nothing`", "operated::bill"]);
+    assert_eq!(run(&["describe", "bill", "--json"]).await.code(0).json()["handler"]["max_deliver"], 2);
+}
+
+#[tokio::test]
+async fn problems_of_the_settings_are_found_without_a_server() {
+    run(&["check", "--offline"]).await.code(0).says(&["no problems: 3 handlers checked, without a server"]);
+    let variables = [("OPERATED_ACK_WAIT", "soon")];
+    let found = run_with(&["check", "--offline"], &variables, "").await;
+    found.code(2).says(&["problem: `operated::bill`: ack_wait", "OPERATED_ACK_WAIT"]);
+    let document = run_with(&["check", "--offline", "--json"], &variables, "").await.code(2).json();
+    assert_eq!(document["problems"].as_array().unwrap().len(), 1, "{document}");
+    assert_eq!(document["problems"][0]["handler"], "operated::bill");
+}
+
+#[tokio::test]
+async fn all_problems_of_the_server_are_found_at_once_and_nothing_is_changed() {
+    let server = Server::start().await;
+    run_on(&server, &["check"]).await.code(0);
+    let jetstream = server.jetstream().await;
+    assert!(jetstream.get_stream("SHOP").await.is_err(), "a check creates nothing");
+    jetstream.create_stream(stream_config("SHOP", &["shop.orders.>"])).await.unwrap();
+    jetstream.create_stream(stream_config("OTHER", &["shop.shipped"])).await.unwrap();
+    let found = run_on(&server, &["check"]).await;
+    found.code(2).says(&["stream `SHOP` exists and differs", "`operated::audit`", "2 problems: 3 handlers checked"]);
+}
+
+#[tokio::test]
+async fn status_shows_what_waits_for_each_handler() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let missing = run_on(&server, &["status"]).await;
+    missing.code(2).says(&["operated::bill: the consumer does not exist; a start creates it"]);
+    let mut service = Program::start(SERVICE, &[], &[("NATS_URL", &server.url())]);
+    until_started(&server).await;
+    service.signal("TERM");
+    service.ended().await;
+    for order in 0..3 {
+        broker.publish("shop.orders.created", &json!({ "id": order, "customer": "Ada" })).await.unwrap();
+    }
+    let status = run_on(&server, &["status", "--json"]).await;
+    let handlers = status.code(0).json()["handlers"].clone();
+    let of = |name: &str| handlers.as_array().unwrap().iter().find(|it| it["handler"] == name).unwrap().clone();
+    assert_eq!(of("operated::bill")["counts"]["pending"], 3, "{status:?}");
+    assert_eq!(of("operated::ship")["counts"]["pending"], 0, "{status:?}");
+    assert_eq!(of("operated::audit")["dead_letters"], Value::Null);
+    run_on(&server, &["status"]).await.code(0).says(&["operated::bill   SHOP    billing   3        0/10000"]);
+}
+
+#[tokio::test]
+async fn status_says_which_right_is_missing() {
+    let denied = r#"publish: { deny: ["$JS.API.CONSUMER.INFO.>"] }"#;
+    let server = Server::builder().config(&users(denied)).user("admin", "secret").start().await;
+    server.jetstream().await.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    let address = server.address();
+    let url = format!("nats://worker:secret@{address}");
+    let status = run_with(&["status"], &[("NATS_URL", &url)], "").await;
+    status.code(2).says(&["operated::bill", "the user may not publish to `$JS.API.CONSUMER.INFO.SHOP.billing`"]);
+}
+
+#[tokio::test]
+async fn published_message_fits_its_handlers() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let subject = "shop.orders.created";
+    let good = r#"{"id":1,"customer":"Ada"}"#;
+    run_on(&server, &["publish", subject, good]).await.code(1).says(&["no stream", "shop.orders.created"]);
+    server.jetstream().await.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    let stored = run_on(&server, &["publish", subject, good, "--id", "a", "--header", "Tenant: eu"]).await;
+    stored.code(0).says(&["stored as message 1 of stream SHOP", "operated::audit, operated::bill"]);
+    let refused = run_on(&server, &["publish", subject, r#"{"id":1}"#]).await;
+    refused.code(1).says(&["`operated::bill`: ", "missing field `customer`", "--force"]);
+    run_on(&server, &["publish", subject, r#"{"id":1}"#, "--force"]).await.code(0);
+    let again = run_with(&["publish", subject, "-", "--id", "a", "--json"], &[("NATS_URL", &server.url())], good).await;
+    let expected = json!({ "version": 1, "stream": "SHOP", "sequence": 1, "duplicate": true });
+    assert_eq!(again.code(0).json(), expected);
+    run_on(&server, &["publish", subject, good, "--header", "Tenant"]).await.code(1).says(&["`--header` is `Tenant`"]);
+    let message = server.jetstream().await.get_stream("SHOP").await.unwrap().get_raw_message(1).await.unwrap();
+    assert_eq!(message.headers.get("Tenant").map(|value| value.as_str()), Some("eu"));
+    assert_eq!(&*message.payload, good.as_bytes());
+    drop(broker);
+}
+
+#[tokio::test]
+async fn service_without_arguments_runs_its_handlers() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let mut service = Program::start(SERVICE, &[], &[("NATS_URL", &server.url())]);
+    until_started(&server).await;
+    broker.publish("shop.orders.created", &json!({ "id": 7, "customer": "Ada" })).await.unwrap();
+    assert_eq!(service.until("billed ").await, "7");
+    service.signal("TERM");
+    assert!(service.ended().await.success());
+    let mut only = Program::start(SERVICE, &["run", "--group", "nothing"], &[("NATS_URL", &server.url())]);
+    assert_eq!(only.ended().await.code(), Some(1));
+    assert!(only.output().contains("no handler has `group = \"nothing\"`"), "{}", only.output());
+}
+
+#[tokio::test]
+async fn arguments_that_do_not_fit_are_named() {
+    run(&["handlrs"]).await.code(1).says(&["unrecognized subcommand 'handlrs'", "handlers"]);
+    run(&["check", "--context", "nowhere"]).await.code(1).says(&["the context is `nowhere`", "HOME"]);
+    let home = tempfile::tempdir().unwrap();
+    let variables = [("XDG_CONFIG_HOME", home.path().to_str().unwrap())];
+    let unknown = run_with(&["status", "--context", "nowhere"], &variables, "").await;
+    unknown.code(1).says(&["the context is `nowhere`", "nats/context/nowhere.json", "nats context ls"]);
+    run(&["status", "--server", "nats://127.0.0.1:1"]).await.code(1).says(&["no server at `nats://127.0.0.1:1`"]);
+    run(&["--version"]).await.code(0).says(&["1.2.3"]);
+    run(&["help"]).await.code(0).says(&["handlers", "status", "completions"]);
+    run(&["completions", "bash"]).await.code(0).says(&["complete -F", "operated"]);
+}
+
+#[tokio::test]
+async fn output_that_is_piped_has_no_colors() {
+    let found = run(&["check", "--offline"]).await;
+    assert!(!found.code(0).stdout.contains('\u{1b}'), "{found:?}");
+}
