@@ -233,7 +233,7 @@ impl Pull {
                 // Another handler at this inbox has stopped before this one could lease another inbox; or the client is
                 // closed or has ended, and what was on its way is lost.
                 Arrival::Closed => {
-                    self.lost_requests = self.lost_requests.max(self.requests.outstanding());
+                    self.lost_requests = self.lost_requests.max(self.requests.at_risk());
                     self.abandon_requests();
                     self.stale = true;
                 }

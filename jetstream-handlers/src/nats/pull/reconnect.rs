@@ -21,7 +21,7 @@ impl Pull {
     /// Searches for what was lost with the former connection, and starts again on the present one.
     pub(super) fn on_reconnect(&mut self) {
         let epoch = *self.epoch.borrow();
-        let outstanding = self.requests.outstanding().max(self.lost_requests);
+        let outstanding = self.requests.at_risk().max(self.lost_requests);
         // If this connection has ended as well by now, the next call searches.
         self.lost_requests = outstanding;
         if outstanding > 0 && self.connection.may_be_unreadable(epoch) {

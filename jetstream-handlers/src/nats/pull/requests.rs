@@ -94,6 +94,9 @@ pub(super) struct Requests {
     /// A request that was served in full ends without a status, and stays until its time is over or there are too many.
     live: VecDeque<Request>,
     outstanding: usize,
+    /// The number of messages that requests had not delivered when they ended, although the server counts them as
+    /// delivered: they may be lost with a connection whose end is not known yet.
+    undelivered: usize,
     next_number: u64,
 }
 
@@ -110,6 +113,11 @@ impl Requests {
     /// Returns the number of messages that the live requests may still deliver.
     pub(super) fn outstanding(&self) -> usize {
         self.outstanding
+    }
+
+    /// Returns the number of messages that may be lost if the connection has ended.
+    pub(super) fn at_risk(&self) -> usize {
+        self.outstanding.max(self.undelivered)
     }
 
     /// Returns the number of the next request.
@@ -156,12 +164,16 @@ impl Requests {
     /// Ends a request that will not deliver `left` messages of its batch.
     pub(super) fn end(&mut self, number: u64, left: usize) {
         self.live.retain(|request| request.number != number);
-        self.outstanding = if self.live.is_empty() { 0 } else { self.outstanding.saturating_sub(left) };
+        self.outstanding = self.outstanding.saturating_sub(left);
+        if self.live.is_empty() {
+            self.forget();
+        }
     }
 
     /// Ends all requests, because none of them will deliver another message.
     pub(super) fn forget(&mut self) {
         self.live.clear();
+        self.undelivered = self.at_risk();
         self.outstanding = 0;
     }
 
@@ -173,12 +185,13 @@ impl Requests {
         }
     }
 
-    /// Ends all requests, which the server may still serve; returns what is reserved for them, and the time at which
-    /// the server no longer serves them.
+    /// Ends all requests, which the server may still serve, and forgets what is [`at_risk`](Self::at_risk); returns what
+    /// is reserved for the requests, and the time at which the server no longer serves them.
     pub(super) fn abandon(&mut self) -> Option<(Vec<Reservation>, Instant)> {
         let ends = self.live.iter().map(|request| request.ends).max();
         let reserved = self.live.iter_mut().filter_map(|request| request.allowance.reservation.take()).collect();
         self.forget();
+        self.undelivered = 0;
         ends.map(|ends| (reserved, ends))
     }
 
@@ -204,7 +217,7 @@ impl Requests {
     pub(super) fn end_before(&mut self, time: Instant) {
         self.live.retain(|request| request.ends > time);
         if self.live.is_empty() {
-            self.outstanding = 0;
+            self.forget();
         }
     }
 
@@ -216,5 +229,36 @@ impl Requests {
     /// Returns the time at which the first live request ends.
     pub(super) fn first_end(&self) -> Option<Instant> {
         self.live.iter().map(|request| request.ends).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(batch: usize) -> Requests {
+        let mut requests = Requests::default();
+        requests.sent(batch, &Limits::new(None), Allowance { max_bytes: 0, reservation: None });
+        requests
+    }
+
+    #[test]
+    fn message_of_a_completed_request_that_has_not_arrived_is_at_risk() {
+        let mut requests = sent(10);
+        (0..9).for_each(|_| requests.delivered());
+        requests.end(0, 0);
+        assert_eq!((requests.outstanding(), requests.at_risk()), (0, 1), "one was lost with its connection");
+        requests.sent(5, &Limits::new(None), Allowance { max_bytes: 0, reservation: None });
+        assert_eq!((requests.outstanding(), requests.at_risk()), (5, 5));
+        requests.abandon();
+        assert_eq!((requests.outstanding(), requests.at_risk()), (0, 0));
+    }
+
+    #[test]
+    fn request_that_was_served_leaves_nothing_at_risk() {
+        let mut requests = sent(10);
+        (0..7).for_each(|_| requests.delivered());
+        requests.end(0, 3);
+        assert_eq!((requests.outstanding(), requests.at_risk()), (0, 0));
     }
 }
