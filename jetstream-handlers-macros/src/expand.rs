@@ -399,7 +399,9 @@ fn field_value(key: &Key, setting: &Setting<'_>) -> TokenStream {
         (Accepts::Choice { of, variants }, Setting::Text(text)) => {
             let variant = variants.iter().find(|(known, _)| known == text).map_or("", |(_, variant)| variant);
             let (of, variant) = (Ident::new(of, here), Ident::new(variant, here));
-            return quote_spanned!(here=> ::jetstream_handlers::__private::#of::#variant);
+            let value = quote_spanned!(here=> ::jetstream_handlers::__private::#of::#variant);
+            // A handler without the key takes the setting of its broker.
+            return if key.name == "manage" { option(Some(value)) } else { value };
         }
         (Accepts::SubjectOrOff, Setting::Text(subject)) => {
             let subject = borrowed(subject);

@@ -203,7 +203,8 @@ pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
 #[doc(hidden)]
 pub use outcome::{IntoOutputs, IntoSettle, Outcome};
-pub use plan::{Deliver, Subjects};
+pub use plan::{Deliver, Manage, Subjects};
+pub use provision::{Change, ChangeAction, ChangeField, ChangeObject, ExportFormat, ProvisionPlan, Risk};
 pub use publish::{PublishAll, PublishMessage, Publisher};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
@@ -251,7 +252,7 @@ pub mod __private {
         DeclaredOutputs, Elements, IntoElements, IntoPublished, IntoSettle, IntoSettles, Outcome, Returned, published,
         published_elements, via as returned,
     };
-    pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
+    pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Manage, OnBatchError, Plan};
     #[cfg(feature = "tower")]
     pub use crate::{handler::Wrapper, layer::LayerOfHandlers};
 
@@ -319,6 +320,9 @@ pub mod codecs {}
 
 #[doc = include_str!("docs/contract.md")]
 pub mod contract {}
+
+#[doc = include_str!("docs/plan.md")]
+pub mod deployment {}
 
 #[doc = include_str!("docs/health.md")]
 pub mod health {}

@@ -36,6 +36,7 @@ pub struct Plan {
     pub group: Option<Cow<'static, str>>,
     pub broker: Option<Cow<'static, str>>,
     pub deliver: Deliver,
+    pub manage: Option<Manage>,
     pub publish: Option<Cow<'static, str>>,
     pub batch: Option<usize>,
     pub batch_wait: Option<Duration>,
@@ -231,6 +232,45 @@ impl Deliver {
     }
 }
 
+/// The streams and consumers that a start may create and change.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::{Broker, Manage};
+///
+/// // Terraform owns the streams and consumers, and the service has no right to create any.
+/// let builder = Broker::builder().manage(Manage::Bind);
+/// # drop(builder);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Manage {
+    /// Creates what is missing, and refuses to start if something differs from the code.
+    #[default]
+    Create,
+    /// Creates and changes nothing: what is missing is a problem, whose text has the command that creates it.
+    ///
+    /// A consumer that is deleted while its handler runs is not created again either.
+    Bind,
+    /// Creates what is missing, and updates the fields that the server can change in the consumers of handlers and in
+    /// the declared streams.
+    ///
+    /// A start never deletes a consumer to create it with other settings; [`Broker::apply`](crate::Broker::apply) does.
+    Update,
+}
+
+impl Manage {
+    /// Returns the value of the key `manage`.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Bind => "bind",
+            Self::Update => "update",
+        }
+    }
+}
+
 /// The minimum `max_deliver` of a consumer on the server.
 ///
 /// The worker applies the handler's `max_deliver`; that of the server is a backstop for messages that cannot even be
@@ -263,6 +303,7 @@ impl Plan {
             group: None,
             broker: None,
             deliver: Deliver::All,
+            manage: None,
             publish: None,
             batch: None,
             batch_wait: None,
@@ -345,6 +386,7 @@ impl Plan {
             group,
             broker,
             deliver,
+            manage,
             publish,
             batch,
             batch_wait,
@@ -374,6 +416,7 @@ impl Plan {
             ("group", group.as_deref().map(text)),
             ("broker", broker.as_deref().map(text)),
             ("deliver", deliver.setting()),
+            ("manage", manage.map(|manage| text(manage.as_str()))),
             ("publish", publish.as_deref().map(text)),
             ("batch", batch.map(number)),
             ("batch_wait", batch_wait.map(Setting::Duration)),
@@ -557,6 +600,7 @@ mod tests {
             group: Some("billing".into()),
             broker: Some("eu".into()),
             deliver: Deliver::LastPerSubject,
+            manage: Some(Manage::Bind),
             publish: Some("orders.billed".into()),
             batch: Some(1),
             batch_wait: Some(Duration::from_millis(1)),

@@ -117,7 +117,7 @@ const MAX_DELIVER: u64 = 1_000_000;
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 27] = [
+pub(crate) static KEYS: [Key; 28] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -140,6 +140,7 @@ pub(crate) static KEYS: [Key; 27] = [
     Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
     Key { name: "layer", example: "limits::billing", accepts: Accepts::Layer },
     Key { name: "deliver", example: "\"new\"", accepts: DELIVER },
+    Key { name: "manage", example: "\"bind\"", accepts: MANAGE },
     Key { name: "publish", example: "\"orders.confirmed\"", accepts: Accepts::Text(publish_subject_problem) },
     Key { name: "batch", example: "100", accepts: Accepts::Number(1..=MAX_BATCHED) },
     Key { name: "batch_wait", example: "\"500ms\"", accepts: Accepts::Duration(MIN_DURATION..=MAX_DURATION) },
@@ -153,6 +154,9 @@ const DELIVER: Accepts = Accepts::Choice {
     of: "Deliver",
     variants: &[("all", "All"), ("new", "New"), ("last", "Last"), ("last_per_subject", "LastPerSubject")],
 };
+
+const MANAGE: Accepts =
+    Accepts::Choice { of: "Manage", variants: &[("create", "Create"), ("bind", "Bind"), ("update", "Update")] };
 
 const ON_BATCH_ERROR: Accepts =
     Accepts::Choice { of: "OnBatchError", variants: &[("fail", "Fail"), ("split", "Split")] };

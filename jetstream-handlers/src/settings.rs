@@ -6,12 +6,14 @@ use std::time::Duration;
 use async_nats::jetstream::stream;
 
 use crate::codec::DefaultCodec;
+use crate::plan::Manage;
 use crate::prefix::Prefix;
 
 /// Settings for streams and publishing, with their defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) auto_create: bool,
+    pub(crate) manage: Manage,
     pub(crate) streams: Vec<stream::Config>,
     /// The timeout of one publish, including its retries.
     pub(crate) publish_timeout: Duration,
@@ -31,6 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             auto_create: true,
+            manage: Manage::default(),
             streams: Vec::new(),
             publish_timeout: Duration::from_secs(20),
             request_timeout: Duration::from_secs(5),

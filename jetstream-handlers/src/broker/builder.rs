@@ -19,6 +19,7 @@ use crate::memory::Memory;
 use crate::nats;
 use crate::observe::hooks::Hooks;
 use crate::observe::settled::SettledEvent;
+use crate::plan::Manage;
 use crate::prefix::Prefix;
 use crate::rules;
 use crate::settings::Settings;
@@ -427,9 +428,19 @@ impl Builder {
 
     /// Declares a stream: it is created if it is missing, and compared at the start if it exists.
     ///
-    /// A difference is an error, and nothing on the server is changed.
+    /// A difference is an error, and nothing on the server is changed, unless [`manage`](Self::manage) is
+    /// [`Update`](Manage::Update).
     pub fn stream(mut self, config: stream::Config) -> Self {
         self.settings.streams.push(config);
+        self
+    }
+
+    /// Sets which streams and consumers the broker may create and change; defaults to [`Manage::Create`].
+    ///
+    /// The key `manage` of a handler takes precedence for its consumer, and for the streams that it needs.
+    /// [`deployment`](mod@crate::deployment) describes how a changed setting is deployed.
+    pub fn manage(mut self, manage: Manage) -> Self {
+        self.settings.manage = manage;
         self
     }
 

@@ -6,6 +6,7 @@ mod check;
 mod gauges;
 mod handlers;
 mod names;
+mod plan;
 mod running;
 mod signals;
 mod start;

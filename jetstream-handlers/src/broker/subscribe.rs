@@ -9,7 +9,7 @@ use super::{Broker, Running};
 use crate::error::Error;
 use crate::handler::Handler;
 use crate::key::Key;
-use crate::plan::{Ack, Backoff, DeadLetter, Deliver, OnBatchError, Plan};
+use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Manage, OnBatchError, Plan};
 
 /// The settings of a closure that handles a subject; awaiting it starts the closure.
 ///
@@ -189,6 +189,12 @@ impl Subscribe<'_> {
         self.with(|plan| plan.deliver = first)
     }
 
+    /// Sets what the start may create and change for this closure; defaults to
+    /// [`Builder::manage`](crate::Builder::manage).
+    pub fn manage(self, manage: Manage) -> Self {
+        self.with(|plan| plan.manage = Some(manage))
+    }
+
     /// Puts a [layer](crate::layer) around the closure, inside of those of the broker.
     #[cfg(feature = "tower")]
     pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {
@@ -352,7 +358,7 @@ mod tests {
     #[test]
     fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 26] = [
+        let setters: [(&str, Setter); 27] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -374,6 +380,7 @@ mod tests {
             ("deliver", |it| it.deliver(Deliver::New)),
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),
             ("deliver", |it| it.deliver(Deliver::FromTime(std::time::SystemTime::now()))),
+            ("manage", |it| it.manage(Manage::Bind)),
             ("publish", |it| it.publish("orders.billed")),
             ("batch", |it| it.batch(100)),
             ("batch_wait", |it| it.batch_wait(Duration::from_millis(500))),

@@ -50,7 +50,7 @@ fn shortened(value: &str) -> Cow<'_, str> {
 }
 
 /// A list of differences, displayed on one line.
-pub(super) struct Listed<'a>(pub(super) &'a [Difference]);
+pub(crate) struct Listed<'a>(pub(crate) &'a [Difference]);
 
 impl fmt::Display for Listed<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,6 +55,8 @@ pub enum ErrorKind {
     Closed,
     /// Handlers were still running when the grace period of a stop ended.
     GracePeriod,
+    /// A plan cannot be applied: it is unreadable, of another version or another server, or the server has changed since.
+    Plan,
     /// The server returned an error, or violated the protocol.
     Server,
 }

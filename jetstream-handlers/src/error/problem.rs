@@ -78,8 +78,18 @@ pub enum Problem {
     NotStarted { handler: String, reason: String },
     /// The stream does not exist, and the broker must not create it.
     ///
-    /// `stream` is the name that the handler sets, `default_name` the one that the broker would choose.
-    StreamMissing { purpose: Purpose, subject: String, stream: Option<String>, default_name: Option<String> },
+    /// `stream` is the name that the handler sets, `default_name` the one that the broker would choose, and `command` the
+    /// one that creates it, if [`Manage::Bind`](crate::Manage::Bind) forbids the broker to create any.
+    StreamMissing {
+        purpose: Purpose,
+        subject: String,
+        stream: Option<String>,
+        default_name: Option<String>,
+        command: Option<String>,
+    },
+    /// The consumer of a handler does not exist, and [`Manage::Bind`](crate::Manage::Bind) forbids to create it;
+    /// `command` does.
+    ConsumerMissing { handler: String, stream: String, consumer: String, command: String },
     /// The stream exists, and its subjects do not cover the one that is needed.
     ///
     /// `subjects` are those of the messages that it stores, or, for a publish, those that it listens to; `fix` states what
@@ -179,7 +189,7 @@ impl Problem {
             | Self::OutputStream { .. }
             | Self::OrderedWorkQueue { .. }
             | Self::OrderedStream { .. } => ErrorKind::StreamMismatch,
-            Self::ConsumerDiffers { .. } => ErrorKind::ConsumerMismatch,
+            Self::ConsumerDiffers { .. } | Self::ConsumerMissing { .. } => ErrorKind::ConsumerMismatch,
             Self::Deleted { .. } => ErrorKind::Server,
             Self::NotStarted { .. } => ErrorKind::NoHandlers,
             Self::Failed { error, .. } => error.kind(),
@@ -198,6 +208,7 @@ impl Problem {
             | Self::AlreadyRunning { handler }
             | Self::NotStarted { handler, .. }
             | Self::ConsumerDiffers { handler, .. }
+            | Self::ConsumerMissing { handler, .. }
             | Self::WorkQueueOverlap { handler, .. }
             | Self::DeadLetterLoop { handler, .. }
             | Self::DeadLetterStream { handler, .. }
@@ -267,10 +278,13 @@ impl fmt::Display for Problem {
             Self::NotStarted { handler, reason } => {
                 write!(f, "`{handler}` is expected, and this start leaves it out: {reason}")
             }
-            Self::StreamMissing { purpose, subject, stream, default_name } => {
+            Self::StreamMissing { purpose, subject, stream, default_name, command } => {
                 match stream {
                     Some(stream) => write!(f, "{purpose}: stream `{stream}` does not exist")?,
                     None => write!(f, "{purpose}: no stream covers `{subject}`")?,
+                }
+                if let Some(command) = command {
+                    return write!(f, ", and `manage` is `bind`, so that none is created; create it (`{command}`)");
                 }
                 let name = stream.as_deref().or(default_name.as_deref()).unwrap_or("NAME");
                 write!(
@@ -384,6 +398,10 @@ impl fmt::Display for Problem {
                 }
                 Ok(())
             }
+            Self::ConsumerMissing { handler, stream, consumer, command } => write!(
+                f,
+                "`{handler}`: stream `{stream}` has no consumer `{consumer}`, and `manage` is `bind`, so that none is created; create it (`{command}`)"
+            ),
             Self::WorkQueueOverlap { handler, stream, consumer, subject, other, other_subject } => write!(
                 f,
                 "`{handler}`: stream `{stream}` is a work queue, where a subject has one consumer, but `{subject}` of consumer `{consumer}` overlaps `{other_subject}` of consumer `{other}`; use one `queue`, subjects that do not overlap, or a stream with limits retention"
@@ -547,6 +565,7 @@ mod tests {
                 subject: "dlq.SHOP.billing".to_owned(),
                 stream: stream.map(str::to_owned),
                 default_name: default_name.map(str::to_owned),
+                command: None,
             }
             .to_string()
         };

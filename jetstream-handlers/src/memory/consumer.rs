@@ -98,6 +98,20 @@ impl Consumer {
         consumer
     }
 
+    /// Changes the configuration; messages that have already passed are not delivered again.
+    pub(super) fn update(&mut self, config: Config, messages: &BTreeMap<u64, Message>) {
+        self.config = config;
+        self.new.clear();
+        for (sequence, message) in messages.range(self.next..) {
+            self.stored(*sequence, &message.subject);
+        }
+    }
+
+    /// Returns the stream sequence up to which messages were delivered.
+    pub(super) fn delivered(&self) -> u64 {
+        self.next.saturating_sub(1)
+    }
+
     /// Adds a message that was stored, if it is to be delivered.
     pub(super) fn stored(&mut self, sequence: u64, subject: &str) {
         if sequence >= self.next && self.selects(sequence) && self.matches(subject) {

@@ -16,7 +16,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record, filters};
+use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -41,6 +41,17 @@ pub(super) struct State {
     /// The number of readers of each consumer, by stream and name; a consumer without readers counts as idle.
     readers: BTreeMap<(String, String), usize>,
     pub(super) faults: Faults,
+    /// A random number, which tells the server from others.
+    id: Id,
+}
+
+#[derive(Debug)]
+struct Id(u64);
+
+impl Default for Id {
+    fn default() -> Self {
+        Self(fastrand::u64(..))
+    }
 }
 
 impl fmt::Debug for Memory {
@@ -51,6 +62,11 @@ impl fmt::Debug for Memory {
 
 impl Memory {
     pub(crate) fn new(settings: Settings) -> Arc<Self> {
+        Self::connected(settings, Arc::default(), Arc::default())
+    }
+
+    /// Returns a server of its own for a comparison, which no handler uses.
+    pub(crate) fn for_comparison(settings: Settings) -> Arc<Self> {
         Self::connected(settings, Arc::default(), Arc::default())
     }
 
@@ -172,17 +188,42 @@ impl Memory {
     /// Returns a consumer, if it exists.
     pub(crate) fn consumer(&self, stream: &str, name: &str) -> Result<Option<FoundConsumer>, Refusal> {
         let mut state = self.state();
-        Ok(state.stream(stream)?.consumers.get(name).map(|consumer| found(consumer.config.clone())))
+        Ok(state.stream(stream)?.consumers.get(name).map(found))
     }
 
-    /// Returns each consumer of a stream with each of its filters.
-    pub(crate) fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, Refusal> {
+    /// Returns the consumers of a stream.
+    pub(crate) fn consumers(&self, stream: &str) -> Result<Vec<FoundConsumer>, Refusal> {
         let mut state = self.state();
-        let consumers = state.stream(stream)?.consumers.iter();
-        let each = consumers.flat_map(|(name, consumer)| {
-            filters(&consumer.config).into_iter().map(|filter| (name.clone(), filter.to_owned()))
-        });
-        Ok(each.collect())
+        Ok(state.stream(stream)?.consumers.values().map(found).collect())
+    }
+
+    /// Returns the name of the server, which is another one in each process.
+    pub(crate) fn identity(&self) -> String {
+        format!("in memory {:016x}", self.state().id.0)
+    }
+
+    /// Changes a stream.
+    pub(crate) fn update_stream(&self, config: &nats_stream::Config) -> Result<(), Refusal> {
+        self.change(|state| {
+            let is_taken = |subject: &String| {
+                let mut others = state.streams.values().filter(|other| other.config.name != config.name);
+                others.any(|other| other.config.subjects.iter().any(|own| overlap(own, subject)))
+            };
+            if config.subjects.iter().any(is_taken) {
+                let text = "subjects overlap with an existing stream";
+                return Err(refusal(400, ErrorCode::STREAM_SUBJECT_OVERLAP, text));
+            }
+            state.stream(&config.name)?.update(config.clone())
+        })
+    }
+
+    /// Changes a consumer.
+    pub(crate) fn update_consumer(
+        &self,
+        stream: &str,
+        config: &nats_consumer::Config,
+    ) -> Result<FoundConsumer, Refusal> {
+        self.change(|state| state.stream(stream)?.update_consumer(config.clone()).map(found))
     }
 
     /// Creates a consumer; fails if one of this name exists.
@@ -437,8 +478,13 @@ impl State {
     }
 }
 
-fn found(config: nats_consumer::Config) -> FoundConsumer {
-    FoundConsumer { config, created: None }
+fn found(consumer: &Consumer) -> FoundConsumer {
+    FoundConsumer {
+        config: consumer.config.clone(),
+        created: None,
+        ack_floor: consumer.ack_floor(),
+        delivered: consumer.delivered(),
+    }
 }
 
 fn no_stream() -> PublishFailure {

@@ -348,10 +348,7 @@ impl Stream {
     }
 
     /// Creates a consumer, under the rules of a work queue (`consumer.go`, `addConsumerWithAssignment`).
-    pub(super) fn create_consumer(
-        &mut self,
-        mut config: nats_consumer::Config,
-    ) -> Result<nats_consumer::Config, Refusal> {
+    pub(super) fn create_consumer(&mut self, mut config: nats_consumer::Config) -> Result<&Consumer, Refusal> {
         let name = config.durable_name.clone().unwrap_or_default();
         if self.consumers.contains_key(&name) {
             return Err(refusal(400, ErrorCode::CONSUMER_ALREADY_EXISTS, "consumer already exists"));
@@ -378,9 +375,35 @@ impl Stream {
         if config.ack_wait.is_zero() {
             config.ack_wait = ACK_WAIT;
         }
-        let consumer = Consumer::new(config.clone(), &self.messages, self.last_sequence);
-        self.consumers.insert(name, consumer);
-        Ok(config)
+        let consumer = Consumer::new(config, &self.messages, self.last_sequence);
+        Ok(self.consumers.entry(name).insert_entry(consumer).into_mut())
+    }
+
+    /// Changes a consumer (`consumer.go`, `checkNewConsumerConfig`).
+    pub(super) fn update_consumer(&mut self, config: nats_consumer::Config) -> Result<&Consumer, Refusal> {
+        let name = config.durable_name.clone().unwrap_or_default();
+        let Some(consumer) = self.consumers.get_mut(&name) else {
+            return Err(refusal(404, ErrorCode::CONSUMER_DOES_NOT_EXIST, "consumer does not exist"));
+        };
+        let fixed = |config: &nats_consumer::Config| (config.deliver_policy, config.ack_policy, config.replay_policy);
+        if fixed(&consumer.config) != fixed(&config) {
+            let text = "deliver policy, ack policy and replay policy can not be updated";
+            return Err(refusal(400, ErrorCode::CONSUMER_CREATE, text));
+        }
+        consumer.update(config, &self.messages);
+        Ok(consumer)
+    }
+
+    /// Changes the configuration (`stream.go`, `configUpdateCheck`).
+    pub(super) fn update(&mut self, config: Config) -> Result<(), Refusal> {
+        let fixed = |config: &Config| (config.storage, config.retention, config.max_consumers, config.mirror.clone());
+        if fixed(&self.config) != fixed(&config) {
+            let text = "stream configuration update can not change storage, retention, mirror or max_consumers";
+            return Err(refusal(500, ErrorCode::STREAM_INVALID_CONFIG, text));
+        }
+        self.config = config;
+        self.enforce_limits();
+        Ok(())
     }
 
     /// Returns the next message of a consumer for a reader.

@@ -9,7 +9,7 @@ use async_nats::jetstream::{ErrorCode, consumer, stream};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::Connection;
@@ -173,26 +173,23 @@ impl Connection {
         info.map_err(|error| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`")))
     }
 
-    /// Returns each consumer of a stream with each of its filters.
-    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
+    /// Returns the consumers of a stream.
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<FoundConsumer>, ApiError> {
         #[derive(Deserialize)]
         struct Page {
             total: usize,
             consumers: Option<Vec<consumer::Info>>,
         }
-        let mut found = Vec::new();
+        let mut all = Vec::new();
         let mut offset = 0;
         loop {
             let page: Page = self.request(&format!("CONSUMER.LIST.{stream}"), &json!({ "offset": offset })).await?;
             let consumers = page.consumers.unwrap_or_default();
             offset += consumers.len();
             let is_last = consumers.is_empty() || offset >= page.total;
-            for info in consumers {
-                let filters = filters(&info.config).into_iter();
-                found.extend(filters.map(|filter| (info.name.clone(), filter.to_owned())));
-            }
+            all.extend(consumers.into_iter().map(found));
             if is_last {
-                return Ok(found);
+                return Ok(all);
             }
         }
     }
@@ -214,6 +211,55 @@ impl Connection {
         }
         let request = json!({ "stream_name": stream, "config": config, "action": "create" });
         self.request::<consumer::Info>(&subject, &request).await.map(found)
+    }
+
+    /// Changes a stream in the fields in which `wanted` differs from `found`.
+    pub(crate) async fn update_stream(&self, found: &stream::Config, wanted: &stream::Config) -> Result<(), ApiError> {
+        let mut info: Value = self.request_empty(&format!("STREAM.INFO.{}", wanted.name)).await?;
+        change(&mut info["config"], found, wanted);
+        self.request::<Value>(&format!("STREAM.UPDATE.{}", wanted.name), &info["config"]).await.map(drop)
+    }
+
+    /// Changes a consumer in the fields in which `wanted` differs from `found`.
+    pub(crate) async fn update_consumer(
+        &self,
+        stream: &str,
+        found: &consumer::Config,
+        wanted: &consumer::Config,
+    ) -> Result<FoundConsumer, ApiError> {
+        let name = wanted.durable_name.as_deref().or(wanted.name.as_deref()).unwrap_or_default();
+        let mut info: Value = self.request_empty(&format!("CONSUMER.INFO.{stream}.{name}")).await?;
+        change(&mut info["config"], found, wanted);
+        let mut subject = format!("CONSUMER.CREATE.{stream}.{name}");
+        // The subject ends with the filter only if there is exactly one.
+        if let Some(filter) = info["config"]["filter_subject"].as_str().filter(|filter| !filter.is_empty()) {
+            subject.push('.');
+            subject.push_str(filter);
+        }
+        let request = json!({ "stream_name": stream, "config": info["config"], "action": "update" });
+        self.request::<consumer::Info>(&subject, &request).await.map(self::found)
+    }
+
+    /// Deletes a consumer; returns `false` if it did not exist.
+    pub(crate) async fn remove_consumer(&self, stream: &str, consumer: &str) -> Result<bool, ApiError> {
+        match self.request_empty::<Value>(&format!("CONSUMER.DELETE.{stream}.{consumer}")).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is(ErrorCode::CONSUMER_NOT_FOUND) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns the names by which a client can tell one JetStream system from another.
+    ///
+    /// The name of a server without a cluster is its id unless it is configured, and changes with each of its starts.
+    pub(crate) fn identity(&self) -> String {
+        let info = self.client().server_info();
+        let name = match info.cluster.filter(|name| !name.is_empty()) {
+            Some(cluster) => format!("cluster {cluster}"),
+            None => format!("server {}", info.server_name),
+        };
+        let prefix = &self.api_prefix;
+        if prefix == "$JS.API" { name } else { format!("{name}, {prefix}") }
     }
 
     /// Deletes a handler's consumer; returns `false` if it or its stream did not exist.
@@ -240,5 +286,44 @@ impl Connection {
 }
 
 fn found(info: consumer::Info) -> FoundConsumer {
-    FoundConsumer { created: Some(SystemTime::from(info.created)), config: info.config }
+    FoundConsumer {
+        created: Some(SystemTime::from(info.created)),
+        ack_floor: info.ack_floor.stream_sequence,
+        delivered: info.delivered.stream_sequence,
+        config: info.config,
+    }
+}
+
+/// Changes the configuration on the server in the fields in which `wanted` differs from `found`, so that fields of a later
+/// server and the metadata that others write meanwhile stay.
+fn change(config: &mut Value, found: &impl Serialize, wanted: &impl Serialize) {
+    let (Ok(Value::Object(found)), Ok(Value::Object(wanted))) =
+        (serde_json::to_value(found), serde_json::to_value(wanted))
+    else {
+        return;
+    };
+    let Some(config) = config.as_object_mut() else { return };
+    change_map(config, &found, &wanted);
+    if let Some(Value::Object(metadata)) = config.get_mut("metadata") {
+        // The server sets these keys itself.
+        metadata.retain(|key, _| !key.starts_with("_nats."));
+    }
+}
+
+fn change_map(config: &mut Map<String, Value>, found: &Map<String, Value>, wanted: &Map<String, Value>) {
+    let empty = Map::new();
+    let entries = |map: &Value| map.as_object().cloned().unwrap_or_default();
+    for key in found.keys().chain(wanted.keys()) {
+        match (found.get(key), wanted.get(key)) {
+            (one, other) if one == other => {}
+            (one, Some(other)) if key == "metadata" => {
+                let (one, other) = (one.map_or(empty.clone(), entries), entries(other));
+                if let Some(metadata) = config.entry("metadata").or_insert_with(|| json!({})).as_object_mut() {
+                    change_map(metadata, &one, &other);
+                }
+            }
+            (_, Some(value)) => drop(config.insert(key.clone(), value.clone())),
+            (_, None) => drop(config.remove(key)),
+        }
+    }
 }

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 use async_nats::jetstream::{ErrorCode, consumer};
 use tokio::time::timeout;
 
-use super::drift;
+use super::{commands, drift, ownership};
 use crate::delivery::{Binding, FoundConsumer, Incarnations, Origin};
-use crate::error::Error;
 use crate::error::api::ApiError;
+use crate::error::difference::{Difference, Listed};
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::{Declaration, Deliver};
+use crate::error::{Error, ErrorKind};
+use crate::plan::{Declaration, Deliver, Manage};
 use crate::transport::Transport;
 
 /// The priority group of the consumer of an ordered handler, or of one with a key; each pull request names it.
@@ -26,7 +27,7 @@ const PIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Binding {
     /// Adopts the consumer on the server.
-    pub(super) fn adopt(&mut self, FoundConsumer { config: found, created }: FoundConsumer) {
+    pub(super) fn adopt(&mut self, FoundConsumer { config: found, created, .. }: FoundConsumer) {
         self.incarnations = Incarnations::of(created);
         self.ack_wait = found.ack_wait;
         self.max_ack_pending =
@@ -57,6 +58,11 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
         max_deliver: plan.server_max_deliver(),
         max_ack_pending: plan.max_ack_pending(),
         deliver_policy: deliver_policy(plan.deliver),
+        // A closure may be temporary, and has no name that the next program knows.
+        metadata: (!handler.is_closure)
+            .then(|| (ownership::HANDLER.to_owned(), handler.name.clone()))
+            .into_iter()
+            .collect(),
         // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
         // (`consumer.go`, `processNak` and `checkPending`).
         ..consumer::Config::default()
@@ -77,13 +83,67 @@ fn deliver_policy(deliver: Deliver) -> consumer::DeliverPolicy {
     }
 }
 
+/// A consumer that exists, in comparison with what its handler needs.
+pub(super) struct Compared {
+    pub(super) consumer: FoundConsumer,
+    pub(super) differences: Vec<Difference>,
+}
+
+impl Compared {
+    /// Returns the problem of a consumer that differs.
+    pub(super) fn problem(&self, handler: &Declaration, binding: &Binding) -> Problem {
+        differs(&handler.name, binding, self.differences.clone())
+    }
+
+    /// Returns `true` if the server can change every field that differs.
+    pub(super) fn is_changeable(&self) -> bool {
+        self.differences.iter().all(Difference::is_changeable)
+    }
+
+    /// Returns the time at which another version of the program replaced the configuration that the handler needs, if it
+    /// did so lately.
+    pub(super) fn replaced_since(&self, handler: &Declaration) -> Option<SystemTime> {
+        let wanted = ownership::of_consumer(&consumer_config(handler));
+        ownership::replaced_since(&self.consumer.config.metadata, &wanted).filter(|_| self.is_changeable())
+    }
+}
+
 /// Reads the consumer of a handler, and compares it with what the handler needs; returns `None` if it does not exist.
 pub(super) async fn find_consumer(
     transport: &Transport,
     handler: &Declaration,
     binding: &Binding,
-) -> Result<Option<FoundConsumer>, Problem> {
-    Need::of(handler, binding).find(transport).await
+) -> Result<Option<Compared>, Problem> {
+    Need::of(handler, binding).compare(transport).await
+}
+
+/// Changes the consumer of a handler in the fields that differ, and records that it has replaced the former ones.
+pub(super) async fn update_consumer(
+    transport: &Transport,
+    handler: &Declaration,
+    binding: &Binding,
+    compared: &Compared,
+) -> Result<FoundConsumer, Problem> {
+    let Binding { stream, consumer, .. } = binding;
+    let found = &compared.consumer.config;
+    let mut changed = drift::changed_consumer(found, &consumer_config(handler), &compared.differences);
+    ownership::record(&mut changed.metadata, &ownership::of_consumer(found));
+    let updated = transport.update_consumer(stream, found, &changed).await.map_err(|error| {
+        let doing = format!("`{}`: updating consumer `{consumer}` of stream `{stream}`", handler.name);
+        Problem::failed(&Purpose::Handler(handler.name.clone()), error.into_error(&doing))
+    })?;
+    let changes = Listed(&compared.differences).to_string();
+    tracing::info!(handler = handler.name, stream, queue = consumer, "updated the consumer: {changes}");
+    Ok(updated)
+}
+
+fn differs(handler: &str, binding: &Binding, differences: Vec<Difference>) -> Problem {
+    Problem::ConsumerDiffers {
+        handler: handler.to_owned(),
+        stream: binding.stream.clone(),
+        consumer: binding.consumer.clone(),
+        differences,
+    }
 }
 
 /// Creates the consumer of a handler, or finds the one that another process created meanwhile.
@@ -116,10 +176,14 @@ pub(crate) async fn restore_consumer(
     handler: &str,
     binding: &Binding,
     start: Option<u64>,
+    manage: Manage,
 ) -> Result<RestoredConsumer, Error> {
+    if manage == Manage::Bind {
+        return find_restored(transport, binding).await;
+    }
     // The configuration that the deleted consumer had, because an operator may have changed it.
     let mut config = (*binding.config).clone();
-    config.metadata.retain(|key, _| !key.starts_with("_nats.") && !key.starts_with(drift::METADATA_PREFIX));
+    config.metadata.retain(|key, _| ownership::survives(key));
     config.deliver_policy = consumer::DeliverPolicy::All;
     let mut restored = config.clone();
     if let Some(start_sequence) = start {
@@ -144,11 +208,32 @@ pub(crate) async fn restore_consumer(
     Ok(RestoredConsumer { created: found.created, start })
 }
 
+/// Finds the consumer that an operator has created again.
+async fn find_restored(transport: &Transport, binding: &Binding) -> Result<RestoredConsumer, Error> {
+    let Binding { stream, consumer, config, .. } = binding;
+    let found = transport.consumer(stream, consumer).await;
+    let found = found.map_err(|error| error.into_error(&format!("reading consumer `{consumer}`")))?;
+    let Some(found) = found else {
+        let mut config = (**config).clone();
+        config.metadata.retain(|key, _| ownership::survives(key));
+        let command = commands::add_consumer(stream, &config);
+        let text = format!(
+            "stream `{stream}` has no consumer `{consumer}`, and `manage` is `bind`, so that it is not created again; create it (`{command}`)"
+        );
+        return Err(Error::new(ErrorKind::ConsumerMismatch, text));
+    };
+    Ok(RestoredConsumer { created: found.created, start: None })
+}
+
 /// Returns the deliver policy of a restored consumer that starts at this sequence.
 ///
 /// It is a time if possible: if a server loses the messages of the stream later, it makes the consumer anew from its
 /// configuration, and the messages below a start sequence would never be delivered.
-async fn restored_position(transport: &Transport, stream: &str, start_sequence: u64) -> consumer::DeliverPolicy {
+pub(super) async fn restored_position(
+    transport: &Transport,
+    stream: &str,
+    start_sequence: u64,
+) -> consumer::DeliverPolicy {
     match timeout(TIME_TIMEOUT, transport.time_of(stream, start_sequence)).await {
         Ok(Ok(Some(time))) => consumer::DeliverPolicy::ByStartTime { start_time: time.into() },
         Ok(Ok(None) | Err(_)) | Err(_) => consumer::DeliverPolicy::ByStartSequence { start_sequence },
@@ -170,22 +255,23 @@ impl<'a> Need<'a> {
     }
 
     async fn find(&self, transport: &Transport) -> Result<Option<FoundConsumer>, Problem> {
+        match self.compare(transport).await? {
+            Some(compared) if !compared.differences.is_empty() => {
+                Err(differs(self.handler, self.binding, compared.differences))
+            }
+            compared => Ok(compared.map(|compared| compared.consumer)),
+        }
+    }
+
+    async fn compare(&self, transport: &Transport) -> Result<Option<Compared>, Problem> {
         let Binding { stream, consumer, .. } = self.binding;
         let found = transport.consumer(stream, consumer).await;
         let found =
             found.map_err(|error| self.failed(error, &format!("`{}`: reading consumer `{consumer}`", self.handler)))?;
-        if let Some(found) = &found {
-            let differences = drift::consumer(&found.config, &self.config, self.concurrency);
-            if !differences.is_empty() {
-                return Err(Problem::ConsumerDiffers {
-                    handler: self.handler.to_owned(),
-                    stream: stream.clone(),
-                    consumer: consumer.clone(),
-                    differences,
-                });
-            }
-        }
-        Ok(found)
+        Ok(found.map(|consumer| {
+            let differences = drift::consumer(&consumer.config, &self.config, self.concurrency);
+            Compared { consumer, differences }
+        }))
     }
 
     async fn create(

@@ -12,9 +12,6 @@ use serde_json::Value;
 use crate::error::difference::Difference;
 use crate::error::problem::Problem;
 
-/// The prefix of the entries that this crate adds to the metadata of a consumer.
-pub(super) const METADATA_PREFIX: &str = "jetstream-handlers.";
-
 /// The metadata key of a consumer that was deleted and created again; its value is the stream sequence at which it
 /// starts.
 pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
@@ -67,6 +64,84 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     differences
 }
 
+/// Returns the fields of a consumer that its handler sets, as text; without those whose value only has a lower bound.
+pub(super) fn owned(config: &consumer::Config) -> String {
+    let is_pinned = config.priority_policy == consumer::PriorityPolicy::PinnedClient;
+    let timeout = if is_pinned { duration(config.priority_timeout, 120) } else { String::new() };
+    let fields = [
+        config.deliver_subject.clone().unwrap_or_default(),
+        filters(config),
+        lower_case(&config.ack_policy),
+        duration(config.ack_wait, 30),
+        format!("{:?}", config.backoff),
+        lower_case(&config.replay_policy),
+        config.rate_limit.to_string(),
+        config.headers_only.to_string(),
+        serialized(&config.priority_policy),
+        format!("{:?}", config.priority_groups),
+        timeout,
+    ];
+    fields.join("\n")
+}
+
+/// Returns the fields of a stream that every declaration sets, as text.
+pub(super) fn owned_of_stream(config: &stream::Config) -> String {
+    let mut fields = normalised(config);
+    fields.retain(|(field, _)| !["description", "metadata", "num_replicas"].contains(field));
+    format!("{fields:?}")
+}
+
+/// Returns the configuration on the server with the fields in which it differs from the wanted one replaced by those.
+pub(super) fn changed_consumer(
+    found: &consumer::Config,
+    wanted: &consumer::Config,
+    differences: &[Difference],
+) -> consumer::Config {
+    let mut changed = found.clone();
+    for difference in differences {
+        match difference.field {
+            "filter_subjects" => {
+                changed.filter_subject.clone_from(&wanted.filter_subject);
+                changed.filter_subjects.clone_from(&wanted.filter_subjects);
+            }
+            "ack_wait" => changed.ack_wait = wanted.ack_wait,
+            "backoff" => changed.backoff.clone_from(&wanted.backoff),
+            "rate_limit_bps" => changed.rate_limit = wanted.rate_limit,
+            "headers_only" => changed.headers_only = wanted.headers_only,
+            "priority_policy" => {
+                changed.priority_policy = wanted.priority_policy.clone();
+                changed.priority_timeout = wanted.priority_timeout;
+            }
+            "priority_groups" => changed.priority_groups.clone_from(&wanted.priority_groups),
+            "priority_timeout" => changed.priority_timeout = wanted.priority_timeout,
+            "max_deliver" => changed.max_deliver = wanted.max_deliver,
+            "max_ack_pending" => changed.max_ack_pending = wanted.max_ack_pending,
+            _ => {}
+        }
+    }
+    changed
+}
+
+/// Returns the configuration on the server with the fields in which it differs from the declared one replaced by those.
+pub(super) fn changed_stream(
+    found: &stream::Config,
+    wanted: &stream::Config,
+    differences: &[Difference],
+) -> stream::Config {
+    let (mut changed, wanted_fields) = (json(found), json(wanted));
+    for difference in differences {
+        let Some(fields) = changed.as_object_mut() else { break };
+        match wanted_fields.get(difference.field) {
+            Some(value) => drop(fields.insert(difference.field.to_owned(), value.clone())),
+            None => drop(fields.remove(difference.field)),
+        }
+    }
+    let mut changed: stream::Config = serde_json::from_value(changed).unwrap_or_else(|_| wanted.clone());
+    changed.metadata = found.metadata.clone();
+    changed.metadata.extend(wanted.metadata.clone());
+    changed
+}
+
 /// Returns an error if a stream on the server differs from the configuration passed to the builder.
 pub(super) fn check_stream(found: &stream::Config, wanted: &stream::Config) -> Result<(), Problem> {
     let differences = stream(found, wanted);
@@ -80,9 +155,7 @@ pub(super) fn check_stream(found: &stream::Config, wanted: &stream::Config) -> R
 /// Returns the fields in which a stream on the server differs from the configuration passed to the builder.
 ///
 /// A description, metadata and replicas are compared only if the builder's configuration has them.
-fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
-    // Changing these needs a new stream (nats-server `stream.go`, `configUpdateCheck`).
-    const IMMUTABLE: [&str; 4] = ["storage", "retention", "mirror", "max_consumers"];
+pub(super) fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
     let mut found = found.clone();
     found.metadata.retain(|key, _| wanted.metadata.contains_key(key));
     found.description = found.description.filter(|_| wanted.description.is_some());
@@ -98,20 +171,39 @@ fn stream(found: &stream::Config, wanted: &stream::Config) -> Vec<Difference> {
                 field,
                 found: shown(found),
                 wanted: shown(wanted),
-                changeable: !IMMUTABLE.contains(field),
+                changeable: is_changeable(field, found),
             });
         }
     }
     differences
 }
 
+/// Returns `true` if the server accepts another value than `found` (nats-server `stream.go`, `configUpdateCheck`).
+fn is_changeable(field: &str, found: &Value) -> bool {
+    match field {
+        // Changing these needs a new stream.
+        "storage" | "retention" | "mirror" | "max_consumers" | "persist_mode" | "allow_msg_counter" | "first_seq" => {
+            false
+        }
+        // These can be set and never removed.
+        "deny_delete" | "deny_purge" | "sealed" | "allow_msg_ttl" | "allow_msg_schedules" => {
+            found != &Value::from(true)
+        }
+        _ => true,
+    }
+}
+
+/// Returns the subjects of a stream, which are its name by default.
+pub(super) fn subjects(config: &stream::Config) -> BTreeSet<String> {
+    let is_default = config.subjects.is_empty() && config.mirror.is_none() && config.sources.is_none();
+    if is_default { [config.name.clone()].into() } else { config.subjects.iter().cloned().collect() }
+}
+
 /// Returns the fields of a stream's configuration, with each default in one spelling.
 fn normalised(config: &stream::Config) -> Vec<(&'static str, Value)> {
     let unlimited = |limit: i64| Value::from(if limit <= 0 { -1 } else { limit });
     let nanos = |duration: Duration| Value::from(format!("{duration:?}"));
-    let has_default_subject = config.subjects.is_empty() && config.mirror.is_none() && config.sources.is_none();
-    let subjects: BTreeSet<_> =
-        if has_default_subject { [config.name.clone()].into() } else { config.subjects.iter().cloned().collect() };
+    let subjects = subjects(config);
     let metadata: BTreeMap<_, _> = config.metadata.iter().filter(|(key, _)| !key.starts_with("_nats.")).collect();
     let metadata: Vec<_> = metadata.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
     let duplicates = match (config.duplicate_window.is_zero(), config.max_age.is_zero()) {

@@ -1,18 +1,20 @@
 //! Inspection of the server: the binding of each handler, the missing streams and consumers, and all problems.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 use futures::StreamExt as _;
 
-use super::consumers::{consumer_config, find_consumer};
+use super::consumers::{Compared, consumer_config, find_consumer};
 use super::stored::{known, stores_all};
-use super::streams::{KnownStream, Streams};
+use super::streams::{Aim, KnownStream, Streams};
+use super::{commands, notices};
 use crate::delivery::{Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::{DeadLetter, Declaration, Deliver, Plan};
+use crate::plan::{DeadLetter, Declaration, Deliver, Manage, Plan};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
@@ -30,9 +32,12 @@ const MAX_DUPLICATE_WINDOW: Duration = Duration::from_secs(600);
 pub(crate) struct Inspection<'a> {
     /// The handlers whose stream was found or planned, in order; all handlers if there is no problem.
     pub(super) bindings: Vec<(&'a Declaration, Binding)>,
-    pub(super) missing_streams: Vec<KnownStream>,
+    /// The streams that were found or planned, by name.
+    pub(super) streams: BTreeMap<String, KnownStream>,
     /// The indices of the bindings whose consumer does not exist.
     pub(super) missing_consumers: Vec<usize>,
+    /// The consumers that exist, with the indices of their bindings.
+    pub(super) found: Vec<(usize, Compared)>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -40,7 +45,7 @@ impl Inspection<'_> {
     /// Returns the binding of a handler, and `true` if its consumer exists; `None` if its stream was not found.
     pub(crate) fn binding_of(&self, handler: &Declaration) -> Option<(&Binding, bool)> {
         let index = self.bindings.iter().position(|(bound, _)| std::ptr::eq(*bound, handler))?;
-        Some((&self.bindings[index].1, !self.missing_consumers.contains(&index)))
+        Some((&self.bindings[index].1, self.found.iter().any(|(found, _)| *found == index)))
     }
 
     /// Returns the problems of a handler as one text.
@@ -49,15 +54,21 @@ impl Inspection<'_> {
         let texts: Vec<_> = of_handler.map(Problem::to_string).collect();
         (!texts.is_empty()).then(|| texts.join("; "))
     }
+
+    /// Returns the streams to create.
+    pub(super) fn missing_streams(&self) -> impl Iterator<Item = &KnownStream> {
+        self.streams.values().filter(|known| !known.exists)
+    }
 }
 
 /// Compares the declarations of handlers and the application with the server, without changing anything.
-pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Inspection<'a> {
-    let mut streams = Streams::new(transport);
+pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration], aim: Aim) -> Inspection<'a> {
+    let mut streams = Streams::new(transport, aim);
     let mut problems = streams.compare_declared(|_| true).await;
     let mut bindings = Vec::new();
     let mut unbound = Vec::new();
     for handler in handlers {
+        streams.manage_for(handler);
         match bind(&mut streams, handler).await {
             Ok(binding) => bindings.push((*handler, binding)),
             Err(problem) => {
@@ -68,6 +79,7 @@ pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
     }
     // After the streams of all handlers are known, because one of them may listen to the events of another.
     for handler in handlers {
+        streams.manage_for(handler);
         let found = event_streams(&mut streams, handler).await;
         match (found, bindings.iter_mut().find(|(bound, _)| std::ptr::eq(*bound, *handler))) {
             (Ok(found), Some((_, binding))) => binding.add_outputs(found),
@@ -89,22 +101,48 @@ pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
         })
         .collect();
     let found: Vec<_> = futures::stream::iter(searches).buffered(MAX_REQUESTS).collect().await;
-    let mut missing_consumers = Vec::new();
+    let mut inspection =
+        Inspection { bindings, streams: streams.known, missing_consumers: Vec::new(), found: Vec::new(), problems };
     for (index, result) in found.into_iter().enumerate() {
+        let manage = inspection.bindings[index].0.plan.manage.unwrap_or(transport.settings().manage);
         match result {
-            Ok(Some(found)) => {
-                let binding = &mut bindings[index].1;
-                binding.has_floor = true;
-                binding.adopt(found);
-            }
-            Ok(None) => {
-                problems.extend(not_from_the_beginning(&bindings[index]));
-                missing_consumers.push(index);
-            }
-            Err(problem) => problems.push(problem),
+            Ok(Some(found)) => inspection.on_found(index, found, manage, aim),
+            Ok(None) => inspection.on_missing(index, if aim == Aim::Export { Manage::Create } else { manage }),
+            Err(problem) => inspection.problems.push(problem),
         }
     }
-    Inspection { bindings, missing_streams: streams.into_missing(), missing_consumers, problems }
+    inspection
+}
+
+impl Inspection<'_> {
+    fn on_found(&mut self, index: usize, found: Compared, manage: Manage, aim: Aim) {
+        let (handler, binding) = &mut self.bindings[index];
+        binding.has_floor = true;
+        binding.adopt(found.consumer.clone());
+        let is_changed = match aim {
+            Aim::Plan => manage != Manage::Bind,
+            Aim::Export => true,
+            Aim::Start => manage == Manage::Update && found.is_changeable(),
+        };
+        if !found.differences.is_empty() && !is_changed {
+            match found.replaced_since(handler).filter(|_| aim == Aim::Start) {
+                Some(since) => notices::adopted_consumer(handler, binding, &found.differences, since),
+                None => self.problems.push(found.problem(handler, binding)),
+            }
+        }
+        self.found.push((index, found));
+    }
+
+    fn on_missing(&mut self, index: usize, manage: Manage) {
+        self.problems.extend(not_from_the_beginning(&self.bindings[index]));
+        if manage != Manage::Bind {
+            return self.missing_consumers.push(index);
+        }
+        let (handler, Binding { stream, consumer, config, .. }) = &self.bindings[index];
+        let command = commands::add_consumer(stream, config);
+        let (stream, consumer) = (stream.clone(), consumer.clone());
+        self.problems.push(Problem::ConsumerMissing { handler: handler.name.clone(), stream, consumer, command });
+    }
 }
 
 /// Finds or plans the streams of a handler and of its dead letters.
@@ -416,14 +454,14 @@ mod tests {
     }
 
     fn names(plan: &Inspection<'_>) -> Vec<String> {
-        plan.missing_streams.iter().map(|stream| stream.config.name.clone()).collect()
+        plan.missing_streams().map(|stream| stream.config.name.clone()).collect()
     }
 
     #[tokio::test]
     async fn plans_what_is_missing_and_creates_nothing() {
         let transport = transport(true, vec![on("SHOP", &["orders.>"])]);
         let (one, other) = (handler("orders.created", "one"), handler("payments.*", "other"));
-        let plan = inspect(&transport, &[&one, &other]).await;
+        let plan = inspect(&transport, &[&one, &other], Aim::Start).await;
         assert!(plan.problems.is_empty(), "{:?}", plan.problems);
         assert_eq!(names(&plan), ["DLQ", "PAYMENTS", "SHOP"]);
         assert_eq!(plan.missing_consumers, [0, 1]);
@@ -436,8 +474,10 @@ mod tests {
         let declaration = handler("orders.created", "billing");
         let created = provision(&transport, &[&declaration], Vec::new(), |_, _| None).await.unwrap();
         assert!(!created[0].has_floor);
-        let plan = inspect(&transport, &[&declaration]).await;
-        assert!(plan.problems.is_empty() && plan.missing_streams.is_empty() && plan.missing_consumers.is_empty());
+        let plan = inspect(&transport, &[&declaration], Aim::Start).await;
+        assert!(
+            plan.problems.is_empty() && plan.missing_streams().next().is_none() && plan.missing_consumers.is_empty()
+        );
         assert!(plan.bindings[0].1.has_floor);
     }
 
@@ -448,7 +488,7 @@ mod tests {
         transport.create_stream(&on("ORDERS", &["orders.>"])).await.unwrap();
         let config = consumer::Config { ack_wait: Duration::from_secs(60), ..consumer_config(&declaration) };
         transport.create_consumer("ORDERS", &config).await.unwrap();
-        let plan = inspect(&transport, &[&declaration]).await;
+        let plan = inspect(&transport, &[&declaration], Aim::Start).await;
         let [problem @ Problem::ConsumerDiffers { handler, stream, consumer, .. }] = &*plan.problems else {
             panic!("{:?}", plan.problems);
         };
@@ -474,15 +514,15 @@ mod tests {
     #[tokio::test]
     async fn one_durable_name_is_shared_on_one_stream_only() {
         let (one, other) = (handler("orders.created", "twins"), handler("payments.received", "twins"));
-        let apart = inspect(&transport(true, Vec::new()), &[&one, &other]).await;
+        let apart = inspect(&transport(true, Vec::new()), &[&one, &other], Aim::Start).await;
         assert!(apart.problems.is_empty(), "{:?}", apart.problems);
         let together = transport(true, vec![on("BOTH", &["orders.>", "payments.>"])]);
-        let together = inspect(&together, &[&one, &other]).await;
+        let together = inspect(&together, &[&one, &other], Aim::Start).await;
         assert!(matches!(&*together.problems, [Problem::SharedDurable { .. }]), "{:?}", together.problems);
         // If the streams are unknown, subjects are compared, so that both problems are reported together.
         let forbidden = transport(false, Vec::new());
         let twin = handler("orders.*", "twins");
-        let unbound = inspect(&forbidden, &[&one, &other, &twin]).await;
+        let unbound = inspect(&forbidden, &[&one, &other, &twin], Aim::Start).await;
         let shared = unbound.problems.iter().filter(|it| matches!(it, Problem::SharedDurable { .. }));
         assert_eq!((unbound.problems.len(), shared.count()), (4, 1));
     }

@@ -5,17 +5,31 @@
 #![allow(clippy::result_large_err, reason = "a problem is built at a start, and not while messages flow")]
 
 mod apply;
+mod applying;
+mod commands;
 mod consumers;
 mod default_stream;
 mod drift;
+mod export;
 mod inspect;
 mod notices;
+mod ownership;
+mod plan;
+mod planning;
+mod risk;
+mod snapshot;
 mod stored;
 mod streams;
 mod unfit;
 
+pub(crate) use applying::apply_plan;
 pub(crate) use consumers::restore_consumer;
-pub(crate) use inspect::{Inspection, inspect, shared_durable};
+pub use export::ExportFormat;
+pub(crate) use export::export;
+pub(crate) use inspect::{Inspection, shared_durable};
+pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
+pub(crate) use planning::{Program, plan};
+pub(crate) use snapshot::loaded;
 
 use crate::delivery::Binding;
 use crate::error::Error;
@@ -23,7 +37,7 @@ use crate::error::problem::{Problem, Purpose};
 use crate::plan::Declaration;
 use crate::transport::Transport;
 use stored::{any_covers, listened};
-use streams::Streams;
+use streams::{Aim, Streams};
 
 /// Finds or creates the stream and the consumer of every handler; if there are `problems`, fails without changing
 /// anything.
@@ -35,7 +49,7 @@ pub(crate) async fn provision(
     mut problems: Vec<Problem>,
     conflict: impl Fn(&Declaration, &Binding) -> Option<Problem>,
 ) -> Result<Vec<Binding>, Error> {
-    let mut plan = inspect::inspect(transport, handlers).await;
+    let mut plan = inspect::inspect(transport, handlers, Aim::Start).await;
     for (declaration, binding) in &plan.bindings {
         let Some(problem) = conflict(declaration, binding) else { continue };
         // The consumer belongs to the running handler, so it must not be changed to fit this one.
@@ -58,17 +72,22 @@ pub(crate) async fn check(
     handlers: &[&Declaration],
     mut problems: Vec<Problem>,
 ) -> Result<(), Error> {
-    problems.append(&mut inspect::inspect(transport, handlers).await.problems);
+    problems.append(&mut inspect::inspect(transport, handlers, Aim::Start).await.problems);
     Error::all(problems)
+}
+
+/// Compares what handlers need with the server, as a start does.
+pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration]) -> Inspection<'a> {
+    inspect::inspect(transport, handlers, Aim::Start).await
 }
 
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
-    let mut streams = Streams::new(transport);
+    let mut streams = Streams::new(transport, Aim::Start);
     Error::all(streams.compare_declared(|config| any_covers(&listened(config), subject)).await)?;
     let found = streams.find(&Purpose::Publish(subject.to_owned()), subject, None).await;
     found.map_err(|problem| Error::of(vec![problem]))?;
-    let missing = streams.into_missing();
+    let missing: Vec<_> = streams.known.values().filter(|known| !known.exists).collect();
     apply::create_streams(transport, &missing).await?;
     Ok(!missing.is_empty())
 }

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::delivery::{Binding, OutputStream};
+use crate::error::difference::{Difference, Listed};
 use crate::plan::Declaration;
 
 /// The number of pull requests below which instances of a service may not all be served.
@@ -44,6 +45,38 @@ pub(super) fn log(declaration: &Declaration, binding: &Binding) {
             "the consumer serves at most {requests} pull requests at a time (`max_waiting`), and any further instance receives no messages; the server's default is 512, and only a new consumer can have another value"
         );
     }
+}
+
+/// Logs that a handler uses a consumer that another version of the program has changed.
+pub(super) fn adopted_consumer(
+    handler: &Declaration,
+    binding: &Binding,
+    differences: &[Difference],
+    since: SystemTime,
+) {
+    let Binding { stream, consumer, .. } = binding;
+    let (handler, differs) = (&handler.name, Listed(differences));
+    tracing::warn!(
+        handler,
+        stream,
+        consumer,
+        "another version of this program changed the consumer at {}, and it is used as it is: {differs}; a start later than an hour after that, or `Broker::apply`, applies the settings of this version",
+        rfc3339(since)
+    );
+}
+
+/// Logs that a declared stream is used as another version of the program has changed it.
+pub(super) fn adopted_stream(stream: &str, differences: &[Difference], since: SystemTime) {
+    let differs = Listed(differences);
+    tracing::warn!(
+        stream,
+        "another version of this program changed the stream at {}, and it is used as it is: {differs}; a start later than an hour after that, or `Broker::apply`, applies the settings of this version",
+        rfc3339(since)
+    );
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default()
 }
 
 /// Logs that a retried message may publish an output twice, because its stream does not recognize it for long enough.

@@ -6,7 +6,6 @@ use async_nats::jetstream::stream::{self, Source};
 use futures::future::BoxFuture;
 
 use super::default_stream::{default_name, default_stream, default_subjects};
-use super::drift;
 use super::stored::{
     Stored, any_covers, any_overlaps, copied, known, listened, patterns, stored_directly, stores_all, stores_some,
     through_transform,
@@ -14,7 +13,10 @@ use super::stored::{
 use super::unfit::{
     Changeable, fix, missing, name_taken, no_default_name, not_covered, partly, published_only, wrong_stream,
 };
+use super::{drift, notices, ownership, unfit};
+use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
+use crate::plan::{Declaration, Manage};
 use crate::settings::Settings;
 use crate::subject::overlap;
 use crate::transport::Transport;
@@ -30,6 +32,19 @@ pub(super) struct KnownStream {
     pub(super) purpose: Purpose,
     /// The consumers of a work queue, with their filters; empty for other streams.
     pub(super) consumers: Vec<(String, String)>,
+    /// The configuration on the server that `config` is to replace.
+    pub(super) replaces: Option<stream::Config>,
+}
+
+/// The aim of an inspection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// Starting handlers, which changes only what [`Manage`] permits.
+    Start,
+    /// A plan of every change.
+    Plan,
+    /// What handlers need, whoever is to create it.
+    Export,
 }
 
 /// The streams that were read or planned so far.
@@ -40,11 +55,25 @@ pub(super) struct Streams<'a> {
     listed: Option<BTreeMap<String, stream::Config>>,
     /// Streams that were read because another stream copies them.
     origins: BTreeMap<String, stream::Config>,
+    pub(super) aim: Aim,
+    /// What may be done for the handler whose streams are looked for.
+    manage: Manage,
 }
 
 impl<'a> Streams<'a> {
-    pub(super) fn new(transport: &'a Transport) -> Self {
-        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new() }
+    pub(super) fn new(transport: &'a Transport, aim: Aim) -> Self {
+        let manage = transport.settings().manage;
+        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new(), aim, manage }
+    }
+
+    /// Looks for the streams of this handler from now on.
+    pub(super) fn manage_for(&mut self, handler: &Declaration) {
+        self.manage = handler.plan.manage.unwrap_or(self.settings().manage);
+    }
+
+    /// Returns `true` if missing streams are created.
+    fn creates(&self) -> bool {
+        self.aim == Aim::Export || (self.settings().auto_create && self.manage != Manage::Bind)
     }
 
     /// Compares the streams passed to the builder with those on the server, if `is_needed` returns `true` for them;
@@ -54,8 +83,14 @@ impl<'a> Streams<'a> {
         let settings = self.transport.settings();
         for wanted in settings.streams.iter().filter(|config| is_needed(config)) {
             match self.load(&Purpose::Declared, &wanted.name).await {
-                Ok(true) => problems.extend(drift::check_stream(&self.known[&wanted.name].config, wanted).err()),
-                Ok(false) if settings.auto_create => self.plan(&Purpose::Declared, wanted.clone()),
+                Ok(true) => problems.extend(self.compare(wanted)),
+                Ok(false) if self.creates() => self.plan(&Purpose::Declared, wanted.clone()),
+                Ok(false) if self.manage == Manage::Bind => {
+                    let subject = wanted.subjects.first().unwrap_or(&wanted.name);
+                    problems.push(unfit::unbound(&Purpose::Declared, subject, wanted));
+                    // So that handlers of its subjects have no problem of their own.
+                    self.plan(&Purpose::Declared, wanted.clone());
+                }
                 // A missing stream is reported for the handler that needs it.
                 Ok(false) => {}
                 Err(problem) => problems.push(problem),
@@ -64,12 +99,39 @@ impl<'a> Streams<'a> {
         problems
     }
 
+    /// Compares a declared stream with the one on the server; returns the problem of a difference that is not changed.
+    fn compare(&mut self, wanted: &stream::Config) -> Option<Problem> {
+        let found = &self.known[&wanted.name].config;
+        let problem = drift::check_stream(found, wanted).err()?;
+        let differences = problem.differences();
+        let is_changeable = differences.iter().all(Difference::is_changeable);
+        let adopted = ownership::replaced_since(&found.metadata, &ownership::of_stream(wanted));
+        if let (Aim::Start, true, Some(since)) = (self.aim, is_changeable, adopted) {
+            notices::adopted_stream(&wanted.name, differences, since);
+            return None;
+        }
+        let changes = match self.aim {
+            Aim::Start => self.manage == Manage::Update,
+            Aim::Plan => self.manage != Manage::Bind,
+            Aim::Export => true,
+        };
+        if !changes || !is_changeable {
+            return Some(problem);
+        }
+        let changed = drift::changed_stream(found, wanted, differences);
+        if let Some(known) = self.known.get_mut(&wanted.name) {
+            known.replaces = Some(std::mem::replace(&mut known.config, changed));
+        }
+        None
+    }
+
     fn settings(&self) -> &'a Settings {
         self.transport.settings()
     }
 
     fn plan(&mut self, purpose: &Purpose, config: stream::Config) {
-        let known = KnownStream { exists: false, purpose: purpose.clone(), consumers: Vec::new(), config };
+        let purpose = purpose.clone();
+        let known = KnownStream { exists: false, purpose, consumers: Vec::new(), replaces: None, config };
         self.known.insert(known.config.name.clone(), known);
     }
 
@@ -143,8 +205,8 @@ impl<'a> Streams<'a> {
             return Err(Problem::AmbiguousStream { purpose, subject, streams: listening });
         } else {
             self.require_creatable(purpose, subject)?;
-            if !self.transport.settings().auto_create {
-                return Err(missing(self.settings(), purpose, subject, Some(name)));
+            if !self.creates() {
+                return Err(missing(self.settings(), self.manage, purpose, subject, Some(name)));
             }
             self.plan(purpose, default_stream(self.settings(), name, subject));
         }
@@ -333,7 +395,7 @@ impl<'a> Streams<'a> {
             return Ok(covering);
         }
         // A publish creates the stream of `acme.orders` for an event of `{tenant}.orders`.
-        if default_name(self.settings(), filter).is_none() && self.settings().auto_create {
+        if default_name(self.settings(), filter).is_none() && self.creates() {
             return Ok(None);
         }
         self.plan_default(purpose, filter).await.map(Some)
@@ -353,8 +415,8 @@ impl<'a> Streams<'a> {
     async fn plan_default(&mut self, purpose: &Purpose, subject: &str) -> Result<String, Problem> {
         self.require_creatable(purpose, subject)?;
         let Some(name) = default_name(self.settings(), subject) else { return Err(no_default_name(purpose, subject)) };
-        if !self.transport.settings().auto_create {
-            return Err(missing(self.settings(), purpose, subject, None));
+        if !self.creates() {
+            return Err(missing(self.settings(), self.manage, purpose, subject, None));
         }
         if !self.known.contains_key(&name) {
             self.load(purpose, &name).await?;
@@ -398,7 +460,7 @@ impl<'a> Streams<'a> {
         } else {
             Vec::new()
         };
-        let known = KnownStream { config, exists: true, purpose: purpose.clone(), consumers };
+        let known = KnownStream { config, exists: true, purpose: purpose.clone(), consumers, replaces: None };
         self.known.insert(name.to_owned(), known);
         Ok(true)
     }
@@ -422,11 +484,6 @@ impl<'a> Streams<'a> {
             earlier.push(planned);
         }
         problems
-    }
-
-    /// Returns the planned streams.
-    pub(super) fn into_missing(self) -> Vec<KnownStream> {
-        self.known.into_values().filter(|known| !known.exists).collect()
     }
 }
 

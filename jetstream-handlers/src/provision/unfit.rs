@@ -2,9 +2,11 @@
 
 use async_nats::jetstream::stream;
 
-use super::default_stream::default_name;
+use super::commands;
+use super::default_stream::{default_name, default_stream};
 use super::stored::{listened, patterns, stored_directly, stores_some};
 use crate::error::problem::{Problem, Purpose};
+use crate::plan::Manage;
 use crate::settings::Settings;
 use crate::subject::{intersection, transformed};
 
@@ -114,11 +116,23 @@ pub(super) fn no_default_name(purpose: &Purpose, subject: &str) -> Problem {
     Problem::NoDefaultName { purpose: purpose.clone(), subject: subject.to_owned() }
 }
 
-pub(super) fn missing(settings: &Settings, purpose: &Purpose, subject: &str, stream: Option<&str>) -> Problem {
-    Problem::StreamMissing {
-        purpose: purpose.clone(),
-        subject: subject.to_owned(),
-        stream: stream.map(str::to_owned),
-        default_name: default_name(settings, subject),
-    }
+/// Returns the problem of a missing stream that is not created.
+pub(super) fn missing(
+    settings: &Settings,
+    manage: Manage,
+    purpose: &Purpose,
+    subject: &str,
+    stream: Option<&str>,
+) -> Problem {
+    let default_name = default_name(settings, subject);
+    let name = stream.or(default_name.as_deref()).unwrap_or("NAME");
+    let command = (manage == Manage::Bind).then(|| commands::add_stream(&default_stream(settings, name, subject)));
+    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), stream.map(str::to_owned));
+    Problem::StreamMissing { purpose, subject, stream, default_name, command }
+}
+
+/// Returns the problem of a declared stream that is missing, and must not be created.
+pub(super) fn unbound(purpose: &Purpose, subject: &str, config: &stream::Config) -> Problem {
+    let (purpose, subject, stream) = (purpose.clone(), subject.to_owned(), Some(config.name.clone()));
+    Problem::StreamMissing { purpose, subject, stream, default_name: None, command: Some(commands::add_stream(config)) }
 }

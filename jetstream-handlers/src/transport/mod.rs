@@ -15,7 +15,9 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record};
+use crate::delivery::{
+    Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, filters,
+};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -118,11 +120,63 @@ impl Transport {
         }
     }
 
-    /// Returns each consumer of a stream with each of its filters.
-    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
+    /// Returns the consumers of a stream.
+    pub(crate) async fn found_consumers(&self, stream: &str) -> Result<Vec<FoundConsumer>, ApiError> {
         match self {
             Self::Nats(connection) => connection.consumers(stream).await,
             Self::Memory(memory) => memory.consumers(stream).map_err(ApiError::Refused),
+        }
+    }
+
+    /// Returns each consumer of a stream with each of its filters.
+    pub(crate) async fn consumers(&self, stream: &str) -> Result<Vec<(String, String)>, ApiError> {
+        let found = self.found_consumers(stream).await?;
+        let each = found.iter().flat_map(|it| filters(&it.config).into_iter().map(|filter| (it.name(), filter)));
+        Ok(each.map(|(name, filter)| (name.to_owned(), filter.to_owned())).collect())
+    }
+
+    /// Returns the name by which one JetStream system is told from another.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::Nats(connection) => connection.identity(),
+            Self::Memory(memory) => memory.identity(),
+        }
+    }
+
+    /// Changes a stream in the fields in which `wanted` differs from `found`.
+    pub(crate) async fn update_stream(&self, found: &stream::Config, wanted: &stream::Config) -> Result<(), ApiError> {
+        match self {
+            Self::Nats(connection) => connection.update_stream(found, wanted).await,
+            Self::Memory(memory) => memory.update_stream(wanted).map_err(ApiError::Refused),
+        }
+    }
+
+    /// Changes a consumer in the fields in which `wanted` differs from `found`.
+    pub(crate) async fn update_consumer(
+        &self,
+        stream: &str,
+        found: &consumer::Config,
+        wanted: &consumer::Config,
+    ) -> Result<FoundConsumer, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.update_consumer(stream, found, wanted).await,
+            Self::Memory(memory) => memory.update_consumer(stream, wanted).map_err(ApiError::Refused),
+        }
+    }
+
+    /// Deletes a consumer; returns `false` if it did not exist.
+    pub(crate) async fn remove_consumer(&self, stream: &str, name: &str) -> Result<bool, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.remove_consumer(stream, name).await,
+            Self::Memory(memory) => Ok(memory.delete_consumer(stream, name)),
+        }
+    }
+
+    /// Returns `true` if the server keeps the metadata of a consumer (from 2.10).
+    pub(crate) fn has_metadata(&self) -> bool {
+        match self {
+            Self::Nats(connection) => connection.version_before((2, 10, 0)).is_none(),
+            Self::Memory(_) => true,
         }
     }
 

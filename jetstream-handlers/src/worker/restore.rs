@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::Worker;
 use crate::error::{Error, ErrorKind};
+use crate::plan::Declaration;
 use crate::provision::restore_consumer;
 
 /// The timeout of restoring a consumer.
@@ -21,7 +22,9 @@ impl Worker {
     ///
     /// The kind is [`ErrorKind::Timeout`] if it is not known whether the consumer exists.
     pub(super) async fn restore_consumer(&self, start: Option<u64>) -> Result<Option<SystemTime>, Error> {
-        let restored = restore_consumer(&self.transport, &self.handler.declaration.name, &self.binding, start);
+        let Declaration { name, plan, .. } = &self.handler.declaration;
+        let manage = plan.manage.unwrap_or(self.transport.settings().manage);
+        let restored = restore_consumer(&self.transport, name, &self.binding, start, manage);
         let no_answer = |_| Err(Error::new(ErrorKind::Timeout, "no answer"));
         let restored = timeout(RESTORE_TIMEOUT, restored).await.unwrap_or_else(no_answer)?;
         if let Some(start) = restored.start {

@@ -37,6 +37,7 @@ mod markers;
 mod ordered;
 mod outputs;
 mod payloads;
+mod plans;
 mod publishes;
 mod queues;
 mod scripts;
