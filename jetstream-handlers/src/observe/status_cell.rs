@@ -16,6 +16,8 @@ pub(crate) enum Condition {
     DeniedAcks,
     /// The consumer is paused.
     Paused,
+    /// The consumer delivers messages that only another version of the program handles.
+    Uncovered,
 }
 
 /// The status of a worker, shared with the broker.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::Transport;
 use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
 use crate::error::Error;
@@ -120,6 +122,15 @@ impl Deliveries {
         match self {
             Self::Nats(pull) => pull.verify().await,
             Self::Memory(_) => None,
+        }
+    }
+
+    /// Lets another instance become the active one, and requests nothing until this time.
+    pub(crate) async fn step_aside(&mut self, until: Instant) {
+        match self {
+            Self::Nats(pull) => pull.step_aside(until).await,
+            // The worker has no capacity meanwhile.
+            Self::Memory(deliveries) => deliveries.step_down(),
         }
     }
 

@@ -31,7 +31,7 @@ impl Worker {
         }
     }
 
-    fn holds_messages(&self) -> bool {
+    pub(super) fn holds_messages(&self) -> bool {
         self.buffers().any(|buffer| !buffer.is_empty()) || self.all_slots().any(|slot| slot.current().is_some())
     }
 

@@ -39,6 +39,7 @@ mod taken;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod uncovered;
 mod unstored;
 mod waiting;
 
@@ -80,6 +81,7 @@ use readiness::Readiness;
 use recent_acks::RecentAcks;
 use running_calls::RunningCalls;
 pub(crate) use slot::{Busy, Handling, Slot};
+use uncovered::Uncovered;
 use unstored::Unstored;
 
 /// The parts that a worker is made from.
@@ -126,6 +128,7 @@ pub(crate) struct Worker {
     ack_all: Option<AckAll>,
     exhausted: ExhaustedMessages,
     quarantine: Quarantine,
+    uncovered: Uncovered,
     denied_acks: DeniedAcks,
     output_streams: OutputStreams,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
@@ -138,6 +141,7 @@ impl Worker {
         let plan = &handler.declaration.plan;
         let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
         let limits = BatchLimits::of(plan);
+        let uncovered = Uncovered::new(plan);
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker receives messages if their order is kept, so it always requests the next one.
         let min_size = usize::from(binding.keeps_order());
@@ -167,6 +171,7 @@ impl Worker {
             ack_all,
             exhausted: ExhaustedMessages::default(),
             quarantine: Quarantine::default(),
+            uncovered,
             denied_acks: DeniedAcks::default(),
             output_streams: OutputStreams::default(),
             ack_prefix: OnceLock::new(),
@@ -206,6 +211,9 @@ impl Worker {
             deliveries.follow_acks(acks.acked.clone());
         }
         loop {
+            if self.uncovered.is_aside() && self.can_step_aside() {
+                Box::pin(self.step_aside(&mut deliveries)).await;
+            }
             deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;
@@ -244,6 +252,9 @@ impl Worker {
     #[inline]
     fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
         self.observer.received(&message.info);
+        if self.uncovered.is_aside() || !self.uncovered.is_covered(message.subject()) {
+            return self.receive_uncovered(message);
+        }
         match quarantine::failure(&message) {
             None => match &self.binding.unfinished {
                 Some(unfinished) => self.receive_by_key(message, unfinished, buffer),
@@ -309,12 +320,14 @@ impl Worker {
         let exhausted = pin!(self.record_exhausted());
         let denied = pin!(self.resume_when_acks_are_permitted());
         let keys = pin!(self.attend_to_keys());
+        let uncovered = pin!(self.hand_back_uncovered());
         let both = async { tokio::join!(self.work_isolated(), self.work_probing()) };
         tokio::select! {
             _ = both => {}
             () = exhausted => {}
             () = denied => {}
             () = keys => {}
+            () = uncovered => {}
         }
     }
 
@@ -366,6 +379,9 @@ impl Worker {
     /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call, except for
     /// a message with which acks are tried.
     fn capacity(&self, max: usize) -> usize {
+        if self.uncovered.is_aside() {
+            return 0;
+        }
         if !self.is_ready() {
             return usize::from(self.denied_acks.requests_delivery());
         }

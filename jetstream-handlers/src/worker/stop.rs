@@ -69,7 +69,8 @@ impl Worker {
             buffered.push(message);
         }
         let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
-        let mut waiting: Vec<_> = buffered.into_iter().map(|message| message.info).chain(by_key).collect();
+        let buffered = buffered.into_iter().map(|message| message.info);
+        let mut waiting: Vec<_> = buffered.chain(by_key).chain(self.uncovered.take()).collect();
         let is_connected = self.transport.is_connected();
         let settlement = if is_connected { Settlement::HandedBack } else { Settlement::Lost };
         self.observer.count(settlement, waiting.len());

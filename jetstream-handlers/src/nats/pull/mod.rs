@@ -290,8 +290,8 @@ impl Pull {
     async fn request_more(&mut self) {
         // If it cannot be used now, it is left to the other handlers.
         let reservation = self.byte_limit.take_reserved();
-        let is_searching =
-            self.losses.holds_requests() || self.order.as_ref().is_some_and(|order| order.awaits_examination());
+        let is_searching = self.losses.holds_requests()
+            || self.order.as_ref().is_some_and(|order| order.awaits_examination() || order.is_aside());
         if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
             return;
         }

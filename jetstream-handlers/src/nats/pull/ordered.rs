@@ -71,6 +71,8 @@ pub(super) struct Ordered {
     is_standby: bool,
     /// The time at which this instance last sent a request, which refreshes its pin.
     pin_refreshed: Instant,
+    /// The time up to which nothing is requested, so that another instance becomes active.
+    aside_until: Option<Instant>,
     /// The interval at which the pin is refreshed: a third of the consumer's `priority_timeout`.
     pin_period: Duration,
 }
@@ -121,6 +123,7 @@ impl Ordered {
             pin: None,
             is_standby: false,
             pin_refreshed: Instant::now(),
+            aside_until: None,
             pin_period: binding.config.priority_timeout / 3,
         })
     }
@@ -147,6 +150,11 @@ impl Ordered {
     /// missing ones are examined.
     pub(super) fn awaits_examination(&self) -> bool {
         self.may_be_unreadable && Instant::now() < self.held_until
+    }
+
+    /// Returns `true` while nothing is requested, so that another instance becomes active.
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside_until.is_some_and(|until| Instant::now() < until)
     }
 
     /// Returns `true` if a message was requested alone so often that it must be the one at which the connection ends.
@@ -194,7 +202,8 @@ impl Ordered {
         let request = self.request_at();
         let refresh = self.refresh_at();
         let held = self.awaits_examination().then_some(self.held_until);
-        request.into_iter().chain(refresh).chain(held).min()
+        let aside = self.aside_until.filter(|_| self.is_aside());
+        request.into_iter().chain(refresh).chain(held).chain(aside).min()
     }
 
     /// Returns the time at which the pin must be refreshed; `None` without a pin.
@@ -238,6 +247,18 @@ impl Pull {
         order.sequencer.on_request();
         let info = self.connection.consumer_info(&self.binding).await.ok()?;
         (order.sequencer.is_same_consumer(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
+    }
+
+    /// Lets another instance become active, and requests nothing until this time.
+    pub(crate) async fn step_aside(&mut self, until: Instant) {
+        self.step_down().await;
+        self.requests.forget();
+        self.released.clear();
+        if let Some(order) = &mut self.order {
+            order.unpinned();
+            order.aside_until = Some(until);
+        }
+        self.events.push_back(DeliveryEvent::Resync);
     }
 
     /// Lets another instance become active.

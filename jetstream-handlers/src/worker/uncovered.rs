@@ -1,0 +1,217 @@
+//! Messages whose subject the handler does not declare: a newer version of the program has widened the filter of the
+//! consumer.
+//!
+//! The handler must not be called with them, so they are handed back for an instance of that version.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::Worker;
+use crate::message::{Info, Message};
+use crate::observe::settled::Settlement;
+use crate::observe::status_cell::Condition;
+use crate::plan::Plan;
+use crate::subject::covers;
+use crate::sync::lock;
+use crate::transport::Deliveries;
+
+/// The delay after which a message that was handed back is delivered again.
+const DELAY: Duration = Duration::from_secs(5);
+
+/// The time for which messages are gathered, because each record of them is a write to the consumer.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// The time for which an instance that keeps an order requests nothing, longer than the timeout of its pin.
+const TIME_ASIDE: Duration = Duration::from_secs(8);
+
+/// The time for which the health reports messages that were handed back.
+const REPORTED: Duration = Duration::from_secs(30);
+
+/// The handler receives messages.
+const ACTIVE: u8 = 0;
+
+/// The messages before the one to hand back are handled.
+const FINISHING: u8 = 1;
+
+/// Another instance may become active.
+const ASIDE: u8 = 2;
+
+/// One subject that a handler declares.
+#[derive(Debug)]
+enum Filter {
+    Literal(String),
+    /// The beginning of each subject.
+    Prefix(String),
+    Pattern(String),
+}
+
+impl Filter {
+    fn new(filter: &str) -> Self {
+        let has_wildcard = |filter: &str| filter.split('.').any(|token| matches!(token, "*" | ">"));
+        match filter.strip_suffix('>') {
+            Some(prefix) if !has_wildcard(prefix) => Self::Prefix(prefix.to_owned()),
+            _ if has_wildcard(filter) => Self::Pattern(filter.to_owned()),
+            _ => Self::Literal(filter.to_owned()),
+        }
+    }
+
+    #[inline]
+    fn covers(&self, subject: &str) -> bool {
+        match self {
+            Self::Literal(filter) => filter == subject,
+            Self::Prefix(prefix) => subject.starts_with(&**prefix),
+            Self::Pattern(pattern) => covers(pattern, subject),
+        }
+    }
+}
+
+/// The messages that the handler does not declare.
+#[derive(Debug)]
+pub(super) struct Uncovered {
+    filters: Box<[Filter]>,
+    /// The deliveries to hand back.
+    deliveries: Mutex<Vec<Info>>,
+    added: Notify,
+    is_logged: AtomicBool,
+    /// One of the stages in which an instance that keeps an order lets another one become active.
+    stage: AtomicU8,
+    stepped_aside: Notify,
+}
+
+impl Uncovered {
+    pub(super) fn new(plan: &Plan) -> Self {
+        Self {
+            filters: plan.subject.filters().map(|filter| Filter::new(&filter)).collect(),
+            deliveries: Mutex::default(),
+            added: Notify::new(),
+            is_logged: AtomicBool::new(false),
+            stage: AtomicU8::new(ACTIVE),
+            stepped_aside: Notify::new(),
+        }
+    }
+
+    /// Returns `true` if the handler may be called with a message of this subject.
+    #[inline]
+    pub(super) fn is_covered(&self, subject: &str) -> bool {
+        self.filters.iter().any(|filter| filter.covers(subject))
+    }
+
+    /// Returns `true` while nothing is requested.
+    #[inline]
+    pub(super) fn is_aside(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) != ACTIVE
+    }
+
+    /// Takes the deliveries that are not handed back yet, in the order of the stream.
+    pub(super) fn take(&self) -> Vec<Info> {
+        let mut deliveries = std::mem::take(&mut *lock(&self.deliveries));
+        deliveries.sort_by_key(Info::stream_sequence);
+        deliveries.dedup_by_key(|delivery| delivery.stream_sequence());
+        deliveries
+    }
+}
+
+impl Worker {
+    /// Keeps a message that the handler does not declare, until it is handed back; if an order is kept, those after it as
+    /// well.
+    #[cold]
+    pub(super) fn receive_uncovered(&self, message: Message) {
+        let uncovered = &self.uncovered;
+        if !uncovered.is_aside() {
+            self.report_uncovered(message.subject());
+        }
+        lock(&uncovered.deliveries).push(message.info);
+        if self.binding.keeps_order() {
+            uncovered.stage.compare_exchange(ACTIVE, FINISHING, Ordering::Relaxed, Ordering::Relaxed).ok();
+        } else {
+            uncovered.added.notify_one();
+        }
+    }
+
+    fn report_uncovered(&self, subject: &str) {
+        let declaration = &self.handler.declaration;
+        let (stream, consumer) = (&self.binding.stream, &self.binding.consumer);
+        let declared = &declaration.plan.subject;
+        let reason = format!(
+            "consumer `{consumer}` of stream `{stream}` delivers `{subject}`, which `{declared}` of this version does not cover; such messages are handed back for an instance of the version that has widened it"
+        );
+        if !self.uncovered.is_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(handler = declaration.name, "{reason}");
+        }
+        self.status.report(Condition::Uncovered, reason, Some(REPORTED));
+    }
+
+    /// Hands back messages that the handler does not declare, and ends the time in which nothing is requested; never
+    /// returns.
+    pub(super) async fn hand_back_uncovered(&self) {
+        loop {
+            tokio::select! {
+                () = self.uncovered.added.notified() => {
+                    sleep(GATHER).await;
+                    // Boxed, because most handlers never need it.
+                    Box::pin(self.hand_back_later()).await;
+                }
+                () = self.uncovered.stepped_aside.notified() => {
+                    sleep(TIME_ASIDE).await;
+                    // What has arrived meanwhile is delivered again.
+                    self.observer.count(Settlement::Lost, self.uncovered.take().len());
+                    self.uncovered.stage.store(ACTIVE, Ordering::Relaxed);
+                    self.readiness.wake();
+                }
+            }
+        }
+    }
+
+    async fn hand_back_later(&self) {
+        let deliveries = self.uncovered.take();
+        let sequences: Vec<_> = deliveries.iter().map(Info::stream_sequence).collect();
+        if !self.transport.is_connected() {
+            return self.observer.count(Settlement::Lost, deliveries.len());
+        }
+        self.record_hand_back(&sequences).await;
+        for delivery in &deliveries {
+            self.request_later(delivery, DELAY).await;
+        }
+        self.observer.count(Settlement::HandedBack, deliveries.len());
+    }
+
+    /// Returns `true` if an instance that keeps an order has handled everything before the messages to hand back.
+    pub(super) fn can_step_aside(&self) -> bool {
+        self.uncovered.stage.load(Ordering::Relaxed) == FINISHING && !self.holds_messages()
+    }
+
+    /// Lets another instance become active, and hands the messages back to it.
+    pub(super) async fn step_aside(&self, deliveries: &mut Deliveries) {
+        self.uncovered.stage.store(ASIDE, Ordering::Relaxed);
+        if let Some(acks) = &self.ack_all {
+            self.ack_all(acks).await;
+        }
+        deliveries.step_aside(Instant::now() + TIME_ASIDE).await;
+        let held = self.uncovered.take();
+        self.observer.count(Settlement::HandedBack, held.len());
+        self.hand_back(&held).await;
+        self.uncovered.stepped_aside.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn covers_what_the_handler_declares() {
+        let uncovered = Uncovered::new(&Plan::new(["orders.created", "bills.>", "items.*.sold"], "shop"));
+        for subject in ["orders.created", "bills.a", "bills.a.b", "items.7.sold"] {
+            assert!(uncovered.is_covered(subject), "{subject}");
+        }
+        for subject in ["orders.createdx", "orders.paid", "orders", "bills", "billsx.a", "items.7.8.sold", "items.sold"]
+        {
+            assert!(!uncovered.is_covered(subject), "{subject}");
+        }
+        assert!(Uncovered::new(&Plan::new(">", "all")).is_covered("orders.created"));
+    }
+}
