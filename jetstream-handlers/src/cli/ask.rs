@@ -16,7 +16,6 @@ impl Consent {
     /// Asks a question; returns an error unless it is answered with yes.
     ///
     /// Without a terminal, nobody can answer, and the command is refused.
-    #[allow(dead_code, reason = "the commands that destroy something come next")]
     pub(super) fn ask(self, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());

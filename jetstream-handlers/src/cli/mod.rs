@@ -1,12 +1,15 @@
 #![doc = include_str!("../docs/cli.md")]
 
+mod apply;
 mod ask;
 mod check;
 mod connection;
 mod describe;
 mod exit;
+mod export;
 mod handlers;
 mod output;
+mod plan;
 mod publish;
 mod run;
 mod session;
@@ -70,17 +73,29 @@ pub enum Command {
     /// Finds every problem that a start would have, and starts nothing
     #[command(display_order = 4)]
     Check(Check),
+    /// Shows what has to change on the server, and changes nothing
+    #[command(display_order = 5)]
+    Plan(Plan),
+    /// Makes the changes on the server that `plan` shows
+    #[command(display_order = 6)]
+    Apply(Apply),
     /// Shows the messages that wait for the handlers
     #[command(display_order = 7)]
     Status(Status),
     /// Publishes a message, if the handlers of its subject can decode it
     #[command(display_order = 12)]
     Publish(Publish),
+    /// Writes the streams and consumers that the handlers need, in the format of another tool
+    #[command(display_order = 13)]
+    Export(Export),
 }
 
+pub use apply::Apply;
 pub use check::Check;
 pub use describe::Describe;
+pub use export::Export;
 pub use handlers::Handlers;
+pub use plan::Plan;
 pub use publish::Publish;
 pub use run::Run;
 pub use status::Status;
@@ -129,6 +144,9 @@ impl Command {
             Self::Check(command) => command.run(session).await,
             Self::Status(command) => command.run(session).await,
             Self::Publish(command) => command.run(session).await,
+            Self::Plan(command) => command.run(session).await,
+            Self::Apply(command) => command.run(session).await,
+            Self::Export(command) => command.run(session).await,
         }
     }
 }

@@ -249,6 +249,11 @@ impl Connection {
         }
     }
 
+    /// Returns the limits and the usage of the account.
+    pub(crate) async fn account(&self) -> Result<Value, ApiError> {
+        self.request_empty("INFO").await
+    }
+
     /// Returns the names by which a client can tell one JetStream system from another.
     ///
     /// The name of a server without a cluster is its id unless it is configured, and changes with each of its starts.

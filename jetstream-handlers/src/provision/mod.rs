@@ -16,6 +16,7 @@ mod notices;
 mod ownership;
 mod plan;
 mod planning;
+mod preflight;
 mod risk;
 mod snapshot;
 mod stored;

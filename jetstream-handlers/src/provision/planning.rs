@@ -11,7 +11,7 @@ use super::consumers::{Compared, consumer_config};
 use super::inspect::{Inspection, inspect};
 use super::plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 use super::streams::{Aim, KnownStream};
-use super::{drift, ownership, risk};
+use super::{drift, ownership, preflight, risk};
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
@@ -36,6 +36,12 @@ pub(crate) async fn plan(
 ) -> ProvisionPlan {
     let inspection = inspect(transport, handlers, Aim::Plan).await;
     let mut warnings = Vec::new();
+    let created: Vec<_> = inspection.missing_streams().map(|known| &known.config).collect();
+    if !created.is_empty()
+        && let Some(account) = transport.account().await
+    {
+        warnings.extend(preflight::warnings(&account, &created));
+    }
     let mut changes = stream_changes(transport, &inspection).await;
     changes.extend(consumer_changes(transport, &inspection));
     changes.extend(orphans(transport, &inspection, program, &mut warnings).await);

@@ -15,9 +15,7 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{
-    Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, filters,
-};
+use crate::delivery::{Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, filters};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -133,6 +131,15 @@ impl Transport {
         let found = self.found_consumers(stream).await?;
         let each = found.iter().flat_map(|it| filters(&it.config).into_iter().map(|filter| (it.name(), filter)));
         Ok(each.map(|(name, filter)| (name.to_owned(), filter.to_owned())).collect())
+    }
+
+    /// Returns the limits and the usage of the account as the server writes them; `None` in memory, and if they cannot be
+    /// read.
+    pub(crate) async fn account(&self) -> Option<serde_json::Value> {
+        match self {
+            Self::Nats(connection) => connection.account().await.ok(),
+            Self::Memory(_) => None,
+        }
     }
 
     /// Returns the name by which one JetStream system is told from another.

@@ -82,3 +82,37 @@ pub(super) fn hcl_value(value: &Value) -> String {
         value => value.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn hostile_texts_stay_one_value() {
+        let text = "a\"b\\c\nd: #e ${f} %{g} \u{85}\u{2028}\u{1f600}'";
+        let common = "a\\\"b\\\\c\\nd: #e ";
+        let rest = "\\u0085\\u2028\\U0001f600'\"";
+        assert_eq!(yaml_text(text), format!("\"{common}${{f}} %{{g}} {rest}"));
+        assert_eq!(hcl_text(text), format!("\"{common}$${{f}} %%{{g}} {rest}"));
+        assert_eq!(hcl_value(&json!({ "a\"b": ["${c}", 7, true] })), "{ \"a\\\"b\" = [\"$${c}\", 7, true] }");
+    }
+
+    #[test]
+    fn yaml_has_one_level_for_each_depth() {
+        let mut out = String::new();
+        let value = json!({ "no": [{ "name": "a", "tags": ["x: y"] }], "- key": { "n": 1 } });
+        yaml_field(&mut out, 1, "spec", &value);
+        let lines = [
+            "  spec:",
+            "    \"- key\":",
+            "      \"n\": 1",
+            "    \"no\":",
+            "      - name: \"a\"",
+            "        tags:",
+            "          - \"x: y\"",
+        ];
+        assert_eq!(out.lines().collect::<Vec<_>>(), lines);
+    }
+}

@@ -1,5 +1,4 @@
 //! Rolling restarts from one version of a service to another: replicas of both run at the same time.
-#![allow(clippy::unwrap_used, reason = "tests may panic")]
 
 use std::collections::BTreeSet;
 use std::time::Duration;

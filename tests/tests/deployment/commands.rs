@@ -1,0 +1,150 @@
+//! The commands `plan`, `apply` and `export`.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use jetstream_handlers::prelude::*;
+use jetstream_handlers_tests::Server;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
+
+/// The variable by which the handler `bill` of the service changes.
+const CHANGED: (&str, &str) = ("OPERATED_ACK_WAIT", "10s");
+
+/// What a command has printed, and its exit code.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    output: String,
+}
+
+impl Ended {
+    #[track_caller]
+    fn code(&self, code: i32) -> &Self {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, texts: &[&str]) -> &Self {
+        texts.iter().for_each(|text| assert!(self.output.contains(text), "no {text:?} in {}", self.output));
+        self
+    }
+}
+
+/// Runs a command of the service without a terminal, and with these variables and no others.
+async fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(SERVICE);
+    command.args(arguments).env_clear().envs(variables.iter().copied()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = tokio::time::timeout(secs(60), command.output()).await;
+    let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    Ended { code: output.status.code(), output: String::from_utf8(text).unwrap() }
+}
+
+async fn run(server: &Server, arguments: &[&str]) -> Ended {
+    run_with(arguments, &[("NATS_URL", &server.url())]).await
+}
+
+async fn run_changed(server: &Server, arguments: &[&str]) -> Ended {
+    run_with(arguments, &[("NATS_URL", &server.url()), CHANGED]).await
+}
+
+fn in_folder(server: &Server, name: &str) -> String {
+    server.folder().join(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn change_is_planned_and_applied() {
+    let server = Server::start().await;
+    run(&server, &["plan"]).await.code(0).says(&[
+        "+ create stream SHOP",
+        "+ create consumer billing of stream SHOP (operated::bill)",
+        "plan for server ",
+    ]);
+    let file = in_folder(&server, "plan.json");
+    run(&server, &["plan", "--detailed-exitcode", "--out", &file]).await.code(2);
+    run(&server, &["apply", "--plan", &file]).await.code(0).says(&["applied"]);
+    run(&server, &["plan", "--detailed-exitcode"]).await.code(0).says(&["no changes"]);
+    run(&server, &["apply"]).await.code(0).says(&["no changes"]);
+    run(&server, &["apply", "--plan", &file]).await.code(1).says(&["exists now; nothing was changed"]);
+
+    let planned = run_changed(&server, &["plan", "--json"]).await;
+    let plan: Value = serde_json::from_str(&planned.code(0).output).unwrap();
+    let change = plan["changes"].as_array().unwrap().iter().find(|it| it["action"] == "update").unwrap();
+    let picked = json!([plan["version"], change["object"], change["consumer"], change["risk"], change["fields"][0]]);
+    let expected = json!([1, "consumer", "billing", "careful", {
+        "field": "ack_wait", "found": "30s", "wanted": "10s", "risk": "careful",
+        "consequence": change["fields"][0]["consequence"],
+    }]);
+    assert_eq!(picked, expected);
+    run_changed(&server, &["apply", "--dry-run"]).await.code(0).says(&["ack_wait: 30s -> 10s"]);
+    let refused = run_changed(&server, &["apply"]).await;
+    refused.code(1).says(&["apply these changes? the standard input is no terminal to answer; pass `--yes`"]);
+    run_changed(&server, &["apply", "--yes"]).await.code(0).says(&["applied"]);
+    run_changed(&server, &["plan", "--detailed-exitcode"]).await.code(0);
+}
+
+#[tokio::test]
+async fn plan_file_of_something_else_is_refused() {
+    let server = Server::start().await;
+    let file = in_folder(&server, "plan.json");
+    let apply = ["apply", "--yes", "--plan", &file];
+    run(&server, &apply).await.code(1).says(&["the plan `", "plan.json` cannot be read: No such file"]);
+    for (content, expected) in [
+        ("{}", "the plan cannot be read: missing field `version` at line 1 column 2"),
+        ("{\"version\": 2}", "the plan has version 2, and this program reads version 1"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        run(&server, &apply).await.code(1).says(&[expected]);
+    }
+    let other = Server::start().await;
+    run(&other, &["plan", "--out", &file]).await.code(0);
+    run(&server, &apply).await.code(1).says(&["the plan was made for server ", ", and this is server "]);
+    run(&server, &["plan", "--detailed-exitcode"]).await.code(2);
+}
+
+#[tokio::test]
+async fn exports_are_written_and_compared_without_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    run_with(&["export", "--format", "nats"], &[]).await.code(0).says(&[
+        "nats stream add SHOP --subjects 'shop.>'",
+        "nats consumer add SHOP shipping --pull --filter 'shop.orders.*.paid' --deliver all --ack all",
+        "--pinned-groups ordered --pinned-ttl 5s",
+    ]);
+    run_with(&["export", "--format", "nack"], &[]).await.code(0).says(&[
+        "apiVersion: jetstream.nats.io/v1beta2\nkind: Consumer\nmetadata:\n  name: \"shop-billing\"\nspec:\n  streamName: \"SHOP\"",
+        "  ackWait: \"30s\"\n",
+        "  filterSubject: \"shop.orders.created\"\n",
+    ]);
+    run_with(&["export", "--format", "terraform"], &[]).await.code(0).says(&[
+        "resource \"jetstream_stream\" \"shop\" {\n  name = \"SHOP\"\n  subjects = [\"shop.>\"]\n",
+        "resource \"jetstream_consumer\" \"shop_billing\" {\n  stream_id = jetstream_stream.shop.id\n",
+        "  ack_wait = 30\n",
+        "  deliver_all = true\n",
+    ]);
+    let snapshot = file("snapshot.json");
+    run_with(&["export", "--format", "json", "-o", &snapshot], &[]).await.code(0);
+    let against = ["plan", "--detailed-exitcode", "--against", &snapshot];
+    run_with(&against, &[]).await.code(0).says(&["no changes"]);
+    run_with(&against, &[CHANGED]).await.code(2).says(&["~ update consumer billing of stream SHOP", "30s -> 10s"]);
+    std::fs::write(&snapshot, "{\"version\": 1, \"streams\": [{}], \"consumers\": []}").unwrap();
+    run_with(&against, &[]).await.code(1).says(&["the snapshot cannot be read: streams[0]: missing field"]);
+    let missing = file("missing.json");
+    run_with(&["plan", "--against", &missing], &[]).await.code(1).says(&["the snapshot `", "cannot be read"]);
+    assert!(!Path::new(&missing).exists());
+}
+
+#[tokio::test]
+async fn limits_of_the_account_are_compared_before() {
+    let config = "accounts { APP { jetstream: { max_mem: 10M, max_file: 10M, max_bytes_required: true }, users: [
+        { user: admin, password: secret } ] } }";
+    let server = Server::builder().config(config).user("admin", "secret").start().await;
+    let planned = run(&server, &["plan"]).await;
+    planned.code(0).says(&["warning: the account requires `max_bytes` of each stream, and `SHOP` has none"]);
+    run(&server, &["apply"]).await.code(1).says(&["0 of ", " changes were made: creating stream `"]);
+}
