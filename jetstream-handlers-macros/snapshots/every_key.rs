@@ -14,6 +14,7 @@
 //     ack = "confirmed",
 //     group = "billing",
 //     deliver = "last_per_subject",
+//     manage = "bind",
 // )]
 // /// Ships what was ordered.
 // #[tracing::instrument(skip_all)]
@@ -66,6 +67,9 @@ const _: () = {
                 ::jetstream_handlers::__private::Cow::Borrowed("billing"),
             ),
             deliver: ::jetstream_handlers::__private::Deliver::LastPerSubject,
+            manage: ::core::option::Option::Some(
+                ::jetstream_handlers::__private::Manage::Bind,
+            ),
             ..::jetstream_handlers::__private::Plan::new(
                 "orders.*.created",
                 "order-processor",

@@ -66,6 +66,7 @@ fn every_key() {
     ack = "confirmed",
     group = "billing",
     deliver = "last_per_subject",
+    manage = "bind",
 )]
 /// Ships what was ordered.
 #[tracing::instrument(skip_all)]

@@ -150,7 +150,7 @@ impl WorkerHandle {
         let reason = "the handler blocks its runtime thread, so that its messages are redelivered after their ack_wait; set `blocking = true` in its attribute";
         // One call blocks all others, also if slots are free. While no server was connected, no signals were sent.
         let since = handling.signalled?.max(self.observer.activity.last_polled());
-        let is_blocked = since.elapsed() > self.binding.ack_wait * 2;
+        let is_blocked = since.elapsed() > self.binding.ack_wait.get() * 2;
         is_blocked.then(|| Stuck { reason: reason.to_owned(), since })
     }
 

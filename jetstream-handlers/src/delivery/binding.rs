@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
-use super::{Incarnations, SentAcks, Unfinished};
+use super::{AckWait, Incarnations, SentAcks, Unfinished};
 
 /// The stream and the consumer of one handler, as start-up found or created them.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub(crate) struct Binding {
     pub(crate) stream_origin: Origin,
     pub(crate) consumer_origin: Origin,
     /// The effective `ack_wait` of the consumer, which determines the interval of the in-progress signals.
-    pub(crate) ack_wait: Duration,
+    pub(crate) ack_wait: AckWait,
     /// The effective `max_ack_pending` of the consumer.
     pub(crate) max_ack_pending: usize,
     /// The configuration on the server, from which a deleted consumer is restored.

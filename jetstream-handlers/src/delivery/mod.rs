@@ -1,5 +1,6 @@
 //! The types that a transport and a worker exchange: the binding of a handler, and the state changes of its deliveries.
 
+mod ack_wait;
 mod acked;
 mod binding;
 mod counts;
@@ -13,6 +14,7 @@ mod records;
 mod sent_acks;
 mod unfinished;
 
+pub(crate) use ack_wait::AckWait;
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::{Binding, Origin, OutputStream};
 pub(crate) use counts::ConsumerCounts;

@@ -24,6 +24,7 @@ pub(super) struct Floor {
     /// The number of deliveries that the consumer had made.
     pub(super) delivered: u64,
     pub(super) pause: Option<Pause>,
+    pub(super) ack_wait: Duration,
     /// `true` if the consumer had as many pull requests as it serves at a time.
     pub(super) is_full: bool,
 }
@@ -52,6 +53,7 @@ impl Connection {
             sequence: info.ack_floor.stream_sequence,
             delivered: info.delivered.consumer_sequence,
             pause,
+            ack_wait: info.config.ack_wait,
             is_full: max_waiting.is_some_and(|max| info.num_waiting >= max),
         })
     }

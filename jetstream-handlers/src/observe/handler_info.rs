@@ -108,7 +108,7 @@ impl HandlerInfo {
             ordered: plan.ordered,
             key: plan.key.as_ref().map(ToString::to_string),
             batch: plan.batch,
-            ack_wait: binding.map_or(plan.ack_wait(), |it| it.ack_wait),
+            ack_wait: binding.map_or(plan.ack_wait(), |it| it.ack_wait.get()),
             timeout: plan.timeout(),
             max_deliver: plan.max_deliver(),
             dead_letter: binding.map_or_else(declared_dead_letter, |it| it.dead_letter.clone()),

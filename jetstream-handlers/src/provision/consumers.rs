@@ -29,7 +29,7 @@ impl Binding {
     /// Adopts the consumer on the server.
     pub(super) fn adopt(&mut self, FoundConsumer { config: found, created, .. }: FoundConsumer) {
         self.incarnations = Incarnations::of(created);
-        self.ack_wait = found.ack_wait;
+        self.ack_wait.set(found.ack_wait);
         self.max_ack_pending =
             usize::try_from(found.max_ack_pending).ok().filter(|bound| *bound > 0).unwrap_or(usize::MAX);
         self.config = Arc::new(found);

@@ -12,7 +12,7 @@ use super::consumers::{Compared, consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
 use super::{commands, notices};
-use crate::delivery::{Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
+use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{DeadLetter, Declaration, Deliver, Manage, Plan};
 use crate::subject::{covers, overlap};
@@ -182,7 +182,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         consumer: plan.queue.to_string(),
         stream_origin: Origin::Found,
         consumer_origin: Origin::Found,
-        ack_wait: plan.ack_wait(),
+        ack_wait: AckWait::new(plan.ack_wait()),
         max_ack_pending: plan.max_ack_pending() as usize,
         dead_letter,
         outputs,

@@ -110,7 +110,7 @@ impl Worker {
         let sent = &self.binding.sent_acks;
         let mut backoff = ExponentialBackoff::new(DELAYS.0, DELAYS.1);
         // The message whose ack was denied is redelivered by then.
-        let redelivery = self.binding.ack_wait.min(MAX_WAIT);
+        let redelivery = self.binding.ack_wait.get().min(MAX_WAIT);
         let mut trial_at = Instant::now() + if sent.can_be_repeated() { redelivery } else { Duration::ZERO };
         loop {
             let delivery = self.next_trial(trial_at, backoff.next()).await;

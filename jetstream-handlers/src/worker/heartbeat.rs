@@ -13,20 +13,32 @@ use crate::observe::settled::Settlement;
 /// The number of signals per `ack_wait`: if one is lost, the next is still in time.
 const PER_ACK_WAIT: u32 = 3;
 
+/// The maximum time after which a changed `ack_wait` is noticed.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
+
 impl Worker {
     /// Sends in-progress signals periodically; never returns.
     pub(super) async fn heartbeat(&self) {
-        let period = jittered(self.binding.ack_wait / PER_ACK_WAIT).max(Duration::from_millis(1));
-        let min_age = self.binding.ack_wait / (2 * PER_ACK_WAIT);
         loop {
             // An idle handler sends no heartbeats.
             tokio::select! {
                 () = self.buffer.filled() => {}
                 () = self.quarantine.added() => {}
             }
+            let mut sent = Instant::now();
             while self.holds_messages() || !self.quarantine.is_empty() {
-                sleep(period).await;
-                Box::pin(self.send_heartbeats(min_age)).await;
+                // Another version of the program may have lowered it meanwhile.
+                let ack_wait = self.binding.ack_wait.get();
+                let period = jittered(ack_wait / PER_ACK_WAIT).max(Duration::from_millis(1));
+                let now = Instant::now();
+                let due = sent + period;
+                if now < due {
+                    sleep((due - now).min(MAX_SLEEP)).await;
+                }
+                if Instant::now() >= due {
+                    Box::pin(self.send_heartbeats(ack_wait / (2 * PER_ACK_WAIT))).await;
+                    sent = Instant::now();
+                }
             }
         }
     }

@@ -39,12 +39,14 @@ impl Worker {
 
     /// Returns `true` if the server has redelivered a message in a slot, because it had no signal for `ack_wait`.
     pub(super) fn was_redelivered(&self, delivery: &Info) -> bool {
-        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_lost(delivery.id(), self.binding.ack_wait))
+        let ack_wait = self.binding.ack_wait.get();
+        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_lost(delivery.id(), ack_wait))
     }
 
     /// Returns `true` if another slot handles an earlier delivery of a message, which the server has not lost.
     pub(super) fn is_in_progress(&self, delivery: &Info) -> bool {
-        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_earlier(delivery.id(), self.binding.ack_wait))
+        let ack_wait = self.binding.ack_wait.get();
+        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_earlier(delivery.id(), ack_wait))
     }
 
     /// Returns the messages in the slots that the server has not redelivered.

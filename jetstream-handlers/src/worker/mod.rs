@@ -145,7 +145,7 @@ impl Worker {
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker receives messages if their order is kept, so it always requests the next one.
         let min_size = usize::from(binding.keeps_order());
-        let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait, slots.len(), min_size);
+        let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait.get(), slots.len(), min_size);
         let suspended = transport.observe_clock().map_or(0, |observed| observed.suspended.as_nanos() as u64);
         // Boxed, so that the task that runs it does not hold it twice.
         Box::new(Self {
@@ -397,6 +397,6 @@ impl Worker {
     fn max_age(&self) -> Duration {
         // If an order is kept, the messages belong to this worker until the server reports otherwise, and dropping one would
         // break the order.
-        if self.binding.keeps_order() { Duration::MAX } else { self.binding.ack_wait }
+        if self.binding.keeps_order() { Duration::MAX } else { self.binding.ack_wait.get() }
     }
 }

@@ -243,7 +243,7 @@ impl Worker {
         // Most signals are sent immediately and need no timer.
         let sent = match futures::poll!(signal.as_mut()) {
             Poll::Ready(sent) => Ok(sent),
-            Poll::Pending => timeout(self.binding.ack_wait, signal).await,
+            Poll::Pending => timeout(self.binding.ack_wait.get(), signal).await,
         };
         let handler = &self.handler.declaration.name;
         match sent {

@@ -212,3 +212,33 @@ async fn keyed_replica_of_the_former_version_steps_aside() {
     }
     widened_in_order(Order::Keyed).await;
 }
+
+#[tokio::test]
+async fn running_replica_learns_a_lowered_ack_wait() {
+    let server = Server::start().await;
+    let calls = Recorder::new();
+    let (former, new) = (connect(&server).await, builder(&server).manage(Manage::Update).connect().await.unwrap());
+    let handler = |calls: &Recorder| {
+        let calls = calls.clone();
+        move |id: u64| {
+            let calls = calls.clone();
+            async move {
+                calls.add(id);
+                // Longer than the lowered `ack_wait`, and shorter than the former one.
+                tokio::time::sleep(if id == 7 { secs(4) } else { ms(1) }).await;
+            }
+        }
+    };
+    let subscription = former.subscribe("orders.created", "billing", handler(&calls)).concurrency(2).await.unwrap();
+    let lowered = new.subscribe("orders.created", "billing", handler(&calls)).concurrency(2).ack_wait(secs(1));
+    lowered.await.unwrap().unsubscribe().await.unwrap();
+    eventually("the former version reads the new ack_wait", SOON, async || {
+        former.publish("orders.created", &1_u64).await.unwrap();
+        former.handlers().iter().any(|handler| handler.ack_wait == secs(1)).then_some(())
+    })
+    .await;
+    former.publish("orders.created", &7_u64).await.unwrap();
+    server.all_acked("ORDERS", "billing").await;
+    assert_eq!(calls.count(7), 1, "its in-progress signals come in time");
+    subscription.unsubscribe().await.unwrap();
+}

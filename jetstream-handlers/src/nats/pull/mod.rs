@@ -437,6 +437,10 @@ impl Pull {
         if let Ok(floor) = &floor {
             self.losses.begin_after(floor.delivered);
             self.losses.set_floor(floor.sequence);
+            if self.binding.ack_wait.set(floor.ack_wait) {
+                let (handler, ack_wait) = (&*self.handler, floor.ack_wait);
+                tracing::info!(handler, "the `ack_wait` of the consumer is {ack_wait:?} from now on");
+            }
             if let Some(unfinished) = &self.binding.unfinished {
                 unfinished.prune(floor.sequence);
             }

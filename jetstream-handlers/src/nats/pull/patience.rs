@@ -51,8 +51,8 @@ impl Patience {
     /// no effect on it; and what another instance has nakked is not nakked again.
     pub(super) fn add(&mut self, connection: Arc<Connection>, binding: &Binding, messages: Vec<LostMessage>) {
         // At different times in different instances.
-        let time = if self.call.is_zero() { binding.ack_wait / 2 } else { BUFFERED + self.call * CALLS };
-        let time = time.min(binding.ack_wait).mul_f64(1.0 + fastrand::f64());
+        let time = if self.call.is_zero() { binding.ack_wait.get() / 2 } else { BUFFERED + self.call * CALLS };
+        let time = time.min(binding.ack_wait.get()).mul_f64(1.0 + fastrand::f64());
         // The advisory `io.nats.jetstream.advisory.v1.nak` (`jetstream_api.go`, `JSAdvisoryConsumerMsgNakPre`).
         let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.MSG_NAKED.{}.{}", binding.stream, binding.consumer);
         self.waiting.push(Box::pin(wait(connection, subject, time, messages)));
