@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use jetstream_handlers::metrics::FAMILIES;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{HandlerState, Reason, Settlement};
+use jetstream_handlers::{ExportFormat, HandlerState, Reason, Settlement};
 use jetstream_handlers_tests::{SOON, eventually};
 
 fn library() -> PathBuf {
@@ -203,6 +203,30 @@ async fn serialized_fields_are_listed() {
         assert!(described.contains(&format!("`{field}`")), "`{field}` is not described in `docs/health.md`");
     }
     subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn fields_of_plans_and_exports_are_listed() {
+    #[subscriber(subject = "orders.created", queue = "billing")]
+    async fn bill(_: u64) {}
+    let listed: Vec<BTreeSet<_>> =
+        rows("Plans and exports").iter().map(|row| names(&row[1]).into_iter().collect()).collect();
+    let broker = Broker::builder().include::<bill>().connect_in_memory();
+    let snapshot = broker.export(ExportFormat::Json).await.unwrap();
+    let differing = snapshot.replace("\"ack_policy\": \"explicit\"", "\"ack_policy\": \"all\", \"headers_only\": true");
+    let former = broker.plan_against(&differing).await.unwrap();
+    let plan: serde_json::Value = serde_json::from_str(&former.to_json()).unwrap();
+    let change = plan["changes"].as_array().unwrap().iter().find(|it| it["action"] == "recreate").unwrap();
+    assert_eq!(fields(&plan), listed[0]);
+    // A problem is that of a blocked change.
+    assert_eq!(&fields(change) | &BTreeSet::from(["problem".to_owned()]), listed[1]);
+    assert_eq!(fields(&change["fields"][0]), listed[2]);
+    for (field, listed) in [("object", &listed[3]), ("action", &listed[4]), ("risk", &listed[5])] {
+        let values = plan["changes"].as_array().unwrap().iter().filter_map(|it| it[field].as_str());
+        values.for_each(|value| assert!(listed.contains(value), "{field} {value}"));
+    }
+    let snapshot: serde_json::Value = serde_json::from_str(&snapshot).unwrap();
+    assert_eq!(&fields(&snapshot) | &fields(&snapshot["consumers"][0]), listed[6]);
 }
 
 #[test]

@@ -113,7 +113,11 @@ impl<'a> Streams<'a> {
         let changes = match self.aim {
             Aim::Start => self.manage == Manage::Update,
             Aim::Plan => self.manage != Manage::Bind,
-            Aim::Export => true,
+            Aim::Export => {
+                let known = self.known.get_mut(&wanted.name)?;
+                known.config = wanted.clone();
+                return None;
+            }
         };
         if !changes || !is_changeable {
             return Some(problem);
