@@ -13,6 +13,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "loop"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             backoff: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Backoff::Steps(

@@ -30,6 +30,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "store"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             batch: ::core::option::Option::Some(100),
             batch_wait: ::core::option::Option::Some(
@@ -103,6 +104,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Batch < Reading >);
             let body = ::jetstream_handlers::__private::check::<
                 State<Db>,
                 _,
@@ -114,6 +116,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, State < Db >);
             let _ = body;
             ::jetstream_handlers::__private::declare_published::<
                 <HandlerResult<
@@ -128,6 +131,10 @@ const _: () = {
                     > as ::jetstream_handlers::__private::IntoElements>::Element,
                 >::NEW)
                     .__jetstream_handlers_published(),
+            );
+            ::jetstream_handlers::__published!(
+                problems, < HandlerResult < Vec < Stored > > as
+                ::jetstream_handlers::__private::IntoElements > ::Element
             );
         },
         layer: ::core::option::Option::None,

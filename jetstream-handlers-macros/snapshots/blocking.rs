@@ -17,6 +17,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "thumbnail"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             threads: ::core::option::Option::Some(4),
             ..::jetstream_handlers::__private::Plan::new("images.uploaded", "thumbnails")
@@ -73,6 +74,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Image);
             let body = ::jetstream_handlers::__private::check::<
                 State<Sizes>,
                 _,
@@ -84,6 +86,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, State < Sizes >);
             let _ = body;
             ::jetstream_handlers::__private::declare::<HandlerResult>(problems);
         },

@@ -20,6 +20,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "bill"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || {
             ::jetstream_handlers::__private::Plan {
                 ..::jetstream_handlers::__private::Plan::new(
@@ -87,6 +88,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Path < Option < String > >);
             let _ = body;
         },
         layer: ::core::option::Option::None,

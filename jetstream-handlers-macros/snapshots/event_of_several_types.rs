@@ -59,11 +59,13 @@ impl ::jetstream_handlers::Event for OrderEvent {
         }
     }
 }
-::jetstream_handlers::__private::inventory::submit! {
-    ::jetstream_handlers::__private::DeclaredEvent { patterns : < OrderEvent as
-    ::jetstream_handlers::Event > ::PATTERNS, type_name : || ::core::any::type_name:: <
-    OrderEvent > (), }
-}
+::jetstream_handlers::__declared_event!(
+    OrderEvent; [< OrderCreated as ::jetstream_handlers::Event > ::PATTERN, OrderCreated,
+    < OrderCreated as ::jetstream_handlers::Event > ::type_codec(), < OrderCreated as
+    ::jetstream_handlers::Event > ::VERSION, ::core::option::Option::None],
+    ["orders.{order}.paid", Payment, ::core::option::Option::None,
+    ::core::option::Option::None, ::core::option::Option::None]
+);
 #[automatically_derived]
 impl ::jetstream_handlers::__private::Serialize for OrderEvent {
     fn serialize<__S: ::jetstream_handlers::__private::Serializer>(

@@ -22,8 +22,8 @@ impl ::jetstream_handlers::Event for OrderCreated {
         ::jetstream_handlers::__private::event_codec::<formats::MessagePackCodec>()
     }
 }
-::jetstream_handlers::__private::inventory::submit! {
-    ::jetstream_handlers::__private::DeclaredEvent { patterns : < OrderCreated as
-    ::jetstream_handlers::Event > ::PATTERNS, type_name : || ::core::any::type_name:: <
-    OrderCreated > (), }
-}
+::jetstream_handlers::__declared_event!(
+    OrderCreated; ["orders.created", OrderCreated, < OrderCreated as
+    ::jetstream_handlers::Event > ::type_codec(), < OrderCreated as
+    ::jetstream_handlers::Event > ::VERSION, ::core::option::Option::None]
+);

@@ -39,6 +39,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "ship"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "Ships what was ordered.",
         plan: || ::jetstream_handlers::__private::Plan {
             stream: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Cow::Borrowed("ORDERS"),
@@ -129,6 +130,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, State < Db >);
             let body = ::jetstream_handlers::__private::check::<
                 OrderView<'_>,
                 _,
@@ -140,6 +142,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, OrderView < '_ >);
             let _ = body;
         },
         layer: ::core::option::Option::None,

@@ -19,6 +19,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "process_order"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             ..::jetstream_handlers::__private::Plan::new(
                 "orders.created",
@@ -63,6 +64,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, OrderCreated);
             let _ = body;
             ::jetstream_handlers::__private::declare::<HandlerResult>(problems);
         },

@@ -13,6 +13,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "count"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             key: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Key::from("{region}"),
@@ -59,6 +60,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Order);
             let _ = body;
         },
         layer: ::core::option::Option::None,

@@ -17,6 +17,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "book"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             ordered: true,
             ack_every: ::core::option::Option::Some(50),
@@ -61,6 +62,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Entry);
             let _ = body;
             ::jetstream_handlers::__private::declare::<HandlerResult>(problems);
         },

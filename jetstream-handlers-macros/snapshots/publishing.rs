@@ -19,6 +19,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "confirm"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             publish: ::core::option::Option::Some(
                 ::jetstream_handlers::__private::Cow::Borrowed("orders.confirmed"),
@@ -67,6 +68,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, Order);
             let _ = body;
             ::jetstream_handlers::__private::declare_published::<
                 HandlerResult<Option<Confirmation>>,
@@ -77,6 +79,9 @@ const _: () = {
                     HandlerResult<Option<Confirmation>>,
                 >::NEW)
                     .__jetstream_handlers_published(),
+            );
+            ::jetstream_handlers::__published!(
+                problems, HandlerResult < Option < Confirmation > >
             );
         },
         layer: ::core::option::Option::None,

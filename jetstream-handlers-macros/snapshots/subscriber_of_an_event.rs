@@ -13,6 +13,7 @@ const _: () = {
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "bill"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             event_codec: <OrderCreated as ::jetstream_handlers::Event>::type_codec(),
             ..::jetstream_handlers::__private::Plan::new(
@@ -56,6 +57,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, OrderCreated);
             let _ = body;
         },
         layer: ::core::option::Option::None,

@@ -168,7 +168,27 @@ fn of_struct(input: &DeriveInput, settings: &Settings, fields: &Fields, errors: 
     };
     let filled = filled(subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
-    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new()))
+    let messages = [message(subject, name, name, &none())];
+    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new(), &messages))
+}
+
+/// Returns the description of a message of an event: its subject, the type of its payload, the type that has its format
+/// and version, and the header that names the variant.
+fn message(
+    pattern: &impl ToTokens,
+    payload: &impl ToTokens,
+    event: &impl ToTokens,
+    header: &TokenStream,
+) -> TokenStream {
+    quote_spanned! {Span::mixed_site()=>
+        [
+            #pattern,
+            #payload,
+            <#event as ::jetstream_handlers::Event>::type_codec(),
+            <#event as ::jetstream_handlers::Event>::VERSION,
+            #header
+        ]
+    }
 }
 
 /// Returns the expression of the subject of an event.
@@ -218,6 +238,7 @@ fn implementation(
     subject: &TokenStream,
     id: &TokenStream,
     others: &TokenStream,
+    messages: &[TokenStream],
 ) -> TokenStream {
     let here = Span::mixed_site();
     let name = &input.ident;
@@ -233,16 +254,11 @@ fn implementation(
             }
         }
     });
-    let entry = input.generics.params.is_empty().then(|| {
-        quote_spanned! {here=>
-            ::jetstream_handlers::__private::inventory::submit! {
-                ::jetstream_handlers::__private::DeclaredEvent {
-                    patterns: <#name as ::jetstream_handlers::Event>::PATTERNS,
-                    type_name: || ::core::any::type_name::<#name>(),
-                }
-            }
-        }
-    });
+    let entry = input
+        .generics
+        .params
+        .is_empty()
+        .then(|| quote_spanned!(here=> ::jetstream_handlers::__declared_event!(#name; #(#messages),*);));
     quote_spanned! {here=>
         #[automatically_derived]
         impl #generics ::jetstream_handlers::Event for #name #arguments #clause {
@@ -339,7 +355,8 @@ fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mu
     let access = |field: &str| field_of_variants(data, field);
     let filled = filled(subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
-    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new()))
+    let messages = [message(subject, &input.ident, &input.ident, &none())];
+    Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new(), &messages))
 }
 
 /// Returns an expression for a field that every variant has.
@@ -405,7 +422,15 @@ fn by_header(
             ::core::option::Option::Some((#header, match self { #(Self::#idents(_) => #names,)* }))
         }
     };
-    let event = implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &type_header);
+    let messages: Vec<_> = names
+        .iter()
+        .zip(variants)
+        .map(|(name, variant)| {
+            let header = quote_spanned!(Span::mixed_site()=> ::core::option::Option::Some((#header, #name)));
+            message(subject, variant.payload, &input.ident, &header)
+        })
+        .collect();
+    let event = implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &type_header, &messages);
     Some(wrapped(input, variants, &event, &decode))
 }
 
@@ -417,7 +442,7 @@ fn by_subject(
     errors: &mut Errors,
 ) -> Option<TokenStream> {
     let (mut patterns, mut subjects, mut ids, mut arms) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut versions, mut codecs, mut single) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut versions, mut codecs, mut single, mut messages) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for Wrapper { variant, payload, settings } in variants {
         settings.refuse(&["header", "name", "version"], "a variant with a subject of its own", errors);
         let ident = &variant.ident;
@@ -456,6 +481,12 @@ fn by_subject(
                 return ::jetstream_handlers::__private::decoded(message, context, #codec).map(Self::#ident);
             }
         });
+        messages.push(match settings.subject {
+            Some(_) => quote_spanned! {Span::mixed_site()=>
+                [#pattern, #payload, #codec, ::core::option::Option::None, ::core::option::Option::None]
+            },
+            None => message(&pattern, payload, payload, &none()),
+        });
         codecs.push(quote_spanned!(Span::mixed_site()=> Self::#ident(_) => #codec));
         patterns.push(pattern);
         subjects.push(quote_spanned!(Span::mixed_site()=> Self::#ident(event) => #subject));
@@ -487,7 +518,7 @@ fn by_subject(
             match self { #(#codecs,)* }
         }
     };
-    let event = implementation(input, &patterns, of_enum, &subject, &id, &others);
+    let event = implementation(input, &patterns, of_enum, &subject, &id, &others, &messages);
     let wrapped = wrapped(input, variants, &event, &decode);
     Some(quote_spanned!(Span::mixed_site()=> #(#single)* #wrapped))
 }

@@ -220,6 +220,7 @@ fn declared(function: &Function, settings: &Settings) -> Option<TokenStream> {
             problems,
             (&&&&&::jetstream_handlers::__private::Returned::<#output>::NEW).__jetstream_handlers_published(),
         );
+        ::jetstream_handlers::__published!(problems, #output);
     })
 }
 
@@ -231,6 +232,7 @@ fn check(function: &Function, settings: &Settings) -> TokenStream {
         let via = via(parameter);
         quote_spanned! {at_type=>
             let body = ::jetstream_handlers::__private::check::<#parameter, _, _>(context, problems, #via, body);
+            ::jetstream_handlers::__received!(problems, #parameter);
         }
     });
     let declared = declared(function, settings);
@@ -255,7 +257,7 @@ fn via(parameter: &Type) -> TokenStream {
 ///
 /// Its closures are in one initializer, because the compiler reports a wrong type once for each body that names it.
 fn registration(function: &Function, settings: &Settings) -> TokenStream {
-    let name = function.plain_name();
+    let (name, description) = (function.plain_name(), function.description());
     let plan = plan(settings);
     let call = call(function, settings);
     let published = publishes(settings).then(|| {
@@ -275,6 +277,7 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
             ::jetstream_handlers::__private::Registration {
                 name: ::core::concat!(::core::module_path!(), "::", #name),
                 location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+                description: #description,
                 plan: || #plan,
                 call: #call,
                 check: #check,

@@ -5,8 +5,8 @@ use quote::{ToTokens, quote_spanned};
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
 use syn::{
-    Attribute, FnArg, GenericArgument, GenericParam, Lifetime, PathArguments, ReturnType, Safety, Signature, Type,
-    TypePath, TypeReference, Visibility,
+    Attribute, Expr, FnArg, GenericArgument, GenericParam, Lifetime, Lit, Meta, MetaNameValue, PathArguments,
+    ReturnType, Safety, Signature, Type, TypePath, TypeReference, Visibility,
 };
 
 use crate::enclosing;
@@ -53,6 +53,20 @@ impl Function {
     /// Returns the name without `r#`.
     pub(crate) fn plain_name(&self) -> String {
         self.signature.ident.unraw().to_string()
+    }
+
+    /// Returns the documentation of the function, without the space with which each line begins.
+    pub(crate) fn description(&self) -> String {
+        let lines =
+            self.attributes.iter().filter(|attribute| attribute.path().is_ident("doc")).filter_map(|attribute| {
+                let Meta::NameValue(MetaNameValue { value: Expr::Lit(literal), .. }) = &attribute.meta else {
+                    return None;
+                };
+                let Lit::Str(text) = &literal.lit else { return None };
+                let text = text.value();
+                Some(text.strip_prefix(' ').unwrap_or(&text).to_owned())
+            });
+        lines.collect::<Vec<_>>().join("\n").trim().to_owned()
     }
 
     pub(crate) fn is_async(&self) -> bool {

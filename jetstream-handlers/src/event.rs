@@ -237,6 +237,22 @@ pub struct DeclaredEvent {
     pub patterns: &'static [&'static str],
     /// The name of the type.
     pub type_name: fn() -> &'static str,
+    /// The messages, which are those of the variants of an enum that are told apart by the subject or a header.
+    #[cfg(feature = "asyncapi")]
+    pub messages: fn() -> Vec<EventMessage>,
+}
+
+/// A message of an event, as `#[derive(Event)]` describes it.
+#[cfg(feature = "asyncapi")]
+#[derive(Debug)]
+#[allow(missing_docs)] // used only by the expansion
+pub struct EventMessage {
+    pub pattern: &'static str,
+    pub payload: crate::schema::Described,
+    pub codec: Option<DefaultCodec>,
+    pub version: Option<u32>,
+    /// The header that names the variant, and the name.
+    pub header: Option<(&'static str, &'static str)>,
 }
 
 inventory::collect!(DeclaredEvent);

@@ -72,6 +72,7 @@
 //!
 //! | feature | effect |
 //! |---|---|
+//! | `asyncapi` | the module `asyncapi`: a document in the format AsyncAPI of what handlers receive and publish, and its comparison with an earlier one; off by default |
 //! | `cbor`, `messagepack`, `protobuf` | the payload formats `Cbor<T>`, `MessagePack<T>` and `Protobuf<T>`; off by default |
 //! | `cli` | the command line of a service, `Builder::run_cli`: the module `cli`; off by default |
 //! | `compression` | payloads that are compressed with gzip or zstd; off by default |
@@ -82,6 +83,8 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[cfg(feature = "asyncapi")]
+pub mod asyncapi;
 mod backoff;
 mod broker;
 #[cfg(feature = "cli")]
@@ -116,6 +119,8 @@ mod prefix;
 mod provision;
 mod publish;
 mod rules;
+#[cfg(feature = "asyncapi")]
+mod schema;
 mod settings;
 mod spelling;
 mod subject;
@@ -240,7 +245,11 @@ pub mod __private {
     pub use serde::{Serialize, Serializer};
 
     pub use crate::codec::DefaultCodec;
+    #[cfg(feature = "asyncapi")]
+    pub use crate::event::EventMessage;
     pub use crate::event::{DeclaredEvent, event_codec, event_subject};
+    #[cfg(feature = "asyncapi")]
+    pub use crate::extract::element;
     pub use crate::extract::{
         Argument, Body, Context, Delivery, Parameter, Problems, Rejection, Results, check, decoded, extract,
         extract_from, has_pattern, unknown_header, unknown_subject, via,
@@ -253,6 +262,8 @@ pub mod __private {
         published_elements, via as returned,
     };
     pub use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Manage, OnBatchError, Plan};
+    #[cfg(feature = "asyncapi")]
+    pub use crate::schema::{PayloadType, described, returned as returned_type, wrapped};
     #[cfg(feature = "tower")]
     pub use crate::{handler::Wrapper, layer::LayerOfHandlers};
 
@@ -304,6 +315,104 @@ macro_rules! __layer {
 macro_rules! __layer {
     ($layer:path) => {
         ::core::compile_error!("`layer` requires the feature `tower` of the crate `jetstream-handlers`")
+    };
+}
+
+/// Describes a parameter of a handler for a document of AsyncAPI.
+#[cfg(feature = "asyncapi")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __received {
+    ($problems:ident, $parameter:ty) => {{
+        #[allow(unused_imports)] // which trait is used depends on the parameter
+        use $crate::__private::element::{Element as _, Whole as _};
+        $problems.received($crate::__described!(
+            (&&$crate::__private::PayloadType::<$parameter>::NEW).__jetstream_handlers_element()
+        ));
+    }};
+}
+
+/// Describes nothing without the feature.
+#[cfg(not(feature = "asyncapi"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __received {
+    ($problems:ident, $parameter:ty) => {};
+}
+
+/// Describes what a handler with `publish` returns for a document of AsyncAPI.
+#[cfg(feature = "asyncapi")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __published {
+    ($problems:ident, $returned:ty) => {{
+        #[allow(unused_imports)] // which trait is used depends on the return type
+        use $crate::__private::returned_type::{ReturnedResult as _, ReturnedValue as _, ReturnedValues as _};
+        $problems.published($crate::__described!(
+            (&&&$crate::__private::PayloadType::<$returned>::NEW).__jetstream_handlers_returned()
+        ));
+    }};
+}
+
+/// Describes nothing without the feature.
+#[cfg(not(feature = "asyncapi"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __published {
+    ($problems:ident, $returned:ty) => {};
+}
+
+/// Describes a payload, with its schema if its type has one.
+#[cfg(feature = "asyncapi")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __described {
+    ($payload:expr) => {{
+        #[allow(unused_imports)] // which traits are used depends on the type
+        use $crate::__private::{
+            described::{WithSchema as _, WithoutSchema as _},
+            wrapped::{Plain as _, Wrapped as _},
+        };
+        (&&(&&$payload).__jetstream_handlers_wrapped()).__jetstream_handlers_described()
+    }};
+}
+
+/// Registers an event, with its messages for a document of AsyncAPI.
+#[cfg(feature = "asyncapi")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __declared_event {
+    ($event:ty; $([$pattern:expr, $payload:ty, $codec:expr, $version:expr, $header:expr]),*) => {
+        $crate::__private::inventory::submit! {
+            $crate::__private::DeclaredEvent {
+                patterns: <$event as $crate::Event>::PATTERNS,
+                type_name: || ::core::any::type_name::<$event>(),
+                messages: || ::std::vec::Vec::from([$(
+                    $crate::__private::EventMessage {
+                        pattern: $pattern,
+                        payload: $crate::__described!($crate::__private::PayloadType::<$payload>::NEW),
+                        codec: $codec,
+                        version: $version,
+                        header: $header,
+                    }
+                ),*]),
+            }
+        }
+    };
+}
+
+/// Registers an event.
+#[cfg(not(feature = "asyncapi"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __declared_event {
+    ($event:ty; $($message:tt),*) => {
+        $crate::__private::inventory::submit! {
+            $crate::__private::DeclaredEvent {
+                patterns: <$event as $crate::Event>::PATTERNS,
+                type_name: || ::core::any::type_name::<$event>(),
+            }
+        }
     };
 }
 

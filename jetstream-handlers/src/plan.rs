@@ -556,6 +556,8 @@ pub(crate) struct Declaration {
     pub(crate) is_closure: bool,
     /// File, line and column of the declaration.
     pub(crate) location: String,
+    /// The documentation of the function; empty without one, and of a closure.
+    pub(crate) description: &'static str,
     pub(crate) plan: Plan,
     /// The subjects of the events that the handler returns, with wildcards in place of placeholders; a start finds them
     /// out from the return type.

@@ -14,7 +14,7 @@ const LAYERS: &[&[&str]] = &[
     // Data, which does no I/O.
     &[
         "sync", "future", "pattern", "duration", "spelling", "rules", "backoff", "error", "subject", "variable",
-        "prefix", "key", "message", "codec", "event", "plan", "settings", "delivery", "outcome",
+        "prefix", "key", "message", "codec", "schema", "event", "plan", "settings", "delivery", "outcome",
     ],
     // What is seen of a broker and its handlers, which every layer above reports.
     &["observe"],
@@ -30,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
     // Running handlers.
     &["worker"],
     // The broker, and test support.
-    &["broker", "testing"],
+    &["asyncapi", "broker", "testing"],
     // The command line.
     &["cli"],
 ];

@@ -1,5 +1,7 @@
 //! The broker: connecting, publishing, starting and stopping handlers.
 
+#[cfg(feature = "asyncapi")]
+mod asyncapi;
 mod builder;
 mod check;
 #[cfg(feature = "metrics")]

@@ -130,6 +130,10 @@ impl Broker {
         for (handler, context) in handlers.iter_mut().zip(&contexts) {
             let checked = Problems::of(context, &*handler.check);
             problems.extend(handler.problems_of_signature(&checked));
+            #[cfg(feature = "asyncapi")]
+            {
+                handler.signature = checked.signature.clone();
+            }
             let Problems { found, needs_content, payload, format, outputs, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {

@@ -93,7 +93,7 @@ impl DefaultCodec {
         matches!(self.0, Format::Json)
     }
 
-    pub(super) fn content_type(&self) -> &'static str {
+    pub(crate) fn content_type(&self) -> &'static str {
         match &self.0 {
             Format::Json => JsonCodec::CONTENT_TYPE,
             #[cfg(feature = "messagepack")]

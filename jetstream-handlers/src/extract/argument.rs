@@ -11,6 +11,8 @@ use crate::codec::{self, DefaultCodec, FromPayload, PayloadFormat, Undecodable};
 use crate::error::problem::{MissingState, Problem};
 use crate::message::Message;
 use crate::outcome::DeclaredOutputs;
+#[cfg(feature = "asyncapi")]
+use crate::schema::{Described, Signature};
 
 /// The marker of a parameter that is decoded from the payload.
 #[derive(Debug)]
@@ -365,6 +367,12 @@ pub struct Problems {
     pub(crate) takes_batch: bool,
     /// The name of the type of a parameter that describes one message.
     pub(crate) of_one_message: Option<&'static str>,
+    /// The types of the payloads.
+    #[cfg(feature = "asyncapi")]
+    pub(crate) signature: Signature,
+    /// `true` if the parameter that was checked last is made from the payload.
+    #[cfg(feature = "asyncapi")]
+    takes_body: bool,
 }
 
 /// The results of a call of a closure.
@@ -410,6 +418,10 @@ impl Problems {
             outputs: DeclaredOutputs::default(),
             takes_batch: false,
             of_one_message: None,
+            #[cfg(feature = "asyncapi")]
+            signature: Signature::default(),
+            #[cfg(feature = "asyncapi")]
+            takes_body: false,
         };
         check(context, &mut problems);
         problems
@@ -427,6 +439,11 @@ impl Problems {
         if let (Some(sample), true) = (self.sample, T::IS_PAYLOAD || T::IS_BATCH) {
             self.undecodable = T::extract_from(sample.into(), context).err().map(|rejection| rejection.to_string());
         }
+        #[cfg(feature = "asyncapi")]
+        {
+            self.takes_body = T::IS_PAYLOAD || T::IS_BATCH || T::needs_content();
+            self.received(T::payload_name().map_or_else(Described::of::<T>, Described::named));
+        }
         if let Err(rejection) = T::check(context) {
             let handler = self.context.handler().to_owned();
             self.found.push(match rejection.downcast_ref() {
@@ -434,6 +451,20 @@ impl Problems {
                 None => Problem::Parameter { handler, problem: rejection.to_string() },
             });
         }
+    }
+
+    /// Describes the parameter that was checked last.
+    #[cfg(feature = "asyncapi")]
+    pub fn received(&mut self, parameter: Described) {
+        if self.takes_body {
+            self.signature.received = Some(parameter);
+        }
+    }
+
+    /// Describes the value that a handler with `publish` returns.
+    #[cfg(feature = "asyncapi")]
+    pub fn published(&mut self, value: Described) {
+        self.signature.published = Some(value);
     }
 
     /// Returns the outputs that are known before a call, to add some.

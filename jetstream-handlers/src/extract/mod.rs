@@ -4,6 +4,8 @@ mod argument;
 mod batch;
 mod context;
 mod delivery;
+#[cfg(feature = "asyncapi")]
+pub mod element;
 mod event;
 #[cfg(feature = "tower")]
 mod extension;

@@ -19,6 +19,8 @@ use crate::key::{Key, Place};
 use crate::message::Message;
 use crate::plan::{Declaration, Plan};
 use crate::rules;
+#[cfg(feature = "asyncapi")]
+use crate::schema::Signature;
 use crate::spelling;
 
 pub(crate) use call::Call;
@@ -41,6 +43,9 @@ pub(crate) struct Handler {
     pub(crate) needs_content: bool,
     /// The format of the payload, which a start finds out from its parameters.
     pub(crate) payload: PayloadFormat,
+    /// The types of its payloads, which a start finds out from its parameters and its return type.
+    #[cfg(feature = "asyncapi")]
+    pub(crate) signature: Signature,
     /// The layers around the call, which a start completes and applies; the first is the outermost.
     #[cfg(feature = "tower")]
     pub(crate) wrappers: Vec<Wrapper>,
@@ -62,6 +67,7 @@ impl Handler {
                 name: registration.name.to_owned(),
                 is_closure: false,
                 location: registration.location.to_owned(),
+                description: registration.description,
                 plan: (registration.plan)(),
                 events: Vec::new(),
             },
@@ -69,6 +75,8 @@ impl Handler {
             check: Arc::new(registration.check),
             needs_content: false,
             payload: PayloadFormat::Default,
+            #[cfg(feature = "asyncapi")]
+            signature: Signature::default(),
             #[cfg(feature = "tower")]
             wrappers: registration.layer.map(|layer| layer()).into_iter().collect(),
         }
@@ -83,6 +91,7 @@ impl Handler {
                 name: format!("closure on {}", plan.subject),
                 is_closure: true,
                 location,
+                description: "",
                 plan,
                 events: Vec::new(),
             },
@@ -92,6 +101,8 @@ impl Handler {
             check: Arc::new(H::check),
             needs_content: false,
             payload: PayloadFormat::Default,
+            #[cfg(feature = "asyncapi")]
+            signature: Signature::default(),
             #[cfg(feature = "tower")]
             wrappers: Vec::new(),
         }

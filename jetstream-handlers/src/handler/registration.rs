@@ -10,6 +10,8 @@ use crate::plan::Plan;
 pub struct Registration {
     pub name: &'static str,
     pub location: &'static str,
+    /// The documentation of the function.
+    pub description: &'static str,
     /// The plan, returned by a function because a static cannot evaluate a `Plan` with struct update syntax.
     pub plan: fn() -> Plan,
     pub call: fn(&mut CallFuture, Delivery<'_>, &Context),

@@ -134,6 +134,12 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Returns the addresses of the servers, without credentials.
+    #[cfg(feature = "asyncapi")]
+    pub(crate) fn addresses(&self) -> &[String] {
+        self.servers.addresses()
+    }
+
     /// Returns the client in use.
     pub(crate) fn client(&self) -> Arc<CurrentClient> {
         self.present().clone()

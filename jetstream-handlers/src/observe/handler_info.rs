@@ -74,6 +74,8 @@ pub struct HandlerInfo {
     pub dead_letter: Option<String>,
     /// The subject to which the handler publishes what it returns, if it is declared.
     pub publish: Option<String>,
+    /// The documentation of the function: the text of its doc comment.
+    pub description: Option<String>,
     /// The file and the line of the declaration.
     pub location: String,
     /// The present state.
@@ -88,7 +90,7 @@ impl HandlerInfo {
         state: HandlerState,
         settings: &Settings,
     ) -> Self {
-        let Declaration { name, location, plan, .. } = declaration;
+        let Declaration { name, location, description, plan, .. } = declaration;
         let declared_dead_letter = || match &plan.dead_letter {
             Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
             Some(DeadLetter::Off) => None,
@@ -113,6 +115,7 @@ impl HandlerInfo {
             max_deliver: plan.max_deliver(),
             dead_letter: binding.map_or_else(declared_dead_letter, |it| it.dead_letter.clone()),
             publish: plan.publish.as_deref().map(str::to_owned),
+            description: Some((*description).to_owned()).filter(|text| !text.is_empty()),
             location: location.clone(),
             state,
         }
@@ -159,6 +162,7 @@ mod tests {
             name: "app::bill".to_owned(),
             is_closure: false,
             location: "src/main.rs:7:1".to_owned(),
+            description: "Bills an order.",
             plan,
             events: Vec::new(),
         };
@@ -167,7 +171,7 @@ mod tests {
             info.to_string(),
             "app::bill: not_started, orders.created, orders.{id}.paid, queue billing, concurrency 4, group shop (src/main.rs:7:1)"
         );
-        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":"dlq.*.billing","publish":null,"location":"src/main.rs:7:1","state":"not_started"}"#;
+        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":"dlq.*.billing","publish":null,"description":"Bills an order.","location":"src/main.rs:7:1","state":"not_started"}"#;
         assert_eq!(serde_json::to_string(&info).unwrap_or_default(), json);
     }
 }

@@ -440,6 +440,7 @@ mod tests {
     fn handler(subject: &str, queue: &str) -> Declaration {
         let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
         Declaration {
+            description: "",
             name,
             is_closure: false,
             location,

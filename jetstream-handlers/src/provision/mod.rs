@@ -82,6 +82,33 @@ pub(crate) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
     inspect::inspect(transport, handlers, Aim::Start).await
 }
 
+/// Returns the bindings that a start would have, and the configurations of the streams that it would use; if there are
+/// problems, returns all of them, with `problems` first.
+#[cfg(feature = "asyncapi")]
+pub(crate) async fn planned(
+    transport: &Transport,
+    handlers: &[&Declaration],
+    mut problems: Vec<Problem>,
+) -> Result<(Vec<Binding>, Vec<async_nats::jetstream::stream::Config>), Error> {
+    let mut plan = inspect(transport, handlers).await;
+    problems.append(&mut plan.problems);
+    Error::all(problems)?;
+    let bindings: Vec<_> = plan.bindings.into_iter().map(|(_, binding)| binding).collect();
+    let mut streams: Vec<_> = plan.missing_streams.into_iter().map(|missing| missing.config).collect();
+    let declared = transport.settings().streams.iter().map(|declared| &*declared.name);
+    let read = bindings.iter().map(|binding| &*binding.stream);
+    let written = bindings.iter().flat_map(|binding| binding.outputs.iter().map(|output| &*output.stream));
+    for name in read.chain(written).chain(declared) {
+        if streams.iter().all(|known| known.name != name) {
+            let found =
+                transport.stream(name).await.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?;
+            streams.extend(found);
+        }
+    }
+    streams.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok((bindings, streams))
+}
+
 /// Finds or creates the stream that covers a subject to publish to; returns `true` if it was created.
 pub(crate) async fn ensure_stream(transport: &Transport, subject: &str) -> Result<bool, Error> {
     let mut streams = Streams::new(transport, Aim::Start);

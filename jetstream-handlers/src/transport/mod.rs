@@ -71,6 +71,15 @@ impl Transport {
         }
     }
 
+    /// Returns the addresses of the servers, without credentials; none in memory.
+    #[cfg(feature = "asyncapi")]
+    pub(crate) fn addresses(&self) -> &[String] {
+        match self {
+            Self::Nats(connection) => connection.addresses(),
+            Self::Memory(_) => &[],
+        }
+    }
+
     /// Returns the server, for the log.
     pub(crate) fn server(&self) -> String {
         match self {
