@@ -228,3 +228,56 @@ async fn output_that_is_piped_has_no_colors() {
     let found = run(&["check", "--offline"]).await;
     assert!(!found.code(0).stdout.contains('\u{1b}'), "{found:?}");
 }
+
+#[tokio::test]
+async fn asyncapi_document_is_printed_and_compared() {
+    let printed = run(&["asyncapi"]).await;
+    let document = printed.code(0).says(&["without a schema: `operated::Order` of `operated::bill`"]).json();
+    let info = (&document["info"]["title"], &document["info"]["version"]);
+    assert_eq!(info, (&json!("operated"), &json!("1.2.3")));
+    assert_eq!(document["operations"]["operated.bill"]["description"], "Bills an order.");
+    run(&["asyncapi", "--require-schemas"]).await.code(1).says(&["payloads have no schema: `operated::Order` of"]);
+    let yaml = run(&["asyncapi", "--yaml"]).await;
+    assert!(yaml.code(0).stdout.starts_with("asyncapi: \"3.1.0\"\n"), "{yaml:?}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("asyncapi.json");
+    let file = path.to_str().unwrap();
+    let written = run(&["asyncapi", "-o", file]).await;
+    assert_eq!(written.code(0).stdout, "");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), printed.stdout);
+    run(&["asyncapi", "diff", file]).await.code(0).says(&["no changes"]);
+
+    let mut earlier = document;
+    earlier["operations"]["operated.bill"]["x-jetstream"]["stream"] = "SALES".into();
+    std::fs::write(&path, earlier.to_string()).unwrap();
+    run(&["asyncapi", "diff", file]).await.code(0).says(&["dangerous: `operated.bill` receives `shop.orders.created`"]);
+    run(&["asyncapi", "diff", file, "--fail-on", "dangerous"]).await.code(2);
+    earlier["operations"]["operated.bill"]["x-jetstream"]["consumer"] = "bills".into();
+    std::fs::write(&path, earlier.to_string()).unwrap();
+    let compared = run(&["asyncapi", "diff", file, "--json"]).await;
+    let changes = compared.code(2).json();
+    assert_eq!((&changes["version"], &changes["changes"][0]["severity"]), (&json!(1), &json!("breaking")));
+    assert_eq!(changes["changes"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn document_that_cannot_be_compared_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("asyncapi.json");
+    let file = path.to_str().unwrap();
+    run(&["asyncapi", "diff", file]).await.code(1).says(&["asyncapi.json` cannot be read: No such file"]);
+    for (text, problem) in [
+        ("{\n  \"asyncapi\" \"3.1.0\"\n}", "not valid JSON: expected `:` at line 2 column 14"),
+        ("asyncapi: 3.1.0", "it seems to be YAML"),
+        ("{\"asyncapi\": \"2.6.0\"}", "`asyncapi` is `2.6.0`"),
+        ("{}", "the document has no field `asyncapi`"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        run(&["asyncapi", "diff", file]).await.code(1).says(&["asyncapi.json`: ", problem]);
+    }
+    std::fs::write(&path, b"\xff").unwrap();
+    run(&["asyncapi", "diff", file]).await.code(1).says(&["asyncapi.json` cannot be read"]);
+    let folder = folder.path().to_str().unwrap();
+    run(&["asyncapi", "-o", folder]).await.code(1).says(&["cannot be written"]);
+}

@@ -48,6 +48,7 @@ fn fields(handler: &HandlerInfo) -> Vec<(&'static str, String)> {
         ("stream", handler.stream.clone().unwrap_or_else(by_subject)),
     ];
     let mut add = |name, value: Option<String>| fields.extend(value.map(|value| (name, value)));
+    add("description", handler.description.as_ref().map(|text| text.lines().collect::<Vec<_>>().join(" ")));
     add("group", handler.group.clone());
     add("broker", handler.broker.clone());
     add("concurrency", Some(handler.concurrency.to_string()));

@@ -2,6 +2,10 @@
 
 mod apply;
 mod ask;
+#[cfg(feature = "asyncapi")]
+mod asyncapi;
+#[cfg(feature = "asyncapi")]
+mod asyncapi_diff;
 mod check;
 mod connection;
 mod describe;
@@ -88,9 +92,15 @@ pub enum Command {
     /// Writes the streams and consumers that the handlers need, in the format of another tool
     #[command(display_order = 13)]
     Export(Export),
+    /// Prints a document of the service in the format AsyncAPI, or compares it with an earlier one
+    #[cfg(feature = "asyncapi")]
+    #[command(display_order = 15)]
+    Asyncapi(Asyncapi),
 }
 
 pub use apply::Apply;
+#[cfg(feature = "asyncapi")]
+pub use asyncapi::Asyncapi;
 pub use check::Check;
 pub use describe::Describe;
 pub use export::Export;
@@ -147,6 +157,8 @@ impl Command {
             Self::Plan(command) => command.run(session).await,
             Self::Apply(command) => command.run(session).await,
             Self::Export(command) => command.run(session).await,
+            #[cfg(feature = "asyncapi")]
+            Self::Asyncapi(command) => command.run(session).await,
         }
     }
 }

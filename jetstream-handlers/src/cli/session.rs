@@ -16,6 +16,12 @@ impl Session {
         Self { builder, output }
     }
 
+    /// Returns the version of the program, if it is set.
+    #[cfg(feature = "asyncapi")]
+    pub(super) fn version(&self) -> Option<&str> {
+        self.builder.version_text()
+    }
+
     /// Returns a broker with the handlers and the settings of the service, and an empty account.
     pub(super) fn offline(self) -> (Broker, Output) {
         (self.builder.connect_offline(), self.output)

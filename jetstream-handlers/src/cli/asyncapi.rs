@@ -1,0 +1,69 @@
+//! The command `asyncapi`.
+
+use std::path::{Path, PathBuf};
+
+use super::asyncapi_diff::Diff;
+use super::exit::Exit;
+use super::output::Output;
+use super::session::Session;
+use crate::asyncapi::{AsyncApi, Info};
+use crate::error::{Error, ErrorKind};
+
+/// Prints a document of the service in the format AsyncAPI 3.1.
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Asyncapi {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// Prints YAML in place of JSON
+    #[arg(long)]
+    yaml: bool,
+    /// Writes the document to a file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Fails if the type of a payload has no JSON Schema
+    #[arg(long)]
+    require_schemas: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Judges what has changed since a document was written
+    Diff(Diff),
+}
+
+impl Asyncapi {
+    pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
+        if let Some(Command::Diff(diff)) = self.command {
+            return diff.run(session).await;
+        }
+        let (document, output) = document(session).await?;
+        let without = document.without_schema();
+        for payload in without {
+            output.note(&format!("without a schema: {payload}; implement `JsonSchema` for the type"));
+        }
+        if self.require_schemas && !without.is_empty() {
+            let text = format!("{} payloads have no schema: {}", without.len(), without.join(", "));
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        let text = if self.yaml { document.to_yaml() } else { document.to_json() };
+        match &self.output {
+            Some(path) => std::fs::write(path, text).map_err(|error| of_file(path, "written", error))?,
+            None => output.text(&text)?,
+        }
+        Ok(Exit::Done)
+    }
+}
+
+/// Returns the document of the service, which needs no server.
+pub(super) async fn document(session: Session) -> Result<(AsyncApi, Output), Error> {
+    let version = session.version().unwrap_or("unknown").to_owned();
+    let (broker, output) = session.offline();
+    let document = broker.asyncapi(Info::new(super::program(), version)).await?;
+    Ok((document, output))
+}
+
+/// Returns the error of a file.
+pub(super) fn of_file(path: &Path, what: &str, error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Config, format!("`{}` cannot be {what}", path.display())).with_source(error)
+}
