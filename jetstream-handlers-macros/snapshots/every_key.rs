@@ -35,7 +35,9 @@ pub(crate) struct ship {}
 #[allow(deprecated)]
 const _: () = {
     #[allow(unused_imports)]
-    use ::jetstream_handlers::__private::via::*;
+    use ::jetstream_handlers::__private::via::{
+        First as _, FirstOfBytes as _, Second as _, Third as _,
+    };
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "ship"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),

@@ -13,9 +13,14 @@ struct confirm {}
 #[allow(deprecated)]
 const _: () = {
     #[allow(unused_imports)]
-    use ::jetstream_handlers::__private::via::*;
+    use ::jetstream_handlers::__private::via::{
+        First as _, FirstOfBytes as _, Second as _, Third as _,
+    };
     #[allow(unused_imports)]
-    use ::jetstream_handlers::__private::returned::*;
+    use ::jetstream_handlers::__private::returned::{
+        PublishesNothing as _, PublishesOutputs as _, PublishesResult as _,
+        PublishesValue as _, PublishesValues as _,
+    };
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "confirm"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),

@@ -263,14 +263,18 @@ fn registration(function: &Function, settings: &Settings) -> TokenStream {
     let published = publishes(settings).then(|| {
         quote_spanned! {Span::mixed_site()=>
             #[allow(unused_imports)] // which trait is used depends on the return type
-            use ::jetstream_handlers::__private::returned::*;
+            use ::jetstream_handlers::__private::returned::{
+                PublishesNothing as _, PublishesOutputs as _, PublishesResult as _, PublishesValue as _,
+                PublishesValues as _,
+            };
         }
     });
     let check = check(function, settings);
     let layer = layer(settings);
     quote_spanned! {Span::mixed_site()=>
+        // Without their names, which would hide types of the user with the same ones.
         #[allow(unused_imports)] // which traits are used depends on the parameters
-        use ::jetstream_handlers::__private::via::*;
+        use ::jetstream_handlers::__private::via::{First as _, FirstOfBytes as _, Second as _, Third as _};
         #published
 
         static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration =

@@ -223,6 +223,26 @@ pub mod shadowed {
         Answer::Ok(())
     }
 
+    /// A payload with the name of a trait by which the expansion finds out how to decode it.
+    #[derive(Debug, Clone, Copy, serde::Deserialize)]
+    pub struct Second {
+        /// The number.
+        pub id: u64,
+    }
+
+    /// A payload with the name of a trait by which the expansion finds out how to publish it.
+    #[derive(Debug, Clone, Copy, serde::Serialize)]
+    pub struct PublishesResult {
+        /// The number.
+        pub id: u64,
+    }
+
+    #[subscriber(subject = "shadowed.traits", queue = "shadowed-traits", publish = "shadow.published")]
+    async fn traits(second: Second) -> Answer<PublishesResult, String> {
+        ::tokio::task::yield_now().await;
+        Answer::Ok(PublishesResult { id: second.id })
+    }
+
     #[subscriber(subject = "shadowed.message", queue = "shadowed-message")]
     async fn message(message: Order) {
         ::tokio::task::yield_now().await;
