@@ -1,5 +1,104 @@
 // The public surface of the crate, written by `tests/tests/public_api.rs`. It is not compiled.
 
+// jetstream_handlers::asyncapi::Change
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Change {
+    pub severity: Severity,
+    pub place: String,
+    pub text: String,
+}
+impl fmt::Display for Change {}
+
+// jetstream_handlers::asyncapi::Severity
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Severity {
+    Info,
+    Dangerous,
+    Breaking,
+}
+impl Severity {
+    pub fn as_str(self) -> &'static str {}
+}
+impl fmt::Display for Severity {}
+
+// jetstream_handlers::asyncapi::diff
+pub fn diff(theirs: &Value, ours: &Value) -> Vec<Change> {}
+
+// jetstream_handlers::asyncapi::Info
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Info {}
+impl Info {
+    pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {}
+    pub fn description(mut self, description: impl Into<String>) -> Self {}
+    pub fn server(
+        mut self,
+        name: impl Into<String>,
+        address: impl Into<String>,
+    ) -> Self {}
+    pub fn sends<E: Event>(mut self) -> Self {}
+}
+
+// jetstream_handlers::asyncapi::read
+pub fn read(text: &str) -> Result<Value, Error> {}
+
+// jetstream_handlers::asyncapi::AsyncApi
+#[derive(Clone, PartialEq)]
+pub struct AsyncApi {}
+impl AsyncApi {
+    pub fn as_value(&self) -> &Value {}
+    pub fn to_json(&self) -> String {}
+    pub fn to_yaml(&self) -> String {}
+    pub fn without_schema(&self) -> &[String] {}
+}
+impl Serialize for AsyncApi {}
+impl fmt::Debug for AsyncApi {}
+
+// jetstream_handlers::cli::Command
+#[derive(Debug, Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    Run(Run),
+    Handlers(Handlers),
+    Describe(Describe),
+    Check(Check),
+    Status(Status),
+    Publish(Publish),
+    Asyncapi(Asyncapi),
+}
+impl Command {
+    pub async fn run(self, builder: Builder) -> ExitCode {}
+}
+
+// jetstream_handlers::cli::Asyncapi
+#[derive(Debug, clap::Args)]
+pub struct Asyncapi {}
+
+// jetstream_handlers::cli::Check
+#[derive(Debug, clap::Args)]
+pub struct Check {}
+
+// jetstream_handlers::cli::Describe
+#[derive(Debug, clap::Args)]
+pub struct Describe {}
+
+// jetstream_handlers::cli::Handlers
+#[derive(Debug, clap::Args)]
+pub struct Handlers {}
+
+// jetstream_handlers::cli::Publish
+#[derive(Debug, clap::Args)]
+pub struct Publish {}
+
+// jetstream_handlers::cli::Run
+#[derive(Debug, Default, clap::Args)]
+pub struct Run {}
+
+// jetstream_handlers::cli::Status
+#[derive(Debug, clap::Args)]
+pub struct Status {}
+
 // jetstream_handlers::layer::Breaker
 #[derive(Debug)]
 pub struct Breaker<S> {}
@@ -206,6 +305,12 @@ pub use async_nats::jetstream::publish::PublishAck;
 #[derive(Clone)]
 pub struct Broker {}
 impl Broker {
+    pub async fn asyncapi(&self, info: Info) -> Result<AsyncApi, Error> {}
+}
+impl Broker {
+    pub async fn check(&self) -> Result<(), Error> {}
+}
+impl Broker {
     pub async fn connect(server: impl Into<String>) -> Result<Self, Error> {}
     pub fn in_memory() -> Self {}
     pub fn builder() -> Builder {}
@@ -246,6 +351,9 @@ impl Broker {
     pub async fn disconnect(&self) -> Result<(), Error> {}
 }
 impl Broker {
+    pub async fn status(&self) -> Result<Vec<HandlerStatus>, Error> {}
+}
+impl Broker {
     pub fn handlers(&self) -> Vec<HandlerInfo> {}
     pub fn expect<H: Subscriber>(&self) -> &Self {}
 }
@@ -273,6 +381,10 @@ impl Builder {
         mut self,
         on_settled: impl for<'a> Fn(&SettledEvent<'a>) + Send + Sync + 'static,
     ) -> Self {}
+    pub fn version(mut self, version: impl Into<String>) -> Self {}
+    pub fn context(mut self, name: impl Into<String>) -> Self {}
+    pub fn include<H: Subscriber>(mut self) -> Self {}
+    pub fn expect<H: Subscriber>(mut self) -> Self {}
     pub fn credentials_file(mut self, path: impl Into<std::path::PathBuf>) -> Self {}
     pub fn wait_for_server(mut self, wait: Duration) -> Self {}
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {}
@@ -807,7 +919,6 @@ impl fmt::Display for Key {}
 #[derive(Debug, Clone, Default)]
 pub struct Info();
 impl From<AckSubject> for Info {}
-impl FromMessage for Info {}
 impl Info {
     pub fn for_test(stream: &str, consumer: &str) -> Self {}
     #[must_use]
@@ -867,6 +978,7 @@ pub struct HandlerInfo {
     pub max_deliver: u32,
     pub dead_letter: Option<String>,
     pub publish: Option<String>,
+    pub description: Option<String>,
     pub location: String,
     pub state: HandlerState,
 }
@@ -890,6 +1002,30 @@ impl HandlerState {
     pub fn as_str(self) -> &'static str {}
 }
 impl fmt::Display for HandlerState {}
+
+// jetstream_handlers::HandlerStatus
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerStatus {
+    pub handler: String,
+    pub stream: Option<String>,
+    pub queue: String,
+    pub counts: Option<StatusCounts>,
+    pub max_ack_pending: Option<u64>,
+    pub paused_until: Option<SystemTime>,
+    pub dead_letters: Option<u64>,
+    pub problem: Option<String>,
+}
+
+// jetstream_handlers::StatusCounts
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StatusCounts {
+    pub pending: u64,
+    pub ack_pending: u64,
+    pub redelivered: u64,
+    pub waiting: u64,
+}
 
 // jetstream_handlers::HandlerHealth
 #[derive(Debug, Clone)]

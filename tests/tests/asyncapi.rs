@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 #![allow(dead_code, reason = "the fields of payloads are only described")]
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
-use jetstream_handlers::asyncapi::{AsyncApi, Info, Severity, diff, read};
+use jetstream_handlers::asyncapi::{AsyncApi, ServiceInfo, Severity, diff, read};
 use jetstream_handlers::prelude::*;
-use jetstream_handlers::{Cbor, Json, MessagePack, MessagePackCodec, Outputs, Protobuf, Raw};
+use jetstream_handlers::{Cbor, Json, MessagePack, MessagePackCodec, Outputs, Protobuf, Raw, stream};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -162,7 +164,8 @@ impl FromMessage for Tenant {
 }
 
 async fn document() -> AsyncApi {
-    let info = Info::new("orders", "1.2.0").description("Handles orders.").server("local", "nats://a:b@localhost:4222");
+    let info =
+        ServiceInfo::new("orders", "1.2.0").description("Handles orders.").server("local", "nats://a:b@localhost:4222");
     Broker::in_memory().asyncapi(info).await.unwrap()
 }
 
@@ -363,7 +366,7 @@ async fn payload_without_a_schema_is_listed() {
 async fn events_are_restricted_to_those_that_are_sent() {
     let broker = Broker::in_memory();
     broker.include::<bill>();
-    let document = broker.asyncapi(Info::new("orders", "1").sends::<Notice>()).await.unwrap();
+    let document = broker.asyncapi(ServiceInfo::new("orders", "1").sends::<Notice>()).await.unwrap();
     let ids: Vec<_> = document.as_value()["operations"].as_object().unwrap().keys().cloned().collect();
     // `Confirmed` is returned by the handler.
     let expected = ["asyncapi.Confirmed.send", "asyncapi.Notice.send", "asyncapi.bill", "asyncapi.bill.dead_letters"];
@@ -384,7 +387,7 @@ async fn texts_are_the_same_document() {
 #[tokio::test]
 async fn prefix_of_an_environment_is_part_of_every_subject() {
     let broker = Broker::builder().subject_prefix("staging").connect_in_memory();
-    let document = broker.include::<bill>().asyncapi(Info::new("orders", "1").sends::<Notice>()).await.unwrap();
+    let document = broker.include::<bill>().asyncapi(ServiceInfo::new("orders", "1").sends::<Notice>()).await.unwrap();
     let document = document.as_value();
     let addresses: Vec<_> = document["channels"].as_object().unwrap().values().map(|it| &it["address"]).collect();
     assert!(addresses.iter().all(|it| it.as_str().unwrap().starts_with("staging.")), "{addresses:?}");
@@ -397,7 +400,7 @@ async fn problems_of_a_start_are_returned() {
     async fn incomplete(_: State<u32>) {}
 
     let broker = Broker::builder().name("incomplete").connect_in_memory();
-    let error = broker.asyncapi(Info::new("orders", "1")).await.unwrap_err();
+    let error = broker.asyncapi(ServiceInfo::new("orders", "1")).await.unwrap_err();
     assert!(error.to_string().contains("none was registered"), "{error}");
 }
 
@@ -406,5 +409,32 @@ async fn document_does_not_differ_from_itself() {
     let document = document().await;
     let changes = diff(document.as_value(), document.as_value());
     assert!(changes.is_empty(), "{changes:?}");
-    let _ = Severity::Breaking;
+}
+
+#[tokio::test]
+async fn contract_lists_the_extensions() {
+    let page = include_str!("../../jetstream-handlers/src/docs/contract.md");
+    let listed = |row: &str| -> BTreeSet<String> {
+        let row = page.lines().find(|line| line.starts_with(row)).unwrap();
+        let fields = row.split(" | ").nth(1).unwrap();
+        fields.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    };
+    let keys = |objects: &mut dyn Iterator<Item = &Value>| -> BTreeSet<String> {
+        objects.flat_map(|object| object.as_object().into_iter().flat_map(|it| it.keys().cloned())).collect()
+    };
+    let aged =
+        stream::Config { name: "AGED".into(), subjects: vec!["aged".into()], max_age: secs(60), ..Default::default() };
+    let document =
+        Broker::builder().stream(aged).connect_in_memory().asyncapi(ServiceInfo::new("orders", "1")).await.unwrap();
+    let document = document.as_value();
+    let operations = document["operations"].as_object().unwrap();
+    let extensions = keys(&mut operations.values().map(|operation| &operation["x-jetstream"]));
+    assert_eq!(extensions, listed("| `x-jetstream` of an operation |"));
+    let streams = keys(&mut document["x-jetstream-streams"].as_object().unwrap().values());
+    assert_eq!(streams, listed("| a stream in `x-jetstream-streams` |"));
+    let changes = diff(document, &json!({}));
+    let change = serde_json::to_value(&changes[0]).unwrap();
+    assert_eq!(keys(&mut [&change].into_iter()), listed("| `asyncapi::Change`"));
+    let severities = [Severity::ServiceInfo, Severity::Dangerous, Severity::Breaking].map(|it| it.to_string());
+    assert_eq!(BTreeSet::from(severities), listed("| `asyncapi::Severity` |"));
 }

@@ -3,11 +3,12 @@
 mod channels;
 mod components;
 mod diff;
-mod info;
+
 mod messages;
 mod operations;
 mod read;
 mod service;
+mod service_info;
 mod text;
 
 use std::fmt;
@@ -16,9 +17,9 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 pub use diff::{Change, Severity, diff};
-pub use info::Info;
 pub use read::read;
 pub(crate) use service::Service;
+pub use service_info::ServiceInfo;
 
 /// A document in the format AsyncAPI 3.1, from [`Broker::asyncapi`](crate::Broker::asyncapi).
 ///
@@ -53,13 +54,13 @@ impl AsyncApi {
     /// A test that requires a schema for each payload:
     ///
     /// ```
-    /// # use jetstream_handlers::{Broker, asyncapi::Info};
+    /// # use jetstream_handlers::{Broker, asyncapi::ServiceInfo};
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), jetstream_handlers::Error> {
     /// # use jetstream_handlers::prelude::*;
     /// # #[subscriber(subject = "orders.created", queue = "billing")]
     /// # async fn bill(order: u64) {}
-    /// let document = Broker::in_memory().asyncapi(Info::new("billing", "1.2.0")).await?;
+    /// let document = Broker::in_memory().asyncapi(ServiceInfo::new("billing", "1.2.0")).await?;
     /// assert!(document.without_schema().is_empty(), "{:?}", document.without_schema());
     /// # Ok(()) }
     /// ```

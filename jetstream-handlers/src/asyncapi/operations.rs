@@ -85,7 +85,7 @@ fn settings(Declaration { location, plan, .. }: &Declaration, binding: &Binding)
         "stream": binding.stream,
         "consumer": binding.consumer,
         "filterSubjects": filters,
-        "ackWaitSeconds": binding.ack_wait.as_secs_f64(),
+        "ackWaitSeconds": binding.ack_wait.get().as_secs_f64(),
         "maxDeliver": plan.max_deliver(),
         "backoffSeconds": backoff(plan),
         "deadLetter": dead_letter,

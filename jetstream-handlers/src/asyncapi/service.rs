@@ -7,7 +7,7 @@ use super::channels::{Channels, free_id, id_of};
 use super::components::Direction;
 use super::messages::{Message, Messages};
 use super::operations::Operation;
-use super::{AsyncApi, Info};
+use super::{AsyncApi, ServiceInfo};
 use crate::codec::PayloadFormat;
 use crate::delivery::Binding;
 use crate::event::{DeclaredEvent, EventMessage};
@@ -28,7 +28,7 @@ pub(crate) struct Service<'a> {
 }
 
 impl Service<'_> {
-    pub(crate) fn document(&self, info: Info) -> AsyncApi {
+    pub(crate) fn document(&self, info: ServiceInfo) -> AsyncApi {
         let mut events: Vec<_> = inventory::iter::<DeclaredEvent>().map(Event::of).collect();
         events.sort_by_key(|event| event.type_name);
         let mut messages = Messages::new(self.settings);
@@ -108,7 +108,7 @@ impl Service<'_> {
     }
 
     /// Returns `true` if the service publishes an event, as far as that is known.
-    fn is_sent(&self, event: &Event, info: &Info) -> bool {
+    fn is_sent(&self, event: &Event, info: &ServiceInfo) -> bool {
         let is_returned = || {
             let mut returned = self.handlers.iter().flat_map(|(handler, _)| &handler.declaration.events);
             returned.any(|filter| event.messages.iter().any(|it| *filter == *self.filter(it.pattern)))
@@ -144,7 +144,7 @@ impl Service<'_> {
         }
     }
 
-    fn assemble(&self, info: Info, messages: Messages<'_>, operations: Vec<Operation>) -> AsyncApi {
+    fn assemble(&self, info: ServiceInfo, messages: Messages<'_>, operations: Vec<Operation>) -> AsyncApi {
         let Messages { schemas, gaps, .. } = messages;
         let definitions = schemas.finish();
         let mut channels = Channels::of(operations.iter().map(|operation| &*operation.subject));

@@ -2,7 +2,7 @@
 
 use super::start::Checked;
 use super::{Broker, Inner};
-use crate::asyncapi::{AsyncApi, Info, Service};
+use crate::asyncapi::{AsyncApi, Service, ServiceInfo};
 use crate::error::Error;
 use crate::provision;
 
@@ -16,7 +16,7 @@ impl Broker {
     /// # Examples
     ///
     /// ```
-    /// use jetstream_handlers::asyncapi::Info;
+    /// use jetstream_handlers::asyncapi::ServiceInfo;
     /// use jetstream_handlers::prelude::*;
     ///
     /// /// Bills an order.
@@ -25,7 +25,7 @@ impl Broker {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), jetstream_handlers::Error> {
-    /// let document = Broker::in_memory().asyncapi(Info::new("billing", "1.2.0")).await?;
+    /// let document = Broker::in_memory().asyncapi(ServiceInfo::new("billing", "1.2.0")).await?;
     /// let channel = &document.as_value()["channels"]["orders.id.created"];
     /// assert_eq!(channel["address"], "orders.{id}.created");
     /// println!("{}", document.to_yaml());
@@ -39,7 +39,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// This method is cancel safe: it only reads.
-    pub async fn asyncapi(&self, info: Info) -> Result<AsyncApi, Error> {
+    pub async fn asyncapi(&self, info: ServiceInfo) -> Result<AsyncApi, Error> {
         let Inner { transport, .. } = &*self.inner;
         let Checked { handlers, problems, .. } = self.checked(self.selected()?)?;
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();

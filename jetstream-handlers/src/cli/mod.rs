@@ -4,8 +4,6 @@ mod apply;
 mod ask;
 #[cfg(feature = "asyncapi")]
 mod asyncapi;
-#[cfg(feature = "asyncapi")]
-mod asyncapi_diff;
 mod check;
 mod connection;
 mod describe;

@@ -90,22 +90,11 @@ pub(crate) async fn planned(
     handlers: &[&Declaration],
     mut problems: Vec<Problem>,
 ) -> Result<(Vec<Binding>, Vec<async_nats::jetstream::stream::Config>), Error> {
-    let mut plan = inspect(transport, handlers).await;
-    problems.append(&mut plan.problems);
+    let mut inspection = inspect(transport, handlers).await;
+    problems.append(&mut inspection.problems);
     Error::all(problems)?;
-    let bindings: Vec<_> = plan.bindings.into_iter().map(|(_, binding)| binding).collect();
-    let mut streams: Vec<_> = plan.missing_streams.into_iter().map(|missing| missing.config).collect();
-    let declared = transport.settings().streams.iter().map(|declared| &*declared.name);
-    let read = bindings.iter().map(|binding| &*binding.stream);
-    let written = bindings.iter().flat_map(|binding| binding.outputs.iter().map(|output| &*output.stream));
-    for name in read.chain(written).chain(declared) {
-        if streams.iter().all(|known| known.name != name) {
-            let found =
-                transport.stream(name).await.map_err(|error| error.into_error(&format!("reading stream `{name}`")))?;
-            streams.extend(found);
-        }
-    }
-    streams.sort_by(|one, other| one.name.cmp(&other.name));
+    let bindings = inspection.bindings.into_iter().map(|(_, binding)| binding).collect();
+    let streams = inspection.streams.into_values().map(|known| known.config).collect();
     Ok((bindings, streams))
 }
 

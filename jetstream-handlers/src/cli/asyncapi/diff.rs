@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::asyncapi::{document, of_file};
-use super::exit::Exit;
-use super::output::{Color, Form};
-use super::session::Session;
+use super::super::exit::Exit;
+use super::super::output::{Color, Form};
+use super::super::session::Session;
+use super::{document, of_file};
 use crate::asyncapi::{Change, Severity, diff, read};
 use crate::error::{Error, ErrorKind};
 

@@ -1,13 +1,15 @@
 //! The command `asyncapi`.
 
+mod diff;
+
 use std::path::{Path, PathBuf};
 
-use super::asyncapi_diff::Diff;
 use super::exit::Exit;
 use super::output::Output;
 use super::session::Session;
-use crate::asyncapi::{AsyncApi, Info};
+use crate::asyncapi::{AsyncApi, ServiceInfo};
 use crate::error::{Error, ErrorKind};
+use diff::Diff;
 
 /// Prints a document of the service in the format AsyncAPI 3.1.
 #[derive(Debug, clap::Args)]
@@ -56,14 +58,14 @@ impl Asyncapi {
 }
 
 /// Returns the document of the service, which needs no server.
-pub(super) async fn document(session: Session) -> Result<(AsyncApi, Output), Error> {
+async fn document(session: Session) -> Result<(AsyncApi, Output), Error> {
     let version = session.version().unwrap_or("unknown").to_owned();
     let (broker, output) = session.offline();
-    let document = broker.asyncapi(Info::new(super::program(), version)).await?;
+    let document = broker.asyncapi(ServiceInfo::new(super::program(), version)).await?;
     Ok((document, output))
 }
 
 /// Returns the error of a file.
-pub(super) fn of_file(path: &Path, what: &str, error: std::io::Error) -> Error {
+fn of_file(path: &Path, what: &str, error: std::io::Error) -> Error {
     Error::new(ErrorKind::Config, format!("`{}` cannot be {what}", path.display())).with_source(error)
 }

@@ -9,16 +9,16 @@ use crate::event::Event;
 /// # Examples
 ///
 /// ```
-/// use jetstream_handlers::asyncapi::Info;
+/// use jetstream_handlers::asyncapi::ServiceInfo;
 ///
-/// let info = Info::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+/// let info = ServiceInfo::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
 ///     .description("Bills orders.")
 ///     .server("production", "nats://nats.example.com:4222");
 /// # drop(info);
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct Info {
+pub struct ServiceInfo {
     pub(super) title: String,
     pub(super) version: String,
     pub(super) description: Option<String>,
@@ -27,7 +27,7 @@ pub struct Info {
     pub(super) events: Vec<&'static str>,
 }
 
-impl Info {
+impl ServiceInfo {
     /// Returns the title and the version of the service.
     pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {
         let (title, version) = (title.into(), version.into());
@@ -57,7 +57,7 @@ impl Info {
     /// # Examples
     ///
     /// ```
-    /// use jetstream_handlers::asyncapi::Info;
+    /// use jetstream_handlers::asyncapi::ServiceInfo;
     /// use jetstream_handlers::prelude::*;
     /// use serde::Serialize;
     ///
@@ -67,7 +67,7 @@ impl Info {
     ///     id: u64,
     /// }
     ///
-    /// let info = Info::new("billing", "1.2.0").sends::<OrderBilled>();
+    /// let info = ServiceInfo::new("billing", "1.2.0").sends::<OrderBilled>();
     /// # drop(info);
     /// ```
     pub fn sends<E: Event>(mut self) -> Self {
