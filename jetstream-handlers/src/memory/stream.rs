@@ -376,7 +376,7 @@ impl Stream {
             config.ack_wait = ACK_WAIT;
         }
         let consumer = Consumer::new(config, &self.messages, self.last_sequence);
-        Ok(self.consumers.entry(name).insert_entry(consumer).into_mut())
+        Ok(self.consumers.entry(name).or_insert(consumer))
     }
 
     /// Changes a consumer (`consumer.go`, `checkNewConsumerConfig`).
