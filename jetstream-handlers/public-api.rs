@@ -25,11 +25,14 @@ impl fmt::Display for Severity {}
 // jetstream_handlers::asyncapi::diff
 pub fn diff(theirs: &Value, ours: &Value) -> Vec<Change> {}
 
-// jetstream_handlers::asyncapi::Info
+// jetstream_handlers::asyncapi::read
+pub fn read(text: &str) -> Result<Value, Error> {}
+
+// jetstream_handlers::asyncapi::ServiceInfo
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct Info {}
-impl Info {
+pub struct ServiceInfo {}
+impl ServiceInfo {
     pub fn new(title: impl Into<String>, version: impl Into<String>) -> Self {}
     pub fn description(mut self, description: impl Into<String>) -> Self {}
     pub fn server(
@@ -39,9 +42,6 @@ impl Info {
     ) -> Self {}
     pub fn sends<E: Event>(mut self) -> Self {}
 }
-
-// jetstream_handlers::asyncapi::read
-pub fn read(text: &str) -> Result<Value, Error> {}
 
 // jetstream_handlers::asyncapi::AsyncApi
 #[derive(Clone, PartialEq)]
@@ -305,7 +305,7 @@ pub use async_nats::jetstream::publish::PublishAck;
 #[derive(Clone)]
 pub struct Broker {}
 impl Broker {
-    pub async fn asyncapi(&self, info: Info) -> Result<AsyncApi, Error> {}
+    pub async fn asyncapi(&self, info: ServiceInfo) -> Result<AsyncApi, Error> {}
 }
 impl Broker {
     pub async fn check(&self) -> Result<(), Error> {}
@@ -919,6 +919,7 @@ impl fmt::Display for Key {}
 #[derive(Debug, Clone, Default)]
 pub struct Info();
 impl From<AckSubject> for Info {}
+impl FromMessage for Info {}
 impl Info {
     pub fn for_test(stream: &str, consumer: &str) -> Self {}
     #[must_use]

@@ -138,8 +138,7 @@ const _: () = {
                     .__jetstream_handlers_published(),
             );
             ::jetstream_handlers::__published!(
-                problems, < HandlerResult < Vec < Stored > > as
-                ::jetstream_handlers::__private::IntoElements > ::Element
+                problems; HandlerResult < Vec < Stored > >
             );
         },
         layer: ::core::option::Option::None,

@@ -210,6 +210,11 @@ fn declared(function: &Function, settings: &Settings) -> Option<TokenStream> {
         let declare = Ident::new(if is_batch { "declare_of_batch" } else { "declare" }, here);
         return Some(quote_spanned!(at_output=> ::jetstream_handlers::__private::#declare::<#output>(problems);));
     }
+    // In the form for a batch, the macro takes the values apart itself, so that a wrong type is reported once less.
+    let described = match is_batch {
+        true => quote_spanned!(at_output=> ::jetstream_handlers::__published!(problems; #output)),
+        false => quote_spanned!(at_output=> ::jetstream_handlers::__published!(problems, #output)),
+    };
     let output = if is_batch {
         quote_spanned!(at_output=> <#output as ::jetstream_handlers::__private::IntoElements>::Element)
     } else {
@@ -220,7 +225,7 @@ fn declared(function: &Function, settings: &Settings) -> Option<TokenStream> {
             problems,
             (&&&&&::jetstream_handlers::__private::Returned::<#output>::NEW).__jetstream_handlers_published(),
         );
-        ::jetstream_handlers::__published!(problems, #output);
+        #described;
     })
 }
 

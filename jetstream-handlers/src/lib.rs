@@ -352,6 +352,13 @@ macro_rules! __published {
             (&&&$crate::__private::PayloadType::<$returned>::NEW).__jetstream_handlers_returned()
         ));
     }};
+    // A handler of batches returns a list, whose elements are what a handler of one message returns.
+    ($problems:ident; $returned:ty) => {{
+        #[allow(unused_imports)] // which trait is used depends on the return type
+        use $crate::__private::returned_type::{ReturnedResult as _, ReturnedValue as _, ReturnedValues as _};
+        let elements = (&&&$crate::__private::PayloadType::<$returned>::NEW).__jetstream_handlers_returned();
+        $problems.published($crate::__described!((&&&elements).__jetstream_handlers_returned()));
+    }};
 }
 
 /// Describes nothing without the feature.
@@ -359,7 +366,7 @@ macro_rules! __published {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __published {
-    ($problems:ident, $returned:ty) => {};
+    ($problems:ident $separator:tt $returned:ty) => {};
 }
 
 /// Describes a payload, with its schema if its type has one.

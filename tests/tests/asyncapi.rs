@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 #![allow(dead_code, reason = "the fields of payloads are only described")]
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
@@ -151,6 +152,18 @@ async fn plain(thing: MessagePack<Plain>) {
 #[subscriber(subject = ["logs.a", "logs.b.>"], queue = "logs")]
 async fn any(message: Message, tenant: Tenant) {
     drop((message, tenant.0));
+}
+
+/// A note that borrows from its message.
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct NoteView<'a> {
+    #[serde(borrow)]
+    text: Cow<'a, str>,
+}
+
+#[subscriber(subject = "notes.viewed", queue = "views")]
+async fn view(note: NoteView<'_>) {
+    drop(note);
 }
 
 /// Made from a header, so that its schema is none of a payload.
@@ -340,6 +353,7 @@ async fn values_are_valid_by_their_schemas() {
         ("asyncapi.notify", json!(Notice::Mail { to: "ada".into() })),
         ("asyncapi.Notice.send", json!(Notice::Call { number: 7 })),
         ("asyncapi.outputs", json!([7, "x"])),
+        ("asyncapi.view", json!(NoteView { text: "a".into() })),
         ("asyncapi.Confirmed.send", json!(Confirmed { id: 7 })),
     ];
     for (operation, value) in values {
@@ -435,6 +449,6 @@ async fn contract_lists_the_extensions() {
     let changes = diff(document, &json!({}));
     let change = serde_json::to_value(&changes[0]).unwrap();
     assert_eq!(keys(&mut [&change].into_iter()), listed("| `asyncapi::Change`"));
-    let severities = [Severity::ServiceInfo, Severity::Dangerous, Severity::Breaking].map(|it| it.to_string());
+    let severities = [Severity::Info, Severity::Dangerous, Severity::Breaking].map(|it| it.to_string());
     assert_eq!(BTreeSet::from(severities), listed("| `asyncapi::Severity` |"));
 }

@@ -60,7 +60,12 @@ impl AsyncApi {
     /// # use jetstream_handlers::prelude::*;
     /// # #[subscriber(subject = "orders.created", queue = "billing")]
     /// # async fn bill(order: u64) {}
-    /// let document = Broker::in_memory().asyncapi(ServiceInfo::new("billing", "1.2.0")).await?;
+    /// # #[derive(Event, serde::Serialize, schemars::JsonSchema)]
+    /// # #[event(subject = "orders.billed")]
+    /// # struct Billed {}
+    /// # let broker = Broker::in_memory();
+    /// # broker.include::<bill>();
+    /// let document = broker.asyncapi(ServiceInfo::new("billing", "1.2.0").sends::<Billed>()).await?;
     /// assert!(document.without_schema().is_empty(), "{:?}", document.without_schema());
     /// # Ok(()) }
     /// ```

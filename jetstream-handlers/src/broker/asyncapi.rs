@@ -25,7 +25,8 @@ impl Broker {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), jetstream_handlers::Error> {
-    /// let document = Broker::in_memory().asyncapi(ServiceInfo::new("billing", "1.2.0")).await?;
+    /// let broker = Broker::builder().include::<bill>().connect_in_memory();
+    /// let document = broker.asyncapi(ServiceInfo::new("billing", "1.2.0")).await?;
     /// let channel = &document.as_value()["channels"]["orders.id.created"];
     /// assert_eq!(channel["address"], "orders.{id}.created");
     /// println!("{}", document.to_yaml());
