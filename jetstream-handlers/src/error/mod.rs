@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod difference;
 pub(crate) mod ingest;
+pub(crate) mod permission;
 pub(crate) mod printable;
 pub(crate) mod problem;
 

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::Connection;
+use crate::error::permission::{publish_line, subscribe_line};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Outgoing};
 use crate::observe::trace_context::TraceParent;
@@ -24,7 +25,8 @@ const CAPACITY: usize = 256;
 /// The maximum number of warnings about different subjects for one connection.
 const MAX_WARNINGS: usize = 64;
 
-/// The number of leading tokens by which subjects are alike for a warning: those of an ack differ only behind them.
+/// The number of leading tokens by which subjects are alike for a warning, except for those of requests: those of an ack
+/// differ only behind them.
 const WARNED_TOKENS: usize = 4;
 
 /// The prefix of the advisories of the server.
@@ -101,7 +103,7 @@ impl Violations {
             state.inbox = Some(violation.subject.clone());
             self.inbox_refused.store(true, Ordering::Release);
         }
-        let alike = violation.subject.split_inclusive('.').take(WARNED_TOKENS).collect();
+        let alike = alike(&violation.subject);
         if state.warned.len() < MAX_WARNINGS && state.warned.insert((violation.denied, alike)) {
             tracing::warn!(subject = &*violation.subject, "{}", violation.problem());
         }
@@ -144,17 +146,21 @@ impl Violation {
         let subject = &self.subject;
         match (self.denied, Info::parse(Subject::from(&**subject))) {
             (Denied::Publish, Some(delivery)) => format!(
-                "the user may not publish to `{subject}`; allow `{}` in `permissions.publish` of the user on the server (`allow_responses` permits few answers to a delivery, for a limited time, and none after a reconnect)",
-                delivery.ack_wildcard()
+                "the user may not publish to `{subject}`; allow `{}` in `permissions.publish` of the user on the server: `{}` (`allow_responses` permits few answers to a delivery, for a limited time, and none after a reconnect)",
+                delivery.ack_wildcard(),
+                publish_line(&delivery.ack_wildcard())
             ),
             (Denied::Publish, None) => format!(
-                "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server"
+                "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server: `{}`",
+                publish_line(subject)
             ),
             (Denied::Subscribe, _) if subject.starts_with(ADVISORY) => format!(
-                "the user may not subscribe to `{subject}`, so deleted consumers are noticed late, and messages that reach `max_deliver` without an answer become no dead letters; allow it in `permissions.subscribe` of the user on the server, and connect again"
+                "the user may not subscribe to `{subject}`, so deleted consumers are noticed late, and messages that reach `max_deliver` without an answer become no dead letters; allow it in `permissions.subscribe` of the user on the server, `{}`, and connect again",
+                subscribe_line(subject)
             ),
             (Denied::Subscribe, _) => format!(
-                "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, or set an inbox prefix that the user may use, and connect again"
+                "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, `{}`, or set an inbox prefix that the user may use, and connect again",
+                subscribe_line(&inboxes(subject))
             ),
         }
     }
@@ -254,6 +260,19 @@ fn is_inbox(subject: &str) -> bool {
     is_wildcard && tokens.next().is_some_and(|id| (20..=30).contains(&id.len())) && tokens.next().is_some()
 }
 
+/// Returns the beginning by which a subject is known as one of which was warned.
+fn alike(subject: &str) -> String {
+    let is_request = subject.starts_with("$JS.") && !subject.starts_with("$JS.ACK.");
+    let tokens = if is_request { usize::MAX } else { WARNED_TOKENS };
+    subject.split_inclusive('.').take(tokens).collect()
+}
+
+/// Returns the pattern of all inboxes with the prefix of one; a subject that is no inbox is returned as it is.
+fn inboxes(subject: &str) -> String {
+    let prefix = subject.rsplit_once('.').and_then(|(inbox, _)| inbox.rsplit_once('.')).map(|(prefix, _)| prefix);
+    prefix.filter(|_| is_inbox(subject)).map_or_else(|| subject.to_owned(), |prefix| format!("{prefix}.>"))
+}
+
 /// Returns the text up to the closing quote, without the escapes of Go's `%q`.
 fn unquoted(text: &str) -> Option<String> {
     let mut subject = String::new();
@@ -287,6 +306,37 @@ mod tests {
         assert!(advisory.is_some_and(|violation| violation.problem().contains("no dead letters")));
         assert_eq!(parsed("Maximum Payload Violation"), None);
         assert_eq!(parsed(r#"Permissions Violation for Publish to "a"#), None);
+    }
+
+    #[test]
+    fn text_of_a_violation_has_the_line_to_add() {
+        let line = |text: &str| Violation::parse(text).map(|violation| violation.problem()).unwrap_or_default();
+        let id = nuid::next();
+        for (text, expected) in [
+            (r#"Permissions Violation for Publish to "a\"b""#.to_owned(), r#"`publish: { allow: ["a\"b"] }`"#),
+            (
+                r#"Permissions Violation for Publish to "$JS.ACK.S.D.1.2.3.4.5""#.to_owned(),
+                r#"`publish: { allow: ["$JS.ACK.S.D.>"] }`"#,
+            ),
+            (
+                format!(r#"Permissions Violation for Subscription to "_INBOX_a.{id}.*""#),
+                r#"`subscribe: { allow: ["_INBOX_a.>"] }`"#,
+            ),
+            (
+                r#"Permissions Violation for Subscription to "$JS.EVENT.ADVISORY.X.*""#.to_owned(),
+                r#"`subscribe: { allow: ["$JS.EVENT.ADVISORY.X.*"] }`"#,
+            ),
+        ] {
+            let found = line(&text);
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[test]
+    fn each_denied_request_is_warned_of_but_not_each_ack() {
+        let request = |consumer: &str| alike(&format!("$JS.API.CONSUMER.INFO.S.{consumer}"));
+        assert_ne!(request("one"), request("other"));
+        assert_eq!(alike("$JS.ACK.S.D.1.2.3.4.5"), alike("$JS.ACK.S.D.1.3.4.5.6"));
     }
 
     #[test]

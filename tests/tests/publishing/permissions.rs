@@ -31,7 +31,7 @@ async fn denied_publish_fails_at_once_and_names_the_subject() {
     let server = server(r#"publish: { deny: ["orders.secret"] }"#).await;
     let broker = worker(&server).connect().await.unwrap();
     let begun = Instant::now();
-    let parts = ["cannot publish to `orders.secret`", "`permissions.publish`"];
+    let parts = ["cannot publish to `orders.secret`", "`publish: { allow: [\"orders.secret\"] }`"];
     let denied = broker.publish("orders.secret", &1).await.unwrap_err();
     assert_eq!(denied.missing_permission(), Some("orders.secret"));
     assert_error(&denied, ErrorKind::Authorization, &parts);
@@ -65,7 +65,7 @@ async fn denied_api_request_fails_at_once_and_names_the_subject() {
     let broker = worker(&server).connect().await.unwrap();
     let begun = Instant::now();
     let started = broker.subscribe("orders.created", "reader", Recorder::<u64>::new().handler()).await;
-    assert_error(started.map(drop), ErrorKind::Authorization, &["`$JS.API.STREAM.NAMES`", "`permissions.publish`"]);
+    assert_error(started.map(drop), ErrorKind::Authorization, &["`publish: { allow: [\"$JS.API.STREAM.NAMES\"] }`"]);
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     // A publish needs no API request.
     broker.publish("orders.created", &1).await.unwrap();
@@ -76,7 +76,12 @@ async fn publish_without_a_permitted_inbox_fails_at_once() {
     let server = server(r#"subscribe: { deny: ["_INBOX.>"] }"#).await;
     let broker = worker(&server).connect().await.unwrap();
     let begun = Instant::now();
-    let parts = ["cannot publish to `orders.created`", "`_INBOX.", "may be stored or not", "`permissions.subscribe`"];
+    let parts = [
+        "cannot publish to `orders.created`",
+        "`_INBOX.",
+        "may be stored or not",
+        "`subscribe: { allow: [\"_INBOX.>\"] }`",
+    ];
     for _ in 0..2 {
         assert_error(broker.publish("orders.created", &1).await, ErrorKind::Authorization, &parts);
     }
