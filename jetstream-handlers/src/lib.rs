@@ -92,6 +92,7 @@ pub mod cli;
 mod codec;
 mod dead_letter;
 mod delivery;
+mod doctor;
 mod duration;
 
 mod error;
@@ -118,6 +119,7 @@ mod plan;
 mod prefix;
 mod provision;
 mod publish;
+mod rights;
 mod rules;
 #[cfg(feature = "asyncapi")]
 mod schema;
@@ -142,6 +144,7 @@ pub use codec::{Codec, Coded, Json, JsonCodec, Payload, Raw};
 #[cfg(feature = "messagepack")]
 pub use codec::{MessagePack, MessagePackCodec};
 pub use dead_letter::{DeadLetter, DeadLetters, ReplayReport};
+pub use doctor::{Diagnosis, Finding, FindingStatus};
 pub use error::difference::Difference;
 pub use error::ingest::IngestError;
 pub use error::problem::{Problem, Purpose};
@@ -211,6 +214,7 @@ pub use outcome::{IntoOutputs, IntoSettle, Outcome};
 pub use plan::{Deliver, Manage, Subjects};
 pub use provision::{Change, ChangeAction, ChangeField, ChangeObject, ExportFormat, ProvisionPlan, Risk};
 pub use publish::{PublishAll, PublishMessage, Publisher};
+pub use rights::{Permission, PermissionFormat, PermissionLevel, Permissions};
 
 /// The declaration of a stream, for [`Builder::stream`]: [`Config`](stream::Config) and its enums, from the client library.
 pub mod stream {
@@ -445,6 +449,9 @@ pub mod health {}
 
 #[doc = include_str!("docs/outputs.md")]
 pub mod outputs {}
+
+#[doc = include_str!("docs/permissions.md")]
+pub mod permissions {}
 
 #[doc = include_str!("docs/security.md")]
 pub mod security {}

@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) codec: DefaultCodec,
     pub(crate) domain: Option<String>,
     pub(crate) api_prefix: Option<String>,
+    /// The first tokens of the subjects on which answers arrive; `None` for the default of the client.
+    pub(crate) inbox_prefix: Option<String>,
     /// The prefix of all subjects and streams.
     pub(crate) prefix: Option<Prefix>,
 }
@@ -41,6 +43,7 @@ impl Default for Settings {
             codec: DefaultCodec::default(),
             domain: None,
             api_prefix: None,
+            inbox_prefix: None,
             prefix: None,
         }
     }
@@ -51,6 +54,15 @@ impl Settings {
     pub(crate) fn add_prefix(&mut self) {
         let Some(prefix) = &self.prefix else { return };
         self.streams.iter_mut().for_each(|config| prefix.declared(config));
+    }
+
+    /// Returns the first tokens of the subjects of requests to the JetStream API.
+    pub(crate) fn api(&self) -> String {
+        match (&self.api_prefix, &self.domain) {
+            (Some(prefix), _) => prefix.clone(),
+            (None, Some(domain)) => format!("$JS.{domain}.API"),
+            (None, None) => "$JS.API".to_owned(),
+        }
     }
 
     /// Returns a subject in the environment of this broker.

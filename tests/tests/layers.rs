@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     // The choice between the transports.
     &["transport"],
     // Streams and consumers, publishing, and dead letters.
-    &["provision", "publish", "dead_letter"],
+    &["provision", "publish", "dead_letter", "rights", "doctor"],
     // Handlers and their parameters.
     &["extract", "handler", "layer"],
     // Running handlers.

@@ -23,6 +23,7 @@ use crate::plan::Manage;
 use crate::prefix::Prefix;
 use crate::rules;
 use crate::settings::Settings;
+use crate::spelling;
 use crate::transport::Transport;
 
 type Adjust = Box<dyn FnOnce(ConnectOptions) -> ConnectOptions + Send>;
@@ -490,6 +491,25 @@ impl Builder {
         self
     }
 
+    /// Sets the first tokens of the subjects on which answers arrive, such as `_INBOX_orders`; defaults to `_INBOX`.
+    ///
+    /// With a prefix of its own, a user may be allowed to subscribe to `_INBOX_orders.>` alone, and cannot read the answers
+    /// to other services; [`Broker::permissions`] has this right.
+    /// It takes precedence over `NATS_INBOX_PREFIX` and the `inbox_prefix` of a context.
+    /// A prefix with wildcards, white space or empty tokens is refused by [`connect`](Self::connect).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), jetstream_handlers::Error> {
+    /// let broker = jetstream_handlers::Broker::from_env().inbox_prefix("_INBOX_orders").connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.settings.inbox_prefix = Some(prefix.into());
+        self
+    }
+
     /// Creates a broker without a server, whose streams and consumers are kept in this process.
     ///
     /// It is for tests and demos: it stores nothing, and no other process sees its messages.
@@ -559,12 +579,16 @@ impl Builder {
         }
         settings.domain = settings.domain.or_else(|| environment.domain());
         settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
+        settings.inbox_prefix = settings.inbox_prefix.or_else(|| environment.inbox_prefix());
         let urls = servers.or_else(|| Some(vec![environment.urls()?]));
         let servers = nats::Servers::parse(&urls.unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]))?;
         let client_name = client_name.unwrap_or_else(default_client_name);
         let (violations, errors) = (nats::Violations::new(), Arc::<nats::ClientErrors>::default());
         let mut options = nats::options(&client_name, &servers, violations.clone(), errors.clone(), events)?;
         options = environment.apply(options).await?;
+        if let Some(prefix) = &settings.inbox_prefix {
+            options = options.custom_inbox_prefix(inbox_prefix(prefix)?);
+        }
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
         }
@@ -576,6 +600,17 @@ impl Builder {
         let transport = Transport::Nats(connection);
         let broker = Broker::new(name, Arc::new(transport), Arc::new(states), defaults);
         Ok(broker.with_handlers(included, expected))
+    }
+}
+
+/// Returns the prefix of inboxes, or an error if no subject can begin with it.
+fn inbox_prefix(prefix: &str) -> Result<&str, Error> {
+    match spelling::publish_subject_problem(prefix) {
+        Some(problem) => Err(Error::new(
+            ErrorKind::Config,
+            format!("`inbox_prefix`: {problem}; use a token of the service, such as `_INBOX_orders`"),
+        )),
+        None => Ok(prefix),
     }
 }
 

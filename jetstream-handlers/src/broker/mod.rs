@@ -4,10 +4,12 @@
 mod asyncapi;
 mod builder;
 mod check;
+mod doctor;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod handlers;
 mod names;
+mod permissions;
 mod plan;
 mod running;
 mod signals;
@@ -176,6 +178,7 @@ impl Broker {
     /// | `NATS_TOKEN` | token |
     /// | `NATS_CA` | path of the certificate authority's PEM file |
     /// | `NATS_CERT`, `NATS_KEY` | paths of the client certificate's PEM files |
+    /// | `NATS_INBOX_PREFIX` | first tokens of the subjects on which answers arrive, as [`Builder::inbox_prefix`] sets them |
     /// | `NATS_CONTEXT` | name of a context of the `nats` command-line tool; the variables above take precedence over it |
     ///
     /// If several authentication methods are set, the first one in the table is used.

@@ -7,10 +7,12 @@ mod asyncapi;
 mod check;
 mod connection;
 mod describe;
+mod doctor;
 mod exit;
 mod export;
 mod handlers;
 mod output;
+mod permissions;
 mod plan;
 mod publish;
 mod run;
@@ -94,6 +96,12 @@ pub enum Command {
     #[cfg(feature = "asyncapi")]
     #[command(display_order = 15)]
     Asyncapi(Asyncapi),
+    /// Prints the rights that the user of the service needs on the server
+    #[command(display_order = 14)]
+    Permissions(Permissions),
+    /// Examines the connection, the rights, the server and the consumers, and changes nothing
+    #[command(display_order = 14)]
+    Doctor(Doctor),
 }
 
 pub use apply::Apply;
@@ -101,8 +109,10 @@ pub use apply::Apply;
 pub use asyncapi::Asyncapi;
 pub use check::Check;
 pub use describe::Describe;
+pub use doctor::Doctor;
 pub use export::Export;
 pub use handlers::Handlers;
+pub use permissions::Permissions;
 pub use plan::Plan;
 pub use publish::Publish;
 pub use run::Run;
@@ -157,6 +167,8 @@ impl Command {
             Self::Export(command) => command.run(session).await,
             #[cfg(feature = "asyncapi")]
             Self::Asyncapi(command) => command.run(session).await,
+            Self::Permissions(command) => command.run(session).await,
+            Self::Doctor(command) => command.run(session).await,
         }
     }
 }

@@ -252,7 +252,7 @@ impl DeadLetters {
         let subject = &letter.subject;
         let problem = spelling::publish_subject_problem(subject).or_else(|| {
             // The messages of such a subject are the answers to requests of other clients.
-            let is_inbox = subject.split('.').next() == Some("_INBOX");
+            let is_inbox = subject.starts_with("_INBOX") || covers(&self.transport.inboxes(), subject);
             is_inbox.then(|| format!("subject `{subject}` is an inbox, to which nothing but an answer is published"))
         });
         let of_stream = || spelling::name_problem(&letter.stream).map(|problem| format!("its stream: {problem}"));

@@ -99,11 +99,7 @@ impl Connection {
         errors: Arc<ClientErrors>,
     ) -> Result<Arc<Self>, Error> {
         let client = connect(&servers, options.clone(), wait).await?;
-        let api_prefix = match (&settings.api_prefix, &settings.domain) {
-            (Some(prefix), _) => prefix.clone(),
-            (None, Some(domain)) => format!("$JS.{domain}.API"),
-            (None, None) => "$JS.API".to_owned(),
-        };
+        let api_prefix = settings.api();
         let client = CurrentClient { client, connects_before: 0 };
         let (sender, epoch) = watch::channel(client.connects());
         let connection = Arc::new(Self {
@@ -177,6 +173,11 @@ impl Connection {
         // A server without a name has its id as the name.
         let name = if info.server_name == info.server_id { String::new() } else { format!(" `{}`", info.server_name) };
         format!("nats-server {}{name} at {}", info.version, self.servers.shown())
+    }
+
+    /// Returns the addresses that were given, without credentials.
+    pub(super) fn addresses(&self) -> &[String] {
+        &self.servers.addresses
     }
 
     /// Returns the version of the server if it is older than the given one.

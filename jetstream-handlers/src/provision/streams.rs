@@ -444,7 +444,7 @@ impl<'a> Streams<'a> {
             return Err(no_default_name(purpose, subject));
         }
         // The replies to requests have subjects that begin with `_`, or with the prefix that the connection sets.
-        let replies = format!("{}.>", self.transport.inbox_prefix());
+        let replies = self.transport.inboxes();
         if subject.starts_with(['$', '_']) || any_overlaps(&default_subjects(self.settings(), subject), &replies) {
             return Err(Problem::ReservedSubject { purpose: purpose.clone(), subject: subject.to_owned() });
         }

@@ -109,7 +109,12 @@ impl Transport {
         let inbox = self.client().map(|client| client.new_inbox());
         // The last token is unique to each inbox.
         let prefix = inbox.as_deref().and_then(|inbox| inbox.rsplit_once('.')).map(|(prefix, _)| prefix);
-        prefix.unwrap_or("_INBOX").to_owned()
+        prefix.or(self.settings().inbox_prefix.as_deref()).unwrap_or("_INBOX").to_owned()
+    }
+
+    /// Returns the pattern of the subjects on which this connection receives replies.
+    pub(crate) fn inboxes(&self) -> String {
+        format!("{}.>", self.inbox_prefix())
     }
 
     pub(crate) async fn create_stream(&self, config: &stream::Config) -> Result<(), ApiError> {

@@ -21,6 +21,7 @@ pub(crate) struct Environment {
     ca: Option<String>,
     cert: Option<String>,
     key: Option<String>,
+    inbox_prefix: Option<String>,
     file: ContextFile,
 }
 
@@ -51,6 +52,7 @@ impl Environment {
             ca: variable("NATS_CA"),
             cert: variable("NATS_CERT"),
             key: variable("NATS_KEY"),
+            inbox_prefix: variable("NATS_INBOX_PREFIX"),
             file,
         })
     }
@@ -66,6 +68,11 @@ impl Environment {
 
     pub(crate) fn api_prefix(&self) -> Option<String> {
         self.file.jetstream_api_prefix.clone()
+    }
+
+    /// Returns the first tokens of the subjects on which answers arrive.
+    pub(crate) fn inbox_prefix(&self) -> Option<String> {
+        self.inbox_prefix.as_ref().or(self.file.inbox_prefix.as_ref()).cloned()
     }
 
     /// Adds the credentials to the options; variables take precedence over the context file.
@@ -118,9 +125,6 @@ impl Environment {
         }
         if self.file.tls_first {
             options = options.tls_first();
-        }
-        if let Some(prefix) = &self.file.inbox_prefix {
-            options = options.custom_inbox_prefix(prefix);
         }
         Ok(options)
     }

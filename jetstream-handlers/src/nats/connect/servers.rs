@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind};
 ///
 /// async-nats does not take credentials from an address.
 pub(crate) struct Servers {
-    pub(super) addresses: Vec<String>,
+    pub(in crate::nats) addresses: Vec<String>,
     credentials: Option<String>,
 }
 

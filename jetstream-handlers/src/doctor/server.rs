@@ -1,0 +1,172 @@
+//! Checks of the connection, the server and the account.
+
+use std::time::Duration;
+
+use super::Diagnosis;
+use crate::error::ErrorKind;
+use crate::nats::Connection;
+use crate::settings::Settings;
+
+/// The round trip from which on a connection counts as slow.
+const SLOW: Duration = Duration::from_millis(500);
+
+/// The part of a limit from which on little is left.
+const NEARLY_FULL: f64 = 0.9;
+
+/// The difference of clocks that matters: the library compares times of the server with its own.
+const MAX_SKEW: f64 = 1.0;
+
+/// The payload below which dead letters with all their headers may not fit into one message.
+const SMALL_PAYLOAD: usize = 64 * 1024;
+
+/// Checks the connection, and what the server is; returns `false` if the server answers nothing.
+pub(crate) async fn check_server(connection: &Connection, inbox_prefix: &str, found: &mut Diagnosis) -> bool {
+    found.ok("connection", format!("connected to {}", connection.server()));
+    let answers = check_inbox(connection, inbox_prefix, found).await;
+    check_security(connection, found);
+    let max_payload = connection.client().max_payload();
+    if max_payload < SMALL_PAYLOAD {
+        let text = format!("the server accepts messages of at most {max_payload} bytes (`max_payload`)");
+        found.warn("payload", text, "raise `max_payload`; larger dead letters are stored in several messages");
+    } else {
+        found.ok("payload", format!("the server accepts messages of up to {max_payload} bytes"));
+    }
+    check_versions(connection, &connection.settings, found);
+    if answers {
+        check_account(connection, found).await;
+    }
+    answers
+}
+
+async fn check_inbox(connection: &Connection, inbox_prefix: &str, found: &mut Diagnosis) -> bool {
+    match connection.latency().await {
+        Ok(latency) if latency > SLOW => {
+            let text = format!("a message to the own inbox and back took {latency:.1?}");
+            found.warn("inbox", text, "look at the network, and at the load of the server and of this process");
+            true
+        }
+        Ok(latency) => {
+            let text = format!("answers arrive on `{inbox_prefix}.>`; a message and back took {latency:.1?}");
+            found.ok("inbox", text);
+            true
+        }
+        Err(error) if error.missing_permission().is_some() => {
+            let fix = format!("permit the service to publish to `{inbox_prefix}.>`");
+            found.warn("inbox", error.to_string(), fix);
+            true
+        }
+        Err(error) => {
+            let fix = "permit both lists of `permissions`, with the inbox prefix of `Builder::inbox_prefix`";
+            found.fail("inbox", error.to_string(), fix);
+            false
+        }
+    }
+}
+
+fn check_security(connection: &Connection, found: &mut Diagnosis) {
+    let (_, is_tls) = connection.security();
+    let info = connection.client().server_info();
+    match (is_tls, info.auth_required) {
+        (true, _) => found.ok("tls", "the connection is encrypted"),
+        (false, true) => found.warn(
+            "tls",
+            "the server requires credentials, and the connection is not known to be encrypted",
+            "configure `tls` on the server, and use an address with `tls://`",
+        ),
+        (false, false) => found.ok("tls", "the connection is not known to be encrypted, and has no credentials"),
+    }
+}
+
+/// Checks the features that declared streams require; those of handlers are checked by a start.
+fn check_versions(connection: &Connection, settings: &Settings, found: &mut Diagnosis) {
+    let (version, _) = connection.security();
+    let required = settings.streams.iter().flat_map(|stream| {
+        [
+            (stream.allow_message_ttl, "allow_msg_ttl", (2, 11, 0)),
+            (stream.allow_atomic_publish, "allow_atomic_publish", (2, 12, 0)),
+            (stream.allow_batch_publish, "allow_batch_publish", (2, 14, 0)),
+        ]
+        .into_iter()
+        .filter_map(|(is_set, setting, since)| is_set.then_some((&stream.name, setting, since)))
+    });
+    let mut is_enough = true;
+    for (stream, setting, since) in required {
+        if connection.version_before(since).is_some() {
+            is_enough = false;
+            let (major, minor, patch) = since;
+            let text = format!("the server {version} does not know `{setting}` of stream `{stream}`");
+            found.fail("version", text, format!("use a server from {major}.{minor}.{patch}, or remove the setting"));
+        }
+    }
+    if connection.version_before((2, 10, 0)).is_some() {
+        is_enough = false;
+        found.fail("version", format!("the server {version} is not supported"), "use a server from 2.10.0");
+    } else if connection.version_before((2, 14, 0)).is_some() {
+        is_enough = false;
+        let pause = if connection.version_before((2, 11, 0)).is_some() { "pause, " } else { "" };
+        let text = format!("the server {version} cannot {pause}reset a consumer");
+        found.warn("version", text, "use a server from 2.14.0 to operate the service with these commands");
+    }
+    if is_enough {
+        found.ok("version", format!("the server {version} has what the service requires"));
+    }
+}
+
+async fn check_account(connection: &Connection, found: &mut Diagnosis) {
+    let account = match connection.account_limits().await {
+        Ok(account) => account,
+        Err(error) if error.kind() == ErrorKind::Authorization => {
+            return found.warn("account", error.to_string(), "it is needed by this check alone");
+        }
+        Err(error) => {
+            let fix = "enable JetStream on the server (`nats-server -js`) and for the account (`jetstream: enabled`)";
+            return found.fail("jetstream", error.to_string(), fix);
+        }
+    };
+    found.ok("jetstream", "JetStream answers");
+    let limits = &account.limits;
+    let as_i64 = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let mut used = Vec::new();
+    for (what, count, limit) in [
+        ("bytes of memory", bytes(account.memory), limits.max_memory),
+        ("bytes of storage", bytes(account.storage), limits.max_storage),
+        ("streams", as_i64(account.streams), limits.max_streams),
+        ("consumers", as_i64(account.consumers), limits.max_consumers),
+    ] {
+        match limit {
+            None => used.push(format!("{count} {what}")),
+            Some(limit) => {
+                let text = format!("{count} of {limit} {what}");
+                if count as f64 >= limit as f64 * NEARLY_FULL {
+                    found.warn(
+                        "account",
+                        format!("the account has used {text}"),
+                        "raise the limit, or delete what is not needed",
+                    );
+                } else {
+                    used.push(text);
+                }
+            }
+        }
+    }
+    found.ok("account", format!("used: {}", used.join(", ")));
+}
+
+/// Compares the clock of the server, as it shows when it reports a stream, with that of this process.
+pub(crate) async fn check_clock(connection: &Connection, stream: &str, found: &mut Diagnosis) {
+    match connection.clock_skew(stream).await {
+        Ok(Some((skew, precision))) if skew.abs() > MAX_SKEW + precision.as_secs_f64() => {
+            let text = format!("the clock of the server differs from that of this process by {skew:+.1} s");
+            found.warn(
+                "clock",
+                text,
+                "synchronize both with NTP; lag and the time of delayed messages are wrong by this",
+            );
+        }
+        Ok(Some((skew, _))) => found.ok("clock", format!("the clocks differ by {skew:+.3} s")),
+        Ok(None) => found.ok("clock", "the server does not report its time"),
+        // The rights say why.
+        Err(_) => {}
+    }
+}

@@ -1,0 +1,266 @@
+//! The derivation of rights: every subject that the library publishes or subscribes to, by the purpose.
+
+use super::Operation::{Ack, Message, Request, Subscribe};
+use super::{PermissionLevel, Permissions};
+use crate::delivery::Binding;
+use crate::plan::Manage;
+use crate::provision::{HandlerNeeds, Needs, StreamNeeds};
+use crate::settings::Settings;
+
+/// What a program does, from which rights are derived.
+pub(crate) struct Sources<'a> {
+    pub(crate) settings: &'a Settings,
+    pub(crate) inbox_prefix: String,
+    pub(crate) needs: &'a Needs,
+    /// The types and the subjects of the events that are linked into the program.
+    pub(crate) events: &'a [(String, String)],
+}
+
+impl Permissions {
+    /// Returns the rights of a level.
+    pub(crate) fn derive(level: PermissionLevel, sources: Sources<'_>) -> Self {
+        let Sources { settings, inbox_prefix, needs, events } = sources;
+        let inboxes = format!("{inbox_prefix}.>");
+        let mut rights = Rights { api: settings.api(), permissions: Self::new(level, inbox_prefix) };
+        let all: Vec<&str> = needs.handlers.iter().map(|needs| &*needs.handler).collect();
+        let runs = matches!(level, PermissionLevel::Run | PermissionLevel::RunInfo | PermissionLevel::Provision);
+        if runs {
+            rights.run(needs);
+        }
+        if matches!(level, PermissionLevel::RunInfo | PermissionLevel::Provision) {
+            rights.info(needs, events);
+        }
+        match level {
+            PermissionLevel::Provision => {
+                rights.create_consumers(needs.handlers.iter().filter(|it| it.manage != Manage::Bind), needs);
+                rights.create_streams(needs.streams.iter());
+                if settings.manage == Manage::Update {
+                    rights.update(needs);
+                }
+            }
+            PermissionLevel::Operate => rights.operate(needs),
+            _ => {}
+        }
+        if level != PermissionLevel::Operate {
+            rights.outputs(needs, events);
+        }
+        if runs {
+            rights.dead_letters(needs);
+        }
+        rights.permissions.add(Subscribe, inboxes.clone(), &[], "answers of the server, and messages");
+        if matches!(level, PermissionLevel::RunInfo | PermissionLevel::Provision) && !needs.handlers.is_empty() {
+            let purpose = "waits until the server has processed what was sent before";
+            rights.permissions.add_optional(Message, inboxes, &[], purpose);
+            rights.advisories(needs, &all);
+        }
+        rights.permissions
+    }
+}
+
+struct Rights {
+    api: String,
+    permissions: Permissions,
+}
+
+impl Rights {
+    /// Adds the right to a request to the JetStream API.
+    fn request(&mut self, request: &str, needed_by: &[&str], purpose: &str) {
+        self.permissions.add(Request, format!("{}.{request}", self.api), needed_by, purpose);
+    }
+
+    fn optional_request(&mut self, request: &str, needed_by: &[&str], purpose: &str) {
+        self.permissions.add_optional(Request, format!("{}.{request}", self.api), needed_by, purpose);
+    }
+
+    /// Adds what a worker requires on streams and consumers that exist.
+    fn run(&mut self, needs: &Needs) {
+        self.inspect(needs);
+        for HandlerNeeds { handler, binding, .. } in &needs.handlers {
+            let (stream, consumer) = (&binding.stream, &binding.consumer);
+            self.request(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"), &[handler], "requests messages");
+            let acks = format!("$JS.ACK.{stream}.{consumer}.>");
+            self.permissions.add(Ack, acks, &[handler], "acknowledges messages");
+        }
+    }
+
+    /// Adds what a start reads before it creates anything.
+    fn inspect(&mut self, needs: &Needs) {
+        for HandlerNeeds { handler, binding, looks_up, .. } in &needs.handlers {
+            let (stream, consumer) = (&binding.stream, &binding.consumer);
+            if *looks_up {
+                self.request("STREAM.NAMES", &[handler], "finds streams by subjects");
+            }
+            let purpose = "reads the consumer, also to see after a reconnect that it is the same";
+            self.request(&format!("CONSUMER.INFO.{stream}.{consumer}"), &[handler], purpose);
+        }
+        for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_read) {
+            let names = names(it);
+            self.request(&format!("STREAM.INFO.{stream}"), &names, "reads the stream");
+            for origin in &it.origins {
+                self.request(&format!("STREAM.INFO.{origin}"), &names, &format!("reads what `{stream}` copies"));
+            }
+            if it.is_work_queue {
+                let purpose = "looks for overlapping consumers of the work queue";
+                self.request(&format!("CONSUMER.LIST.{stream}"), &names, purpose);
+            }
+        }
+        for HandlerNeeds { handler, .. } in needs.handlers.iter().filter(|it| it.reads_copy) {
+            self.request("STREAM.LIST", &[handler], "finds the stream that copies the subject");
+        }
+    }
+
+    /// Adds what a worker asks and changes to lose nothing, and what publishes ask if they have no answer.
+    fn info(&mut self, needs: &Needs, events: &[(String, String)]) {
+        for HandlerNeeds { handler, binding, dead_letters, .. } in &needs.handlers {
+            let purpose = "restores the consumer if it is deleted, and records attempts in its metadata";
+            self.optional_request(&create_consumer(binding), &[handler], purpose);
+            let purpose = "reads messages that the client cannot read, and compares those of long calls";
+            self.optional_request(&format!("STREAM.MSG.GET.{}", binding.stream), &[handler], purpose);
+            if binding.pinned() {
+                let purpose = "lets another instance become active when this one stops";
+                let (stream, consumer) = (&binding.stream, &binding.consumer);
+                self.optional_request(&format!("CONSUMER.UNPIN.{stream}.{consumer}"), &[handler], purpose);
+            }
+            if let Some(dead_letters) = dead_letters {
+                let purpose = "compares a dead letter that was stored before";
+                self.optional_request(&format!("STREAM.MSG.GET.{dead_letters}"), &[handler], purpose);
+            }
+            for output in &binding.outputs {
+                let purpose = "finds out whether outputs without an answer were stored";
+                self.optional_request(&format!("STREAM.MSG.GET.{}", output.stream), &[handler], purpose);
+            }
+        }
+        for (event, _) in events {
+            self.optional_request("STREAM.NAMES", &[event], "finds out why a publish has no answer");
+        }
+        for (stream, it) in needs.streams.iter().filter(|(_, it)| !it.is_read) {
+            let purpose = "finds out why a publish has no answer";
+            self.optional_request(&format!("STREAM.INFO.{stream}"), &names(it), purpose);
+        }
+    }
+
+    fn create_consumers<'a>(&mut self, handlers: impl Iterator<Item = &'a HandlerNeeds>, needs: &Needs) {
+        for HandlerNeeds { handler, binding, looks_up_own, .. } in handlers {
+            self.request(&create_consumer(binding), &[handler], "creates the consumer");
+            if *looks_up_own && needs.streams.get(&binding.stream).is_some_and(|it| it.is_created) {
+                self.request("STREAM.LIST", &[handler], "finds streams that copy the subject, before one is created");
+            }
+        }
+    }
+
+    /// Adds the creation of those of these streams that the broker creates.
+    fn create_streams<'a>(&mut self, streams: impl Iterator<Item = (&'a String, &'a StreamNeeds)>) {
+        for (stream, it) in streams.filter(|(_, it)| it.is_created) {
+            let names = names(it);
+            self.request("STREAM.NAMES", &names, "looks for streams with overlapping subjects");
+            self.request(&format!("STREAM.CREATE.{stream}"), &names, "creates the stream");
+            self.request(&format!("STREAM.INFO.{stream}"), &names, "reads the stream");
+        }
+    }
+
+    fn update(&mut self, needs: &Needs) {
+        for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_declared) {
+            self.optional_request(&format!("STREAM.UPDATE.{stream}"), &names(it), "updates the declared stream");
+        }
+    }
+
+    fn operate(&mut self, needs: &Needs) {
+        self.inspect(needs);
+        self.create_consumers(needs.handlers.iter(), needs);
+        // Only those of handlers, and declared ones: a publish creates the others.
+        self.create_streams(needs.streams.iter().filter(|(_, it)| it.is_read));
+        self.optional_request("INFO", &[], "limits of the account");
+        for HandlerNeeds { handler, binding, dead_letters, .. } in &needs.handlers {
+            let (stream, consumer) = (&binding.stream, &binding.consumer);
+            self.request(&format!("CONSUMER.PAUSE.{stream}.{consumer}"), &[handler], "pauses and resumes it");
+            self.request(&format!("CONSUMER.RESET.{stream}.{consumer}"), &[handler], "resets its position");
+            self.request(&format!("CONSUMER.DELETE.{stream}.{consumer}"), &[handler], "creates it again");
+            let purpose = "finds consumers without a handler, and those that receive a replay";
+            self.optional_request(&format!("CONSUMER.LIST.{stream}"), &[handler], purpose);
+            if let Some(dead_letters) = dead_letters {
+                self.operate_letters(binding, dead_letters, handler);
+            }
+        }
+        for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_created && it.is_read) {
+            self.request(&format!("STREAM.UPDATE.{stream}"), &names(it), "updates the stream");
+        }
+    }
+
+    fn operate_letters(&mut self, binding: &Binding, dead_letters: &str, handler: &str) {
+        let names = &[handler];
+        self.request(&format!("STREAM.MSG.GET.{dead_letters}"), names, "reads dead letters");
+        let purpose = "deletes dead letters that were replayed or purged";
+        self.request(&format!("STREAM.MSG.DELETE.{dead_letters}"), names, purpose);
+        let purpose = "compares a replay that was published before";
+        self.optional_request(&format!("STREAM.MSG.GET.{}", binding.stream), names, purpose);
+        if let Some(subject) = &binding.dead_letter {
+            self.permissions.add_optional(Message, subject.clone(), names, "imports dead letters");
+        }
+        let single = Some(binding.config.filter_subject.clone()).filter(|filter| !filter.is_empty());
+        for subject in single.iter().chain(&binding.config.filter_subjects) {
+            self.permissions.add(Message, subject.clone(), names, "replays dead letters");
+        }
+    }
+
+    /// Adds the subjects of what the program publishes.
+    fn outputs(&mut self, needs: &Needs, events: &[(String, String)]) {
+        for HandlerNeeds { handler, outputs, .. } in &needs.handlers {
+            for output in outputs {
+                self.permissions.add(Message, output.clone(), &[handler], "publishes its outputs");
+            }
+        }
+        for (event, subject) in events {
+            let purpose = "publishes the event; remove it if this service only receives it";
+            self.permissions.add(Message, subject.clone(), &[event], purpose);
+        }
+    }
+
+    fn dead_letters(&mut self, needs: &Needs) {
+        for HandlerNeeds { handler, binding, .. } in &needs.handlers {
+            if let Some(subject) = &binding.dead_letter {
+                self.permissions.add(Message, subject.clone(), &[handler], "stores its dead letters");
+            }
+        }
+    }
+
+    /// Adds the advisories of the server, whose subjects are the same with every domain and API prefix.
+    fn advisories(&mut self, needs: &Needs, all: &[&str]) {
+        for HandlerNeeds { handler, binding, .. } in &needs.handlers {
+            let (stream, consumer) = (&binding.stream, &binding.consumer);
+            for (subject, purpose) in [
+                (
+                    format!("MAX_DELIVERIES.{stream}.*"),
+                    "learns of messages that crashed instances have taken `max_deliver` times",
+                ),
+                (
+                    format!("MSG_NAKED.{stream}.{consumer}"),
+                    "shares the messages that were lost with a connection with other instances",
+                ),
+            ] {
+                let subject = format!("$JS.EVENT.ADVISORY.CONSUMER.{subject}");
+                self.permissions.add_optional(Subscribe, subject, &[handler], purpose);
+            }
+        }
+        for (subject, purpose) in [
+            ("STREAM.DELETED.*", "notices at once that a stream was deleted"),
+            ("CONSUMER.DELETED.*.*", "notices at once that a consumer was deleted"),
+            ("CONSUMER.PAUSE.*.*", "notices at once that a consumer was paused"),
+        ] {
+            self.permissions.add_optional(Subscribe, format!("$JS.EVENT.ADVISORY.{subject}"), all, purpose);
+        }
+    }
+}
+
+/// Returns the request by which a consumer is created, restored and updated, which ends with its filter if it has exactly
+/// one (`filter_subject`).
+fn create_consumer(binding: &Binding) -> String {
+    let subject = format!("CONSUMER.CREATE.{}.{}", binding.stream, binding.consumer);
+    match &*binding.config.filter_subject {
+        "" => subject,
+        filter => format!("{subject}.{filter}"),
+    }
+}
+
+fn names(needs: &StreamNeeds) -> Vec<&str> {
+    needs.needed_by.iter().map(String::as_str).collect()
+}
