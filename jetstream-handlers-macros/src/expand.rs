@@ -23,7 +23,11 @@ const LAYER: &str = "layer";
 
 /// Expands the attribute to the item as it was written, followed by its registration or by the mistakes.
 pub(crate) fn subscriber(attribute: TokenStream, item: &TokenStream) -> TokenStream {
-    let mut errors = Errors::default();
+    handler(attribute, item, Errors::default())
+}
+
+/// Expands the attribute as [`subscriber`] does, with these mistakes of it.
+pub(crate) fn handler(attribute: TokenStream, item: &TokenStream, mut errors: Errors) -> TokenStream {
     let attribute = attribute::parse(attribute, &mut errors);
     let function = signature::parse(item, &mut errors);
     let settings = valid::settings(&attribute, function.as_ref(), &mut errors);

@@ -1,6 +1,7 @@
 //! The attribute macros of the `jetstream-handlers` crate, which re-exports them.
 
 mod attribute;
+mod dead_letter;
 mod duration;
 mod enclosing;
 mod errors;
@@ -23,6 +24,12 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn subscriber(attribute: TokenStream, item: TokenStream) -> TokenStream {
     expand::subscriber(attribute.into(), &item.into()).into()
+}
+
+#[allow(missing_docs)] // `jetstream-handlers` documents it at the re-export, where the examples can run
+#[proc_macro_attribute]
+pub fn dead_letter_handler(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    dead_letter::handler(&attribute.into(), &item.into()).into()
 }
 
 #[allow(missing_docs)] // `jetstream-handlers` documents it at the re-export, where the examples can run

@@ -8,9 +8,9 @@ mod snapshots;
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::LitStr;
 
-use crate::expand;
+use crate::{dead_letter, expand};
 
-/// Expands `#[subscriber(…)] item`.
+/// Expands `#[subscriber(…)] item`, or `#[dead_letter_handler(…)] item`.
 fn expand(source: &str) -> TokenStream {
     let source: TokenStream = source.parse().expect("the test's source has balanced brackets");
     let mut tokens = source.into_iter().skip(1);
@@ -21,7 +21,11 @@ fn expand(source: &str) -> TokenStream {
         Some(TokenTree::Group(arguments)) => arguments.stream(),
         _ => TokenStream::new(),
     };
-    expand::subscriber(attribute, &tokens.collect())
+    let name = brackets.stream().into_iter().next().map(|name| name.to_string());
+    match name.as_deref() {
+        Some("dead_letter_handler") => dead_letter::handler(&attribute, &tokens.collect()),
+        _ => expand::subscriber(attribute, &tokens.collect()),
+    }
 }
 
 /// Returns the mistakes in `source`, each as "tokens it points at: message".

@@ -135,7 +135,7 @@ mod worker;
 pub use async_nats;
 pub use async_nats::jetstream::publish::PublishAck;
 
-pub use broker::{Broker, Builder, Running, Subscribe, Subscription};
+pub use broker::{Broker, Builder, HandlerConsumer, Position, Running, Subscribe, Subscription};
 #[cfg(feature = "protobuf")]
 pub use codec::Protobuf;
 #[cfg(feature = "cbor")]
@@ -143,7 +143,7 @@ pub use codec::{Cbor, CborCodec};
 pub use codec::{Codec, Coded, Json, JsonCodec, Payload, Raw};
 #[cfg(feature = "messagepack")]
 pub use codec::{MessagePack, MessagePackCodec};
-pub use dead_letter::{DeadLetter, DeadLetters, ReplayReport};
+pub use dead_letter::{DeadLetter, DeadLetterGroup, DeadLetterGroups, DeadLetters, ImportReport, ReplayReport};
 pub use doctor::{Diagnosis, Finding, FindingStatus};
 pub use error::difference::Difference;
 pub use error::ingest::IngestError;
@@ -159,6 +159,36 @@ pub use extract::{Batch, Context, FromMessage, Headers, Path, Rejection, Shutdow
 pub use handler::{Closure, Subscriber};
 #[doc(hidden)] // documented at the trait
 pub use jetstream_handlers_macros::Event;
+/// Turns an `async fn` into a handler of dead letters: it is called for each message that another handler could not handle.
+///
+/// It is [`subscriber`](macro@subscriber) with these values of its keys, and accepts all others:
+///
+/// | key | value |
+/// |---|---|
+/// | `subject` | `"dlq.>"` by default: the dead letters of all handlers that do not set `dead_letter`; `"dlq.ORDERS.>"` are those of one stream |
+/// | `deliver` | `"new"` by default: the dead letters that are stored after the first start |
+/// | `dead_letter` | always `false`, because the dead letter is stored already; if all attempts fail, the log says so |
+///
+/// The stream `DLQ` is created if it does not exist.
+/// A dead letter that is too large for one message is not [complete](DeadLetter::is_complete);
+/// [`DeadLetters::get`] reads it with its parts, for which the handler is not called.
+///
+/// A dead letter stays in its stream after the call, to be replayed or purged.
+///
+/// # Examples
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+/// use jetstream_handlers::{DeadLetter, dead_letter_handler};
+///
+/// #[dead_letter_handler(queue = "alerts")]
+/// async fn alert(letter: DeadLetter) -> HandlerResult {
+///     println!("{letter}");
+///     Ok(())
+/// }
+/// ```
+#[doc(inline)]
+pub use jetstream_handlers_macros::dead_letter_handler;
 #[doc = include_str!("docs/subscriber.md")]
 #[doc(inline)]
 pub use jetstream_handlers_macros::subscriber;
@@ -440,6 +470,9 @@ pub mod codecs {}
 
 #[doc = include_str!("docs/contract.md")]
 pub mod contract {}
+
+#[doc = include_str!("docs/dead_letters.md")]
+pub mod dead_letters {}
 
 #[doc = include_str!("docs/plan.md")]
 pub mod deployment {}

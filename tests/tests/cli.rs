@@ -1,6 +1,9 @@
 //! The command line of a service: what it prints, and how it ends.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+#[path = "cli/letters.rs"]
+mod letters;
+
 use std::process::Stdio;
 
 use async_nats::jetstream::consumer::pull;

@@ -197,7 +197,8 @@ async fn serialized_fields_are_listed() {
     let listed: Vec<BTreeSet<_>> =
         rows("Serialized values").iter().map(|row| names(&row[1]).into_iter().collect()).collect();
     let states = [HandlerState::NotStarted, HandlerState::OtherBroker].map(|state| state.to_string()).into();
-    assert_eq!(listed, [fields(&info), states, fields(&health), fields(handler), fields(&handler["last_failure"])]);
+    let own = [fields(&info), states, fields(&health), fields(handler), fields(&handler["last_failure"])];
+    assert_eq!(listed[..own.len()], own);
     let described = std::fs::read_to_string(library().join("docs/health.md")).unwrap();
     for field in fields(&health).into_iter().chain(fields(handler)) {
         assert!(described.contains(&format!("`{field}`")), "`{field}` is not described in `docs/health.md`");
@@ -227,6 +228,33 @@ async fn fields_of_plans_and_exports_are_listed() {
     }
     let snapshot: serde_json::Value = serde_json::from_str(&snapshot).unwrap();
     assert_eq!(&fields(&snapshot) | &fields(&snapshot["consumers"][0]), listed[6]);
+}
+
+/// Returns the listed fields of the value whose row begins with this name.
+fn listed_fields(name: &str) -> BTreeSet<String> {
+    let rows = rows("Serialized values");
+    let row = rows.iter().find(|row| row[0].starts_with(name)).unwrap_or_else(|| panic!("no row {name}"));
+    names(&row[1]).into_iter().collect()
+}
+
+#[tokio::test]
+async fn serialized_fields_of_dead_letters_are_listed() {
+    let broker = Broker::in_memory();
+    let failing = async |_: u64| Settle::Terminate;
+    let subscription = broker.subscribe("orders.created", "billing", failing).await.unwrap();
+    broker.publish("orders.created", &7).await.unwrap();
+    let letters = broker.dead_letters();
+    eventually("a dead letter", SOON, async || (letters.count().await.unwrap() == 1).then_some(())).await;
+    let letter = serde_json::to_value(letters.get(1).await.unwrap()).unwrap();
+    let optional = ["unreadable", "header_block", "payload_text", "payload_base64"].map(str::to_owned);
+    let all: BTreeSet<_> = fields(&letter).into_iter().chain(optional).collect();
+    assert_eq!(listed_fields("`DeadLetter`"), all);
+    let groups = serde_json::to_value(letters.groups().await.unwrap()).unwrap();
+    assert_eq!(listed_fields("`DeadLetterGroups`"), fields(&groups));
+    assert_eq!(listed_fields("the `groups` of"), fields(&groups["groups"][0]));
+    let paused = serde_json::to_value(broker.pause("billing", secs(60)).await.unwrap()).unwrap();
+    assert_eq!(listed_fields("`HandlerConsumer`"), fields(&paused));
+    subscription.unsubscribe().await.unwrap();
 }
 
 #[test]

@@ -33,6 +33,31 @@ fn assert_item(item: &str, expected: &[&str]) {
 }
 
 #[test]
+fn keys_of_a_handler_of_dead_letters() {
+    assert_mistakes(
+        "#[dead_letter_handler] async fn f() {}",
+        &["#[subscriber]: handler `f` has no `queue`; add it, as in `queue = \"order-processor\"`"],
+    );
+    assert_mistakes(
+        r#"#[dead_letter_handler(queue = "b", dead_letter = false, deliver = "all", concurrency = 0)] async fn f() {}"#,
+        &[
+            "dead_letter: `dead_letter_handler` excludes `dead_letter`, because what it handles is a dead letter already; remove `dead_letter`",
+            "0: `concurrency` is 0; expected 1 to 10000",
+        ],
+    );
+    assert_mistakes(
+        r#"#[dead_letter_handler(queue = "b", event = OrderCreated)] async fn f() {}"#,
+        &[
+            "event: `dead_letter_handler` excludes `event`, because a dead letter is no event; remove `event`, or choose dead letters by `subject = \"dlq.ORDERS.>\"`",
+        ],
+    );
+    assert_mistakes(
+        r#"#[dead_letter_handler(queue = "b", subject = "dlq.ORDERS.>", delivr = "all")] async fn f() {}"#,
+        &["delivr: unknown key `delivr`; did you mean `deliver`? the keys are ALL"],
+    );
+}
+
+#[test]
 fn required_keys() {
     assert_mistakes(
         "#[subscriber] async fn f() {}",

@@ -77,6 +77,17 @@ pub(crate) async fn ship(State(db): State<Db>, OrderView { id, .. }: OrderView<'
 }
 
 #[test]
+fn dead_letter_handler() {
+    assert_snapshot(
+        "dead_letter_handler",
+        r#"#[dead_letter_handler(queue = "alerts", concurrency = 2)]
+async fn alert(letter: DeadLetter) -> HandlerResult {
+    Ok(())
+}"#,
+    );
+}
+
+#[test]
 fn bare() {
     assert_snapshot(
         "bare",

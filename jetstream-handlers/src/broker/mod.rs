@@ -9,6 +9,7 @@ mod doctor;
 mod gauges;
 mod handlers;
 mod names;
+mod operate;
 mod permissions;
 mod plan;
 mod running;
@@ -26,6 +27,7 @@ use async_nats::jetstream::publish::PublishAck;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
+pub use operate::{HandlerConsumer, Position};
 pub use running::Running;
 use running::{Disconnect, StopOnDrop, WorkerHandle, stop_all};
 use signals::Signals;

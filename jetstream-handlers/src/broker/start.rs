@@ -134,12 +134,13 @@ impl Broker {
             {
                 handler.signature = checked.signature.clone();
             }
-            let Problems { found, needs_content, payload, format, outputs, .. } = checked;
+            let Problems { found, needs_content, takes_dead_letters, payload, format, outputs, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {
                 warn_of_other_type(&handler.declaration, payload, settings);
             }
             (handler.needs_content, handler.payload) = (needs_content, format);
+            handler.takes_dead_letters = takes_dead_letters;
             handler.declaration.events =
                 outputs.events.iter().map(|pattern| settings.subject(&filter(pattern)).into_owned()).collect();
         }

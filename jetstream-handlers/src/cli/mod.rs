@@ -7,10 +7,12 @@ mod asyncapi;
 mod check;
 mod connection;
 mod describe;
+mod dlq;
 mod doctor;
 mod exit;
 mod export;
 mod handlers;
+mod operate;
 mod output;
 mod permissions;
 mod plan;
@@ -18,6 +20,7 @@ mod publish;
 mod run;
 mod session;
 mod status;
+mod times;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -86,6 +89,18 @@ pub enum Command {
     /// Shows the messages that wait for the handlers
     #[command(display_order = 7)]
     Status(Status),
+    /// Pauses a handler on the server, for all its instances
+    #[command(display_order = 8)]
+    Pause(Pause),
+    /// Ends the pause of a handler
+    #[command(display_order = 9)]
+    Resume(Resume),
+    /// Moves a handler to a place in its stream, from which on it receives all messages
+    #[command(display_order = 10)]
+    Reset(Reset),
+    /// Lists, replays and deletes dead letters
+    #[command(display_order = 11)]
+    Dlq(Dlq),
     /// Publishes a message, if the handlers of its subject can decode it
     #[command(display_order = 12)]
     Publish(Publish),
@@ -109,9 +124,11 @@ pub use apply::Apply;
 pub use asyncapi::Asyncapi;
 pub use check::Check;
 pub use describe::Describe;
+pub use dlq::Dlq;
 pub use doctor::Doctor;
 pub use export::Export;
 pub use handlers::Handlers;
+pub use operate::{Pause, Reset, Resume};
 pub use permissions::Permissions;
 pub use plan::Plan;
 pub use publish::Publish;
@@ -161,6 +178,10 @@ impl Command {
             Self::Describe(command) => command.run(session).await,
             Self::Check(command) => command.run(session).await,
             Self::Status(command) => command.run(session).await,
+            Self::Pause(command) => command.run(session).await,
+            Self::Resume(command) => command.run(session).await,
+            Self::Reset(command) => command.run(session).await,
+            Self::Dlq(command) => command.run(session).await,
             Self::Publish(command) => command.run(session).await,
             Self::Plan(command) => command.run(session).await,
             Self::Apply(command) => command.run(session).await,

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::parts::{Content, PARTS_KEY, Part};
+use super::DeadLetter;
+use super::parts::{Content, ID_SUFFIX, PARTS_KEY, Part};
 use crate::error::printable::{printable, truncate};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_OF};
 use crate::message::{Message, Outgoing, header_block, reserved};
@@ -29,6 +30,9 @@ pub(super) const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
 
 /// The header of a message that could not be read: `kept`, or `lost` if it could not be read from its stream either.
 pub(super) const UNREADABLE: &str = "Dead-Letter-Unreadable";
+
+/// The header of an imported dead letter with its former stream and sequence, as `<stream>:<sequence>`.
+pub(super) const IMPORTED_FROM: &str = "Dead-Letter-Imported-From";
 
 /// The maximum length of the error text in a header, in bytes.
 const MAX_ERROR: usize = 1024;
@@ -89,6 +93,50 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Returns a dead letter that was exported from this stream.
+    pub(super) fn imported(letter: &'a DeadLetter, stream: &str) -> Self {
+        // Another id was only needed in the former stream, and the parts name the id without it.
+        let id = letter.id.split(ID_SUFFIX).next().unwrap_or_default().to_owned();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        headers.insert(MESSAGE_ID, letter.idempotency_key());
+        let mut add = |name: &str, value: &str| headers.insert(format!("{PREFIX}{name}").as_str(), value);
+        add("Reason", letter.reason.as_str());
+        add("Error", &letter.error);
+        add("Stream", &letter.stream);
+        add("Sequence", &letter.stream_sequence.to_string());
+        add("Subject", &letter.subject);
+        add("Consumer", &letter.consumer);
+        add("Delivered", &letter.delivered.to_string());
+        add("Handler", &letter.handler);
+        add("Time", &letter.time);
+        headers.insert(IMPORTED_FROM, format!("{stream}:{}", letter.sequence));
+        let unreadable = if letter.is_complete() { letter.unreadable.as_deref() } else { Some("lost") };
+        if let Some(unreadable) = unreadable {
+            headers.insert(UNREADABLE, unreadable);
+        }
+        Self {
+            subject: &letter.stored_subject,
+            handler: &letter.handler,
+            id,
+            key: OnceLock::new(),
+            failure: headers,
+            original: letter.original_headers(),
+            header_block: letter.header_block.as_ref().filter(|_| letter.unreadable.is_some()),
+            payload: &letter.payload,
+        }
+    }
+
+    /// Returns the subject of the dead letter.
+    pub(super) fn subject(&self) -> &'a str {
+        self.subject
+    }
+
+    /// Returns the name of the handler.
+    pub(super) fn handler(&self) -> &'a str {
+        self.handler
+    }
+
     /// Returns the dead letter in one message.
     pub(super) fn whole(&self) -> Outgoing {
         let mut headers = self.failure.clone();
@@ -144,7 +192,11 @@ impl<'a> Draft<'a> {
     /// Returns the message for a part of a content that begins at this offset.
     pub(super) fn part(&self, content: Content, offset: usize, bytes: Bytes) -> Outgoing {
         let Self { subject, handler, id, .. } = self;
-        Part { id, handler, key: self.key(), content }.to_message(subject, offset, bytes)
+        let mut part = Part { id, handler, key: self.key(), content }.to_message(subject, offset, bytes);
+        if let Some(from) = self.failure.get(IMPORTED_FROM) {
+            part.headers.insert(IMPORTED_FROM, from.clone());
+        }
+        part
     }
 }
 

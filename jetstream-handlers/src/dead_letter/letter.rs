@@ -17,6 +17,9 @@ use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
 use crate::plan::is_named;
 
+/// The header of a compressed payload.
+const CONTENT_ENCODING: &str = "Content-Encoding";
+
 /// A copy of a message that could not be handled, read from the stream of dead letters.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -46,15 +49,21 @@ pub struct DeadLetter {
     /// The headers of the original message.
     pub(super) headers: HeaderMap,
     idempotency_key: String,
+    /// The subject on which the dead letter is stored.
+    pub(super) stored_subject: String,
+    /// The time of the failure, as the header has it.
+    pub(super) time: String,
+    /// `kept` or `lost` for a message with headers that cannot be read.
+    pub(super) unreadable: Option<String>,
     /// The message id of the dead letter, which its parts name.
-    id: String,
+    pub(super) id: String,
     /// The key that its parts have as well.
     parts_key: String,
     /// The sequences of the parts of each content that was too large.
     parts: Vec<(Content, Vec<u64>)>,
     is_complete: bool,
     /// The header block of a message that could not be read.
-    header_block: Option<Bytes>,
+    pub(super) header_block: Option<Bytes>,
 }
 
 impl DeadLetter {
@@ -85,7 +94,7 @@ impl DeadLetter {
     }
 
     /// Parses a stored message; returns `None` if it is not a dead letter.
-    pub(super) fn parse(stored: Stored) -> Option<Self> {
+    pub(crate) fn parse(stored: Stored) -> Option<Self> {
         let value = |name: &str| Some(stored.headers.get(name)?.as_str().to_owned());
         let text = |name: &str| value(&format!("{PREFIX}{name}"));
         let mut parts = Vec::new();
@@ -108,6 +117,9 @@ impl DeadLetter {
             idempotency_key: key.unwrap_or_else(|| format!("{stream}:{stream_sequence}")),
             stream,
             stream_sequence,
+            stored_subject: stored.subject.to_string(),
+            time: text("Time").unwrap_or_default(),
+            unreadable: text(&UNREADABLE[PREFIX.len()..]),
             id: stored.headers.get(header::NATS_MESSAGE_ID).map(|id| id.as_str().to_owned()).unwrap_or_default(),
             parts_key: value(PARTS_KEY).unwrap_or_default(),
             headers: original_headers(&stored.headers),
@@ -146,6 +158,17 @@ impl DeadLetter {
                 }
             }
         }
+    }
+
+    /// Replaces the payload, which is not compressed.
+    pub(super) fn set_payload(&mut self, payload: Bytes) {
+        self.payload = payload;
+        self.headers = self
+            .headers
+            .iter()
+            .filter(|(name, _)| !name.to_string().eq_ignore_ascii_case(CONTENT_ENCODING))
+            .flat_map(|(name, values)| values.iter().map(move |value| (name.clone(), value.clone())))
+            .collect();
     }
 
     /// Returns `true` if `handler` is the full path of the dead letter's handler, the end of that path, or its queue.

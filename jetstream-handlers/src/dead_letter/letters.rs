@@ -1,19 +1,35 @@
 //! The dead letters in a stream: listed, replayed and deleted.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 
-use super::DeadLetter;
+use super::filter::Filter;
+use super::groups::Grouping;
+use super::pace::Pace;
 use super::parts::{Content, MAX_CONTENT};
+use super::reading::Reading;
 use super::replay::Receivers;
+use super::{DeadLetter, DeadLetterGroups};
 use crate::error::{Error, ErrorKind};
+use crate::outcome::Reason;
 use crate::transport::Transport;
 
 /// The default stream of dead letters; the `dead_letter` subject of a handler may belong to another one.
 const DEFAULT_STREAM: &str = "DLQ";
 
-/// The dead letters in a stream, of all handlers or of one.
+/// The subjects of the default stream.
+const DEFAULT_SUBJECT: &str = "dlq.>";
+
+/// The dead letters in a stream, or those of them that meet all conditions.
+///
+/// The conditions, such as [`for_handler`](Self::for_handler), [`reason`](Self::reason) and [`since`](Self::since), apply
+/// to every method: what is listed, counted and grouped is what is replayed, deleted and exported.
+/// Dead letters are read as a stream of pages, so that a million of them take no more memory than a few.
+///
+/// [`dead_letters`](mod@crate::dead_letters) describes the work with many of them.
 ///
 /// # Examples
 ///
@@ -45,8 +61,9 @@ const DEFAULT_STREAM: &str = "DLQ";
 pub struct DeadLetters {
     pub(super) transport: Arc<Transport>,
     pub(super) stream: String,
-    pub(super) handler: Option<String>,
-    after: u64,
+    pub(super) filter: Filter,
+    pub(super) after: u64,
+    pub(super) rate: Option<u32>,
     pub(super) receivers: Receivers,
 }
 
@@ -55,8 +72,9 @@ impl DeadLetters {
         Self {
             stream: transport.settings().stream(DEFAULT_STREAM).into_owned(),
             transport,
-            handler: None,
+            filter: Filter::default(),
             after: 0,
+            rate: None,
             receivers: Receivers::FailedQueue,
         }
     }
@@ -72,7 +90,62 @@ impl DeadLetters {
     /// [name](crate::Subscribe::name) of a closure, or its queue.
     #[must_use]
     pub fn for_handler(mut self, handler: &str) -> Self {
-        self.handler = Some(handler.to_owned());
+        self.filter.handler = Some(handler.to_owned());
+        self
+    }
+
+    /// Selects the dead letters with this class of failure.
+    #[must_use]
+    pub fn reason(mut self, reason: Reason) -> Self {
+        self.filter.reason = Some(reason);
+        self
+    }
+
+    /// Selects the dead letters whose error contains this text.
+    #[must_use]
+    pub fn error_contains(mut self, text: &str) -> Self {
+        self.filter.error = Some(text.to_owned());
+        self
+    }
+
+    /// Selects the dead letters of a group, by its [`id`](crate::DeadLetterGroup::id).
+    #[must_use]
+    pub fn in_group(mut self, id: &str) -> Self {
+        self.filter.group = Some(id.to_owned());
+        self
+    }
+
+    /// Selects the dead letters that were stored at this time or later.
+    ///
+    /// Those before are not read, apart from a few that show where to begin.
+    #[must_use]
+    pub fn since(mut self, time: SystemTime) -> Self {
+        self.filter.since = Some(time);
+        self
+    }
+
+    /// Selects the dead letters that were stored before this time.
+    #[must_use]
+    pub fn until(mut self, time: SystemTime) -> Self {
+        self.filter.until = Some(time);
+        self
+    }
+
+    /// Selects the dead letters of messages on a subject, which may have the wildcards `*` and `>`; with the
+    /// [prefix](crate::Builder::subject_prefix) of an environment, it is declared without.
+    #[must_use]
+    pub fn subject(mut self, subject: &str) -> Self {
+        self.filter.subject = Some(self.transport.settings().subject(subject).into_owned());
+        self
+    }
+
+    /// Limits [`replay_all`](Self::replay_all) and [`purge`](Self::purge) to this many dead letters per second, to spare the
+    /// handlers, or the server; unlimited by default.
+    ///
+    /// Zero is refused by these methods.
+    #[must_use]
+    pub fn rate(mut self, per_second: u32) -> Self {
+        self.rate = Some(per_second);
         self
     }
 
@@ -102,14 +175,62 @@ impl DeadLetters {
     ///
     /// This method is cancel safe: it only reads.
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
+        let mut reading = self.reading().await?;
         let mut found = Vec::new();
         while found.len() < limit
-            && let Some(letter) = letters.next(end).await?
+            && let Some(letter) = reading.next().await?
         {
-            found.push(letter);
+            found.push(self.completed(letter).await?);
         }
         Ok(found)
+    }
+
+    /// Returns the number of dead letters.
+    ///
+    /// All of them are read, because parts of large ones do not count.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`list`](Self::list).
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: it only reads.
+    pub async fn count(&self) -> Result<u64, Error> {
+        let mut reading = self.reading().await?;
+        let mut count = 0;
+        while reading.next().await?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Returns the dead letters in groups of the same handler, reason and error, apart from the values in the error.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn show(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// for group in broker.dead_letters().groups().await?.groups {
+    ///     println!("{} times {}: {}", group.count, group.handler, group.error);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`list`](Self::list).
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: it only reads.
+    pub async fn groups(&self) -> Result<DeadLetterGroups, Error> {
+        let mut reading = self.reading().await?;
+        let mut groups = Grouping::default();
+        while let Some(letter) = reading.next().await? {
+            groups.add(&letter);
+        }
+        Ok(groups.into_groups())
     }
 
     /// Returns the dead letter with this sequence in the stream of dead letters; `None` if it does not exist.
@@ -123,7 +244,7 @@ impl DeadLetters {
     /// This method is cancel safe: it only reads.
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {
         let stored = self.transport.stored(&self.stream, sequence).await?;
-        match stored.and_then(DeadLetter::parse).filter(|letter| self.selects(letter)) {
+        match stored.and_then(DeadLetter::parse).filter(|letter| self.filter.selects(letter)) {
             Some(letter) => Ok(Some(self.completed(letter).await?)),
             None => Ok(None),
         }
@@ -139,16 +260,44 @@ impl DeadLetters {
     ///
     /// If the future is dropped, some dead letters are deleted.
     pub async fn purge(&self) -> Result<usize, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
+        let (mut reading, mut pace) = (self.reading().await?, Pace::new(self.rate)?);
         let mut count = 0;
-        while let Some(letter) = letters.next(end).await? {
-            count += usize::from(self.delete(&letter).await?);
+        loop {
+            let mut page = Vec::new();
+            while page.len() < pace.at_once()
+                && let Some(letter) = reading.next().await?
+            {
+                page.push(letter);
+            }
+            if page.is_empty() {
+                return Ok(count);
+            }
+            pace.next().await;
+            let deleted =
+                futures::stream::iter(&page).map(|letter| self.delete_letter(letter)).buffer_unordered(page.len());
+            let deleted: Vec<bool> = deleted.try_collect().await?;
+            count += deleted.into_iter().filter(|existed| *existed).count();
         }
-        Ok(count)
+    }
+
+    /// Deletes the dead letter with this sequence; returns `false` if it did not exist.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the server does not answer, or refuses it, as a stream with `deny_delete` does.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the dead letter is deleted or not.
+    pub async fn delete(&self, sequence: u64) -> Result<bool, Error> {
+        match self.get(sequence).await? {
+            Some(letter) => self.delete_letter(&letter).await,
+            None => Ok(false),
+        }
     }
 
     /// Deletes a dead letter with its parts; returns `false` if it did not exist.
-    pub(super) async fn delete(&self, letter: &DeadLetter) -> Result<bool, Error> {
+    pub(super) async fn delete_letter(&self, letter: &DeadLetter) -> Result<bool, Error> {
         // The parts last: without them the dead letter would be incomplete.
         let existed = self.transport.delete(&self.stream, letter.sequence).await?;
         for (content, sequences) in letter.parts() {
@@ -162,7 +311,7 @@ impl DeadLetters {
     }
 
     /// Returns a dead letter with the contents that are stored in messages of their own, unless one of those is gone.
-    async fn completed(&self, mut letter: DeadLetter) -> Result<DeadLetter, Error> {
+    pub(super) async fn completed(&self, mut letter: DeadLetter) -> Result<DeadLetter, Error> {
         let mut contents = Vec::new();
         for (content, sequences) in letter.parts() {
             let mut bytes = Vec::new();
@@ -194,23 +343,13 @@ impl DeadLetters {
         }
     }
 
-    /// Returns the next dead letter up to the sequence `end`, and advances `after` to it.
-    pub(super) async fn next(&mut self, end: u64) -> Result<Option<DeadLetter>, Error> {
-        while self.after < end {
-            let stored = match self.transport.next_stored(&self.stream, self.after + 1).await {
-                Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
-                result => result?,
-            };
-            let Some(stored) = stored.filter(|stored| stored.sequence <= end) else { break };
-            self.after = stored.sequence;
-            if let Some(letter) = DeadLetter::parse(stored).filter(|letter| self.selects(letter)) {
-                return Ok(Some(self.completed(letter).await?));
-            }
-        }
-        Ok(None)
+    /// Begins to read the selected dead letters, from the oldest on.
+    pub(super) async fn reading(&self) -> Result<Reading<'_>, Error> {
+        Reading::begin(self).await
     }
 
-    fn selects(&self, letter: &DeadLetter) -> bool {
-        self.handler.as_ref().is_none_or(|handler| letter.is_of(handler))
+    /// Returns the subjects of the stream, if it is created.
+    pub(super) fn default_subject(&self) -> String {
+        self.transport.settings().subject(DEFAULT_SUBJECT).into_owned()
     }
 }

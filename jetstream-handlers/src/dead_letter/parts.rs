@@ -8,7 +8,7 @@ use std::fmt;
 use async_nats::header;
 use bytes::Bytes;
 
-use crate::message::{Outgoing, Stored};
+use crate::message::{Message, Outgoing, Stored};
 
 /// The header of a part with its content: `headers` or `payload`.
 const PART: &str = "Dead-Letter-Part";
@@ -59,6 +59,11 @@ impl fmt::Display for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Returns `true` if a message is a part of a dead letter.
+pub(crate) fn is_part(message: &Message) -> bool {
+    message.header(PART).is_some()
 }
 
 /// The values that identify the parts of one content.

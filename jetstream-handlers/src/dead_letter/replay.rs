@@ -10,8 +10,11 @@ use async_nats::HeaderMap;
 use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
+use bytes::Bytes;
+use serde::de::IgnoredAny;
 
 use super::draft::PREFIX;
+use super::pace::Pace;
 use super::store::is_same;
 use super::{DeadLetter, DeadLetters, ReplayReport};
 use crate::delivery::filters;
@@ -24,12 +27,22 @@ use crate::publish::{MissingStream, publish_copy, publish_guessable};
 use crate::spelling;
 use crate::subject::{covers, overlap};
 
+/// The header with the format of a payload.
+const CONTENT_TYPE: &str = "Content-Type";
+
 /// The queues that handle a replayed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Receivers {
     /// Only the queue whose handler failed; other handlers of this crate acknowledge it without a call.
     FailedQueue,
     EveryQueue,
+}
+
+/// What is done with each dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Replay,
+    Check,
 }
 
 impl DeadLetters {
@@ -87,13 +100,68 @@ impl DeadLetters {
     ///
     /// If the future is dropped, the message may be published and the dead letter not deleted.
     pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {
-        let Some(letter) = self.get(sequence).await? else {
-            let handler = self.handler.as_ref().map_or(String::new(), |handler| format!(" of handler `{handler}`"));
-            let message = format!("stream `{}` has no dead letter {sequence}{handler}", self.stream);
-            return Err(Error::new(ErrorKind::Config, message));
-        };
+        let letter = self.existing(sequence).await?;
+        self.replay_letter(&letter).await
+    }
+
+    /// Replays a dead letter with another payload, as [`replay`](Self::replay) does.
+    ///
+    /// The message keeps its headers but for `Content-Encoding`, because the payload is taken as it is: a JSON text for a
+    /// handler that takes JSON.
+    /// It keeps the [idempotency key](DeadLetter::idempotency_key) too: it is the same message to whoever stores what was
+    /// handled under that key, and must be ignored if it was handled before.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn replay(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let letters = broker.dead_letters();
+    /// letters.replay_with(7, r#"{"id": 7, "currency": "EUR"}"#).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`replay`](Self::replay), and [`Config`](ErrorKind::Config) if the header `Content-Type` of
+    /// the message names JSON and the payload is not JSON. Whether the handler can decode it is not checked: if it
+    /// cannot, the message becomes a dead letter again.
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as for [`replay`](Self::replay).
+    pub async fn replay_with(&self, sequence: u64, payload: impl Into<Bytes>) -> Result<PublishAck, Error> {
+        let payload = payload.into();
+        let mut letter = self.existing(sequence).await?;
+        let is_json = letter.header(CONTENT_TYPE).is_some_and(|content| content.to_ascii_lowercase().contains("json"));
+        if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(&payload) {
+            let text = format!(
+                "dead letter {sequence} cannot be replayed: its `{CONTENT_TYPE}` is `{}`, but the new payload is not JSON: {error}",
+                letter.header(CONTENT_TYPE).unwrap_or_default()
+            );
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        letter.set_payload(payload);
+        self.replay_letter(&letter).await
+    }
+
+    /// Returns the error that a replay of this dead letter would have, as far as it can be found out without a publish.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn check(&self, sequence: u64) -> Result<(), Error> {
+        self.checked_target(&self.existing(sequence).await?).await.map(drop)
+    }
+
+    async fn existing(&self, sequence: u64) -> Result<DeadLetter, Error> {
+        let found = self.get(sequence).await?;
+        found.ok_or_else(|| {
+            let text = format!("stream `{}` has no dead letter {sequence}{}", self.stream, self.filter);
+            Error::new(ErrorKind::Config, text)
+        })
+    }
+
+    async fn replay_letter(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
+        let sequence = letter.sequence;
         let denied = self.denies_deletes().await?;
-        let ack = self.publish_original(&letter).await?;
+        let ack = self.publish_original(letter).await?;
         if let Some(setting) = denied {
             tracing::warn!(
                 stream = self.stream,
@@ -102,7 +170,7 @@ impl DeadLetters {
             );
             return Ok(ack);
         }
-        self.delete(&letter).await.map_err(|error| {
+        self.delete_letter(letter).await.map_err(|error| {
             let text = format!(
                 "dead letter {sequence} was replayed as message {} of stream `{}`, but not deleted; delete it, because the next replay publishes it again",
                 ack.sequence, ack.stream
@@ -136,20 +204,47 @@ impl DeadLetters {
     ///
     /// If the future is dropped, some dead letters are replayed, and at most one of those is not deleted.
     pub async fn replay_all(&self) -> Result<ReplayReport, Error> {
-        let (mut letters, end) = (self.clone(), self.end().await?);
-        let denied = if end == 0 { None } else { self.denies_deletes().await? };
-        let mut report = ReplayReport::default();
+        self.for_each_replay(Attempt::Replay).await
+    }
+
+    /// Finds out what [`replay_all`](Self::replay_all) would replay and what it would keep, and changes nothing.
+    ///
+    /// Everything is checked but the publish itself, which the stream of the original message may still refuse.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the dead letters cannot be read.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: it only reads.
+    pub async fn dry_run(&self) -> Result<ReplayReport, Error> {
+        self.for_each_replay(Attempt::Check).await
+    }
+
+    async fn for_each_replay(&self, attempt: Attempt) -> Result<ReplayReport, Error> {
+        let (mut reading, mut pace) = (self.reading().await?, Pace::new(self.rate)?);
+        let denied = if reading.is_empty() { None } else { self.denies_deletes().await? };
+        let mut report = ReplayReport { is_dry_run: attempt == Attempt::Check, ..ReplayReport::default() };
         let mut silent = BTreeSet::new();
-        while let Some(letter) = letters.next(end).await? {
+        while let Some(letter) = reading.next().await? {
             let result = if let Some(setting) = denied {
                 Err(self.undeletable(setting))
             } else if silent.contains(&letter.stream) {
                 Err(Error::new(ErrorKind::Timeout, format!("its stream `{}` did not answer before", letter.stream)))
             } else {
-                self.replay(letter.sequence).await
+                // Another process may have replayed or deleted it since it was read.
+                let Some(letter) = self.get(letter.sequence).await? else { continue };
+                match attempt {
+                    Attempt::Replay => {
+                        pace.next().await;
+                        self.replay_letter(&letter).await.map(drop)
+                    }
+                    Attempt::Check => self.checked_target(&letter).await.map(drop),
+                }
             };
             match result {
-                Ok(_) => report.replayed += 1,
+                Ok(()) => report.replayed += 1,
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => {
                     if error.kind() == ErrorKind::Timeout {
@@ -184,13 +279,7 @@ impl DeadLetters {
     /// Publishes the original message of a dead letter.
     async fn publish_original(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
         let about = format!("dead letter {} cannot be replayed", letter.sequence);
-        self.check_contents(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
-        let target = self.target(letter).await.map_err(|error| error.about(&about))?;
-        match self.receivers {
-            Receivers::FailedQueue => self.check_queue(letter).await,
-            Receivers::EveryQueue => self.check_interest(&target, letter).await,
-        }
-        .map_err(|error| error.about(&about))?;
+        let target = self.checked_target(letter).await?;
         let original = self.original(letter, &target);
         let ack = publish_guessable(&self.transport, original.clone(), MissingStream::Awaited).await?;
         if !ack.duplicate {
@@ -241,6 +330,19 @@ impl DeadLetters {
         let of_stream = usize::try_from(target.max_message_size).ok().filter(|limit| *limit > 0);
         message.header_size() <= header_block::MAX_SIZE
             && message.size() <= self.transport.max_payload().min(of_stream.unwrap_or(usize::MAX))
+    }
+
+    /// Checks that a dead letter can be replayed, and returns the stream that will store the message.
+    async fn checked_target(&self, letter: &DeadLetter) -> Result<stream::Config, Error> {
+        let about = format!("dead letter {} cannot be replayed", letter.sequence);
+        self.check_contents(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
+        let target = self.target(letter).await.map_err(|error| error.about(&about))?;
+        match self.receivers {
+            Receivers::FailedQueue => self.check_queue(letter).await,
+            Receivers::EveryQueue => self.check_interest(&target, letter).await,
+        }
+        .map_err(|error| error.about(&about))?;
+        Ok(target)
     }
 
     /// Checks that a dead letter is complete, and the names in it, which become part of subjects.

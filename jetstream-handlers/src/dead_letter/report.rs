@@ -7,13 +7,16 @@ use crate::error::Error;
 /// The maximum number of failures that are kept with their errors.
 const MAX_FAILURES: usize = 1000;
 
-/// The result of [`DeadLetters::replay_all`](crate::DeadLetters::replay_all).
+/// The result of [`DeadLetters::replay_all`](crate::DeadLetters::replay_all), or of a
+/// [`dry_run`](crate::DeadLetters::dry_run).
 ///
 /// `Display` lists the dead letters that were not replayed, with the reason of each.
 #[derive(Debug, Default)]
 #[must_use = "dead letters that were not replayed are in the report only"]
 #[non_exhaustive]
 pub struct ReplayReport {
+    /// `true` if nothing was replayed, and the numbers are those of what would be.
+    pub is_dry_run: bool,
     /// The number of dead letters that were replayed.
     pub replayed: usize,
     /// The number of dead letters that were not replayed, and are kept.
@@ -23,7 +26,7 @@ pub struct ReplayReport {
 }
 
 impl ReplayReport {
-    pub(super) fn keep(&mut self, sequence: u64, error: Error) {
+    pub(crate) fn keep(&mut self, sequence: u64, error: Error) {
         self.kept += 1;
         if self.failures.len() < MAX_FAILURES {
             self.failures.push((sequence, error));
@@ -33,7 +36,8 @@ impl ReplayReport {
 
 impl fmt::Display for ReplayReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} replayed, {} kept", self.replayed, self.kept)?;
+        let would_be = if self.is_dry_run { "would be " } else { "" };
+        write!(f, "{} {would_be}replayed, {} {would_be}kept", self.replayed, self.kept)?;
         for (sequence, error) in &self.failures {
             write!(f, "\n  - #{sequence}: {error}")?;
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_nats::HeaderMap;
 use async_nats::header;
 
-use super::draft::Draft;
+use super::draft::{Draft, IMPORTED_FROM};
 use super::parts::{Content, ID_SUFFIX};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Message, Outgoing, PublishAck, Stored};
@@ -29,7 +29,12 @@ pub(crate) async fn store(
     message: &Message,
     failure: &Failure,
 ) -> Result<PublishAck, Error> {
-    let draft = Draft::new(subject, handler, message, failure);
+    store_draft(transport, &Draft::new(subject, handler, message, failure)).await
+}
+
+/// Stores a dead letter, as [`store`] does.
+pub(super) async fn store_draft(transport: &Transport, draft: &Draft<'_>) -> Result<PublishAck, Error> {
+    let (subject, handler) = (draft.subject(), draft.handler());
     let mut stored = Vec::new();
     let mut result = store_message(transport, draft.whole()).await;
     for content in [Content::Headers, Content::Payload] {
@@ -37,7 +42,7 @@ pub(crate) async fn store(
         if size == 0 || !is_too_large(&result) {
             continue;
         }
-        let sequences = store_content(transport, &draft, content).await?;
+        let sequences = store_content(transport, draft, content).await?;
         tracing::warn!(
             handler,
             "a dead letter is too large for one message, so its {content} of {size} bytes are stored before it, in messages {sequences:?} on `{subject}`"
@@ -81,24 +86,40 @@ async fn store_content(transport: &Transport, draft: &Draft<'_>, content: Conten
 /// stored. Such a message is compared, and if it is another one, the message is stored under another id.
 async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
     let ack = publish_guessable(transport, message.clone(), MissingStream::Created).await?;
-    if !ack.duplicate {
+    if !ack.duplicate || has_copy(transport, &ack, &message).await {
         return Ok(ack);
     }
-    match transport.stored(&ack.stream, ack.sequence).await {
-        Ok(Some(stored)) if is_copy(&stored, &message) => return Ok(ack),
-        // One that is gone may have been another message, and a second copy is better than none.
-        Ok(_) | Err(_) => {}
+    let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default().to_owned();
+    // The former dead letter is often deleted, and a second import must find what the first one has stored.
+    if let Some(from) = message.headers.get(IMPORTED_FROM).map(|from| from.as_str().to_owned()) {
+        message.headers.insert(header::NATS_MESSAGE_ID, format!("{id}{ID_SUFFIX}{from}"));
+        let ack = publish_guessable(transport, message.clone(), MissingStream::Created).await?;
+        if !ack.duplicate || has_copy(transport, &ack, &message).await {
+            return Ok(ack);
+        }
     }
-    let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default();
-    let id = format!("{id}{ID_SUFFIX}{}", nuid::next());
-    message.headers.insert(header::NATS_MESSAGE_ID, id);
+    message.headers.insert(header::NATS_MESSAGE_ID, format!("{id}{ID_SUFFIX}{}", nuid::next()));
     publish_copy(transport, message, MissingStream::Created).await
+}
+
+/// Returns `true` if the message with the same id is a copy.
+///
+/// One that is gone may have been another message, and a second copy is better than none.
+async fn has_copy(transport: &Transport, ack: &PublishAck, message: &Outgoing) -> bool {
+    let stored = transport.stored(&ack.stream, ack.sequence).await;
+    stored.is_ok_and(|stored| stored.is_some_and(|stored| is_copy(&stored, message)))
 }
 
 /// Returns `true` if a stored message is the same as one to be stored, apart from what differs between attempts.
 fn is_copy(stored: &Stored, message: &Outgoing) -> bool {
-    const DIFFERENT: [&str; 5] =
-        ["Nats-Msg-Id", "Dead-Letter-Reason", "Dead-Letter-Error", "Dead-Letter-Delivered", "Dead-Letter-Time"];
+    const DIFFERENT: [&str; 6] = [
+        "Nats-Msg-Id",
+        "Dead-Letter-Reason",
+        "Dead-Letter-Error",
+        "Dead-Letter-Delivered",
+        "Dead-Letter-Time",
+        IMPORTED_FROM,
+    ];
     is_same(stored, message, &DIFFERENT)
 }
 

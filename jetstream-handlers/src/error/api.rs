@@ -26,6 +26,20 @@ impl ApiError {
         matches!(self, Self::Refused(error) if error.error_code() == code)
     }
 
+    /// Returns an error about a consumer that is paused or reset.
+    pub(crate) fn into_consumer_error(self, doing: &str) -> Error {
+        let why = match &self {
+            Self::Refused(error) if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND => {
+                "there is no such consumer; start its handler first".to_owned()
+            }
+            Self::Refused(error) if error.error_code() == ErrorCode::CONSUMER_INVALID_RESET => format!(
+                "it cannot be moved there, because its handler begins at a later message, by its `deliver` or because its consumer was deleted and recreated: {error}"
+            ),
+            _ => return self.into_error(doing),
+        };
+        Error::new(ErrorKind::ConsumerMismatch, format!("{doing}: {why}")).with_source(self)
+    }
+
     /// Returns an error whose text begins with `doing`, the operation that failed.
     pub(crate) fn into_error(self, doing: &str) -> Error {
         let new = |kind, why: &str| Error::new(kind, format!("{doing}: {why}"));

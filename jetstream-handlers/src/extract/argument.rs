@@ -69,6 +69,11 @@ pub trait Argument<'m, Via>: Sized {
         false
     }
 
+    /// Returns `true` if the parameter is a dead letter.
+    fn is_dead_letter() -> bool {
+        false
+    }
+
     /// Returns `true` if the parameter describes one message.
     fn is_of_one_message() -> bool {
         false
@@ -162,6 +167,10 @@ impl<T: FromMessage> Argument<'_, ViaMessage> for T {
 
     fn needs_content() -> bool {
         T::needs_content()
+    }
+
+    fn is_dead_letter() -> bool {
+        T::is_dead_letter()
     }
 
     fn is_of_one_message() -> bool {
@@ -355,6 +364,8 @@ pub struct Problems {
     undecodable: Option<String>,
     /// `true` if a message that only marks a deletion is no value of a parameter.
     pub(crate) needs_content: bool,
+    /// `true` if a parameter is a dead letter.
+    pub(crate) takes_dead_letters: bool,
     /// The name of the type of the payload.
     pub(crate) payload: Option<&'static str>,
     /// The format of the payload.
@@ -412,6 +423,7 @@ impl Problems {
             undecodable: None,
             found: Vec::new(),
             needs_content: false,
+            takes_dead_letters: false,
             payload: None,
             format: PayloadFormat::Default,
             results: None,
@@ -430,6 +442,7 @@ impl Problems {
     /// Checks one parameter.
     pub(crate) fn check<'m, T: Argument<'m, Via>, Via>(&mut self, context: &Context) {
         self.needs_content |= T::needs_content();
+        self.takes_dead_letters |= T::is_dead_letter();
         self.takes_batch |= T::IS_BATCH;
         self.payload = T::payload_name().or(self.payload);
         if T::IS_PAYLOAD || T::IS_BATCH {

@@ -195,6 +195,10 @@ where
         T::needs_content()
     }
 
+    fn is_dead_letter() -> bool {
+        T::is_dead_letter()
+    }
+
     fn payload_format() -> PayloadFormat {
         T::payload_format()
     }

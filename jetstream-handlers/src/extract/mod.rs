@@ -3,6 +3,7 @@
 mod argument;
 mod batch;
 mod context;
+mod dead_letter;
 mod delivery;
 #[cfg(feature = "asyncapi")]
 pub mod element;
@@ -104,6 +105,12 @@ pub trait FromMessage: Sized {
         false
     }
 
+    /// Returns `true` if the parameter is a dead letter, which a part of a large one is not.
+    #[doc(hidden)]
+    fn is_dead_letter() -> bool {
+        false
+    }
+
     /// Returns `true` if the parameter describes one message, so that it cannot stand beside a batch.
     #[doc(hidden)]
     fn is_of_one_message() -> bool {
@@ -120,6 +127,10 @@ impl<T: FromMessage> FromMessage for Option<T> {
     fn check(context: &Context) -> Result<(), Rejection> {
         unless_missing(T::check(context)).map(drop)
     }
+
+    fn is_dead_letter() -> bool {
+        T::is_dead_letter()
+    }
 }
 
 fn unless_missing<T>(result: Result<T, Rejection>) -> Result<Option<T>, Rejection> {
@@ -134,6 +145,10 @@ fn unless_missing<T>(result: Result<T, Rejection>) -> Result<Option<T>, Rejectio
 impl<T: FromMessage> FromMessage for Result<T, Rejection> {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection> {
         Ok(T::from_message(message, context))
+    }
+
+    fn is_dead_letter() -> bool {
+        T::is_dead_letter()
     }
 
     fn needs_content() -> bool {

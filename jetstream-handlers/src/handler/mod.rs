@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::codec::PayloadFormat;
+use crate::dead_letter::is_part;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Delivery, Problems, Results};
@@ -41,6 +42,8 @@ pub(crate) struct Handler {
     /// `true` if a message that only marks a deletion is no value of its payload, which a start finds out from its
     /// parameters.
     pub(crate) needs_content: bool,
+    /// `true` if it takes dead letters, which a start finds out from its parameters.
+    pub(crate) takes_dead_letters: bool,
     /// The format of the payload, which a start finds out from its parameters.
     pub(crate) payload: PayloadFormat,
     /// The types of its payloads, which a start finds out from its parameters and its return type.
@@ -74,6 +77,7 @@ impl Handler {
             call: Arc::new(registration.call),
             check: Arc::new(registration.check),
             needs_content: false,
+            takes_dead_letters: false,
             payload: PayloadFormat::Default,
             #[cfg(feature = "asyncapi")]
             signature: Signature::default(),
@@ -100,6 +104,7 @@ impl Handler {
             }),
             check: Arc::new(H::check),
             needs_content: false,
+            takes_dead_letters: false,
             payload: PayloadFormat::Default,
             #[cfg(feature = "asyncapi")]
             signature: Signature::default(),
@@ -108,9 +113,10 @@ impl Handler {
         }
     }
 
-    /// Returns `true` if a message only marks a deletion, and the handler needs a value.
+    /// Returns `true` if a message is nothing that the handler takes: it only marks a deletion, and the handler needs a
+    /// value, or it is a part of a large dead letter.
     pub(crate) fn skips(&self, message: &Message) -> bool {
-        self.needs_content && message.is_marker()
+        (self.needs_content && message.is_marker()) || (self.takes_dead_letters && is_part(message))
     }
 
     /// Returns what contradicts the keys in the parameters and the results.

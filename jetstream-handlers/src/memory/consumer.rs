@@ -39,6 +39,8 @@ pub(super) struct Consumer {
     waiting: VecDeque<u64>,
     /// The pinned reader of a consumer with priority groups.
     active: Option<u64>,
+    /// The end of the pause, as this process and as an operator reads the time.
+    paused: Option<(Instant, SystemTime)>,
 }
 
 /// The result of a reader's request for a message.
@@ -91,6 +93,7 @@ impl Consumer {
             lost_deliveries: BTreeSet::new(),
             waiting: VecDeque::new(),
             active: None,
+            paused: None,
         };
         for (sequence, message) in messages.range(next..) {
             consumer.stored(*sequence, &message.subject);
@@ -127,6 +130,53 @@ impl Consumer {
         self.selected.contains(&sequence) || self.selected.last().is_none_or(|last| *last < sequence)
     }
 
+    /// Pauses the consumer until this time; `None` ends its pause.
+    pub(super) fn pause(&mut self, until: Option<SystemTime>) {
+        self.config.pause_until = until.map(Into::into);
+        self.paused = until.and_then(|until| {
+            let rest = until.duration_since(SystemTime::now()).ok()?;
+            Some((Instant::now().checked_add(rest)?, until))
+        });
+    }
+
+    /// Returns the end of the pause, if the consumer is paused.
+    pub(super) fn paused(&self) -> Option<(Instant, SystemTime)> {
+        self.paused.filter(|(until, _)| Instant::now() < *until)
+    }
+
+    /// Moves the consumer to a sequence, or to one after its ack floor (`consumer.go`, `resetStartingSeqLocked`); returns
+    /// `None` if its deliver policy does not allow that.
+    ///
+    /// The acks of earlier deliveries have no effect then, as those of another consumer.
+    pub(super) fn reset(&mut self, sequence: Option<u64>, messages: &BTreeMap<u64, Message>) -> Option<u64> {
+        let next = match (sequence, self.config.deliver_policy) {
+            (None, _) => self.ack_floor() + 1,
+            (Some(sequence), DeliverPolicy::All) => sequence,
+            (Some(sequence), DeliverPolicy::ByStartSequence { start_sequence }) if sequence >= start_sequence => {
+                sequence
+            }
+            (Some(sequence), DeliverPolicy::ByStartTime { start_time }) => {
+                let start = SystemTime::from(start_time);
+                let first = messages.iter().find(|(_, message)| message.stored_at >= start);
+                first.is_none_or(|(first, _)| sequence >= *first).then_some(sequence)?
+            }
+            (Some(_), _) => return None,
+        };
+        self.id = fastrand::u32(..);
+        self.next = next;
+        self.delivered_total = 0;
+        self.new.clear();
+        self.selected.clear();
+        self.deliveries.clear();
+        self.pending = PendingMessages::default();
+        self.redeliver.clear();
+        self.lost_deliveries.clear();
+        for (sequence, message) in messages.range(next..) {
+            self.stored(*sequence, &message.subject);
+        }
+        Some(next)
+    }
+
     /// Withdraws the request of a reader.
     pub(super) fn leave(&mut self, reader: u64) {
         self.waiting.retain(|waiting| *waiting != reader);
@@ -154,6 +204,9 @@ impl Consumer {
         messages: &BTreeMap<u64, Message>,
         faults: &mut Faults,
     ) -> Take {
+        if let Some((until, _)) = self.paused() {
+            return Take::Nothing(Some(until));
+        }
         if !self.config.priority_groups.is_empty() && self.active != Some(reader) {
             if self.active.is_some() {
                 return Take::Nothing(None);
@@ -353,6 +406,9 @@ impl Consumer {
     /// Returns `true` if no message can be delivered at the moment, and none is in flight.
     pub(super) fn is_idle(&self) -> bool {
         let now = Instant::now();
+        if self.paused().is_some() {
+            return self.pending.iter().all(|(sequence, pending)| !self.is_in_flight(sequence, pending));
+        }
         let waits = |(sequence, pending): (u64, Pending)| pending.due > now && !self.is_in_flight(sequence, pending);
         self.redeliver.is_empty() && self.pending.iter().all(waits) && (self.is_full() || self.new.is_empty())
     }

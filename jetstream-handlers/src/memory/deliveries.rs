@@ -10,7 +10,7 @@ use super::consumer::Take;
 use super::message;
 use super::server::State;
 use crate::backoff::ExponentialBackoff;
-use crate::delivery::{Binding, DeliveryEvent, GivenUpReports};
+use crate::delivery::{Binding, DeliveryEvent, GivenUpReports, Pause};
 use crate::error::{Error, chain};
 use crate::message::{Decompressed, Info, Message};
 
@@ -25,6 +25,10 @@ pub(crate) struct Deliveries {
     backoff: ExponentialBackoff,
     /// The ack floor that was read last, in case the consumer is deleted.
     floor: Option<Floor>,
+    /// The id of the consumer, which a reset changes; `None` while it is recovered.
+    consumer: Option<u32>,
+    /// The end of the consumer's pause that was reported.
+    paused: Option<SystemTime>,
     message: Option<Message>,
     /// State changes for the worker, which [`fill`](Self::fill) returns before it passes `message`.
     events: Vec<DeliveryEvent>,
@@ -49,6 +53,16 @@ struct Floor {
     sequence: u64,
 }
 
+/// The state of a consumer as it is seen with each request.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    floor: Floor,
+    /// The id of the consumer.
+    consumer: u32,
+    /// The end of its pause.
+    paused: Option<SystemTime>,
+}
+
 impl std::fmt::Debug for Deliveries {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Deliveries").field("binding", &self.binding).finish_non_exhaustive()
@@ -67,6 +81,8 @@ impl Deliveries {
             phase: Phase::Running,
             backoff: ExponentialBackoff::new(Duration::from_millis(100), Duration::from_secs(2)),
             floor: None,
+            consumer: None,
+            paused: None,
             message: None,
             events: Vec::new(),
         }
@@ -118,8 +134,11 @@ impl Deliveries {
 
     /// Takes a message or a state change; if there is none, returns the condition to wait for.
     fn take(&mut self) -> Option<Wait> {
-        let (taken, floor) = self.memory.take(&self.binding, self.reader);
-        self.floor = floor.or(self.floor);
+        let (taken, seen) = self.memory.take(&self.binding, self.reader);
+        if let Some(Seen { floor, consumer, paused }) = seen {
+            self.floor = Some(floor);
+            self.on_seen(consumer, paused);
+        }
         match taken {
             Take::Message(message, info) => {
                 if let Some(unfinished) = &self.binding.unfinished {
@@ -140,9 +159,24 @@ impl Deliveries {
                 self.backoff.reset();
                 self.events.push(DeliveryEvent::Running);
             }
+            Take::Nothing(_) if !self.events.is_empty() => {}
             Take::Nothing(due) => return Some(due.map_or(Wait::Change, Wait::Until)),
         }
         None
+    }
+
+    /// Reports that the consumer was reset, paused or resumed.
+    fn on_seen(&mut self, consumer: u32, paused: Option<SystemTime>) {
+        let before = self.consumer.replace(consumer);
+        if self.binding.keeps_order() && before.is_some_and(|before| before != consumer) {
+            self.binding.unfinished.iter().for_each(|unfinished| unfinished.clear());
+            self.events.extend([DeliveryEvent::ConsumerReplaced, DeliveryEvent::Resync]);
+        }
+        if std::mem::replace(&mut self.paused, paused) != paused {
+            let pause = paused
+                .map(|until| Pause { until: Some(until), remaining: until.duration_since(SystemTime::now()).ok() });
+            self.events.push(DeliveryEvent::Paused(pause));
+        }
     }
 
     fn on_missing_consumer(&mut self) -> Option<Wait> {
@@ -183,6 +217,7 @@ impl Deliveries {
     }
 
     fn recover(&mut self, reason: &str) {
+        self.consumer = None;
         self.phase = Phase::Recovering;
         self.events.push(DeliveryEvent::Recovering(reason.to_owned()));
     }
@@ -228,20 +263,25 @@ impl Drop for Deliveries {
 
 /// Deliveries.
 impl Memory {
-    /// Takes the next message of a consumer, and reads its ack floor.
-    fn take(&self, binding: &Binding, reader: u64) -> (Take, Option<Floor>) {
-        let (take, floor) = {
+    /// Takes the next message of a consumer, and reads its state.
+    fn take(&self, binding: &Binding, reader: u64) -> (Take, Option<Seen>) {
+        let (take, seen) = {
             let mut state = self.state();
             let State { streams, faults, .. } = &mut *state;
             let Some(stream) = streams.get_mut(&binding.stream) else { return (Take::NoStream, None) };
             let take = stream.take(&binding.consumer, reader, faults);
             let consumer = stream.consumers.get(&binding.consumer);
-            (take, consumer.map(|consumer| Floor { stream: stream.id, sequence: consumer.ack_floor() }))
+            let seen = consumer.map(|consumer| Seen {
+                floor: Floor { stream: stream.id, sequence: consumer.ack_floor() },
+                consumer: consumer.id,
+                paused: consumer.paused().map(|(_, until)| until),
+            });
+            (take, seen)
         };
         if matches!(take, Take::Message(..) | Take::GivenUp { .. }) {
             self.changed.notify_waiters();
         }
-        (take, floor)
+        (take, seen)
     }
 
     fn stream_id(&self, binding: &Binding) -> Option<u64> {

@@ -235,6 +235,16 @@ impl Memory {
         self.change(|state| state.stream(stream)?.create_consumer(config.clone()).map(found))
     }
 
+    /// Pauses a consumer until this time; `None` ends its pause.
+    pub(crate) fn pause_consumer(&self, stream: &str, name: &str, until: Option<SystemTime>) -> Result<(), Refusal> {
+        self.change(|state| state.stream(stream)?.pause(name, until))
+    }
+
+    /// Moves a consumer to a sequence, or to one after its ack floor; returns the first sequence that it delivers.
+    pub(crate) fn reset_consumer(&self, stream: &str, name: &str, sequence: Option<u64>) -> Result<u64, Refusal> {
+        self.change(|state| state.stream(stream)?.reset(name, sequence))
+    }
+
     /// Deletes a consumer; returns `false` if it did not exist.
     pub(crate) fn delete_consumer(&self, stream: &str, name: &str) -> bool {
         self.change(|state| state.stream(stream).is_ok_and(|stream| stream.consumers.remove(name).is_some()))

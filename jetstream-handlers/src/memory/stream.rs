@@ -406,6 +406,20 @@ impl Stream {
         Ok(())
     }
 
+    /// Moves a consumer to a sequence, or to one after its ack floor; returns the first sequence that it delivers.
+    pub(super) fn reset(&mut self, consumer: &str, sequence: Option<u64>) -> Result<u64, Refusal> {
+        let consumer = self.consumers.get_mut(consumer).ok_or_else(no_consumer)?;
+        consumer
+            .reset(sequence, &self.messages)
+            .ok_or_else(|| refusal(400, ErrorCode::CONSUMER_INVALID_RESET, "invalid reset: not allowed"))
+    }
+
+    /// Pauses a consumer until this time; `None` ends its pause.
+    pub(super) fn pause(&mut self, consumer: &str, until: Option<SystemTime>) -> Result<(), Refusal> {
+        self.consumers.get_mut(consumer).ok_or_else(no_consumer)?.pause(until);
+        Ok(())
+    }
+
     /// Returns the next message of a consumer for a reader.
     pub(super) fn take(&mut self, consumer: &str, reader: u64, faults: &mut Faults) -> Take {
         let Some(consumer) = self.consumers.get_mut(consumer) else { return Take::NoConsumer };
@@ -465,6 +479,10 @@ impl Stream {
     pub(super) fn is_idle(&self, consumer: &str) -> bool {
         self.consumers.get(consumer).is_some_and(|consumer| consumer.is_idle())
     }
+}
+
+fn no_consumer() -> Refusal {
+    refusal(404, ErrorCode::CONSUMER_NOT_FOUND, "consumer not found")
 }
 
 fn wrong_last_sequence(last: u64) -> Refusal {

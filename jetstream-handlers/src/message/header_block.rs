@@ -32,10 +32,12 @@ pub(crate) fn header(name: &str, value: &str) -> Option<(HeaderName, HeaderValue
     Some((name, HeaderValue::from_str(value).ok()?))
 }
 
-/// Returns the header block with these headers.
+/// Returns the header block with these headers, which is the same for the same headers.
 pub(crate) fn write(headers: &HeaderMap) -> Vec<u8> {
     let mut block = VERSION_LINE.to_owned();
-    for (name, values) in headers.iter() {
+    let mut sorted: Vec<_> = headers.iter().collect();
+    sorted.sort_by(|(one, _), (other, _)| AsRef::<str>::as_ref(*one).cmp(other.as_ref()));
+    for (name, values) in sorted {
         for value in values {
             block.extend([name.as_ref(), ": ", value.as_str(), "\r\n"]);
         }

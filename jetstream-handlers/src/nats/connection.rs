@@ -130,12 +130,6 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Returns the addresses of the servers, without credentials.
-    #[cfg(feature = "asyncapi")]
-    pub(crate) fn addresses(&self) -> &[String] {
-        self.servers.addresses()
-    }
-
     /// Returns the client in use.
     pub(crate) fn client(&self) -> Arc<CurrentClient> {
         self.present().clone()
@@ -176,7 +170,7 @@ impl Connection {
     }
 
     /// Returns the addresses that were given, without credentials.
-    pub(super) fn addresses(&self) -> &[String] {
+    pub(crate) fn addresses(&self) -> &[String] {
         &self.servers.addresses
     }
 

@@ -1,5 +1,6 @@
 //! Messages of a stream: read and deleted by sequence.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::ErrorCode;
@@ -7,6 +8,7 @@ use async_nats::jetstream::stream::RawMessage;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use bytes::Bytes;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -16,7 +18,33 @@ use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::{Stored, header_block, nanos};
 
+/// The maximum number of messages that one caller reads at the same time; the total of all is bounded by their size.
+const MAX_READS: usize = 32;
+
+/// The size of the payloads after which no more messages of a range are read.
+const MAX_RANGE: usize = 8 * 1024 * 1024;
+
 impl Connection {
+    /// Returns the messages at these sequences, up to 8 MiB of them, and the last sequence that was read.
+    pub(crate) async fn stored_range(
+        &self,
+        stream: &str,
+        sequences: RangeInclusive<u64>,
+    ) -> Result<(Vec<Stored>, u64), Error> {
+        let (mut found, mut size, mut last) = (Vec::new(), 0, sequences.start().saturating_sub(1));
+        let reads = futures::stream::iter(sequences)
+            .map(|sequence| async move { Ok::<_, Error>((sequence, self.stored(stream, sequence).await?)) });
+        let mut reads = std::pin::pin!(reads.buffered(MAX_READS));
+        while size < MAX_RANGE
+            && let Some((sequence, stored)) = reads.try_next().await?
+        {
+            last = sequence;
+            size += stored.as_ref().map_or(0, |stored| stored.payload.len());
+            found.extend(stored);
+        }
+        Ok((found, last))
+    }
+
     /// Returns the message at this sequence.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Error> {
         self.read_stored(stream, sequence, &json!({ "seq": sequence })).await

@@ -12,6 +12,7 @@ mod identity;
 mod inbox;
 mod messages;
 mod metadata;
+mod operate;
 mod probe;
 mod publish;
 mod pull;

@@ -9,6 +9,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::printable::{printable, truncate};
 use crate::error::{BoxError, chain};
 
@@ -185,7 +187,8 @@ fn shown(error: &str) -> String {
 }
 
 /// The class of a failure, as in the header `Dead-Letter-Reason` of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
     /// The handler returned an error.
@@ -204,6 +207,7 @@ pub enum Reason {
     /// for a while.
     Exhausted,
     /// A reason that this version of the crate does not know.
+    #[serde(other)]
     Unknown,
 }
 

@@ -14,6 +14,7 @@ use super::streams::{Aim, KnownStream, Streams};
 use super::{commands, notices};
 use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
+use crate::error::{Error, ErrorKind};
 use crate::plan::{DeadLetter, Declaration, Deliver, Manage, Plan};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
@@ -187,6 +188,18 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         dead_letter,
         outputs,
     })
+}
+
+/// Finds the stream that a handler reads, which must exist.
+pub(crate) async fn stream_of(transport: &Transport, handler: &Declaration) -> Result<String, Error> {
+    let mut streams = Streams::new(transport, Aim::Start);
+    streams.manage_for(handler);
+    let stream = find_stream(&mut streams, handler).await.map_err(|problem| Error::of(vec![problem]))?;
+    if streams.known.get(&stream).is_none_or(|known| known.exists) {
+        return Ok(stream);
+    }
+    let text = format!("the stream `{stream}` of handler `{}` does not exist; start the handler first", handler.name);
+    Err(Error::new(ErrorKind::StreamNotFound, text))
 }
 
 /// Finds or plans the stream that has all subjects of a handler.

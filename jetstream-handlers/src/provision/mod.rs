@@ -28,7 +28,7 @@ pub(crate) use applying::apply_plan;
 pub(crate) use consumers::restore_consumer;
 pub use export::ExportFormat;
 pub(crate) use export::export;
-pub(crate) use inspect::{Inspection, shared_durable};
+pub(crate) use inspect::{Inspection, shared_durable, stream_of};
 pub(crate) use needs::{HandlerNeeds, Needs, StreamNeeds, needs};
 pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 pub(crate) use planning::{Program, plan};

@@ -6,6 +6,7 @@
 mod deliveries;
 mod publish;
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -229,6 +230,38 @@ impl Transport {
         }
     }
 
+    /// Pauses a consumer until this time; `None` ends its pause.
+    pub(crate) async fn pause_consumer(
+        &self,
+        stream: &str,
+        consumer: &str,
+        until: Option<SystemTime>,
+    ) -> Result<(), Error> {
+        match self {
+            Self::Nats(connection) => connection.pause_consumer(stream, consumer, until).await,
+            Self::Memory(memory) => memory.pause_consumer(stream, consumer, until).map_err(|error| {
+                ApiError::Refused(error)
+                    .into_consumer_error(&format!("pausing consumer `{consumer}` of stream `{stream}`"))
+            }),
+        }
+    }
+
+    /// Moves a consumer to this sequence, or to one after its ack floor; returns the first sequence that it delivers.
+    pub(crate) async fn reset_consumer(
+        &self,
+        stream: &str,
+        consumer: &str,
+        sequence: Option<u64>,
+    ) -> Result<u64, Error> {
+        match self {
+            Self::Nats(connection) => connection.reset_consumer(stream, consumer, sequence).await,
+            Self::Memory(memory) => memory.reset_consumer(stream, consumer, sequence).map_err(|error| {
+                ApiError::Refused(error)
+                    .into_consumer_error(&format!("resetting consumer `{consumer}` of stream `{stream}`"))
+            }),
+        }
+    }
+
     /// Returns the message of a stream at this sequence.
     pub(crate) async fn stored(&self, stream: &str, sequence: u64) -> Result<Option<Stored>, Error> {
         match self {
@@ -247,6 +280,44 @@ impl Transport {
                 ApiError::Refused(error).into_error(&format!("reading message {sequence} of stream `{stream}`"))
             }),
         }
+    }
+
+    /// Returns the messages at these sequences, as many of them as fit into memory well, and the last sequence that was
+    /// read.
+    pub(crate) async fn stored_range(
+        &self,
+        stream: &str,
+        sequences: RangeInclusive<u64>,
+    ) -> Result<(Vec<Stored>, u64), Error> {
+        match self {
+            Self::Nats(connection) => connection.stored_range(stream, sequences).await,
+            Self::Memory(memory) => {
+                let last = *sequences.end();
+                let found: Result<Vec<_>, _> =
+                    sequences.filter_map(|sequence| memory.stored(stream, sequence).transpose()).collect();
+                let found = found.map_err(|error| {
+                    ApiError::Refused(error).into_error(&format!("reading the messages of stream `{stream}`"))
+                })?;
+                Ok((found, last))
+            }
+        }
+    }
+
+    /// Returns the sequence of the first message of a stream that was stored at this time or later; `None` if all were
+    /// stored before.
+    ///
+    /// The messages are ordered by time, so about 20 of a million are read.
+    pub(crate) async fn first_stored_since(&self, stream: &str, time: SystemTime) -> Result<Option<u64>, Error> {
+        let (mut from, mut to) = (1, self.last_assigned_sequence(stream).await? + 1);
+        while from < to {
+            let middle = from + (to - from) / 2;
+            match self.next_stored(stream, middle).await? {
+                Some(stored) if stored.time < time => from = stored.sequence + 1,
+                // It may be before this one, where messages were deleted.
+                Some(_) | None => to = middle,
+            }
+        }
+        Ok(self.next_stored(stream, from).await?.map(|stored| stored.sequence))
     }
 
     /// Returns a time at which the messages from this sequence on were stored, and no earlier one; `None` if that is

@@ -349,12 +349,14 @@ impl Worker {
 
     /// Returns `true` if a message is acknowledged without a call.
     ///
-    /// It only marks a deletion, and the handler needs a value, or it is a dead letter that is replayed for another
-    /// handler.
+    /// It only marks a deletion, and the handler needs a value, it is a part of a dead letter, or it is a dead letter that is
+    /// replayed for another handler.
     #[inline]
     pub(super) fn needs_no_call(&self, message: &Message) -> bool {
         if self.handler.skips(message) {
-            tracing::debug!("acknowledged without a call: the message marks a deletion, and the handler needs a value");
+            tracing::debug!(
+                "acknowledged without a call: the message is no value that the handler takes, but marks a deletion or is a part of a dead letter"
+            );
             return true;
         }
         let is_for_another = message.is_replay_for_another();

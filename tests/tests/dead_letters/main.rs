@@ -6,6 +6,7 @@ mod guessed_ids;
 mod headers;
 mod large;
 mod replay;
+mod rights;
 mod texts;
 
 use futures::StreamExt as _;

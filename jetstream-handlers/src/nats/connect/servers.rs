@@ -49,12 +49,6 @@ impl Servers {
         }))
     }
 
-    /// Returns the addresses, which have no credentials.
-    #[cfg(feature = "asyncapi")]
-    pub(crate) fn addresses(&self) -> &[String] {
-        &self.addresses
-    }
-
     /// Returns the addresses for an error text.
     pub(crate) fn shown(&self) -> String {
         let each: Vec<_> = self.addresses.iter().map(|address| format!("`{address}`")).collect();

@@ -1,0 +1,265 @@
+//! Operations on the consumer of a handler: pause, resume and reset, for all its instances.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use serde::{Serialize, Serializer};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::{Broker, Inner};
+use crate::error::{Error, ErrorKind};
+use crate::handler::Handler;
+use crate::plan::{Declaration, is_named};
+use crate::provision::stream_of;
+use crate::rules::MAX_DURATION;
+use crate::sync::lock;
+
+/// The place in the stream to which [`Broker::reset`] moves a handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Position {
+    /// The first message with this sequence or a later one, from 1.
+    Sequence(u64),
+    /// The first message that was stored at this time or later.
+    Time(SystemTime),
+    /// The first message of the stream.
+    Start,
+    /// The first message behind those that have all been acknowledged.
+    AckFloor,
+}
+
+/// The consumer of a handler after [`Broker::pause`], [`Broker::resume`] or [`Broker::reset`].
+///
+/// `Display` writes one line for people. `Serialize` writes an object with the fields in this order; the time is text as in
+/// RFC 3339.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerConsumer {
+    /// The full name of the handler.
+    pub handler: String,
+    /// The stream that the handler reads.
+    pub stream: String,
+    /// The name of the durable consumer.
+    pub queue: String,
+    /// The time at which a pause ends.
+    #[serde(serialize_with = "optional_rfc3339")]
+    pub paused_until: Option<SystemTime>,
+    /// The sequence from which on a reset handler receives the messages of the stream.
+    pub next_sequence: Option<u64>,
+}
+
+impl fmt::Display for HandlerConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { handler, stream, queue, paused_until, next_sequence } = self;
+        write!(f, "{handler} (consumer `{queue}` of stream `{stream}`): ")?;
+        match (paused_until, next_sequence) {
+            (Some(until), _) => {
+                write!(f, "paused until {}", OffsetDateTime::from(*until).format(&Rfc3339).unwrap_or_default())
+            }
+            (None, Some(sequence)) => write!(f, "continues at message {sequence}"),
+            (None, None) => f.write_str("not paused"),
+        }
+    }
+}
+
+fn optional_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    let text = time.map(|time| OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default());
+    text.serialize(serializer)
+}
+
+impl Broker {
+    /// Pauses a handler on the server for a time: none of its instances receives messages until then.
+    ///
+    /// The handler is chosen by the name of its function, the end of its full path, the name of a closure, or its queue;
+    /// it need not run in this process. Calls that run are finished, and their messages acknowledged.
+    /// The pause outlives restarts of the server and of all instances, which report it in their
+    /// [`health`](Self::health), and ends by itself.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use jetstream_handlers::prelude::*;
+    /// # async fn pause(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let paused = broker.pause("process_order", secs(600)).await?;
+    /// println!("{paused}");
+    /// broker.resume("process_order").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`NoHandlers`](ErrorKind::NoHandlers) | the text names no handler, or several, which the error lists |
+    /// | [`Config`](ErrorKind::Config) | the time is over, or more than a year away; or the server is older than 2.11, which introduced the pause |
+    /// | [`StreamNotFound`](ErrorKind::StreamNotFound), [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) | the handler has never been started on this server |
+    /// | [`Authorization`](ErrorKind::Authorization) | the user may not publish to `$JS.API.CONSUMER.PAUSE.<stream>.<queue>` |
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the handler is paused or not.
+    pub async fn pause(&self, handler: &str, duration: Duration) -> Result<HandlerConsumer, Error> {
+        let until = SystemTime::now().checked_add(duration.min(MAX_DURATION + Duration::from_secs(1)));
+        self.pause_until(handler, until.unwrap_or_else(SystemTime::now)).await
+    }
+
+    /// Pauses a handler on the server up to a time, as [`pause`](Self::pause) does.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`pause`](Self::pause).
+    ///
+    /// # Cancel safety
+    ///
+    /// The same as for [`pause`](Self::pause).
+    pub async fn pause_until(&self, handler: &str, until: SystemTime) -> Result<HandlerConsumer, Error> {
+        let refused = |why: &str| {
+            let until = OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default();
+            Err(Error::new(ErrorKind::Config, format!("cannot pause `{handler}` until {until}: {why}")))
+        };
+        match until.duration_since(SystemTime::now()) {
+            Ok(rest) if rest > MAX_DURATION => return refused("it is more than a year away"),
+            Ok(rest) if !rest.is_zero() => {}
+            Ok(_) | Err(_) => return refused("it is in the past"),
+        }
+        let mut consumer = self.consumer_of(handler).await?;
+        self.inner.transport.pause_consumer(&consumer.stream, &consumer.queue, Some(until)).await?;
+        consumer.paused_until = Some(until);
+        Ok(consumer)
+    }
+
+    /// Ends the pause of a handler, which need not be paused.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`pause`](Self::pause).
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the handler is resumed or not.
+    pub async fn resume(&self, handler: &str) -> Result<HandlerConsumer, Error> {
+        let consumer = self.consumer_of(handler).await?;
+        self.inner.transport.pause_consumer(&consumer.stream, &consumer.queue, None).await?;
+        Ok(consumer)
+    }
+
+    /// Moves a handler to a place in its stream, from which on it receives all messages: again, if they were handled before,
+    /// or never, if the place is behind them.
+    ///
+    /// The handler is chosen as for [`pause`](Self::pause), and its instances may run: what they handle at the moment is
+    /// finished, and if it is behind the place, handled again. Attempts count from 1 again.
+    /// An interest stream or a work queue has removed what was handled, which cannot be delivered again.
+    ///
+    /// A handler that does not begin at the first message, by its `deliver` or because its deleted consumer was
+    /// recreated, cannot be moved to before that place; one with `deliver = "new"`, `"last"` or `"last_per_subject"` only to
+    /// the [`AckFloor`](Position::AckFloor).
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use std::time::{Duration, SystemTime};
+    ///
+    /// use jetstream_handlers::{Broker, Position};
+    ///
+    /// # async fn reset(broker: Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let an_hour_ago = SystemTime::now() - Duration::from_secs(3600);
+    /// let reset = broker.reset("process_order", Position::Time(an_hour_ago)).await?;
+    /// println!("{reset}");
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`pause`](Self::pause), for a server older than 2.14, which introduced the reset, and for the
+    /// subject `$JS.API.CONSUMER.RESET.<stream>.<queue>`; and [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) if the
+    /// consumer cannot be moved to the place. An older server has no way to move a consumer under running instances:
+    /// stop them, delete the consumer, and start them with another `deliver`.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the handler is reset or not.
+    pub async fn reset(&self, handler: &str, position: Position) -> Result<HandlerConsumer, Error> {
+        let transport = &self.inner.transport;
+        if position == Position::Sequence(0) {
+            let text = format!("cannot reset `{handler}` to sequence 0; expected at least 1, the first of a stream");
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        let mut consumer = self.consumer_of(handler).await?;
+        let HandlerConsumer { stream, queue, .. } = &consumer;
+        let sequence = match position {
+            Position::Sequence(sequence) => Some(sequence),
+            Position::Start => Some(1),
+            Position::AckFloor => None,
+            Position::Time(time) => Some(match transport.first_stored_since(stream, time).await? {
+                Some(sequence) => sequence,
+                None => transport.last_assigned_sequence(stream).await? + 1,
+            }),
+        };
+        consumer.next_sequence = Some(transport.reset_consumer(stream, queue, sequence).await?);
+        Ok(consumer)
+    }
+
+    /// Returns the consumer of the only handler that the text names.
+    async fn consumer_of(&self, text: &str) -> Result<HandlerConsumer, Error> {
+        let known = self.known_consumers();
+        let fitting: Vec<_> = known
+            .values()
+            .filter(|(declaration, _)| is_named(&declaration.name, &declaration.plan.queue, text))
+            .collect();
+        let (declaration, stream) = match &*fitting {
+            [only] => *only,
+            [] if known.is_empty() => {
+                return Err(Error::new(
+                    ErrorKind::NoHandlers,
+                    format!("no handler is named `{text}`; the program has no handlers"),
+                ));
+            }
+            [] => {
+                let text = format!("no handler is named `{text}`; the handlers are {}", names(known.values()));
+                return Err(Error::new(ErrorKind::NoHandlers, text));
+            }
+            several => {
+                let text = format!(
+                    "`{text}` names several handlers: {}; use more of the path, or the queue",
+                    names(several.iter().copied())
+                );
+                return Err(Error::new(ErrorKind::NoHandlers, text));
+            }
+        };
+        let stream = match stream {
+            Some(stream) => stream.clone(),
+            None => stream_of(&self.inner.transport, declaration).await?,
+        };
+        let (handler, queue) = (declaration.name.clone(), declaration.plan.queue.to_string());
+        Ok(HandlerConsumer { handler, stream, queue, paused_until: None, next_sequence: None })
+    }
+
+    /// Returns the handlers that run, with their streams, and all others of this broker, by name and place.
+    fn known_consumers(&self) -> BTreeMap<(String, String), (Declaration, Option<String>)> {
+        let Inner { transport, name, included, .. } = &*self.inner;
+        let own = Handler::all().into_iter().chain(lock(included).clone());
+        let idle = own.filter(|handler| handler.broker() == name.as_deref()).map(|mut handler| {
+            if let Some(prefix) = &transport.settings().prefix {
+                handler.declaration.plan.add_prefix(prefix);
+            }
+            (handler.declaration, None)
+        });
+        let workers = self.workers().clone();
+        let running =
+            workers.iter().map(|worker| (worker.handler.declaration.clone(), Some(worker.binding.stream.clone())));
+        let all = idle.chain(running).map(|(declaration, stream)| {
+            let key =
+                if declaration.is_closure { declaration.plan.queue.to_string() } else { declaration.location.clone() };
+            ((declaration.name.clone(), key), (declaration, stream))
+        });
+        all.collect()
+    }
+}
+
+/// Returns the names of handlers, each with its queue.
+fn names<'a>(handlers: impl Iterator<Item = &'a (Declaration, Option<String>)>) -> String {
+    let names = handlers.map(|(declaration, _)| format!("`{}` (queue `{}`)", declaration.name, declaration.plan.queue));
+    names.collect::<Vec<_>>().join(", ")
+}

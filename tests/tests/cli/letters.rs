@@ -1,0 +1,131 @@
+//! The commands of dead letters, and those that pause and reset a handler.
+
+use jetstream_handlers_tests::{Program, SOON, Server, connect, eventually, trace};
+use serde_json::json;
+
+use super::{SERVICE, run, run_on, run_with, until_started};
+
+/// Starts the service, and returns it once these orders of a customer that cannot be billed are dead letters.
+async fn with_letters(server: &Server, ids: &[u64]) -> Program {
+    trace();
+    let service = Program::start(SERVICE, &["run"], &[("NATS_URL", &server.url())]);
+    until_started(server).await;
+    let broker = connect(server).await;
+    let letters = broker.dead_letters();
+    for (id, count) in ids.iter().zip(1..) {
+        broker.publish("shop.orders.created", &json!({ "id": id, "customer": "Mallory" })).await.unwrap();
+        eventually("it is a dead letter", SOON, async || (letters.count().await.unwrap() == count).then_some(())).await;
+    }
+    service
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_grouped_and_shown() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[41, 42]).await;
+    let listed = run_on(&server, &["dlq", "list"]).await;
+    listed.code(0).says(&["operated::bill", "error", "shop.orders.created", "order 41 cannot be billed"]);
+    assert_eq!(listed.stdout.lines().count(), 3, "{listed:?}");
+    let first = run_on(&server, &["dlq", "list", "--limit", "1"]).await;
+    first.code(0).says(&["order 41", "continue with `--after 1`"]);
+    let rest = run_on(&server, &["dlq", "list", "--after", "1", "--json"]).await.code(0).json();
+    assert_eq!((&rest["version"], &rest["dead_letters"][0]["payload"]["id"]), (&json!(1), &json!(42)));
+    let groups = run_on(&server, &["dlq", "groups", "--json"]).await.code(0).json();
+    let group = &groups["groups"][0];
+    assert_eq!((&group["count"], &group["error"]), (&json!(2), &json!("order # cannot be billed")));
+    let id = group["id"].as_str().unwrap();
+    run_on(&server, &["dlq", "groups", "--group", id]).await.code(0).says(&[id, "1,2"]);
+    let shown = run_on(&server, &["dlq", "show", "2"]).await;
+    shown.code(0).says(&["order 42 cannot be billed", "\"customer\": \"Mallory\"", "of stream SHOP"]);
+    run_on(&server, &["dlq", "show", "7"]).await.code(1).says(&["there is no dead letter 7"]);
+    let nothing = ["dlq", "list", "--handler", "shipping", "--since", "2h"];
+    run_on(&server, &nothing).await.code(2).says(&["no dead letter meets `--handler shipping` and `--since 20"]);
+    run(&["dlq", "list", "--reason", "oops"]).await.code(1).says(&["expected one of error, panic"]);
+    run(&["dlq", "list", "--until", "soon"]).await.code(1).says(&["expected a time as in"]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_and_purged_only_after_a_question() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1, 2, 3]).await;
+    for command in ["replay", "purge"] {
+        run(&["dlq", command]).await.code(1).says(&["state which dead letters"]);
+        run(&["dlq", command, "1", "--all"]).await.code(1).says(&["state either"]);
+        run(&["dlq", command, "--all", "--handler", "bill"]).await.code(1).says(&["`--all` excludes conditions"]);
+        let refused = run_on(&server, &["dlq", command, "--handler", "bill"]).await;
+        refused.code(1).says(&["3 dead letters", "no terminal", "pass `--yes`"]);
+        let nothing = run_on(&server, &["dlq", command, "--handler", "ship", "--yes"]).await;
+        nothing.code(2).says(&["no dead letter meets `--handler ship`"]);
+    }
+    let dry = run_on(&server, &["dlq", "replay", "--all", "--dry-run"]).await;
+    dry.code(0).says(&["3 would be replayed, 0 would be kept"]);
+    run_on(&server, &["dlq", "purge", "--all", "--dry-run"]).await.code(0).says(&["3 would be deleted"]);
+    run_on(&server, &["dlq", "replay", "1", "9", "--json"])
+        .await
+        .code(2)
+        .says(&["\"replayed\": 1", "no dead letter 9"]);
+    // It has failed again, as dead letter 4.
+    let broker = connect(&server).await;
+    let letters = broker.dead_letters();
+    eventually("three again", SOON, async || (letters.count().await.unwrap() == 3).then_some(())).await;
+    let edited = ["dlq", "replay", "2", "--payload", "-"];
+    run_with(&edited, &[("NATS_URL", &server.url())], r#"{"id": 2, "customer": "Ann"}"#)
+        .await
+        .code(0)
+        .says(&["1 replayed"]);
+    server.all_acked("SHOP", "billing").await;
+    assert_eq!(letters.count().await.unwrap(), 2);
+    run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["delete 1 dead letters for good?"]);
+    run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(0).says(&["1 deleted"]);
+    run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(2).says(&["none of the dead letters [3]"]);
+    run_on(&server, &["dlq", "purge", "--all", "--yes", "--rate", "100"]).await.code(0).says(&["1 deleted"]);
+    run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(2).says(&["there are no dead letters"]);
+}
+
+#[tokio::test]
+async fn exported_dead_letters_are_imported() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1, 2]).await;
+    let exported = run_on(&server, &["dlq", "export", "--handler", "bill"]).await;
+    assert_eq!(exported.code(0).stdout.lines().count(), 2, "{exported:?}");
+    run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(0);
+    run_on(&server, &["dlq", "export"]).await.code(2).says(&["there are no dead letters"]);
+    let url = server.url();
+    let import = async |text: &str| run_with(&["dlq", "import", "-"], &[("NATS_URL", &url)], text).await;
+    import(&exported.stdout).await.code(0).says(&["2 imported, 0 already stored, 0 failed"]);
+    import(&exported.stdout).await.code(0).says(&["0 imported, 2 already stored"]);
+    import("oops\n").await.code(2).says(&["line 1: it is not a dead letter"]);
+    run_on(&server, &["dlq", "import", "/nowhere.jsonl"]).await.code(1).says(&["`/nowhere.jsonl` cannot be read"]);
+}
+
+#[tokio::test]
+async fn handler_is_paused_resumed_and_reset() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1]).await;
+    if server.client().await.server_info().version.starts_with("2.10") {
+        run_on(&server, &["pause", "bill", "--for", "10m"]).await.code(1).says(&["does not support the pause"]);
+        return;
+    }
+    run(&["pause", "bill"]).await.code(1).says(&["state when, as in `--for 10m`"]);
+    run_on(&server, &["pause", "bill", "--for", "10m"]).await.code(0).says(&["operated::bill", "paused until 20"]);
+    assert!(server.consumer_info("SHOP", "billing").await.paused);
+    run_on(&server, &["pause", "bill", "--until", "2020-01-01T00:00:00Z"]).await.code(1).says(&["in the past"]);
+    run_on(&server, &["pause", "nothing", "--for", "10m"]).await.code(1).says(&["no handler is named `nothing`"]);
+    let resumed = run_on(&server, &["resume", "billing", "--json"]).await.code(0).json();
+    assert_eq!((&resumed["version"], &resumed["paused_until"]), (&json!(1), &json!(null)));
+    assert!(!server.consumer_info("SHOP", "billing").await.paused);
+    run(&["reset", "bill"]).await.code(1).says(&["--seq"]);
+    run(&["reset", "bill", "--start", "--seq", "1"]).await.code(1).says(&["cannot be used with"]);
+    run_on(&server, &["reset", "bill", "--start"]).await.code(1).says(&["move `bill`", "no terminal"]);
+    let reset = run_on(&server, &["reset", "bill", "--start", "--yes"]).await;
+    if server.client().await.is_server_compatible(2, 14, 0) {
+        reset.code(0).says(&["continues at message 1"]);
+        let broker = connect(&server).await;
+        let letters = broker.dead_letters();
+        // The dead letter of the same message is one only.
+        server.all_acked("SHOP", "billing").await;
+        assert_eq!(letters.count().await.unwrap(), 1);
+    } else {
+        reset.code(1).says(&["does not support the reset"]);
+    }
+}
