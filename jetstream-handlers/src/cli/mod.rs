@@ -135,9 +135,9 @@ pub use publish::Publish;
 pub use run::Run;
 pub use status::Status;
 
-/// The arguments of a program that has no others.
+// No documentation comment, because it would be the first line of the help.
 #[derive(Debug, Parser)]
-#[command(max_term_width = 120)]
+#[command(about = "Runs the handlers of the service, or operates them", max_term_width = 120)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<TopCommand>,

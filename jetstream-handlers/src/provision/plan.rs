@@ -143,7 +143,7 @@ pub enum Risk {
     Safe,
     /// Some messages may be handled twice or not at all; the consequence says which.
     Careful,
-    /// A position in a stream is lost.
+    /// Messages or a position in a stream are lost.
     Destructive,
 }
 
@@ -328,6 +328,6 @@ impl fmt::Display for ProvisionPlan {
             );
         }
         let counts: Vec<_> = counts.iter().map(|(action, count)| format!("{count} {action}")).collect();
-        write!(f, "plan for {}: {}", self.server, counts.join(", "))
+        write!(f, "plan: {}", counts.join(", "))
     }
 }

@@ -107,7 +107,7 @@ pub(super) fn of_stream(difference: &Difference, found: &stream::Config, wanted:
     let (risk, consequence) = match difference.field {
         "max_msgs" | "max_bytes" | "max_age" | "max_msgs_per_subject" if is_lower => {
             let text = "the server removes the oldest messages beyond the limit at once, handled or not";
-            (Risk::Careful, text.to_owned())
+            (Risk::Destructive, text.to_owned())
         }
         "max_msgs" | "max_bytes" | "max_age" | "max_msgs_per_subject" => {
             (Risk::Safe, "the stream keeps more messages".to_owned())

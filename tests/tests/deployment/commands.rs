@@ -63,7 +63,7 @@ async fn change_is_planned_and_applied() {
     run(&server, &["plan"]).await.code(0).says(&[
         "+ create stream SHOP",
         "+ create consumer billing of stream SHOP (operated::bill)",
-        "plan for server ",
+        "plan: 3 create",
     ]);
     let file = in_folder(&server, "plan.json");
     run(&server, &["plan", "--detailed-exitcode", "--out", &file]).await.code(2);
