@@ -241,7 +241,7 @@ fn listed_fields(name: &str) -> BTreeSet<String> {
 async fn serialized_fields_of_dead_letters_are_listed() {
     let broker = Broker::in_memory();
     let failing = async |_: u64| Settle::Terminate;
-    let subscription = broker.subscribe("orders.created", "billing", failing).await.unwrap();
+    let subscription = broker.subscribe("orders.created", "letters", failing).await.unwrap();
     broker.publish("orders.created", &7).await.unwrap();
     let letters = broker.dead_letters();
     eventually("a dead letter", SOON, async || (letters.count().await.unwrap() == 1).then_some(())).await;
@@ -252,7 +252,7 @@ async fn serialized_fields_of_dead_letters_are_listed() {
     let groups = serde_json::to_value(letters.groups().await.unwrap()).unwrap();
     assert_eq!(listed_fields("`DeadLetterGroups`"), fields(&groups));
     assert_eq!(listed_fields("the `groups` of"), fields(&groups["groups"][0]));
-    let paused = serde_json::to_value(broker.pause("billing", secs(60)).await.unwrap()).unwrap();
+    let paused = serde_json::to_value(broker.pause("letters", secs(60)).await.unwrap()).unwrap();
     assert_eq!(listed_fields("`HandlerConsumer`"), fields(&paused));
     subscription.unsubscribe().await.unwrap();
 }

@@ -7,6 +7,8 @@ use crate::error::Error;
 use crate::extract::{Context, Problems};
 #[cfg(feature = "cli")]
 use crate::handler::Handler;
+#[cfg(feature = "cli")]
+use crate::message::Message;
 use crate::provision;
 #[cfg(feature = "cli")]
 use crate::subject::covers;
@@ -54,7 +56,7 @@ impl Broker {
 
     /// Returns the handlers that would receive a message, and the problems of those that could not decode it.
     #[cfg(feature = "cli")]
-    pub(crate) fn receivers(&self, message: crate::Message) -> Result<Receivers, Error> {
+    pub(crate) fn receivers(&self, message: Message) -> Result<Receivers, Error> {
         let Checked { handlers, contexts, .. } = self.checked(self.selected()?)?;
         let subject = self.inner.transport.settings().subject(message.subject()).into_owned();
         let receives = |handler: &&(Handler, Context)| {

@@ -28,6 +28,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::broker::Builder;
+use crate::error::Error;
 use exit::Exit;
 use output::Output;
 use session::Session;
@@ -171,7 +172,7 @@ impl Command {
         output.finish(result)
     }
 
-    async fn execute(self, session: Session) -> Result<Exit, crate::Error> {
+    async fn execute(self, session: Session) -> Result<Exit, Error> {
         match self {
             Self::Run(command) => command.run(session).await,
             Self::Handlers(command) => command.run(session).await,
