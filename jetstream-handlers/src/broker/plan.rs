@@ -76,9 +76,11 @@ impl Broker {
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), jetstream_handlers::Error> {
-    /// let snapshot = Broker::in_memory().export(ExportFormat::Json).await?;
+    /// let broker = Broker::in_memory();
+    /// broker.include::<bill>();
+    /// let snapshot = broker.export(ExportFormat::Json).await?;
     /// // In a later version of the program:
-    /// let plan = Broker::in_memory().plan_against(&snapshot).await?;
+    /// let plan = broker.plan_against(&snapshot).await?;
     /// assert!(plan.is_empty());
     /// # Ok(()) }
     /// ```

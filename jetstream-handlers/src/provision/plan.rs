@@ -27,6 +27,7 @@ const VERSION: u32 = 1;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), jetstream_handlers::Error> {
 /// let broker = Broker::in_memory();
+/// broker.include::<bill>();
 /// let plan = broker.plan().await?;
 /// println!("{plan}");
 /// broker.apply(&plan).await?;
