@@ -516,7 +516,10 @@ impl Builder {
     /// All its timers are tokio's, so `tokio::time::pause` and `advance` control retries and `ack_wait`.
     /// Settings for servers, credentials and the environment are ignored.
     pub fn connect_in_memory(self) -> Broker {
-        tracing::warn!("the broker is in memory: messages are not persisted, and other processes do not see them");
+        tracing::warn!(
+            target: "jetstream_handlers::memory",
+            "the broker is in memory: messages are not persisted, and other processes do not see them"
+        );
         self.connect_offline()
     }
 

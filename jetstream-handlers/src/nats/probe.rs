@@ -145,7 +145,7 @@ impl Connection {
     /// Returns the version of the connected server, and `true` if the connection is encrypted, as far as is known.
     pub(crate) fn security(&self) -> (String, bool) {
         let info = self.client().server_info();
-        let is_tls = info.tls_required || self.given_addresses().iter().any(|address| address.starts_with("tls://"));
+        let is_tls = info.tls_required || self.addresses().iter().any(|address| address.starts_with("tls://"));
         (info.version, is_tls)
     }
 }

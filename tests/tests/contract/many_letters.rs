@@ -117,7 +117,7 @@ async fn more_letters_than_are_read_at_once_are_all_found(transport: &Transport)
     let payloads: Vec<_> = payloads.iter().map(String::as_str).collect();
     let letters = fail_with(&broker, "orders.eu", &payloads).await;
     // With gaps: single ones, a long one, and the last message.
-    let deleted = |index: usize| index % 3 == 0 || (20..50).contains(&index) || index == 59;
+    let deleted = |index: usize| index.is_multiple_of(3) || (20..50).contains(&index) || index == 59;
     for (index, letter) in letters.iter().enumerate().filter(|(index, _)| deleted(*index)) {
         transport.delete_message(&broker, "DLQ", letter.sequence).await;
         assert!(index < 60);

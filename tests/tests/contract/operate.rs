@@ -102,19 +102,19 @@ async fn reset_handler_receives_everything_from_the_position_again(transport: &T
     test.advance(ms(20)).await;
     let middle = SystemTime::now();
     test.advance(ms(20)).await;
-    publish(&test, 4..=6).await;
+    publish(&test, 4..7).await;
     calls.until_len(6).await;
     test.idle().await;
     let mut expected = vec![1, 2, 3, 4, 5, 6];
-    let floor = (Position::AckFloor, 7, 7..=6);
-    let mut positions = vec![(Position::Sequence(5), 5, 5..=6), (Position::Start, 1, 1..=6), floor];
+    let floor = (Position::AckFloor, 7, 7..7);
+    let mut positions = vec![(Position::Sequence(5), 5, 5..7), (Position::Start, 1, 1..7), floor];
     if let Transport::Live(_) = transport {
         // In memory, the time does not pass while the test waits.
-        positions.push((Position::Time(middle), 4, 4..=6));
+        positions.push((Position::Time(middle), 4, 4..7));
     }
-    positions.push((Position::Time(SystemTime::now() + secs(60)), 7, 7..=6));
-    positions.push((Position::Sequence(100), 100, 7..=6));
-    positions.push((Position::Sequence(2), 2, 2..=6));
+    positions.push((Position::Time(SystemTime::now() + secs(60)), 7, 7..7));
+    positions.push((Position::Sequence(100), 100, 7..7));
+    positions.push((Position::Sequence(2), 2, 2..7));
     for (position, next, again) in positions {
         let reset = broker.reset("worker", position).await.unwrap();
         assert_eq!(reset.next_sequence, Some(next), "{position:?}");
