@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn placeholders_and_wildcards_are_parameters() {
-        let cases: [(&str, &str, &[(&str, &str)]); 5] = [
+        type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+        let cases: [Case; 5] = [
             ("orders.created", "orders.created", &[]),
             ("orders.{id}.created", "orders.{id}.created", &[("id", TOKEN)]),
             ("*.orders.*.created", "{token1}.orders.{token2}.created", &[("token1", TOKEN), ("token2", TOKEN)]),
