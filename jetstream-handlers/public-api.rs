@@ -63,13 +63,26 @@ pub enum Command {
     Handlers(Handlers),
     Describe(Describe),
     Check(Check),
+    Plan(Plan),
+    Apply(Apply),
     Status(Status),
+    Pause(Pause),
+    Resume(Resume),
+    Reset(Reset),
+    Dlq(Dlq),
     Publish(Publish),
+    Export(Export),
     Asyncapi(Asyncapi),
+    Permissions(Permissions),
+    Doctor(Doctor),
 }
 impl Command {
     pub async fn run(self, builder: Builder) -> ExitCode {}
 }
+
+// jetstream_handlers::cli::Apply
+#[derive(Debug, clap::Args)]
+pub struct Apply {}
 
 // jetstream_handlers::cli::Asyncapi
 #[derive(Debug, clap::Args)]
@@ -83,9 +96,41 @@ pub struct Check {}
 #[derive(Debug, clap::Args)]
 pub struct Describe {}
 
+// jetstream_handlers::cli::Dlq
+#[derive(Debug, clap::Args)]
+pub struct Dlq {}
+
+// jetstream_handlers::cli::Doctor
+#[derive(Debug, clap::Args)]
+pub struct Doctor {}
+
+// jetstream_handlers::cli::Export
+#[derive(Debug, clap::Args)]
+pub struct Export {}
+
 // jetstream_handlers::cli::Handlers
 #[derive(Debug, clap::Args)]
 pub struct Handlers {}
+
+// jetstream_handlers::cli::Pause
+#[derive(Debug, clap::Args)]
+pub struct Pause {}
+
+// jetstream_handlers::cli::Reset
+#[derive(Debug, clap::Args)]
+pub struct Reset {}
+
+// jetstream_handlers::cli::Resume
+#[derive(Debug, clap::Args)]
+pub struct Resume {}
+
+// jetstream_handlers::cli::Permissions
+#[derive(Debug, clap::Args)]
+pub struct Permissions {}
+
+// jetstream_handlers::cli::Plan
+#[derive(Debug, clap::Args)]
+pub struct Plan {}
 
 // jetstream_handlers::cli::Publish
 #[derive(Debug, clap::Args)]
@@ -351,6 +396,39 @@ impl Broker {
     pub async fn disconnect(&self) -> Result<(), Error> {}
 }
 impl Broker {
+    pub async fn doctor(&self) -> Result<Diagnosis, Error> {}
+}
+impl Broker {
+    pub async fn pause(
+        &self,
+        handler: &str,
+        duration: Duration,
+    ) -> Result<HandlerConsumer, Error> {}
+    pub async fn pause_until(
+        &self,
+        handler: &str,
+        until: SystemTime,
+    ) -> Result<HandlerConsumer, Error> {}
+    pub async fn resume(&self, handler: &str) -> Result<HandlerConsumer, Error> {}
+    pub async fn reset(
+        &self,
+        handler: &str,
+        position: Position,
+    ) -> Result<HandlerConsumer, Error> {}
+}
+impl Broker {
+    pub async fn permissions(
+        &self,
+        level: PermissionLevel,
+    ) -> Result<Permissions, Error> {}
+}
+impl Broker {
+    pub async fn plan(&self) -> Result<ProvisionPlan, Error> {}
+    pub async fn plan_against(&self, snapshot: &str) -> Result<ProvisionPlan, Error> {}
+    pub async fn export(&self, format: ExportFormat) -> Result<String, Error> {}
+    pub async fn apply(&self, plan: &ProvisionPlan) -> Result<(), Error> {}
+}
+impl Broker {
     pub async fn status(&self) -> Result<Vec<HandlerStatus>, Error> {}
 }
 impl Broker {
@@ -399,13 +477,37 @@ impl Builder {
     pub fn redact_errors(mut self) -> Self {}
     pub fn codec(mut self, codec: impl Codec) -> Self {}
     pub fn stream(mut self, config: stream::Config) -> Self {}
+    pub fn manage(mut self, manage: Manage) -> Self {}
     pub fn subject_prefix(mut self, prefix: &str) -> Self {}
     pub fn domain(mut self, domain: impl Into<String>) -> Self {}
     pub fn api_prefix(mut self, prefix: impl Into<String>) -> Self {}
+    pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {}
     pub fn connect_in_memory(self) -> Broker {}
     pub async fn connect(self) -> Result<Broker, Error> {}
 }
 impl fmt::Debug for Builder {}
+
+// jetstream_handlers::HandlerConsumer
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct HandlerConsumer {
+    pub handler: String,
+    pub stream: String,
+    pub queue: String,
+    pub paused_until: Option<SystemTime>,
+    pub next_sequence: Option<u64>,
+}
+impl fmt::Display for HandlerConsumer {}
+
+// jetstream_handlers::Position
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Position {
+    Sequence(u64),
+    Time(SystemTime),
+    Start,
+    AckFloor,
+}
 
 // jetstream_handlers::Running
 #[must_use = "dropping it does not stop the handlers; call `shutdown`"]
@@ -446,6 +548,7 @@ impl Subscribe<'_> {
     pub fn key(self, key: impl Into<Key>) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
+    pub fn manage(self, manage: Manage) -> Self {}
     pub fn layer(mut self, layer: impl crate::layer::LayerOfHandlers) -> Self {}
     pub fn publish(self, subject: impl Into<String>) -> Self {}
     pub fn batch(self, messages: usize) -> Self {}
@@ -558,12 +661,39 @@ pub struct DeadLetter {
     pub payload: Bytes,
 }
 impl DeadLetter {
+    pub fn from_json(text: &str) -> Result<Self, Error> {}
+}
+impl DeadLetter {
     pub fn header(&self, name: &str) -> Option<&str> {}
     pub fn header_block(&self) -> Option<&[u8]> {}
     pub fn idempotency_key(&self) -> &str {}
     pub fn is_complete(&self) -> bool {}
 }
+impl Serialize for DeadLetter {}
 impl fmt::Display for DeadLetter {}
+
+// jetstream_handlers::DeadLetterGroup
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetterGroup {
+    pub id: String,
+    pub handler: String,
+    pub reason: Reason,
+    pub error: String,
+    pub count: u64,
+    pub first: SystemTime,
+    pub last: SystemTime,
+    pub samples: Vec<u64>,
+}
+
+// jetstream_handlers::DeadLetterGroups
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct DeadLetterGroups {
+    pub version: u32,
+    pub groups: Vec<DeadLetterGroup>,
+    pub other: u64,
+}
 
 // jetstream_handlers::DeadLetters
 #[derive(Debug, Clone)]
@@ -574,28 +704,99 @@ impl DeadLetters {
     #[must_use]
     pub fn for_handler(mut self, handler: &str) -> Self {}
     #[must_use]
+    pub fn reason(mut self, reason: Reason) -> Self {}
+    #[must_use]
+    pub fn error_contains(mut self, text: &str) -> Self {}
+    #[must_use]
+    pub fn in_group(mut self, id: &str) -> Self {}
+    #[must_use]
+    pub fn since(mut self, time: SystemTime) -> Self {}
+    #[must_use]
+    pub fn until(mut self, time: SystemTime) -> Self {}
+    #[must_use]
+    pub fn subject(mut self, subject: &str) -> Self {}
+    #[must_use]
+    pub fn rate(mut self, per_second: u32) -> Self {}
+    #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {}
     #[must_use]
     pub fn to_every_queue(mut self) -> Self {}
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {}
+    pub async fn count(&self) -> Result<u64, Error> {}
+    pub async fn groups(&self) -> Result<DeadLetterGroups, Error> {}
     pub async fn get(&self, sequence: u64) -> Result<Option<DeadLetter>, Error> {}
     pub async fn purge(&self) -> Result<usize, Error> {}
+    pub async fn delete(&self, sequence: u64) -> Result<bool, Error> {}
+}
+impl DeadLetters {
+    pub async fn export(&self, mut writer: impl Write) -> Result<usize, Error> {}
+    pub async fn import(&self, mut reader: impl BufRead) -> Result<ImportReport, Error> {}
 }
 impl DeadLetters {
     pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {}
+    pub async fn replay_with(
+        &self,
+        sequence: u64,
+        payload: impl Into<Bytes>,
+    ) -> Result<PublishAck, Error> {}
     pub async fn replay_all(&self) -> Result<ReplayReport, Error> {}
+    pub async fn dry_run(&self) -> Result<ReplayReport, Error> {}
 }
+
+// jetstream_handlers::ImportReport
+#[derive(Debug, Default)]
+#[must_use = "lines that were not imported are in the report only"]
+#[non_exhaustive]
+pub struct ImportReport {
+    pub imported: usize,
+    pub duplicates: usize,
+    pub failed: usize,
+    pub failures: Vec<(usize, Error)>,
+}
+impl fmt::Display for ImportReport {}
 
 // jetstream_handlers::ReplayReport
 #[derive(Debug, Default)]
 #[must_use = "dead letters that were not replayed are in the report only"]
 #[non_exhaustive]
 pub struct ReplayReport {
+    pub is_dry_run: bool,
     pub replayed: usize,
     pub kept: usize,
     pub failures: Vec<(u64, Error)>,
 }
 impl fmt::Display for ReplayReport {}
+
+// jetstream_handlers::Diagnosis
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diagnosis {}
+impl Diagnosis {
+    pub fn findings(&self) -> &[Finding] {}
+    pub fn status(&self) -> FindingStatus {}
+}
+impl Serialize for Diagnosis {}
+impl fmt::Display for Diagnosis {}
+
+// jetstream_handlers::Finding
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    pub check: &'static str,
+    pub status: FindingStatus,
+    pub text: String,
+    pub fix: Option<String>,
+}
+impl fmt::Display for Finding {}
+
+// jetstream_handlers::FindingStatus
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[non_exhaustive]
+pub enum FindingStatus {
+    Ok,
+    Warning,
+    Failed,
+}
+impl fmt::Display for FindingStatus {}
 
 // jetstream_handlers::Difference
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -642,6 +843,13 @@ pub enum Problem {
         subject: String,
         stream: Option<String>,
         default_name: Option<String>,
+        command: Option<String>,
+    },
+    ConsumerMissing {
+        handler: String,
+        stream: String,
+        consumer: String,
+        command: String,
     },
     SubjectNotCovered {
         purpose: Purpose,
@@ -762,6 +970,7 @@ pub enum ErrorKind {
     Duplicate,
     Closed,
     GracePeriod,
+    Plan,
     Server,
 }
 
@@ -832,6 +1041,7 @@ pub trait FromMessage: Sized {
     fn from_message(message: &Message, context: &Context) -> Result<Self, Rejection>;
     fn check(context: &Context) -> Result<(), Rejection> {}
     fn needs_content() -> bool {}
+    fn is_dead_letter() -> bool {}
     fn is_of_one_message() -> bool {}
 }
 
@@ -896,6 +1106,9 @@ impl Subject {
     pub fn token(&self, index: usize) -> Option<&str> {}
 }
 impl fmt::Display for Subject {}
+
+// jetstream_handlers::dead_letter_handler
+pub use jetstream_handlers_macros::dead_letter_handler;
 
 // jetstream_handlers::subscriber
 pub use jetstream_handlers_macros::subscriber;
@@ -1177,7 +1390,18 @@ impl Outputs {
 impl SealedOutputs for Outputs {}
 
 // jetstream_handlers::Reason
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize
+)]
 #[non_exhaustive]
 pub enum Reason {
     Error,
@@ -1221,6 +1445,15 @@ pub enum Deliver {
     FromTime(SystemTime),
 }
 
+// jetstream_handlers::Manage
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Manage {
+    Create,
+    Bind,
+    Update,
+}
+
 // jetstream_handlers::Subjects
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subjects();
@@ -1231,6 +1464,111 @@ impl From<&[&str]> for Subjects {}
 impl From<&str> for Subjects {}
 impl From<String> for Subjects {}
 impl fmt::Display for Subjects {}
+
+// jetstream_handlers::Change
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Change {
+    pub object: ChangeObject,
+    pub action: ChangeAction,
+    pub stream: Option<String>,
+    pub consumer: Option<String>,
+    pub handler: Option<String>,
+    pub risk: Option<Risk>,
+    pub fields: Vec<ChangeField>,
+    pub consequence: Option<String>,
+    pub problem: Option<String>,
+    pub found: Option<String>,
+    pub config: Option<Value>,
+}
+impl fmt::Display for Change {}
+
+// jetstream_handlers::ChangeAction
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ChangeAction {
+    Create,
+    Update,
+    Recreate,
+    Orphan,
+    Delete,
+    Blocked,
+    Unchanged,
+}
+impl fmt::Display for ChangeAction {}
+
+// jetstream_handlers::ChangeField
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ChangeField {
+    pub field: String,
+    pub found: String,
+    pub wanted: String,
+    pub risk: Risk,
+    pub consequence: String,
+}
+
+// jetstream_handlers::ChangeObject
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum ChangeObject {
+    Stream,
+    Consumer,
+    Handler,
+}
+impl fmt::Display for ChangeObject {}
+
+// jetstream_handlers::ExportFormat
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExportFormat {
+    Nats,
+    Nack,
+    Terraform,
+    Json,
+}
+impl From<Format> for ExportFormat {}
+
+// jetstream_handlers::ProvisionPlan
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ProvisionPlan {
+    pub version: u32,
+    pub server: String,
+    pub changes: Vec<Change>,
+    pub warnings: Vec<String>,
+}
+impl ProvisionPlan {
+    pub fn is_empty(&self) -> bool {}
+    pub fn pending(&self) -> impl Iterator<Item = &Change> {}
+    pub fn risk(&self) -> Option<Risk> {}
+    #[must_use]
+    pub fn prune(mut self) -> Self {}
+    pub fn to_json(&self) -> String {}
+    pub fn from_json(json: &str) -> Result<Self, Error> {}
+}
+impl fmt::Display for ProvisionPlan {}
+
+// jetstream_handlers::Risk
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize
+)]
+#[non_exhaustive]
+pub enum Risk {
+    Safe,
+    Careful,
+    Destructive,
+}
+impl fmt::Display for Risk {}
 
 // jetstream_handlers::PublishAll
 #[must_use = "nothing is published until the results are polled"]
@@ -1304,6 +1642,62 @@ impl Publisher {
     {}
 }
 impl fmt::Debug for Publisher {}
+
+// jetstream_handlers::Permission
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permission {}
+impl Permission {
+    pub fn subject(&self) -> &str {}
+    pub fn needed_by(&self) -> &[String] {}
+    pub fn purpose(&self) -> String {}
+    pub fn is_optional(&self) -> bool {}
+}
+impl Serialize for Permission {}
+
+// jetstream_handlers::PermissionFormat
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PermissionFormat {
+    Server,
+    Nsc,
+    Nats,
+    Jwt,
+}
+impl FromStr for PermissionFormat {
+    type Err = Error;
+}
+impl fmt::Display for PermissionFormat {}
+
+// jetstream_handlers::PermissionLevel
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum PermissionLevel {
+    Run,
+    RunInfo,
+    Provision,
+    Operate,
+    Publish,
+}
+impl FromStr for PermissionLevel {
+    type Err = Error;
+}
+impl Serialize for PermissionLevel {}
+impl fmt::Display for PermissionLevel {}
+
+// jetstream_handlers::Permissions
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permissions {}
+impl Permissions {
+    pub fn level(&self) -> PermissionLevel {}
+    pub fn inbox_prefix(&self) -> &str {}
+    pub fn publish(&self) -> impl Iterator<Item = &Permission> {}
+    pub fn subscribe(&self) -> impl Iterator<Item = &Permission> {}
+    pub fn with_publish(mut self, subject: &str) -> Result<Self, Error> {}
+    pub fn with_trace_destination(mut self, subject: &str) -> Result<Self, Error> {}
+    pub fn format(&self, format: PermissionFormat, user: &str) -> String {}
+}
+impl Serialize for Permissions {}
+impl fmt::Display for Permissions {}
 
 // jetstream_handlers::stream::Compression
 pub use async_nats::jetstream::stream::Compression;

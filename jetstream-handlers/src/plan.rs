@@ -4,6 +4,9 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
 use crate::backoff::max_jittered;
 use crate::codec::DefaultCodec;
 use crate::key::Key;
@@ -216,6 +219,22 @@ pub enum Deliver {
     FromSequence(u64),
     /// The first message that was stored at this time or later; the time must be before the year 2262.
     FromTime(SystemTime),
+}
+
+impl fmt::Display for Deliver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::New => f.write_str("new"),
+            Self::Last => f.write_str("last"),
+            Self::LastPerSubject => f.write_str("last_per_subject"),
+            Self::FromSequence(sequence) => write!(f, "from sequence {sequence}"),
+            Self::FromTime(time) => {
+                let time = OffsetDateTime::from((*time).max(UNIX_EPOCH)).format(&Rfc3339);
+                write!(f, "from {}", time.unwrap_or_default())
+            }
+        }
+    }
 }
 
 impl Deliver {

@@ -58,6 +58,10 @@ fn fields(handler: &HandlerInfo) -> Vec<(&'static str, String)> {
     add("ack_wait", Some(format!("{:?}", handler.ack_wait)));
     add("timeout", Some(format!("{:?}", handler.timeout)));
     add("max_deliver", Some(handler.max_deliver.to_string()));
+    let delays: Vec<_> = handler.retry_delays.iter().map(|delay| format!("{delay:?}")).collect();
+    add("backoff", (!delays.is_empty()).then(|| delays.join(", ")));
+    add("deliver", Some(handler.deliver.clone()));
+    add("manage", Some(handler.manage.to_owned()));
     add("dead letters", Some(handler.dead_letter.clone().unwrap_or_else(|| "off".to_owned())));
     add("publishes to", handler.publish.clone());
     fields

@@ -10,6 +10,9 @@ use crate::delivery::Binding;
 use crate::plan::{DeadLetter, Declaration};
 use crate::settings::Settings;
 
+/// The number of delays that are described.
+const MAX_DELAYS: usize = 20;
+
 /// The description of a handler, from [`Broker::handlers`](crate::Broker::handlers).
 ///
 /// `Display` writes one line for people. `Serialize` writes an object with the fields in this order; durations are
@@ -67,6 +70,13 @@ pub struct HandlerInfo {
     pub timeout: Duration,
     /// The number of attempts before a message is dead-lettered.
     pub max_deliver: u32,
+    /// The delays between the attempts, without their jitter; at most the first 20.
+    #[serde(rename = "retry_delays_seconds", serialize_with = "all_seconds")]
+    pub retry_delays: Vec<Duration>,
+    /// The message with which a new consumer begins, as in `all`, `new` or `from sequence 5`.
+    pub deliver: String,
+    /// The value of the key `manage`, or that of the broker: `create`, `bind` or `update`.
+    pub manage: &'static str,
     /// The subject of the dead letters.
     ///
     /// It is `None` if the handler has none. Of a handler that has not started, a name of the stream that is found only
@@ -113,6 +123,9 @@ impl HandlerInfo {
             ack_wait: binding.map_or(plan.ack_wait(), |it| it.ack_wait.get()),
             timeout: plan.timeout(),
             max_deliver: plan.max_deliver(),
+            retry_delays: (1..u64::from(plan.max_deliver())).take(MAX_DELAYS).map(|it| plan.delay_after(it)).collect(),
+            deliver: plan.deliver.to_string(),
+            manage: plan.manage.unwrap_or(settings.manage).as_str(),
             dead_letter: binding.map_or_else(declared_dead_letter, |it| it.dead_letter.clone()),
             publish: plan.publish.as_deref().map(str::to_owned),
             description: Some((*description).to_owned()).filter(|text| !text.is_empty()),
@@ -137,6 +150,10 @@ impl fmt::Display for HandlerInfo {
         }
         write!(f, " ({location})")
     }
+}
+
+fn all_seconds<S: Serializer>(durations: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(durations.iter().map(Duration::as_secs_f64))
 }
 
 fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -171,7 +188,7 @@ mod tests {
             info.to_string(),
             "app::bill: not_started, orders.created, orders.{id}.paid, queue billing, concurrency 4, group shop (src/main.rs:7:1)"
         );
-        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"dead_letter":"dlq.*.billing","publish":null,"description":"Bills an order.","location":"src/main.rs:7:1","state":"not_started"}"#;
+        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"retry_delays_seconds":[1.0,5.0,30.0,120.0],"deliver":"all","manage":"create","dead_letter":"dlq.*.billing","publish":null,"description":"Bills an order.","location":"src/main.rs:7:1","state":"not_started"}"#;
         assert_eq!(serde_json::to_string(&info).unwrap_or_default(), json);
     }
 }
