@@ -242,6 +242,12 @@ async fn asyncapi_document_is_printed_and_compared() {
     run(&["asyncapi", "--require-schemas"]).await.code(1).says(&["payloads have no schema: `operated::Order` of"]);
     let yaml = run(&["asyncapi", "--yaml"]).await;
     assert!(yaml.code(0).stdout.starts_with("asyncapi: \"3.1.0\"\n"), "{yaml:?}");
+    let named = run(&["asyncapi", "--server", "nats://ada:secret@one:4222,tls://two:4222"]).await;
+    let servers = json!({
+        "server-1": { "host": "one:4222", "protocol": "nats" },
+        "server-2": { "host": "two:4222", "protocol": "nats", "description": "Requires TLS." },
+    });
+    assert_eq!(named.code(0).json()["servers"], servers);
 
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("asyncapi.json");

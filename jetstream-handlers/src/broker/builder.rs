@@ -523,6 +523,34 @@ impl Builder {
         self.connect_offline()
     }
 
+    /// Takes the settings that concern subjects from the environment or the context, as [`connect`](Self::connect) does, and
+    /// connects to nothing.
+    #[cfg(feature = "cli")]
+    pub(crate) fn with_settings_of_environment(mut self) -> Result<Self, Error> {
+        let environment = self.environment()?;
+        complete(&mut self.settings, &environment)?;
+        Ok(self)
+    }
+
+    /// Returns the addresses that the builder, the environment or the context names, without credentials.
+    #[cfg(all(feature = "cli", feature = "asyncapi"))]
+    pub(crate) fn addresses(&self) -> Result<Vec<String>, Error> {
+        let named = match &self.servers {
+            Some(servers) => servers.clone(),
+            None => self.environment()?.urls().into_iter().collect(),
+        };
+        Ok(nats::without_credentials(&named))
+    }
+
+    /// Reads the context, or else the environment if the builder takes its settings from it.
+    fn environment(&self) -> Result<nats::Environment, Error> {
+        match &self.context {
+            Some(context) => nats::Environment::of_context(context),
+            None if self.from_environment => nats::Environment::read(),
+            None => Ok(nats::Environment::default()),
+        }
+    }
+
     /// Creates a broker in memory to learn what the handlers need from an empty account, not to handle messages.
     pub(crate) fn connect_offline(self) -> Broker {
         // No request waits in memory, and a publish only while a test delays it.
@@ -547,11 +575,12 @@ impl Builder {
     ///
     /// Dropping the future ends the attempt. Nothing was changed on the server.
     pub async fn connect(self) -> Result<Broker, Error> {
+        let environment = self.environment();
         let Self {
             name,
             servers,
             client_name,
-            from_environment,
+            from_environment: _,
             adjust,
             events,
             credentials_file,
@@ -562,27 +591,18 @@ impl Builder {
             included,
             expected,
             version: _,
-            context,
+            context: _,
             has_prefix,
         } = self;
         let limits = [("publish_timeout", settings.publish_timeout), ("request_timeout", settings.request_timeout)];
         if let Some(problem) = limits.into_iter().find_map(|(name, limit)| rules::timeout_problem(name, limit)) {
             return Err(Error::new(ErrorKind::Config, problem));
         }
-        let environment = match from_environment {
-            true => nats::Environment::read()?,
-            false => nats::Environment::default(),
-        };
-        let environment = match context {
-            Some(context) => nats::Environment::of_context(&context)?,
-            None => environment,
-        };
+        let environment = environment?;
         if !has_prefix {
             settings.add_prefix();
         }
-        settings.domain = settings.domain.or_else(|| environment.domain());
-        settings.api_prefix = settings.api_prefix.or_else(|| environment.api_prefix());
-        settings.inbox_prefix = settings.inbox_prefix.or_else(|| environment.inbox_prefix());
+        complete(&mut settings, &environment)?;
         let urls = servers.or_else(|| Some(vec![environment.urls()?]));
         let servers = nats::Servers::parse(&urls.unwrap_or_else(|| vec!["nats://localhost:4222".to_owned()]))?;
         let client_name = client_name.unwrap_or_else(default_client_name);
@@ -590,7 +610,7 @@ impl Builder {
         let mut options = nats::options(&client_name, &servers, violations.clone(), errors.clone(), events)?;
         options = environment.apply(options).await?;
         if let Some(prefix) = &settings.inbox_prefix {
-            options = options.custom_inbox_prefix(inbox_prefix(prefix)?);
+            options = options.custom_inbox_prefix(prefix);
         }
         if let Some(path) = credentials_file {
             options = nats::credentials_file(options, &path).await?;
@@ -606,14 +626,19 @@ impl Builder {
     }
 }
 
-/// Returns the prefix of inboxes, or an error if no subject can begin with it.
-fn inbox_prefix(prefix: &str) -> Result<&str, Error> {
-    match spelling::publish_subject_problem(prefix) {
+/// Takes the settings that the builder leaves open from the environment; returns an error if no subject can begin with the
+/// prefix of inboxes.
+fn complete(settings: &mut Settings, environment: &nats::Environment) -> Result<(), Error> {
+    let Settings { domain, api_prefix, inbox_prefix, .. } = settings;
+    *domain = domain.take().or_else(|| environment.domain());
+    *api_prefix = api_prefix.take().or_else(|| environment.api_prefix());
+    *inbox_prefix = inbox_prefix.take().or_else(|| environment.inbox_prefix());
+    match inbox_prefix.as_deref().and_then(spelling::publish_subject_problem) {
         Some(problem) => Err(Error::new(
             ErrorKind::Config,
             format!("`inbox_prefix`: {problem}; use a token of the service, such as `_INBOX_orders`"),
         )),
-        None => Ok(prefix),
+        None => Ok(()),
     }
 }
 

@@ -14,6 +14,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Returns `true` if an argument chooses a server.
+    pub(super) fn is_named(&self) -> bool {
+        self.server.is_some() || self.context.is_some()
+    }
+
     pub(super) fn apply(self, mut builder: Builder) -> Builder {
         if let Some(context) = self.context {
             builder = builder.context(context);

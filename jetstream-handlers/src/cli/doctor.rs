@@ -4,9 +4,8 @@ use super::connection::Connection;
 use super::exit::Exit;
 use super::output::{Color, Form};
 use super::session::Session;
-use crate::doctor::{Finding, FindingStatus};
+use crate::doctor::FindingStatus;
 use crate::error::Error;
-use crate::error::printable::printable;
 
 /// Examines the connection, the rights of the user, the server and the consumers, and changes nothing.
 #[derive(Debug, clap::Args)]
@@ -28,17 +27,13 @@ impl Doctor {
             output.json(&diagnosis)?;
             return Ok(exit);
         }
-        for Finding { check, status, text, fix } in diagnosis.findings() {
-            let color = match status {
+        for finding in diagnosis.findings() {
+            let color = match finding.status {
                 FindingStatus::Ok => Color::Green,
                 FindingStatus::Warning => Color::Yellow,
                 FindingStatus::Failed => Color::Red,
             };
-            let status = output.colored(color, &format!("{status:<7}"));
-            output.line(&format!("{status} {check}: {}", printable(text)))?;
-            if let Some(fix) = fix {
-                output.line(&format!("        {}", printable(fix)))?;
-            }
+            output.line(&output.colored(color, &finding.to_string()))?;
         }
         Ok(exit)
     }

@@ -13,9 +13,9 @@ pub struct Permissions {
     /// The use of the rights: run, run+info, provision, operate or publish
     #[arg(long, value_name = "LEVEL", default_value_t = PermissionLevel::RunInfo)]
     level: PermissionLevel,
-    /// The format: server, nsc, nats or jwt
-    #[arg(long, value_name = "FORMAT", default_value_t = PermissionFormat::Server, conflicts_with = "json")]
-    format: PermissionFormat,
+    /// The format
+    #[arg(long, value_enum, default_value_t = Format::Server, conflicts_with = "json")]
+    format: Format,
     /// A subject that the application publishes without an event; may be repeated
     #[arg(long, value_name = "SUBJECT")]
     publish: Vec<String>,
@@ -25,7 +25,8 @@ pub struct Permissions {
     /// The name of the user
     #[arg(long, value_name = "NAME", default_value = "service")]
     user: String,
-    /// Asks the server for the streams of the handlers
+    /// Asks the server of the environment for the streams of the handlers, as `--server` and `--context` ask theirs; without
+    /// them, no server is asked
     #[arg(long)]
     connect: bool,
     #[command(flatten)]
@@ -34,12 +35,37 @@ pub struct Permissions {
     connection: Connection,
 }
 
+/// The format of the rights.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// A block of the server's configuration file
+    Server,
+    /// A command of `nsc`
+    Nsc,
+    /// A command of `nats`
+    Nats,
+    /// The claims of a user JWT, as JSON
+    Jwt,
+}
+
+impl From<Format> for PermissionFormat {
+    fn from(format: Format) -> Self {
+        match format {
+            Format::Server => Self::Server,
+            Format::Nsc => Self::Nsc,
+            Format::Nats => Self::Nats,
+            Format::Jwt => Self::Jwt,
+        }
+    }
+}
+
 impl Permissions {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let Self { level, format, publish, trace_dest, user, connect, form, connection } = self;
-        let (broker, output) = match connect {
-            true => session.connect(connection).await?,
-            false => session.offline(),
+        let (broker, output) = if connect || connection.is_named() {
+            session.connect(connection).await?
+        } else {
+            session.offline_as_connected()?
         };
         let permissions = broker.permissions(level).await;
         broker.disconnect().await.ok();
@@ -52,7 +78,7 @@ impl Permissions {
         }
         match form.json {
             true => output.json(&permissions)?,
-            false => output.text(&permissions.format(format, &user))?,
+            false => output.text(&permissions.format(format.into(), &user))?,
         }
         Ok(Exit::Done)
     }

@@ -22,9 +22,22 @@ impl Session {
         self.builder.version_text()
     }
 
+    /// Returns the addresses of the servers that the arguments, the program or the environment name, without credentials.
+    #[cfg(feature = "asyncapi")]
+    pub(super) fn addresses(self, connection: Connection) -> Result<(Self, Vec<String>), Error> {
+        let builder = connection.apply(self.builder);
+        let addresses = builder.addresses()?;
+        Ok((Self { builder, ..self }, addresses))
+    }
+
     /// Returns a broker with the handlers and the settings of the service, and an empty account.
     pub(super) fn offline(self) -> (Broker, Output) {
         (self.builder.connect_offline(), self.output)
+    }
+
+    /// Returns a broker like [`offline`](Self::offline), with the domain and the prefixes of the environment or the context.
+    pub(super) fn offline_as_connected(self) -> Result<(Broker, Output), Error> {
+        Ok((self.builder.with_settings_of_environment()?.connect_offline(), self.output))
     }
 
     /// Connects to the server to change nothing that the command was not asked for: no missing stream is created.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::super::connection::Connection;
 use super::super::exit::Exit;
 use super::super::output::{Color, Form};
 use super::super::session::Session;
@@ -42,7 +43,7 @@ impl Diff {
         let text = std::fs::read_to_string(&self.file).map_err(|error| of_file(&self.file, "read", error))?;
         let earlier = read(&text)
             .map_err(|error| Error::new(ErrorKind::Config, format!("`{}`: {error}", self.file.display())))?;
-        let (document, output) = document(session).await?;
+        let (document, output) = document(session, Connection::default()).await?;
         let changes = diff(&earlier, document.as_value());
         let limit = match self.fail_on {
             FailOn::Breaking => Severity::Breaking,
@@ -53,13 +54,13 @@ impl Diff {
             output.json(&Document { version: 1, changes: &changes })?;
             return Ok(exit);
         }
-        for Change { severity, place, text } in &changes {
-            let color = match severity {
+        for change in &changes {
+            let color = match change.severity {
                 Severity::Breaking => Color::Red,
                 Severity::Dangerous => Color::Yellow,
                 Severity::Info => Color::Green,
             };
-            output.line(&format!("{}: {place}: {text}", output.colored(color, severity.as_str())))?;
+            output.line(&output.colored(color, &change.to_string()))?;
         }
         if changes.is_empty() {
             output.line("no changes")?;

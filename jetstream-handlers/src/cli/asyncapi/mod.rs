@@ -4,6 +4,7 @@ mod diff;
 
 use std::path::{Path, PathBuf};
 
+use super::connection::Connection;
 use super::exit::Exit;
 use super::output::Output;
 use super::session::Session;
@@ -20,12 +21,14 @@ pub struct Asyncapi {
     /// Prints YAML in place of JSON
     #[arg(long)]
     yaml: bool,
-    /// Writes the document to a file
+    /// Writes the document to a file instead of the standard output
     #[arg(short, long, value_name = "FILE")]
-    output: Option<PathBuf>,
+    out: Option<PathBuf>,
     /// Fails if the type of a payload has no JSON Schema
     #[arg(long)]
     require_schemas: bool,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -39,7 +42,7 @@ impl Asyncapi {
         if let Some(Command::Diff(diff)) = self.command {
             return diff.run(session).await;
         }
-        let (document, output) = document(session).await?;
+        let (document, output) = document(session, self.connection).await?;
         let without = document.without_schema();
         for payload in without {
             output.note(&format!("without a schema: {payload}; implement `JsonSchema` for the type"));
@@ -49,7 +52,7 @@ impl Asyncapi {
             return Err(Error::new(ErrorKind::Config, text));
         }
         let text = if self.yaml { document.to_yaml() } else { document.to_json() };
-        match &self.output {
+        match &self.out {
             Some(path) => std::fs::write(path, text).map_err(|error| of_file(path, "written", error))?,
             None => output.text(&text)?,
         }
@@ -57,11 +60,16 @@ impl Asyncapi {
     }
 }
 
-/// Returns the document of the service, which needs no server.
-async fn document(session: Session) -> Result<(AsyncApi, Output), Error> {
+/// Returns the document of the service; none of its servers is asked.
+async fn document(session: Session, connection: Connection) -> Result<(AsyncApi, Output), Error> {
+    let (session, addresses) = session.addresses(connection)?;
     let version = session.version().unwrap_or("unknown").to_owned();
+    let mut info = ServiceInfo::new(super::program(), version);
+    for (index, address) in addresses.into_iter().enumerate() {
+        info = info.server(format!("server-{}", index + 1), address);
+    }
     let (broker, output) = session.offline();
-    let document = broker.asyncapi(ServiceInfo::new(super::program(), version)).await?;
+    let document = broker.asyncapi(info).await?;
     Ok((document, output))
 }
 
