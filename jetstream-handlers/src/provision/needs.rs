@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, RetentionPolicy};
 
+use super::consumers::consumer_config;
 use super::default_stream::default_name;
 use super::inspect::inspect;
 use super::stored::{any_covers, any_overlaps, listened, stored_directly, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
-use crate::delivery::Binding;
+use crate::delivery::{Binding, filters};
 use crate::error::Error;
 use crate::error::problem::Purpose;
 use crate::plan::{Declaration, Manage};
@@ -17,7 +19,7 @@ use crate::transport::Transport;
 /// The maximum number of streams between a stream and those that it copies.
 const MAX_DEPTH: usize = 8;
 
-/// What handlers, declared streams and events need on the server.
+/// The needs of handlers, declared streams and events on the server.
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) handlers: Vec<HandlerNeeds>,
@@ -30,7 +32,11 @@ pub(crate) struct Needs {
 pub(crate) struct HandlerNeeds {
     pub(crate) handler: String,
     pub(crate) binding: Binding,
-    /// What a start may create and change for it.
+    /// The configuration with which its consumer is created or updated.
+    pub(crate) config: consumer::Config,
+    /// `true` if the handler names its stream.
+    pub(crate) names_stream: bool,
+    /// The changes that a start may make for it.
     pub(crate) manage: Manage,
     /// `true` if its consumer does not exist.
     pub(crate) consumer_is_missing: bool,
@@ -61,6 +67,17 @@ pub(crate) struct StreamNeeds {
     pub(crate) is_work_queue: bool,
     /// The streams of the account that it copies.
     pub(crate) origins: Vec<String>,
+    /// The subjects that it listens to, and those of the streams that it copies.
+    pub(crate) subjects: Vec<String>,
+}
+
+/// The use of a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// A start reads the stream.
+    Read,
+    /// Events are published to it.
+    Published,
 }
 
 /// Inspects what handlers need; `events` are the types and the subjects of events that the program may publish.
@@ -80,18 +97,20 @@ pub(crate) async fn needs(
     // A difference is reported by a start, and concerns no right.
     drop(collected.streams.compare_declared(|_| true).await);
     for declared in &transport.settings().streams {
-        collected.add(&declared.name, None, true).await;
+        collected.add(&declared.name, None, Use::Read).await;
     }
     let mut found = Vec::new();
     for (index, (handler, binding)) in inspection.bindings.into_iter().enumerate() {
-        found.push(collected.of_handler(handler, binding, missing.contains(&index)).await);
+        let mut needs = collected.of_handler(handler, binding).await;
+        needs.consumer_is_missing = missing.contains(&index);
+        found.push(needs);
     }
     for (event, filter) in events {
         let stream = collected.streams.find_event(&Purpose::Publish(filter.clone()), filter).await;
         // A publish reports that there is no stream.
         if let Ok(Some(stream)) = stream {
             collected.creates(&stream, filter, transport.settings().manage);
-            collected.add(&stream, Some(event), false).await;
+            collected.add(&stream, Some(event), Use::Published).await;
         }
     }
     Ok(Needs { handlers: found, streams: collected.needs })
@@ -103,60 +122,75 @@ struct Collected<'a> {
 }
 
 impl Collected<'_> {
-    async fn of_handler(&mut self, handler: &Declaration, binding: Binding, consumer_is_missing: bool) -> HandlerNeeds {
+    async fn of_handler(&mut self, handler: &Declaration, binding: Binding) -> HandlerNeeds {
         let Declaration { name, plan, events, .. } = handler;
+        let outputs = plan.publish.iter().map(|it| it.to_string()).chain(events.iter().cloned()).collect();
+        let mut needs = HandlerNeeds {
+            handler: name.clone(),
+            config: created_config(handler, &binding),
+            names_stream: plan.stream.is_some(),
+            manage: plan.manage.unwrap_or(self.streams.transport.settings().manage),
+            consumer_is_missing: false,
+            looks_up: false,
+            looks_up_own: false,
+            reads_copy: false,
+            dead_letters: None,
+            outputs,
+            binding,
+        };
+        self.of_messages(handler, &mut needs).await;
+        self.of_dead_letters(&mut needs).await;
+        self.of_outputs(&mut needs).await;
+        needs
+    }
+
+    /// Adds the stream that a handler reads.
+    async fn of_messages(&mut self, handler: &Declaration, needs: &mut HandlerNeeds) {
+        let Declaration { name, plan, .. } = handler;
         let purpose = Purpose::Handler(name.clone());
-        let manage = plan.manage.unwrap_or(self.streams.transport.settings().manage);
-        let (mut looks_up_own, mut reads_copy) = (false, false);
+        let stream = &needs.binding.stream;
         for filter in plan.subject.filters() {
             self.streams.find(&purpose, &filter, plan.stream.as_deref()).await.ok();
             if plan.stream.is_none() && !self.is_declared(|config| stores_all(&stored_directly(config), &filter)) {
-                looks_up_own = true;
-                let known = self.streams.known.get(&binding.stream);
-                reads_copy |= known.is_some_and(|it| it.exists && !stores_all(&stored_directly(&it.config), &filter));
+                needs.looks_up_own = true;
+                let known = self.streams.known.get(stream);
+                needs.reads_copy |=
+                    known.is_some_and(|it| it.exists && !stores_all(&stored_directly(&it.config), &filter));
             }
-            self.creates(&binding.stream, &filter, manage);
+            self.creates(stream, &filter, needs.manage);
         }
-        self.add(&binding.stream, Some(name), true).await;
-        let mut looks_up = looks_up_own;
-        let mut dead_letters = None;
-        if let Some(subject) = &binding.dead_letter {
-            let purpose = Purpose::DeadLetters(name.clone());
-            looks_up |= !self.is_declared(|config| any_covers(&listened(config), subject));
-            if let Ok(stream) = self.streams.find(&purpose, subject, None).await {
-                self.creates(&stream, subject, manage);
-                self.add(&stream, Some(name), true).await;
-                dead_letters = Some(stream);
-            }
+        needs.looks_up = needs.looks_up_own;
+        self.add(stream, Some(name), Use::Read).await;
+    }
+
+    async fn of_dead_letters(&mut self, needs: &mut HandlerNeeds) {
+        let HandlerNeeds { handler, binding, manage, .. } = needs;
+        let Some(subject) = &binding.dead_letter else { return };
+        needs.looks_up |= !self.is_declared(|config| any_covers(&listened(config), subject));
+        if let Ok(stream) = self.streams.find(&Purpose::DeadLetters(handler.clone()), subject, None).await {
+            self.creates(&stream, subject, *manage);
+            self.add(&stream, Some(handler), Use::Read).await;
+            needs.dead_letters = Some(stream);
         }
-        let outputs: Vec<String> = plan.publish.iter().map(|it| it.to_string()).chain(events.iter().cloned()).collect();
-        for output in &outputs {
+    }
+
+    async fn of_outputs(&mut self, needs: &mut HandlerNeeds) {
+        let HandlerNeeds { handler, outputs, manage, looks_up, .. } = needs;
+        for output in outputs {
             let has_wildcard = output.split('.').any(|token| matches!(token, "*" | ">"));
-            looks_up |= has_wildcard || !self.is_declared(|config| any_covers(&listened(config), output));
-            let purpose = Purpose::Outputs(name.clone());
+            *looks_up |= has_wildcard || !self.is_declared(|config| any_covers(&listened(config), output));
+            let purpose = Purpose::Outputs(handler.clone());
             if let Ok(Some(stream)) = self.streams.find_event(&purpose, output).await {
-                self.creates(&stream, output, manage);
-                self.add(&stream, Some(name), true).await;
+                self.creates(&stream, output, *manage);
+                self.add(&stream, Some(handler), Use::Read).await;
             }
             // A start reads each stream that has a part of them.
             let has_part =
                 |known: &KnownStream| known.exists && has_wildcard && any_overlaps(&listened(&known.config), output);
             let parts = self.streams.known.iter().filter(|(_, known)| has_part(known)).map(|(name, _)| name.clone());
             for stream in parts.collect::<Vec<_>>() {
-                self.add(&stream, Some(name), true).await;
+                self.add(&stream, Some(handler), Use::Read).await;
             }
-        }
-        let handler = name.clone();
-        HandlerNeeds {
-            handler,
-            binding,
-            manage,
-            consumer_is_missing,
-            looks_up,
-            looks_up_own,
-            reads_copy,
-            dead_letters,
-            outputs,
         }
     }
 
@@ -176,29 +210,31 @@ impl Collected<'_> {
         }
     }
 
-    async fn add(&mut self, name: &str, needed_by: Option<&String>, is_read: bool) {
+    async fn add(&mut self, name: &str, needed_by: Option<&String>, of: Use) {
         let settings = self.streams.transport.settings();
         let config = self.streams.config(name).await;
-        let origins = self.origins(config.as_ref()).await;
+        let (origins, subjects) = self.origins(config.as_ref()).await;
         let exists = self.streams.known.get(name).is_none_or(|known| known.exists);
         let needs = self.needs.entry(name.to_owned()).or_default();
         needs.is_missing = !exists;
         needs.is_declared = settings.streams.iter().any(|declared| declared.name == name);
         needs.is_created |= needs.is_declared && settings.auto_create && settings.manage != Manage::Bind;
-        needs.is_read |= is_read;
+        needs.is_read |= of == Use::Read;
         needs.is_work_queue = config.is_some_and(|config| config.retention == RetentionPolicy::WorkQueue);
-        needs.origins = origins;
+        (needs.origins, needs.subjects) = (origins, subjects);
         if let Some(needed_by) = needed_by.filter(|it| !needs.needed_by.contains(it)) {
             needs.needed_by.push(needed_by.clone());
         }
     }
 
-    /// Returns the streams that a stream copies, which are read to know what it stores.
-    async fn origins(&mut self, config: Option<&stream::Config>) -> Vec<String> {
-        let mut found: Vec<String> = Vec::new();
+    /// Returns the streams that a stream copies, which are read to know what it stores, and the subjects that it and those
+    /// listen to.
+    async fn origins(&mut self, config: Option<&stream::Config>) -> (Vec<String>, Vec<String>) {
+        let (mut found, mut subjects): (Vec<String>, Vec<String>) = Default::default();
         let mut next: Vec<stream::Config> = config.cloned().into_iter().collect();
         for _ in 0..MAX_DEPTH {
             for config in std::mem::take(&mut next) {
+                subjects.extend(listened(&config));
                 let sources = config.mirror.iter().chain(config.sources.iter().flatten());
                 for source in sources.filter(|source| source.external.is_none() && source.domain.is_none()) {
                     if !found.contains(&source.name) {
@@ -208,6 +244,14 @@ impl Collected<'_> {
                 }
             }
         }
-        found
+        (found, subjects)
     }
+}
+
+/// Returns the configuration with which the consumer of a handler is created or updated; an update leaves filters that are
+/// the same as they are written on the server.
+fn created_config(handler: &Declaration, binding: &Binding) -> consumer::Config {
+    let wanted = consumer_config(handler);
+    let is_same = filters(&wanted) == filters(&binding.config);
+    if is_same { (*binding.config).clone() } else { wanted }
 }

@@ -1,13 +1,14 @@
-//! The derivation of rights: every subject that the library publishes or subscribes to, by the purpose.
+//! The derivation of rights: every subject that the library publishes or subscribes to, with the purpose.
 
 use super::Operation::{Ack, Message, Request, Subscribe};
 use super::{PermissionLevel, Permissions};
-use crate::delivery::Binding;
+use crate::delivery::filters;
 use crate::plan::Manage;
 use crate::provision::{HandlerNeeds, Needs, StreamNeeds};
 use crate::settings::Settings;
+use crate::subject::{covers, overlap};
 
-/// What a program does, from which rights are derived.
+/// The sources of rights: the settings, the needs and the events of a program.
 pub(crate) struct Sources<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) inbox_prefix: String,
@@ -38,7 +39,7 @@ impl Permissions {
                     rights.update(needs);
                 }
             }
-            PermissionLevel::Operate => rights.operate(needs),
+            PermissionLevel::Operate => rights.operate(needs, settings.manage),
             _ => {}
         }
         if level != PermissionLevel::Operate {
@@ -77,21 +78,18 @@ impl Rights {
         self.inspect(needs);
         for HandlerNeeds { handler, binding, .. } in &needs.handlers {
             let (stream, consumer) = (&binding.stream, &binding.consumer);
+            let purpose = "reads the consumer, also to see after a reconnect that it is the same";
+            self.request(&format!("CONSUMER.INFO.{stream}.{consumer}"), &[handler], purpose);
             self.request(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"), &[handler], "requests messages");
             let acks = format!("$JS.ACK.{stream}.{consumer}.>");
             self.permissions.add(Ack, acks, &[handler], "acknowledges messages");
         }
     }
 
-    /// Adds what a start reads before it creates anything.
+    /// Adds what a start reads before it creates anything, except for the consumers of the handlers.
     fn inspect(&mut self, needs: &Needs) {
-        for HandlerNeeds { handler, binding, looks_up, .. } in &needs.handlers {
-            let (stream, consumer) = (&binding.stream, &binding.consumer);
-            if *looks_up {
-                self.request("STREAM.NAMES", &[handler], "finds streams by subjects");
-            }
-            let purpose = "reads the consumer, also to see after a reconnect that it is the same";
-            self.request(&format!("CONSUMER.INFO.{stream}.{consumer}"), &[handler], purpose);
+        for HandlerNeeds { handler, .. } in needs.handlers.iter().filter(|it| it.looks_up) {
+            self.request("STREAM.NAMES", &[handler], "finds streams by subjects");
         }
         for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_read) {
             let names = names(it);
@@ -111,9 +109,9 @@ impl Rights {
 
     /// Adds what a worker asks and changes to lose nothing, and what publishes ask if they have no answer.
     fn info(&mut self, needs: &Needs, events: &[(String, String)]) {
-        for HandlerNeeds { handler, binding, dead_letters, .. } in &needs.handlers {
+        for of_handler @ HandlerNeeds { handler, binding, dead_letters, .. } in &needs.handlers {
             let purpose = "restores the consumer if it is deleted, and records attempts in its metadata";
-            self.optional_request(&create_consumer(binding), &[handler], purpose);
+            self.optional_request(&create_consumer(of_handler), &[handler], purpose);
             let purpose = "reads messages that the client cannot read, and compares those of long calls";
             self.optional_request(&format!("STREAM.MSG.GET.{}", binding.stream), &[handler], purpose);
             if binding.pinned() {
@@ -140,8 +138,8 @@ impl Rights {
     }
 
     fn create_consumers<'a>(&mut self, handlers: impl Iterator<Item = &'a HandlerNeeds>, needs: &Needs) {
-        for HandlerNeeds { handler, binding, looks_up_own, .. } in handlers {
-            self.request(&create_consumer(binding), &[handler], "creates the consumer");
+        for of_handler @ HandlerNeeds { handler, binding, looks_up_own, .. } in handlers {
+            self.request(&create_consumer(of_handler), &[handler], "creates the consumer");
             if *looks_up_own && needs.streams.get(&binding.stream).is_some_and(|it| it.is_created) {
                 self.request("STREAM.LIST", &[handler], "finds streams that copy the subject, before one is created");
             }
@@ -164,41 +162,73 @@ impl Rights {
         }
     }
 
-    fn operate(&mut self, needs: &Needs) {
+    /// Adds what the commands of an operator need; `manage` is that of the declared streams.
+    fn operate(&mut self, needs: &Needs, manage: Manage) {
         self.inspect(needs);
-        self.create_consumers(needs.handlers.iter(), needs);
+        self.create_consumers(needs.handlers.iter().filter(|it| it.manage != Manage::Bind), needs);
         // Only those of handlers, and declared ones: a publish creates the others.
         self.create_streams(needs.streams.iter().filter(|(_, it)| it.is_read));
-        self.optional_request("INFO", &[], "limits of the account");
-        for HandlerNeeds { handler, binding, dead_letters, .. } in &needs.handlers {
-            let (stream, consumer) = (&binding.stream, &binding.consumer);
-            self.request(&format!("CONSUMER.PAUSE.{stream}.{consumer}"), &[handler], "pauses and resumes it");
-            self.request(&format!("CONSUMER.RESET.{stream}.{consumer}"), &[handler], "resets its position");
-            self.request(&format!("CONSUMER.DELETE.{stream}.{consumer}"), &[handler], "creates it again");
-            let purpose = "finds consumers without a handler, and those that receive a replay";
-            self.optional_request(&format!("CONSUMER.LIST.{stream}"), &[handler], purpose);
-            if let Some(dead_letters) = dead_letters {
-                self.operate_letters(binding, dead_letters, handler);
-            }
+        self.optional_request("INFO", &[], "reads the limits of the account");
+        for of_handler in &needs.handlers {
+            self.operate_handler(of_handler);
+            self.operate_letters(of_handler, needs);
         }
-        for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_created && it.is_read) {
-            self.request(&format!("STREAM.UPDATE.{stream}"), &names(it), "updates the stream");
+        for (stream, it) in needs.streams.iter().filter(|(_, it)| it.is_read) {
+            let names = names(it);
+            if it.is_declared && manage != Manage::Bind {
+                self.request(&format!("STREAM.UPDATE.{stream}"), &names, "updates the declared stream");
+            }
+            let purpose = "finds consumers without a handler, and those that receive a replay";
+            self.optional_request(&format!("CONSUMER.LIST.{stream}"), &names, purpose);
+            // The names of these consumers are those of handlers that the program does not have any more.
+            let (read, delete) = (format!("CONSUMER.INFO.{stream}.*"), format!("CONSUMER.DELETE.{stream}.*"));
+            if needs.handlers.iter().any(|it| it.binding.stream == *stream) {
+                self.request(&read, &names, "reads consumers, also those without a handler");
+                self.request(&delete, &names, "deletes consumers that are created again, and those without a handler");
+            } else {
+                self.optional_request(&read, &names, "reads consumers without a handler");
+                self.optional_request(&delete, &names, "deletes consumers without a handler");
+            }
         }
     }
 
-    fn operate_letters(&mut self, binding: &Binding, dead_letters: &str, handler: &str) {
-        let names = &[handler];
+    fn operate_handler(&mut self, HandlerNeeds { handler, binding, names_stream, .. }: &HandlerNeeds) {
+        let (stream, consumer) = (&binding.stream, &binding.consumer);
+        if !names_stream {
+            self.request("STREAM.NAMES", &[handler], "finds streams by subjects");
+        }
+        self.request(&format!("CONSUMER.PAUSE.{stream}.{consumer}"), &[handler], "pauses and resumes it");
+        self.request(&format!("CONSUMER.RESET.{stream}.{consumer}"), &[handler], "resets its position");
+        let purpose = "finds the first message since a time, and compares a replay that was published before";
+        self.request(&format!("STREAM.MSG.GET.{stream}"), &[handler], purpose);
+    }
+
+    fn operate_letters(&mut self, of_handler: &HandlerNeeds, needs: &Needs) {
+        let HandlerNeeds { handler, binding, config, dead_letters, .. } = of_handler;
+        let Some(dead_letters) = dead_letters else { return };
+        let names = &[&**handler];
+        self.request("STREAM.NAMES", names, "finds the stream of dead letters, to count them");
         self.request(&format!("STREAM.MSG.GET.{dead_letters}"), names, "reads dead letters");
         let purpose = "deletes dead letters that were replayed or purged";
         self.request(&format!("STREAM.MSG.DELETE.{dead_letters}"), names, purpose);
-        let purpose = "compares a replay that was published before";
-        self.optional_request(&format!("STREAM.MSG.GET.{}", binding.stream), names, purpose);
         if let Some(subject) = &binding.dead_letter {
             self.permissions.add_optional(Message, subject.clone(), names, "imports dead letters");
         }
-        let single = Some(binding.config.filter_subject.clone()).filter(|filter| !filter.is_empty());
-        for subject in single.iter().chain(&binding.config.filter_subjects) {
-            self.permissions.add(Message, subject.clone(), names, "replays dead letters");
+        let stream = needs.streams.get(&binding.stream);
+        for origin in stream.iter().flat_map(|it| &it.origins) {
+            let purpose = "compares a replay that was published before";
+            self.optional_request(&format!("STREAM.MSG.GET.{origin}"), names, purpose);
+        }
+        let own = stream.map(|it| &*it.subjects).unwrap_or_default();
+        let api = format!("{}.>", self.api);
+        for subject in filters(config).iter().flat_map(|filter| replayed(filter, own)) {
+            if overlap(subject, &api) {
+                self.permissions.add_note(format!(
+                    "`{handler}` receives `{subject}`, which includes `{api}`: no right to replay its dead letters is listed; add the subjects that its messages have"
+                ));
+            } else {
+                self.permissions.add(Message, subject.to_owned(), names, "replays dead letters");
+            }
         }
     }
 
@@ -253,12 +283,21 @@ impl Rights {
 
 /// Returns the request by which a consumer is created, restored and updated, which ends with its filter if it has exactly
 /// one (`filter_subject`).
-fn create_consumer(binding: &Binding) -> String {
+fn create_consumer(HandlerNeeds { binding, config, .. }: &HandlerNeeds) -> String {
     let subject = format!("CONSUMER.CREATE.{}.{}", binding.stream, binding.consumer);
-    match &*binding.config.filter_subject {
+    match &*config.filter_subject {
         "" => subject,
         filter => format!("{subject}.{filter}"),
     }
+}
+
+/// Returns the subjects to which messages that a filter matches are published: those that the stream listens to, where they
+/// are narrower.
+fn replayed<'a>(filter: &'a str, own: &'a [String]) -> Vec<&'a str> {
+    if own.is_empty() || own.iter().any(|own| covers(own, filter)) {
+        return vec![filter];
+    }
+    own.iter().map(String::as_str).filter(|own| overlap(own, filter)).collect()
 }
 
 fn names(needs: &StreamNeeds) -> Vec<&str> {

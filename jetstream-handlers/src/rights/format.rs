@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 
 /// The format in which [`Permissions::format`] writes rights.
 ///
-/// Its text is that of `Display` and `FromStr`: `server`, `nsc`, `nats` or `jwt`.
+/// `Display` and `FromStr` use the names `server`, `nsc`, `nats` or `jwt`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PermissionFormat {
@@ -78,7 +78,7 @@ impl Lists<'_> {
         let user = printable(user);
         let mut text = format!("# level {} of user {user}; for an entry of `users`\n", permissions.level());
         for note in permissions.notes() {
-            writeln!(text, "# {note}").ok();
+            writeln!(text, "# {}", printable(&note)).ok();
         }
         text.push_str("permissions: {\n");
         for (operation, rights) in [("publish", &self.publish), ("subscribe", &self.subscribe)] {

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 
 /// The use for which rights are derived.
 ///
-/// Its text is that of `Display` and `FromStr`: `run`, `run+info`, `provision`, `operate` or `publish`.
+/// `Display` and `FromStr` use the names `run`, `run+info`, `provision`, `operate` or `publish`.
 ///
 /// # Examples
 ///

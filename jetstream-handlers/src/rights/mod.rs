@@ -47,6 +47,8 @@ pub struct Permissions {
     level: PermissionLevel,
     inbox_prefix: String,
     rights: Vec<Permission>,
+    /// The rights that are left out, with the reasons.
+    notes: Vec<String>,
 }
 
 /// One right of a user: to publish or to subscribe to a subject.
@@ -57,6 +59,14 @@ pub struct Permission {
     needed_by: Vec<String>,
     purposes: Vec<String>,
     is_optional: bool,
+}
+
+/// The consequence of a missing right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Necessity {
+    Required,
+    /// Handlers run as well.
+    Optional,
 }
 
 /// The operation that a right permits.
@@ -120,7 +130,7 @@ impl fmt::Display for Shown<'_> {
 
 impl Permissions {
     fn new(level: PermissionLevel, inbox_prefix: String) -> Self {
-        Self { level, inbox_prefix, rights: Vec::new() }
+        Self { level, inbox_prefix, rights: Vec::new(), notes: Vec::new() }
     }
 
     /// Returns the level.
@@ -186,15 +196,16 @@ impl Permissions {
 
     /// Adds a right, or what it is needed for to one that exists.
     fn add(&mut self, operation: Operation, subject: String, needed_by: &[&str], purpose: &str) {
-        self.push(operation, subject, needed_by, purpose, false);
+        self.push(operation, subject, needed_by, purpose, Necessity::Required);
     }
 
     /// Adds a right without which a handler runs as well.
     fn add_optional(&mut self, operation: Operation, subject: String, needed_by: &[&str], purpose: &str) {
-        self.push(operation, subject, needed_by, purpose, true);
+        self.push(operation, subject, needed_by, purpose, Necessity::Optional);
     }
 
-    fn push(&mut self, operation: Operation, subject: String, needed_by: &[&str], purpose: &str, is_optional: bool) {
+    fn push(&mut self, operation: Operation, subject: String, needed_by: &[&str], purpose: &str, necessity: Necessity) {
+        let is_optional = necessity == Necessity::Optional;
         let is_subscribe = operation == Operation::Subscribe;
         let is_same = |right: &Permission| (right.operation == Operation::Subscribe) == is_subscribe;
         let known = self.rights.iter().position(|right| is_same(right) && right.subject == subject);
@@ -222,8 +233,14 @@ impl Permissions {
 
     fn notes(&self) -> Vec<String> {
         let shared = "`_INBOX.>` has the answers to all users of the account: set `Builder::inbox_prefix` to a prefix of this service, and generate the rights again";
-        let notes = self.has_shared_inboxes().then(|| shared.to_owned());
-        notes.into_iter().collect()
+        let shared = self.has_shared_inboxes().then(|| shared.to_owned());
+        shared.into_iter().chain(self.notes.iter().cloned()).collect()
+    }
+
+    fn add_note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 }
 
@@ -238,7 +255,7 @@ impl fmt::Display for Permissions {
                 write!(f, "\n  {operation} `{}`{optional}: {}", printable(&right.subject), right.comment())?;
             }
         }
-        self.notes().iter().try_for_each(|note| write!(f, "\nnote: {note}"))
+        self.notes().iter().try_for_each(|note| write!(f, "\nnote: {}", printable(note)))
     }
 }
 
