@@ -24,9 +24,9 @@ pub struct Finding {
     pub check: &'static str,
     /// The result of the check.
     pub status: FindingStatus,
-    /// What was found.
+    /// The state that was found.
     pub text: String,
-    /// What to change, unless the status is `ok`.
+    /// The change that helps; `None` if the status is `ok`.
     pub fix: Option<String>,
 }
 
@@ -35,7 +35,7 @@ pub struct Finding {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FindingStatus {
-    /// Nothing is wrong.
+    /// No problem was found.
     Ok,
     /// The service runs, with less than it could do, or not for much longer.
     Warning,

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Diagnosis;
 use crate::error::ErrorKind;
 use crate::nats::Connection;
+use crate::provision::has_tiers;
 use crate::settings::Settings;
 
 /// The round trip from which on a connection counts as slow.
@@ -113,41 +116,46 @@ fn check_versions(connection: &Connection, settings: &Settings, found: &mut Diag
 }
 
 async fn check_account(connection: &Connection, found: &mut Diagnosis) {
-    let account = match connection.account_limits().await {
-        Ok(account) => account,
+    let account = connection.account().await.map_err(|error| error.into_error("reading the limits of the account"));
+    match account {
+        Ok(account) => {
+            found.ok("jetstream", "JetStream answers");
+            check_limits(&account, found);
+        }
         Err(error) if error.kind() == ErrorKind::Authorization => {
-            return found.warn("account", error.to_string(), "it is needed by this check alone");
+            found.warn("account", error.to_string(), "it is needed by this check alone");
         }
         Err(error) => {
             let fix = "enable JetStream on the server (`nats-server -js`) and for the account (`jetstream: enabled`)";
-            return found.fail("jetstream", error.to_string(), fix);
+            found.fail("jetstream", error.to_string(), fix);
         }
-    };
-    found.ok("jetstream", "JetStream answers");
-    let limits = &account.limits;
-    let as_i64 = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-    let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+}
+
+/// Compares what the account has used with its limits; `account` is the answer of `$JS.API.INFO`.
+fn check_limits(account: &Value, found: &mut Diagnosis) {
+    if has_tiers(account) {
+        return found.ok("account", "the limits are by tier, and not compared");
+    }
     let mut used = Vec::new();
-    for (what, count, limit) in [
-        ("bytes of memory", bytes(account.memory), limits.max_memory),
-        ("bytes of storage", bytes(account.storage), limits.max_storage),
-        ("streams", as_i64(account.streams), limits.max_streams),
-        ("consumers", as_i64(account.consumers), limits.max_consumers),
+    for (what, field, limit) in [
+        ("bytes of memory", "memory", "max_memory"),
+        ("bytes of storage", "storage", "max_storage"),
+        ("streams", "streams", "max_streams"),
+        ("consumers", "consumers", "max_consumers"),
     ] {
-        match limit {
-            None => used.push(format!("{count} {what}")),
-            Some(limit) => {
-                let text = format!("{count} of {limit} {what}");
-                if count as f64 >= limit as f64 * NEARLY_FULL {
-                    found.warn(
-                        "account",
-                        format!("the account has used {text}"),
-                        "raise the limit, or delete what is not needed",
-                    );
-                } else {
-                    used.push(text);
-                }
-            }
+        let count = account[field].as_u64().unwrap_or_default();
+        // -1 stands for no limit.
+        let Some(limit) = account["limits"][limit].as_u64() else {
+            used.push(format!("{count} {what}"));
+            continue;
+        };
+        let text = format!("{count} of {limit} {what}");
+        if count as f64 >= limit as f64 * NEARLY_FULL {
+            let fix = "raise the limit, or delete what is not needed";
+            found.warn("account", format!("the account has used {text}"), fix);
+        } else {
+            used.push(text);
         }
     }
     found.ok("account", format!("used: {}", used.join(", ")));
@@ -168,5 +176,37 @@ pub(crate) async fn check_clock(connection: &Connection, stream: &str, found: &m
         Ok(None) => found.ok("clock", "the server does not report its time"),
         // The rights say why.
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::doctor::FindingStatus;
+
+    fn findings(account: &Value) -> Vec<(FindingStatus, String)> {
+        let mut found = Diagnosis::default();
+        check_limits(account, &mut found);
+        found.findings().iter().map(|finding| (finding.status, finding.text.clone())).collect()
+    }
+
+    #[test]
+    fn limits_of_tiers_are_not_compared() {
+        let limits = json!({ "max_memory": 0, "max_storage": 0, "max_streams": 0, "max_consumers": 0 });
+        let tiered = json!({ "storage": 10, "streams": 1, "limits": limits, "tiers": { "R3": { "storage": 10 } } });
+        assert_eq!(findings(&tiered), [(FindingStatus::Ok, "the limits are by tier, and not compared".to_owned())]);
+    }
+
+    #[test]
+    fn limits_that_are_nearly_used_up_are_named() {
+        let limits = json!({ "max_memory": -1, "max_storage": 100, "max_streams": 10, "max_consumers": -1 });
+        let account = json!({ "memory": 7, "storage": 89, "streams": 9, "consumers": 4, "limits": limits });
+        let expected = [
+            (FindingStatus::Warning, "the account has used 9 of 10 streams"),
+            (FindingStatus::Ok, "used: 7 bytes of memory, 89 of 100 bytes of storage, 4 consumers"),
+        ];
+        assert_eq!(findings(&account), expected.map(|(status, text)| (status, text.to_owned())));
     }
 }

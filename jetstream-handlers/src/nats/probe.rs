@@ -2,7 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::jetstream::account::Account;
 use async_nats::{HeaderMap, Subject, header};
 use bytes::Bytes;
 use serde_json::Value;
@@ -15,7 +14,7 @@ use crate::delivery::Binding;
 use crate::error::Error;
 
 /// The payload of a request that the server refuses after it has permitted it: it begins like the JSON that some requests
-/// look for, is none, and is not empty either (`jetstream_api.go`, `isJSONObjectOrArray` and `isEmptyRequest`; for a pull
+/// look for, is not valid, and is not empty either (`jetstream_api.go`, `isJSONObjectOrArray` and `isEmptyRequest`; for a pull
 /// request `consumer.go`, `nextReqFromMsg`).
 const UNREADABLE_REQUEST: Bytes = Bytes::from_static(b"{]");
 
@@ -109,11 +108,6 @@ impl Connection {
             error = self.denied(&inbox) => Err(error),
             result = self.round_trip(LIMIT) => result.map(|()| sent.elapsed()),
         }
-    }
-
-    /// Returns the usage and the limits of the account.
-    pub(crate) async fn account_limits(&self) -> Result<Account, Error> {
-        self.request_empty("INFO").await.map_err(|error| error.into_error("reading the limits of the account"))
     }
 
     /// Returns the difference between the clock of the server and that of this process, and by how much it may be wrong.

@@ -32,6 +32,7 @@ pub(crate) use inspect::{Inspection, shared_durable, stream_of};
 pub(crate) use needs::{HandlerNeeds, Needs, StreamNeeds, needs};
 pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 pub(crate) use planning::{Program, plan};
+pub(crate) use preflight::has_tiers;
 pub(crate) use snapshot::loaded;
 
 use crate::delivery::Binding;

@@ -7,7 +7,7 @@ use serde_json::Value;
 ///
 /// `account` is the answer of `$JS.API.INFO`. The limits of a tiered account are not compared.
 pub(super) fn warnings(account: &Value, created: &[&stream::Config]) -> Vec<String> {
-    if account["tiers"].as_object().is_some_and(|tiers| !tiers.is_empty()) {
+    if has_tiers(account) {
         return Vec::new();
     }
     let mut warnings = Vec::new();
@@ -37,6 +37,11 @@ pub(super) fn warnings(account: &Value, created: &[&stream::Config]) -> Vec<Stri
         }));
     }
     warnings
+}
+
+/// Returns `true` if an account has limits by the replicas of streams; those of the whole account are 0 then.
+pub(crate) fn has_tiers(account: &Value) -> bool {
+    account["tiers"].as_object().is_some_and(|tiers| !tiers.is_empty())
 }
 
 fn bytes(config: &stream::Config) -> u64 {
