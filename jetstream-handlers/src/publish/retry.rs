@@ -145,7 +145,11 @@ impl<'a> Retry<'a> {
                 self.stream_found = true;
                 self.repeat_after(error).await
             }
+            StreamLookup::Unknown(Some(cause)) if self.may_not_create(&cause) => {
+                Err(cause.about(&format!("no stream stores `{}`", self.subject)))
+            }
             StreamLookup::Unknown(Some(cause)) if cause.kind() == ErrorKind::Authorization => {
+                // The stream may exist and be without a leader, which ends.
                 // Another lookup would be refused as well.
                 self.stream_found = true;
                 self.lookup_denied = Some(cause.to_string());
@@ -153,6 +157,13 @@ impl<'a> Retry<'a> {
             }
             StreamLookup::Unknown(cause) => self.repeat_after(cause.unwrap_or(error)).await,
         }
+    }
+
+    /// Returns `true` for the error of a user who may not create the missing stream.
+    fn may_not_create(&self, error: &Error) -> bool {
+        let request = format!("{}.STREAM.CREATE.", self.transport.settings().api());
+        error.kind() == ErrorKind::Authorization
+            && error.missing_permission().is_some_and(|subject| subject.starts_with(&request))
     }
 
     /// Returns an error if the stream acknowledges nothing; it is read once, after the first attempt without an answer.

@@ -1,6 +1,4 @@
-//! A denied operation is an error at once that names the subject.
-
-use std::time::{Duration, Instant};
+//! A denied operation is an error at once that names the subject: at its deadline, it would be one of another kind.
 
 use futures::StreamExt as _;
 use jetstream_handlers::async_nats::Event;
@@ -9,9 +7,6 @@ use jetstream_handlers::{ErrorKind, stream};
 use jetstream_handlers_tests::{
     Recorder, SOON, Server, assert_error, binary, eventually, stream_config, users, worker,
 };
-
-/// The time within which a denied message must fail; its deadline is 20 s.
-const AT_ONCE: Duration = secs(1);
 
 /// Starts a server with the stream `SHOP` and a user `worker` with these permissions.
 async fn server(permissions: &str) -> Server {
@@ -30,7 +25,6 @@ async fn server(permissions: &str) -> Server {
 async fn denied_publish_fails_at_once_and_names_the_subject() {
     let server = server(r#"publish: { deny: ["orders.secret"] }"#).await;
     let broker = worker(&server).connect().await.unwrap();
-    let begun = Instant::now();
     let parts = ["cannot publish to `orders.secret`", "`publish: { allow: [\"orders.secret\"] }`"];
     let denied = broker.publish("orders.secret", &1).await.unwrap_err();
     assert_eq!(denied.missing_permission(), Some("orders.secret"));
@@ -56,26 +50,57 @@ async fn denied_publish_fails_at_once_and_names_the_subject() {
         let denied = publisher.ingest([broker.publish_message("orders.secret", &1)]).await.unwrap_err();
         assert_error(&denied, ErrorKind::Authorization, &["`orders.secret`", "has not begun"]);
     }
-    assert!(begun.elapsed() < 5 * AT_ONCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn denied_api_request_fails_at_once_and_names_the_subject() {
     let server = server(r#"publish: { deny: ["$JS.API.STREAM.NAMES", "$JS.API.STREAM.INFO.SHOP"] }"#).await;
     let broker = worker(&server).connect().await.unwrap();
-    let begun = Instant::now();
     let started = broker.subscribe("orders.created", "reader", Recorder::<u64>::new().handler()).await;
     assert_error(started.map(drop), ErrorKind::Authorization, &["`publish: { allow: [\"$JS.API.STREAM.NAMES\"] }`"]);
-    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     // A publish needs no API request.
     broker.publish("orders.created", &1).await.unwrap();
+}
+
+#[tokio::test]
+async fn publish_whose_stream_may_not_be_created_is_refused() {
+    let server = server(r#"publish: { deny: ["$JS.API.STREAM.CREATE.>"] }"#).await;
+    let broker = worker(&server).connect().await.unwrap();
+    let denied = broker.publish("elsewhere.created", &1).await.unwrap_err();
+    let parts = ["no stream stores `elsewhere.created`", "`publish: { allow: [\"$JS.API.STREAM.CREATE.ELSEWHERE\"] }`"];
+    assert_error(&denied, ErrorKind::Authorization, &parts);
+    assert_eq!(denied.missing_permission(), Some("$JS.API.STREAM.CREATE.ELSEWHERE"));
+    let messages = [1, 2].map(|id| broker.publish_message("elsewhere.created", &id));
+    let results: Vec<_> = broker.publisher().publish_all(messages).collect().await;
+    for result in results {
+        assert_error(result, ErrorKind::Authorization, &parts);
+    }
+}
+
+#[tokio::test]
+async fn publish_without_the_right_to_find_its_stream_waits_for_it() {
+    let server = server(r#"publish: { deny: ["$JS.API.>"] }"#).await;
+    let broker = worker(&server).connect().await.unwrap();
+    // A stream that elects its leader does not answer either.
+    let jetstream = server.jetstream().await;
+    let later = async {
+        eventually("the publish has looked for its stream", SOON, async || {
+            server.log().contains("$JS.API.STREAM.NAMES").then_some(())
+        })
+        .await;
+        jetstream.create_stream(stream_config("LATER", &["later.>"])).await.unwrap();
+    };
+    let (published, ()) = tokio::join!(broker.publish("later.created", &1), later);
+    assert_eq!(published.unwrap().stream, "LATER");
+    let short = worker(&server).publish_timeout(secs(1)).connect().await.unwrap();
+    let missing = short.publish("elsewhere.created", &1).await;
+    assert_error(missing, ErrorKind::Timeout, &["`publish: { allow: [\"$JS.API.STREAM.NAMES\"] }`"]);
 }
 
 #[tokio::test]
 async fn publish_without_a_permitted_inbox_fails_at_once() {
     let server = server(r#"subscribe: { deny: ["_INBOX.>"] }"#).await;
     let broker = worker(&server).connect().await.unwrap();
-    let begun = Instant::now();
     let parts = [
         "cannot publish to `orders.created`",
         "`_INBOX.",
@@ -90,7 +115,6 @@ async fn publish_without_a_permitted_inbox_fails_at_once() {
     for result in results {
         assert_error(result, ErrorKind::Authorization, &parts);
     }
-    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
     // Only the first publish was sent: since then the refusal is known.
     assert_eq!(crate::count(&server.jetstream().await, "SHOP").await, 1);
     // Another prefix, which is permitted.
