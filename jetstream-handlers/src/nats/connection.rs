@@ -100,6 +100,9 @@ impl Connection {
     ) -> Result<Arc<Self>, Error> {
         let client = connect(&servers, options.clone(), wait).await?;
         let api_prefix = settings.api();
+        if let Some((prefix, _)) = client.new_inbox().rsplit_once('.') {
+            violations.set_inbox_prefix(prefix);
+        }
         let client = CurrentClient { client, connects_before: 0 };
         let (sender, epoch) = watch::channel(client.connects());
         let connection = Arc::new(Self {

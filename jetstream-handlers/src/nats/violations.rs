@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_nats::{Event, ServerError, Subject};
 use tokio::sync::broadcast;
@@ -44,6 +44,8 @@ pub(crate) enum Denied {
 pub(crate) struct Violation {
     pub(crate) denied: Denied,
     pub(crate) subject: Arc<str>,
+    /// The pattern of the inboxes of the connection, if the subject is one of these.
+    inboxes: Option<String>,
 }
 
 /// The violations of a connection.
@@ -55,6 +57,8 @@ pub(crate) struct Violations {
     state: Mutex<State>,
     /// `true` if the state has a refused inbox, which every message asks for.
     inbox_refused: AtomicBool,
+    /// The first tokens of the inboxes of the connection.
+    inbox_prefix: OnceLock<String>,
 }
 
 /// The state of the current connection.
@@ -74,12 +78,22 @@ impl fmt::Debug for Violations {
 impl Violations {
     pub(crate) fn new() -> Arc<Self> {
         let (sender, _) = broadcast::channel(CAPACITY);
-        Arc::new(Self { sender, state: Mutex::default(), inbox_refused: AtomicBool::new(false) })
+        Arc::new(Self {
+            sender,
+            state: Mutex::default(),
+            inbox_refused: AtomicBool::new(false),
+            inbox_prefix: OnceLock::new(),
+        })
     }
 
     /// Returns a receiver of the violations from now on.
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<Violation> {
         self.sender.subscribe()
+    }
+
+    /// Sets the first tokens of the inboxes of the connection.
+    pub(super) fn set_inbox_prefix(&self, prefix: &str) {
+        self.inbox_prefix.get_or_init(|| prefix.to_owned());
     }
 
     /// Handles an event of the client.
@@ -97,7 +111,12 @@ impl Violations {
         }
     }
 
-    fn on_violation(&self, violation: Violation) {
+    fn on_violation(&self, mut violation: Violation) {
+        let prefix = self
+            .inbox_prefix
+            .get()
+            .filter(|prefix| violation.subject.strip_prefix(&***prefix).is_some_and(|rest| rest.starts_with('.')));
+        violation.inboxes = prefix.map(|prefix| format!("{prefix}.>"));
         let mut state = lock(&self.state);
         if violation.denied == Denied::Subscribe && is_inbox(&violation.subject) {
             state.inbox = Some(violation.subject.clone());
@@ -118,7 +137,8 @@ impl Violations {
             return None;
         }
         let subject = lock(&self.state).inbox.clone()?;
-        Some(Violation { denied: Denied::Subscribe, subject }.into_error())
+        let inboxes = Some(inboxes(&subject));
+        Some(Violation { denied: Denied::Subscribe, subject, inboxes }.into_error())
     }
 }
 
@@ -130,7 +150,7 @@ impl Violation {
             Some(rest) => (Denied::Publish, rest),
             None => (Denied::Subscribe, rest.strip_prefix("Subscription to \"")?),
         };
-        Some(Self { denied, subject: unquoted(rest)?.into() })
+        Some(Self { denied, subject: unquoted(rest)?.into(), inboxes: None })
     }
 
     /// Returns the error of what was attempted.
@@ -152,7 +172,7 @@ impl Violation {
             ),
             (Denied::Publish, None) => format!(
                 "the user may not publish to `{subject}`; allow it in `permissions.publish` of the user on the server: `{}`",
-                publish_line(subject)
+                publish_line(self.inboxes.as_deref().unwrap_or(subject))
             ),
             (Denied::Subscribe, _) if subject.starts_with(ADVISORY) => format!(
                 "the user may not subscribe to `{subject}`, so deleted consumers are noticed late, and messages that reach `max_deliver` without an answer become no dead letters; allow it in `permissions.subscribe` of the user on the server, `{}`, and connect again",
@@ -160,7 +180,7 @@ impl Violation {
             ),
             (Denied::Subscribe, _) => format!(
                 "the user may not subscribe to `{subject}`, so no answer arrives there, and what was sent may be stored or not; allow it in `permissions.subscribe` of the user on the server, `{}`, or set an inbox prefix that the user may use, and connect again",
-                subscribe_line(&inboxes(subject))
+                subscribe_line(self.inboxes.as_deref().unwrap_or(&inboxes(subject)))
             ),
         }
     }
@@ -328,6 +348,25 @@ mod tests {
             ),
         ] {
             let found = line(&text);
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+
+    #[tokio::test]
+    async fn text_of_a_denied_inbox_has_the_line_for_all_of_them() {
+        let violations = Violations::new();
+        violations.set_inbox_prefix("_INBOX_a");
+        let mut received = violations.subscribe();
+        let mut report = async |text: &str| {
+            violations.on_event(&Event::ServerError(ServerError::Other(text.to_owned())));
+            received.recv().await.map(|violation| violation.problem()).unwrap_or_default()
+        };
+        for (text, expected) in [
+            (r#"Permissions Violation for Publish to "_INBOX_a.b.c""#, r#"`publish: { allow: ["_INBOX_a.>"] }`"#),
+            (r#"Permissions Violation for Publish to "_INBOX_ab.c""#, r#"`publish: { allow: ["_INBOX_ab.c"] }`"#),
+            (r#"Permissions Violation for Subscription to "_INBOX_a.b""#, r#"`subscribe: { allow: ["_INBOX_a.>"] }`"#),
+        ] {
+            let found = report(text).await;
             assert!(found.contains(expected), "{found}");
         }
     }
