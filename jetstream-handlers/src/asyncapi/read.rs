@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 /// # Errors
 ///
 /// Returns a [`Config`](ErrorKind::Config) error that names the line and the column if the text is not JSON, and the field
-/// if it is no document of AsyncAPI 3.
+/// if it is not an AsyncAPI 3 document.
 ///
 /// # Examples
 ///
@@ -32,7 +32,9 @@ pub fn read(text: &str) -> Result<Value, Error> {
     let version = match document.get("asyncapi") {
         Some(Value::String(version)) => version,
         Some(other) => return Err(refused(format!("`asyncapi` is {other}; expected a version, as in `\"3.1.0\"`"))),
-        None => return Err(refused("the document has no field `asyncapi`, so it is none of AsyncAPI".to_owned())),
+        None => {
+            return Err(refused("the document has no field `asyncapi`, so it is not an AsyncAPI document".to_owned()));
+        }
     };
     if !version.starts_with("3.") {
         return Err(refused(format!("`asyncapi` is `{version}`; a document of version 3 can be compared")));

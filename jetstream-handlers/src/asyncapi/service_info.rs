@@ -1,10 +1,10 @@
-//! What the application states about its service.
+//! The statements of the application about its service.
 
 use std::any::type_name;
 
 use crate::event::Event;
 
-/// What a document states about the service besides its handlers and events: its title, its version, and optional texts.
+/// The title, the version and other facts of a service that its handlers and events do not tell.
 ///
 /// # Examples
 ///

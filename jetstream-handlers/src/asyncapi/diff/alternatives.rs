@@ -26,7 +26,7 @@ pub(super) struct Alternative<'a> {
     pub(super) kind: Kind<'a>,
 }
 
-/// What the values of an alternative are.
+/// The values of an alternative.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Kind<'a> {
     Any,

@@ -10,11 +10,11 @@ use serde::Serialize;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Change {
-    /// How severe the change is.
+    /// The severity of the change.
     pub severity: Severity,
     /// The operation or the channel, as in `` `bill` receives `orders.created` ``.
     pub place: String,
-    /// What has changed, with its consequence.
+    /// The change, with its consequence.
     pub text: String,
 }
 
@@ -22,7 +22,7 @@ pub struct Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Nothing else is affected.
+    /// No other service is affected.
     Info,
     /// Others may be affected, which the documents do not tell.
     Dangerous,

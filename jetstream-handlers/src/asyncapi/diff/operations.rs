@@ -206,7 +206,6 @@ fn compare_settings(theirs: &Operation<'_>, ours: &Operation<'_>, add: &mut impl
 }
 
 fn compare_messages(theirs: &Operation<'_>, ours: &Operation<'_>, changes: &mut Vec<Change>) {
-    let direction = ours.direction();
     let mut earlier: Vec<_> = theirs.messages.iter().collect();
     let mut present: Vec<_> = ours.messages.iter().collect();
     let mut pairs = Vec::new();
@@ -228,31 +227,40 @@ fn compare_messages(theirs: &Operation<'_>, ours: &Operation<'_>, changes: &mut 
         changes.extend(removed.map(|text| ours.change(Severity::Breaking, text)));
     }
     if !theirs.messages.is_empty() {
-        let severity = if direction == Direction::Send { Severity::Dangerous } else { Severity::Info };
+        let severity = if ours.direction() == Direction::Send { Severity::Dangerous } else { Severity::Info };
         let added = present.iter().map(|it| format!("the message `{}` was added", it.name));
         changes.extend(added.map(|text| ours.change(severity, text)));
     }
     for (one, other) in pairs {
-        if let (Some(earlier), Some(present)) = (theirs.content_type(one), ours.content_type(other))
-            && earlier != present
-        {
-            let text = format!("the content type of `{}` is `{present}`, it was `{earlier}`", other.name);
-            changes.push(ours.change(Severity::Breaking, text));
-        }
-        for part in ["payload", "headers"] {
-            let path = format!("{}.{part}", other.name);
-            match (one.value.get(part), other.value.get(part)) {
-                (Some(earlier), Some(present)) => {
-                    let mut comparison = Comparison::new(theirs.document, ours.document, direction);
-                    comparison.compare(schema(earlier), schema(present), &path);
-                    changes.extend(comparison.found.into_iter().map(|(severity, text)| ours.change(severity, text)));
-                }
-                (Some(_), None) => {
-                    let text = format!("`{path}` has no schema any more, so that changes are not found");
-                    changes.push(ours.change(Severity::Dangerous, text));
-                }
-                _ => {}
+        compare_message((theirs, one), (ours, other), changes);
+    }
+}
+
+/// Compares a message of an earlier operation with that of the present one.
+fn compare_message<'a>(
+    (theirs, one): (&Operation<'a>, &Message<'a>),
+    (ours, other): (&Operation<'a>, &Message<'a>),
+    changes: &mut Vec<Change>,
+) {
+    if let (Some(earlier), Some(present)) = (theirs.content_type(one), ours.content_type(other))
+        && earlier != present
+    {
+        let text = format!("the content type of `{}` is `{present}`, it was `{earlier}`", other.name);
+        changes.push(ours.change(Severity::Breaking, text));
+    }
+    for part in ["payload", "headers"] {
+        let path = format!("{}.{part}", other.name);
+        match (one.value.get(part), other.value.get(part)) {
+            (Some(earlier), Some(present)) => {
+                let mut comparison = Comparison::new(theirs.document, ours.document, ours.direction());
+                comparison.compare(schema(earlier), schema(present), &path);
+                changes.extend(comparison.found.into_iter().map(|(severity, text)| ours.change(severity, text)));
             }
+            (Some(_), None) => {
+                let text = format!("`{path}` has no schema any more, so that changes are not found");
+                changes.push(ours.change(Severity::Dangerous, text));
+            }
+            _ => {}
         }
     }
 }

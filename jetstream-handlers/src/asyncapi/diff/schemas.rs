@@ -34,6 +34,13 @@ enum Effect {
     Widened,
 }
 
+/// The presence of a field in the values that a schema has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Required,
+    Optional,
+}
+
 impl<'a> Comparison<'a> {
     pub(super) fn new(theirs: Document<'a>, ours: Document<'a>, direction: Direction) -> Self {
         Self { theirs, ours, direction, compared: BTreeSet::new(), depth: 0, found: Vec::new() }
@@ -132,7 +139,10 @@ impl<'a> Comparison<'a> {
                         self.compare(one, other, &path);
                     }
                 }
-                (false, true) => self.added_field(is_required.1, theirs.additional(), &path),
+                (false, true) => {
+                    let presence = if is_required.1 { Presence::Required } else { Presence::Optional };
+                    self.added_field(presence, theirs.additional(), &path);
+                }
                 (true, false) => self.removed_field(ours.additional(), &path),
                 (false, false) => {}
             }
@@ -155,10 +165,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    fn added_field(&mut self, is_required: bool, earlier_additional: &Value, path: &str) {
+    fn added_field(&mut self, presence: Presence, earlier_additional: &Value, path: &str) {
         let no_others = *earlier_additional == Value::Bool(false);
-        match (self.direction, is_required) {
-            (Direction::Receive, true) => {
+        match (self.direction, presence) {
+            (Direction::Receive, Presence::Required) => {
                 self.add(Severity::Breaking, format!("`{path}` is new and required, and earlier messages lack it"));
             }
             (Direction::Send, _) if no_others => {
