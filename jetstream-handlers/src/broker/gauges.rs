@@ -7,6 +7,7 @@ use futures::future::join_all;
 use tokio::time::{Instant, sleep};
 
 use super::Broker;
+use super::letters::count_letters;
 use super::running::{Disconnect, WorkerHandle};
 use crate::backoff::jittered;
 use crate::error::{Error, ErrorKind};
@@ -100,8 +101,8 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
                 metrics.pending(0);
             }
             if letters.is_due() {
-                match count_letters(transport, worker, &mut stream).await {
-                    Ok(count) => metrics.dead_letters_stored(count),
+                match count_letters(transport, &worker.binding, &mut stream).await {
+                    Ok(count) => metrics.dead_letters_stored(count.unwrap_or_default()),
                     Err(error) => letters.failed(&error, || metrics.poll_failed(Target::DeadLetters)),
                 }
             }
@@ -118,26 +119,6 @@ fn has_nothing_to_do(worker: &WorkerHandle) -> bool {
     let has_received = worker.observer.activity.take_received();
     let health = worker.health(None);
     !has_received && health.status == Status::Running && health.in_flight == 0 && health.buffered == 0
-}
-
-/// Returns the number of dead letters of a handler; `stream` is the stream that has them, once it is known.
-async fn count_letters(
-    transport: &Transport,
-    worker: &WorkerHandle,
-    stream: &mut Option<String>,
-) -> Result<u64, Error> {
-    let Some(subject) = &worker.binding.dead_letter else { return Ok(0) };
-    if stream.is_none() {
-        let names = transport.stream_names(subject).await;
-        let names = names.map_err(|error| error.into_error(&format!("looking up the stream of `{subject}`")))?;
-        *stream = names.into_iter().next();
-    }
-    let Some(name) = stream else { return Ok(0) };
-    let count = transport.count_messages(name, subject).await?;
-    if count.is_none() {
-        *stream = None;
-    }
-    Ok(count.unwrap_or_default())
 }
 
 /// The requests for one kind of gauge.

@@ -1,16 +1,14 @@
 //! The handlers of a broker: those that run, those that are linked into the program, and those that are expected.
 
+#[cfg(feature = "cli")]
+use super::choose::choose;
 use super::running::{Disconnect, Running, WorkerHandle};
 use super::{Broker, Inner};
 use crate::error::Error;
-#[cfg(feature = "cli")]
-use crate::error::ErrorKind;
 use crate::error::problem::{Few, Problem};
 use crate::handler::{Handler, Subscriber};
 use crate::observe::handler_info::HandlerInfo;
 use crate::observe::handler_state::HandlerState;
-#[cfg(feature = "cli")]
-use crate::plan::is_named;
 use crate::settings::Settings;
 use crate::sync::lock;
 
@@ -62,24 +60,9 @@ impl Broker {
     /// Returns an error that lists the handlers, if the text names none or several.
     #[cfg(feature = "cli")]
     pub(crate) fn described(&self, text: &str) -> Result<HandlerInfo, Error> {
-        let (mut named, others): (Vec<_>, Vec<_>) =
-            self.handlers().into_iter().partition(|handler| is_named(&handler.name, &handler.queue, text));
-        let names = |handlers: &[HandlerInfo]| handlers.iter().map(|it| it.name.clone()).collect::<Vec<_>>();
-        match named.len() {
-            1 => Ok(named.remove(0)),
-            0 => {
-                let known = names(&others);
-                Err(Error::new(
-                    ErrorKind::NoHandlers,
-                    format!("no handler is named `{text}`; the handlers are {}", Few(&known)),
-                ))
-            }
-            _ => {
-                let fitting = names(&named);
-                let text = format!("`{text}` names several handlers: {}; use more of the path", Few(&fitting));
-                Err(Error::new(ErrorKind::NoHandlers, text))
-            }
-        }
+        let mut handlers = self.handlers();
+        let index = choose(handlers.iter().map(|handler| (&*handler.name, &*handler.queue)), text)?;
+        Ok(handlers.swap_remove(index))
     }
 
     /// Requires that a handler is started: a start of all handlers or of groups fails if this handler is not among them,

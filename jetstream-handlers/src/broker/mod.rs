@@ -4,10 +4,12 @@
 mod asyncapi;
 mod builder;
 mod check;
+mod choose;
 mod doctor;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod handlers;
+mod letters;
 mod names;
 mod operate;
 mod permissions;

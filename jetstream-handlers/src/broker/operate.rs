@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::choose::choose;
 use super::{Broker, Inner};
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::plan::{Declaration, is_named};
+use crate::observe::times::optional_rfc3339;
+use crate::plan::Declaration;
 use crate::provision::stream_of;
 use crate::rules::MAX_DURATION;
 use crate::sync::lock;
@@ -62,11 +64,6 @@ impl fmt::Display for HandlerConsumer {
             (None, None) => f.write_str("not paused"),
         }
     }
-}
-
-fn optional_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    let text = time.map(|time| OffsetDateTime::from(time).format(&Rfc3339).unwrap_or_default());
-    text.serialize(serializer)
 }
 
 impl Broker {
@@ -203,31 +200,9 @@ impl Broker {
 
     /// Returns the consumer of the only handler that the text names.
     async fn consumer_of(&self, text: &str) -> Result<HandlerConsumer, Error> {
-        let known = self.known_consumers();
-        let fitting: Vec<_> = known
-            .values()
-            .filter(|(declaration, _)| is_named(&declaration.name, &declaration.plan.queue, text))
-            .collect();
-        let (declaration, stream) = match &*fitting {
-            [only] => *only,
-            [] if known.is_empty() => {
-                return Err(Error::new(
-                    ErrorKind::NoHandlers,
-                    format!("no handler is named `{text}`; the program has no handlers"),
-                ));
-            }
-            [] => {
-                let text = format!("no handler is named `{text}`; the handlers are {}", names(known.values()));
-                return Err(Error::new(ErrorKind::NoHandlers, text));
-            }
-            several => {
-                let text = format!(
-                    "`{text}` names several handlers: {}; use more of the path, or the queue",
-                    names(several.iter().copied())
-                );
-                return Err(Error::new(ErrorKind::NoHandlers, text));
-            }
-        };
+        let known: Vec<_> = self.known_consumers().into_values().collect();
+        let names = known.iter().map(|(declaration, _)| (&*declaration.name, &*declaration.plan.queue));
+        let (declaration, stream) = &known[choose(names, text)?];
         let stream = match stream {
             Some(stream) => stream.clone(),
             None => stream_of(&self.inner.transport, declaration).await?,
@@ -256,10 +231,4 @@ impl Broker {
         });
         all.collect()
     }
-}
-
-/// Returns the names of handlers, each with its queue.
-fn names<'a>(handlers: impl Iterator<Item = &'a (Declaration, Option<String>)>) -> String {
-    let names = handlers.map(|(declaration, _)| format!("`{}` (queue `{}`)", declaration.name, declaration.plan.queue));
-    names.collect::<Vec<_>>().join(", ")
 }

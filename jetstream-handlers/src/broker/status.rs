@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use futures::stream;
 
 use super::Broker;
+use super::letters::count_letters;
 use super::start::Checked;
-use crate::delivery::Binding;
 use crate::error::Error;
 use crate::observe::handler_status::{HandlerStatus, StatusCounts};
 use crate::plan::Declaration;
@@ -67,7 +67,8 @@ async fn status(transport: &Arc<Transport>, declaration: &Declaration, inspectio
     let Some((binding, exists)) = inspection.binding_of(declaration) else { return status };
     status.stream = Some(binding.stream.clone());
     let mut note = |error: Error| _ = status.problem.get_or_insert_with(|| error.to_string());
-    match count_letters(transport, binding).await {
+    let mut letters = binding.dead_letter.as_deref().and_then(|subject| inspection.stream_of(subject));
+    match count_letters(transport, binding, &mut letters).await {
         Ok(letters) => status.dead_letters = letters,
         Err(error) => note(error),
     }
@@ -87,13 +88,4 @@ async fn status(transport: &Arc<Transport>, declaration: &Declaration, inspectio
     let until = binding.config.pause_until.map(SystemTime::from);
     status.paused_until = until.filter(|until| *until > SystemTime::now());
     status
-}
-
-/// Returns the number of dead letters of a queue; `None` if the handler has none.
-async fn count_letters(transport: &Transport, binding: &Binding) -> Result<Option<u64>, Error> {
-    let Some(subject) = &binding.dead_letter else { return Ok(None) };
-    let names = transport.stream_names(subject).await;
-    let names = names.map_err(|error| error.into_error(&format!("looking up the stream of `{subject}`")))?;
-    let Some(name) = names.first() else { return Ok(Some(0)) };
-    Ok(Some(transport.count_messages(name, subject).await?.unwrap_or_default()))
 }

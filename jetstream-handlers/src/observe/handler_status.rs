@@ -2,9 +2,9 @@
 
 use std::time::SystemTime;
 
-use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use serde::Serialize;
+
+use super::times::optional_rfc3339;
 
 /// The state of a handler's consumer, from [`Broker::status`](crate::Broker::status).
 ///
@@ -44,8 +44,4 @@ pub struct StatusCounts {
     pub redelivered: u64,
     /// Pull requests that wait at the consumer; zero if no instance runs, and also while all instances are busy.
     pub waiting: u64,
-}
-
-fn optional_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.and_then(|time| OffsetDateTime::from(time).format(&Rfc3339).ok()).serialize(serializer)
 }

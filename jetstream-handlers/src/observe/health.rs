@@ -3,12 +3,10 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::ser::Error as _;
 use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::handler_state::HandlerState;
+use super::times::{optional_rfc3339, rfc3339};
 
 /// The time after which a handler without a free slot is described as busy.
 const MIN_BUSY: Duration = Duration::from_secs(10);
@@ -334,20 +332,6 @@ impl Serialize for HandlerHealth {
             last_failure: &self.last_failure,
         };
         form.serialize(serializer)
-    }
-}
-
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    // Milliseconds are precise enough, and make the text short.
-    let time = OffsetDateTime::from(*time);
-    let time = time.replace_millisecond(time.millisecond()).map_err(S::Error::custom)?;
-    serializer.serialize_str(&time.format(&Rfc3339).map_err(S::Error::custom)?)
-}
-
-fn optional_rfc3339<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => rfc3339(time, serializer),
-        None => serializer.serialize_none(),
     }
 }
 

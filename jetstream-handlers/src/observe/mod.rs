@@ -23,4 +23,5 @@ pub(crate) mod recorder;
 pub(crate) mod settled;
 pub(crate) mod span;
 pub(crate) mod status_cell;
+pub(crate) mod times;
 pub(crate) mod trace_context;

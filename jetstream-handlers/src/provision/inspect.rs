@@ -49,6 +49,12 @@ impl Inspection<'_> {
         Some((&self.bindings[index].1, self.found.iter().any(|(found, _)| *found == index)))
     }
 
+    /// Returns the stream that was found or planned for a subject.
+    pub(crate) fn stream_of(&self, subject: &str) -> Option<String> {
+        let stores = |known: &KnownStream| known.config.subjects.iter().any(|own| covers(own, subject));
+        self.streams.iter().find(|(_, known)| stores(known)).map(|(name, _)| name.clone())
+    }
+
     /// Returns the problems of a handler as one text.
     pub(crate) fn problem_of(&self, handler: &Declaration) -> Option<String> {
         let of_handler = self.problems.iter().filter(|problem| problem.handler() == Some(&*handler.name));
