@@ -1,12 +1,16 @@
 //! The command line of a service: what it prints, and how it ends.
 #![allow(clippy::unwrap_used, reason = "tests may panic")]
 
+#[path = "cli/documents.rs"]
+mod documents;
 #[path = "cli/letters.rs"]
 mod letters;
 
-use std::process::Stdio;
+use std::future::ready;
+use std::process::{ExitCode, Stdio};
 
 use async_nats::jetstream::consumer::pull;
+use jetstream_handlers::Broker;
 use jetstream_handlers::prelude::*;
 use jetstream_handlers_tests::{Program, SOON, Server, connect, eventually, stream_config, users};
 use serde_json::{Value, json};
@@ -93,7 +97,9 @@ async fn handlers_are_listed_without_a_server() {
     assert_eq!(lines.len(), 5, "one line for the header and each handler: {lines:?}");
     let found = run(&["handlers", "shipp"]).await;
     assert_eq!(found.code(0).stdout.lines().count(), 2, "{found:?}");
-    run(&["handlers", "nothing"]).await.code(1).says(&["none of the 4 handlers contains `nothing`"]);
+    for arguments in [&["handlers", "nothing"][..], &["handlers", "nothing", "--json"]] {
+        run(arguments).await.code(1).says(&["none of the 4 handlers contains `nothing`"]);
+    }
     let document = run(&["handlers", "billing", "--json"]).await.code(0).json();
     assert_eq!(document["version"], 1);
     let handler = &document["handlers"][0];
@@ -161,6 +167,48 @@ async fn status_shows_what_waits_for_each_handler() {
     assert_eq!(of("operated::ship")["counts"]["pending"], 0, "{status:?}");
     assert_eq!(of("operated::audit")["dead_letters"], Value::Null);
     run_on(&server, &["status"]).await.code(0).says(&["operated::bill   SHOP    billing   3        0/10000"]);
+}
+
+#[tokio::test]
+async fn watched_status_is_one_document_per_line_until_a_signal() {
+    let server = Server::start().await;
+    let mut watch = Program::start(SERVICE, &["status", "--watch", "--json"], &[("NATS_URL", &server.url())]);
+    let two = || ready(Some(watch.lines("{")).filter(|lines| lines.len() >= 2));
+    let documents = eventually("two documents", SOON, two).await;
+    for line in documents {
+        let document: Value = serde_json::from_str(&format!("{{{line}")).unwrap();
+        assert_eq!((&document["version"], document["handlers"].as_array().unwrap().len()), (&json!(1), 3));
+    }
+    watch.signal("INT");
+    assert_eq!(watch.ended().await.code(), Some(0), "{}", watch.output());
+}
+
+#[tokio::test]
+async fn command_whose_output_is_closed_ends() {
+    let server = Server::start().await;
+    let mut child = Command::new(SERVICE);
+    child.args(["status", "--watch"]).env_clear().env("NATS_URL", server.url()).kill_on_drop(true);
+    let mut child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = tokio::time::timeout(secs(60), child.wait_with_output()).await;
+    let ended = ended.expect("the command does not end").unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap()), (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn program_without_handlers_publishes() {
+    let server = Server::start().await;
+    server.jetstream().await.create_stream(stream_config("SHOP", &["shop.>"])).await.unwrap();
+    let command = async |arguments: &[&str]| {
+        let builder = Broker::builder().name("empty").servers([server.url()]);
+        let builder = builder.connect_options(|options| options.ignore_discovered_servers());
+        builder.run_cli_from(["empty"].into_iter().chain(arguments.iter().copied())).await
+    };
+    let published = command(&["publish", "shop.orders.created", "{}"]).await;
+    assert_eq!(published, ExitCode::SUCCESS);
+    let message = server.jetstream().await.get_stream("SHOP").await.unwrap().get_raw_message(1).await.unwrap();
+    assert_eq!(&*message.payload, b"{}");
+    assert_ne!(command(&["check"]).await, ExitCode::SUCCESS, "nothing is checked");
 }
 
 #[tokio::test]

@@ -258,6 +258,28 @@ async fn serialized_fields_of_dead_letters_are_listed() {
 }
 
 #[test]
+fn fields_of_documents_are_listed() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/documents.json");
+    let documents: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let rows = rows("Documents of the command line");
+    for row in &rows {
+        let command = names(&row[0]).remove(0);
+        let paths = documents[&command].as_array().unwrap_or_else(|| panic!("no document of `{command}`"));
+        let paths: Vec<_> = paths.iter().filter_map(|path| path.as_str()).collect();
+        let own = paths.iter().filter(|path| !path.contains('.')).map(|path| (*path).to_owned());
+        assert_eq!(names(&row[1]).into_iter().collect::<BTreeSet<_>>(), own.collect(), "{command}");
+        // The fields of a value of the library are listed with it.
+        if !row[2].contains("those of") {
+            let nested = paths.iter().filter_map(|path| Some(path.rsplit_once('.')?.1.to_owned()));
+            assert_eq!(names(&row[2]).into_iter().collect::<BTreeSet<_>>(), nested.collect(), "{command}");
+        }
+    }
+    let described: BTreeSet<_> = rows.iter().flat_map(|row| names(&row[0])).collect();
+    let values = ["dlq show", "dlq groups"].map(str::to_owned);
+    assert_eq!(described.into_iter().chain(values).collect::<BTreeSet<_>>(), fields(&documents));
+}
+
+#[test]
 fn changelog_and_readmes_link_the_page() {
     for readme in ["README.md", "README.zh-TW.md"] {
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(readme)).unwrap();

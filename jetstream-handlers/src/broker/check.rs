@@ -4,6 +4,8 @@ use super::Broker;
 use super::start::Checked;
 use crate::error::Error;
 #[cfg(feature = "cli")]
+use crate::error::ErrorKind;
+#[cfg(feature = "cli")]
 use crate::extract::{Context, Problems};
 #[cfg(feature = "cli")]
 use crate::handler::Handler;
@@ -57,7 +59,14 @@ impl Broker {
     /// Returns the handlers that would receive a message, and the problems of those that could not decode it.
     #[cfg(feature = "cli")]
     pub(crate) fn receivers(&self, message: Message) -> Result<Receivers, Error> {
-        let Checked { handlers, contexts, .. } = self.checked(self.selected()?)?;
+        let selected = match self.selected() {
+            Err(error) if error.kind() == ErrorKind::NoHandlers => Vec::new(),
+            selected => selected?,
+        };
+        if selected.is_empty() {
+            return Ok(Receivers::default());
+        }
+        let Checked { handlers, contexts, .. } = self.checked(selected)?;
         let subject = self.inner.transport.settings().subject(message.subject()).into_owned();
         let receives = |handler: &&(Handler, Context)| {
             handler.0.declaration.plan.subject.filters().any(|filter| covers(&filter, &subject))

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::ask::Consent;
 use super::connection::Connection;
 use super::exit::Exit;
+use super::files::read_text;
 use super::output::{Color, Output};
-use super::plan::{read, show};
+use super::plan::show;
 use super::session::Session;
 use crate::broker::Broker;
 use crate::error::Error;
@@ -35,7 +36,7 @@ impl Apply {
         let Self { plan, prune, dry_run, consent, connection } = self;
         let saved = match &plan {
             Some(path) => {
-                let json = read(path, "plan")?;
+                let json = read_text(path).await?;
                 let plan = ProvisionPlan::from_json(&json);
                 Some(plan.map_err(|error| error.about(&format!("`{}`", path.display())))?)
             }
@@ -66,7 +67,7 @@ async fn apply(
     show(output, &plan)?;
     let Some(consent) = consent.filter(|_| !plan.is_empty()) else { return Ok(Exit::Done) };
     if plan.risk() > Some(Risk::Safe) {
-        consent.ask("apply these changes?")?;
+        consent.ask("apply these changes?").await?;
     }
     broker.apply(&plan).await?;
     output.line(&output.colored(Color::Green, "applied"))?;

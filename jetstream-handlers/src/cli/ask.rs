@@ -1,6 +1,8 @@
-//! Questions before something is destroyed.
+//! Questions before something is changed.
 
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+
+use tokio::task::spawn_blocking;
 
 use crate::error::{Error, ErrorKind};
 
@@ -13,10 +15,15 @@ pub(super) struct Consent {
 }
 
 impl Consent {
+    /// Returns `true` if every question is answered with yes.
+    pub(super) fn is_given(self) -> bool {
+        self.yes
+    }
+
     /// Asks a question; returns an error unless it is answered with yes.
     ///
-    /// Without a terminal, nobody can answer, and the command is refused.
-    pub(super) fn ask(self, question: &str) -> Result<(), Error> {
+    /// Without a terminal for the answer, the command is refused.
+    pub(super) async fn ask(self, question: &str) -> Result<(), Error> {
         if self.yes {
             return Ok(());
         }
@@ -26,8 +33,12 @@ impl Consent {
         }
         eprint!("{question} [y/N] ");
         io::stderr().flush().ok();
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).ok();
+        // The connection must answer the server meanwhile.
+        let answer = spawn_blocking(|| {
+            let mut answer = String::new();
+            io::stdin().lock().read_line(&mut answer).map(|_| answer)
+        });
+        let answer = answer.await.ok().and_then(Result::ok).unwrap_or_default();
         match answer.trim().to_lowercase().as_str() {
             "y" | "yes" => Ok(()),
             _ => refused("was not answered with yes, and nothing was changed"),

@@ -24,7 +24,6 @@ pub struct Check {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document {
-    version: u32,
     handlers: usize,
     problems: Vec<Found>,
 }
@@ -59,7 +58,7 @@ impl Check {
         };
         let exit = if problems.is_empty() { Exit::Done } else { Exit::Found };
         if self.form.json {
-            output.json(&Document { version: 1, handlers, problems })?;
+            output.document(Document { handlers, problems })?;
             return Ok(exit);
         }
         for Found { problem, .. } in &problems {

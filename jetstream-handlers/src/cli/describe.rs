@@ -20,7 +20,6 @@ pub struct Describe {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document<'a> {
-    version: u32,
     handler: &'a HandlerInfo,
 }
 
@@ -29,7 +28,7 @@ impl Describe {
         let (broker, output) = session.offline();
         let handler = broker.described(&self.handler)?;
         if self.form.json {
-            output.json(&Document { version: 1, handler: &handler })?;
+            output.document(Document { handler: &handler })?;
             return Ok(Exit::Done);
         }
         output.fields(&fields(&handler))?;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::exit::Exit;
+use super::files::write;
 use super::session::Session;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::provision::ExportFormat;
 
 /// Writes the streams and consumers that the handlers need, in the format of another tool.
@@ -48,13 +49,7 @@ impl Export {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.offline();
         let text = broker.export(self.format.into()).await?;
-        match &self.out {
-            None => output.text(&text)?,
-            Some(path) => std::fs::write(path, text).map_err(|error| {
-                let text = format!("the export cannot be written to `{}`", path.display());
-                Error::new(ErrorKind::Config, text).with_source(error)
-            })?,
-        }
+        write(self.out.as_deref(), &text, &output)?;
         Ok(Exit::Done)
     }
 }

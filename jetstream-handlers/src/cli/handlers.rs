@@ -21,7 +21,6 @@ pub struct Handlers {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document<'a> {
-    version: u32,
     handlers: Vec<Entry<'a>>,
 }
 
@@ -41,11 +40,6 @@ impl Handlers {
         let is_shown = |handler: &&HandlerInfo| self.pattern.as_deref().is_none_or(|text| contains(handler, text));
         let shown: Vec<_> = all.iter().filter(is_shown).collect();
         let is_selected = |handler: &HandlerInfo| selected.contains(&handler.name);
-        if self.form.json {
-            let entries = shown.iter().map(|handler| Entry { handler, selected: is_selected(handler) });
-            output.json(&Document { version: 1, handlers: entries.collect() })?;
-            return Ok(Exit::Done);
-        }
         match (&self.pattern, all.len(), shown.len()) {
             (_, 0, _) => {
                 let text = "the program has no handlers; annotate an async fn with `#[subscriber(subject = \"..\", queue = \"..\")]`, and if it is in another crate, link that with `use the_crate as _;`";
@@ -57,6 +51,11 @@ impl Handlers {
                 return Err(Error::new(ErrorKind::NoHandlers, text));
             }
             _ => {}
+        }
+        if self.form.json {
+            let entries = shown.iter().map(|handler| Entry { handler, selected: is_selected(handler) });
+            output.document(Document { handlers: entries.collect() })?;
+            return Ok(Exit::Done);
         }
         let rows = shown.iter().map(|handler| {
             let HandlerInfo { name, subjects, queue, stream, group, concurrency, .. } = handler;

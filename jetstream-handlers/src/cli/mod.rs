@@ -11,6 +11,7 @@ mod dlq;
 mod doctor;
 mod exit;
 mod export;
+mod files;
 mod handlers;
 mod operate;
 mod output;
@@ -160,8 +161,9 @@ impl Command {
     /// Runs the command with the handlers and the settings of a builder.
     ///
     /// The builder is connected only by commands that need a server.
-    /// The exit code is 0 if all is well, 1 after an error, which is printed to the standard error, and 2 if the command
-    /// was asked for differences or problems and has found some.
+    /// The exit code is 0 if the command has done what it was asked for, 1 after an error, which is printed to the standard
+    /// error, and 2 if it looks for differences or problems and has found some.
+    /// A replay that keeps dead letters, and a replay or a deletion whose conditions no dead letter meets, also exit with 2.
     ///
     /// # Cancel safety
     ///

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-
 use super::ask::Consent;
 use super::connection::Connection;
 use super::exit::Exit;
@@ -67,14 +65,6 @@ pub struct Reset {
     connection: Connection,
 }
 
-/// The document for programs.
-#[derive(Serialize)]
-struct Document<'a> {
-    version: u32,
-    #[serde(flatten)]
-    consumer: &'a HandlerConsumer,
-}
-
 impl Pause {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         if self.duration.is_none() && self.until.is_none() {
@@ -108,7 +98,7 @@ impl Reset {
         };
         let (broker, output) = session.connect_to_existing(self.connection).await?;
         let question = format!("move `{}` {place}, from which on it receives all messages, also again?", self.handler);
-        self.consent.ask(&question)?;
+        self.consent.ask(&question).await?;
         let reset = broker.reset(&self.handler, position).await?;
         finish(&output, self.form, &reset)
     }
@@ -116,7 +106,7 @@ impl Reset {
 
 fn finish(output: &Output, form: Form, consumer: &HandlerConsumer) -> Result<Exit, Error> {
     if form.json {
-        output.json(&Document { version: 1, consumer })?;
+        output.document(consumer)?;
     } else {
         output.line(&consumer.to_string())?;
     }

@@ -1,6 +1,7 @@
 //! The output of commands: tables for people, JSON for programs.
 
-use std::io::{self, ErrorKind as IoErrorKind, IsTerminal as _, Write as _};
+use std::fmt;
+use std::io::{self, ErrorKind as IoErrorKind, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use comfy_table::{ContentArrangement, Table};
@@ -51,14 +52,11 @@ impl Output {
 
     /// Prints a text as it is.
     pub(super) fn text(&self, text: &str) -> Result<(), Error> {
-        let mut stdout = io::stdout().lock();
-        match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-            // Its reader, such as `head`, has seen enough.
-            Err(error) if error.kind() == IoErrorKind::BrokenPipe => Ok(()),
-            result => result.map_err(|error| {
-                Error::new(ErrorKind::Config, "the standard output cannot be written").with_source(error)
-            }),
-        }
+        let mut stdout = StandardOutput;
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+            .map_err(|error| Error::new(ErrorKind::Config, "the standard output cannot be written").with_source(error))
     }
 
     /// Prints a line for people to the standard error, so that the standard output stays parsable.
@@ -66,12 +64,19 @@ impl Output {
         eprintln!("{line}");
     }
 
-    /// Prints a document for programs.
-    pub(super) fn json(&self, document: &impl Serialize) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(document).map_err(|error| {
-            Error::new(ErrorKind::Config, "the output cannot be written as JSON").with_source(error)
-        })?;
-        self.line(&text)
+    /// Prints a value for programs that has a `version`.
+    pub(super) fn json(&self, value: &impl Serialize) -> Result<(), Error> {
+        self.line(&serde_json::to_string_pretty(value).map_err(not_json)?)
+    }
+
+    /// Prints a value for programs as a document with a `version`.
+    pub(super) fn document(&self, body: impl Serialize) -> Result<(), Error> {
+        self.json(&Document { version: 1, body })
+    }
+
+    /// Prints a document on one line, as one of several.
+    pub(super) fn document_line(&self, body: impl Serialize) -> Result<(), Error> {
+        self.line(&serde_json::to_string(&Document { version: 1, body }).map_err(not_json)?)
     }
 
     /// Prints a table for people, with a header.
@@ -115,12 +120,64 @@ impl Output {
     pub(super) fn finish(&self, result: Result<Exit, Error>) -> ExitCode {
         match result {
             Ok(exit) => exit.into(),
+            // Its reader, such as `head`, has read enough.
+            Err(error) if is_closed(&error) => Exit::Done.into(),
             Err(error) => {
                 eprintln!("error: {}", chain(&error));
                 Exit::Failed.into()
             }
         }
     }
+}
+
+/// The document of a command for programs.
+#[derive(Serialize)]
+struct Document<T> {
+    version: u32,
+    #[serde(flatten)]
+    body: T,
+}
+
+/// The standard output, whose error after its reader has ended contains [`OutputClosed`].
+pub(super) struct StandardOutput;
+
+impl Write for StandardOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().write(bytes).map_err(marked)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush().map_err(marked)
+    }
+}
+
+fn marked(error: io::Error) -> io::Error {
+    match error.kind() {
+        IoErrorKind::BrokenPipe => io::Error::new(IoErrorKind::BrokenPipe, OutputClosed),
+        _ => error,
+    }
+}
+
+/// The end of the program that reads the standard output, which also ends the command.
+#[derive(Debug)]
+struct OutputClosed;
+
+impl fmt::Display for OutputClosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the reader of the standard output has ended")
+    }
+}
+
+impl std::error::Error for OutputClosed {}
+
+/// Returns `true` for the error of a closed standard output; not for a broken connection to the server.
+fn is_closed(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
+    source.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<OutputClosed>())
+}
+
+fn not_json(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Config, "the output cannot be written as JSON").with_source(error)
 }
 
 /// Returns the text of an error with the causes that it does not contain.

@@ -1,20 +1,21 @@
 //! The command `plan`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::connection::Connection;
 use super::exit::Exit;
+use super::files::{read_text, write};
 use super::output::{Form, Output};
 use super::session::Session;
+use crate::error::Error;
 use crate::error::printable::printable;
-use crate::error::{Error, ErrorKind};
 use crate::provision::ProvisionPlan;
 
 /// Shows what has to change on the server, and changes nothing.
 #[derive(Debug, clap::Args)]
 pub struct Plan {
     /// Writes the plan as JSON to a file, for `apply --plan`
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, short, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Compares with a snapshot that `export --format json` has written, without a server
     #[arg(long, value_name = "FILE", conflicts_with_all = ["server", "context", "out"])]
@@ -32,7 +33,7 @@ impl Plan {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (plan, output) = match &self.against {
             Some(path) => {
-                let snapshot = read(path, "snapshot")?;
+                let snapshot = read_text(path).await?;
                 let (broker, output) = session.offline();
                 (broker.plan_against(&snapshot).await?, output)
             }
@@ -44,10 +45,7 @@ impl Plan {
             }
         };
         if let Some(path) = &self.out {
-            std::fs::write(path, plan.to_json()).map_err(|error| {
-                let text = format!("the plan cannot be written to `{}`", path.display());
-                Error::new(ErrorKind::Config, text).with_source(error)
-            })?;
+            write(Some(path), &plan.to_json(), &output)?;
         }
         if self.form.json {
             output.json(&plan)?;
@@ -61,12 +59,4 @@ impl Plan {
 /// Prints a plan for people.
 pub(super) fn show(output: &Output, plan: &ProvisionPlan) -> Result<(), Error> {
     plan.to_string().lines().try_for_each(|line| output.line(&printable(line)))
-}
-
-/// Reads a file that an argument names.
-pub(super) fn read(path: &Path, what: &str) -> Result<String, Error> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let text = format!("the {what} `{}` cannot be read", path.display());
-        Error::new(ErrorKind::Config, text).with_source(error)
-    })
 }

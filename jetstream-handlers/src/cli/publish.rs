@@ -1,11 +1,12 @@
 //! The command `publish`.
 
-use std::io::{self, Read as _};
+use std::path::Path;
 
 use serde::Serialize;
 
 use super::connection::Connection;
 use super::exit::Exit;
+use super::files::read_payload;
 use super::output::{Form, Output};
 use super::session::Session;
 use crate::codec::Raw;
@@ -17,7 +18,8 @@ use crate::message::Message;
 pub struct Publish {
     /// The subject
     subject: String,
-    /// The payload, or `-` to read it from the standard input; empty by default
+    /// The payload, or `-` to read it from the standard input, without the line break at the end of a text; empty by
+    /// default
     payload: Option<String>,
     /// A header, as in `Tenant:eu`; may be repeated
     #[arg(long, value_name = "NAME:VALUE")]
@@ -37,7 +39,6 @@ pub struct Publish {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document<'a> {
-    version: u32,
     stream: &'a str,
     sequence: u64,
     duplicate: bool,
@@ -46,7 +47,7 @@ struct Document<'a> {
 impl Publish {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let payload = match self.payload.as_deref() {
-            Some("-") => read_payload()?,
+            Some("-") => read_payload(Path::new("-")).await?,
             payload => payload.unwrap_or_default().as_bytes().to_vec(),
         };
         let headers = self.header.iter().map(|header| parse_header(header)).collect::<Result<Vec<_>, _>>()?;
@@ -74,7 +75,7 @@ impl Publish {
         broker.disconnect().await.ok();
         if self.form.json {
             let (sequence, duplicate) = (ack.sequence, ack.duplicate);
-            output.json(&Document { version: 1, stream: &ack.stream, sequence, duplicate })?;
+            output.document(Document { stream: &ack.stream, sequence, duplicate })?;
             return Ok(Exit::Done);
         }
         let duplicate = if ack.duplicate { ", which was stored before" } else { "" };
@@ -89,18 +90,6 @@ fn note_receivers(output: &Output, subject: &str, receivers: &[String]) {
         [] => output.note(&format!("no handler of this program has the subject `{subject}`")),
         handlers => output.note(&format!("handlers of this program with the subject: {}", handlers.join(", "))),
     }
-}
-
-fn read_payload() -> Result<Vec<u8>, Error> {
-    let mut payload = Vec::new();
-    io::stdin().read_to_end(&mut payload).map_err(|error| {
-        Error::new(ErrorKind::Config, "the payload cannot be read from the standard input").with_source(error)
-    })?;
-    // An editor or `echo` ends the text with a line break.
-    if payload.ends_with(b"\n") && std::str::from_utf8(&payload).is_ok() {
-        payload.pop();
-    }
-    Ok(payload)
 }
 
 fn parse_header(header: &str) -> Result<(String, String), Error> {

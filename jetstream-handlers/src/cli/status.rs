@@ -10,14 +10,13 @@ use super::connection::Connection;
 use super::exit::Exit;
 use super::output::{Color, Form, Output, number};
 use super::session::Session;
-use crate::broker::Broker;
 use crate::error::Error;
 use crate::observe::handler_status::HandlerStatus;
 
 /// Shows the messages that wait for the handlers.
 #[derive(Debug, clap::Args)]
 pub struct Status {
-    /// Shows the state again every two seconds, until the command is interrupted
+    /// Shows the state again every two seconds, until the command is interrupted; with `--json`, one document per line
     #[arg(long)]
     watch: bool,
     #[command(flatten)]
@@ -29,7 +28,6 @@ pub struct Status {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document {
-    version: u32,
     handlers: Vec<HandlerStatus>,
 }
 
@@ -40,18 +38,29 @@ impl Status {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect(self.connection).await?;
         if !self.watch {
-            let exit = show(&broker, &output, self.form).await;
+            let handlers = broker.status().await;
             broker.disconnect().await.ok();
-            return exit;
+            let handlers = handlers?;
+            if self.form.json {
+                let exit = exit(&handlers);
+                output.document(Document { handlers })?;
+                return Ok(exit);
+            }
+            return show(&output, &handlers);
         }
         let interrupted = tokio::signal::ctrl_c();
         let watch = async {
             loop {
-                if Output::is_terminal() && !self.form.json {
-                    // Clears the screen, and begins at its first line.
-                    output.text("\u{1b}[2J\u{1b}[H")?;
+                let handlers = broker.status().await?;
+                if self.form.json {
+                    output.document_line(Document { handlers })?;
+                } else {
+                    if Output::is_terminal() {
+                        // Clears the screen, and begins at its first line.
+                        output.text("\u{1b}[2J\u{1b}[H")?;
+                    }
+                    show(&output, &handlers)?;
                 }
-                show(&broker, &output, self.form).await?;
                 tokio::time::sleep(Self::PERIOD).await;
             }
         };
@@ -62,15 +71,14 @@ impl Status {
     }
 }
 
-/// Prints the state of all handlers.
-async fn show(broker: &Broker, output: &Output, form: Form) -> Result<Exit, Error> {
-    let handlers = broker.status().await?;
+/// Returns the end of the command: a problem of a handler is a finding.
+fn exit(handlers: &[HandlerStatus]) -> Exit {
     let is_known = handlers.iter().all(|handler| handler.problem.is_none());
-    let exit = if is_known { Exit::Done } else { Exit::Found };
-    if form.json {
-        output.json(&Document { version: 1, handlers })?;
-        return Ok(exit);
-    }
+    if is_known { Exit::Done } else { Exit::Found }
+}
+
+/// Prints the state of all handlers for people.
+fn show(output: &Output, handlers: &[HandlerStatus]) -> Result<Exit, Error> {
     let rows = handlers.iter().map(|handler| {
         let counts = handler.counts.as_ref();
         let ack_pending = number(counts.map(|counts| counts.ack_pending));
@@ -88,7 +96,7 @@ async fn show(broker: &Broker, output: &Output, form: Form) -> Result<Exit, Erro
     });
     let header = ["handler", "stream", "queue", "pending", "ack pending", "redelivered", "waiting", "dead letters"];
     output.table(&header, rows)?;
-    for handler in &handlers {
+    for handler in handlers {
         if let Some(until) = handler.paused_until {
             let until = OffsetDateTime::from(until).format(&Rfc3339).unwrap_or_default();
             let paused = output.colored(Color::Yellow, "paused");
@@ -98,5 +106,5 @@ async fn show(broker: &Broker, output: &Output, form: Form) -> Result<Exit, Erro
             output.line(&format!("{}: {}", handler.handler, output.colored(Color::Red, problem)))?;
         }
     }
-    Ok(exit)
+    Ok(exit(handlers))
 }

@@ -11,7 +11,7 @@ use super::groups::Grouping;
 use super::pace::Pace;
 use super::parts::{Content, MAX_CONTENT};
 use super::reading::Reading;
-use super::replay::Receivers;
+use super::targets::Receivers;
 use super::{DeadLetter, DeadLetterGroups};
 use crate::error::{Error, ErrorKind};
 use crate::outcome::Reason;
@@ -63,6 +63,8 @@ pub struct DeadLetters {
     pub(super) stream: String,
     pub(super) filter: Filter,
     pub(super) after: u64,
+    /// The last sequence, if it was determined before.
+    pub(super) up_to: Option<u64>,
     pub(super) rate: Option<u32>,
     pub(super) receivers: Receivers,
 }
@@ -74,6 +76,7 @@ impl DeadLetters {
             transport,
             filter: Filter::default(),
             after: 0,
+            up_to: None,
             rate: None,
             receivers: Receivers::FailedQueue,
         }
@@ -154,6 +157,31 @@ impl DeadLetters {
     pub fn after(mut self, sequence: u64) -> Self {
         self.after = sequence;
         self
+    }
+
+    /// Selects the dead letters that are stored now, so that those stored between a [`count`](Self::count) and a
+    /// [`replay_all`](Self::replay_all) or [`purge`](Self::purge) are not replayed or deleted uncounted.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn delete(broker: jetstream_handlers::Broker) -> Result<(), jetstream_handlers::Error> {
+    /// let letters = broker.dead_letters().for_handler("process_order").up_to_now().await?;
+    /// println!("{} dead letters are deleted", letters.count().await?);
+    /// letters.purge().await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the server does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: it only reads.
+    pub async fn up_to_now(mut self) -> Result<Self, Error> {
+        self.up_to = Some(self.end().await?);
+        Ok(self)
     }
 
     /// Replays messages to every queue on their subject, instead of only to the one whose handler failed.
@@ -273,11 +301,27 @@ impl DeadLetters {
                 return Ok(count);
             }
             pace.next().await;
-            let deleted =
-                futures::stream::iter(&page).map(|letter| self.delete_letter(letter)).buffer_unordered(page.len());
-            let deleted: Vec<bool> = deleted.try_collect().await?;
-            count += deleted.into_iter().filter(|existed| *existed).count();
+            count += self.delete_page(&page).await?;
         }
+    }
+
+    /// Deletes these dead letters at the [`rate`](Self::rate); returns the number of those that existed.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn delete_each(&self, letters: &[DeadLetter]) -> Result<usize, Error> {
+        let mut pace = Pace::new(self.rate)?;
+        let mut count = 0;
+        for page in letters.chunks(pace.at_once()) {
+            pace.next().await;
+            count += self.delete_page(page).await?;
+        }
+        Ok(count)
+    }
+
+    /// Deletes dead letters at the same time; returns the number of those that existed.
+    async fn delete_page(&self, page: &[DeadLetter]) -> Result<usize, Error> {
+        let deleted = futures::stream::iter(page).map(|letter| self.delete_letter(letter)).buffer_unordered(page.len());
+        let deleted: Vec<bool> = deleted.try_collect().await?;
+        Ok(deleted.into_iter().filter(|existed| *existed).count())
     }
 
     /// Deletes the dead letter with this sequence; returns `false` if it did not exist.
@@ -337,6 +381,9 @@ impl DeadLetters {
     ///
     /// They were stored after the call began, for example by a replayed message that failed again.
     pub(super) async fn end(&self) -> Result<u64, Error> {
+        if let Some(up_to) = self.up_to {
+            return Ok(up_to);
+        }
         match self.transport.last_assigned_sequence(&self.stream).await {
             Err(error) if error.kind() == ErrorKind::StreamNotFound => Ok(0),
             result => result,

@@ -1,6 +1,9 @@
 //! Reading the dead letters of a stream in order, several at a time, in bounded memory.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{DeadLetter, DeadLetters};
 use crate::error::{Error, ErrorKind};
@@ -24,6 +27,8 @@ pub(super) struct Reading<'a> {
     ahead: VecDeque<Stored>,
     /// The sequence up to which messages are in `ahead`.
     ahead_up_to: u64,
+    /// The time at which those in `ahead` were read.
+    read_at: Instant,
     /// The number of sequences that are read at once the next time.
     window: u64,
 }
@@ -36,12 +41,25 @@ impl<'a> Reading<'a> {
             let first = letters.transport.first_stored_since(&letters.stream, since).await?;
             after = after.max(first.map_or(end, |first| first - 1));
         }
-        Ok(Self { letters, after, end, ahead: VecDeque::new(), ahead_up_to: 0, window: MIN_AHEAD })
+        Ok(Self {
+            letters,
+            after,
+            end,
+            ahead: VecDeque::new(),
+            ahead_up_to: 0,
+            read_at: Instant::now(),
+            window: MIN_AHEAD,
+        })
     }
 
     /// Returns `true` if the stream does not exist, or was always empty.
     pub(super) fn is_empty(&self) -> bool {
         self.end == 0
+    }
+
+    /// Returns the time since the last returned dead letter was read.
+    pub(super) fn age(&self) -> Duration {
+        self.read_at.elapsed()
     }
 
     /// Returns the next dead letter, without the contents that are stored in messages of their own.
@@ -85,6 +103,7 @@ impl<'a> Reading<'a> {
     /// everyone who may publish to `dlq.>` can store.
     async fn read_ahead(&mut self) -> Result<(), Error> {
         let DeadLetters { transport, stream, .. } = self.letters;
+        self.read_at = Instant::now();
         let first = match transport.next_stored(stream, self.after + 1).await {
             Err(error) if error.kind() == ErrorKind::StreamNotFound => None,
             result => result?,

@@ -9,39 +9,30 @@ use std::time::UNIX_EPOCH;
 use async_nats::HeaderMap;
 use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::{self, RetentionPolicy};
+use async_nats::jetstream::stream;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 
 use super::draft::PREFIX;
 use super::pace::Pace;
+use super::reading::Reading;
 use super::store::is_same;
+use super::targets::{MAX_AGE, Receivers, Targets};
 use super::{DeadLetter, DeadLetters, ReplayReport};
-use crate::delivery::filters;
-use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
 use crate::message::replayed::{MESSAGE_ID, REPLAY_FOR, REPLAY_OF, replay_id, unguessable_replay_id};
 use crate::message::reserved::MARKER_REASON;
 use crate::message::{Outgoing, header_block};
 use crate::publish::{MissingStream, publish_copy, publish_guessable};
-use crate::spelling;
-use crate::subject::{covers, overlap};
 
 /// The header with the format of a payload.
 const CONTENT_TYPE: &str = "Content-Type";
 
-/// The queues that handle a replayed message.
+/// The action on each dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Receivers {
-    /// Only the queue whose handler failed; other handlers of this crate acknowledge it without a call.
-    FailedQueue,
-    EveryQueue,
-}
-
-/// What is done with each dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
+pub(crate) enum Attempt {
     Replay,
+    /// The check of everything but the publish.
     Check,
 }
 
@@ -101,15 +92,15 @@ impl DeadLetters {
     /// If the future is dropped, the message may be published and the dead letter not deleted.
     pub async fn replay(&self, sequence: u64) -> Result<PublishAck, Error> {
         let letter = self.existing(sequence).await?;
-        self.replay_letter(&letter).await
+        Ok(self.replay_letter(&letter, &mut Targets::new(self)).await?.0)
     }
 
     /// Replays a dead letter with another payload, as [`replay`](Self::replay) does.
     ///
     /// The message keeps its headers but for `Content-Encoding`, because the payload is taken as it is: a JSON text for a
     /// handler that takes JSON.
-    /// It keeps the [idempotency key](DeadLetter::idempotency_key) too: it is the same message to whoever stores what was
-    /// handled under that key, and must be ignored if it was handled before.
+    /// It keeps the [idempotency key](DeadLetter::idempotency_key) too: a handler that stores the keys of what it has handled
+    /// ignores the message if it handled it before.
     ///
     /// # Examples
     ///
@@ -130,45 +121,66 @@ impl DeadLetters {
     ///
     /// The same as for [`replay`](Self::replay).
     pub async fn replay_with(&self, sequence: u64, payload: impl Into<Bytes>) -> Result<PublishAck, Error> {
-        let payload = payload.into();
-        let mut letter = self.existing(sequence).await?;
-        let is_json = letter.header(CONTENT_TYPE).is_some_and(|content| content.to_ascii_lowercase().contains("json"));
-        if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(&payload) {
-            let text = format!(
-                "dead letter {sequence} cannot be replayed: its `{CONTENT_TYPE}` is `{}`, but the new payload is not JSON: {error}",
-                letter.header(CONTENT_TYPE).unwrap_or_default()
-            );
-            return Err(Error::new(ErrorKind::Config, text));
-        }
-        letter.set_payload(payload);
-        self.replay_letter(&letter).await
+        let letter = self.existing(sequence).await?.with_payload(payload.into())?;
+        Ok(self.replay_letter(&letter, &mut Targets::new(self)).await?.0)
     }
 
-    /// Returns the error that a replay of this dead letter would have, as far as it can be found out without a publish.
+    /// Replays or checks these dead letters, which were just read, at the [`rate`](Self::rate).
+    ///
+    /// Unlike [`replay_all`](Self::replay_all), it replays those that their stream keeps.
     #[cfg(feature = "cli")]
-    pub(crate) async fn check(&self, sequence: u64) -> Result<(), Error> {
-        self.checked_target(&self.existing(sequence).await?).await.map(drop)
+    pub(crate) async fn replay_each(&self, letters: &[DeadLetter], attempt: Attempt) -> Result<ReplayReport, Error> {
+        let (mut pace, mut targets) = (Pace::new(self.rate)?, Targets::new(self));
+        let mut report = ReplayReport { is_dry_run: attempt == Attempt::Check, ..ReplayReport::default() };
+        for letter in letters {
+            let kept_by = match attempt {
+                Attempt::Replay => {
+                    pace.next().await;
+                    self.replay_letter(letter, &mut targets).await.map(|(_, kept_by)| kept_by)
+                }
+                Attempt::Check => match self.check_letter(letter, &mut targets).await {
+                    Ok(()) => targets.denies_deletes().await,
+                    Err(error) => Err(error),
+                },
+            };
+            match kept_by {
+                Ok(kept_by) => {
+                    report.replayed += 1;
+                    report.undeleted += usize::from(kept_by.is_some());
+                }
+                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
+                Err(error) => report.keep(letter.sequence, error),
+            }
+        }
+        Ok(report)
     }
 
     async fn existing(&self, sequence: u64) -> Result<DeadLetter, Error> {
-        let found = self.get(sequence).await?;
-        found.ok_or_else(|| {
-            let text = format!("stream `{}` has no dead letter {sequence}{}", self.stream, self.filter);
-            Error::new(ErrorKind::Config, text)
-        })
+        self.get(sequence).await?.ok_or_else(|| self.missing(sequence))
     }
 
-    async fn replay_letter(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
+    /// Returns the error for a dead letter that does not exist.
+    pub(crate) fn missing(&self, sequence: u64) -> Error {
+        let text = format!("stream `{}` has no dead letter {sequence}{}", self.stream, self.filter);
+        Error::new(ErrorKind::Config, text)
+    }
+
+    /// Replays a dead letter; also returns the setting by which its stream keeps it.
+    async fn replay_letter(
+        &self,
+        letter: &DeadLetter,
+        targets: &mut Targets<'_>,
+    ) -> Result<(PublishAck, Option<&'static str>), Error> {
         let sequence = letter.sequence;
-        let denied = self.denies_deletes().await?;
-        let ack = self.publish_original(letter).await?;
-        if let Some(setting) = denied {
+        let kept_by = targets.denies_deletes().await?;
+        let ack = self.publish_original(letter, targets).await?;
+        if let Some(setting) = kept_by {
             tracing::warn!(
                 stream = self.stream,
                 sequence,
                 "the dead letter was replayed and is kept, because its stream denies deletes (`{setting}`)"
             );
-            return Ok(ack);
+            return Ok((ack, kept_by));
         }
         self.delete_letter(letter).await.map_err(|error| {
             let text = format!(
@@ -177,13 +189,15 @@ impl DeadLetters {
             );
             Error::new(error.kind(), text).with_source(error)
         })?;
-        Ok(ack)
+        Ok((ack, kept_by))
     }
 
     /// Replays all dead letters stored before the call, oldest first, as [`replay`](Self::replay) does.
     ///
     /// A dead letter that cannot be replayed is kept and reported, and those after it are replayed.
     /// If a stream does not answer, its other dead letters are kept without waiting for it again.
+    /// What the server says about streams, queues and dead letters is used for at most one second, and read again if a
+    /// replay fails.
     /// All dead letters of a stream that denies deletes are kept, because every call would replay them again; replay
     /// them one by one.
     ///
@@ -223,24 +237,24 @@ impl DeadLetters {
     }
 
     async fn for_each_replay(&self, attempt: Attempt) -> Result<ReplayReport, Error> {
-        let (mut reading, mut pace) = (self.reading().await?, Pace::new(self.rate)?);
-        let denied = if reading.is_empty() { None } else { self.denies_deletes().await? };
+        let (mut reading, mut pace, mut targets) = (self.reading().await?, Pace::new(self.rate)?, Targets::new(self));
+        let denied = if reading.is_empty() { None } else { targets.denies_deletes().await? };
         let mut report = ReplayReport { is_dry_run: attempt == Attempt::Check, ..ReplayReport::default() };
         let mut silent = BTreeSet::new();
         while let Some(letter) = reading.next().await? {
+            let (sequence, stream) = (letter.sequence, letter.stream.clone());
             let result = if let Some(setting) = denied {
                 Err(self.undeletable(setting))
-            } else if silent.contains(&letter.stream) {
-                Err(Error::new(ErrorKind::Timeout, format!("its stream `{}` did not answer before", letter.stream)))
+            } else if silent.contains(&stream) {
+                Err(Error::new(ErrorKind::Timeout, format!("its stream `{stream}` did not answer before")))
             } else {
-                // Another process may have replayed or deleted it since it was read.
-                let Some(letter) = self.get(letter.sequence).await? else { continue };
+                if attempt == Attempt::Replay {
+                    pace.next().await;
+                }
+                let Some(letter) = self.current(&reading, letter).await? else { continue };
                 match attempt {
-                    Attempt::Replay => {
-                        pace.next().await;
-                        self.replay_letter(&letter).await.map(drop)
-                    }
-                    Attempt::Check => self.checked_target(&letter).await.map(drop),
+                    Attempt::Replay => self.replay_letter(&letter, &mut targets).await.map(drop),
+                    Attempt::Check => self.check_letter(&letter, &mut targets).await,
                 }
             };
             match result {
@@ -248,24 +262,21 @@ impl DeadLetters {
                 Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
                 Err(error) => {
                     if error.kind() == ErrorKind::Timeout {
-                        silent.insert(letter.stream);
+                        silent.insert(stream);
                     }
-                    report.keep(letter.sequence, error);
+                    report.keep(sequence, error);
                 }
             }
         }
         Ok(report)
     }
 
-    /// Returns the setting by which the stream of the dead letters denies deletes.
-    async fn denies_deletes(&self) -> Result<Option<&'static str>, Error> {
-        let config = self.transport.stream(&self.stream).await;
-        let config = config.map_err(|error| error.into_error(&format!("reading stream `{}`", self.stream)))?;
-        Ok(config.and_then(|config| match config {
-            stream::Config { sealed: true, .. } => Some("sealed"),
-            stream::Config { deny_delete: true, .. } => Some("deny_delete"),
-            _ => None,
-        }))
+    /// Returns a dead letter with all its contents; `None` if it was replayed or deleted since it was read.
+    async fn current(&self, reading: &Reading<'_>, letter: DeadLetter) -> Result<Option<DeadLetter>, Error> {
+        match reading.age() < MAX_AGE {
+            true => self.completed(letter).await.map(Some),
+            false => self.get(letter.sequence).await,
+        }
     }
 
     fn undeletable(&self, setting: &str) -> Error {
@@ -276,10 +287,26 @@ impl DeadLetters {
         Error::new(ErrorKind::Config, text)
     }
 
-    /// Publishes the original message of a dead letter.
-    async fn publish_original(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
+    /// Checks that a dead letter can be replayed; if it seems not, by what its stream and its queue are now.
+    async fn check_letter(&self, letter: &DeadLetter, targets: &mut Targets<'_>) -> Result<(), Error> {
+        match targets.of(letter).await {
+            Err(error) if is_outdated(&error, targets) => targets.of(letter).await.map(drop),
+            result => result.map(drop),
+        }
+    }
+
+    /// Publishes the original message of a dead letter; if that fails, by what its stream and its queue are now.
+    async fn publish_original(&self, letter: &DeadLetter, targets: &mut Targets<'_>) -> Result<PublishAck, Error> {
+        match self.publish_once(letter, targets).await {
+            // The message id is the same, so that it is stored once.
+            Err(error) if is_outdated(&error, targets) => self.publish_once(letter, targets).await,
+            result => result,
+        }
+    }
+
+    async fn publish_once(&self, letter: &DeadLetter, targets: &mut Targets<'_>) -> Result<PublishAck, Error> {
         let about = format!("dead letter {} cannot be replayed", letter.sequence);
-        let target = self.checked_target(letter).await?;
+        let target = targets.of(letter).await?;
         let original = self.original(letter, &target);
         let ack = publish_guessable(&self.transport, original.clone(), MissingStream::Awaited).await?;
         if !ack.duplicate {
@@ -332,101 +359,6 @@ impl DeadLetters {
             && message.size() <= self.transport.max_payload().min(of_stream.unwrap_or(usize::MAX))
     }
 
-    /// Checks that a dead letter can be replayed, and returns the stream that will store the message.
-    async fn checked_target(&self, letter: &DeadLetter) -> Result<stream::Config, Error> {
-        let about = format!("dead letter {} cannot be replayed", letter.sequence);
-        self.check_contents(letter).map_err(|problem| Error::new(ErrorKind::Config, format!("{about}: {problem}")))?;
-        let target = self.target(letter).await.map_err(|error| error.about(&about))?;
-        match self.receivers {
-            Receivers::FailedQueue => self.check_queue(letter).await,
-            Receivers::EveryQueue => self.check_interest(&target, letter).await,
-        }
-        .map_err(|error| error.about(&about))?;
-        Ok(target)
-    }
-
-    /// Checks that a dead letter is complete, and the names in it, which become part of subjects.
-    fn check_contents(&self, letter: &DeadLetter) -> Result<(), String> {
-        if !letter.is_complete() {
-            let stream = &self.stream;
-            return Err(format!("a message of stream `{stream}` with a part of its payload or headers is gone"));
-        }
-        let subject = &letter.subject;
-        let problem = spelling::publish_subject_problem(subject).or_else(|| {
-            // The messages of such a subject are the answers to requests of other clients.
-            let is_inbox = subject.starts_with("_INBOX") || covers(&self.transport.inboxes(), subject);
-            is_inbox.then(|| format!("subject `{subject}` is an inbox, to which nothing but an answer is published"))
-        });
-        let of_stream = || spelling::name_problem(&letter.stream).map(|problem| format!("its stream: {problem}"));
-        let of_queue = || spelling::name_problem(&letter.consumer).map(|problem| format!("its queue: {problem}"));
-        match problem.or_else(of_stream).or_else(of_queue) {
-            Some(problem) => Err(problem),
-            None => Ok(()),
-        }
-    }
-
-    /// Returns the stream that stores the subject of a dead letter: the one that the letter names, or one of which that
-    /// is a mirror or an aggregate.
-    async fn target(&self, letter: &DeadLetter) -> Result<stream::Config, Error> {
-        let DeadLetter { stream: name, subject, .. } = letter;
-        let Some(config) = self.read_stream(name).await? else {
-            let text = format!("its stream `{name}` does not exist, and a replay does not create it");
-            return Err(Error::new(ErrorKind::StreamNotFound, text));
-        };
-        if stores(&config, subject) {
-            return Ok(config);
-        }
-        // Streams of another account or domain cannot be read here.
-        let origins = config.mirror.iter().chain(config.sources.iter().flatten());
-        for origin in origins.filter(|origin| origin.external.is_none() && origin.domain.is_none()) {
-            if let Some(config) = self.read_stream(&origin.name).await?.filter(|config| stores(config, subject)) {
-                return Ok(config);
-            }
-        }
-        let text = format!("its stream `{name}` does not store subject `{subject}`, but {:?}", config.subjects);
-        Err(Error::new(ErrorKind::StreamMismatch, text))
-    }
-
-    async fn read_stream(&self, name: &str) -> Result<Option<stream::Config>, Error> {
-        self.transport.stream(name).await.map_err(|error| error.into_error(&format!("reading stream `{name}`")))
-    }
-
-    /// Returns an error if no handler would be called for the replayed message, which others acknowledge.
-    async fn check_queue(&self, letter: &DeadLetter) -> Result<(), Error> {
-        let DeadLetter { stream, consumer, subject, .. } = letter;
-        let failed = |error: ApiError| error.into_error(&format!("reading consumer `{consumer}` of stream `{stream}`"));
-        let why = match self.transport.consumer(stream, consumer).await.map_err(failed)? {
-            None => "does not exist".to_owned(),
-            Some(found) => {
-                if filters(&found.config).iter().any(|filter| covers(filter, subject)) {
-                    return Ok(());
-                }
-                format!("does not receive subject `{subject}`")
-            }
-        };
-        let text = format!(
-            "the queue `{consumer}` on stream `{stream}` {why}, so nothing would handle it; start its handler first, or replay it with `to_every_queue`"
-        );
-        Err(Error::new(ErrorKind::ConsumerMismatch, text))
-    }
-
-    /// Returns an error if a stream with interest retention would discard the replayed message.
-    async fn check_interest(&self, target: &stream::Config, letter: &DeadLetter) -> Result<(), Error> {
-        if target.retention != RetentionPolicy::Interest {
-            return Ok(());
-        }
-        let (name, subject) = (&target.name, &letter.subject);
-        let failed = |error: ApiError| error.into_error(&format!("looking up consumers of `{subject}`"));
-        let consumers = self.transport.consumers(name).await.map_err(failed)?;
-        if consumers.iter().any(|(_, filter)| overlap(filter, subject)) {
-            return Ok(());
-        }
-        let text = format!(
-            "stream `{name}` has interest retention and no consumer for `{subject}`, so it would discard the replayed message; start a handler for the subject first"
-        );
-        Err(Error::new(ErrorKind::ConsumerMismatch, text))
-    }
-
     /// Compares the message for whose duplicate the stream took a replay.
     ///
     /// The id of a replay can be computed by a client that can read the dead letter, and the stream may have another message
@@ -449,6 +381,28 @@ impl DeadLetters {
     }
 }
 
+impl DeadLetter {
+    /// Returns the dead letter with another payload, which must be JSON if its header `Content-Type` names that.
+    pub(crate) fn with_payload(mut self, payload: Bytes) -> Result<Self, Error> {
+        let content = self.header(CONTENT_TYPE).unwrap_or_default();
+        let is_json = content.to_ascii_lowercase().contains("json");
+        if is_json && let Err(error) = serde_json::from_slice::<IgnoredAny>(&payload) {
+            let text = format!(
+                "dead letter {} cannot be replayed: its `{CONTENT_TYPE}` is `{content}`, but the new payload is not JSON: {error}",
+                self.sequence
+            );
+            return Err(Error::new(ErrorKind::Config, text));
+        }
+        self.set_payload(payload);
+        Ok(self)
+    }
+}
+
+/// Returns `true` if an error may be due to what was read before, which is forgotten.
+fn is_outdated(error: &Error, targets: &mut Targets<'_>) -> bool {
+    targets.forget() && !matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Closed)
+}
+
 /// The message that has the id of a replay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum KnownId {
@@ -461,9 +415,4 @@ fn renamed(mut replay: Outgoing) -> Outgoing {
     let id = unguessable_replay_id(replay.header(header::NATS_MESSAGE_ID).unwrap_or_default());
     replay.headers.insert(header::NATS_MESSAGE_ID, id);
     replay
-}
-
-/// Returns `true` if a stream stores what is published to `subject`.
-fn stores(config: &stream::Config, subject: &str) -> bool {
-    config.subjects.iter().any(|own| covers(own, subject))
 }

@@ -19,6 +19,8 @@ pub struct ReplayReport {
     pub is_dry_run: bool,
     /// The number of dead letters that were replayed.
     pub replayed: usize,
+    /// The number of dead letters among the replayed ones that their stream keeps, because it denies deletes.
+    pub undeleted: usize,
     /// The number of dead letters that were not replayed, and are kept.
     pub kept: usize,
     /// The sequence of each dead letter that was kept, with the error of its replay; at most the first 1000.
@@ -38,6 +40,10 @@ impl fmt::Display for ReplayReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let would_be = if self.is_dry_run { "would be " } else { "" };
         write!(f, "{} {would_be}replayed, {} {would_be}kept", self.replayed, self.kept)?;
+        if self.undeleted > 0 {
+            let are = if self.is_dry_run { "would be" } else { "are" };
+            write!(f, "; {} of the replayed {are} still there, because their stream denies deletes", self.undeleted)?;
+        }
         for (sequence, error) in &self.failures {
             write!(f, "\n  - #{sequence}: {error}")?;
         }

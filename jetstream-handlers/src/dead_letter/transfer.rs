@@ -134,17 +134,24 @@ impl DeadLetters {
                 return Ok(report);
             }
             line += 1;
-            if text.trim_ascii().is_empty() {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&text);
-            let stored = match DeadLetter::from_json(&text) {
-                Ok(letter) => self.import_letter(&letter).await,
-                Err(error) => Err(error),
-            };
-            match stored {
-                Err(error) if error.kind() == ErrorKind::Closed => return Err(error),
-                stored => report.add(line, stored),
+            self.import_line(line, &text, &mut report).await?;
+        }
+    }
+
+    /// Stores the dead letter in a line with this number; returns an error only if none after it can be stored.
+    pub(crate) async fn import_line(&self, line: usize, text: &[u8], report: &mut ImportReport) -> Result<(), Error> {
+        if text.trim_ascii().is_empty() {
+            return Ok(());
+        }
+        let stored = match DeadLetter::from_json(&String::from_utf8_lossy(text)) {
+            Ok(letter) => self.import_letter(&letter).await,
+            Err(error) => Err(error),
+        };
+        match stored {
+            Err(error) if error.kind() == ErrorKind::Closed => Err(error),
+            stored => {
+                report.add(line, stored);
+                Ok(())
             }
         }
     }

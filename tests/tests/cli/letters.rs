@@ -1,12 +1,14 @@
 //! The commands of dead letters, and those that pause and reset a handler.
 
+use std::process::Stdio;
+
 use jetstream_handlers_tests::{Program, SOON, Server, connect, eventually, trace};
 use serde_json::json;
 
 use super::{SERVICE, run, run_on, run_with, until_started};
 
 /// Starts the service, and returns it once these orders of a customer that cannot be billed are dead letters.
-async fn with_letters(server: &Server, ids: &[u64]) -> Program {
+pub(super) async fn with_letters(server: &Server, ids: &[u64]) -> Program {
     trace();
     let service = Program::start(SERVICE, &["run"], &[("NATS_URL", &server.url())]);
     until_started(server).await;
@@ -39,7 +41,10 @@ async fn dead_letters_are_listed_grouped_and_shown() {
     shown.code(0).says(&["order 42 cannot be billed", "\"customer\": \"Mallory\"", "of stream SHOP"]);
     run_on(&server, &["dlq", "show", "7"]).await.code(1).says(&["there is no dead letter 7"]);
     let nothing = ["dlq", "list", "--handler", "shipping", "--since", "2h"];
-    run_on(&server, &nothing).await.code(2).says(&["no dead letter meets `--handler shipping` and `--since 20"]);
+    run_on(&server, &nothing).await.code(0).says(&["no dead letter meets `--handler shipping` and `--since 20"]);
+    let groups = run_on(&server, &["dlq", "groups", "--handler", "shipping"]).await;
+    groups.code(0).says(&["no dead letter meets `--handler shipping`"]);
+    run(&["dlq", "list", "--limit", "0"]).await.code(1).says(&["0 is not in 1.."]);
     run(&["dlq", "list", "--reason", "oops"]).await.code(1).says(&["expected one of error, panic"]);
     run(&["dlq", "list", "--until", "soon"]).await.code(1).says(&["expected a time as in"]);
 }
@@ -56,30 +61,86 @@ async fn dead_letters_are_replayed_and_purged_only_after_a_question() {
         refused.code(1).says(&["3 dead letters", "no terminal", "pass `--yes`"]);
         let nothing = run_on(&server, &["dlq", command, "--handler", "ship", "--yes"]).await;
         nothing.code(2).says(&["no dead letter meets `--handler ship`"]);
+        let nothing = run_on(&server, &["dlq", command, "--handler", "ship", "--yes", "--json"]).await;
+        assert_eq!(nothing.code(2).json()["version"], 1);
+        let several = run_on(&server, &["dlq", command, "1", "2"]).await;
+        several.code(1).says(&["2 dead letters", "pass `--yes`"]);
+        run(&["dlq", command, "1", "--rate", "0"]).await.code(1).says(&["0 is not in 1.."]);
     }
     let dry = run_on(&server, &["dlq", "replay", "--all", "--dry-run"]).await;
     dry.code(0).says(&["3 would be replayed, 0 would be kept"]);
     run_on(&server, &["dlq", "purge", "--all", "--dry-run"]).await.code(0).says(&["3 would be deleted"]);
-    run_on(&server, &["dlq", "replay", "1", "9", "--json"])
-        .await
-        .code(2)
-        .says(&["\"replayed\": 1", "no dead letter 9"]);
+    let gone = run_on(&server, &["dlq", "replay", "1", "9", "--json"]).await;
+    gone.code(1).says(&["no dead letter 9"]);
+    let report = gone.json();
+    assert_eq!((&report["replayed"], &report["kept"], &report["missing"]), (&json!(1), &json!(0), &json!([9])));
     // It has failed again, as dead letter 4.
     let broker = connect(&server).await;
     let letters = broker.dead_letters();
     eventually("three again", SOON, async || (letters.count().await.unwrap() == 3).then_some(())).await;
     let edited = ["dlq", "replay", "2", "--payload", "-"];
-    run_with(&edited, &[("NATS_URL", &server.url())], r#"{"id": 2, "customer": "Ann"}"#)
+    run_with(&edited, &[("NATS_URL", &server.url())], "{\"id\": 2, \"customer\": \"Ann\"}\n")
         .await
         .code(0)
         .says(&["1 replayed"]);
     server.all_acked("SHOP", "billing").await;
     assert_eq!(letters.count().await.unwrap(), 2);
-    run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["delete 1 dead letters for good?"]);
+    run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["delete 1 dead letter for good?"]);
     run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(0).says(&["1 deleted"]);
-    run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(2).says(&["none of the dead letters [3]"]);
+    run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(1).says(&["no dead letter 3", "0 deleted"]);
     run_on(&server, &["dlq", "purge", "--all", "--yes", "--rate", "100"]).await.code(0).says(&["1 deleted"]);
     run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(2).says(&["there are no dead letters"]);
+}
+
+#[tokio::test]
+async fn replayed_dead_letter_that_its_stream_keeps_is_reported() {
+    let server = Server::start().await;
+    let service = with_letters(&server, &[1]).await;
+    let jetstream = server.jetstream().await;
+    let mut config = jetstream.get_stream("DLQ").await.unwrap().cached_info().config.clone();
+    config.deny_delete = true;
+    jetstream.update_stream(config).await.unwrap();
+    let checked = run_on(&server, &["dlq", "replay", "1", "--dry-run", "--json"]).await.code(0).json();
+    assert_eq!((&checked["replayed"], &checked["undeleted"]), (&json!(1), &json!(1)));
+    let replayed = run_on(&server, &["dlq", "replay", "1"]).await;
+    replayed
+        .code(0)
+        .says(&["1 replayed, 0 kept; 1 of the replayed are still there, because their stream denies deletes"]);
+    // A group of them would be replayed by every call.
+    run_on(&server, &["dlq", "replay", "--all", "--yes"]).await.code(2).says(&["denies deletes (`deny_delete`)"]);
+    drop(service);
+}
+
+#[tokio::test]
+async fn stated_dead_letters_are_replayed_and_deleted_at_the_rate() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1, 2, 3]).await;
+    let begin = std::time::Instant::now();
+    run_on(&server, &["dlq", "replay", "1", "2", "3", "--rate", "2", "--yes"]).await.code(0).says(&["3 replayed"]);
+    assert!(begin.elapsed() >= std::time::Duration::from_millis(900), "{:?}", begin.elapsed());
+    let broker = connect(&server).await;
+    let letters = broker.dead_letters();
+    eventually("three again", SOON, async || (letters.count().await.unwrap() == 3).then_some(())).await;
+    let letters = run_on(&server, &["dlq", "list", "--json"]).await.code(0).json();
+    let sequences: Vec<_> =
+        letters["dead_letters"].as_array().unwrap().iter().map(|it| it["sequence"].to_string()).collect();
+    let mut purge = vec!["dlq", "purge", "--rate", "2", "--yes"];
+    purge.extend(sequences.iter().map(String::as_str));
+    let begin = std::time::Instant::now();
+    run_on(&server, &purge).await.code(0).says(&["3 deleted"]);
+    assert!(begin.elapsed() >= std::time::Duration::from_millis(900), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn export_whose_reader_has_ended_is_no_error() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1]).await;
+    let mut child = tokio::process::Command::new(SERVICE);
+    child.args(["dlq", "export"]).env_clear().env("NATS_URL", server.url()).kill_on_drop(true);
+    let mut child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().await.unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8(ended.stderr).unwrap()), (Some(0), String::new()));
 }
 
 #[tokio::test]
@@ -89,7 +150,11 @@ async fn exported_dead_letters_are_imported() {
     let exported = run_on(&server, &["dlq", "export", "--handler", "bill"]).await;
     assert_eq!(exported.code(0).stdout.lines().count(), 2, "{exported:?}");
     run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(0);
-    run_on(&server, &["dlq", "export"]).await.code(2).says(&["there are no dead letters"]);
+    run_on(&server, &["dlq", "export"]).await.code(0).says(&["there are no dead letters"]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("letters.jsonl");
+    run_on(&server, &["dlq", "export", "--out", path.to_str().unwrap()]).await.code(0);
+    assert_eq!(std::fs::read(&path).unwrap(), b"");
     let url = server.url();
     let import = async |text: &str| run_with(&["dlq", "import", "-"], &[("NATS_URL", &url)], text).await;
     import(&exported.stdout).await.code(0).says(&["2 imported, 0 already stored, 0 failed"]);

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::super::connection::Connection;
 use super::super::exit::Exit;
+use super::super::files::read_text;
 use super::super::output::{Color, Form};
 use super::super::session::Session;
-use super::{document, of_file};
+use super::document;
 use crate::asyncapi::{Change, Severity, diff, read};
 use crate::error::{Error, ErrorKind};
 
@@ -34,13 +35,12 @@ enum FailOn {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document<'a> {
-    version: u32,
     changes: &'a [Change],
 }
 
 impl Diff {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        let text = std::fs::read_to_string(&self.file).map_err(|error| of_file(&self.file, "read", error))?;
+        let text = read_text(&self.file).await?;
         let earlier = read(&text)
             .map_err(|error| Error::new(ErrorKind::Config, format!("`{}`: {error}", self.file.display())))?;
         let (document, output) = document(session, Connection::default()).await?;
@@ -51,7 +51,7 @@ impl Diff {
         };
         let exit = if changes.iter().any(|it| it.severity >= limit) { Exit::Found } else { Exit::Done };
         if self.form.json {
-            output.json(&Document { version: 1, changes: &changes })?;
+            output.document(Document { changes: &changes })?;
             return Ok(exit);
         }
         for change in &changes {

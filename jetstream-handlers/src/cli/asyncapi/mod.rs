@@ -2,10 +2,11 @@
 
 mod diff;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::connection::Connection;
 use super::exit::Exit;
+use super::files::write;
 use super::output::Output;
 use super::session::Session;
 use crate::asyncapi::{AsyncApi, ServiceInfo};
@@ -52,10 +53,7 @@ impl Asyncapi {
             return Err(Error::new(ErrorKind::Config, text));
         }
         let text = if self.yaml { document.to_yaml() } else { document.to_json() };
-        match &self.out {
-            Some(path) => std::fs::write(path, text).map_err(|error| of_file(path, "written", error))?,
-            None => output.text(&text)?,
-        }
+        write(self.out.as_deref(), &text, &output)?;
         Ok(Exit::Done)
     }
 }
@@ -71,9 +69,4 @@ async fn document(session: Session, connection: Connection) -> Result<(AsyncApi,
     let (broker, output) = session.offline();
     let document = broker.asyncapi(info).await?;
     Ok((document, output))
-}
-
-/// Returns the error of a file.
-fn of_file(path: &Path, what: &str, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Config, format!("`{}` cannot be {what}", path.display())).with_source(error)
 }

@@ -1,6 +1,6 @@
 //! The commands `dlq replay` and `dlq purge`.
 
-use std::io::Read as _;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -8,9 +8,10 @@ use super::filters::Filters;
 use crate::cli::ask::Consent;
 use crate::cli::connection::Connection;
 use crate::cli::exit::Exit;
+use crate::cli::files::read_payload;
 use crate::cli::output::{Form, Output};
 use crate::cli::session::Session;
-use crate::dead_letter::{DeadLetters, ReplayReport};
+use crate::dead_letter::{Attempt, DeadLetter, DeadLetters, ReplayReport};
 use crate::error::{Error, ErrorKind};
 
 /// The dead letters that a command changes, which must be stated.
@@ -25,10 +26,18 @@ struct Chosen {
     #[command(flatten)]
     filters: Filters,
     /// The maximum number of dead letters per second
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     #[command(flatten)]
     consent: Consent,
+}
+
+/// The dead letters with the stated sequences.
+#[derive(Default)]
+struct Listed {
+    found: Vec<DeadLetter>,
+    /// The sequences of those that do not exist.
+    missing: Vec<u64>,
 }
 
 impl Chosen {
@@ -53,6 +62,32 @@ impl Chosen {
             None => letters,
         }
     }
+
+    /// Reads the dead letters with the stated sequences, and notes those that do not exist.
+    async fn listed(&self, letters: &DeadLetters, output: &Output) -> Result<Listed, Error> {
+        let mut listed = Listed::default();
+        let mut seen = Vec::new();
+        for sequence in &self.sequences {
+            if seen.contains(sequence) {
+                continue;
+            }
+            seen.push(*sequence);
+            match letters.get(*sequence).await? {
+                Some(letter) => listed.found.push(letter),
+                None => {
+                    output.note(&format!("error: {}", letters.missing(*sequence)));
+                    listed.missing.push(*sequence);
+                }
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Notes conditions that no dead letter meets, which ends a change of dead letters with a finding.
+    fn nothing(&self, output: &Output) -> Exit {
+        output.note(&self.filters.nothing());
+        Exit::Found
+    }
 }
 
 /// Replays dead letters.
@@ -63,9 +98,10 @@ pub(super) struct Replay {
     /// Replays to every queue on the subject, and not only to the one whose handler failed
     #[arg(long)]
     to_all: bool,
-    /// Replaces the payload of one dead letter by that of a file, or with `-` of the standard input
+    /// Replaces the payload of one dead letter by that of a file, or with `-` of the standard input, without the line
+    /// break at the end of a text
     #[arg(long, value_name = "FILE")]
-    payload: Option<String>,
+    payload: Option<PathBuf>,
     /// Shows what would be replayed, and changes nothing
     #[arg(long)]
     dry_run: bool,
@@ -78,10 +114,11 @@ pub(super) struct Replay {
 /// The document for programs.
 #[derive(Serialize)]
 struct Replayed {
-    version: u32,
     dry_run: bool,
     replayed: usize,
+    undeleted: usize,
     kept: usize,
+    missing: Vec<u64>,
     failures: Vec<Failure>,
 }
 
@@ -93,75 +130,80 @@ struct Failure {
 
 impl Replay {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        let Self { chosen, to_all, payload, dry_run, form, connection } = self;
-        chosen.check()?;
-        if payload.is_some() && (chosen.sequences.len() != 1 || dry_run) {
+        self.chosen.check()?;
+        if self.payload.is_some() && (self.chosen.sequences.len() != 1 || self.dry_run) {
             let text = "`--payload` replaces the payload of one dead letter; state its sequence, without `--dry-run`";
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let payload = payload.map(|file| read(&file)).transpose()?;
-        let (broker, output) = session.connect_to_existing(connection).await?;
-        let mut letters = chosen.letters(chosen.filters.letters(&broker));
-        if to_all {
+        let payload = match &self.payload {
+            Some(file) => Some(read_payload(file).await?),
+            None => None,
+        };
+        let (broker, output) = session.connect_to_existing(self.connection.clone()).await?;
+        let mut letters = self.chosen.letters(self.chosen.filters.letters(&broker));
+        if self.to_all {
             letters = letters.to_every_queue();
         }
-        let report = match (&*chosen.sequences, payload) {
-            ([sequence], Some(payload)) => {
-                letters.replay_with(*sequence, payload).await?;
-                ReplayReport { replayed: 1, ..ReplayReport::default() }
-            }
-            ([], _) => {
-                let count = letters.count().await?;
-                if count == 0 {
-                    output.note(&chosen.filters.nothing());
-                    return Ok(Exit::Found);
-                }
-                if dry_run {
-                    letters.dry_run().await?
-                } else {
-                    chosen.consent.ask(&format!("replay {count} dead letters?"))?;
-                    letters.replay_all().await?
-                }
-            }
-            (sequences, _) => {
-                let mut report = ReplayReport { is_dry_run: dry_run, ..ReplayReport::default() };
-                for sequence in sequences {
-                    let replayed = match dry_run {
-                        true => letters.check(*sequence).await,
-                        false => letters.replay(*sequence).await.map(drop),
-                    };
-                    match replayed {
-                        Ok(()) => report.replayed += 1,
-                        Err(error) => report.keep(*sequence, error),
-                    }
-                }
-                report
-            }
+        if self.chosen.sequences.is_empty() {
+            let report = self.replay_fitting(letters).await?;
+            let exit = match report.replayed + report.kept {
+                0 => self.chosen.nothing(&output),
+                _ if report.kept > 0 => Exit::Found,
+                _ => Exit::Done,
+            };
+            return self.finish(&output, report, Vec::new(), exit);
+        }
+        let Listed { mut found, missing } = self.chosen.listed(&letters, &output).await?;
+        if let Some(payload) = payload {
+            let edited = found.into_iter().map(|letter| letter.with_payload(payload.clone().into()));
+            found = edited.collect::<Result<_, _>>()?;
+        }
+        let report = self.replay_listed(&letters, &found).await?;
+        let exit = match report.kept {
+            _ if !missing.is_empty() => Exit::Failed,
+            0 => Exit::Done,
+            _ => Exit::Found,
         };
-        finish(&output, form, report)
+        self.finish(&output, report, missing, exit)
     }
-}
 
-fn finish(output: &Output, form: Form, report: ReplayReport) -> Result<Exit, Error> {
-    let exit = if report.kept == 0 { Exit::Done } else { Exit::Found };
-    if !form.json {
-        output.line(&report.to_string())?;
-        return Ok(exit);
+    /// Replays the dead letters that meet the conditions, and are stored when the question is asked.
+    async fn replay_fitting(&self, letters: DeadLetters) -> Result<ReplayReport, Error> {
+        let letters = letters.up_to_now().await?;
+        if self.dry_run {
+            return letters.dry_run().await;
+        }
+        if !self.chosen.consent.is_given() {
+            let count = letters.count().await?;
+            if count == 0 {
+                return Ok(ReplayReport::default());
+            }
+            self.chosen.consent.ask(&format!("replay {}?", counted(count))).await?;
+        }
+        letters.replay_all().await
     }
-    let ReplayReport { is_dry_run, replayed, kept, failures } = report;
-    let failures = failures.into_iter().map(|(sequence, error)| Failure { sequence, error: error.to_string() });
-    output.json(&Replayed { version: 1, dry_run: is_dry_run, replayed, kept, failures: failures.collect() })?;
-    Ok(exit)
-}
 
-/// Reads a file, or with `-` the standard input.
-fn read(file: &str) -> Result<Vec<u8>, Error> {
-    let mut payload = Vec::new();
-    let read = match file {
-        "-" => std::io::stdin().read_to_end(&mut payload).map(|_| payload),
-        file => std::fs::read(file),
-    };
-    read.map_err(|error| Error::new(ErrorKind::Config, format!("`{file}` cannot be read: {error}")).with_source(error))
+    /// Replays dead letters; one alone needs no question.
+    async fn replay_listed(&self, letters: &DeadLetters, found: &[DeadLetter]) -> Result<ReplayReport, Error> {
+        if self.dry_run {
+            return letters.replay_each(found, Attempt::Check).await;
+        }
+        if found.len() > 1 {
+            self.chosen.consent.ask(&format!("replay {}?", counted(found.len() as u64))).await?;
+        }
+        letters.replay_each(found, Attempt::Replay).await
+    }
+
+    fn finish(&self, output: &Output, report: ReplayReport, missing: Vec<u64>, exit: Exit) -> Result<Exit, Error> {
+        if !self.form.json {
+            output.line(&report.to_string())?;
+            return Ok(exit);
+        }
+        let ReplayReport { is_dry_run: dry_run, replayed, undeleted, kept, failures } = report;
+        let failures = failures.into_iter().map(|(sequence, error)| Failure { sequence, error: error.to_string() });
+        output.document(Replayed { dry_run, replayed, undeleted, kept, missing, failures: failures.collect() })?;
+        Ok(exit)
+    }
 }
 
 /// Deletes dead letters.
@@ -181,49 +223,63 @@ pub(super) struct Purge {
 /// The document for programs.
 #[derive(Serialize)]
 struct Purged {
-    version: u32,
     dry_run: bool,
     purged: u64,
+    missing: Vec<u64>,
 }
 
 impl Purge {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        let Self { chosen, dry_run, form, connection } = self;
-        chosen.check()?;
-        let (broker, output) = session.connect_to_existing(connection).await?;
-        let letters = chosen.letters(chosen.filters.letters(&broker));
-        let mut existing = Vec::new();
-        for sequence in &chosen.sequences {
-            if letters.get(*sequence).await?.is_some() {
-                existing.push(*sequence);
-            }
+        self.chosen.check()?;
+        let (broker, output) = session.connect_to_existing(self.connection.clone()).await?;
+        let letters = self.chosen.letters(self.chosen.filters.letters(&broker));
+        if self.chosen.sequences.is_empty() {
+            let letters = letters.up_to_now().await?;
+            let purged = self.purge_fitting(&letters).await?;
+            let exit = if purged == 0 { self.chosen.nothing(&output) } else { Exit::Done };
+            return self.finish(&output, purged, Vec::new(), exit);
         }
-        let is_of_sequences = !chosen.sequences.is_empty();
-        let count = if is_of_sequences { existing.len() as u64 } else { letters.count().await? };
-        if count == 0 {
-            let sequences = || format!("there is none of the dead letters {:?}", chosen.sequences);
-            output.note(&if is_of_sequences { sequences() } else { chosen.filters.nothing() });
-            return Ok(Exit::Found);
-        }
-        let purged = if dry_run {
-            count
-        } else {
-            chosen.consent.ask(&format!("delete {count} dead letters for good?"))?;
-            if is_of_sequences {
-                let mut purged = 0;
-                for sequence in existing {
-                    purged += u64::from(letters.delete(sequence).await?);
-                }
-                purged
-            } else {
-                letters.purge().await? as u64
-            }
+        let Listed { found, missing } = self.chosen.listed(&letters, &output).await?;
+        let count = found.len() as u64;
+        let purged = match self.may_delete(count).await? {
+            true => letters.delete_each(&found).await? as u64,
+            false => count,
         };
-        if form.json {
-            output.json(&Purged { version: 1, dry_run, purged })?;
+        let exit = if missing.is_empty() { Exit::Done } else { Exit::Failed };
+        self.finish(&output, purged, missing, exit)
+    }
+
+    /// Deletes the dead letters that meet the conditions; they are counted only for a question or a dry run.
+    async fn purge_fitting(&self, letters: &DeadLetters) -> Result<u64, Error> {
+        if self.dry_run || !self.chosen.consent.is_given() {
+            let count = letters.count().await?;
+            if !self.may_delete(count).await? {
+                return Ok(count);
+            }
+        }
+        Ok(letters.purge().await? as u64)
+    }
+
+    /// Asks whether dead letters are to be deleted; returns `false` if there is nothing to delete.
+    async fn may_delete(&self, count: u64) -> Result<bool, Error> {
+        if count == 0 || self.dry_run {
+            return Ok(false);
+        }
+        self.chosen.consent.ask(&format!("delete {} for good?", counted(count))).await?;
+        Ok(true)
+    }
+
+    fn finish(&self, output: &Output, purged: u64, missing: Vec<u64>, exit: Exit) -> Result<Exit, Error> {
+        let dry_run = self.dry_run;
+        if self.form.json {
+            output.document(Purged { dry_run, purged, missing })?;
         } else {
             output.line(&format!("{purged} {}deleted", if dry_run { "would be " } else { "" }))?;
         }
-        Ok(Exit::Done)
+        Ok(exit)
     }
+}
+
+fn counted(count: u64) -> String {
+    format!("{count} dead letter{}", if count == 1 { "" } else { "s" })
 }

@@ -21,8 +21,8 @@ pub(super) struct List {
     #[command(flatten)]
     filters: Filters,
     /// The maximum number of dead letters
-    #[arg(long, default_value_t = 50, value_name = "NUMBER")]
-    limit: usize,
+    #[arg(long, default_value_t = 50, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
     /// Continues after this sequence
     #[arg(long, default_value_t = 0, value_name = "SEQUENCE")]
     after: u64,
@@ -35,20 +35,20 @@ pub(super) struct List {
 /// The document for programs.
 #[derive(Serialize)]
 struct Document<'a> {
-    version: u32,
     dead_letters: &'a [DeadLetter],
 }
 
 impl List {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let found = self.filters.letters(&broker).after(self.after).list(self.limit).await?;
+        let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let found = self.filters.letters(&broker).after(self.after).list(limit).await?;
         if self.form.json {
-            output.json(&Document { version: 1, dead_letters: &found })?;
+            output.document(Document { dead_letters: &found })?;
         }
         let Some(last) = found.last() else {
             output.note(&self.filters.nothing());
-            return Ok(Exit::Found);
+            return Ok(Exit::Done);
         };
         if self.form.json {
             return Ok(Exit::Done);
@@ -59,7 +59,7 @@ impl List {
             [sequence.to_string(), shown(*stored_at), handler.clone(), reason.to_string(), subject.clone(), error]
         });
         output.table(&["sequence", "stored at", "handler", "reason", "subject", "error"], rows)?;
-        if found.len() >= self.limit {
+        if found.len() >= limit {
             output.note(&format!("there may be more; continue with `--after {}`", last.sequence));
         }
         Ok(Exit::Done)
@@ -86,7 +86,7 @@ impl Groups {
         }
         if found.groups.is_empty() {
             output.note(&self.filters.nothing());
-            return Ok(Exit::Found);
+            return Ok(Exit::Done);
         }
         if self.form.json {
             return Ok(Exit::Done);
