@@ -14,7 +14,7 @@ use crate::outcome::{Failure, Reason};
 use crate::sync::lock;
 
 /// The timeout of recording the messages that a stop hands back; it is short, because other workers wait for them.
-const RECORD_TIMEOUT: Duration = Duration::from_millis(300);
+pub(super) const RECORD_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The time after a failed lookup during which the server is not asked again.
 const LOOKUP_PAUSE: Duration = Duration::from_secs(60);
@@ -129,10 +129,11 @@ impl Worker {
         false
     }
 
-    /// Records for every worker of the consumer that these deliveries were not attempts.
-    pub(super) async fn record_hand_back(&self, sequences: &[u64]) {
-        let problem = match timeout(RECORD_TIMEOUT, self.transport.hand_back(&self.binding, sequences)).await {
-            Ok(Ok(())) => return,
+    /// Records for every worker of the consumer that these deliveries were not attempts; returns `false` if that fails,
+    /// also because it takes longer than `limit`.
+    pub(super) async fn record_hand_back(&self, sequences: &[u64], limit: Duration) -> bool {
+        let problem = match timeout(limit, self.transport.hand_back(&self.binding, sequences)).await {
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error.to_string(),
             Err(_) => "no answer in time".to_owned(),
         };
@@ -140,6 +141,7 @@ impl Worker {
             handler = self.handler.declaration.name,
             "messages that are handed back now count as attempted: {problem}"
         );
+        false
     }
 }
 

@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Worker;
 use super::ack_all::AckAll;
+use super::attempts::RECORD_TIMEOUT;
 use crate::backoff::ExponentialBackoff;
 use crate::error::Error;
 use crate::message::{DeliveryId, Info, Message};
@@ -184,7 +185,7 @@ impl Worker {
             return;
         }
         let sequences: Vec<_> = messages.iter().map(Info::stream_sequence).collect();
-        self.record_hand_back(&sequences).await;
+        self.record_hand_back(&sequences, RECORD_TIMEOUT).await;
         for delivery in messages {
             self.answer(delivery.clone(), Answer::Nak(Duration::ZERO)).await;
         }

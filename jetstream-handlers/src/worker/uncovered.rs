@@ -19,8 +19,22 @@ use crate::subject::covers;
 use crate::sync::lock;
 use crate::transport::Deliveries;
 
-/// The delay after which a message that was handed back is delivered again.
+/// The delay after which a message that was handed back is delivered again, until it was delivered often.
 const DELAY: Duration = Duration::from_secs(5);
+
+/// The number of deliveries up to which the delay stays the same; it doubles with each further one.
+///
+/// Until then, an instance of the new version has probably received the message, if there is one.
+const SHORTLY_DELAYED: u64 = 12;
+
+/// The maximum delay, with which the server's limit of deliveries suffices for a month.
+const MAX_DELAY: Duration = Duration::from_secs(300);
+
+/// The time for which messages must not use up their attempts if their hand-backs cannot be recorded.
+const ROLLOUT: Duration = Duration::from_secs(3600);
+
+/// The timeout of the record of messages that are handed back while the handler runs.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time for which messages are gathered, because each record of them is a write to the consumer.
 const GATHER: Duration = Duration::from_millis(100);
@@ -108,11 +122,42 @@ impl Uncovered {
 
     /// Takes the deliveries that are not handed back yet, in the order of the stream.
     pub(super) fn take(&self) -> Vec<Info> {
-        let mut deliveries = std::mem::take(&mut *lock(&self.deliveries));
-        deliveries.sort_by_key(Info::stream_sequence);
-        deliveries.dedup_by_key(|delivery| delivery.stream_sequence());
-        deliveries
+        let deliveries = std::mem::take(&mut *lock(&self.deliveries));
+        in_order(deliveries)
     }
+
+    /// Returns the deliveries that are not handed back yet, in the order of the stream.
+    fn held(&self) -> Vec<Info> {
+        let deliveries = lock(&self.deliveries).clone();
+        in_order(deliveries)
+    }
+
+    /// Removes the deliveries of a message up to one that was handed back.
+    fn remove(&self, handed_back: &Info) {
+        let is_other = |it: &Info| {
+            it.stream_sequence() != handed_back.stream_sequence() || it.delivered() > handed_back.delivered()
+        };
+        lock(&self.deliveries).retain(is_other);
+    }
+}
+
+/// Returns one delivery of each message, in the order of the stream.
+fn in_order(mut deliveries: Vec<Info>) -> Vec<Info> {
+    deliveries.sort_by_key(|delivery| (delivery.stream_sequence(), std::cmp::Reverse(delivery.delivered())));
+    deliveries.dedup_by_key(|delivery| delivery.stream_sequence());
+    deliveries
+}
+
+/// Returns the delay of a message with this number of deliveries whose hand-back is recorded.
+fn delay(delivered: u64) -> Duration {
+    let doublings = delivered.saturating_sub(SHORTLY_DELAYED).min(10);
+    DELAY.saturating_mul(1 << doublings).min(MAX_DELAY)
+}
+
+/// Returns the delay of a message whose hand-back counts as an attempt: so long that one attempt is left after a
+/// rollout of an hour.
+fn unrecorded_delay(delivered: u64, max_deliver: u32) -> Duration {
+    delay(delivered).max(ROLLOUT / max_deliver.saturating_sub(1).max(1))
 }
 
 impl Worker {
@@ -167,16 +212,21 @@ impl Worker {
     }
 
     async fn hand_back_later(&self) {
-        let deliveries = self.uncovered.take();
-        let sequences: Vec<_> = deliveries.iter().map(Info::stream_sequence).collect();
         if !self.transport.is_connected() {
-            return self.observer.count(Settlement::Lost, deliveries.len());
+            return self.observer.count(Settlement::Lost, self.uncovered.take().len());
         }
-        self.record_hand_back(&sequences).await;
+        // They stay held until they are handed back, because a stop may drop this future, and hands back the others.
+        let deliveries = self.uncovered.held();
+        let sequences: Vec<_> = deliveries.iter().map(Info::stream_sequence).collect();
+        let is_recorded = self.record_hand_back(&sequences, RECORD_TIMEOUT).await;
+        let max_deliver = self.handler.declaration.plan.max_deliver();
         for delivery in &deliveries {
-            self.request_later(delivery, DELAY).await;
+            let delivered = delivery.delivered();
+            let delay = if is_recorded { delay(delivered) } else { unrecorded_delay(delivered, max_deliver) };
+            self.request_later(delivery, delay).await;
+            self.uncovered.remove(delivery);
+            self.observer.count(Settlement::HandedBack, 1);
         }
-        self.observer.count(Settlement::HandedBack, deliveries.len());
     }
 
     /// Returns `true` if an instance that keeps an order has handled everything before the messages to hand back.
@@ -201,6 +251,43 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delivery_stays_held_until_it_is_handed_back() {
+        let uncovered = Uncovered::new(&Plan::new("orders.created", "shop"));
+        let delivery = |sequence, delivered| {
+            Info::for_test("ORDERS", "billing").with_stream_sequence(sequence).with_delivered(delivered)
+        };
+        let numbers = |deliveries: &[Info]| -> Vec<_> {
+            deliveries.iter().map(|it| (it.stream_sequence(), it.delivered())).collect()
+        };
+        lock(&uncovered.deliveries).extend([delivery(8, 1), delivery(7, 1), delivery(7, 2)]);
+        let held = uncovered.held();
+        assert_eq!(numbers(&held), [(7, 2), (8, 1)]);
+        uncovered.remove(&held[0]);
+        assert_eq!(numbers(&uncovered.take()), [(8, 1)], "a stop hands back the others");
+    }
+
+    #[test]
+    fn deliveries_suffice_for_a_month() {
+        assert_eq!(
+            [1, SHORTLY_DELAYED, SHORTLY_DELAYED + 1, u64::MAX].map(delay),
+            [DELAY, DELAY, DELAY * 2, MAX_DELAY]
+        );
+        let max_deliver = Plan::new("orders.created", "shop").server_max_deliver() as u64;
+        let sum: Duration = (1..max_deliver).map(delay).sum();
+        assert!(sum > Duration::from_secs(30 * 24 * 3600), "{sum:?}");
+    }
+
+    #[test]
+    fn unrecorded_hand_backs_of_a_rollout_leave_an_attempt() {
+        for max_deliver in [2, 5, 20, 1000] {
+            let before_the_last = (1..u64::from(max_deliver)).map(|it| unrecorded_delay(it, max_deliver));
+            let sum: Duration = before_the_last.sum();
+            assert!(sum + Duration::from_millis(1) > ROLLOUT, "max_deliver = {max_deliver}: {sum:?}");
+        }
+        assert_eq!(unrecorded_delay(1, 1), ROLLOUT);
+    }
 
     #[test]
     fn covers_what_the_handler_declares() {
