@@ -128,6 +128,7 @@ mod spelling;
 mod subject;
 mod sync;
 pub mod testing;
+mod text;
 mod transport;
 mod variable;
 mod worker;

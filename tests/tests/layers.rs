@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     // Data, which does no I/O.
     &[
-        "sync", "future", "pattern", "duration", "spelling", "rules", "backoff", "error", "subject", "variable",
-        "prefix", "key", "message", "codec", "schema", "event", "plan", "settings", "delivery", "outcome",
+        "sync", "future", "pattern", "duration", "spelling", "text", "rules", "backoff", "error", "subject",
+        "variable", "prefix", "key", "message", "codec", "schema", "event", "plan", "settings", "delivery", "outcome",
     ],
     // What is seen of a broker and its handlers, which every layer above reports.
     &["observe"],

@@ -438,7 +438,8 @@ impl Builder {
 
     /// Sets which streams and consumers the broker may create and change; defaults to [`Manage::Create`].
     ///
-    /// The key `manage` of a handler takes precedence for its consumer, and for the streams that it needs.
+    /// The key `manage` of a handler takes precedence for its consumer, and for missing streams that it needs. Declared
+    /// streams are created and changed as the broker's value says.
     /// [`deployment`](mod@crate::deployment) describes how a changed setting is deployed.
     pub fn manage(mut self, manage: Manage) -> Self {
         self.settings.manage = manage;

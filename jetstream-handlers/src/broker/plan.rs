@@ -28,7 +28,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Returns an error if settings are invalid, there are no handlers, or the server does not answer.
+    /// Returns an error if settings are invalid, or if the server does not answer or refuses a request.
     ///
     /// # Cancel safety
     ///
@@ -54,9 +54,9 @@ impl Broker {
     }
 
     async fn plan_on(&self, transport: &Transport) -> Result<ProvisionPlan, Error> {
-        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?;
+        let Checked { handlers, problems, .. } = self.checked_selected()?;
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
-        Ok(plan(transport, &declarations, problems, &self.program(&declarations)).await)
+        plan(transport, &declarations, problems, &self.program(&declarations)).await
     }
 
     /// Returns the streams and consumers that the handlers of [`start_all`](Self::start_all) and the declared streams need,
@@ -93,7 +93,7 @@ impl Broker {
     ///
     /// This method is cancel safe: it only reads.
     pub async fn export(&self, format: ExportFormat) -> Result<String, Error> {
-        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?;
+        let Checked { handlers, problems, .. } = self.checked_selected()?;
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         export(&self.inner.transport, &declarations, problems, format).await
     }
@@ -112,7 +112,7 @@ impl Broker {
     /// # Cancel safety
     ///
     /// If the future is dropped, some changes were made, and a new plan has the others. A consumer that is recreated may
-    /// be deleted and not created yet.
+    /// be deleted and not created yet, and its position is lost with it; the log has the command that creates it there.
     pub async fn apply(&self, plan: &ProvisionPlan) -> Result<(), Error> {
         apply_plan(&self.inner.transport, plan).await?;
         let left = self.plan().await?;

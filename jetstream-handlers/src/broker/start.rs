@@ -41,6 +41,7 @@ struct Prepared {
 }
 
 /// The handlers of a start, with what their signatures tell about them.
+#[derive(Default)]
 pub(super) struct Checked {
     pub(super) handlers: Vec<Handler>,
     pub(super) contexts: Vec<Context>,
@@ -85,6 +86,13 @@ impl Broker {
         tokio::task::yield_now().await;
         cancelled.keep_running();
         Ok(Running { broker: self.clone(), workers })
+    }
+
+    /// Validates the handlers that [`start_all`](Self::start_all) starts; without any, succeeds: a service may only
+    /// publish.
+    pub(super) fn checked_selected(&self) -> Result<Checked, Error> {
+        let selected = self.selected()?;
+        if selected.is_empty() { Ok(Checked::default()) } else { self.checked(selected) }
     }
 
     /// Validates the settings and the signatures of handlers, without the server.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::DeadLetter;
 use super::json::rfc3339;
 use crate::outcome::Reason;
+use crate::text::fingerprint;
 
 /// The maximum number of groups that are kept apart.
 const MAX_GROUPS: usize = 1000;
@@ -108,12 +109,8 @@ impl Grouping {
 pub(super) fn group_id(letter: &DeadLetter) -> String {
     let error = without_values(&letter.error);
     let parts = [&letter.handler, letter.reason.as_str(), &error];
-    // FNV-1a, because the hasher of the standard library may change with a version of Rust.
-    let hash = parts
-        .iter()
-        .flat_map(|part| part.bytes().chain([0]))
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")[..10].to_owned()
+    let text: String = parts.iter().flat_map(|part| [*part, "\0"]).collect();
+    fingerprint(&text)[..10].to_owned()
 }
 
 /// Returns an error with `#` in place of quoted texts, numbers and ids.

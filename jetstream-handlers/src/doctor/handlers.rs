@@ -5,11 +5,8 @@ use std::collections::BTreeSet;
 use super::Diagnosis;
 use super::server::check_clock;
 use crate::nats::Connection;
-use crate::provision::{HandlerNeeds, Needs};
+use crate::provision::{FEW_REQUESTS, HandlerNeeds, Needs};
 use crate::transport::Transport;
-
-/// The number of pull requests below which instances of a service may not all be served.
-const FEW_REQUESTS: i64 = 8;
 
 /// Checks the consumer of every handler, and the streams of dead letters.
 pub(crate) async fn check_handlers(

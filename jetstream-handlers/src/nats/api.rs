@@ -254,6 +254,23 @@ impl Connection {
         self.request_empty("INFO").await
     }
 
+    /// Returns the name of the account of the user; `None` if the server does not say it, or not to this user.
+    ///
+    /// Every account can ask from 2.10 on (`server/accounts.go`, `addSystemAccountImports`).
+    pub(crate) async fn account_name(&self) -> Option<String> {
+        const SUBJECT: &str = "$SYS.REQ.USER.INFO";
+        const TIMEOUT: Duration = Duration::from_secs(2);
+        let client = self.client();
+        let request = async_nats::Request::new().timeout(Some(TIMEOUT));
+        let answer = tokio::select! {
+            biased;
+            _ = self.denied(SUBJECT) => return None,
+            answer = client.send_request(SUBJECT, request) => answer.ok()?,
+        };
+        let info: Value = serde_json::from_slice(&answer.payload).ok()?;
+        info["data"]["account"].as_str().map(str::to_owned)
+    }
+
     /// Returns the names by which a client can tell one JetStream system from another.
     ///
     /// The name of a server without a cluster is its id unless it is configured, and changes with each of its starts.

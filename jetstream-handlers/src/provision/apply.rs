@@ -79,7 +79,7 @@ pub(super) async fn update_stream(transport: &Transport, stream: &KnownStream) -
     let KnownStream { config, replaces, purpose, .. } = stream;
     let Some(found) = replaces else { return Ok(()) };
     let mut wanted = config.clone();
-    ownership::record(&mut wanted.metadata, &ownership::of_stream(found));
+    ownership::record(&mut wanted.metadata, &ownership::of_stream(found), &ownership::of_stream(config));
     let name = &config.name;
     transport
         .update_stream(found, &wanted)

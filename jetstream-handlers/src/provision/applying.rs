@@ -1,39 +1,45 @@
 //! The application of a plan.
 
+use std::time::Duration;
+
 use async_nats::jetstream::{ErrorCode, consumer, stream};
 use serde::de::DeserializeOwned;
+use tokio::time::sleep;
 
 use super::consumers::restored_position;
-use super::ownership;
 use super::plan::{Change, ChangeAction, ChangeObject, ProvisionPlan};
 use super::planning::{fingerprint_of_consumer, fingerprint_of_stream, rank};
+use super::{commands, ownership};
+use crate::backoff::ExponentialBackoff;
 use crate::delivery::FoundConsumer;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
-use crate::transport::Transport;
+use crate::transport::{ACCOUNT, Transport};
 
 /// The maximum number of times that a consumer is deleted, because a running worker has restored it meanwhile.
 const MAX_DELETIONS: usize = 5;
 
+/// The maximum number of times that a deleted consumer is tried to be created.
+const MAX_CREATIONS: usize = 6;
+
+/// The time between the first two of these tries, which doubles.
+const CREATE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The maximum time between two of these tries.
+const MAX_CREATE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// Applies the changes of a plan in their order.
 pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> Result<(), Error> {
-    let server = transport.identity();
-    if plan.server != server {
+    let server = transport.identity().await;
+    if is_another(&plan.server, &server) {
         let text = format!(
             "the plan was made for {}, and this is {server}; make a plan for this server, also after a server without a cluster has started again",
             plan.server
         );
         return Err(Error::new(ErrorKind::Plan, text));
     }
+    plan.require_unblocked()?;
     let mut pending: Vec<_> = plan.pending().collect();
-    let blocked: Vec<_> = pending.iter().filter(|change| change.action == ChangeAction::Blocked).collect();
-    if !blocked.is_empty() {
-        let texts: Vec<_> =
-            blocked.iter().map(|change| format!("\n  - {}", change.problem.as_deref().unwrap_or("?"))).collect();
-        let text =
-            format!("the plan has problems that have to be solved first, and nothing was changed:{}", texts.concat());
-        return Err(Error::new(ErrorKind::Plan, text));
-    }
     pending.sort_by_key(|change| rank(change));
     // All of them before the first change, so that a plan which is out of date changes nothing.
     for change in &pending {
@@ -46,6 +52,17 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
         tracing::info!("applied: {change}");
     }
     Ok(())
+}
+
+/// Returns `true` if two identities are those of different servers or accounts.
+fn is_another(one: &str, other: &str) -> bool {
+    // A user without the right to ask does not know the account.
+    let parts = |identity: &'_ str| match identity.rsplit_once(ACCOUNT) {
+        Some((server, account)) => (server.to_owned(), Some(account.to_owned())),
+        None => (identity.to_owned(), None),
+    };
+    let ((server, account), (other_server, other_account)) = (parts(one), parts(other));
+    server != other_server || (account.is_some() && other_account.is_some() && account != other_account)
 }
 
 /// The object of a change, as it is on the server.
@@ -83,7 +100,7 @@ impl Target {
         let found =
             transport.stream(stream).await.map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?;
         let Some(found) = found else { return Ok((Self::Missing, None)) };
-        let fingerprint = fingerprint_of_stream(transport, &found).await;
+        let fingerprint = fingerprint_of_stream(transport, &found).await?;
         Ok((Self::Stream(Box::new(found)), fingerprint))
     }
 
@@ -114,7 +131,7 @@ async fn apply_change(transport: &Transport, change: &Change, target: Target) ->
             let mut wanted: stream::Config = config(change)?;
             let mut metadata = found.metadata.clone();
             metadata.extend(std::mem::take(&mut wanted.metadata));
-            ownership::record(&mut metadata, &ownership::of_stream(&found));
+            ownership::record(&mut metadata, &ownership::of_stream(&found), &ownership::of_stream(&wanted));
             wanted.metadata = metadata;
             transport.update_stream(&found, &wanted).await.map_err(|error| failed("updating", change, error))
         }
@@ -136,10 +153,7 @@ async fn apply_change(transport: &Transport, change: &Change, target: Target) ->
 fn replacing(found: &consumer::Config, mut wanted: consumer::Config) -> consumer::Config {
     let mut metadata = found.metadata.clone();
     metadata.extend(std::mem::take(&mut wanted.metadata));
-    let (before, after) = (ownership::of_consumer(found), ownership::of_consumer(&wanted));
-    if before != after {
-        ownership::record(&mut metadata, &before);
-    }
+    ownership::record(&mut metadata, &ownership::of_consumer(found), &ownership::of_consumer(&wanted));
     wanted.metadata = metadata;
     wanted
 }
@@ -157,15 +171,21 @@ async fn recreate(transport: &Transport, change: &Change, found: FoundConsumer) 
     for _ in 0..MAX_DELETIONS {
         // A work queue keeps only what is not acknowledged, and accepts no other position.
         let start = if is_work_queue { 1 } else { floor + 1 };
-        if start > 1 {
-            wanted.deliver_policy = restored_position(transport, stream, start).await;
-        }
+        // Without an ack floor, `deliver` of the handler would skip what is stored and not handled yet.
+        wanted.deliver_policy = match start {
+            1 => consumer::DeliverPolicy::All,
+            _ => restored_position(transport, stream, start).await,
+        };
         wanted.metadata.insert(super::drift::RESTORED.to_owned(), start.to_string());
+        let command = commands::add_consumer(stream, &wanted);
+        let name = name(change);
+        // With the deletion, the server forgets the position, which this process may not survive.
+        tracing::info!("deleting {name} to create it again, which `{command}` does if this process is interrupted");
         transport.remove_consumer(stream, found.name()).await.map_err(|error| failed("deleting", change, error))?;
-        match transport.create_consumer(stream, &wanted).await {
-            Ok(_) => return Ok(()),
+        match create_repeatedly(transport, stream, &wanted).await {
+            Ok(()) => return Ok(()),
             // A worker of the former version has restored it.
-            Err(error) if error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST) => {
+            Err(error) if exists(&error) => {
                 let restored = transport.consumer(stream, found.name()).await;
                 let restored = restored.map_err(|error| failed("reading", change, error))?;
                 floor = restored.map_or(floor, |restored| restored.ack_floor.max(floor));
@@ -173,13 +193,35 @@ async fn recreate(transport: &Transport, change: &Change, found: FoundConsumer) 
             Err(error) => {
                 let error = failed("creating", change, error);
                 return Err(error.about(&format!(
-                    "the consumer was deleted, and has to be created from stream sequence {start} on"
+                    "the consumer was deleted, and the next plan would create it where its handler begins; first create it from stream sequence {start} on (`{command}`)"
                 )));
             }
         }
     }
     let text = format!("{} is created again by running replicas of the former version; stop them before", name(change));
     Err(Error::new(ErrorKind::ConsumerMismatch, text))
+}
+
+/// Creates a consumer, with several tries, because its position is lost if none succeeds.
+async fn create_repeatedly(transport: &Transport, stream: &str, wanted: &consumer::Config) -> Result<(), ApiError> {
+    let mut backoff = ExponentialBackoff::new(CREATE_INTERVAL, MAX_CREATE_INTERVAL);
+    for _ in 1..MAX_CREATIONS {
+        match transport.create_consumer(stream, wanted).await {
+            Ok(_) => return Ok(()),
+            Err(error) if exists(&error) => return Err(error),
+            Err(error) => {
+                let error = error.into_error("it is tried again");
+                tracing::warn!(stream, consumer = wanted.durable_name, "a deleted consumer cannot be created: {error}");
+            }
+        }
+        sleep(backoff.next()).await;
+    }
+    transport.create_consumer(stream, wanted).await.map(drop)
+}
+
+/// Returns `true` if a consumer of this name exists.
+fn exists(error: &ApiError) -> bool {
+    error.is(ErrorCode::CONSUMER_ALREADY_EXISTS) || error.is(ErrorCode::CONSUMER_NAME_EXIST)
 }
 
 fn config<T: DeserializeOwned>(change: &Change) -> Result<T, Error> {
@@ -204,5 +246,18 @@ fn name(change: &Change) -> String {
         (Some(stream), Some(consumer)) => format!("consumer `{consumer}` of stream `{stream}`"),
         (Some(stream), None) => format!("stream `{stream}`"),
         (None, _) => "an object without a name".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn account_is_compared_where_both_users_know_it() {
+        assert!(!is_another("cluster c, account A", "cluster c, account A"));
+        assert!(!is_another("cluster c", "cluster c, account A"));
+        assert!(is_another("cluster c, account A", "cluster c, account B"));
+        assert!(is_another("cluster c, account A", "cluster d"));
     }
 }

@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::{self, DeliverPolicy};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 
 use crate::delivery::filters;
+use crate::text::shell_word;
 
 /// Returns the command that creates a stream.
 pub(super) fn add_stream(config: &stream::Config) -> String {
@@ -103,7 +104,7 @@ fn retention(policy: RetentionPolicy) -> &'static str {
 /// Returns a command that reads the configuration from its input.
 fn with_config(words: &[&str], config: &impl serde::Serialize) -> String {
     let config = serde_json::to_string(config).unwrap_or_default();
-    format!("echo {} | {} --config /dev/stdin", quoted(&config), Command::new(words).words.join(" "))
+    format!("echo {} | {} --config /dev/stdin", shell_word(&config), Command::new(words).words.join(" "))
 }
 
 struct Command {
@@ -112,11 +113,11 @@ struct Command {
 
 impl Command {
     fn new(words: &[&str]) -> Self {
-        Self { words: words.iter().map(|word| quoted(word)).collect() }
+        Self { words: words.iter().map(|word| shell_word(word)).collect() }
     }
 
     fn option(&mut self, name: &str, value: Option<&str>) {
-        self.words.extend(value.map(|value| format!("--{name} {}", quoted(value))));
+        self.words.extend(value.map(|value| format!("--{name} {}", shell_word(value))));
     }
 
     fn options(&mut self, name: &str, mut values: Vec<String>) {
@@ -147,31 +148,9 @@ pub(super) fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// Returns a word as a POSIX shell reads it.
-pub(super) fn quoted(word: &str) -> String {
-    let is_plain = |char: char| char.is_ascii_alphanumeric() || "-_./:=,".contains(char);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', "'\\''"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        for (word, expected) in [
-            ("orders.created", "orders.created"),
-            ("orders.*", "'orders.*'"),
-            ("it's", "'it'\\''s'"),
-            ("$(rm -rf .)", "'$(rm -rf .)'"),
-            ("", "''"),
-        ] {
-            assert_eq!(quoted(word), expected);
-        }
-    }
 
     #[test]
     fn stream_without_a_flag_for_each_field_is_passed_as_json() {

@@ -127,7 +127,8 @@ pub(super) async fn update_consumer(
     let Binding { stream, consumer, .. } = binding;
     let found = &compared.consumer.config;
     let mut changed = drift::changed_consumer(found, &consumer_config(handler), &compared.differences);
-    ownership::record(&mut changed.metadata, &ownership::of_consumer(found));
+    let after = ownership::of_consumer(&changed);
+    ownership::record(&mut changed.metadata, &ownership::of_consumer(found), &after);
     let updated = transport.update_consumer(stream, found, &changed).await.map_err(|error| {
         let doing = format!("`{}`: updating consumer `{consumer}` of stream `{stream}`", handler.name);
         Problem::failed(&Purpose::Handler(handler.name.clone()), error.into_error(&doing))

@@ -1,7 +1,9 @@
-//! Streams and consumers: found or, if missing, created; never changed.
+//! Streams and consumers: found or, if missing, created; changed only where [`Manage`](crate::plan::Manage) or a plan
+//! says so.
 //!
-//! [`inspect`](inspect::inspect) reads the streams and consumers, and collects every problem; [`apply`](apply::apply)
-//! creates missing ones, and runs only if there is no problem.
+//! [`inspect`](inspect::inspect) reads the streams and consumers, and collects every problem. [`apply`](apply::apply)
+//! makes the changes of a start, and runs only if there is no problem; [`planning`] and [`applying`] make those that
+//! were reviewed before.
 #![allow(clippy::result_large_err, reason = "a problem is built at a start, and not while messages flow")]
 
 mod apply;
@@ -30,6 +32,7 @@ pub use export::ExportFormat;
 pub(crate) use export::export;
 pub(crate) use inspect::{Inspection, shared_durable, stream_of};
 pub(crate) use needs::{HandlerNeeds, Needs, StreamNeeds, needs};
+pub(crate) use notices::FEW_REQUESTS;
 pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 pub(crate) use planning::{Program, plan};
 pub(crate) use preflight::has_tiers;

@@ -11,7 +11,7 @@ use crate::error::difference::{Difference, Listed};
 use crate::plan::Declaration;
 
 /// The number of pull requests below which instances of a service may not all be served.
-const FEW_REQUESTS: i64 = 8;
+pub(crate) const FEW_REQUESTS: i64 = 8;
 
 /// Logs what an operator should know about the consumer and the outputs of a handler.
 pub(super) fn log(declaration: &Declaration, binding: &Binding) {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_nats::jetstream::{consumer, stream};
 
 use super::drift;
+use crate::text::fingerprint;
 
 /// The prefix of the entries that this crate adds to metadata.
 pub(super) const METADATA_PREFIX: &str = "jetstream-handlers.";
@@ -53,8 +54,14 @@ pub(super) fn of_stream(config: &stream::Config) -> String {
     fingerprint(&drift::owned_of_stream(config))
 }
 
-/// Records that a configuration with this fingerprint was replaced now.
-pub(super) fn record(metadata: &mut Metadata, replaced: &str) {
+/// Records that the configuration with the fingerprint `replaced` was replaced now by the one with `after`.
+///
+/// A change of fields that no fingerprint has replaces nothing: the next such change would be taken for one of the
+/// former version.
+pub(super) fn record(metadata: &mut Metadata, replaced: &str, after: &str) {
+    if replaced == after {
+        return;
+    }
     let now = seconds(SystemTime::now());
     let mut entries = entries(metadata);
     entries.retain(|(other, at)| other != replaced && now.saturating_sub(*at) < ROLLOUT.as_secs());
@@ -85,23 +92,9 @@ fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Returns a fingerprint of a text: FNV-1a in 64 bits, which is the same in every version of a program.
-pub(super) fn fingerprint(text: &str) -> String {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn fingerprint_is_that_of_fnv() {
-        assert_eq!(fingerprint(""), "cbf29ce484222325");
-        assert_eq!(fingerprint("foobar"), "85944171f73967e8");
-    }
 
     #[test]
     fn replaced_configuration_is_known_for_an_hour() {
@@ -119,9 +112,10 @@ mod tests {
         let old = seconds(SystemTime::now()) - 3700;
         let mut metadata = Metadata::from([(REPLACED.to_owned(), format!("old:{old}"))]);
         for index in 0..MAX_REPLACED + 2 {
-            record(&mut metadata, &index.to_string());
+            record(&mut metadata, &index.to_string(), "after");
         }
-        record(&mut metadata, "7");
+        record(&mut metadata, "7", "after");
+        record(&mut metadata, "same", "same");
         let names: Vec<_> = entries(&metadata).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names.len(), MAX_REPLACED);
         assert_eq!((names.first().unwrap().as_str(), names.last().unwrap().as_str()), ("2", "7"));

@@ -1,4 +1,4 @@
-//! The plan of what has to change on the server, as data.
+//! The plan of the changes on the server, as data.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind};
 /// The version of the JSON form of a plan.
 const VERSION: u32 = 1;
 
-/// What has to change on the server for the handlers and the declared streams of a broker.
+/// The changes on the server that the handlers and the declared streams of a broker need.
 ///
 /// [`Broker::plan`](crate::Broker::plan) makes it, and [`Broker::apply`](crate::Broker::apply) carries it out.
 /// `Display` writes it for people. `Serialize` and [`to_json`](Self::to_json) write it for programs, and
@@ -43,7 +43,7 @@ pub struct ProvisionPlan {
     pub server: String,
     /// The changes, in the order in which they are made, and the objects that stay as they are.
     pub changes: Vec<Change>,
-    /// What is likely to fail or to surprise, as human-readable text.
+    /// Warnings of changes that are likely to fail or to surprise, as human-readable text.
     pub warnings: Vec<String>,
 }
 
@@ -53,7 +53,7 @@ pub struct ProvisionPlan {
 pub struct Change {
     /// The kind of the object.
     pub object: ChangeObject,
-    /// What is done with it.
+    /// The action on it.
     pub action: ChangeAction,
     /// The name of the stream; `None` for a problem that is not that of one stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,25 +113,25 @@ pub enum ChangeObject {
     Handler,
 }
 
-/// What is done with an object of a plan.
+/// The action on an object of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ChangeAction {
-    /// It is created.
+    /// Creates it.
     Create,
-    /// Some of its fields are changed.
+    /// Changes some of its fields.
     Update,
-    /// It is deleted and created again, because a field differs that the server does not change.
+    /// Deletes it and creates it again, because a field differs that the server does not change.
     Recreate,
-    /// Nothing: it belongs to this program, and no handler needs it any more.
+    /// Leaves it as it is: it belongs to this program, and no handler needs it any more.
     /// [`ProvisionPlan::prune`] has it deleted.
     Orphan,
-    /// It is deleted.
+    /// Deletes it.
     Delete,
-    /// Nothing, because of a problem that the plan cannot solve.
+    /// Leaves it as it is, because of a problem that the plan cannot solve.
     Blocked,
-    /// Nothing: it is as the code requires.
+    /// Leaves it as it is, which is as the code requires.
     Unchanged,
 }
 
@@ -167,11 +167,25 @@ impl ProvisionPlan {
     }
 
     /// Returns the highest risk of the changes; `None` if nothing is changed.
+    ///
+    /// A deletion is destructive, and an update without a risk is careful, also in a plan that was edited.
     pub fn risk(&self) -> Option<Risk> {
-        self.pending().filter_map(|change| change.risk).max()
+        self.pending().filter_map(Change::risk_at_least).max()
     }
 
-    /// Has the orphans deleted, with their positions in their streams.
+    /// Returns an error with the problems that block changes, if there are some.
+    pub(crate) fn require_unblocked(&self) -> Result<(), Error> {
+        let blocked = self.changes.iter().filter(|change| change.action == ChangeAction::Blocked);
+        let texts: String =
+            blocked.map(|change| format!("\n  - {}", change.problem.as_deref().unwrap_or("?"))).collect();
+        if texts.is_empty() {
+            return Ok(());
+        }
+        let text = format!("the plan has problems that have to be solved first, and nothing was changed:{texts}");
+        Err(Error::new(ErrorKind::Plan, text))
+    }
+
+    /// Deletes the orphans as well, with their positions in their streams.
     #[must_use]
     pub fn prune(mut self) -> Self {
         for change in self.changes.iter_mut().filter(|change| change.action == ChangeAction::Orphan) {
@@ -191,14 +205,10 @@ impl ProvisionPlan {
     ///
     /// Returns [`Plan`](ErrorKind::Plan) if it is no plan, with the place of the mistake, or one of another version.
     pub fn from_json(json: &str) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u64,
-        }
         let unreadable = |error: serde_json::Error| {
             Error::new(ErrorKind::Plan, format!("the plan cannot be read: {error}; make it again with `plan --out`"))
         };
-        let Versioned { version } = serde_json::from_str(json).map_err(unreadable)?;
+        let version = version_of(json).map_err(unreadable)?;
         if version != u64::from(VERSION) {
             let text = format!(
                 "the plan has version {version}, and this program reads version {VERSION}; make it again with this program"
@@ -207,6 +217,15 @@ impl ProvisionPlan {
         }
         serde_json::from_str(json).map_err(unreadable)
     }
+}
+
+/// Returns the version of the form of a document.
+pub(super) fn version_of(json: &str) -> Result<u64, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u64,
+    }
+    serde_json::from_str(json).map(|Versioned { version }| version)
 }
 
 impl Change {
@@ -223,6 +242,14 @@ impl Change {
             problem: None,
             found: None,
             config: None,
+        }
+    }
+
+    fn risk_at_least(&self) -> Option<Risk> {
+        match self.action {
+            ChangeAction::Delete | ChangeAction::Recreate => Some(Risk::Destructive),
+            ChangeAction::Update => Some(self.risk.unwrap_or(Risk::Careful)),
+            _ => self.risk,
         }
     }
 

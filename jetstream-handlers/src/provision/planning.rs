@@ -15,7 +15,9 @@ use super::{drift, ownership, preflight, risk};
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
+use crate::error::{Error, ErrorKind};
 use crate::plan::{Declaration, Deliver, Manage};
+use crate::text::fingerprint;
 use crate::transport::Transport;
 
 /// The handlers of the program, by which a consumer without a handler is known.
@@ -33,7 +35,7 @@ pub(crate) async fn plan(
     handlers: &[&Declaration],
     problems: Vec<Problem>,
     program: &Program,
-) -> ProvisionPlan {
+) -> Result<ProvisionPlan, Error> {
     let inspection = inspect(transport, handlers, Aim::Plan).await;
     let mut warnings = Vec::new();
     let created: Vec<_> = inspection.missing_streams().map(|known| &known.config).collect();
@@ -42,14 +44,14 @@ pub(crate) async fn plan(
     {
         warnings.extend(preflight::warnings(&account, &created));
     }
-    let mut changes = stream_changes(transport, &inspection).await;
+    let mut changes = stream_changes(transport, &inspection).await?;
     changes.extend(consumer_changes(transport, &inspection));
     changes.extend(orphans(transport, &inspection, program, &mut warnings).await);
     let blocked: Vec<_> = problems.iter().chain(&inspection.problems).map(blocked).collect();
     changes.retain(|change| !blocked.iter().any(|other| other.is_same(change)));
     changes.extend(blocked);
     changes.sort_by_key(rank);
-    ProvisionPlan { warnings, ..ProvisionPlan::new(transport.identity(), changes) }
+    Ok(ProvisionPlan { warnings, ..ProvisionPlan::new(transport.identity().await, changes) })
 }
 
 /// Returns the place of a change in the order of all.
@@ -67,7 +69,7 @@ pub(super) fn rank(change: &Change) -> usize {
     }
 }
 
-async fn stream_changes(transport: &Transport, inspection: &Inspection<'_>) -> Vec<Change> {
+async fn stream_changes(transport: &Transport, inspection: &Inspection<'_>) -> Result<Vec<Change>, Error> {
     let declared = &transport.settings().streams;
     let mut known: Vec<_> = inspection.streams.values().collect();
     // A stream is created after those that it copies.
@@ -90,13 +92,13 @@ async fn stream_changes(transport: &Transport, inspection: &Inspection<'_>) -> V
             let differences = drift::stream(found, wanted);
             change.fields = differences.iter().map(|it| risk::of_stream(it, found, config)).collect();
             change.risk = change.fields.iter().map(|field| field.risk).max();
-            change.found = fingerprint_of_stream(transport, found).await;
+            change.found = fingerprint_of_stream(transport, found).await?;
             let metadata = ownership::lasting(&config.metadata);
             change.config = Some(json(&stream::Config { metadata, ..config.clone() }));
         }
         changes.push(change);
     }
-    changes
+    Ok(changes)
 }
 
 fn consumer_changes(transport: &Transport, inspection: &Inspection<'_>) -> Vec<Change> {
@@ -117,8 +119,9 @@ fn consumer_changes(transport: &Transport, inspection: &Inspection<'_>) -> Vec<C
             Manage::Bind => of_consumer(ChangeAction::Unchanged, handler, binding),
             Manage::Create | Manage::Update => {
                 let retention = inspection.streams.get(&binding.stream).map(|known| known.config.retention);
-                let owns = transport.has_metadata();
-                changed_consumer(handler, binding, compared, retention.unwrap_or(RetentionPolicy::Limits), owns)
+                let has_owner = transport.has_metadata() && !handler.is_closure;
+                let owner = has_owner.then(|| owner(&compared.consumer.config, &handler.name)).flatten();
+                changed_consumer(handler, binding, compared, retention.unwrap_or(RetentionPolicy::Limits), owner)
             }
         });
     }
@@ -138,14 +141,12 @@ fn changed_consumer(
     binding: &Binding,
     Compared { consumer, differences }: &Compared,
     retention: RetentionPolicy,
-    has_metadata: bool,
+    owner: Option<ChangeField>,
 ) -> Change {
     let (found, wanted) = (&consumer.config, consumer_config(handler));
     let mut change = of_consumer(ChangeAction::Unchanged, handler, binding);
     change.fields = differences.iter().map(|it| risk::of_consumer(it, found, &wanted, consumer.delivered)).collect();
-    if has_metadata && !handler.is_closure {
-        change.fields.extend(owner(found, &handler.name));
-    }
+    change.fields.extend(owner);
     if change.fields.is_empty() {
         return change;
     }
@@ -157,7 +158,7 @@ fn changed_consumer(
     } else if retention == RetentionPolicy::Interest {
         change.action = ChangeAction::Blocked;
         change.problem = Some(format!(
-            "the consumer cannot be changed, and its stream has interest retention, so that its messages would be removed with it; give `{}` another `queue`, and delete the consumer once it has handled its messages",
+            "the consumer cannot be changed, and its stream has interest retention, so that its messages would be removed with it; set another `queue` for `{}`, and delete the consumer once it has handled its messages",
             handler.name
         ));
         return change;
@@ -184,6 +185,7 @@ fn recreated(found: &consumer::Config, wanted: consumer::Config) -> consumer::Co
         num_replicas: found.num_replicas,
         memory_storage: found.memory_storage,
         inactive_threshold: found.inactive_threshold,
+        pause_until: found.pause_until,
         max_waiting: if is_pull { found.max_waiting } else { 0 },
         ..wanted
     }
@@ -295,15 +297,23 @@ fn listed(subjects: &[String]) -> String {
 pub(super) fn fingerprint_of_consumer(consumer: &FoundConsumer) -> String {
     let metadata = ownership::lasting(&consumer.config.metadata);
     let config = json(&consumer::Config { metadata, ..consumer.config.clone() });
-    ownership::fingerprint(&format!("{}\n{:?}", canonical(&config), consumer.created))
+    fingerprint(&format!("{}\n{:?}", canonical(&config), consumer.created))
 }
 
 /// Returns a fingerprint of a stream on the server; `None` if it does not exist any more.
-pub(super) async fn fingerprint_of_stream(transport: &Transport, config: &stream::Config) -> Option<String> {
-    let created = transport.stream_created(&config.name).await.ok()??;
+pub(super) async fn fingerprint_of_stream(
+    transport: &Transport,
+    config: &stream::Config,
+) -> Result<Option<String>, Error> {
+    let created = match transport.stream_created(&config.name).await {
+        Ok(Some(created)) => created,
+        Ok(None) => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::StreamNotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
     let metadata = ownership::lasting(&config.metadata);
     let config = json(&stream::Config { metadata, ..config.clone() });
-    Some(ownership::fingerprint(&format!("{}\n{created:?}", canonical(&config))))
+    Ok(Some(fingerprint(&format!("{}\n{created:?}", canonical(&config)))))
 }
 
 pub(super) fn json(value: &impl Serialize) -> Value {

@@ -33,7 +33,7 @@ pub(super) fn of_consumer(
             (Risk::Careful, text)
         }
         "max_deliver" if limit(wanted.max_deliver) >= limit(found.max_deliver) => {
-            (Risk::Safe, "a message can be delivered more often before the server gives it up".to_owned())
+            (Risk::Safe, "a message can be delivered more often before the server stops to deliver it".to_owned())
         }
         "max_deliver" => {
             let text = "a message that was delivered as often already is never delivered again";
@@ -65,6 +65,8 @@ pub(super) fn of_consumer(
 }
 
 fn filter_change(found: &consumer::Config, wanted: &consumer::Config, delivered: u64) -> (Risk, String) {
+    // Only the consumers of ordered and keyed handlers are pinned.
+    let keeps_order = wanted.priority_policy == consumer::PriorityPolicy::PinnedClient;
     let (found, wanted) = (filters(found), filters(wanted));
     let without = |some: &[&str], others: &[&str]| -> Vec<String> {
         let is_new = |it: &&&str| !others.iter().any(|other| covers(other, it));
@@ -77,6 +79,9 @@ fn filter_change(found: &consumer::Config, wanted: &consumer::Config, delivered:
         texts.push(format!(
             "messages on {added} up to stream sequence {delivered} have passed already and are not handled; until replicas of the former version have been replaced, they hand those on {added} back"
         ));
+    }
+    if !added.is_empty() && keeps_order {
+        texts.push("the handler keeps an order, so that those replicas handle nothing from the first such message on until a replica of this version runs; start it with `manage = \"update\"` instead of applying the plan before".to_owned());
     }
     if !removed.is_empty() {
         let removed = removed.join(", ");
@@ -139,4 +144,27 @@ pub(super) fn of_stream(difference: &Difference, found: &stream::Config, wanted:
 fn change(difference: &Difference, risk: Risk, consequence: String) -> ChangeField {
     let Difference { field, found, wanted, .. } = difference;
     ChangeField { field: (*field).to_owned(), found: found.clone(), wanted: wanted.clone(), risk, consequence }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wider_subject_of_a_handler_that_keeps_an_order_is_better_rolled_out_by_a_start() {
+        let config = |filters: &[&str], priority_policy| consumer::Config {
+            filter_subjects: filters.iter().map(|&filter| filter.to_owned()).collect(),
+            priority_policy,
+            ..Default::default()
+        };
+        for (priority_policy, advises) in
+            [(consumer::PriorityPolicy::PinnedClient, true), (consumer::PriorityPolicy::None, false)]
+        {
+            let (narrow, wide) = (config(&["a"], priority_policy.clone()), config(&["a", "b"], priority_policy));
+            let (_, text) = filter_change(&narrow, &wide, 7);
+            assert_eq!(text.contains("start it with `manage = \"update\"`"), advises, "{text}");
+            let (_, text) = filter_change(&wide, &narrow, 7);
+            assert!(!text.contains("manage"), "no message is handed back: {text}");
+        }
+    }
 }

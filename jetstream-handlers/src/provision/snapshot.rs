@@ -3,6 +3,7 @@
 use async_nats::jetstream::{consumer, stream};
 use serde::{Deserialize, Serialize};
 
+use super::plan::version_of;
 use crate::error::{Error, ErrorKind};
 use crate::memory::Memory;
 use crate::settings::Settings;
@@ -33,17 +34,13 @@ impl Snapshot {
 
     /// Reads a snapshot from JSON.
     fn read(json: &str) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            version: u64,
-        }
         let unreadable = |error: &dyn std::fmt::Display| {
             Error::new(
                 ErrorKind::Plan,
                 format!("the snapshot cannot be read: {error}; write it with `export --format json`"),
             )
         };
-        let Versioned { version } = serde_json::from_str(json).map_err(|error| unreadable(&error))?;
+        let version = version_of(json).map_err(|error| unreadable(&error))?;
         if version != u64::from(VERSION) {
             return Err(unreadable(&format!("it has version {version}, and this program reads version {VERSION}")));
         }

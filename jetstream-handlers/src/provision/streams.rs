@@ -43,7 +43,7 @@ pub(super) enum Aim {
     Start,
     /// A plan of every change.
     Plan,
-    /// What handlers need, whoever is to create it.
+    /// The needs of handlers, as if all of it were missing where `bind` forbids a creation.
     Export,
 }
 

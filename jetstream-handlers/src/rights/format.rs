@@ -9,6 +9,7 @@ use super::{Permission, Permissions};
 use crate::error::permission::config_string;
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
+use crate::text::shell_word;
 
 /// The format in which [`Permissions::format`] writes rights.
 ///
@@ -138,11 +139,6 @@ impl Lists<'_> {
         });
         format!("{claims:#}\n")
     }
-}
-
-/// Returns one word for a POSIX shell.
-fn shell_word(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Returns one field of a line of CSV.

@@ -25,6 +25,9 @@ use crate::nats;
 use crate::observe::health::LastError;
 use crate::settings::Settings;
 
+/// The separator of the server and the account in the identity of a transport.
+pub(crate) const ACCOUNT: &str = ", account ";
+
 /// The transport of a broker.
 #[derive(Debug)]
 pub(crate) enum Transport {
@@ -158,9 +161,12 @@ impl Transport {
     }
 
     /// Returns the name by which one JetStream system is told from another.
-    pub(crate) fn identity(&self) -> String {
+    pub(crate) async fn identity(&self) -> String {
         match self {
-            Self::Nats(connection) => connection.identity(),
+            Self::Nats(connection) => match connection.account_name().await {
+                Some(account) => format!("{}{ACCOUNT}{account}", connection.identity()),
+                None => connection.identity(),
+            },
             Self::Memory(memory) => memory.identity(),
         }
     }

@@ -14,6 +14,9 @@ contract![
     plan_of_another_server_or_version_is_refused,
     blocked_plan_changes_nothing,
     changed_ack_policy_recreates_the_consumer_behind_its_ack_floor,
+    recreated_consumer_delivers_what_its_handler_has_not_handled,
+    recreated_consumer_stays_paused,
+    failed_recreation_names_the_command_that_makes_up_for_it,
     consumer_without_a_handler_is_deleted_only_if_pruned,
     bound_handler_creates_nothing,
     bound_handler_does_not_restore_its_consumer,
@@ -39,6 +42,16 @@ async fn second(id: u64, State(calls): State<Calls>) {
 #[subscriber(subject = "orders.created", queue = "billing", ordered, single_instance, broker = "plan")]
 async fn ordered(id: u64, State(calls): State<Calls>) {
     calls.add(("ordered", id));
+}
+
+#[subscriber(subject = "orders.created", queue = "billing", deliver = "new", broker = "plan")]
+async fn newest(id: u64, State(calls): State<Calls>) {
+    calls.add(("newest", id));
+}
+
+#[subscriber(subject = "orders.created", queue = "billing", deliver = "new", ordered, single_instance, broker = "plan")]
+async fn newest_ordered(id: u64, State(calls): State<Calls>) {
+    calls.add(("newest_ordered", id));
 }
 
 #[subscriber(subject = "orders.created", queue = "billing", manage = "bind", broker = "plan")]
@@ -212,6 +225,57 @@ async fn changed_ack_policy_recreates_the_consumer_behind_its_ack_floor(transpor
     assert_eq!(calls.items(), [("first", 1), ("first", 2), ("first", 3), ("ordered", 4)]);
 }
 
+async fn recreated_consumer_delivers_what_its_handler_has_not_handled(transport: &Transport) {
+    let calls = Calls::default();
+    let broker = start(transport, &calls).await;
+    let (former, service) = (broker.second_instance().await, broker.second_instance().await);
+    former.include::<newest>();
+    former.apply(&former.plan().await.unwrap()).await.unwrap();
+    service.publish("orders.created", &1_u64).await.unwrap();
+    service.include::<newest_ordered>();
+    let plan = service.plan().await.unwrap();
+    assert_eq!(changes(&plan, ChangeAction::Recreate).len(), 1, "{plan}");
+    service.apply(&plan).await.unwrap();
+    let running = service.start_all().await.unwrap();
+    calls.until(("newest_ordered", 1)).await;
+    running.shutdown().await.unwrap();
+}
+
+async fn recreated_consumer_stays_paused(transport: &Transport) {
+    let broker = start(transport, &Calls::default()).await;
+    let (former, service) = (broker.second_instance().await, broker.second_instance().await);
+    former.include::<first>();
+    former.apply(&former.plan().await.unwrap()).await.unwrap();
+    former.pause("first", secs(3600)).await.unwrap();
+    service.include::<ordered>();
+    let plan = service.plan().await.unwrap();
+    service.apply(&plan).await.unwrap();
+    let status = service.status().await.unwrap();
+    let billing = status.iter().find(|handler| handler.handler.ends_with("::ordered")).unwrap();
+    assert!(billing.paused_until.is_some(), "{billing:?}");
+}
+
+async fn failed_recreation_names_the_command_that_makes_up_for_it(transport: &Transport) {
+    // In memory, no creation is refused.
+    let Transport::Live(server) = transport else { return };
+    let calls = Calls::default();
+    let broker = start(transport, &calls).await;
+    let (former, service) = (broker.second_instance().await, broker.second_instance().await);
+    let limits = stream::ConsumerLimits { max_ack_pending: 5000, ..Default::default() };
+    let limited = declared(|config| config.consumer_limits = Some(limits));
+    server.jetstream().await.create_stream(limited).await.unwrap();
+    former.include::<ordered>();
+    let running = former.start_all().await.unwrap();
+    former.publish("orders.created", &1_u64).await.unwrap();
+    calls.until(("ordered", 1)).await;
+    running.shutdown().await.unwrap();
+    service.include::<first>();
+    let error = service.apply(&service.plan().await.unwrap()).await.unwrap_err().to_string();
+    for expected in ["first create it from stream sequence 2 on (`", "nats consumer add ORDERS billing"] {
+        assert!(error.contains(expected), "no {expected} in {error}");
+    }
+}
+
 async fn consumer_without_a_handler_is_deleted_only_if_pruned(transport: &Transport) {
     let broker = start(transport, &Calls::default()).await;
     let service = broker.second_instance().await;
@@ -227,6 +291,8 @@ async fn consumer_without_a_handler_is_deleted_only_if_pruned(transport: &Transp
     service.apply(&plan).await.unwrap();
     assert_eq!(service.plan().await.unwrap().changes, plan.changes, "it stays");
     let pruned = plan.prune();
+    let edited = pruned.to_json().replace("\"risk\": \"destructive\"", "\"risk\": \"safe\"");
+    assert_eq!(ProvisionPlan::from_json(&edited).unwrap().risk(), Some(Risk::Destructive), "a deletion is never safe");
     assert_eq!(pruned.risk(), Some(Risk::Destructive));
     service.apply(&pruned).await.unwrap();
     assert_eq!(changes(&service.plan().await.unwrap(), ChangeAction::Orphan), []);
@@ -328,6 +394,13 @@ async fn declared_stream_is_updated_where_the_server_can(transport: &Transport) 
     start(Manage::Update, declared(|_| ())).await.unwrap();
     let plan = connect(Manage::Create, changed()).await.plan().await.unwrap();
     assert!(plan.is_empty(), "{plan}");
+    // Changes that are no part of a fingerprint do not count as those of the former version.
+    for description in ["first", "second", "third"] {
+        let described = stream::Config { description: Some(description.to_owned()), ..changed() };
+        start(Manage::Update, described).await.unwrap();
+        let stream = server.jetstream().await.get_stream("ORDERS").await.unwrap();
+        assert_eq!(stream.cached_info().config.description.as_deref(), Some(description));
+    }
     let stored_in_memory = declared(|config| config.storage = stream::StorageType::Memory);
     let error = start(Manage::Update, stored_in_memory).await.unwrap_err();
     assert!(error.to_string().contains("the server does not let storage of a stream be changed"), "{error}");
@@ -342,7 +415,13 @@ async fn in_memory_snapshot_of_a_stream() {
     let plan = lower.plan_against(snapshot).await.unwrap();
     let updated = changes(&plan, ChangeAction::Update);
     assert_eq!(updated, [(ChangeObject::Stream, "ORDERS".to_owned(), vec!["max_msgs".to_owned()])]);
-    assert_eq!(plan.risk(), Some(Risk::Careful), "the oldest messages are removed: {plan}");
+    assert_eq!(plan.risk(), Some(Risk::Destructive), "the oldest messages are removed: {plan}");
+    let edited = plan.to_json().replace("destructive", "safe");
+    let edited = ProvisionPlan::from_json(&edited).unwrap();
+    assert_eq!(edited.risk(), Some(Risk::Safe), "{edited}");
+    let without = plan.to_json().replace("\"risk\": \"destructive\",\n      \"fields\"", "\"fields\"");
+    let without = ProvisionPlan::from_json(&without).unwrap();
+    assert_eq!(without.risk(), Some(Risk::Careful), "{without}");
     let blocked = broker(declared(|config| config.storage = stream::StorageType::Memory)).connect_in_memory();
     let plan = blocked.plan_against(snapshot).await.unwrap();
     assert_eq!(changes(&plan, ChangeAction::Blocked).len(), 1, "{plan}");

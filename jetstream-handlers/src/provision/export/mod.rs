@@ -34,7 +34,7 @@ pub enum ExportFormat {
     Json,
 }
 
-/// Returns the streams and consumers that handlers and declared streams need, whoever is to create them.
+/// Returns the streams and consumers that handlers and declared streams need.
 pub(crate) async fn export(
     transport: &Transport,
     handlers: &[&Declaration],
