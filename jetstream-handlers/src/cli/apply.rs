@@ -6,11 +6,12 @@ use super::ask::Consent;
 use super::connection::Connection;
 use super::exit::Exit;
 use super::files::read_text;
-use super::output::{Color, Output};
+use super::output::{Color, Form, Output};
 use super::plan::show;
 use super::session::Session;
 use crate::broker::Broker;
 use crate::error::Error;
+use crate::error::printable::printable;
 use crate::provision::{ProvisionPlan, Risk};
 
 /// Makes the changes on the server that `plan` shows.
@@ -22,9 +23,8 @@ pub struct Apply {
     /// Deletes the consumers of this program that no handler needs any more
     #[arg(long)]
     prune: bool,
-    /// Shows the changes, and makes none
-    #[arg(long)]
-    dry_run: bool,
+    #[command(flatten)]
+    form: Form,
     #[command(flatten)]
     consent: Consent,
     #[command(flatten)]
@@ -33,7 +33,7 @@ pub struct Apply {
 
 impl Apply {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        let Self { plan, prune, dry_run, consent, connection } = self;
+        let Self { plan, prune, form, consent, connection } = self;
         let saved = match &plan {
             Some(path) => {
                 let json = read_text(path).await?;
@@ -43,33 +43,46 @@ impl Apply {
             None => None,
         };
         let (broker, output) = session.connect(connection).await?;
-        let applied = apply(&broker, &output, saved, prune, (!dry_run).then_some(consent)).await;
+        let plan = match saved {
+            Some(plan) => Ok(plan),
+            None => broker.plan().await,
+        };
+        let plan = plan.map(|plan| if prune { plan.prune() } else { plan });
+        let applied = match plan {
+            Ok(plan) => apply(&broker, &output, form, plan, consent).await,
+            Err(error) => Err(error),
+        };
         broker.disconnect().await.ok();
         applied
     }
 }
 
-/// Shows a plan and applies it; without consent to ask for, only shows it.
+/// Shows a plan and applies it.
 async fn apply(
     broker: &Broker,
     output: &Output,
-    saved: Option<ProvisionPlan>,
-    prune: bool,
-    consent: Option<Consent>,
+    form: Form,
+    plan: ProvisionPlan,
+    consent: Consent,
 ) -> Result<Exit, Error> {
-    let mut plan = match saved {
-        Some(plan) => plan,
-        None => broker.plan().await?,
-    };
-    if prune {
-        plan = plan.prune();
+    if form.json {
+        // The standard output is for programs.
+        plan.to_string().lines().for_each(|line| output.note(&printable(line)));
+    } else {
+        show(output, &plan)?;
     }
-    show(output, &plan)?;
-    let Some(consent) = consent.filter(|_| !plan.is_empty()) else { return Ok(Exit::Done) };
+    plan.require_unblocked()?;
     if plan.risk() > Some(Risk::Safe) {
         consent.ask("apply these changes?").await?;
     }
-    broker.apply(&plan).await?;
-    output.line(&output.colored(Color::Green, "applied"))?;
+    let is_changed = !plan.is_empty();
+    if is_changed {
+        broker.apply(&plan).await?;
+    }
+    if form.json {
+        output.json(&plan)?;
+    } else if is_changed {
+        output.line(&output.colored(Color::Green, "applied"))?;
+    }
     Ok(Exit::Done)
 }

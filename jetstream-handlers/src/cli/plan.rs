@@ -52,6 +52,7 @@ impl Plan {
         } else {
             show(&output, &plan)?;
         }
+        plan.require_unblocked()?;
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Found } else { Exit::Done })
     }
 }

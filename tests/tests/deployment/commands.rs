@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::Stdio;
 
 use jetstream_handlers::prelude::*;
-use jetstream_handlers_tests::Server;
+use jetstream_handlers::{ExportFormat, stream};
+use jetstream_handlers_tests::{Server, stream_config};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
@@ -63,7 +64,7 @@ async fn change_is_planned_and_applied() {
     run(&server, &["plan"]).await.code(0).says(&[
         "+ create stream SHOP",
         "+ create consumer billing of stream SHOP (operated::bill)",
-        "plan: 3 create",
+        "plan: 5 create",
     ]);
     let file = in_folder(&server, "plan.json");
     run(&server, &["plan", "--detailed-exitcode", "--out", &file]).await.code(2);
@@ -81,11 +82,67 @@ async fn change_is_planned_and_applied() {
         "consequence": change["fields"][0]["consequence"],
     }]);
     assert_eq!(picked, expected);
-    run_changed(&server, &["apply", "--dry-run"]).await.code(0).says(&["ack_wait: 30s -> 10s"]);
     let refused = run_changed(&server, &["apply"]).await;
     refused.code(1).says(&["apply these changes? the standard input is no terminal to answer; pass `--yes`"]);
-    run_changed(&server, &["apply", "--yes"]).await.code(0).says(&["applied"]);
+    let applied = run_changed(&server, &["apply", "--yes", "--json"]).await;
+    applied.code(0).says(&["\"action\": \"update\"", "~ update consumer billing"]);
+    let document = &applied.output[..=applied.output.rfind('}').unwrap()];
+    let document: Value = serde_json::from_str(document).unwrap();
+    assert_eq!(document["version"], 1, "{document}");
     run_changed(&server, &["plan", "--detailed-exitcode"]).await.code(0);
+}
+
+/// This program has no handlers of its own.
+#[tokio::test]
+async fn program_without_handlers_has_a_plan_and_an_export() {
+    let server = Server::start().await;
+    let builder = || Broker::builder().stream(stream_config("SHOP", &["shop.>"]));
+    let connected = builder().servers([server.url()]).connect().await.unwrap();
+    for publisher in [builder().connect_in_memory(), connected] {
+        let plan = publisher.plan().await.unwrap();
+        assert!(plan.to_string().contains("+ create stream SHOP"), "{plan}");
+        publisher.apply(&plan).await.unwrap();
+        let snapshot = publisher.export(ExportFormat::Json).await.unwrap();
+        assert!(snapshot.contains("\"SHOP\""), "{snapshot}");
+        let plan = publisher.plan_against(&snapshot).await.unwrap();
+        assert!(plan.is_empty(), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn blocked_plan_ends_with_an_error_before_a_question() {
+    let server = Server::start().await;
+    let config = stream::Config { name: "SHOP".to_owned(), subjects: vec!["shop.>".to_owned()], ..Default::default() };
+    let stored_in_memory = stream::Config { storage: stream::StorageType::Memory, ..config };
+    server.jetstream().await.create_stream(stored_in_memory).await.unwrap();
+    let problem = ["problems that have to be solved first, and nothing was changed:", "storage"];
+    for arguments in [&["plan"][..], &["plan", "--detailed-exitcode"], &["apply"], &["apply", "--yes"]] {
+        let ended = run(&server, arguments).await;
+        ended.code(1).says(&problem);
+        assert!(!ended.output.contains("apply these changes?"), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn plan_of_another_account_is_refused() {
+    if jetstream_handlers_tests::binary::version() < (2, 10, 0) {
+        return;
+    }
+    let account = |name: &str| {
+        format!(
+            "{name}: {{ jetstream: enabled, users: [ {{ user: {name}, password: secret }}, {{ user: {name}-silent, password: secret, permissions: {{ publish: {{ deny: [\"$SYS.>\"] }} }} }} ] }}"
+        )
+    };
+    let config = format!("server_name: same\naccounts {{ {}, {} }}", account("one"), account("other"));
+    let server = Server::builder().config(&config).user("one", "secret").start().await;
+    let url = |user: &str| server.url().replace("one:secret", &format!("{user}:secret"));
+    let file = in_folder(&server, "plan.json");
+    let as_user = async |user: &str, arguments: &[&str]| run_with(arguments, &[("NATS_URL", &url(user))]).await;
+    as_user("one", &["plan", "-o", &file]).await.code(0);
+    let refused = as_user("other", &["apply", "--yes", "--plan", &file]).await;
+    refused.code(1).says(&["the plan was made for server same, account one, and this is server same, account other"]);
+    // A user who may not ask does not know the account.
+    as_user("one-silent", &["apply", "--yes", "--plan", &file]).await.code(0).says(&["applied"]);
 }
 
 #[tokio::test]
