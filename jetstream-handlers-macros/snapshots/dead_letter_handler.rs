@@ -13,10 +13,13 @@ struct alert {}
 #[allow(deprecated)]
 const _: () = {
     #[allow(unused_imports)]
-    use ::jetstream_handlers::__private::via::*;
+    use ::jetstream_handlers::__private::via::{
+        First as _, FirstOfBytes as _, Second as _, Third as _,
+    };
     static __JETSTREAM_HANDLERS_REGISTRATION: ::jetstream_handlers::__private::Registration = ::jetstream_handlers::__private::Registration {
         name: ::core::concat!(::core::module_path!(), "::", "alert"),
         location: ::core::concat!(::core::file!(), ":", ::core::line!()),
+        description: "",
         plan: || ::jetstream_handlers::__private::Plan {
             deliver: ::jetstream_handlers::__private::Deliver::New,
             dead_letter: ::core::option::Option::Some(
@@ -63,6 +66,7 @@ const _: () = {
                     .__jetstream_handlers_via(),
                 body,
             );
+            ::jetstream_handlers::__received!(problems, DeadLetter);
             let _ = body;
             ::jetstream_handlers::__private::declare::<HandlerResult>(problems);
         },

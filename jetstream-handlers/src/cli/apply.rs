@@ -33,8 +33,7 @@ pub struct Apply {
 
 impl Apply {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        let Self { plan, prune, form, consent, connection } = self;
-        let saved = match &plan {
+        let saved = match &self.plan {
             Some(path) => {
                 let json = read_text(path).await?;
                 let plan = ProvisionPlan::from_json(&json);
@@ -42,47 +41,40 @@ impl Apply {
             }
             None => None,
         };
-        let (broker, output) = session.connect(connection).await?;
-        let plan = match saved {
-            Some(plan) => Ok(plan),
-            None => broker.plan().await,
-        };
-        let plan = plan.map(|plan| if prune { plan.prune() } else { plan });
-        let applied = match plan {
-            Ok(plan) => apply(&broker, &output, form, plan, consent).await,
-            Err(error) => Err(error),
-        };
+        let (broker, output) = session.connect(self.connection.clone()).await?;
+        let applied = self.apply(&broker, &output, saved).await;
         broker.disconnect().await.ok();
         applied
     }
-}
 
-/// Shows a plan and applies it.
-async fn apply(
-    broker: &Broker,
-    output: &Output,
-    form: Form,
-    plan: ProvisionPlan,
-    consent: Consent,
-) -> Result<Exit, Error> {
-    if form.json {
-        // The standard output is for programs.
-        plan.to_string().lines().for_each(|line| output.note(&printable(line)));
-    } else {
-        show(output, &plan)?;
+    /// Shows a plan and applies it: the saved one, or that of now.
+    async fn apply(&self, broker: &Broker, output: &Output, saved: Option<ProvisionPlan>) -> Result<Exit, Error> {
+        let is_saved = saved.is_some();
+        let plan = match saved {
+            Some(plan) => plan,
+            None => broker.plan().await?,
+        };
+        let plan = if self.prune { plan.prune() } else { plan };
+        if self.form.json {
+            // The standard output is for programs.
+            plan.to_string().lines().for_each(|line| output.note(&printable(line)));
+        } else {
+            show(output, &plan)?;
+        }
+        plan.require_unblocked()?;
+        if plan.risk() > Some(Risk::Safe) {
+            self.consent.ask("apply these changes?").await?;
+        }
+        let is_changed = !plan.is_empty();
+        // A saved plan without changes may be one of another server, or out of date.
+        if is_changed || is_saved {
+            broker.apply(&plan).await?;
+        }
+        if self.form.json {
+            output.json(&plan)?;
+        } else if is_changed {
+            output.line(&output.colored(Color::Green, "applied"))?;
+        }
+        Ok(Exit::Done)
     }
-    plan.require_unblocked()?;
-    if plan.risk() > Some(Risk::Safe) {
-        consent.ask("apply these changes?").await?;
-    }
-    let is_changed = !plan.is_empty();
-    if is_changed {
-        broker.apply(&plan).await?;
-    }
-    if form.json {
-        output.json(&plan)?;
-    } else if is_changed {
-        output.line(&output.colored(Color::Green, "applied"))?;
-    }
-    Ok(Exit::Done)
 }

@@ -34,39 +34,8 @@ use exit::Exit;
 use output::Output;
 use session::Session;
 
-/// The commands of a service, to be used alone or within the parser of a program.
-///
-/// [`Builder::run_cli`] parses the arguments of the program by itself. A program with arguments of its own flattens the
-/// commands into its parser instead.
-///
-/// # Examples
-///
-/// ```no_run
-/// use std::process::ExitCode;
-///
-/// use clap::Parser;
-/// use jetstream_handlers::Broker;
-/// use jetstream_handlers::cli::Command;
-///
-/// #[derive(Parser)]
-/// enum Arguments {
-///     /// Imports the orders of a file.
-///     Import { file: String },
-///     #[command(flatten)]
-///     Handlers(Command),
-/// }
-///
-/// #[tokio::main]
-/// async fn main() -> ExitCode {
-///     match Arguments::parse() {
-///         Arguments::Import { file } => {
-///             println!("importing {file}");
-///             ExitCode::SUCCESS
-///         }
-///         Arguments::Handlers(command) => command.run(Broker::from_env()).await,
-///     }
-/// }
-/// ```
+// An included text is no help text: clap would show one here as that of every program which flattens the commands.
+#[doc = include_str!("../docs/command.md")]
 #[derive(Debug, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
@@ -232,7 +201,7 @@ impl Builder {
     ///
     /// The same as for [`Command::run`].
     pub async fn run_cli_from<A: Into<OsString> + Clone>(self, arguments: impl IntoIterator<Item = A>) -> ExitCode {
-        let mut parser = Arguments::command();
+        let mut parser = Arguments::command().name(program());
         if let Some(version) = self.version_text() {
             parser = parser.version(version.to_owned());
         }

@@ -289,7 +289,7 @@ impl fmt::Display for Problem {
                 let name = stream.as_deref().or(default_name.as_deref()).unwrap_or("NAME");
                 write!(
                     f,
-                    ", and `auto_create(false)` disables stream creation; create it (`nats stream add {name} --subjects '{subject}'`), or remove `auto_create(false)`"
+                    ", and `auto_create(false)` disables stream creation, as commands do that only read or publish; create it with the command `apply` or `nats stream add {name} --subjects '{subject}'`, or remove `auto_create(false)`"
                 )
             }
             Self::SubjectNotCovered { purpose, subject, stream, subjects, fix } => {
@@ -363,7 +363,10 @@ impl fmt::Display for Problem {
                 write!(f, "stream `{stream}` exists and differs: {}; nothing was changed; ", Listed(differences))?;
                 let fixed: Vec<_> = differences.iter().filter(|it| !it.changeable).map(Difference::field).collect();
                 if fixed.is_empty() {
-                    return write!(f, "change the code or the stream (`nats stream edit {stream}`)");
+                    return write!(
+                        f,
+                        "change the code, or the stream with the command `apply` or `nats stream edit {stream}`"
+                    );
                 }
                 let fixed = fixed.join(", ");
                 write!(
@@ -380,12 +383,12 @@ impl fmt::Display for Problem {
                 if differences.iter().all(Difference::is_changeable) {
                     write!(
                         f,
-                        "change the handler's settings or the consumer (`nats consumer edit {stream} {consumer}`)"
+                        "change the handler's settings, or the consumer with `manage = \"update\"`, the command `apply` or `nats consumer edit {stream} {consumer}`"
                     )?;
                 } else {
                     write!(
                         f,
-                        "give the handler another `queue`, or delete the consumer if its progress may be lost (`nats consumer rm {stream} {consumer}`)"
+                        "give the handler another `queue`, recreate the consumer at its position with the command `apply`, or delete it if its progress may be lost (`nats consumer rm {stream} {consumer}`)"
                     )?;
                 }
                 for difference in differences {
@@ -526,7 +529,7 @@ mod tests {
             problem.to_string(),
             "`app::bill`: consumer `billing` of stream `SHOP` exists and differs: ack_wait is 60s on the server, 30s here; \
              headers_only is true on the server, false here; nothing was changed; \
-             change the handler's settings or the consumer (`nats consumer edit SHOP billing`)"
+             change the handler's settings, or the consumer with `manage = \"update\"`, the command `apply` or `nats consumer edit SHOP billing`"
         );
         let unchangeable = differs(&[("ack_wait", "60s", "30s", true), ("ack_policy", "all", "explicit", false)]);
         let text = unchangeable.to_string();

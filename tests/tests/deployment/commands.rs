@@ -92,6 +92,17 @@ async fn change_is_planned_and_applied() {
     run_changed(&server, &["plan", "--detailed-exitcode"]).await.code(0);
 }
 
+#[tokio::test]
+async fn saved_plan_without_changes_is_one_of_its_server_and_program() {
+    let (server, other) = (Server::start().await, Server::start().await);
+    run(&server, &["apply"]).await.code(0);
+    let file = in_folder(&server, "plan.json");
+    run(&server, &["plan", "--out", &file]).await.code(0).says(&["no changes"]);
+    run(&server, &["apply", "--plan", &file]).await.code(0).says(&["no changes"]);
+    run(&other, &["apply", "--plan", &file]).await.code(1).says(&["the plan was made for"]);
+    run_changed(&server, &["apply", "--plan", &file]).await.code(1).says(&["this program needs others"]);
+}
+
 /// This program has no handlers of its own.
 #[tokio::test]
 async fn program_without_handlers_has_a_plan_and_an_export() {
