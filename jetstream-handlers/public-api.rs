@@ -719,6 +719,7 @@ impl DeadLetters {
     pub fn rate(mut self, per_second: u32) -> Self {}
     #[must_use]
     pub fn after(mut self, sequence: u64) -> Self {}
+    pub async fn up_to_now(mut self) -> Result<Self, Error> {}
     #[must_use]
     pub fn to_every_queue(mut self) -> Self {}
     pub async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {}
@@ -762,6 +763,7 @@ impl fmt::Display for ImportReport {}
 pub struct ReplayReport {
     pub is_dry_run: bool,
     pub replayed: usize,
+    pub undeleted: usize,
     pub kept: usize,
     pub failures: Vec<(u64, Error)>,
 }
@@ -1190,6 +1192,9 @@ pub struct HandlerInfo {
     pub ack_wait: Duration,
     pub timeout: Duration,
     pub max_deliver: u32,
+    pub retry_delays: Vec<Duration>,
+    pub deliver: String,
+    pub manage: &'static str,
     pub dead_letter: Option<String>,
     pub publish: Option<String>,
     pub description: Option<String>,
@@ -1444,6 +1449,7 @@ pub enum Deliver {
     FromSequence(u64),
     FromTime(SystemTime),
 }
+impl fmt::Display for Deliver {}
 
 // jetstream_handlers::Manage
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
