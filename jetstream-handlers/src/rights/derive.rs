@@ -169,6 +169,8 @@ impl Rights {
         // Only those of handlers, and declared ones: a publish creates the others.
         self.create_streams(needs.streams.iter().filter(|(_, it)| it.is_read));
         self.optional_request("INFO", &[], "reads the limits of the account");
+        let purpose = "reads the name of the account, so that a plan is not applied to another one";
+        self.permissions.add_optional(Request, "$SYS.REQ.USER.INFO".to_owned(), &[], purpose);
         for of_handler in &needs.handlers {
             self.operate_handler(of_handler);
             self.operate_letters(of_handler, needs);
