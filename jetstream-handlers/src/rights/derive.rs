@@ -49,10 +49,13 @@ impl Permissions {
             rights.dead_letters(needs);
         }
         rights.permissions.add(Subscribe, inboxes.clone(), &[], "answers of the server, and messages");
-        if matches!(level, PermissionLevel::RunInfo | PermissionLevel::Provision) && !needs.handlers.is_empty() {
+        if runs && !needs.handlers.is_empty() {
+            // A stop without it waits for an answer that does not come.
             let purpose = "waits until the server has processed what was sent before";
             rights.permissions.add_optional(Message, inboxes, &[], purpose);
-            rights.advisories(needs, &all);
+            if level != PermissionLevel::Run {
+                rights.advisories(needs, &all);
+            }
         }
         rights.permissions
     }

@@ -59,7 +59,10 @@ async fn broker_without_handlers_names_the_others(transport: &Transport) {
     let error = connect(transport, "asia", &Recorder::default()).await.start_all().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoHandlers);
     let text = error.to_string();
-    assert!(text.starts_with("no handler has `broker = \"asia\"`; the existing names are: {\"eu\", \"plan\", \"us\"}"), "{text}");
+    assert!(
+        text.starts_with("no handler has `broker = \"asia\"`; the existing names are: {\"eu\", \"plan\", \"us\"}"),
+        "{text}"
+    );
 }
 
 async fn test_broker_has_a_name(transport: &Transport) {
