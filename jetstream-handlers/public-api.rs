@@ -1669,6 +1669,7 @@ pub enum PermissionFormat {
     Nats,
     Jwt,
 }
+impl From<Format> for PermissionFormat {}
 impl FromStr for PermissionFormat {
     type Err = Error;
 }
