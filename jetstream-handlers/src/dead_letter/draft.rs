@@ -44,6 +44,8 @@ pub(super) struct Draft<'a> {
     handler: &'a str,
     /// The message id, which is that of every copy of the same delivery.
     id: String,
+    /// What the ids of an imported dead letter have in addition; empty for any other.
+    suffix: String,
     /// The key of the parts, once there are some.
     key: OnceLock<String>,
     /// The headers that describe the failure.
@@ -85,6 +87,7 @@ impl<'a> Draft<'a> {
             subject,
             handler,
             id,
+            suffix: String::new(),
             key: OnceLock::new(),
             failure: headers,
             original,
@@ -97,8 +100,11 @@ impl<'a> Draft<'a> {
     pub(super) fn imported(letter: &'a DeadLetter, stream: &str) -> Self {
         // Another id was only needed in the former stream, and the parts name the id without it.
         let id = letter.id.split(ID_SUFFIX).next().unwrap_or_default().to_owned();
+        // A message that was delivered again has several dead letters, each of which is imported.
+        let stored_at = letter.stored_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let suffix = format!("{ID_SUFFIX}{}:{stored_at}", letter.sequence);
         let mut headers = HeaderMap::new();
-        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        headers.insert(header::NATS_MESSAGE_ID, format!("{id}{suffix}"));
         headers.insert(MESSAGE_ID, letter.idempotency_key());
         let mut add = |name: &str, value: &str| headers.insert(format!("{PREFIX}{name}").as_str(), value);
         add("Reason", letter.reason.as_str());
@@ -119,6 +125,7 @@ impl<'a> Draft<'a> {
             subject: &letter.stored_subject,
             handler: &letter.handler,
             id,
+            suffix,
             key: OnceLock::new(),
             failure: headers,
             original: letter.original_headers(),
@@ -194,6 +201,8 @@ impl<'a> Draft<'a> {
         let Self { subject, handler, id, .. } = self;
         let mut part = Part { id, handler, key: self.key(), content }.to_message(subject, offset, bytes);
         if let Some(from) = self.failure.get(IMPORTED_FROM) {
+            let id = format!("{}{}", part.header(header::NATS_MESSAGE_ID).unwrap_or_default(), self.suffix);
+            part.headers.insert(header::NATS_MESSAGE_ID, id);
             part.headers.insert(IMPORTED_FROM, from.clone());
         }
         part

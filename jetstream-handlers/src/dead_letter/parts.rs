@@ -27,8 +27,8 @@ pub(super) const PARTS_KEY: &str = "Dead-Letter-Parts-Key";
 /// A forged dead letter could name any number of parts.
 pub(super) const MAX_CONTENT: usize = 64 * 1024 * 1024;
 
-/// The separator between the message id of a dead letter and a random suffix, if another message has its id; names have
-/// no `/`.
+/// The separator between the message id of a dead letter and a suffix, which one has that was imported, or whose id
+/// another message has; names have no `/`.
 pub(super) const ID_SUFFIX: &str = "/";
 
 /// A content of the original message that can be stored apart from its dead letter.

@@ -19,6 +19,9 @@ const PART_OVERHEAD: usize = 512;
 /// The smallest size into which a content is divided, in bytes; a stream that accepts less accepts no dead letter.
 const MIN_PART: usize = 256;
 
+/// The maximum number of ids that are tried for an imported dead letter, before one that cannot be guessed.
+const MAX_DERIVED: usize = 30;
+
 /// Stores the dead letter of a message on `subject`, and returns after its stream has acknowledged it.
 ///
 /// If it is too large for one message, the original headers are stored in messages of their own, then the payload too.
@@ -90,9 +93,10 @@ async fn store_message(transport: &Transport, mut message: Outgoing) -> Result<P
         return Ok(ack);
     }
     let id = message.header(header::NATS_MESSAGE_ID).unwrap_or_default().to_owned();
-    // The former dead letter is often deleted, and a second import must find what the first one has stored.
-    if let Some(from) = message.headers.get(IMPORTED_FROM).map(|from| from.as_str().to_owned()) {
-        message.headers.insert(header::NATS_MESSAGE_ID, format!("{id}{ID_SUFFIX}{from}"));
+    // A dead letter that was imported and is gone is stored again, but by one import only.
+    let derived = if message.headers.get(IMPORTED_FROM).is_some() { MAX_DERIVED } else { 0 };
+    for number in 2..2 + derived {
+        message.headers.insert(header::NATS_MESSAGE_ID, format!("{id}:{number}"));
         let ack = publish_guessable(transport, message.clone(), MissingStream::Created).await?;
         if !ack.duplicate || has_copy(transport, &ack, &message).await {
             return Ok(ack);
@@ -112,15 +116,11 @@ async fn has_copy(transport: &Transport, ack: &PublishAck, message: &Outgoing) -
 
 /// Returns `true` if a stored message is the same as one to be stored, apart from what differs between attempts.
 fn is_copy(stored: &Stored, message: &Outgoing) -> bool {
-    const DIFFERENT: [&str; 6] = [
-        "Nats-Msg-Id",
-        "Dead-Letter-Reason",
-        "Dead-Letter-Error",
-        "Dead-Letter-Delivered",
-        "Dead-Letter-Time",
-        IMPORTED_FROM,
-    ];
-    is_same(stored, message, &DIFFERENT)
+    const DIFFERENT: [&str; 5] =
+        ["Nats-Msg-Id", "Dead-Letter-Reason", "Dead-Letter-Error", "Dead-Letter-Delivered", "Dead-Letter-Time"];
+    // An imported dead letter is not an attempt, but the same whenever it is imported.
+    let is_imported = message.headers.get(IMPORTED_FROM).is_some();
+    is_same(stored, message, if is_imported { &DIFFERENT[..1] } else { &DIFFERENT })
 }
 
 /// Returns `true` if a stored message has the payload of one to be stored, and its headers apart from those named.

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 
+use async_nats::header;
+
 use super::draft::Draft;
 use super::store::store_draft;
 use super::{DeadLetter, DeadLetters};
 use crate::error::{Error, ErrorKind};
-use crate::message::PublishAck;
+use crate::message::Stored;
 use crate::spelling;
 use crate::subject::covers;
 
@@ -32,10 +34,10 @@ pub struct ImportReport {
 }
 
 impl ImportReport {
-    fn add(&mut self, line: usize, result: Result<PublishAck, Error>) {
+    fn add(&mut self, line: usize, result: Result<Import, Error>) {
         match result {
-            Ok(ack) if ack.duplicate => self.duplicates += 1,
-            Ok(_) => self.imported += 1,
+            Ok(Import::Known) => self.duplicates += 1,
+            Ok(Import::Stored) => self.imported += 1,
             Err(error) => {
                 self.failed += 1;
                 if self.failures.len() < MAX_FAILURES {
@@ -44,6 +46,14 @@ impl ImportReport {
             }
         }
     }
+}
+
+/// What the import of a dead letter has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Import {
+    Stored,
+    /// Nothing, because the stream has it.
+    Known,
 }
 
 impl fmt::Display for ImportReport {
@@ -97,8 +107,8 @@ impl DeadLetters {
 
     /// Stores the dead letters that [`export`](Self::export) has written in the selected stream.
     ///
-    /// A dead letter keeps its message id, so that one which the stream has stored within its `duplicate_window` is not
-    /// stored again. The header `Dead-Letter-Imported-From` has its former stream and sequence, as `<stream>:<sequence>`.
+    /// A dead letter that is still in the stream is not stored again, nor is one that was imported within the
+    /// `duplicate_window` of the stream and is still there. The header `Dead-Letter-Imported-From` has its former stream and sequence, as `<stream>:<sequence>`.
     /// A line that cannot be imported is reported, and those after it are imported. Empty lines are ignored.
     ///
     /// # Security
@@ -157,13 +167,18 @@ impl DeadLetters {
     }
 
     /// Stores one dead letter in the selected stream.
-    async fn import_letter(&self, letter: &DeadLetter) -> Result<PublishAck, Error> {
+    async fn import_letter(&self, letter: &DeadLetter) -> Result<Import, Error> {
         let subject = &letter.stored_subject;
         if let Some(problem) = spelling::publish_subject_problem(subject) {
             return Err(Error::new(ErrorKind::Config, format!("its `dead_letter_subject`: {problem}")));
         }
         let found = self.transport.stream(&self.stream).await;
         let found = found.map_err(|error| error.into_error(&format!("reading stream `{}`", self.stream)))?;
+        if found.is_some()
+            && self.transport.stored(&self.stream, letter.sequence).await?.is_some_and(|it| is(&it, letter))
+        {
+            return Ok(Import::Known);
+        }
         // A stream that does not exist is created as for any dead letter, on its first subject.
         let subjects = found.map_or_else(|| vec![self.default_subject()], |config| config.subjects);
         if !subjects.iter().any(|own| covers(own, subject)) {
@@ -173,6 +188,13 @@ impl DeadLetters {
             );
             return Err(Error::new(ErrorKind::StreamMismatch, text));
         }
-        store_draft(&self.transport, &Draft::imported(letter, &self.stream)).await
+        let ack = store_draft(&self.transport, &Draft::imported(letter, &self.stream)).await?;
+        Ok(if ack.duplicate { Import::Known } else { Import::Stored })
     }
+}
+
+/// Returns `true` if a stored message is the one that was exported: no other has its sequence and its time.
+fn is(stored: &Stored, letter: &DeadLetter) -> bool {
+    let id = stored.headers.get(header::NATS_MESSAGE_ID).map_or("", |id| id.as_str());
+    stored.time == letter.stored_at && stored.subject.as_str() == letter.stored_subject && id == letter.id
 }

@@ -18,6 +18,8 @@ contract![
     rate_limits_replays_and_deletions,
     replay_with_another_payload_keeps_the_rest,
     exported_letters_are_imported_once,
+    every_letter_of_one_message_is_imported,
+    imported_letter_that_is_gone_is_stored_by_one_import,
     large_letter_is_exported_and_imported,
     letter_that_is_gone_cannot_be_replayed,
 ];
@@ -277,6 +279,67 @@ async fn exported_letters_are_imported_once(transport: &Transport) {
         report.to_string().contains("stream `DLQ` does not store its `dead_letter_subject` `orders.eu`"),
         "{report}"
     );
+}
+
+/// Returns lines with several dead letters of the same message, as an export writes those of a message that was delivered
+/// again.
+async fn exported_thrice(broker: &TestBroker, payload: &[u8]) -> String {
+    let letters = broker.broker().dead_letters();
+    let mut file = Vec::new();
+    letters.export(&mut file).await.unwrap();
+    let mut line: serde_json::Value = serde_json::from_slice(&file).unwrap();
+    assert_eq!(line["payload"].to_string().as_bytes(), payload);
+    let again = |sequence: u64| {
+        line["sequence"] = sequence.into();
+        line["error"] = format!("attempt {sequence}").into();
+        line["stored_at"] = format!("2026-01-01T00:00:0{sequence}Z").into();
+        format!("{line}\n")
+    };
+    [1, 3, 4].map(again).concat()
+}
+
+async fn every_letter_of_one_message_is_imported(transport: &Transport) {
+    let large = format!("\"{}\"", "x".repeat(1024 * 1024 - 100));
+    for payload in ["7", &large] {
+        let broker = transport.start(TestBroker::builder().stream(orders()).include::<failing>()).await;
+        fail_with(&broker, "orders.eu", &[payload]).await;
+        let file = exported_thrice(&broker, payload.as_bytes()).await;
+        let letters = broker.broker().dead_letters();
+        assert_eq!(letters.purge().await.unwrap(), 1);
+        let report = letters.import(file.as_bytes()).await.unwrap();
+        assert_eq!((report.imported, report.duplicates, report.failed), (3, 0, 0), "{report}");
+        let report = letters.import(file.as_bytes()).await.unwrap();
+        assert_eq!((report.imported, report.duplicates, report.failed), (0, 3, 0), "{report}");
+        let found = letters.list(10).await.unwrap();
+        let errors: Vec<_> = found.iter().map(|letter| &*letter.error).collect();
+        assert_eq!(errors, ["attempt 1", "attempt 3", "attempt 4"]);
+        // Each has parts of its own.
+        letters.delete(found[0].sequence).await.unwrap();
+        let rest = letters.list(10).await.unwrap();
+        assert!(rest.len() == 2 && rest.iter().all(|letter| letter.payload == payload.as_bytes()));
+        letters.purge().await.unwrap();
+    }
+}
+
+async fn imported_letter_that_is_gone_is_stored_by_one_import(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().stream(orders()).include::<failing>()).await;
+    fail_with(&broker, "orders.eu", &["7"]).await;
+    let file = exported_thrice(&broker, b"7").await;
+    let letters = broker.broker().dead_letters();
+    letters.purge().await.unwrap();
+    let import = async || {
+        let report = letters.import(file.as_bytes()).await.unwrap();
+        (report.imported, report.duplicates, report.failed)
+    };
+    assert_eq!(import().await, (3, 0, 0));
+    for round in 0..3 {
+        let second = letters.list(10).await.unwrap().remove(1);
+        assert!(letters.delete(second.sequence).await.unwrap());
+        // A message that is gone may have been another one with its id.
+        assert_eq!(import().await, (1, 2, 0), "{round}");
+        assert_eq!(import().await, (0, 3, 0), "{round}");
+        assert_eq!(letters.count().await.unwrap(), 3, "{round}");
+    }
 }
 
 async fn large_letter_is_exported_and_imported(transport: &Transport) {
