@@ -89,6 +89,26 @@ impl DeadLetters {
         self
     }
 
+    /// Returns an error if the selected stream does not exist, except for the default one, which is created with the first
+    /// dead letter.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn in_existing(self) -> Result<Self, Error> {
+        let found = self.transport.stream(&self.stream).await;
+        let found = found.map_err(|error| error.into_error(&format!("reading stream `{}`", self.stream)))?;
+        if found.is_some() || self.is_default() { Ok(self) } else { Err(self.no_stream()) }
+    }
+
+    /// Returns `true` if the default stream is selected.
+    pub(super) fn is_default(&self) -> bool {
+        self.stream == self.transport.settings().stream(DEFAULT_STREAM)
+    }
+
+    /// Returns the error for a selected stream that does not exist.
+    pub(super) fn no_stream(&self) -> Error {
+        let text = format!("stream `{}` of dead letters does not exist; correct its name", self.stream);
+        Error::new(ErrorKind::StreamNotFound, text)
+    }
+
     /// Selects the dead letters of one handler, by the name of its function, the end of its full path, the
     /// [name](crate::Subscribe::name) of a closure, or its queue.
     #[must_use]

@@ -128,6 +128,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// Returns an error if nothing more can be read, or the broker is disconnected; some dead letters are stored then.
+    /// A line fails if the selected stream does not store its subject; only the default stream is created.
     ///
     /// # Cancel safety
     ///
@@ -179,8 +180,10 @@ impl DeadLetters {
         {
             return Ok(Import::Known);
         }
-        // A stream that does not exist is created as for any dead letter, on its first subject.
-        let subjects = found.map_or_else(|| vec![self.default_subject()], |config| config.subjects);
+        let subjects = match found {
+            Some(config) => config.subjects,
+            None => self.created_subjects(subject).await?,
+        };
         if !subjects.iter().any(|own| covers(own, subject)) {
             let text = format!(
                 "stream `{}` does not store its `dead_letter_subject` `{subject}`, but {subjects:?}; select the stream that does",
@@ -190,6 +193,27 @@ impl DeadLetters {
         }
         let ack = store_draft(&self.transport, &Draft::imported(letter, &self.stream)).await?;
         Ok(if ack.duplicate { Import::Known } else { Import::Stored })
+    }
+
+    /// Returns the subjects of the selected stream, which does not exist, once it stores a dead letter on this subject.
+    ///
+    /// Only the default stream is created, as for any dead letter, unless another stream has the subject.
+    async fn created_subjects(&self, subject: &str) -> Result<Vec<String>, Error> {
+        if !self.is_default() {
+            return Err(self.no_stream());
+        }
+        let owners = self.transport.stream_names(subject).await;
+        let owners = owners.map_err(|error| error.into_error(&format!("looking up the stream of `{subject}`")))?;
+        match owners.first() {
+            None => Ok(vec![self.default_subject()]),
+            Some(other) => {
+                let text = format!(
+                    "stream `{}` does not exist, and stream `{other}` stores its `dead_letter_subject` `{subject}`; select that one",
+                    self.stream
+                );
+                Err(Error::new(ErrorKind::StreamMismatch, text))
+            }
+        }
     }
 }
 

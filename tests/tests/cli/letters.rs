@@ -164,6 +164,39 @@ async fn exported_dead_letters_are_imported() {
 }
 
 #[tokio::test]
+async fn stream_of_dead_letters_that_does_not_exist_is_an_error() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1]).await;
+    let exported = run_on(&server, &["dlq", "export"]).await;
+    for arguments in [
+        &["list"][..],
+        &["groups"],
+        &["show", "1"],
+        &["replay", "--all", "--yes"],
+        &["replay", "1", "--yes"],
+        &["purge", "--all", "--yes"],
+        &["purge", "1", "--yes"],
+        &["export"],
+    ] {
+        let arguments = [&["dlq"], arguments, &["--stream", "NOPE"]].concat();
+        run_on(&server, &arguments).await.code(1).says(&["stream `NOPE` of dead letters does not exist"]);
+    }
+    run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(0);
+    let import = async |stream: &str| {
+        let arguments = ["dlq", "import", "-", "--stream", stream];
+        run_with(&arguments, &[("NATS_URL", &server.url())], &exported.stdout).await
+    };
+    import("NOPE").await.code(1).says(&["stream `NOPE` of dead letters does not exist"]);
+    import("SHOP").await.code(2).says(&["line 1: stream `SHOP` does not store its `dead_letter_subject`"]);
+    run_on(&server, &["dlq", "list"]).await.code(0).says(&["there are no dead letters"]);
+    let empty = Server::start().await;
+    for stream in [&[][..], &["--stream", "DLQ"]] {
+        let list = [&["dlq", "list"], stream].concat();
+        run_on(&empty, &list).await.code(0).says(&["there are no dead letters"]);
+    }
+}
+
+#[tokio::test]
 async fn handler_is_paused_resumed_and_reset() {
     let server = Server::start().await;
     let _service = with_letters(&server, &[1]).await;

@@ -19,6 +19,7 @@ contract![
     replay_with_another_payload_keeps_the_rest,
     exported_letters_are_imported_once,
     every_letter_of_one_message_is_imported,
+    letters_are_imported_into_the_selected_stream_only,
     imported_letter_that_is_gone_is_stored_by_one_import,
     large_letter_is_exported_and_imported,
     letter_that_is_gone_cannot_be_replayed,
@@ -319,6 +320,23 @@ async fn every_letter_of_one_message_is_imported(transport: &Transport) {
         assert!(rest.len() == 2 && rest.iter().all(|letter| letter.payload == payload.as_bytes()));
         letters.purge().await.unwrap();
     }
+}
+
+async fn letters_are_imported_into_the_selected_stream_only(transport: &Transport) {
+    let broker = transport.start(TestBroker::builder().stream(orders()).include::<failing>()).await;
+    fail_with(&broker, "orders.eu", &["7"]).await;
+    let file = exported_thrice(&broker, b"7").await;
+    let letters = broker.broker().dead_letters();
+    letters.purge().await.unwrap();
+    for (stream, part) in [
+        ("NOPE", "line 1: stream `NOPE` of dead letters does not exist"),
+        ("ORDERS", "line 1: stream `ORDERS` does not store its `dead_letter_subject`"),
+    ] {
+        let report = letters.clone().stream(stream).import(file.as_bytes()).await.unwrap();
+        assert_eq!((report.imported, report.duplicates, report.failed), (0, 0, 3), "{report}");
+        assert!(report.to_string().contains(part), "{report}");
+    }
+    assert_eq!(letters.count().await.unwrap(), 0);
 }
 
 async fn imported_letter_that_is_gone_is_stored_by_one_import(transport: &Transport) {

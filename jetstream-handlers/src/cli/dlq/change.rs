@@ -140,7 +140,7 @@ impl Replay {
             None => None,
         };
         let (broker, output) = session.connect_to_existing(self.connection.clone()).await?;
-        let mut letters = self.chosen.letters(self.chosen.filters.letters(&broker));
+        let mut letters = self.chosen.letters(self.chosen.filters.letters(&broker).await?);
         if self.to_all {
             letters = letters.to_every_queue();
         }
@@ -232,7 +232,7 @@ impl Purge {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         self.chosen.check()?;
         let (broker, output) = session.connect_to_existing(self.connection.clone()).await?;
-        let letters = self.chosen.letters(self.chosen.filters.letters(&broker));
+        let letters = self.chosen.letters(self.chosen.filters.letters(&broker).await?);
         if self.chosen.sequences.is_empty() {
             let letters = letters.up_to_now().await?;
             let purged = self.purge_fitting(&letters).await?;

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::broker::Broker;
 use crate::cli::times::{past, shown};
 use crate::dead_letter::DeadLetters;
+use crate::error::Error;
 use crate::outcome::Reason;
 
 /// The dead letters of a command; without conditions, all of them.
@@ -44,17 +45,19 @@ pub(super) struct OfStream {
 }
 
 impl OfStream {
-    /// Returns the dead letters of the stream.
-    pub(super) fn letters(&self, broker: &Broker) -> DeadLetters {
-        let letters = broker.dead_letters();
-        self.stream.as_deref().into_iter().fold(letters, DeadLetters::stream)
+    /// Returns the dead letters of the stream; an error if a stream is named that does not exist.
+    pub(super) async fn letters(&self, broker: &Broker) -> Result<DeadLetters, Error> {
+        match &self.stream {
+            Some(stream) => broker.dead_letters().stream(stream).in_existing().await,
+            None => Ok(broker.dead_letters()),
+        }
     }
 }
 
 impl Filters {
     /// Returns the dead letters that meet the conditions.
-    pub(super) fn letters(&self, broker: &Broker) -> DeadLetters {
-        let mut letters = self.of_stream.letters(broker);
+    pub(super) async fn letters(&self, broker: &Broker) -> Result<DeadLetters, Error> {
+        let mut letters = self.of_stream.letters(broker).await?;
         if let Some(handler) = &self.handler {
             letters = letters.for_handler(handler);
         }
@@ -76,7 +79,7 @@ impl Filters {
         if let Some(subject) = &self.subject {
             letters = letters.subject(subject);
         }
-        letters
+        Ok(letters)
     }
 
     /// Returns `true` if there are no conditions.

@@ -42,7 +42,7 @@ impl List {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect_to_existing(self.connection).await?;
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
-        let found = self.filters.letters(&broker).after(self.after).list(limit).await?;
+        let found = self.filters.letters(&broker).await?.after(self.after).list(limit).await?;
         if self.form.json {
             output.document(Document { dead_letters: &found })?;
         }
@@ -80,7 +80,7 @@ pub(super) struct Groups {
 impl Groups {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let found = self.filters.letters(&broker).groups().await?;
+        let found = self.filters.letters(&broker).await?.groups().await?;
         if self.form.json {
             output.json(&found)?;
         }
@@ -128,7 +128,7 @@ pub(super) struct Show {
 impl Show {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let Some(letter) = self.of_stream.letters(&broker).get(self.sequence).await? else {
+        let Some(letter) = self.of_stream.letters(&broker).await?.get(self.sequence).await? else {
             return Err(Error::new(ErrorKind::Config, format!("there is no dead letter {}", self.sequence)));
         };
         if self.form.json {

@@ -28,7 +28,7 @@ pub(super) struct Export {
 impl Export {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let letters = self.filters.letters(&broker);
+        let letters = self.filters.letters(&broker).await?;
         let count = letters.export(create(self.out.as_deref())?).await?;
         match count {
             0 => output.note(&self.filters.nothing()),
@@ -70,7 +70,7 @@ impl Import {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         let mut lines = lines(&self.file).await?;
         let (broker, output) = session.connect(self.connection).await?;
-        let letters = self.of_stream.letters(&broker);
+        let letters = self.of_stream.letters(&broker).await?;
         let mut report = ImportReport::default();
         let mut number = 0;
         while let Some(line) = lines.recv().await {
