@@ -29,6 +29,8 @@ use async_nats::jetstream::publish::PublishAck;
 use tokio_util::sync::CancellationToken;
 
 pub use builder::Builder;
+#[cfg(feature = "cli")]
+pub(crate) use operate::ResetEffect;
 pub use operate::{HandlerConsumer, Position};
 pub use running::Running;
 use running::{Disconnect, StopOnDrop, WorkerHandle, stop_all};

@@ -22,7 +22,7 @@ use crate::sync::lock;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Position {
-    /// The first message with this sequence or a later one, from 1.
+    /// The first message with this sequence or a later one, from 1 to the one after the last of the stream.
     Sequence(u64),
     /// The first message that was stored at this time or later.
     Time(SystemTime),
@@ -50,6 +50,18 @@ pub struct HandlerConsumer {
     pub paused_until: Option<SystemTime>,
     /// The sequence from which on a reset handler receives the messages of the stream.
     pub next_sequence: Option<u64>,
+}
+
+/// The effect of a reset; the numbers are those of sequences, of which the handler receives all, or only some.
+#[cfg(feature = "cli")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ResetEffect {
+    /// The sequence of the place.
+    pub(crate) place: u64,
+    /// The maximum number of messages that were delivered and are received again.
+    pub(crate) again: u64,
+    /// The maximum number of messages that have not been acknowledged, and are not received any more.
+    pub(crate) skipped: u64,
 }
 
 impl fmt::Display for HandlerConsumer {
@@ -170,7 +182,8 @@ impl Broker {
     /// # Errors
     ///
     /// Returns the errors of [`pause`](Self::pause), for a server older than 2.14, which introduced the reset, and for the
-    /// subject `$JS.API.CONSUMER.RESET.<stream>.<queue>`; and [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) if the
+    /// subject `$JS.API.CONSUMER.RESET.<stream>.<queue>`; [`Config`](ErrorKind::Config) for a sequence that the stream has not
+    /// reached, because it would skip messages that are stored later; and [`ConsumerMismatch`](ErrorKind::ConsumerMismatch) if the
     /// consumer cannot be moved to the place. An older server has no way to move a consumer under running instances:
     /// stop them, delete the consumer, and start them with another `deliver`.
     ///
@@ -178,15 +191,54 @@ impl Broker {
     ///
     /// If the future is dropped, the handler is reset or not.
     pub async fn reset(&self, handler: &str, position: Position) -> Result<HandlerConsumer, Error> {
+        let (mut consumer, sequence) = self.place(handler, position).await?;
+        let HandlerConsumer { stream, queue, .. } = &consumer;
+        let next = self.inner.transport.reset_consumer(stream, queue, sequence).await?;
+        consumer.next_sequence = Some(next);
+        Ok(consumer)
+    }
+
+    /// Returns what a [`reset`](Self::reset) would do, and changes nothing.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn reset_effect(&self, handler: &str, position: Position) -> Result<ResetEffect, Error> {
+        let transport = &self.inner.transport;
+        let (consumer, sequence) = self.place(handler, position).await?;
+        let HandlerConsumer { stream, queue, .. } = &consumer;
+        let doing = || format!("reading consumer `{queue}` of stream `{stream}`");
+        let found = transport.consumer(stream, queue).await.map_err(|error| error.into_consumer_error(&doing()))?;
+        let Some(found) = found else {
+            let text = format!("{}: there is no such consumer; start its handler first", doing());
+            return Err(Error::new(ErrorKind::ConsumerMismatch, text));
+        };
+        let place = sequence.unwrap_or(found.ack_floor + 1);
+        // What is no longer stored is not received.
+        let first = transport.next_stored(stream, place).await?.map(|stored| stored.sequence);
+        let again = first.map_or(0, |first| (found.delivered + 1).saturating_sub(first));
+        Ok(ResetEffect { place, again, skipped: place.saturating_sub(found.ack_floor + 1) })
+    }
+
+    /// Returns the consumer of a handler, and the sequence of a position; `None` for its ack floor.
+    async fn place(&self, handler: &str, position: Position) -> Result<(HandlerConsumer, Option<u64>), Error> {
         let transport = &self.inner.transport;
         if position == Position::Sequence(0) {
             let text = format!("cannot reset `{handler}` to sequence 0; expected at least 1, the first of a stream");
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let mut consumer = self.consumer_of(handler).await?;
-        let HandlerConsumer { stream, queue, .. } = &consumer;
+        let consumer = self.consumer_of(handler).await?;
+        let stream = &consumer.stream;
         let sequence = match position {
-            Position::Sequence(sequence) => Some(sequence),
+            Position::Sequence(sequence) => {
+                let last = transport.last_assigned_sequence(stream).await?;
+                if sequence > last + 1 {
+                    // Messages that are stored later would never be delivered.
+                    let text = format!(
+                        "cannot reset `{handler}` to sequence {sequence}: the last of stream `{stream}` is {last}; expected at most {}",
+                        last + 1
+                    );
+                    return Err(Error::new(ErrorKind::Config, text));
+                }
+                Some(sequence)
+            }
             Position::Start => Some(1),
             Position::AckFloor => None,
             Position::Time(time) => Some(match transport.first_stored_since(stream, time).await? {
@@ -194,8 +246,7 @@ impl Broker {
                 None => transport.last_assigned_sequence(stream).await? + 1,
             }),
         };
-        consumer.next_sequence = Some(transport.reset_consumer(stream, queue, sequence).await?);
-        Ok(consumer)
+        Ok((consumer, sequence))
     }
 
     /// Returns the consumer of the only handler that the text names.

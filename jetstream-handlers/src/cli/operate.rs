@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::output::{Form, Output};
 use super::session::Session;
 use super::times::{duration, past, shown, time};
-use crate::broker::{HandlerConsumer, Position};
+use crate::broker::{HandlerConsumer, Position, ResetEffect};
 use crate::error::{Error, ErrorKind};
 
 /// Pauses a handler on the server, for all its instances.
@@ -97,10 +97,29 @@ impl Reset {
             (None, None) => (Position::AckFloor, "behind its acknowledged messages".to_owned()),
         };
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let question = format!("move `{}` {place}, from which on it receives all messages, also again?", self.handler);
-        self.consent.ask(&question).await?;
+        if !self.consent.is_given() {
+            let effect = broker.reset_effect(&self.handler, position).await?;
+            output.note(&format!(
+                "`{}` continues at message {}, and {}",
+                self.handler,
+                effect.place,
+                described(effect)
+            ));
+            self.consent.ask(&format!("move `{}` {place}?", self.handler)).await?;
+        }
         let reset = broker.reset(&self.handler, position).await?;
         finish(&output, self.form, &reset)
+    }
+}
+
+/// Returns the words for what a handler receives after a reset.
+fn described(effect: ResetEffect) -> String {
+    let messages = |count: u64| format!("up to {count} message{}", if count == 1 { "" } else { "s" });
+    match (effect.again, effect.skipped) {
+        (0, 0) => "receives nothing again, and skips nothing".to_owned(),
+        (again, 0) => format!("receives again {}", messages(again)),
+        (0, skipped) => format!("skips {}", messages(skipped)),
+        (again, skipped) => format!("receives again {}, and skips {}", messages(again), messages(skipped)),
     }
 }
 

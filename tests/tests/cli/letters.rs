@@ -214,15 +214,25 @@ async fn handler_is_paused_resumed_and_reset() {
     assert!(!server.consumer_info("SHOP", "billing").await.paused);
     run(&["reset", "bill"]).await.code(1).says(&["--seq"]);
     run(&["reset", "bill", "--start", "--seq", "1"]).await.code(1).says(&["cannot be used with"]);
-    run_on(&server, &["reset", "bill", "--start"]).await.code(1).says(&["move `bill`", "no terminal"]);
+    run_on(&server, &["reset", "bill", "--start"]).await.code(1).says(&["no terminal"]);
     let reset = run_on(&server, &["reset", "bill", "--start", "--yes"]).await;
     if server.client().await.is_server_compatible(2, 14, 0) {
         reset.code(0).says(&["continues at message 1"]);
+        let past = run_on(&server, &["reset", "bill", "--seq", "1000", "--yes"]).await;
+        past.code(1).says(&["the last of stream `SHOP` is 1; expected at most 2"]);
         let broker = connect(&server).await;
         let letters = broker.dead_letters();
         // The dead letter of the same message is one only.
         server.all_acked("SHOP", "billing").await;
         assert_eq!(letters.count().await.unwrap(), 1);
+        let ask = async |place: &[&str]| run_on(&server, &[&["reset", "bill"], place].concat()).await;
+        ask(&["--start"]).await.code(1).says(&["`bill` continues at message 1, and receives again up to 1 message\n"]);
+        ask(&["--floor"]).await.code(1).says(&["at message 2, and receives nothing again, and skips nothing"]);
+        run_on(&server, &["pause", "bill", "--for", "10m"]).await.code(0);
+        for id in [2, 3] {
+            broker.publish("shop.orders.created", &json!({ "id": id, "customer": "Ada" })).await.unwrap();
+        }
+        ask(&["--seq", "4"]).await.code(1).says(&["`bill` continues at message 4, and skips up to 2 messages\n"]);
     } else {
         reset.code(1).says(&["does not support the reset"]);
     }

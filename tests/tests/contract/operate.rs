@@ -127,7 +127,7 @@ async fn reset_handler_receives_everything_from_the_position_again(transport: &T
         positions.push((Position::Time(middle), 4, 4..7));
     }
     positions.push((Position::Time(SystemTime::now() + secs(60)), 7, 7..7));
-    positions.push((Position::Sequence(100), 100, 7..7));
+    positions.push((Position::Sequence(7), 7, 7..7));
     positions.push((Position::Sequence(2), 2, 2..7));
     for (position, next, again) in positions {
         let reset = broker.reset("worker", position).await.unwrap();
@@ -140,6 +140,10 @@ async fn reset_handler_receives_everything_from_the_position_again(transport: &T
         items.sort_unstable();
         wanted.sort_unstable();
         assert_eq!(items, wanted, "{position:?} after {reached}");
+    }
+    for sequence in [8, 1000, u64::MAX] {
+        let parts = [&format!("to sequence {sequence}: the last of stream `ORDERS` is 6; expected at most 7")];
+        assert_error(broker.reset("worker", Position::Sequence(sequence)).await, ErrorKind::Config, &[parts[0]]);
     }
     publish(&test, [7]).await;
     calls.until(7).await;
@@ -193,7 +197,7 @@ async fn reset_that_the_deliver_policy_excludes_is_refused(transport: &Transport
     let new = broker.subscribe("orders.created", "new", recording(&calls)).deliver(Deliver::New).await.unwrap();
     let third = broker.subscribe("orders.created", "third", recording(&calls)).deliver(Deliver::FromSequence(3));
     let third = third.await.unwrap();
-    for (queue, position) in [("new", Position::Start), ("new", Position::Sequence(9)), ("third", Position::Start)] {
+    for (queue, position) in [("new", Position::Start), ("new", Position::Sequence(4)), ("third", Position::Start)] {
         let parts = [&format!("resetting consumer `{queue}` of stream `ORDERS`"), "it cannot be moved there"];
         assert_error(broker.reset(queue, position).await, ErrorKind::ConsumerMismatch, &[parts[0], parts[1]]);
     }
