@@ -249,6 +249,13 @@ impl Broker {
         Ok((consumer, sequence))
     }
 
+    /// Returns the names of all handlers of this program, also of those of other brokers.
+    #[cfg(feature = "cli")]
+    pub(crate) fn handler_names(&self) -> Vec<String> {
+        let included = lock(&self.inner.included).clone();
+        Handler::all().into_iter().chain(included).map(|handler| handler.declaration.name).collect()
+    }
+
     /// Returns the consumer of the only handler that the text names.
     async fn consumer_of(&self, text: &str) -> Result<HandlerConsumer, Error> {
         let known: Vec<_> = self.known_consumers().into_values().collect();

@@ -1,5 +1,7 @@
 //! The dead letters in a stream: listed, replayed and deleted.
 
+#[cfg(feature = "cli")]
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,6 +24,14 @@ const DEFAULT_STREAM: &str = "DLQ";
 
 /// The subjects of the default stream.
 const DEFAULT_SUBJECT: &str = "dlq.>";
+
+/// The maximum number of handlers that are counted apart.
+#[cfg(feature = "cli")]
+const MAX_HANDLERS: usize = 1000;
+
+/// The name under which those of further handlers are counted.
+#[cfg(feature = "cli")]
+const OTHER_HANDLERS: &str = "others";
 
 /// The dead letters in a stream, or those of them that meet all conditions.
 ///
@@ -251,6 +261,20 @@ impl DeadLetters {
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Returns the number of dead letters of each handler, by its full name.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn count_by_handler(&self) -> Result<BTreeMap<String, u64>, Error> {
+        let mut reading = self.reading().await?;
+        let mut counts = BTreeMap::new();
+        while let Some(letter) = reading.next().await? {
+            // A forged dead letter can name any handler.
+            let is_full = counts.len() >= MAX_HANDLERS && !counts.contains_key(&letter.handler);
+            let handler = if is_full { OTHER_HANDLERS.to_owned() } else { letter.handler };
+            *counts.entry(handler).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     /// Returns the dead letters in groups of the same handler, reason and error, apart from the values in the error.

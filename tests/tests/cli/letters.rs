@@ -85,7 +85,7 @@ async fn dead_letters_are_replayed_and_purged_only_after_a_question() {
         .says(&["1 replayed"]);
     server.all_acked("SHOP", "billing").await;
     assert_eq!(letters.count().await.unwrap(), 2);
-    run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["delete 1 dead letter for good?"]);
+    run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["1 dead letter of `operated::bill`\n", "no terminal"]);
     run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(0).says(&["1 deleted"]);
     run_on(&server, &["dlq", "purge", "3", "--yes"]).await.code(1).says(&["no dead letter 3", "0 deleted"]);
     run_on(&server, &["dlq", "purge", "--all", "--yes", "--rate", "100"]).await.code(0).says(&["1 deleted"]);
@@ -109,6 +109,35 @@ async fn replayed_dead_letter_that_its_stream_keeps_is_reported() {
     // A group of them would be replayed by every call.
     run_on(&server, &["dlq", "replay", "--all", "--yes"]).await.code(2).says(&["denies deletes (`deny_delete`)"]);
     drop(service);
+}
+
+#[tokio::test]
+async fn letters_of_other_programs_are_named_before_they_are_changed() {
+    let server = Server::start().await;
+    let _service = with_letters(&server, &[1, 2]).await;
+    let exported = run_on(&server, &["dlq", "export"]).await;
+    let first = exported.stdout.lines().next().unwrap();
+    let other = first.replace("operated::bill", "other::mail").replace("\"sequence\":1", "\"sequence\":9");
+    run_with(&["dlq", "import", "-"], &[("NATS_URL", &server.url())], &other).await.code(0).says(&["1 imported"]);
+    let handlers = json!([
+        { "handler": "operated::bill", "count": 2, "of_this_program": true },
+        { "handler": "other::mail", "count": 1, "of_this_program": false },
+    ]);
+    for command in ["replay", "purge"] {
+        for chosen in [&["--all"][..], &["1", "2", "3"]] {
+            for more in [&[][..], &["--dry-run"]] {
+                let shown = run_on(&server, &[&["dlq", command], chosen, more].concat()).await;
+                shown.says(&[
+                    "2 dead letters of `operated::bill`\n",
+                    "1 dead letter of `other::mail`, which is not a handler of this program\n",
+                ]);
+            }
+            let counted = run_on(&server, &[&["dlq", command, "--dry-run", "--json"], chosen].concat()).await;
+            assert_eq!(counted.json()["handlers"], handlers, "{counted:?}");
+        }
+    }
+    let purged = run_on(&server, &["dlq", "purge", "--all", "--yes", "--json"]).await.code(0).json();
+    assert_eq!((&purged["purged"], &purged["handlers"]), (&json!(3), &handlers));
 }
 
 #[tokio::test]

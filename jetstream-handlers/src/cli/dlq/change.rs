@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::counts::{Counts, counted};
 use super::filters::Filters;
+use crate::broker::Broker;
 use crate::cli::ask::Consent;
 use crate::cli::connection::Connection;
 use crate::cli::exit::Exit;
@@ -83,6 +85,24 @@ impl Chosen {
         Ok(listed)
     }
 
+    /// Counts the dead letters that meet the conditions.
+    ///
+    /// All of them are read once more for it, so they are counted only if the counts are shown.
+    async fn counts(&self, letters: &DeadLetters, broker: &Broker, are_shown: bool) -> Result<Counts, Error> {
+        match are_shown || !self.consent.is_given() {
+            true => Counts::of_selected(letters, broker).await,
+            false => Ok(Counts::default()),
+        }
+    }
+
+    /// Asks whether to replay or delete what was counted; `question` has `{}` for their number.
+    async fn ask(&self, counts: &Counts, output: &Output, question: &str) -> Result<(), Error> {
+        if !self.consent.is_given() {
+            counts.note(output);
+        }
+        self.consent.ask(&question.replace("{}", &counted(counts.total()))).await
+    }
+
     /// Notes conditions that no dead letter meets, which ends a change of dead letters with a finding.
     fn nothing(&self, output: &Output) -> Exit {
         output.note(&self.filters.nothing());
@@ -119,6 +139,7 @@ struct Replayed {
     undeleted: usize,
     kept: usize,
     missing: Vec<u64>,
+    handlers: Counts,
     failures: Vec<Failure>,
 }
 
@@ -145,63 +166,85 @@ impl Replay {
             letters = letters.to_every_queue();
         }
         if self.chosen.sequences.is_empty() {
-            let report = self.replay_fitting(letters).await?;
+            let (report, counts) = self.replay_fitting(letters, &broker, &output).await?;
             let exit = match report.replayed + report.kept {
                 0 => self.chosen.nothing(&output),
                 _ if report.kept > 0 => Exit::Found,
                 _ => Exit::Done,
             };
-            return self.finish(&output, report, Vec::new(), exit);
+            return self.finish(&output, report, Vec::new(), counts, exit);
         }
         let Listed { mut found, missing } = self.chosen.listed(&letters, &output).await?;
         if let Some(payload) = payload {
             let edited = found.into_iter().map(|letter| letter.with_payload(payload.clone().into()));
             found = edited.collect::<Result<_, _>>()?;
         }
-        let report = self.replay_listed(&letters, &found).await?;
+        let counts = Counts::of_each(&found, &broker);
+        let report = self.replay_listed(&letters, &found, &counts, &output).await?;
         let exit = match report.kept {
             _ if !missing.is_empty() => Exit::Failed,
             0 => Exit::Done,
             _ => Exit::Found,
         };
-        self.finish(&output, report, missing, exit)
+        self.finish(&output, report, missing, counts, exit)
     }
 
     /// Replays the dead letters that meet the conditions, and are stored when the question is asked.
-    async fn replay_fitting(&self, letters: DeadLetters) -> Result<ReplayReport, Error> {
+    async fn replay_fitting(
+        &self,
+        letters: DeadLetters,
+        broker: &Broker,
+        output: &Output,
+    ) -> Result<(ReplayReport, Counts), Error> {
         let letters = letters.up_to_now().await?;
+        let counts = self.chosen.counts(&letters, broker, self.dry_run || self.form.json).await?;
         if self.dry_run {
-            return letters.dry_run().await;
+            counts.note(output);
+            return Ok((letters.dry_run().await?, counts));
         }
         if !self.chosen.consent.is_given() {
-            let count = letters.count().await?;
-            if count == 0 {
-                return Ok(ReplayReport::default());
+            if counts.total() == 0 {
+                return Ok((ReplayReport::default(), counts));
             }
-            self.chosen.consent.ask(&format!("replay {}?", counted(count))).await?;
+            self.chosen.ask(&counts, output, "replay {}?").await?;
         }
-        letters.replay_all().await
+        Ok((letters.replay_all().await?, counts))
     }
 
     /// Replays dead letters; one alone needs no question.
-    async fn replay_listed(&self, letters: &DeadLetters, found: &[DeadLetter]) -> Result<ReplayReport, Error> {
+    async fn replay_listed(
+        &self,
+        letters: &DeadLetters,
+        found: &[DeadLetter],
+        counts: &Counts,
+        output: &Output,
+    ) -> Result<ReplayReport, Error> {
         if self.dry_run {
+            counts.note(output);
             return letters.replay_each(found, Attempt::Check).await;
         }
         if found.len() > 1 {
-            self.chosen.consent.ask(&format!("replay {}?", counted(found.len() as u64))).await?;
+            self.chosen.ask(counts, output, "replay {}?").await?;
         }
         letters.replay_each(found, Attempt::Replay).await
     }
 
-    fn finish(&self, output: &Output, report: ReplayReport, missing: Vec<u64>, exit: Exit) -> Result<Exit, Error> {
+    fn finish(
+        &self,
+        output: &Output,
+        report: ReplayReport,
+        missing: Vec<u64>,
+        handlers: Counts,
+        exit: Exit,
+    ) -> Result<Exit, Error> {
         if !self.form.json {
             output.line(&report.to_string())?;
             return Ok(exit);
         }
         let ReplayReport { is_dry_run: dry_run, replayed, undeleted, kept, failures } = report;
         let failures = failures.into_iter().map(|(sequence, error)| Failure { sequence, error: error.to_string() });
-        output.document(Replayed { dry_run, replayed, undeleted, kept, missing, failures: failures.collect() })?;
+        let failures = failures.collect();
+        output.document(Replayed { dry_run, replayed, undeleted, kept, missing, handlers, failures })?;
         Ok(exit)
     }
 }
@@ -226,6 +269,7 @@ struct Purged {
     dry_run: bool,
     purged: u64,
     missing: Vec<u64>,
+    handlers: Counts,
 }
 
 impl Purge {
@@ -235,51 +279,56 @@ impl Purge {
         let letters = self.chosen.letters(self.chosen.filters.letters(&broker).await?);
         if self.chosen.sequences.is_empty() {
             let letters = letters.up_to_now().await?;
-            let purged = self.purge_fitting(&letters).await?;
+            let counts = self.chosen.counts(&letters, &broker, self.dry_run || self.form.json).await?;
+            let purged = self.purge_fitting(&letters, &counts, &output).await?;
             let exit = if purged == 0 { self.chosen.nothing(&output) } else { Exit::Done };
-            return self.finish(&output, purged, Vec::new(), exit);
+            return self.finish(&output, purged, Vec::new(), counts, exit);
         }
         let Listed { found, missing } = self.chosen.listed(&letters, &output).await?;
-        let count = found.len() as u64;
-        let purged = match self.may_delete(count).await? {
+        let counts = Counts::of_each(&found, &broker);
+        let purged = match self.may_delete(&counts, &output).await? {
             true => letters.delete_each(&found).await? as u64,
-            false => count,
+            false => counts.total(),
         };
         let exit = if missing.is_empty() { Exit::Done } else { Exit::Failed };
-        self.finish(&output, purged, missing, exit)
+        self.finish(&output, purged, missing, counts, exit)
     }
 
-    /// Deletes the dead letters that meet the conditions; they are counted only for a question or a dry run.
-    async fn purge_fitting(&self, letters: &DeadLetters) -> Result<u64, Error> {
-        if self.dry_run || !self.chosen.consent.is_given() {
-            let count = letters.count().await?;
-            if !self.may_delete(count).await? {
-                return Ok(count);
-            }
+    /// Deletes the dead letters that meet the conditions.
+    async fn purge_fitting(&self, letters: &DeadLetters, counts: &Counts, output: &Output) -> Result<u64, Error> {
+        let is_decided = self.chosen.consent.is_given() && !self.dry_run;
+        if !is_decided && !self.may_delete(counts, output).await? {
+            return Ok(counts.total());
         }
         Ok(letters.purge().await? as u64)
     }
 
     /// Asks whether dead letters are to be deleted; returns `false` if there is nothing to delete.
-    async fn may_delete(&self, count: u64) -> Result<bool, Error> {
-        if count == 0 || self.dry_run {
+    async fn may_delete(&self, counts: &Counts, output: &Output) -> Result<bool, Error> {
+        if self.dry_run {
+            counts.note(output);
+        }
+        if counts.total() == 0 || self.dry_run {
             return Ok(false);
         }
-        self.chosen.consent.ask(&format!("delete {} for good?", counted(count))).await?;
+        self.chosen.ask(counts, output, "delete {} for good?").await?;
         Ok(true)
     }
 
-    fn finish(&self, output: &Output, purged: u64, missing: Vec<u64>, exit: Exit) -> Result<Exit, Error> {
+    fn finish(
+        &self,
+        output: &Output,
+        purged: u64,
+        missing: Vec<u64>,
+        handlers: Counts,
+        exit: Exit,
+    ) -> Result<Exit, Error> {
         let dry_run = self.dry_run;
         if self.form.json {
-            output.document(Purged { dry_run, purged, missing })?;
+            output.document(Purged { dry_run, purged, missing, handlers })?;
         } else {
             output.line(&format!("{purged} {}deleted", if dry_run { "would be " } else { "" }))?;
         }
         Ok(exit)
     }
-}
-
-fn counted(count: u64) -> String {
-    format!("{count} dead letter{}", if count == 1 { "" } else { "s" })
 }

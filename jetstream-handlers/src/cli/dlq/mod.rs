@@ -1,6 +1,7 @@
 //! The commands of dead letters, `dlq ..`.
 
 mod change;
+mod counts;
 mod filters;
 mod list;
 mod transfer;
