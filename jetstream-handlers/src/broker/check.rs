@@ -56,9 +56,16 @@ impl Broker {
         selected.into_iter().map(|handler| handler.declaration.name).collect()
     }
 
-    /// Returns the handlers that would receive a message, and the problems of those that could not decode it.
+    /// Returns a subject as it is declared, without the prefix of the environment.
     #[cfg(feature = "cli")]
-    pub(crate) fn receivers(&self, message: Message) -> Result<Receivers, Error> {
+    pub(crate) fn declared_subject<'a>(&self, subject: &'a str) -> &'a str {
+        self.inner.transport.settings().declared(subject)
+    }
+
+    /// Returns the handlers that would receive a message, or only that of a queue if it is given, and the problems of those
+    /// that could not decode it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn receivers(&self, message: Message, queue: Option<&str>) -> Result<Receivers, Error> {
         let selected = match self.selected() {
             Err(error) if error.kind() == ErrorKind::NoHandlers => Vec::new(),
             selected => selected?,
@@ -69,7 +76,9 @@ impl Broker {
         let Checked { handlers, contexts, .. } = self.checked(selected)?;
         let subject = self.inner.transport.settings().subject(message.subject()).into_owned();
         let receives = |handler: &&(Handler, Context)| {
-            handler.0.declaration.plan.subject.filters().any(|filter| covers(&filter, &subject))
+            let plan = &handler.0.declaration.plan;
+            queue.is_none_or(|queue| *plan.queue == *queue)
+                && plan.subject.filters().any(|filter| covers(&filter, &subject))
         };
         // A parameter may borrow from the message for any lifetime; one message is leaked by one command.
         let message: &'static _ = Box::leak(Box::new(message));

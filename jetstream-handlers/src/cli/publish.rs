@@ -56,7 +56,7 @@ impl Publish {
         for (name, value) in &headers {
             sample = sample.with_header(name, value);
         }
-        let receivers = broker.receivers(sample)?;
+        let receivers = broker.receivers(sample, None)?;
         if !self.force && !receivers.undecodable.is_empty() {
             let text = format!(
                 "the message was not published, because it would become a dead letter; `--force` publishes it:\n  - {}",

@@ -78,11 +78,19 @@ async fn dead_letters_are_replayed_and_purged_only_after_a_question() {
     let broker = connect(&server).await;
     let letters = broker.dead_letters();
     eventually("three again", SOON, async || (letters.count().await.unwrap() == 3).then_some(())).await;
-    let edited = ["dlq", "replay", "2", "--payload", "-"];
-    run_with(&edited, &[("NATS_URL", &server.url())], "{\"id\": 2, \"customer\": \"Ann\"}\n")
-        .await
-        .code(0)
-        .says(&["1 replayed"]);
+    let edit = async |more: &[&str], payload: &str| {
+        let arguments = [&["dlq", "replay", "2", "--payload", "-"], more].concat();
+        run_with(&arguments, &[("NATS_URL", &server.url())], payload).await
+    };
+    for more in [&[][..], &["--dry-run"], &["--to-all"]] {
+        let refused = edit(more, "{\"id\":2").await;
+        refused.code(1).says(&["dead letter 2 was not replayed", "`--force` replays it", "`operated::bill`"]);
+        // The handler `audit` has the same subject, and receives a replay to all only.
+        assert_eq!(refused.stderr.contains("`operated::audit`"), more == ["--to-all"], "{refused:?}");
+    }
+    edit(&["--dry-run", "--force"], "{\"id\":2").await.code(0).says(&["1 would be replayed"]);
+    edit(&["--dry-run"], "{\"id\": 2, \"customer\": \"Ann\"}\n").await.code(0).says(&["1 would be replayed"]);
+    edit(&[], "{\"id\": 2, \"customer\": \"Ann\"}\n").await.code(0).says(&["1 replayed"]);
     server.all_acked("SHOP", "billing").await;
     assert_eq!(letters.count().await.unwrap(), 2);
     run_on(&server, &["dlq", "purge", "3"]).await.code(1).says(&["1 dead letter of `operated::bill`\n", "no terminal"]);

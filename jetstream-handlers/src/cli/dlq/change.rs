@@ -1,6 +1,7 @@
 //! The commands `dlq replay` and `dlq purge`.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use crate::cli::output::{Form, Output};
 use crate::cli::session::Session;
 use crate::dead_letter::{Attempt, DeadLetter, DeadLetters, ReplayReport};
 use crate::error::{Error, ErrorKind};
+use crate::message::Message;
 
 /// The dead letters that a command changes, which must be stated.
 #[derive(Debug, clap::Args)]
@@ -122,6 +124,9 @@ pub(super) struct Replay {
     /// break at the end of a text
     #[arg(long, value_name = "FILE")]
     payload: Option<PathBuf>,
+    /// Replays a payload that the handler cannot decode
+    #[arg(long, requires = "payload")]
+    force: bool,
     /// Shows what would be replayed, and changes nothing
     #[arg(long)]
     dry_run: bool,
@@ -152,8 +157,8 @@ struct Failure {
 impl Replay {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
         self.chosen.check()?;
-        if self.payload.is_some() && (self.chosen.sequences.len() != 1 || self.dry_run) {
-            let text = "`--payload` replaces the payload of one dead letter; state its sequence, without `--dry-run`";
+        if self.payload.is_some() && self.chosen.sequences.len() != 1 {
+            let text = "`--payload` replaces the payload of one dead letter; state its sequence";
             return Err(Error::new(ErrorKind::Config, text));
         }
         let payload = match &self.payload {
@@ -178,6 +183,7 @@ impl Replay {
         if let Some(payload) = payload {
             let edited = found.into_iter().map(|letter| letter.with_payload(payload.clone().into()));
             found = edited.collect::<Result<_, _>>()?;
+            found.iter().try_for_each(|letter| self.check_payload(letter, &broker))?;
         }
         let counts = Counts::of_each(&found, &broker);
         let report = self.replay_listed(&letters, &found, &counts, &output).await?;
@@ -187,6 +193,24 @@ impl Replay {
             _ => Exit::Found,
         };
         self.finish(&output, report, missing, counts, exit)
+    }
+
+    /// Returns an error if a handler that would receive an edited message cannot decode it.
+    fn check_payload(&self, letter: &DeadLetter, broker: &Broker) -> Result<(), Error> {
+        let subject = broker.declared_subject(&letter.subject).to_owned();
+        let mut message = Message::new(subject, letter.payload.clone());
+        message.headers = Some(Arc::new(letter.original_headers()));
+        let queue = if self.to_all { None } else { Some(letter.consumer.as_str()) };
+        let receivers = broker.receivers(message, queue)?;
+        if self.force || receivers.undecodable.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "dead letter {} was not replayed, because it would become a dead letter again; `--force` replays it:\n  - {}",
+            letter.sequence,
+            receivers.undecodable.join("\n  - ")
+        );
+        Err(Error::new(ErrorKind::Config, text))
     }
 
     /// Replays the dead letters that meet the conditions, and are stored when the question is asked.
