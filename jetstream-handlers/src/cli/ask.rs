@@ -27,9 +27,9 @@ impl Consent {
         if self.yes {
             return Ok(());
         }
-        let refused = |text: &str| Err(Error::new(ErrorKind::Config, format!("{question} {text}")));
+        let refused = |text: &str| Err(Error::new(ErrorKind::Config, text));
         if !io::stdin().is_terminal() {
-            return refused("the standard input is no terminal to answer; pass `--yes`");
+            return refused("this needs a confirmation, and the standard input is no terminal; pass `--yes`");
         }
         eprint!("{question} [y/N] ");
         io::stderr().flush().ok();
@@ -39,9 +39,13 @@ impl Consent {
             io::stdin().lock().read_line(&mut answer).map(|_| answer)
         });
         let answer = answer.await.ok().and_then(Result::ok).unwrap_or_default();
+        if !answer.ends_with('\n') {
+            // The end of the input leaves the cursor behind the question.
+            eprintln!();
+        }
         match answer.trim().to_lowercase().as_str() {
             "y" | "yes" => Ok(()),
-            _ => refused("was not answered with yes, and nothing was changed"),
+            _ => refused("not confirmed; nothing was changed"),
         }
     }
 }

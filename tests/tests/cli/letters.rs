@@ -58,7 +58,10 @@ async fn dead_letters_are_replayed_and_purged_only_after_a_question() {
         run(&["dlq", command, "1", "--all"]).await.code(1).says(&["state either"]);
         run(&["dlq", command, "--all", "--handler", "bill"]).await.code(1).says(&["`--all` excludes conditions"]);
         let refused = run_on(&server, &["dlq", command, "--handler", "bill"]).await;
-        refused.code(1).says(&["3 dead letters", "no terminal", "pass `--yes`"]);
+        refused.code(1).says(&[
+            "3 dead letters",
+            "error: this needs a confirmation, and the standard input is no terminal; pass `--yes`",
+        ]);
         let nothing = run_on(&server, &["dlq", command, "--handler", "ship", "--yes"]).await;
         nothing.code(2).says(&["no dead letter meets `--handler ship`"]);
         let nothing = run_on(&server, &["dlq", command, "--handler", "ship", "--yes", "--json"]).await;
@@ -186,6 +189,7 @@ async fn exported_dead_letters_are_imported() {
     let _service = with_letters(&server, &[1, 2]).await;
     let exported = run_on(&server, &["dlq", "export", "--handler", "bill"]).await;
     assert_eq!(exported.code(0).stdout.lines().count(), 2, "{exported:?}");
+    run_on(&server, &["dlq", "export", "--error", "order 1"]).await.code(0).says(&["1 dead letter exported"]);
     run_on(&server, &["dlq", "purge", "--all", "--yes"]).await.code(0);
     run_on(&server, &["dlq", "export"]).await.code(0).says(&["there are no dead letters"]);
     let folder = tempfile::tempdir().unwrap();

@@ -83,7 +83,7 @@ async fn change_is_planned_and_applied() {
     }]);
     assert_eq!(picked, expected);
     let refused = run_changed(&server, &["apply"]).await;
-    refused.code(1).says(&["apply these changes? the standard input is no terminal to answer; pass `--yes`"]);
+    refused.code(1).says(&["error: this needs a confirmation, and the standard input is no terminal; pass `--yes`"]);
     let applied = run_changed(&server, &["apply", "--yes", "--json"]).await;
     applied.code(0).says(&["\"action\": \"update\"", "~ update consumer billing"]);
     let document = &applied.output[..=applied.output.rfind('}').unwrap()];

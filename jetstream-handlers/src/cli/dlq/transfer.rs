@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::counts::counted;
 use super::filters::{Filters, OfStream};
 use crate::cli::connection::Connection;
 use crate::cli::exit::Exit;
@@ -32,7 +33,7 @@ impl Export {
         let count = letters.export(create(self.out.as_deref())?).await?;
         match count {
             0 => output.note(&self.filters.nothing()),
-            _ => output.note(&format!("{count} dead letters exported")),
+            _ => output.note(&format!("{} exported", counted(count as u64))),
         }
         Ok(Exit::Done)
     }
