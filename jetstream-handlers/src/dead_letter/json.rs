@@ -174,6 +174,23 @@ fn append(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), BoxErr
     Ok(())
 }
 
+/// Returns what is wrong with a line, in words of the file.
+fn problem(text: &str, error: &serde_json::Error) -> String {
+    let error_text = error.to_string();
+    // A dead letter is on one line, whose number is known.
+    let shown = error_text.rsplit_once(" at line ").map_or(&*error_text, |(shown, _)| shown);
+    if !error.is_data() {
+        return format!("it is not JSON: {shown} in column {}", error.column());
+    }
+    if !text.trim_start().starts_with('{') {
+        return "it is not a JSON object".to_owned();
+    }
+    match shown.strip_prefix("missing field ") {
+        Some(field) => format!("its field {field} is missing"),
+        None => format!("{shown}, in column {}", error.column()),
+    }
+}
+
 impl DeadLetter {
     /// Reads a dead letter that was serialized, as a line of [`DeadLetters::export`](crate::DeadLetters::export) is.
     ///
@@ -182,7 +199,7 @@ impl DeadLetter {
     /// Returns [`Config`](ErrorKind::Config) if the text is not a dead letter.
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let refused = |error: BoxError| Error::new(ErrorKind::Config, format!("it is not a dead letter: {error}"));
-        let form: Form = serde_json::from_str(text).map_err(|error| refused(error.into()))?;
+        let form: Form = serde_json::from_str(text).map_err(|error| refused(problem(text, &error).into()))?;
         let stored = form.into_stored().map_err(refused)?;
         Self::parse(stored).ok_or_else(|| refused("a value is missing".into()))
     }
@@ -292,9 +309,15 @@ mod tests {
     fn text_that_is_no_dead_letter_is_refused() {
         let line = serde_json::to_string(&letter(b"7", &[("Tenant", "eu")])).expect("it can be written");
         for (text, part) in [
-            ("", "EOF"),
-            ("{}", "missing field"),
-            ("[1]", "invalid"),
+            ("", "it is not JSON: EOF"),
+            ("{ oops", "it is not JSON: key must be a string in column 3"),
+            ("{}", "it is not a dead letter: its field `version` is missing"),
+            ("[1]", "it is not a dead letter: it is not a JSON object"),
+            ("7", "it is not a JSON object"),
+            (
+                &*line.replace("\"sequence\":1", "\"sequence\":\"x\""),
+                "invalid type: string \"x\", expected u64, in column",
+            ),
             (&*line.replace("\"version\":1", "\"version\":2"), "`version` is 2"),
             (&line.replace("\"Tenant\"", "\"Ten ant\""), "is no header"),
             (&line.replace("\"eu\"", "\"e\\nu\""), "is no header"),

@@ -16,9 +16,12 @@ use crate::subject::covers;
 /// The maximum number of failures that are kept with their errors.
 const MAX_FAILURES: usize = 1000;
 
+/// The maximum number of failures that are listed.
+const MAX_SHOWN: usize = 5;
+
 /// The result of [`DeadLetters::import`].
 ///
-/// `Display` lists the lines that were not imported, with the reason of each.
+/// `Display` lists the first five lines that were not imported, with the reason of each.
 #[derive(Debug, Default)]
 #[must_use = "lines that were not imported are in the report only"]
 #[non_exhaustive]
@@ -60,9 +63,14 @@ impl fmt::Display for ImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { imported, duplicates, failed, failures } = self;
         write!(f, "{imported} imported, {duplicates} already stored, {failed} failed")?;
-        failures.iter().try_for_each(|(line, error)| write!(f, "\n  - line {line}: {error}"))?;
-        let more = failed.saturating_sub(failures.len());
-        if more > 0 { write!(f, "\n  - and {more} more") } else { Ok(()) }
+        // In a file of another kind, no line is a dead letter.
+        let shown = failures.iter().take(MAX_SHOWN);
+        shown.clone().try_for_each(|(line, error)| write!(f, "\n  - line {line}: {error}"))?;
+        match failed.saturating_sub(shown.len()) {
+            0 => Ok(()),
+            1 => f.write_str("\n  - and 1 more line"),
+            more => write!(f, "\n  - and {more} more lines"),
+        }
     }
 }
 

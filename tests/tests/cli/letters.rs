@@ -200,7 +200,10 @@ async fn exported_dead_letters_are_imported() {
     let import = async |text: &str| run_with(&["dlq", "import", "-"], &[("NATS_URL", &url)], text).await;
     import(&exported.stdout).await.code(0).says(&["2 imported, 0 already stored, 0 failed"]);
     import(&exported.stdout).await.code(0).says(&["0 imported, 2 already stored"]);
-    import("oops\n").await.code(2).says(&["line 1: it is not a dead letter"]);
+    import("oops\n").await.code(2).says(&["line 1: it is not a dead letter: it is not JSON"]);
+    let wrong = import(&"{\"name\": \"a\"}\n".repeat(71)).await;
+    wrong.code(2).says(&["71 failed", "line 5: it is not a dead letter: its field `", "and 66 more lines\n"]);
+    assert_eq!(wrong.stdout.lines().count(), 7, "{wrong:?}");
     run_on(&server, &["dlq", "import", "/nowhere.jsonl"]).await.code(1).says(&["`/nowhere.jsonl` cannot be read"]);
 }
 
