@@ -50,6 +50,8 @@ pub struct HandlerConsumer {
     pub paused_until: Option<SystemTime>,
     /// The sequence from which on a reset handler receives the messages of the stream.
     pub next_sequence: Option<u64>,
+    /// `false` if the handler was resumed and had not been paused.
+    pub changed: bool,
 }
 
 /// The effect of a reset; the numbers are those of sequences, of which the handler receives all, or only some.
@@ -66,14 +68,17 @@ pub(crate) struct ResetEffect {
 
 impl fmt::Display for HandlerConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { handler, stream, queue, paused_until, next_sequence } = self;
+        let Self { handler, stream, queue, paused_until, next_sequence, changed } = self;
         write!(f, "{handler} (consumer `{queue}` of stream `{stream}`): ")?;
         match (paused_until, next_sequence) {
             (Some(until), _) => {
-                write!(f, "paused until {}", OffsetDateTime::from(*until).format(&Rfc3339).unwrap_or_default())
+                let until = OffsetDateTime::from(*until);
+                let until = until.replace_nanosecond(0).unwrap_or(until);
+                write!(f, "paused until {}", until.format(&Rfc3339).unwrap_or_default())
             }
             (None, Some(sequence)) => write!(f, "continues at message {sequence}"),
-            (None, None) => f.write_str("not paused"),
+            (None, None) if *changed => f.write_str("resumed"),
+            (None, None) => f.write_str("not paused, so nothing was changed"),
         }
     }
 }
@@ -149,8 +154,14 @@ impl Broker {
     ///
     /// If the future is dropped, the handler is resumed or not.
     pub async fn resume(&self, handler: &str) -> Result<HandlerConsumer, Error> {
-        let consumer = self.consumer_of(handler).await?;
-        self.inner.transport.pause_consumer(&consumer.stream, &consumer.queue, None).await?;
+        let mut consumer = self.consumer_of(handler).await?;
+        let (transport, HandlerConsumer { stream, queue, .. }) = (&self.inner.transport, &consumer);
+        let found = transport.consumer(stream, queue).await;
+        let found = found
+            .map_err(|error| error.into_consumer_error(&format!("reading consumer `{queue}` of stream `{stream}`")))?;
+        transport.pause_consumer(stream, queue, None).await?;
+        let until = found.and_then(|found| found.config.pause_until);
+        consumer.changed = until.is_some_and(|until| SystemTime::from(until) > SystemTime::now());
         Ok(consumer)
     }
 
@@ -266,7 +277,7 @@ impl Broker {
             None => stream_of(&self.inner.transport, declaration).await?,
         };
         let (handler, queue) = (declaration.name.clone(), declaration.plan.queue.to_string());
-        Ok(HandlerConsumer { handler, stream, queue, paused_until: None, next_sequence: None })
+        Ok(HandlerConsumer { handler, stream, queue, paused_until: None, next_sequence: None, changed: true })
     }
 
     /// Returns the handlers that run, with their streams, and all others of this broker, by name and place.

@@ -16,6 +16,9 @@ use crate::error::{Error, ErrorKind};
 pub struct Pause {
     /// The handler: the name of its function, the end of its path, or its queue
     handler: String,
+    /// The duration of the pause, as in `10m`; the same as `--for`
+    #[arg(value_name = "DURATION", value_parser = duration, conflicts_with_all = ["duration", "until"])]
+    positional: Option<Duration>,
     /// The duration of the pause, as in `10m`
     #[arg(long = "for", value_name = "DURATION", value_parser = duration, conflicts_with = "until")]
     duration: Option<Duration>,
@@ -67,12 +70,13 @@ pub struct Reset {
 
 impl Pause {
     pub(super) async fn run(self, session: Session) -> Result<Exit, Error> {
-        if self.duration.is_none() && self.until.is_none() {
+        let duration = self.duration.or(self.positional);
+        if duration.is_none() && self.until.is_none() {
             let text = "a pause ends by itself; state when, as in `--for 10m` or `--until 2026-11-03T22:04:05Z`";
             return Err(Error::new(ErrorKind::Config, text));
         }
         let (broker, output) = session.connect_to_existing(self.connection).await?;
-        let paused = match (self.duration, self.until) {
+        let paused = match (duration, self.until) {
             (_, Some(until)) => broker.pause_until(&self.handler, until).await?,
             (duration, None) => broker.pause(&self.handler, duration.unwrap_or_default()).await?,
         };

@@ -251,6 +251,8 @@ async fn handler_is_paused_resumed_and_reset() {
     run(&["pause", "bill"]).await.code(1).says(&["state when, as in `--for 10m`"]);
     run_on(&server, &["pause", "bill", "--for", "10m"]).await.code(0).says(&["operated::bill", "paused until 20"]);
     assert!(server.consumer_info("SHOP", "billing").await.paused);
+    run_on(&server, &["pause", "bill", "20m"]).await.code(0).says(&["operated::bill", "paused until 20"]);
+    run(&["pause", "bill", "20m", "--for", "10m"]).await.code(1).says(&["cannot be used with"]);
     run_on(&server, &["pause", "bill", "--until", "2020-01-01T00:00:00Z"]).await.code(1).says(&["in the past"]);
     run_on(&server, &["pause", "nothing", "--for", "10m"]).await.code(1).says(&["no handler is named `nothing`"]);
     let resumed = run_on(&server, &["resume", "billing", "--json"]).await.code(0).json();

@@ -60,7 +60,8 @@ async fn paused_handler_receives_nothing_until_it_is_resumed(transport: &Transpo
     let paused = broker.pause("worker", secs(3600)).await.unwrap();
     assert_eq!((&*paused.handler, &*paused.stream, &*paused.queue), ("closure on orders.created", "ORDERS", "worker"));
     assert!(paused.paused_until.unwrap() >= before + secs(3600));
-    assert!(paused.to_string().contains("paused until 20"), "{paused}");
+    let text = paused.to_string();
+    assert!(text.contains("paused until 20") && text.ends_with('Z') && !text.contains('.'), "{paused}");
     publish(&test, 3..=4).await;
     until_paused(broker, true).await;
     test.advance(secs(1)).await;
@@ -71,10 +72,12 @@ async fn paused_handler_receives_nothing_until_it_is_resumed(transport: &Transpo
     test.advance(secs(1)).await;
     assert_eq!((calls.len(), others.len()), (2, 0));
     let resumed = broker.resume("worker").await.unwrap();
-    assert_eq!(resumed.paused_until, None);
+    assert_eq!((resumed.paused_until, resumed.changed), (None, true));
+    assert!(resumed.to_string().ends_with(": resumed"), "{resumed}");
     eventually("both are handled", SOON, async || (calls.len() + others.len() == 4).then_some(())).await;
     until_paused(broker, false).await;
-    broker.resume("worker").await.unwrap();
+    let resumed = broker.resume("worker").await.unwrap();
+    assert!(!resumed.changed && resumed.to_string().contains("not paused, so nothing was changed"), "{resumed}");
 }
 
 async fn pause_ends_at_its_time(transport: &Transport) {
