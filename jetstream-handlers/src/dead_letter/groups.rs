@@ -19,6 +19,9 @@ const MAX_SAMPLES: usize = 5;
 /// The replacement of a value in an error text.
 const VALUE: &str = "#";
 
+/// The names of Rust's types in which digits are no value, as in `expected u64`.
+const NUMBER_TYPES: [&str; 12] = ["u8", "u16", "u32", "u64", "u128", "i8", "i16", "i32", "i64", "i128", "f32", "f64"];
+
 /// The number of hexadecimal digits from which on a word of them is taken for an id.
 const MIN_HEX: usize = 8;
 
@@ -159,6 +162,10 @@ fn after_quoted(text: &str, is_in_word: bool) -> Option<&str> {
 
 /// Adds a word, or `#` if it is an id; of any other word, only its numbers are replaced.
 fn push_word(normalised: &mut String, word: &str) {
+    if NUMBER_TYPES.contains(&word) {
+        normalised.push_str(word);
+        return;
+    }
     let digits = word.strip_prefix("0x").unwrap_or(word);
     let bare = |is: fn(char) -> bool| digits.chars().all(|char| char == '-' || is(char));
     let count = digits.chars().filter(|char| *char != '-').count();
@@ -231,7 +238,8 @@ mod tests {
             ("no row 3f2504e0-4f89-11d3-9a0c-0305e82c3301 in orders", "no row # in orders"),
             ("commit deadbeef0 at 0x1f", "commit # at #"),
             ("id 01ARZ3NDEKTSV4RRFFQ69G5FAV is unknown", "id # is unknown"),
-            (r#"invalid type: string "a \" b", expected u64"#, r##"invalid type: string "#", expected u#"##),
+            (r#"invalid type: string "a \" b", expected u64"#, r##"invalid type: string "#", expected u64"##),
+            ("f32, i128 or u8, not u7, u64x, f16, xu8 or i8-7", "f32, i128 or u8, not u#, u#x, f#, xu# or i#-#"),
             ("no customer 'Ann' in 'EU'", "no customer '#' in '#'"),
             ("can't connect, it isn't up", "can't connect, it isn't up"),
             ("missing field `customer_id` at line 1 column 20", "missing field `customer_id` at line # column #"),
