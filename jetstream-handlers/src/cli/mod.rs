@@ -229,5 +229,6 @@ impl Builder {
 /// Returns the name of the program's file.
 fn program() -> String {
     let path = std::env::current_exe().unwrap_or_default();
-    path.file_stem().map_or_else(|| "service".to_owned(), |name| name.to_string_lossy().into_owned())
+    let name = path.file_name().map_or_else(|| "service".to_owned(), |name| name.to_string_lossy().into_owned());
+    name.strip_suffix(std::env::consts::EXE_SUFFIX).unwrap_or(&name).to_owned()
 }

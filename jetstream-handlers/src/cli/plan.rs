@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::connection::Connection;
 use super::exit::Exit;
 use super::files::{read_text, write};
-use super::output::{Form, Output};
+use super::output::{Color, Form, Output};
 use super::session::Session;
 use crate::error::Error;
 use crate::error::printable::printable;
@@ -35,7 +35,8 @@ impl Plan {
             Some(path) => {
                 let snapshot = read_text(path).await?;
                 let (broker, output) = session.offline();
-                (broker.plan_against(&snapshot).await?, output)
+                let plan = broker.plan_against(&snapshot).await;
+                (plan.map_err(|error| error.about(&format!("`{}`", path.display())))?, output)
             }
             None => {
                 let (broker, output) = session.connect(self.connection).await?;
@@ -59,5 +60,13 @@ impl Plan {
 
 /// Prints a plan for people.
 pub(super) fn show(output: &Output, plan: &ProvisionPlan) -> Result<(), Error> {
-    plan.to_string().lines().try_for_each(|line| output.line(&printable(line)))
+    plan.to_string().lines().try_for_each(|line| {
+        let line = printable(line);
+        output.line(&match line.chars().next() {
+            Some('+') => output.colored(Color::Green, &line),
+            Some('~' | '±' | '?') => output.colored(Color::Yellow, &line),
+            Some('-' | '!') => output.colored(Color::Red, &line),
+            _ => line.into_owned(),
+        })
+    })
 }

@@ -351,7 +351,7 @@ impl fmt::Display for ProvisionPlan {
         if counts.iter().all(|(action, _)| **action == ChangeAction::Unchanged) {
             return write!(
                 f,
-                "no changes: the server has what the code requires ({} unchanged)",
+                "no changes: everything is as the code requires ({} unchanged)",
                 count(ChangeAction::Unchanged)
             );
         }
