@@ -294,7 +294,9 @@ mod tests {
         assert_eq!((read.header("Tenant"), read.header("Nats-Msg-Id")), (Some("eu"), Some("seven")));
         assert_eq!(read.header_block(), Some(&b"NATS/1.0\r\n"[..]));
         assert!(read.is_complete());
-        assert_eq!(format!("{read:?}"), format!("{letter:?}"));
+        // The order of the headers in a map is not always the same.
+        let line = |letter: &DeadLetter| serde_json::to_string(letter).expect("it can be written");
+        assert_eq!(line(&read), line(&letter));
     }
 
     #[test]
