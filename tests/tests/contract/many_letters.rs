@@ -282,14 +282,15 @@ async fn exported_letters_are_imported_once(transport: &Transport) {
     );
 }
 
-/// Returns lines with several dead letters of the same message, as an export writes those of a message that was delivered
-/// again.
+/// Returns lines with three dead letters of the same message, as an export writes those of one that was delivered again.
 async fn exported_thrice(broker: &TestBroker, payload: &[u8]) -> String {
     let letters = broker.broker().dead_letters();
     let mut file = Vec::new();
     letters.export(&mut file).await.unwrap();
     let mut line: serde_json::Value = serde_json::from_slice(&file).unwrap();
     assert_eq!(line["payload"].to_string().as_bytes(), payload);
+    // As if it was another server: the stream has not seen the message id before.
+    line["id"] = "dlq:ORDERS:failing:1:1".into();
     let again = |sequence: u64| {
         line["sequence"] = sequence.into();
         line["error"] = format!("attempt {sequence}").into();
