@@ -496,6 +496,7 @@ pub struct HandlerConsumer {
     pub queue: String,
     pub paused_until: Option<SystemTime>,
     pub next_sequence: Option<u64>,
+    pub changed: bool,
 }
 impl fmt::Display for HandlerConsumer {}
 
