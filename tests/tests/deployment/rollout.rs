@@ -225,16 +225,17 @@ async fn running_replica_learns_a_lowered_ack_wait() {
             async move {
                 calls.add(id);
                 // Longer than the lowered `ack_wait`, and shorter than the former one.
-                tokio::time::sleep(if id == 7 { secs(4) } else { ms(1) }).await;
+                tokio::time::sleep(if id == 7 { secs(9) } else { ms(1) }).await;
             }
         }
     };
     let subscription = former.subscribe("orders.created", "billing", handler(&calls)).concurrency(2).await.unwrap();
-    let lowered = new.subscribe("orders.created", "billing", handler(&calls)).concurrency(2).ack_wait(secs(1));
+    // The change is noticed within a second, so it is longer.
+    let lowered = new.subscribe("orders.created", "billing", handler(&calls)).concurrency(2).ack_wait(secs(4));
     lowered.await.unwrap().unsubscribe().await.unwrap();
     eventually("the former version reads the new ack_wait", SOON, async || {
         former.publish("orders.created", &1_u64).await.unwrap();
-        former.handlers().iter().any(|handler| handler.ack_wait == secs(1)).then_some(())
+        former.handlers().iter().any(|handler| handler.ack_wait == secs(4)).then_some(())
     })
     .await;
     former.publish("orders.created", &7_u64).await.unwrap();
