@@ -166,7 +166,7 @@ async fn view(note: NoteView<'_>) {
     drop(note);
 }
 
-/// Made from a header, so that its schema is none of a payload.
+/// A parameter that is made from a header, so that its schema is not that of a payload.
 #[derive(JsonSchema)]
 struct Tenant(String);
 

@@ -19,7 +19,7 @@ use tokio::process::Command;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
 
-/// What a command has printed, and how it has ended.
+/// The output of a command, and its end.
 #[derive(Debug)]
 struct Ended {
     code: Option<i32>,

@@ -134,7 +134,7 @@ impl Node {
     }
 }
 
-/// What a worker reports about its rights.
+/// The report of a worker about its rights.
 #[derive(Clone, Default)]
 struct Reports(Arc<Mutex<Vec<String>>>);
 

@@ -22,7 +22,7 @@ impl Broker {
     /// Returns the state of the consumer of each handler that [`start_all`](Self::start_all) would start, whether it runs
     /// in this process or not.
     ///
-    /// What cannot be read is `None`, with the reason in [`HandlerStatus::problem`].
+    /// A value that cannot be read is `None`, with the reason in [`HandlerStatus::problem`].
     /// The state of this process is its [`health`](Self::health).
     ///
     /// # Examples

@@ -1,4 +1,4 @@
-//! What a command works with: the builder of the service, and the output.
+//! The builder of the service and the output, with which a command works.
 
 use super::connection::Connection;
 use super::output::Output;

@@ -44,7 +44,7 @@ pub(super) struct Draft<'a> {
     handler: &'a str,
     /// The message id, which is that of every copy of the same delivery.
     id: String,
-    /// What the ids of an imported dead letter have in addition; empty for any other.
+    /// The addition to the ids of an imported dead letter; empty for any other.
     suffix: String,
     /// The key of the parts, once there are some.
     key: OnceLock<String>,

@@ -196,8 +196,8 @@ impl DeadLetters {
     ///
     /// A dead letter that cannot be replayed is kept and reported, and those after it are replayed.
     /// If a stream does not answer, its other dead letters are kept without waiting for it again.
-    /// What the server says about streams, queues and dead letters is used for at most one second, and read again if a
-    /// replay fails.
+    /// The answers of the server about streams, queues and dead letters are used for at most one second, and read again
+    /// if a replay fails.
     /// All dead letters of a stream that denies deletes are kept, because every call would replay them again; replay
     /// them one by one.
     ///

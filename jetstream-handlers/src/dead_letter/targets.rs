@@ -23,12 +23,12 @@ pub(super) enum Receivers {
 
 /// The time for which what was read from the server is taken as it was.
 ///
-/// It saves most requests of a fast replay, and a slow one notices changes.
+/// A second saves most requests of a fast replay, and a slow one notices changes.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(1);
 
 /// The streams and queues that the replays of one call have read from the server.
 ///
-/// What does not exist is not kept, so that forged dead letters take no memory.
+/// A stream or a queue that does not exist is not kept, so that forged dead letters take no memory.
 pub(super) struct Targets<'a> {
     letters: &'a DeadLetters,
     streams: HashMap<String, (Instant, stream::Config)>,

@@ -51,7 +51,7 @@ impl ImportReport {
     }
 }
 
-/// What the import of a dead letter has done.
+/// The result of the import of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Import {
     Stored,

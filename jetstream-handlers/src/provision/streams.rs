@@ -56,7 +56,7 @@ pub(super) struct Streams<'a> {
     /// Streams that were read because another stream copies them.
     origins: BTreeMap<String, stream::Config>,
     pub(super) aim: Aim,
-    /// What may be done for the handler whose streams are looked for.
+    /// The changes that are permitted for the handler whose streams are looked for.
     manage: Manage,
 }
 

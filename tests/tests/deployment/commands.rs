@@ -14,7 +14,7 @@ const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
 /// The variable by which the handler `bill` of the service changes.
 const CHANGED: (&str, &str) = ("OPERATED_ACK_WAIT", "10s");
 
-/// What a command has printed, and its exit code.
+/// The output of a command, and its exit code.
 #[derive(Debug)]
 struct Ended {
     code: Option<i32>,
