@@ -25,6 +25,7 @@ pub mod assert_error;
 pub mod binary;
 pub mod broker;
 pub mod cluster;
+pub mod command;
 mod cut_connection;
 #[path = "../../jetstream-handlers/src/testing/nats_server/locate.rs"]
 mod locate;
@@ -47,6 +48,7 @@ pub use broker::{
     users, worker,
 };
 pub use cluster::Cluster;
+pub use command::{Ended, run_command};
 pub use cut_connection::cut_connection_at;
 pub use program::Program;
 pub use proxy::Proxy;

@@ -12,56 +12,15 @@ use std::process::{ExitCode, Stdio};
 use async_nats::jetstream::consumer::pull;
 use jetstream_handlers::Broker;
 use jetstream_handlers::prelude::*;
-use jetstream_handlers_tests::{Program, SOON, Server, connect, eventually, stream_config, users};
+use jetstream_handlers_tests::{Ended, Program, SOON, Server, connect, eventually, run_command, stream_config, users};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
 
-/// The output of a command, and its end.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-impl Ended {
-    #[track_caller]
-    fn code(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn says(&self, texts: &[&str]) -> &Self {
-        for text in texts {
-            assert!(self.stdout.contains(text) || self.stderr.contains(text), "no {text:?} in {self:?}");
-        }
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
 /// Runs a command of the service with these variables and no others; the standard input is `input`.
 async fn run_with(arguments: &[&str], variables: &[(&str, &str)], input: &str) -> Ended {
-    let mut command = Command::new(SERVICE);
-    command.args(arguments).env_clear().envs(variables.iter().copied()).kill_on_drop(true);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A command that reads nothing may have ended before.
-    stdin.write_all(input.as_bytes()).await.ok();
-    drop(stdin);
-    let output = tokio::time::timeout(secs(60), child.wait_with_output()).await;
-    let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+    run_command(SERVICE, arguments, variables, input).await
 }
 
 async fn run(arguments: &[&str]) -> Ended {

@@ -12,7 +12,7 @@ use jetstream_handlers::{
     Builder, ChangeAction, Diagnosis, Error, ErrorKind, FindingStatus, Output, Permission, PermissionFormat,
     PermissionLevel, Permissions, Position, stream,
 };
-use jetstream_handlers_tests::{Recorder, SOON, Server, eventually, stream_config};
+use jetstream_handlers_tests::{Recorder, SOON, Server, eventually, run_command, stream_config};
 use serde::{Deserialize, Serialize};
 
 /// The time within which a missing right must show.
@@ -755,11 +755,8 @@ async fn command(arguments: &[&str], url: &str) -> (Option<i32>, String) {
 
 /// Runs a command of the program `operated` with these environment variables.
 async fn command_in(environment: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_operated"));
-    command.args(arguments).env_clear().envs(environment.iter().copied()).kill_on_drop(true);
-    let output = tokio::time::timeout(secs(60), command.output()).await.expect("the command ends").unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (output.status.code(), text(&output.stdout) + &text(&output.stderr))
+    let ended = run_command(env!("CARGO_BIN_EXE_operated"), arguments, environment, "").await;
+    (ended.code, ended.stdout + &ended.stderr)
 }
 
 #[tokio::test]

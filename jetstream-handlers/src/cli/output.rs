@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::exit::Exit;
 use crate::error::printable::printable;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, chain};
 
 /// The standard output and the standard error of a command.
 #[derive(Debug, Clone)]
@@ -178,21 +178,6 @@ fn is_closed(error: &Error) -> bool {
 
 fn not_json(error: serde_json::Error) -> Error {
     Error::new(ErrorKind::Config, "the output cannot be written as JSON").with_source(error)
-}
-
-/// Returns the text of an error with the causes that it does not contain.
-fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 /// A number, or a dash if it is not known.

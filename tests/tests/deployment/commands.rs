@@ -1,49 +1,20 @@
 //! The commands `plan`, `apply` and `export`.
 
 use std::path::Path;
-use std::process::Stdio;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::{ExportFormat, stream};
-use jetstream_handlers_tests::{Server, stream_config};
-use serde_json::{Value, json};
-use tokio::process::Command;
+use jetstream_handlers_tests::{Ended, Server, run_command, stream_config};
+use serde_json::json;
 
 const SERVICE: &str = env!("CARGO_BIN_EXE_operated");
 
 /// The variable by which the handler `bill` of the service changes.
 const CHANGED: (&str, &str) = ("OPERATED_ACK_WAIT", "10s");
 
-/// The output of a command, and its exit code.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    output: String,
-}
-
-impl Ended {
-    #[track_caller]
-    fn code(&self, code: i32) -> &Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        self
-    }
-
-    #[track_caller]
-    fn says(&self, texts: &[&str]) -> &Self {
-        texts.iter().for_each(|text| assert!(self.output.contains(text), "no {text:?} in {}", self.output));
-        self
-    }
-}
-
 /// Runs a command of the service without a terminal, and with these variables and no others.
 async fn run_with(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
-    let mut command = Command::new(SERVICE);
-    command.args(arguments).env_clear().envs(variables.iter().copied()).kill_on_drop(true);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = tokio::time::timeout(secs(60), command.output()).await;
-    let output = output.unwrap_or_else(|_| panic!("{arguments:?} does not end")).unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    Ended { code: output.status.code(), output: String::from_utf8(text).unwrap() }
+    run_command(SERVICE, arguments, variables, "").await
 }
 
 async fn run(server: &Server, arguments: &[&str]) -> Ended {
@@ -74,7 +45,7 @@ async fn change_is_planned_and_applied() {
     run(&server, &["apply", "--plan", &file]).await.code(1).says(&["exists now; nothing was changed"]);
 
     let planned = run_changed(&server, &["plan", "--json"]).await;
-    let plan: Value = serde_json::from_str(&planned.code(0).output).unwrap();
+    let plan = planned.code(0).json();
     let change = plan["changes"].as_array().unwrap().iter().find(|it| it["action"] == "update").unwrap();
     let picked = json!([plan["version"], change["object"], change["consumer"], change["risk"], change["fields"][0]]);
     let expected = json!([1, "consumer", "billing", "careful", {
@@ -86,8 +57,7 @@ async fn change_is_planned_and_applied() {
     refused.code(1).says(&["error: this needs a confirmation, and the standard input is no terminal; pass `--yes`"]);
     let applied = run_changed(&server, &["apply", "--yes", "--json"]).await;
     applied.code(0).says(&["\"action\": \"update\"", "~ update consumer billing"]);
-    let document = &applied.output[..=applied.output.rfind('}').unwrap()];
-    let document: Value = serde_json::from_str(document).unwrap();
+    let document = applied.json();
     assert_eq!(document["version"], 1, "{document}");
     run_changed(&server, &["plan", "--detailed-exitcode"]).await.code(0);
 }
@@ -130,7 +100,7 @@ async fn blocked_plan_ends_with_an_error_before_a_question() {
     for arguments in [&["plan"][..], &["plan", "--detailed-exitcode"], &["apply"], &["apply", "--yes"]] {
         let ended = run(&server, arguments).await;
         ended.code(1).says(&problem);
-        assert!(!ended.output.contains("apply these changes?"), "{ended:?}");
+        assert!(![&ended.stdout, &ended.stderr].iter().any(|text| text.contains("apply these changes?")), "{ended:?}");
     }
 }
 
