@@ -9,6 +9,9 @@ use crate::codec::DefaultCodec;
 use crate::plan::Manage;
 use crate::prefix::Prefix;
 
+/// The first tokens of the subjects of requests to the JetStream API of the server itself.
+pub(crate) const DEFAULT_API_PREFIX: &str = "$JS.API";
+
 /// Settings for streams and publishing, with their defaults.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
@@ -61,7 +64,7 @@ impl Settings {
         match (&self.api_prefix, &self.domain) {
             (Some(prefix), _) => prefix.clone(),
             (None, Some(domain)) => format!("$JS.{domain}.API"),
-            (None, None) => "$JS.API".to_owned(),
+            (None, None) => DEFAULT_API_PREFIX.to_owned(),
         }
     }
 

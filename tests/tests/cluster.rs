@@ -95,6 +95,39 @@ async fn consumer_survives_leader_step_down() {
 }
 
 #[tokio::test]
+async fn idle_handler_notices_that_the_leader_of_its_consumer_ended() {
+    jetstream_handlers_tests::trace();
+    let mut cluster = Cluster::start().await;
+    // The heartbeats of its requests would show after 100 s that no node has them.
+    let broker = Broker::builder()
+        .servers(cluster.urls())
+        .stream(stream::Config { num_replicas: 3, ..stream_config("WORK", &["work.>"]) })
+        .connect_options(|options| options.retain_servers_order())
+        .fetch_wait(secs(100))
+        .connect()
+        .await
+        .unwrap();
+    let handled = Recorder::new();
+    let subscription = subscribe(&broker, &handled).await;
+    let client = cluster.client().await;
+    // The broker is connected to the first node.
+    let leader = loop {
+        match cluster.leader_of_consumer("WORK", "worker").await {
+            0 => client.request("$JS.API.CONSUMER.LEADER.STEPDOWN.WORK.worker", "".into()).await.unwrap(),
+            leader => break leader,
+        };
+    };
+    publish(&broker, "work.done", 0..10).await;
+    handled.until_distinct(10).await;
+    cluster.node(leader).kill();
+    let started = Instant::now();
+    publish(&broker, "work.done", 10..20).await;
+    handled.until_distinct(20).await;
+    assert!(started.elapsed() < secs(60), "took as long as heartbeats need: {:?}", started.elapsed());
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
 async fn frozen_node_is_left_within_seconds() {
     let in_order = |options: ConnectOptions| options.retain_servers_order();
     let (mut cluster, broker, handled, subscription) = clustered_with(in_order).await;

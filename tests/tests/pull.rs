@@ -167,6 +167,109 @@ async fn hundred_handlers_share_two_inboxes() {
     drop(rest);
 }
 
+/// Returns the inbox of the next pull request.
+async fn next_inbox(requests: &mut async_nats::Subscriber) -> String {
+    let request = tokio::time::timeout(SOON, requests.next()).await.expect("a request is sent").unwrap();
+    request.reply.unwrap().split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+#[tokio::test]
+async fn busy_handler_reads_an_inbox_of_its_own_and_shares_one_while_idle() {
+    let server = Server::start().await;
+    let broker = Broker::builder().servers([server.url()]).fetch_wait(secs(1)).connect().await.unwrap();
+    let (mut requests, _client) = pull_requests(&server, "busy").await;
+    let calls = Recorder::new();
+    let neighbour = broker.subscribe("work.other", "neighbour", async |_: u64| {}).await.unwrap();
+    let subscription = broker.subscribe("work.busy", "busy", calls.handler()).await.unwrap();
+    let shared = next_inbox(&mut requests).await;
+    let mut sent = 0..;
+    let mut publish_some = async |count| publish(&broker, "work.busy", sent.by_ref().take(count)).await;
+    publish_some(500).await;
+    calls.until_len(500).await;
+    // The rest of the last request arrives at the inbox that it names.
+    let own = loop {
+        let inbox = next_inbox(&mut requests).await;
+        if inbox != shared {
+            break inbox;
+        }
+        publish_some(1).await;
+    };
+    // It is not concerned by the stop of a neighbour.
+    neighbour.unsubscribe().await.unwrap();
+    publish_some(500).await;
+    let again = loop {
+        let inbox = next_inbox(&mut requests).await;
+        if inbox != own {
+            break inbox;
+        }
+    };
+    assert_ne!(again, shared, "that one is closed");
+    publish_some(10).await;
+    calls.until_distinct(1010).await;
+    subscription.unsubscribe().await.unwrap();
+    assert!(calls.counts().values().all(|count| *count == 1), "each once");
+    server.all_acked("WORK", "busy").await;
+}
+
+#[tokio::test]
+async fn stop_of_a_busy_handler_delays_nothing() {
+    let server = Server::start().await;
+    let (first, second) = (connect(&server).await, connect(&server).await);
+    publish(&first, "work.busy", 0..3000).await;
+    let calls = Recorder::new();
+    let mut subscription = first.subscribe("work.busy", "busy", calls.handler()).await.unwrap();
+    for round in 1..=5 {
+        calls.until_len(round * 300).await;
+        subscription.unsubscribe().await.unwrap();
+        subscription = second.subscribe("work.busy", "busy", calls.handler()).await.unwrap();
+    }
+    let started = Instant::now();
+    calls.until_distinct(3000).await;
+    assert!(started.elapsed() < secs(25), "no message waited for `ack_wait`");
+    assert!(calls.counts().values().all(|count| *count == 1), "each once");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn busy_handler_continues_after_each_reconnect() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let broker = Broker::builder().servers([proxy.url()]);
+    let broker = broker.connect_options(|options| options.ignore_discovered_servers()).connect().await.unwrap();
+    let publisher = connect(&server).await;
+    let calls = Recorder::new();
+    let subscription = broker.subscribe("work.busy", "busy", calls.handler()).await.unwrap();
+    let started = Instant::now();
+    for round in 1..=5_u64 {
+        publish(&publisher, "work.busy", (round - 1) * 300..round * 300).await;
+        calls.until_distinct(usize::try_from(round * 300 - 100).unwrap()).await;
+        proxy.cut();
+    }
+    calls.until_distinct(1500).await;
+    assert!(started.elapsed() < secs(25), "no message waited for `ack_wait`");
+    subscription.unsubscribe().await.unwrap();
+}
+
+#[tokio::test]
+async fn long_request_is_repeated_when_the_consumer_has_another_leader() {
+    let server = Server::start().await;
+    // Heartbeats would show after minutes that the request is lost.
+    let broker = Broker::builder().servers([server.url()]).fetch_wait(secs(100)).connect().await.unwrap();
+    let (mut requests, client) = pull_requests(&server, "idle").await;
+    let calls = Recorder::new();
+    let _subscription = broker.subscribe("work.idle", "idle", calls.handler()).await.unwrap();
+    next_inbox(&mut requests).await;
+    for _ in 0..3 {
+        client.publish("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.WORK.other", "{}".into()).await.unwrap();
+        client.publish("$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.WORK.idle", "{}".into()).await.unwrap();
+        next_inbox(&mut requests).await;
+    }
+    assert!(tokio::time::timeout(ms(300), requests.next()).await.is_err(), "one for each advisory");
+    publish(&broker, "work.idle", 0..100).await;
+    calls.until_distinct(100).await;
+    assert!(calls.counts().values().all(|count| *count == 1), "each once");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn handler_continues_when_a_neighbour_stops_during_its_computation() {
     let server = Server::start().await;

@@ -1,7 +1,7 @@
 //! The incarnations of a consumer: which of the deliveries in this process may be answered.
 
 use std::sync::{Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -50,6 +50,9 @@ struct State {
     verified: Option<Verified>,
     /// `true` if the messages of the stream cannot be read in the current incarnation.
     is_unreadable: bool,
+    /// A second of the clock, and its end.
+    second: u32,
+    second_ends: Option<Instant>,
 }
 
 /// The deliveries whose messages the stream still had.
@@ -199,10 +202,15 @@ impl Incarnations {
 
     /// Returns the standing of a delivery on the connection with the number `epoch`.
     pub(crate) fn standing(&self, epoch: u64, delivery: DeliveryId) -> Standing {
-        let now = self.now();
+        let time = Instant::now();
         let mut state = self.state();
+        // This runs for every message, and a comparison costs less than computing the second.
+        if state.second_ends.is_none_or(|ends| time >= ends) {
+            state.second = self.at(time);
+            state.second_ends = Some(self.begun + Duration::from_secs(u64::from(state.second) + 1));
+        }
         state.connected(epoch);
-        state.standing(now, delivery)
+        state.standing(state.second, delivery)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -276,23 +276,51 @@ impl AckPrefix {
     }
 }
 
-/// Parses a number and the dot after it, and advances `text` past them; in a single pass, because it runs for every
-/// message.
+/// Parses a number and the dot after it, and advances `text` past them.
+///
+/// It runs several times for every message, so it takes eight digits at a time while there are so many.
 fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
     /// The maximum number of digits that always fit into a `u64`.
     const MAX_DIGITS: usize = 19;
-    let mut number = 0;
-    for (index, byte) in text.iter().enumerate() {
-        match byte {
-            b'0'..=b'9' if index < MAX_DIGITS => number = number * 10 + u64::from(byte - b'0'),
-            b'.' if index > 0 => {
-                *text = &text[index + 1..];
-                return Some(number);
-            }
-            _ => return None,
+    let (mut number, mut digits, mut rest) = (0_u64, 0, *text);
+    while digits < 2 * EIGHT
+        && let Some((eight, behind)) = rest.split_first_chunk::<EIGHT>()
+        && let Some(value) = eight_digits(*eight)
+    {
+        number = number * 100_000_000 + value;
+        digits += EIGHT;
+        rest = behind;
+    }
+    while let [byte, behind @ ..] = rest {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            *text = behind;
+            return (*byte == b'.' && digits > 0).then_some(number);
         }
+        if digits == MAX_DIGITS {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+        digits += 1;
+        rest = behind;
     }
     None
+}
+
+const EIGHT: usize = 8;
+
+/// Returns the value of eight decimal digits, which are added in pairs, then in fours, then all; `None` if one of the bytes
+/// is no digit.
+fn eight_digits(bytes: [u8; EIGHT]) -> Option<u64> {
+    let digits = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+    // A byte above 9 has one of the upper four bits set, or has it after 6 is added.
+    let is_other = (digits | digits.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0;
+    if is_other != 0 {
+        return None;
+    }
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Parses a number that consists of decimal digits only.
@@ -380,6 +408,32 @@ mod tests {
         ] {
             assert_eq!(built.subject().as_str(), subject);
             assert_eq!((built.stream(), built.consumer(), numbers(&built)), ("S", "D", (2, 7, 9)));
+        }
+    }
+
+    #[test]
+    fn parses_numbers_of_every_length() {
+        for digits in 1..=19 {
+            for number in
+                [10_u64.pow(digits - 1), 9_876_543_210_123_456_789 % 10_u64.pow(digits), 10_u64.pow(digits) - 1]
+            {
+                let written = format!("{number}.rest");
+                let mut text = written.as_bytes();
+                assert_eq!((number_before_dot(&mut text), text), (Some(number), &b"rest"[..]), "{written}");
+            }
+        }
+        let mut text = &b"00000000000000000007.1"[1..];
+        assert_eq!(number_before_dot(&mut text), Some(7));
+        // Neither a byte beside the digits in any place, nor more digits than fit, nor a number without its dot.
+        for place in 0..19 {
+            for byte in *b"/:x \x80\xff*" {
+                let mut text = *b"1234567890123456789.";
+                text[place] = byte;
+                assert_eq!(number_before_dot(&mut &text[..]), None, "{byte} in place {place}");
+            }
+        }
+        for text in ["", ".", "12345678", "12345678901234567890.", "99999999999999999999999999."] {
+            assert_eq!(number_before_dot(&mut text.as_bytes()), None, "{text}");
         }
     }
 

@@ -16,6 +16,7 @@ use super::Connection;
 use crate::delivery::{Binding, FoundConsumer, filters};
 use crate::error::Error;
 use crate::error::api::ApiError;
+use crate::settings::DEFAULT_API_PREFIX;
 
 /// The interval at which a lost connection is checked.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
@@ -281,7 +282,7 @@ impl Connection {
             None => format!("server {}", info.server_name),
         };
         let prefix = &self.api_prefix;
-        if prefix == "$JS.API" { name } else { format!("{name}, {prefix}") }
+        if prefix == DEFAULT_API_PREFIX { name } else { format!("{name}, {prefix}") }
     }
 
     /// Deletes a handler's consumer; returns `false` if it or its stream did not exist.

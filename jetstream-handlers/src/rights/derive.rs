@@ -280,6 +280,7 @@ impl Rights {
             ("STREAM.DELETED.*", "notices at once that a stream was deleted"),
             ("CONSUMER.DELETED.*.*", "notices at once that a consumer was deleted"),
             ("CONSUMER.PAUSE.*.*", "notices at once that a consumer was paused"),
+            ("CONSUMER.LEADER_ELECTED.*.*", "notices at once that a consumer has another leader"),
         ] {
             self.permissions.add_optional(Subscribe, format!("$JS.EVENT.ADVISORY.{subject}"), all, purpose);
         }

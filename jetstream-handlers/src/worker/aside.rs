@@ -104,11 +104,12 @@ impl Worker {
                 isolation = self.until_alone(&mut alone) => isolation,
             };
             let now = Instant::now();
-            let Some(Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
+            let mut place = None;
+            let Some(Next { waiting, .. }) = buffer.pop(now, self.max_age(), &mut place) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
             let mut taken = self.taken_again(waiting, now);
-            let scope = self.scope(&taken.message);
-            let handling = self.handle_isolated(&mut caller, &taken.message, isolation, &mut alone);
+            let scope = self.scope(taken.message);
+            let handling = self.handle_isolated(&mut caller, taken.message, isolation, &mut alone);
             let settled = scope.clone().run(handling).await;
             match self.limits {
                 None => self.handled(&scope, &mut taken, settled.as_ref(), &mut caller),

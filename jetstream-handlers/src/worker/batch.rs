@@ -46,14 +46,14 @@ impl Worker {
     /// Handles batches until the buffer is closed; each message of a batch has one of the slots.
     pub(super) async fn work_in_batches(&self, slots: &[Slot], limits: BatchLimits) {
         let mut caller = self.caller();
-        while let Some(waiting) = self.next_batch(limits).await {
+        while let Some(mut waiting) = self.next_batch(limits).await {
             let begun = Instant::now();
-            let held = slots.iter().zip(waiting).map(|(slot, waiting)| {
+            let held = slots.iter().zip(&mut waiting).map(|(slot, waiting)| {
                 slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
                 Held { slot, taken: self.taken(waiting, begun), step: Step::Call }
             });
             let held: Vec<_> = held.collect();
-            let messages = held.iter().map(|held| &held.taken.message);
+            let messages = held.iter().map(|held| &*held.taken.message);
             let scope = span::batch(&self.handler.declaration, &self.binding, self.transport.settings(), &messages);
             let settled = scope.clone().run(self.handle_batch(&mut caller, held)).await;
             scope.settled(&settled);
@@ -140,7 +140,7 @@ impl Worker {
     /// If it is not acknowledged, that is how the batch was settled as a whole.
     async fn settle_held(&self, Held { slot, mut taken, step }: Held<'_>, call: Option<Called>, all: &Mutex<Settled>) {
         let call = call.filter(|_| matches!(step, Step::Called(_)));
-        let message = &mut taken.message;
+        let message = &mut *taken.message;
         let settled = async {
             let outcome = match step {
                 Step::Leave(settled) => return settled,

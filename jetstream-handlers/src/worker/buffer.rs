@@ -86,8 +86,8 @@ impl Queue {
 
 /// A message taken from the buffer.
 #[derive(Debug)]
-pub(super) struct Next {
-    pub(super) waiting: Waiting,
+pub(super) struct Next<'a> {
+    pub(super) waiting: &'a mut Waiting,
     /// `true` if more messages are to be requested now.
     pub(super) refill: bool,
 }
@@ -108,6 +108,7 @@ impl BufferGuard<'_> {
         self.queue.messages.back().filter(|_| self.is_pushed).map(|waiting| &waiting.message.info)
     }
 
+    #[inline]
     pub(super) fn push(&mut self, message: Message) {
         self.queue.messages.push_back(Waiting::new(message, self.now));
         self.is_pushed = true;
@@ -157,23 +158,25 @@ impl Buffer {
         self.guard(now)
     }
 
-    /// Takes the next message.
+    /// Takes the next message into `place`.
     ///
     /// Drops messages that had no signal for `max_age`, because the server has redelivered them.
-    pub(super) fn pop(&self, now: Instant, max_age: Duration) -> Option<Next> {
+    pub(super) fn pop<'a>(&self, now: Instant, max_age: Duration, place: &'a mut Option<Waiting>) -> Option<Next<'a>> {
         let mut queue = self.queue();
-        while let Some(waiting) = queue.messages.pop_front() {
+        let refill = loop {
+            *place = queue.messages.pop_front();
+            let waiting = place.as_ref()?;
             let left = queue.messages.len();
             let refill = left == queue.refill_at() || left == 0;
             if refill {
                 self.refill.notify_one();
             }
             if waiting.is_held(now, max_age) {
-                return Some(Next { waiting, refill });
+                break refill;
             }
             queue.lost += 1;
-        }
-        None
+        };
+        Some(Next { waiting: place.as_mut()?, refill })
     }
 
     /// Takes a batch; returns `None` if it is not complete, or if the server has redelivered all of its messages.

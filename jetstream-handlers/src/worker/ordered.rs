@@ -51,7 +51,8 @@ impl Worker {
         let mut caller = self.caller();
         let Some(mut now) = self.buffer.arrived().await else { return };
         let mut budget = YieldBudget::new(now);
-        while let Some(buffer::Next { mut waiting, refill }) = self.next(&mut now).await {
+        let mut place = None;
+        while let Some(buffer::Next { waiting, refill }) = self.next(&mut now, &mut place).await {
             let ack_due = match acks.progress(&waiting.message.info) {
                 Progress::New => match self.handle_in_order(slot, &mut caller, acks, waiting, &mut now).await {
                     ControlFlow::Continue(ack_due) => ack_due,
@@ -87,7 +88,7 @@ impl Worker {
         slot: &Slot,
         caller: &mut Caller,
         acks: &AckAll,
-        waiting: Waiting,
+        waiting: &mut Waiting,
         now: &mut Instant,
     ) -> ControlFlow<(), bool> {
         let begun = *now;
@@ -113,7 +114,7 @@ impl Worker {
 
     /// Tries a message until it has ended, and returns how; `None` if it is redelivered, to this worker or another one.
     async fn until_ended(&self, caller: &mut Caller, in_place: InPlace<'_>, now: &mut Instant) -> Option<Settled> {
-        let message = &in_place.taken.message;
+        let message = &*in_place.taken.message;
         let mut first = None;
         if message.info.delivered() == 1 {
             let (begun, scope) = (*now, self.scope(message));

@@ -10,6 +10,7 @@ use super::attempts::Verdict;
 use super::buffer::{Buffer, Next};
 use super::caller::Caller;
 use super::taken::Taken;
+use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::settled::{Called, Settled};
@@ -196,21 +197,26 @@ impl Worker {
         let mut caller = self.caller();
         let Some(mut now) = self.buffer.arrived().await else { return };
         let mut budget = YieldBudget::new(now);
+        let mut place = None;
         loop {
-            // Not `while let`, which would keep the scrutinee in the future beside the parts moved out of it.
-            let Some(Next { waiting, refill }) = self.next(&mut now).await else { return };
+            let Some(Next { waiting, refill }) = self.next(&mut now, &mut place).await else { return };
             let begun = now;
             slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
             let mut taken = self.taken(waiting, begun);
-            let scope = self.scope(&taken.message);
-            let handling = self.handle(slot, &mut caller, &mut taken.message, begun);
-            let settled = if scope.is_empty() { handling.await } else { scope.clone().run(Box::pin(handling)).await };
+            let scope = self.scope(taken.message);
+            // Two expressions, because moving the future costs more than most calls.
+            let settled = if scope.is_empty() {
+                self.handle(slot, &mut caller, taken.message, begun).await
+            } else {
+                scope.clone().run(Box::pin(self.handle(slot, &mut caller, taken.message, begun))).await
+            };
             now = Instant::now();
             self.prefetch.measured(now - begun);
             caller.ended(now);
             self.handled(&scope, &mut taken, settled.as_ref(), &mut caller);
             // The slot may wait before its next message.
             drop((scope, taken));
+            place = None;
             self.release(slot, settled.as_ref());
             slot.thread_idle(&mut caller, &self.buffer).await;
             if refill {
@@ -222,17 +228,20 @@ impl Worker {
     }
 
     /// Waits for the next message, and until the handler is ready for a call; returns `None` after the close.
-    pub(super) async fn next(&self, now: &mut Instant) -> Option<Next> {
-        loop {
+    ///
+    /// It is taken into `place`.
+    pub(super) async fn next<'a>(&self, now: &mut Instant, place: &'a mut Option<Waiting>) -> Option<Next<'a>> {
+        let refill = loop {
             if !self.is_ready() {
                 Box::pin(self.until_ready()).await;
                 *now = Instant::now();
             }
-            if let Some(next) = self.buffer.pop(*now, self.max_age()) {
-                return Some(next);
+            if let Some(Next { refill, .. }) = self.buffer.pop(*now, self.max_age(), place) {
+                break refill;
             }
             *now = self.buffer.arrived().await?;
-        }
+        };
+        Some(Next { waiting: place.as_mut()?, refill })
     }
 
     #[inline]

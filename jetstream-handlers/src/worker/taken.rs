@@ -14,7 +14,8 @@ use crate::observe::span::Scope;
 /// If its attempt is dropped, the message was handed back by a stop, or is lost with the worker.
 pub(super) struct Taken<'a> {
     worker: &'a Worker,
-    pub(super) message: Message,
+    /// In the place into which it was taken, because moving it costs more than the rest of an attempt.
+    pub(super) message: &'a mut Message,
     delivery: DeliveryId,
     times: Times,
     is_reported: bool,
@@ -68,7 +69,7 @@ impl Drop for Taken<'_> {
 impl Worker {
     /// Takes a message from the buffer for an attempt that begins at `begun`.
     #[inline]
-    pub(super) fn taken(&self, waiting: Waiting, begun: Instant) -> Taken<'_> {
+    pub(super) fn taken<'a>(&'a self, waiting: &'a mut Waiting, begun: Instant) -> Taken<'a> {
         let taken = self.taken_again(waiting, begun);
         self.observer.started(taken.delivery, taken.times);
         taken
@@ -76,10 +77,10 @@ impl Worker {
 
     /// Takes a message that was taken before, and was set aside.
     #[inline]
-    pub(super) fn taken_again(&self, waiting: Waiting, begun: Instant) -> Taken<'_> {
+    pub(super) fn taken_again<'a>(&'a self, waiting: &'a mut Waiting, begun: Instant) -> Taken<'a> {
         let Waiting { received, message, .. } = waiting;
         let delivery = self.delivery_id(&message.info);
-        let times = Times { received, begun };
+        let times = Times { received: *received, begun };
         Taken { worker: self, message, delivery, times, is_reported: false }
     }
 }

@@ -288,10 +288,11 @@ impl Worker {
     async fn probe(&self) {
         let (buffer, slot) = (&self.probing.buffer, &self.probing.slot);
         while let Some(now) = buffer.arrived().await {
-            let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age()) else { continue };
+            let mut place = None;
+            let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age(), &mut place) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
             let mut taken = self.taken_again(waiting, now);
-            let message = &taken.message;
+            let message = &*taken.message;
             let scope = self.scope(message);
             let failure = self.unstored.failure(&message.info).unwrap_or_else(exhausted);
             let storing = async {

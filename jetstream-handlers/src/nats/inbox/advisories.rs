@@ -24,6 +24,9 @@ const CONSUMER_DELETED: &str = "$JS.EVENT.ADVISORY.CONSUMER.DELETED.";
 /// The subject of an advisory about a consumer that is paused or resumed, without its last tokens: stream and consumer.
 const PAUSED: &str = "$JS.EVENT.ADVISORY.CONSUMER.PAUSE.";
 
+/// The subject of an advisory about a consumer that has another leader, without its last tokens: stream and consumer.
+const LEADER_ELECTED: &str = "$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.";
+
 /// A subscription to advisories, and the task that reads it.
 #[derive(Debug)]
 pub(in crate::nats) struct Advisories {
@@ -67,7 +70,8 @@ impl Routes {
         Ok(advisories)
     }
 
-    /// Subscribes to the advisories about deleted streams and consumers, and about paused consumers.
+    /// Subscribes to the advisories about deleted streams and consumers, and about consumers that are paused or have another
+    /// leader.
     pub(in crate::nats) async fn deletions(
         self: &Arc<Self>,
         connection: &Connection,
@@ -82,6 +86,7 @@ impl Routes {
         let mut streams = subscribe(&client, format!("{STREAM_DELETED}*")).await?;
         let mut consumers = subscribe(&client, format!("{CONSUMER_DELETED}*.*")).await?;
         let mut paused = subscribe(&client, format!("{PAUSED}*.*")).await?;
+        let mut elections = subscribe(&client, format!("{LEADER_ELECTED}*.*")).await?;
         let mut violations = connection.violations.subscribe();
         let next_prefix = format!("{}.CONSUMER.MSG.NEXT.", connection.api_prefix);
         let routes = self.clone();
@@ -91,6 +96,7 @@ impl Routes {
                     message = streams.next() => message,
                     message = consumers.next() => message,
                     message = paused.next() => message,
+                    message = elections.next() => message,
                     violation = violations.recv() => {
                         if let Ok(violation) = violation {
                             routes.denied(&violation, &next_prefix);
@@ -123,20 +129,22 @@ impl Routes {
         }
     }
 
-    /// Tells the handlers whose stream or consumer was deleted, or whose consumer was paused or resumed, by the subject
-    /// of the advisory.
+    /// Tells the handlers whose stream or consumer was deleted, or whose consumer was paused, resumed or has another
+    /// leader, by the subject of the advisory.
     ///
     /// Everyone can publish an advisory, so the handlers only ask the server about their consumer.
     fn changed(&self, subject: &str) {
         let table = self.table();
-        let routes = table.by_number.values();
+        let of_consumer = |consumer| table.by_consumer.get(consumer).into_iter().flatten();
         if let Some(stream) = subject.strip_prefix(STREAM_DELETED) {
             let of_stream = |route: &&Arc<Route>| route.consumer.split('.').next() == Some(stream);
-            routes.filter(of_stream).for_each(|route| route.push(Arrival::Deleted));
+            table.by_number.values().filter(of_stream).for_each(|route| route.push(Arrival::Deleted));
         } else if let Some(consumer) = subject.strip_prefix(CONSUMER_DELETED) {
-            routes.filter(|route| route.consumer == consumer).for_each(|route| route.push(Arrival::Deleted));
+            of_consumer(consumer).for_each(|route| route.push(Arrival::Deleted));
         } else if let Some(consumer) = subject.strip_prefix(PAUSED) {
-            routes.filter(|route| route.consumer == consumer).for_each(|route| route.report_pause());
+            of_consumer(consumer).for_each(|route| route.report_pause());
+        } else if let Some(consumer) = subject.strip_prefix(LEADER_ELECTED) {
+            of_consumer(consumer).for_each(|route| route.push(Arrival::LeaderElected));
         }
     }
 

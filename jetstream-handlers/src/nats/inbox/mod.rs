@@ -5,6 +5,7 @@
 //! it.
 
 mod advisories;
+mod own;
 mod reader;
 mod route;
 
@@ -12,6 +13,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::{Context, Poll};
 
 use async_nats::{Client, Message, StatusCode, Subscriber};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use super::Connection;
 use crate::error::{Error, ErrorKind};
 use crate::sync::lock;
 pub(super) use advisories::Advisories;
+use own::OwnInbox;
 use reader::Reader;
 pub(super) use route::{Arrival, Route};
 
@@ -47,7 +50,7 @@ struct Table {
     by_number: HashMap<u64, Arc<Route>>,
 }
 
-/// A subscription that a task reads.
+/// A subscription that a task reads, or the only handler that leases it.
 pub(super) struct Inbox {
     number: u64,
     subject: String,
@@ -63,6 +66,12 @@ impl Drop for Inbox {
     fn drop(&mut self) {
         // The reader ends once it has routed what the server has sent already.
         self.closing.cancel();
+    }
+}
+
+impl fmt::Debug for InboxLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxLease").field("inbox", &self.inbox).field("is_own", &self.is_own()).finish()
     }
 }
 
@@ -92,20 +101,39 @@ impl Inboxes {
     }
 }
 
-/// A handler's share of an inbox.
-#[derive(Debug)]
-pub(super) struct InboxLease(Arc<Inbox>);
+/// A handler's share of an inbox, or an inbox of its own.
+pub(super) struct InboxLease {
+    inbox: Arc<Inbox>,
+    /// The subscription, if the handler reads it.
+    own: Option<Box<OwnInbox>>,
+}
 
 impl InboxLease {
-    fn new(inbox: Arc<Inbox>, route: &Route) -> Self {
+    fn new(inbox: Arc<Inbox>, own: Option<Box<OwnInbox>>, route: &Route) -> Self {
         inbox.leases.fetch_add(1, Ordering::Relaxed);
-        route.inbox.store(inbox.number, Ordering::Relaxed);
-        Self(inbox)
+        let lease = Self { inbox, own };
+        lease.attach(route);
+        lease
+    }
+
+    /// Makes it the inbox at which the handler is found.
+    pub(super) fn attach(&self, route: &Route) {
+        route.inbox.store(self.inbox.number, Ordering::Relaxed);
     }
 
     /// Returns the number of the inbox.
     pub(super) fn number(&self) -> u32 {
-        self.0.tag()
+        self.inbox.tag()
+    }
+
+    /// Returns `true` if the handler reads the inbox.
+    pub(super) fn is_own(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Returns `true` if the inbox closes, so that nothing more may be requested with it.
+    pub(super) fn is_closing(&self) -> bool {
+        self.inbox.closing.is_cancelled()
     }
 
     /// Returns a token that is cancelled when nothing more can arrive at the inbox.
@@ -113,12 +141,35 @@ impl InboxLease {
     /// What the server had sent may then still be on its way: the client drops it, so it never arrives, and the
     /// connection has not carried it ([`Connection::caught_up`] waits for that).
     pub(super) fn ended(&self) -> CancellationToken {
-        self.0.ended.clone()
+        self.inbox.ended.clone()
     }
 
     /// Returns the reply subject of the request with this number.
     pub(super) fn reply(&self, route: &Route, request: u64) -> String {
-        format!("{}.{}.{request}", self.0.subject, route.number)
+        format!("{}.{}.{request}", self.inbox.subject, route.number)
+    }
+
+    /// Returns the next arrival at an inbox that the handler reads, and registers the task if there is none.
+    ///
+    /// What arrives at a shared inbox is in the queue of the route.
+    pub(super) fn poll_next(&mut self, route: &Route, task: &mut Context<'_>) -> Poll<Arrival> {
+        match &mut self.own {
+            Some(own) => own.poll_next(route, task),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Returns the next arrival at an inbox that the handler reads, if there is one already.
+    #[inline]
+    pub(super) fn try_next(&mut self, route: &Route) -> Option<Arrival> {
+        self.own.as_mut()?.try_next(route)
+    }
+
+    /// Ends the subscription that the handler reads; what is on its way goes to the queue of the route.
+    fn drain(&mut self) {
+        if let Some(own) = self.own.take() {
+            own.drain(&self.inbox.closing);
+        }
     }
 }
 
@@ -131,7 +182,8 @@ impl Inbox {
 
 impl Drop for InboxLease {
     fn drop(&mut self) {
-        self.0.leases.fetch_sub(1, Ordering::Relaxed);
+        self.drain();
+        self.inbox.leases.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -184,8 +236,34 @@ impl Routes {
                 && !self.table().serves(inbox.number, &route.consumer)
         });
         if let Some(inbox) = free {
-            return Ok(InboxLease::new(inbox, route));
+            return Ok(InboxLease::new(inbox, None, route));
         }
+        let (inbox, reader, subscriber) = self.subscribe(connection, epoch).await?;
+        tokio::spawn(reader.run(subscriber, inbox.closing.clone()));
+        inboxes.push(Arc::downgrade(&inbox));
+        Ok(InboxLease::new(inbox, None, route))
+    }
+
+    /// Leases an inbox that no other handler shares, and which the handler reads.
+    ///
+    /// # Cancel safety
+    ///
+    /// A subscription that was not leased is dropped.
+    pub(super) async fn lease_own(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        route: &Route,
+        epoch: u64,
+    ) -> Result<InboxLease, Error> {
+        let (inbox, reader, subscriber) = self.subscribe(connection, epoch).await?;
+        Ok(InboxLease::new(inbox, Some(Box::new(OwnInbox::new(reader, subscriber))), route))
+    }
+
+    async fn subscribe(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        epoch: u64,
+    ) -> Result<(Arc<Inbox>, Reader, Subscriber), Error> {
         let client = connection.client();
         let subject = client.new_inbox();
         let subscriber = subscribe(&client, format!("{subject}.*.*")).await?;
@@ -194,22 +272,21 @@ impl Routes {
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         let reader = Reader { routes: self.clone(), connection, epoch, inbox: number, orphaned: Vec::new(), _end: end };
-        tokio::spawn(reader.run(subscriber, closing.clone()));
         let inbox = Arc::new(Inbox { number, subject, epoch, leases: AtomicUsize::new(0), closing, ended });
-        inboxes.push(Arc::downgrade(&inbox));
-        Ok(InboxLease::new(inbox, route))
+        Ok((inbox, reader, subscriber))
     }
 
     /// Closes an inbox, which cancels the open requests of a handler; the other handlers at the inbox lease another
     /// one.
     ///
     /// JetStream has no request that cancels a pull.
-    pub(super) fn close_inbox(&self, lease: &InboxLease, route: &Route) {
-        if lease.0.closing.is_cancelled() {
+    pub(super) fn close_inbox(&self, lease: &mut InboxLease, route: &Route) {
+        if lease.is_closing() {
             return;
         }
-        lease.0.closing.cancel();
-        for other in self.at(lease.0.number) {
+        lease.inbox.closing.cancel();
+        lease.drain();
+        for other in self.at(lease.inbox.number) {
             if other.number != route.number {
                 other.push(Arrival::Moving);
             }
@@ -244,15 +321,21 @@ impl Table {
         }
     }
 
-    /// Routes a status by the last two tokens of its subject: the route and the request.
+    /// Routes a status by its subject.
     fn route_status(&self, status: StatusCode, message: Message) {
-        let mut tokens = message.subject.rsplitn(3, '.').map(str::parse);
-        if let (Some(Ok(request)), Some(Ok(route))) = (tokens.next(), tokens.next())
+        if let Some((route, request)) = status_tokens(&message.subject)
             && let Some(route) = self.by_number.get(&route)
         {
             route.push(Arrival::Status(request, status, Box::new(message)));
         }
     }
+}
+
+/// Returns the route and the request of a status, the last two tokens of its subject.
+fn status_tokens(subject: &str) -> Option<(u64, u64)> {
+    let mut tokens = subject.rsplitn(3, '.').map(|token| token.parse().ok());
+    let request = tokens.next()??;
+    Some((tokens.next()??, request))
 }
 
 async fn subscribe(client: &Client, subject: String) -> Result<Subscriber, Error> {

@@ -127,7 +127,8 @@ impl Drop for Batch<'_> {
     }
 }
 
-fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
+#[inline]
+pub(super) fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
     // Replaced by the incarnation that is read from this inbox.
     info.set_incarnation(tag(inbox));
     let Message { subject, payload, headers, .. } = message;
@@ -141,6 +142,6 @@ fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
     })
 }
 
-fn ignored(message: &Message) {
+pub(super) fn ignored(message: &Message) {
     tracing::warn!(subject = %message.subject, "ignored a message without an ack subject");
 }

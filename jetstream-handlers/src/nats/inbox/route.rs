@@ -8,6 +8,7 @@ use std::task::Poll;
 use async_nats::{Message, StatusCode};
 use futures::task::AtomicWaker;
 
+use super::InboxLease;
 use crate::delivery::GivenUpReports;
 use crate::message::Message as Delivery;
 use crate::nats::violations::Violation;
@@ -25,6 +26,8 @@ pub(in crate::nats) enum Arrival {
     Moving,
     /// The stream or the consumer was deleted, and may have been created again.
     Deleted,
+    /// The consumer is reported to have another leader.
+    LeaderElected,
     /// The stream has replaced messages that were delivered, as was found in this incarnation of the consumer.
     Replaced(u32),
     /// The consumer is reported to be paused or resumed.
@@ -82,20 +85,28 @@ impl Route {
         }
     }
 
-    /// Waits until the queue has entries, and moves all of them into `arrived`, which must be empty.
+    /// Waits until the queue has entries, or something has arrived at the inbox that the handler reads, and moves it into
+    /// `arrived`, which must be empty.
     ///
     /// # Cancel safety
     ///
-    /// An entry is in `arrived` or stays in the queue.
-    pub(in crate::nats) async fn take(&self, arrived: &mut VecDeque<Arrival>) {
+    /// An entry is in `arrived` or stays where it was.
+    pub(in crate::nats) async fn take(&self, mut lease: Option<&mut InboxLease>, arrived: &mut VecDeque<Arrival>) {
         std::future::poll_fn(|task| {
             self.waker.register(task.waker());
-            let mut queue = self.queue();
-            if queue.is_empty() {
-                return Poll::Pending;
+            {
+                let mut queue = self.queue();
+                if !queue.is_empty() {
+                    std::mem::swap(&mut *queue, arrived);
+                }
             }
-            std::mem::swap(&mut *queue, arrived);
-            Poll::Ready(())
+            // After the queue, which would wait for the end of a flood otherwise.
+            if let Some(lease) = &mut lease
+                && let Poll::Ready(arrival) = lease.poll_next(self, task)
+            {
+                arrived.push_back(arrival);
+            }
+            if arrived.is_empty() { Poll::Pending } else { Poll::Ready(()) }
         })
         .await;
     }

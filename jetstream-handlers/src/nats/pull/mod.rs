@@ -10,6 +10,7 @@ mod gate;
 mod losses;
 mod missing;
 mod ordered;
+mod own_inbox;
 mod patience;
 mod reading;
 mod received;
@@ -47,6 +48,7 @@ use byte_limit::{Allowance, ByteLimit};
 use floor_reader::FloorReader;
 use losses::{Losses, Progress};
 use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
+use own_inbox::Load;
 use reconnect::subscribe_to_advisories;
 use recovery::{Recovery, Then};
 use requests::{Limits, Requests};
@@ -75,7 +77,10 @@ pub(crate) struct Pull {
     epoch: watch::Receiver<u64>,
     route: Arc<Route>,
     lease: Option<InboxLease>,
+    /// The shared inbox, while the handler has one of its own.
+    shared: Option<InboxLease>,
     inboxes: Inboxes,
+    load: Load,
     /// `true` if the requests with this inbox may be lost; another inbox is leased before the next request.
     stale: bool,
     _advisories: [Arc<Advisories>; 2],
@@ -159,7 +164,9 @@ impl Pull {
             epoch,
             route,
             lease: None,
+            shared: None,
             inboxes: Inboxes::default(),
+            load: Load::new(),
             stale: false,
             _advisories: advisories,
             phase: Phase::Open,
@@ -211,13 +218,18 @@ impl Pull {
                 push(message);
                 continue;
             }
-            match self.arrived.pop_front()? {
+            let arrival = match self.arrived.pop_front() {
+                Some(arrival) => arrival,
+                None => self.lease.as_mut()?.try_next(&self.route)?,
+            };
+            match arrival {
                 Arrival::Delivery(message) => self.on_delivery(message, push),
                 Arrival::Status(number, status, message) => self.on_status(number, status, &message),
                 Arrival::MaxDeliveries => {
                     self.events.push_back(DeliveryEvent::MaxDeliveries(self.route.take_reports()));
                 }
                 Arrival::Deleted => self.on_deleted(),
+                Arrival::LeaderElected => self.on_leader_elected(),
                 Arrival::Replaced(incarnation) if incarnation == self.binding.incarnations.current() => {
                     self.on_replaced();
                 }
@@ -258,7 +270,9 @@ impl Pull {
             let wake = self.wake();
             tokio::select! {
                 biased;
-                () = self.route.take(&mut self.arrived), if self.phase != Phase::Closed => self.heard(),
+                () = self.route.take(self.lease.as_mut(), &mut self.arrived), if self.phase != Phase::Closed => {
+                    self.heard();
+                }
                 start = optional(self.recovery.locating()) => self.on_located(start),
                 floor = optional(self.floor.reading()) => self.on_floor(floor),
                 progress = self.losses.progress() => Box::pin(self.on_losses(progress)).await,
@@ -281,6 +295,7 @@ impl Pull {
     /// Records the time of an arrival.
     fn heard(&mut self) {
         self.last_heard = Instant::now();
+        self.load.arrived(self.last_heard, self.arrived.len());
         // After the process did not run, it may have been on its way for longer.
         let sent_since = self.connection.clock.observe().sent_since.map_or(self.last_heard, Instant::from_std);
         self.arrival = self.binding.incarnations.at(sent_since);
@@ -307,6 +322,15 @@ impl Pull {
             self.stale = false;
         }
         self.requests.prune();
+        if self.wants_own_inbox() {
+            if self.requests.outstanding() > 0 {
+                // They arrive at the shared inbox.
+                return;
+            }
+            if let Err(error) = Box::pin(self.lease_own_inbox()).await {
+                return self.back_off(&chain(&error));
+            }
+        }
         let (mut capacity, outstanding) = (self.capacity_now(), self.requests.outstanding());
         if self.losses.is_careful() {
             capacity = capacity.min(1);
@@ -330,6 +354,7 @@ impl Pull {
     async fn request(&mut self, batch: usize, allowance: Allowance) {
         // Another instance may have taken the message for which this one has a reservation, and others wait for that.
         let max_expires = if allowance.reservation.is_some() { RESERVED_EXPIRES } else { Duration::MAX };
+        self.limits.set_advisories(self.connection.has_advisories());
         let expires = self.limits.expires().min(max_expires);
         let mut request = format!(
             r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
@@ -575,6 +600,7 @@ impl Pull {
                     // An idle handler sends few requests, and holds no memory.
                     self.limits.idle();
                     self.byte_limit.idle();
+                    self.share_inbox();
                     self.arrived.shrink_to_fit();
                     self.events.shrink_to_fit();
                     self.released.shrink_to_fit();

@@ -61,6 +61,8 @@ pub(super) struct Received {
     floor: u64,
     /// The deliveries that have arrived since, in the order of their arrival.
     latest: VecDeque<(Instant, Position)>,
+    /// The time up to which what was too old is forgotten.
+    forgotten_at: Option<Instant>,
     /// `true` while it is not known which deliveries after the base were lost, so that none is forgotten by its age.
     is_held: bool,
     /// The number of gaps between deliveries on this connection.
@@ -81,7 +83,10 @@ impl Received {
                 self.shared_at = Some(now);
             }
         }
-        self.forget(now);
+        // Deliveries arrive by the hundred at a time, and nothing else is too old after each of them.
+        if self.forgotten_at != Some(now) || self.latest.len() > MAX {
+            self.forget(now);
+        }
     }
 
     /// Forgets what is too old; called from time to time.
@@ -94,6 +99,7 @@ impl Received {
     }
 
     fn forget(&mut self, now: Instant) {
+        self.forgotten_at = Some(now);
         while let Some((at, oldest)) = self.latest.front().copied()
             && (self.latest.len() > MAX || !self.is_held && now - at > MEMORY)
         {

@@ -41,7 +41,7 @@ impl Pull {
         self.abandon_requests();
         self.catching_up = None;
         self.byte_limit.reconnected();
-        self.lease = None;
+        (self.lease, self.shared) = (None, None);
         self.repeat_acks();
         self.binding.incarnations.connected(epoch);
         self.stale = true;
@@ -86,7 +86,7 @@ impl Pull {
     pub(super) async fn lease_inbox(&mut self, epoch: u64) -> Result<(), Error> {
         let lease = self.connection.routes.lease(&self.connection, &self.route, epoch, &self.inboxes).await?;
         self.inboxes.add(lease.number(), self.binding.incarnations.current());
-        self.lease = Some(lease);
+        (self.lease, self.shared) = (Some(lease), None);
         Ok(())
     }
 
@@ -137,6 +137,19 @@ impl Pull {
         self.deletions.1 += 1;
         if self.deletions.1 <= MAX_DELETIONS {
             self.binding.incarnations.doubt();
+        }
+    }
+
+    /// Sends the requests again that a former leader of the consumer has lost, because an advisory says that another one was
+    /// elected.
+    ///
+    /// A leader that ends has no status for them, and their heartbeats would show it minutes later.
+    /// Everyone can publish such an advisory, so only long requests are repeated, by a short one: a flood of advisories
+    /// leaves few requests at the server.
+    pub(super) fn on_leader_elected(&mut self) {
+        if self.requests.are_long() {
+            self.requests.forget();
+            self.limits.busy();
         }
     }
 

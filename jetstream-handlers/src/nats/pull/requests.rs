@@ -13,14 +13,17 @@ const MAX_BATCH: usize = 1000;
 /// The `expires` of the first request and of a request after a delivery, unless `fetch_wait` is set.
 const INITIAL_EXPIRES: Duration = Duration::from_secs(5);
 
-/// The `expires` of the requests of an idle handler, unless `fetch_wait` is set.
-const MAX_EXPIRES: Duration = Duration::from_secs(30);
+/// The `expires` of the requests of an idle handler, one after the other, unless `fetch_wait` is set.
+///
+/// Heartbeats show within as much time that no server has a request any more; an advisory shows that sooner if the
+/// leader of the consumer has changed.
+const IDLE_EXPIRES: [Duration; 3] = [SHORT_IDLE_EXPIRES, Duration::from_secs(120), Duration::from_secs(600)];
+
+/// The `expires` of the requests of an idle handler that receives no advisories.
+const SHORT_IDLE_EXPIRES: Duration = Duration::from_secs(30);
 
 /// The minimum `expires`, for a consumer that limits it.
 const MIN_EXPIRES: Duration = Duration::from_millis(10);
-
-/// The maximum interval of heartbeats; if two are missing, no server serves the consumer.
-const MAX_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The time for which a request is tracked after its end, in case its status is late.
 const LATE: Duration = Duration::from_secs(2);
@@ -33,8 +36,10 @@ const MAX_LIVE: usize = 64;
 pub(super) struct Limits {
     expires: Duration,
     min_expires: Duration,
-    max_expires: Duration,
+    /// The maximum `expires`; `None` without a limit but that of an idle handler.
+    max_expires: Option<Duration>,
     max_batch: usize,
+    has_advisories: bool,
 }
 
 impl Limits {
@@ -42,8 +47,9 @@ impl Limits {
         Self {
             expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),
             min_expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),
-            max_expires: fetch_wait.unwrap_or(MAX_EXPIRES),
+            max_expires: fetch_wait,
             max_batch: MAX_BATCH,
+            has_advisories: true,
         }
     }
 
@@ -53,8 +59,17 @@ impl Limits {
     }
 
     /// Returns the heartbeat of the next request; the server accepts at most half of its `expires`.
+    ///
+    /// If two are missing, no server serves the consumer.
     pub(super) fn heartbeat(&self) -> Duration {
-        (self.expires / 2).min(MAX_HEARTBEAT)
+        let max = if self.has_advisories { Duration::MAX } else { SHORT_IDLE_EXPIRES / 2 };
+        (self.expires / 2).min(max)
+    }
+
+    /// Records whether the advisories about the consumer arrive: without them, a request that was lost with the leader of
+    /// the consumer is noticed by its heartbeats alone.
+    pub(super) fn set_advisories(&mut self, arrive: bool) {
+        self.has_advisories = arrive;
     }
 
     pub(super) fn max_batch(&self) -> usize {
@@ -68,7 +83,9 @@ impl Limits {
 
     /// Lengthens the next request after one that returned no message, so that an idle handler seldom sends one.
     pub(super) fn idle(&mut self) {
-        self.expires = self.max_expires;
+        let longer = IDLE_EXPIRES.into_iter().find(|expires| *expires > self.expires).unwrap_or(self.expires);
+        let longer = if self.has_advisories { longer } else { SHORT_IDLE_EXPIRES };
+        self.expires = self.max_expires.map_or(longer, |max| max.min(longer.max(self.min_expires)));
     }
 
     /// Applies the consumer's `max_batch`.
@@ -79,7 +96,7 @@ impl Limits {
     /// Halves the `expires`, which is above the consumer's `max_expires`; returns `false` if it cannot be any shorter.
     pub(super) fn shorten_expires(&mut self) -> bool {
         self.expires = (self.expires / 2).max(MIN_EXPIRES);
-        self.max_expires = self.expires;
+        self.max_expires = Some(self.expires);
         self.min_expires = self.min_expires.min(self.expires);
         self.expires > MIN_EXPIRES
     }
@@ -221,6 +238,11 @@ impl Requests {
         }
     }
 
+    /// Returns `true` if the heartbeats of a request would show late that no server has it.
+    pub(super) fn are_long(&self) -> bool {
+        self.heartbeat().is_some_and(|heartbeat| heartbeat > SHORT_IDLE_EXPIRES / 2)
+    }
+
     /// Returns the longest heartbeat of the live requests.
     pub(super) fn heartbeat(&self) -> Option<Duration> {
         self.live.iter().map(|request| request.heartbeat).max()
@@ -240,6 +262,35 @@ mod tests {
         let mut requests = Requests::default();
         requests.sent(batch, &Limits::new(None), Allowance { max_bytes: 0, reservation: None });
         requests
+    }
+
+    #[test]
+    fn requests_of_an_idle_handler_grow_step_by_step() {
+        let mut limits = Limits::new(None);
+        let mut seconds = || {
+            limits.idle();
+            (limits.expires().as_secs(), limits.heartbeat().as_secs())
+        };
+        assert_eq!([seconds(), seconds(), seconds(), seconds()], [(30, 15), (120, 60), (600, 300), (600, 300)]);
+        limits.set_advisories(false);
+        limits.idle();
+        assert_eq!((limits.expires().as_secs(), limits.heartbeat().as_secs()), (30, 15));
+        limits.set_advisories(true);
+        limits.busy();
+        assert_eq!(limits.expires(), INITIAL_EXPIRES);
+        // Of a consumer that limits it.
+        assert!(limits.shorten_expires());
+        limits.idle();
+        assert_eq!(limits.expires(), INITIAL_EXPIRES / 2);
+
+        for seconds in [2, 40, 1000] {
+            let mut limits = Limits::new(Some(Duration::from_secs(seconds)));
+            limits.idle();
+            assert_eq!(limits.expires().as_secs(), seconds, "`fetch_wait` is fixed");
+            limits.set_advisories(false);
+            limits.idle();
+            assert_eq!((limits.expires().as_secs(), limits.heartbeat().as_secs()), (seconds, (seconds / 2).min(15)));
+        }
     }
 
     #[test]

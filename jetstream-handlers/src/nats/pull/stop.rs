@@ -64,7 +64,7 @@ impl Pull {
                 Phase::Stopping(begun) => {
                     // Closing the inbox cancels the open requests.
                     if self.requests.outstanding() == 0 || !self.arrives_in_flight(begun).await {
-                        if let Some(lease) = &self.lease {
+                        if let Some(lease) = &mut self.lease {
                             self.connection.routes.close_inbox(lease, &self.route);
                         }
                         self.phase = Phase::Draining(Instant::now() + DRAIN);
@@ -72,7 +72,7 @@ impl Pull {
                 }
                 Phase::Draining(until) => {
                     if !self.arrives_until(until).await {
-                        self.route.take(&mut self.arrived).now_or_never();
+                        self.route.take(self.lease.as_mut(), &mut self.arrived).now_or_never();
                         self.phase = Phase::Closed;
                     }
                 }
@@ -90,7 +90,7 @@ impl Pull {
         self.catch_up(begun);
         tokio::select! {
             biased;
-            () = self.route.take(&mut self.arrived) => {}
+            () = self.route.take(self.lease.as_mut(), &mut self.arrived) => {}
             () = optional(self.catching_up.as_mut().map(|(_, caught_up)| caught_up)) => {
                 self.catching_up = None;
                 return false;
@@ -103,8 +103,8 @@ impl Pull {
 
     /// Waits until something arrives; returns `false` after the deadline, even if something has arrived.
     async fn arrives_until(&mut self, deadline: Instant) -> bool {
-        let arrives =
-            Instant::now() < deadline && timeout_at(deadline, self.route.take(&mut self.arrived)).await.is_ok();
+        let arrives = Instant::now() < deadline
+            && timeout_at(deadline, self.route.take(self.lease.as_mut(), &mut self.arrived)).await.is_ok();
         if arrives {
             self.heard();
         }
