@@ -78,7 +78,7 @@ fn set_load(transport: &Transport, connection: &ConnectionMetrics, workers: &[Ar
     connection.set(transport.is_connected(), transport.count_connections());
     let disconnect = Disconnect::of(transport);
     for worker in workers {
-        worker.observer.metrics.load(&worker.health(disconnect.as_ref()), worker.slots.len());
+        worker.observer.metrics.load(&worker.health(disconnect.as_ref()), worker.slots.max());
     }
 }
 

@@ -20,7 +20,7 @@ use crate::observe::observer::Observer;
 use crate::observe::status_cell::{Condition, StatusCell};
 use crate::sync::lock;
 use crate::transport::Transport;
-use crate::worker::{Buffered, Busy, Delayed, Handling, Slot};
+use crate::worker::{Buffered, Busy, Delayed, Handling, Slots};
 
 /// The maximum time that a worker may take beyond the grace period, to hand messages back and to have the last acks
 /// confirmed.
@@ -65,7 +65,7 @@ pub(super) struct WorkerHandle {
     pub(super) delayed: Arc<Delayed>,
     pub(super) status: StatusCell,
     pub(super) observer: Arc<Observer>,
-    pub(super) slots: Arc<[Slot]>,
+    pub(super) slots: Arc<Slots>,
     pub(super) buffered: Buffered,
     pub(super) grace: Duration,
     pub(super) stop: CancellationToken,
@@ -84,8 +84,8 @@ impl WorkerHandle {
     /// Returns the health of the handler.
     pub(super) fn health(&self, disconnect: Option<&Disconnect>) -> HandlerHealth {
         let plan = &self.handler.declaration.plan;
-        let busy = Busy::of(&self.slots, plan.messages_per_call());
-        let handling = Handling::of(&self.slots);
+        let busy = self.slots.busy();
+        let handling = self.slots.handling();
         let status = match self.status.get() {
             // A worker whose thread is blocked learns of the stop later.
             Status::Running | Status::Degraded { .. } if self.stop.is_cancelled() => Status::Stopping,
@@ -136,7 +136,7 @@ impl WorkerHandle {
 
     /// Returns the calls that keep the handler from all other messages although they should have ended or yielded.
     fn stuck(&self, busy: Option<Busy>, handling: Handling, disconnect: Option<&Disconnect>) -> Option<Stuck> {
-        let (count, limit) = (self.slots.len(), self.handler.declaration.plan.timeout());
+        let (count, limit) = (self.slots.max(), self.handler.declaration.plan.timeout());
         if let Some(busy) = busy.filter(|busy| busy.late) {
             let reason = format!(
                 "all {count} slots are taken by calls that still run after their timeout of {limit:?}, because they block and cannot be cancelled"
@@ -242,6 +242,12 @@ impl Running {
             }
         }
         true
+    }
+
+    /// Returns the number of calls for which slots are made.
+    #[cfg(test)]
+    pub(crate) fn made_slots(&self) -> usize {
+        self.workers.iter().map(|worker| worker.slots.made()).sum()
     }
 
     /// Waits until any of the handlers has ended.

@@ -9,7 +9,6 @@ use super::attempts::killed;
 use super::buffer::{Buffer, Next};
 use super::caller::Caller;
 use super::running_calls::Alone;
-use super::slot::Slot;
 use crate::delivery::Isolation;
 use crate::message::Message;
 use crate::observe::settled::{Settled, Settlement};
@@ -28,15 +27,9 @@ const MAX_ALONE: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Aside {
     pub(super) buffer: Buffer,
-    pub(super) slot: Slot,
 }
 
 impl Aside {
-    /// Returns the number of messages in it.
-    pub(super) fn buffered(&self) -> usize {
-        self.buffer.buffered() + usize::from(!self.slot.is_idle())
-    }
-
     /// Adds a message; returns `false` if there are too many, or the worker stops.
     pub(super) fn push(&self, message: &Message) -> bool {
         let fits = !self.buffer.is_closed() && self.buffer.len() < MAX_ASIDE;
@@ -79,14 +72,14 @@ impl Worker {
 
     /// Tries the messages that were set aside to be tried in isolation, until the buffer is closed.
     pub(super) async fn work_isolated(&self) {
-        if self.isolated.buffer.arrived().await.is_some() {
+        if self.isolated.buffer.arrived(|| false).await.is_some() {
             // Boxed, because most handlers never need it.
             Box::pin(self.try_isolated()).await;
         }
     }
 
     async fn try_isolated(&self) {
-        let Aside { buffer, slot } = &*self.isolated;
+        let (buffer, slot) = (&self.isolated.buffer, self.slots.isolated());
         let shutdown = self.context.shutdown();
         let mut caller = self.caller();
         let mut alone = None;
@@ -94,7 +87,7 @@ impl Worker {
             if buffer.is_empty() {
                 alone = None;
             }
-            if buffer.arrived().await.is_none() {
+            if buffer.arrived(|| false).await.is_none() {
                 return;
             }
             // The message stays in the buffer meanwhile, from which a stop takes it.
@@ -154,7 +147,7 @@ impl Worker {
         }
         // Its dead letter may take long.
         *alone = None;
-        self.settle_after_call(&self.isolated.slot, caller, message, outcome).await
+        self.settle_after_call(self.slots.isolated(), caller, message, outcome).await
     }
 
     /// Acks a message that was tried in isolation until the server confirms it; the others wait only for the first try.

@@ -10,7 +10,8 @@ use super::Worker;
 use super::attempts::Verdict;
 use super::batch_limits::BatchLimits;
 use super::caller::Caller;
-use super::slot::{Slot, Start};
+use super::slot::Start;
+use super::slots::Slot;
 use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
@@ -37,18 +38,19 @@ enum Step {
 
 /// A message of a batch, in the slot that keeps it alive.
 struct Held<'a> {
-    slot: &'a Slot,
+    slot: Slot<'a>,
     taken: Taken<'a>,
     step: Step,
 }
 
 impl Worker {
-    /// Handles batches until the buffer is closed; each message of a batch has one of the slots.
-    pub(super) async fn work_in_batches(&self, slots: &[Slot], limits: BatchLimits) {
+    /// Handles batches until the buffer is closed, or the call is given back; each message of a batch has one of the slots
+    /// of the call.
+    pub(super) async fn work_in_batches(&self, first: Slot<'_>, limits: BatchLimits) {
         let mut caller = self.caller();
-        while let Some(mut waiting) = self.next_batch(limits).await {
+        while let Some(mut waiting) = self.next_batch(first, limits).await {
             let begun = Instant::now();
-            let held = slots.iter().zip(&mut waiting).map(|(slot, waiting)| {
+            let held = first.of_call().zip(&mut waiting).map(|(slot, waiting)| {
                 slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
                 Held { slot, taken: self.taken(waiting, begun), step: Step::Call }
             });
@@ -59,9 +61,7 @@ impl Worker {
             scope.settled(&settled);
             drop(scope);
             self.prefetch.measured(begun.elapsed());
-            if let Some(first) = slots.first() {
-                first.thread_idle(&mut caller, &self.buffer).await;
-            }
+            first.thread_idle(&mut caller, &self.buffer).await;
             // The worker requests the next batch first. A handler that never waits would otherwise keep it from heartbeats
             // and arrivals, too.
             self.buffer.notify_capacity();
@@ -70,16 +70,18 @@ impl Worker {
         }
     }
 
-    /// Waits for the next batch, and until the handler is ready for a call; returns `None` after the close.
+    /// Waits for the next batch, and until the handler is ready for a call; returns `None` after the close, or if the call
+    /// is given back.
     ///
     /// The messages stay in the buffer meanwhile, from which a stop takes them.
-    async fn next_batch(&self, limits: BatchLimits) -> Option<Vec<Waiting>> {
+    async fn next_batch(&self, first: Slot<'_>, limits: BatchLimits) -> Option<Vec<Waiting>> {
         loop {
             self.until_ready().await;
             if let Some(batch) = self.buffer.take_batch(limits, self.max_age()) {
                 return Some(batch);
             }
-            self.buffer.until_batch(limits).await?;
+            let _parked = self.slots.park();
+            self.buffer.until_batch(limits, || first.is_unneeded()).await?;
         }
     }
 

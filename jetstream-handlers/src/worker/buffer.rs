@@ -100,6 +100,8 @@ pub(super) struct BufferGuard<'a> {
     now: Instant,
     /// `true` if a message was pushed.
     is_pushed: bool,
+    /// `true` if a slot was woken.
+    is_woken: bool,
 }
 
 impl BufferGuard<'_> {
@@ -112,7 +114,14 @@ impl BufferGuard<'_> {
     pub(super) fn push(&mut self, message: Message) {
         self.queue.messages.push_back(Waiting::new(message, self.now));
         self.is_pushed = true;
-        self.arrived.notify_one();
+        self.wake();
+    }
+
+    /// Wakes one slot, which may take all that is added; the others are woken while it is busy.
+    fn wake(&mut self) {
+        if !std::mem::replace(&mut self.is_woken, true) {
+            self.arrived.notify_one();
+        }
     }
 
     /// Adds a message of a handler with a key; `key` is the reason if it has none.
@@ -134,7 +143,7 @@ impl BufferGuard<'_> {
     fn begin(&mut self, messages: impl IntoIterator<Item = Waiting>) {
         for waiting in messages {
             self.queue.messages.push_back(Waiting { arrived: self.now, ..waiting });
-            self.arrived.notify_one();
+            self.wake();
         }
         if self.queue.has_requests() {
             self.keys_changed.notify_one();
@@ -200,15 +209,16 @@ impl Buffer {
         (!taken.is_empty()).then_some(taken)
     }
 
-    /// Waits until a batch is complete; returns `None` after the close.
-    pub(super) async fn until_batch(&self, limits: BatchLimits) -> Option<()> {
+    /// Waits until a batch is complete; returns `None` after the close, or if `is_unneeded` returns `true` when there is
+    /// no message.
+    pub(super) async fn until_batch(&self, limits: BatchLimits, is_unneeded: impl Fn() -> bool) -> Option<()> {
         // An idle call is capacity for a batch.
         self.notify_capacity();
         loop {
             let arrived = self.arrived.notified();
             let complete_at = {
                 let queue = self.queue();
-                if queue.closed {
+                if queue.closed || (queue.messages.is_empty() && is_unneeded()) {
                     return None;
                 }
                 queue.complete_at(limits)
@@ -224,8 +234,9 @@ impl Buffer {
         }
     }
 
-    /// Waits until there is a message and returns the time, or `None` after the close.
-    pub(super) async fn arrived(&self) -> Option<Instant> {
+    /// Waits until there is a message and returns the time, or `None` after the close, or if `is_unneeded` returns `true`
+    /// when the slot is woken without a message.
+    pub(super) async fn arrived(&self, is_unneeded: impl Fn() -> bool) -> Option<Instant> {
         loop {
             let arrived = self.arrived.notified();
             {
@@ -236,11 +247,24 @@ impl Buffer {
                 if !queue.messages.is_empty() {
                     return Some(Instant::now());
                 }
+                if is_unneeded() {
+                    return None;
+                }
             }
             // An idle slot is capacity for one more message.
             self.notify_capacity();
             arrived.await;
         }
+    }
+
+    /// Wakes one slot that waits for a message.
+    pub(super) fn wake_one(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Wakes the slots that wait for a message, some of which are to be given back.
+    pub(super) fn wake_all(&self) {
+        self.arrived.notify_waiters();
     }
 
     /// Waits until messages may have arrived since the last call.
@@ -280,6 +304,11 @@ impl Buffer {
 
     pub(super) fn len(&self) -> usize {
         self.queue().messages.len()
+    }
+
+    /// Returns `true` if messages wait for a slot.
+    pub(super) fn has_messages(&self) -> bool {
+        !self.queue().messages.is_empty()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -418,6 +447,7 @@ impl Buffer {
             keys_changed: &self.keys_changed,
             now,
             is_pushed: false,
+            is_woken: false,
         }
     }
 
@@ -461,7 +491,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn batch_is_complete_by_its_time_although_it_was_signalled() {
         let buffer = buffer(10, &["a"]);
-        let mut waiting = Box::pin(buffer.until_batch(LIMITS));
+        let mut waiting = Box::pin(buffer.until_batch(LIMITS, || false));
         assert!(futures::poll!(&mut waiting).is_pending());
         tokio::time::advance(Duration::from_millis(300)).await;
         assert_eq!(buffer.refresh(Duration::ZERO).len(), 1);
@@ -500,7 +530,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn close_returns_what_waits_for_a_batch() {
         let buffer = buffer(10, &["a", "b"]);
-        let mut waiting = Box::pin(buffer.until_batch(LIMITS));
+        let mut waiting = Box::pin(buffer.until_batch(LIMITS, || false));
         assert!(futures::poll!(&mut waiting).is_pending());
         assert_eq!(buffer.close(Duration::from_secs(30)).len(), 2);
         assert_eq!(waiting.await, None);

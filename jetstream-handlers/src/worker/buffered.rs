@@ -4,18 +4,22 @@ use std::sync::Arc;
 
 use super::aside::Aside;
 use super::buffer::Buffer;
+use super::slots::Slots;
 
 /// The messages that a worker holds and that no slot handles, to be counted from outside of the worker.
 #[derive(Debug, Clone)]
 pub(crate) struct Buffered {
     pub(super) buffer: Arc<Buffer>,
     pub(super) asides: [Arc<Aside>; 2],
+    pub(super) slots: Arc<Slots>,
 }
 
 impl Buffered {
     /// Returns the number of messages that wait for a slot, for others with the same key, for their next attempt in this
     /// process, or to be tried in isolation.
     pub(crate) fn count(&self) -> usize {
-        self.buffer.buffered() + self.asides.iter().map(|aside| aside.buffered()).sum::<usize>()
+        self.buffer.buffered()
+            + self.asides.iter().map(|aside| aside.buffer.buffered()).sum::<usize>()
+            + self.slots.aside()
     }
 }

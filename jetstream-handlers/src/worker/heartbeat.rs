@@ -6,7 +6,6 @@ use tokio::time::{Instant, sleep};
 
 use super::Worker;
 use super::buffer::Buffer;
-use super::slot::Slot;
 use crate::backoff::jittered;
 use crate::observe::settled::Settlement;
 
@@ -44,12 +43,7 @@ impl Worker {
     }
 
     pub(super) fn holds_messages(&self) -> bool {
-        self.buffers().any(|buffer| !buffer.is_empty()) || self.all_slots().any(|slot| slot.current().is_some())
-    }
-
-    /// Returns the slots, and those beside them.
-    pub(super) fn all_slots(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().chain(self.asides().map(|aside| &aside.slot))
+        self.buffers().any(|buffer| !buffer.is_empty()) || self.slots.hold_messages()
     }
 
     /// Returns the buffers of the slots, and of those beside them.
@@ -85,10 +79,10 @@ impl Worker {
             self.in_progress(&delivery).await;
         }
         // One by one, because a signal must not follow the answer to a message.
-        for slot in self.all_slots() {
-            if let Some(delivery) = slot.refresh(min_age, self.max_age()) {
-                self.in_progress(&self.info(delivery)).await;
-            }
+        let mut from = 0;
+        while let Some((next, delivery)) = self.slots.refresh(from, min_age, self.max_age()) {
+            self.in_progress(&self.info(delivery)).await;
+            from = next;
         }
     }
 }

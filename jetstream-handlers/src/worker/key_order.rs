@@ -8,7 +8,8 @@ use super::attempts::Verdict;
 use super::buffer::BufferGuard;
 use super::caller::Caller;
 use super::guarded_call::panicked;
-use super::slot::{Slot, Start};
+use super::slot::Start;
+use super::slots::Slot;
 use crate::delivery::Unfinished;
 use crate::error::Error;
 use crate::future::optional;
@@ -73,7 +74,7 @@ impl Worker {
     /// runs beside it.
     pub(super) async fn settle_after_call(
         &self,
-        slot: &Slot,
+        slot: Slot<'_>,
         caller: &mut Caller,
         message: &Message,
         outcome: Outcome,
@@ -83,18 +84,17 @@ impl Worker {
     }
 
     /// Waits until a call with a key that has exceeded its timeout has ended.
-    pub(super) async fn until_call_has_ended(&self, slot: &Slot, caller: &mut Caller) {
+    pub(super) async fn until_call_has_ended(&self, slot: Slot<'_>, caller: &mut Caller) {
         if self.binding.unfinished.is_some() {
             slot.thread_idle(caller, &self.buffer).await;
         }
     }
 
     /// Releases a slot whose message was settled; if it has ended, the next one of its key may begin.
-    pub(super) fn release(&self, slot: &Slot, settled: Option<&Settled>) {
-        let current = slot.current();
-        slot.release(settled);
+    pub(super) fn release(&self, slot: Slot<'_>, settled: Option<&Settled>) {
+        let released = slot.release(settled);
         if settled.is_some_and(Settled::has_ended)
-            && let (Some(unfinished), Some(delivery)) = (&self.binding.unfinished, current)
+            && let (Some(unfinished), Some(delivery)) = (&self.binding.unfinished, released)
         {
             self.buffer.finish(delivery, unfinished);
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Worker;
-use super::slot::Slot;
 use crate::message::Info;
 
 impl Worker {
@@ -33,25 +32,24 @@ impl Worker {
         if total > before {
             let time = Duration::from_nanos(total - before);
             self.buffers().for_each(|buffer| buffer.make_older(time));
-            self.all_slots().for_each(|slot| slot.make_older(time));
+            self.slots.make_older(time);
         }
     }
 
     /// Returns `true` if the server has redelivered a message in a slot, because it had no signal for `ack_wait`.
     pub(super) fn was_redelivered(&self, delivery: &Info) -> bool {
         let ack_wait = self.binding.ack_wait.get();
-        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_lost(delivery.id(), ack_wait))
+        self.ack_all.is_none() && self.slots.has_lost(delivery.id(), ack_wait)
     }
 
     /// Returns `true` if another slot handles an earlier delivery of a message, which the server has not lost.
     pub(super) fn is_in_progress(&self, delivery: &Info) -> bool {
         let ack_wait = self.binding.ack_wait.get();
-        self.ack_all.is_none() && self.all_slots().any(|slot| slot.has_earlier(delivery.id(), ack_wait))
+        self.ack_all.is_none() && self.slots.has_earlier(delivery.id(), ack_wait)
     }
 
     /// Returns the messages in the slots that the server has not redelivered.
     pub(super) fn held(&self) -> impl Iterator<Item = Info> {
-        let max_age = self.max_age();
-        self.all_slots().filter_map(move |slot: &Slot| slot.held(max_age)).map(|delivery| self.info(delivery))
+        self.slots.held(self.max_age()).into_iter().map(|delivery| self.info(delivery))
     }
 }

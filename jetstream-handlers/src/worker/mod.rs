@@ -17,6 +17,7 @@ mod delayed;
 mod denied_acks;
 mod guarded_call;
 mod heartbeat;
+mod in_flight;
 mod key_order;
 mod keys;
 mod lateness;
@@ -32,8 +33,10 @@ mod recent_acks;
 mod restore;
 mod retry;
 mod running_calls;
+mod running_slots;
 mod settle;
 mod slot;
+mod slots;
 mod stop;
 mod taken;
 #[cfg(test)]
@@ -48,7 +51,6 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
@@ -80,7 +82,7 @@ use quarantine::Quarantine;
 use readiness::Readiness;
 use recent_acks::RecentAcks;
 use running_calls::RunningCalls;
-pub(crate) use slot::{Busy, Handling, Slot};
+pub(crate) use slots::{Busy, Handling, Slots};
 use uncovered::Uncovered;
 use unstored::Unstored;
 
@@ -120,8 +122,7 @@ pub(crate) struct Worker {
     suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
     observer: Arc<Observer>,
-    /// The slots: one for each call, or for each message of a call of a handler of batches.
-    slots: Arc<[Slot]>,
+    slots: Arc<Slots>,
     /// The limits of a batch; `None` for a handler of one message.
     limits: Option<BatchLimits>,
     /// The acks of an ordered handler.
@@ -139,13 +140,13 @@ impl Worker {
     pub(crate) fn new(parts: Parts) -> Box<Self> {
         let Parts { handler, binding, transport, context, status, delayed, observer, batch_size } = parts;
         let plan = &handler.declaration.plan;
-        let slots: Arc<[Slot]> = (0..plan.in_flight()).map(|_| Slot::default()).collect();
+        let slots = Arc::new(Slots::new(plan.concurrency(), plan.messages_per_call()));
         let limits = BatchLimits::of(plan);
         let uncovered = Uncovered::new(plan);
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker receives messages if their order is kept, so it always requests the next one.
         let min_size = usize::from(binding.keeps_order());
-        let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait.get(), slots.len(), min_size);
+        let prefetch = Prefetch::new(plan.batch_size.or(batch_size), binding.ack_wait.get(), slots.max(), min_size);
         let suspended = transport.observe_clock().map_or(0, |observed| observed.suspended.as_nanos() as u64);
         // Boxed, so that the task that runs it does not hold it twice.
         Box::new(Self {
@@ -179,13 +180,17 @@ impl Worker {
     }
 
     /// Returns the slots, which show whether the handler is busy.
-    pub(crate) fn slots(&self) -> Arc<[Slot]> {
+    pub(crate) fn slots(&self) -> Arc<Slots> {
         self.slots.clone()
     }
 
     /// Returns the messages that wait, which are counted from outside.
     pub(crate) fn buffered(&self) -> Buffered {
-        Buffered { buffer: self.buffer.clone(), asides: [self.isolated.clone(), self.probing.clone()] }
+        Buffered {
+            buffer: self.buffer.clone(),
+            asides: [self.isolated.clone(), self.probing.clone()],
+            slots: self.slots.clone(),
+        }
     }
 
     /// Runs until `stop` is cancelled, then hands back the messages that wait and lets running calls finish within `grace`.
@@ -199,8 +204,8 @@ impl Worker {
         stop: CancellationToken,
         grace: Duration,
     ) -> Result<(), Error> {
-        // Boxed, because the set reserves the size of one more future than it holds.
-        let mut slots: FuturesUnordered<_> = self.calls().map(|slots| Box::pin(self.run_slots(slots))).collect();
+        let mut slots = FuturesUnordered::new();
+        let mut review = pin!(self.give_back());
         let mut aside = Box::pin(self.run_aside());
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
@@ -234,8 +239,10 @@ impl Worker {
                     restoring = None;
                     deliveries.restored(result);
                 }
-                Some(()) = slots.next() => {}
+                // Before the slots, which are polled once messages were added.
                 () = &mut aside => {}
+                () = std::future::poll_fn(|task| self.poll_slots(&mut slots, task)) => {}
+                () = &mut review => {}
                 () = &mut dead_letters => {}
                 () = &mut unreadable => {}
                 () = &mut ack_in_time => {}
@@ -298,23 +305,6 @@ impl Worker {
         }
     }
 
-    /// Returns the slots of each call.
-    fn calls(&self) -> impl Iterator<Item = &[Slot]> {
-        self.slots.chunks(self.messages_per_call())
-    }
-
-    fn messages_per_call(&self) -> usize {
-        self.limits.map_or(1, |limits| limits.messages)
-    }
-
-    async fn run_slots(&self, slots: &[Slot]) {
-        match (&self.ack_all, self.limits) {
-            (Some(acks), _) => Box::pin(self.work_in_order(&slots[0], acks)).await,
-            (None, Some(limits)) => Box::pin(self.work_in_batches(slots, limits)).await,
-            (None, None) => self.work(&slots[0]).await,
-        }
-    }
-
     /// Runs what happens beside the slots; returns when it has ended after the stop.
     async fn run_aside(&self) {
         let exhausted = pin!(self.record_exhausted());
@@ -342,7 +332,7 @@ impl Worker {
             DeliveryEvent::Recovering(reason) => self.status.recovering(reason),
             DeliveryEvent::Running => self.status.running(),
             DeliveryEvent::Resync => {
-                let running: Vec<_> = self.all_slots().filter_map(Slot::current).collect();
+                let running: Vec<_> = self.slots.messages();
                 buffer.clear(&running);
                 // What waits in them belongs to another instance as well, or is delivered again.
                 for aside in self.asides() {
@@ -385,9 +375,9 @@ impl Worker {
         if !self.is_ready() {
             return usize::from(self.denied_acks.requests_delivery());
         }
-        let idle = self.calls().filter(|slots| slots[0].is_idle()).count() * self.messages_per_call();
+        let idle = self.slots.idle();
         // What is being handled is held as well; but the next message is requested meanwhile, however large it is.
-        let max = max.saturating_sub(self.slots.len() - idle).max(1);
+        let max = max.saturating_sub(self.slots.max() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.limit(all);
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }

@@ -10,7 +10,8 @@ use super::ack_all::{AckAll, Progress};
 use super::attempts::{Verdict, killed};
 use super::buffer;
 use super::caller::Caller;
-use super::slot::{Slot, YieldBudget};
+use super::slot::YieldBudget;
+use super::slots::Slot;
 use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::delivery::Isolation;
@@ -47,12 +48,12 @@ impl InPlace<'_> {
 
 impl Worker {
     /// Handles messages in order until the buffer is closed.
-    pub(super) async fn work_in_order(&self, slot: &Slot, acks: &AckAll) {
+    pub(super) async fn work_in_order(&self, slot: Slot<'_>, acks: &AckAll) {
         let mut caller = self.caller();
-        let Some(mut now) = self.buffer.arrived().await else { return };
+        let Some(mut now) = self.until_arrived(slot).await else { return };
         let mut budget = YieldBudget::new(now);
         let mut place = None;
-        while let Some(buffer::Next { waiting, refill }) = self.next(&mut now, &mut place).await {
+        while let Some(buffer::Next { waiting, refill }) = self.next(slot, &mut now, &mut place).await {
             let ack_due = match acks.progress(&waiting.message.info) {
                 Progress::New => match self.handle_in_order(slot, &mut caller, acks, waiting, &mut now).await {
                     ControlFlow::Continue(ack_due) => ack_due,
@@ -85,7 +86,7 @@ impl Worker {
     /// before.
     async fn handle_in_order(
         &self,
-        slot: &Slot,
+        slot: Slot<'_>,
         caller: &mut Caller,
         acks: &AckAll,
         waiting: &mut Waiting,

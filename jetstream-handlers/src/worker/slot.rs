@@ -1,14 +1,14 @@
 //! The slots of a worker: each takes a message from the buffer, calls the handler and settles the message.
 
-use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Worker;
 use super::attempts::Verdict;
-use super::buffer::{Buffer, Next};
+use super::buffer::Next;
 use super::caller::Caller;
+use super::slots::Slot;
 use super::taken::Taken;
 use super::waiting::Waiting;
 use crate::extract::Delivery;
@@ -17,39 +17,9 @@ use crate::observe::settled::{Called, Settled};
 use crate::observe::span::{self, Scope};
 use crate::outcome::{Outcome, Settle};
 use crate::plan::Ack;
-use crate::sync::lock;
 
 /// The maximum time that a slot runs without yielding to the other futures of its worker.
 const YIELD_PERIOD: Duration = Duration::from_millis(5);
-
-/// The message that a slot handles, shared with the heartbeat and the stop.
-#[derive(Debug, Default)]
-pub(crate) struct Slot(Mutex<InFlight>);
-
-#[derive(Debug, Default)]
-struct InFlight {
-    current: Option<Current>,
-    last: Option<DeliveryId>,
-    /// The time at which a call timed out that the thread of the slot still runs.
-    late: Option<Instant>,
-}
-
-/// The message that is being handled.
-#[derive(Debug, Clone, Copy)]
-struct Current {
-    delivery: DeliveryId,
-    begun: Instant,
-    /// The time of the last signal to the server about it.
-    since: Instant,
-    /// `true` if there was no signal for `ack_wait`, after which the server has redelivered it.
-    lost: bool,
-}
-
-impl Current {
-    fn is_lost(&self, ack_wait: Duration) -> bool {
-        self.lost || self.since.elapsed() >= ack_wait
-    }
-}
 
 /// The start of handling a delivery.
 pub(super) enum Start {
@@ -60,146 +30,15 @@ pub(super) enum Start {
     Leave(Option<Settled>),
 }
 
-/// The messages that the slots of a worker handle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Handling {
-    pub(crate) count: usize,
-    /// The time at which the oldest of them was taken.
-    pub(crate) oldest: Option<Instant>,
-    /// The time of the latest signal to the server about one of them.
-    pub(crate) signalled: Option<Instant>,
-}
-
-impl Handling {
-    pub(crate) fn of(slots: &[Slot]) -> Self {
-        slots.iter().filter_map(|slot| slot.in_flight().current).fold(Self::default(), |all, current| Self {
-            count: all.count + 1,
-            oldest: all.oldest.into_iter().chain([current.begun]).min(),
-            signalled: all.signalled.max(Some(current.since)),
-        })
-    }
-}
-
-/// The state of a worker that has no free slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Busy {
-    /// The time since which all slots have been busy with what they do now.
-    pub(crate) since: Instant,
-    /// `true` if all slots are taken by calls that still run after their timeout.
-    pub(crate) late: bool,
-}
-
-impl Busy {
-    /// Returns the state of these slots, of which each call has `per_call`; `None` if a call can begin.
-    pub(crate) fn of(slots: &[Slot], per_call: usize) -> Option<Self> {
-        let all = slots.iter().step_by(per_call).map(Slot::busy).collect::<Option<Vec<_>>>()?;
-        all.into_iter().reduce(|one, other| Self { since: one.since.max(other.since), late: one.late && other.late })
-    }
-}
-
-impl Slot {
-    pub(super) fn is_idle(&self) -> bool {
-        let in_flight = self.in_flight();
-        in_flight.current.is_none() && in_flight.late.is_none()
-    }
-
-    /// Returns the message that is being handled.
-    pub(super) fn current(&self) -> Option<DeliveryId> {
-        self.in_flight().current.map(|current| current.delivery)
-    }
-
-    fn busy(&self) -> Option<Busy> {
-        let in_flight = self.in_flight();
-        match (in_flight.late, in_flight.current) {
-            (Some(since), _) => Some(Busy { since, late: true }),
-            (None, Some(Current { begun, .. })) => Some(Busy { since: begun, late: false }),
-            (None, None) => None,
-        }
-    }
-
-    /// Returns the message that ended last.
-    pub(super) fn last(&self) -> Option<DeliveryId> {
-        self.in_flight().last
-    }
-
-    /// Returns the message that is being handled if its last signal to the server is at least `age` old; the caller
-    /// sends one now.
-    pub(super) fn refresh(&self, age: Duration, ack_wait: Duration) -> Option<DeliveryId> {
-        let now = Instant::now();
-        let mut in_flight = self.in_flight();
-        let current = in_flight.current.as_mut().filter(|current| now - current.since >= age)?;
-        current.lost |= now - current.since >= ack_wait;
-        current.since = now;
-        Some(current.delivery)
-    }
-
-    /// Moves the time of the signal back, because the clock stood still for `time`.
-    pub(super) fn make_older(&self, time: Duration) {
-        if let Some(current) = &mut self.in_flight().current {
-            current.since = current.since.checked_sub(time).unwrap_or(current.since);
-        }
-    }
-
-    /// Returns `true` if this message is being handled, and had no signal for `ack_wait` at some time.
-    pub(super) fn has_lost(&self, delivery: DeliveryId, ack_wait: Duration) -> bool {
-        let current = self.in_flight().current;
-        current.is_some_and(|current| current.delivery == delivery && current.is_lost(ack_wait))
-    }
-
-    /// Returns `true` if an earlier delivery of this message is being handled, and had a signal in every `ack_wait`.
-    pub(super) fn has_earlier(&self, delivery: DeliveryId, ack_wait: Duration) -> bool {
-        self.held(ack_wait).is_some_and(|held| {
-            held.consumer_sequence < delivery.consumer_sequence
-                && (held.stream_sequence, held.stored_at) == (delivery.stream_sequence, delivery.stored_at)
-        })
-    }
-
-    /// Returns the message that is being handled, unless it had no signal for `ack_wait` at some time.
-    pub(super) fn held(&self, ack_wait: Duration) -> Option<DeliveryId> {
-        self.in_flight().current.filter(|current| !current.is_lost(ack_wait)).map(|current| current.delivery)
-    }
-
-    /// Takes a message whose last signal to the server was at `since`.
-    pub(super) fn take(&self, delivery: DeliveryId, begun: Instant, since: Instant) {
-        self.in_flight().current = Some(Current { delivery, begun, since, lost: false });
-    }
-
-    /// Releases the message.
-    ///
-    /// It becomes the last message only if it has ended, because the stop sends a request about the last message, which
-    /// would restart the `ack_wait` of one that waits for its next attempt.
-    pub(super) fn release(&self, settled: Option<&Settled>) {
-        let mut in_flight = self.in_flight();
-        let current = in_flight.current.take();
-        if settled.is_some_and(Settled::has_ended) {
-            in_flight.last = current.map(|current| current.delivery);
-        }
-    }
-
-    /// Waits until the thread of the slot has finished a call that timed out.
-    pub(super) async fn thread_idle(&self, caller: &mut Caller, buffer: &Buffer) {
-        if caller.is_late() {
-            self.in_flight().late = Some(Instant::now());
-            caller.thread_idle().await;
-            self.in_flight().late = None;
-            buffer.notify_capacity();
-        }
-    }
-
-    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
-        lock(&self.0)
-    }
-}
-
 impl Worker {
     /// Handles messages one by one until the buffer is closed.
-    pub(super) async fn work(&self, slot: &Slot) {
+    pub(super) async fn work(&self, slot: Slot<'_>) {
         let mut caller = self.caller();
-        let Some(mut now) = self.buffer.arrived().await else { return };
+        let Some(mut now) = self.until_arrived(slot).await else { return };
         let mut budget = YieldBudget::new(now);
         let mut place = None;
         loop {
-            let Some(Next { waiting, refill }) = self.next(&mut now, &mut place).await else { return };
+            let Some(Next { waiting, refill }) = self.next(slot, &mut now, &mut place).await else { return };
             let begun = now;
             slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
             let mut taken = self.taken(waiting, begun);
@@ -227,10 +66,22 @@ impl Worker {
         }
     }
 
-    /// Waits for the next message, and until the handler is ready for a call; returns `None` after the close.
+    /// Waits until there is a message and returns the time, or `None` after the close, or if the slot is given back.
+    pub(super) async fn until_arrived(&self, slot: Slot<'_>) -> Option<Instant> {
+        let _parked = self.slots.park();
+        self.buffer.arrived(|| slot.is_unneeded()).await
+    }
+
+    /// Waits for the next message, and until the handler is ready for a call; returns `None` after the close, or if the
+    /// slot is given back.
     ///
     /// It is taken into `place`.
-    pub(super) async fn next<'a>(&self, now: &mut Instant, place: &'a mut Option<Waiting>) -> Option<Next<'a>> {
+    pub(super) async fn next<'a>(
+        &self,
+        slot: Slot<'_>,
+        now: &mut Instant,
+        place: &'a mut Option<Waiting>,
+    ) -> Option<Next<'a>> {
         let refill = loop {
             if !self.is_ready() {
                 Box::pin(self.until_ready()).await;
@@ -239,7 +90,7 @@ impl Worker {
             if let Some(Next { refill, .. }) = self.buffer.pop(*now, self.max_age(), place) {
                 break refill;
             }
-            *now = self.buffer.arrived().await?;
+            *now = self.until_arrived(slot).await?;
         };
         Some(Next { waiting: place.as_mut()?, refill })
     }
@@ -270,7 +121,7 @@ impl Worker {
     /// Handles a message; returns how it was settled, or `None` if it was set aside and is settled later.
     async fn handle(
         &self,
-        slot: &Slot,
+        slot: Slot<'_>,
         caller: &mut Caller,
         message: &mut Message,
         mut begun: Instant,
@@ -443,24 +294,5 @@ impl YieldBudget {
     pub(super) async fn yield_now(&mut self, now: Instant) {
         tokio::task::yield_now().await;
         *self = Self::new(now);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn call_with_several_slots_is_busy_by_its_first_one() {
-        let slots: Vec<Slot> = (0..4).map(|_| Slot::default()).collect();
-        let take = |slot: &Slot| slot.take(DeliveryId::default(), Instant::now(), Instant::now());
-        take(&slots[0]);
-        take(&slots[1]);
-        assert_eq!(Busy::of(&slots, 2), None);
-        take(&slots[2]);
-        assert!(Busy::of(&slots, 2).is_some(), "a batch that is not full occupies its call");
-        assert_eq!(Busy::of(&slots, 1), None);
-        slots[0].release(Some(&Settled::ACK));
-        assert_eq!(Busy::of(&slots, 2), None);
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Slot, Worker};
+use super::Worker;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::message::Info;
@@ -128,7 +128,7 @@ impl Worker {
     async fn confirm_last_answers(&self) {
         // The request is about a message that has ended: it would restart the `ack_wait` of one that waits for its next
         // attempt.
-        let last = self.all_slots().find_map(Slot::last);
+        let last = self.slots.last();
         let confirmed = match last {
             _ if !self.transport.is_connected() => Err(Error::new(ErrorKind::Closed, "not connected")),
             Some(delivery) => self.transport.flush_acks(&self.binding, &self.info(delivery), LAST_ACKS_TIMEOUT).await,

@@ -1,10 +1,12 @@
-//! Tests of the interface to a handler's code: readiness, which handlers of users do not have yet, and outputs.
+//! Tests of the slots, and of the interface to a handler's code: readiness, which handlers of users do not have yet, and
+//! outputs.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{self, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::Broker;
@@ -246,5 +248,151 @@ async fn outputs_in_progress_are_finished_at_a_stop() {
     let (_running, _) = start(&broker, &switch).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!((switch.called(), stored(&broker, "RESULTS")), (vec![1], 2), "the message is acknowledged");
+    broker.disconnect().await.unwrap();
+}
+
+/// Starts a handler with this plan, each of whose calls runs `call`.
+async fn start_calls<F>(broker: &Broker, plan: Plan, call: impl Fn() -> F + Send + Sync + 'static) -> Running
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let handler = Handler::closure(plan, "tests".to_owned(), move || call());
+    broker.start_recorded(vec![handler], Recorder::default()).await.unwrap()
+}
+
+fn concurrent(concurrency: usize) -> Plan {
+    Plan { concurrency: Some(concurrency), ..Plan::new("work.todo", "worker") }
+}
+
+#[tokio::test(start_paused = true)]
+async fn slots_are_made_for_calls_at_the_same_time_and_given_back() {
+    let broker = Broker::in_memory();
+    let permits = Arc::new(Semaphore::new(0));
+    let call = {
+        let permits = permits.clone();
+        move || {
+            let permits = permits.clone();
+            async move { permits.acquire().await.unwrap().forget() }
+        }
+    };
+    let running = start_calls(&broker, concurrent(4096), call).await;
+    settle().await;
+    assert_eq!(running.made_slots(), 0, "no message has arrived");
+    publish(&broker, 20).await;
+    settle().await;
+    assert_eq!(running.made_slots(), 20);
+    permits.add_permits(17);
+    settle().await;
+    publish(&broker, 10).await;
+    settle().await;
+    assert_eq!(running.made_slots(), 20, "the slots are used again");
+    // Those that run still need their slots, and as many as they are stay.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(running.made_slots(), 16);
+    permits.add_permits(13);
+    settle().await;
+    assert!(running.is_idle().await);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(running.made_slots(), 0);
+    publish(&broker, 2).await;
+    settle().await;
+    assert_eq!(running.made_slots(), 2);
+    permits.add_permits(2);
+    settle().await;
+    assert!(running.is_idle().await);
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_end_at_once_need_one_slot() {
+    let broker = Broker::in_memory();
+    let running = start_calls(&broker, concurrent(256), || async {}).await;
+    for _ in 0..5 {
+        publish(&broker, 100).await;
+        settle().await;
+        assert!(running.is_idle().await);
+        assert_eq!(running.made_slots(), 1);
+    }
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_wait_are_polled_only_to_make_progress() {
+    const CALLS: usize = 4096;
+    let broker = Broker::in_memory();
+    let polls = Arc::new(AtomicUsize::new(0));
+    let call = {
+        let polls = polls.clone();
+        move || {
+            let (polls, mut sleep) = (polls.clone(), Box::pin(tokio::time::sleep(Duration::from_millis(5))));
+            std::future::poll_fn(move |task| {
+                polls.fetch_add(1, Ordering::Relaxed);
+                sleep.as_mut().poll(task)
+            })
+        }
+    };
+    let plan = Plan { batch_size: Some(CALLS), ..concurrent(CALLS) };
+    let running = start_calls(&broker, plan, call).await;
+    publish(&broker, CALLS as u64).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(running.is_idle().await);
+    // At the beginning and at the end, and once for each time that the budget of the task was used up.
+    let polls = polls.load(Ordering::Relaxed);
+    assert!(polls <= 3 * CALLS, "{polls} polls");
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_have_slots_while_they_are_needed() {
+    let broker = Broker::in_memory();
+    let plan = Plan { batch: Some(10), ..concurrent(8) };
+    let permits = Arc::new(Semaphore::new(0));
+    let handler = {
+        let permits = permits.clone();
+        Handler::closure(plan, "tests".to_owned(), move |batch: crate::extract::Batch<u64>| {
+            let permits = permits.clone();
+            async move { permits.acquire_many(u32::try_from(batch.len()).unwrap()).await.unwrap().forget() }
+        })
+    };
+    let running = broker.start_recorded(vec![handler], Recorder::default()).await.unwrap();
+    publish(&broker, 30).await;
+    settle().await;
+    assert_eq!(running.made_slots(), 3);
+    permits.add_permits(30);
+    settle().await;
+    assert!(running.is_idle().await);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(running.made_slots(), 0);
+    // A batch that is not full is completed by its time.
+    publish(&broker, 3).await;
+    permits.add_permits(3);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(running.is_idle().await);
+    broker.disconnect().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_begin_although_another_one_has_used_up_the_budget_of_the_task() {
+    let broker = Broker::in_memory();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let call = {
+        let begun = begun.clone();
+        move || {
+            let begun = begun.clone();
+            async move {
+                begun.fetch_add(1, Ordering::Relaxed);
+                while tokio::task::coop::has_budget_remaining() {
+                    tokio::task::coop::consume_budget().await;
+                }
+                // Nothing wakes the task any more.
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let running = start_calls(&broker, concurrent(8), call).await;
+    publish(&broker, 5).await;
+    settle().await;
+    assert_eq!(begun.load(Ordering::Relaxed), 5);
+    running.shutdown().await.unwrap_err();
     broker.disconnect().await.unwrap();
 }

@@ -279,15 +279,15 @@ impl Worker {
 
     /// Tries with one message after the other whether dead letters can be stored again, until the buffer is closed.
     pub(super) async fn work_probing(&self) {
-        if self.probing.buffer.arrived().await.is_some() {
+        if self.probing.buffer.arrived(|| false).await.is_some() {
             // Boxed, because most handlers never need it.
             Box::pin(self.probe()).await;
         }
     }
 
     async fn probe(&self) {
-        let (buffer, slot) = (&self.probing.buffer, &self.probing.slot);
-        while let Some(now) = buffer.arrived().await {
+        let (buffer, slot) = (&self.probing.buffer, self.slots.probing());
+        while let Some(now) = buffer.arrived(|| false).await {
             let mut place = None;
             let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age(), &mut place) else { continue };
             slot.take(self.delivery_id(&waiting.message.info), now, waiting.since);
