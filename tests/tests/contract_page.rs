@@ -121,8 +121,8 @@ fn spans_have_the_listed_fields() {
     let source = std::fs::read_to_string(library().join("observe/span.rs")).unwrap();
     let rows = rows("Spans");
     for span in ["process", "process_batch"] {
-        let fields = source.split_once(&format!("handler_span!(\n        \"{span}\",")).unwrap().1;
-        let fields = fields.split_once("\n    );").unwrap().0;
+        let fields = source.split_once(&format!("handler_span!(\n            \"{span}\",")).unwrap().1;
+        let fields = fields.split_once("\n        );").unwrap().0;
         let fields = fields.lines().filter_map(|line| line.trim().split_once(" = ")).map(|(field, _)| field.to_owned());
         let row = rows.iter().find(|row| row[0] == format!("`{span}`")).unwrap();
         assert_eq!(names(&row[1]), fields.collect::<Vec<_>>(), "{span}");

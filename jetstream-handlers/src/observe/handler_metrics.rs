@@ -8,6 +8,7 @@ use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use super::families as names;
 use super::handler_state::HandlerState;
 use super::health::HandlerHealth;
+use super::queued::Queued;
 use super::settled::Settlement;
 use crate::delivery::{Binding, ConsumerCounts};
 use crate::outcome::Reason;
@@ -100,7 +101,7 @@ impl HandlerMetrics {
         self.pending.set(pending as f64);
     }
 
-    pub(crate) fn started(&self, queued: Option<Duration>, buffered: Duration) {
+    pub(crate) fn started(&self, queued: Option<Queued>, buffered: Duration) {
         if let Some(queued) = queued {
             self.queue.record(queued);
         }

@@ -19,6 +19,7 @@ mod otel;
 #[cfg(feature = "metrics")]
 pub(crate) mod publish_metrics;
 pub(crate) mod publishing;
+mod queued;
 pub(crate) mod recorder;
 pub(crate) mod settled;
 pub(crate) mod span;

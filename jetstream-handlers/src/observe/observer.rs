@@ -1,13 +1,14 @@
 //! The observer of one handler, to which everything that happens to its messages is reported once.
 
-use std::time::{Duration, SystemTime};
-
 use tokio::time::Instant;
+use tracing::Span;
 
 use super::activity::Activity;
 use super::hooks::Hooks;
+use super::queued::Queued;
 use super::recorder::{Call, Recorder};
 use super::settled::{Called, Failed, Next, Settled, SettledEvent, Settlement};
+use super::span::{self, Spans};
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome, Reason};
@@ -24,6 +25,7 @@ pub(crate) struct Observer {
     queue: String,
     stream: String,
     pub(crate) activity: Activity,
+    pub(crate) spans: Spans,
     hooks: Hooks,
     recorder: Option<Recorder>,
     #[cfg(feature = "metrics")]
@@ -55,7 +57,7 @@ impl Observer {
     pub(crate) fn new(
         handler: &Declaration,
         binding: &Binding,
-        _settings: &Settings,
+        settings: &Settings,
         hooks: Hooks,
         recorder: Option<Recorder>,
     ) -> Self {
@@ -64,11 +66,12 @@ impl Observer {
             #[cfg(feature = "metrics")]
             metrics: super::handler_metrics::HandlerMetrics::new(&name, binding),
             #[cfg(feature = "otel")]
-            meters: super::otel::meters::HandlerMeters::new(handler, &queue, _settings),
+            meters: super::otel::meters::HandlerMeters::new(handler, &queue, settings),
             handler: name,
             queue,
             stream,
             activity: Activity::new(),
+            spans: Spans::new(handler, binding, settings),
             hooks,
             recorder,
         }
@@ -97,7 +100,7 @@ impl Observer {
         #[cfg(feature = "metrics")]
         {
             // The time before a redelivery is that of the backoff.
-            let queued = (_delivery.delivered == 1).then(|| queued(_delivery.stored_at));
+            let queued = (_delivery.delivered == 1).then_some(Queued { stored_at: _delivery.stored_at });
             self.metrics.started(queued, _times.begun.saturating_duration_since(_times.received));
         }
     }
@@ -138,6 +141,13 @@ impl Observer {
         self.recorder.is_some()
     }
 
+    /// Returns `true` if the report of a settlement needs the span of its attempt: if it is logged, or an application
+    /// is told.
+    #[inline]
+    pub(crate) fn needs_span(&self, settled: &Settled) -> bool {
+        settled.failed.is_some() || !self.hooks.is_empty()
+    }
+
     /// An attempt was settled.
     #[inline]
     pub(crate) fn settled(&self, ended: Ended<'_>, settled: &Settled) {
@@ -146,10 +156,20 @@ impl Observer {
             self.activity.succeeded(call.ended);
         }
         if let Some(failed) = &settled.failed {
-            log_failure(failed);
+            self.log_failure(ended, failed);
         }
         if !self.hooks.is_empty() {
             self.call_hooks(ended, settled);
+        }
+    }
+
+    #[cold]
+    fn log_failure(&self, Ended { delivery, subject, .. }: Ended<'_>, failed: &Failed) {
+        if Span::current().is_none() {
+            span::of_failure(&self.handler, &self.stream, &self.queue, subject, delivery)
+                .in_scope(|| log_failure(failed));
+        } else {
+            log_failure(failed);
         }
     }
 
@@ -180,18 +200,11 @@ impl Observer {
             outcome: settled.settlement,
             reason: failure.map(|failure| failure.reason),
             error: failure.map(|failure| &*failure.error),
-            queued: queued(delivery.stored_at).saturating_sub(times.begun.elapsed()),
+            queued: Queued { stored_at: delivery.stored_at }.until_now().saturating_sub(times.begun.elapsed()),
             buffered: times.begun.saturating_duration_since(times.received),
             elapsed: call.map(|call| call.took()),
         });
     }
-}
-
-/// Returns the time since a message was stored, whose time is in nanoseconds since 1970; the clocks of the server and of
-/// this machine differ.
-fn queued(stored_at: u64) -> Duration {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    now.saturating_sub(Duration::from_nanos(stored_at))
 }
 
 /// Logs a failed attempt.

@@ -17,7 +17,6 @@ use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::Message;
 use crate::observe::settled::{Called, Settled, Settlement};
-use crate::observe::span;
 use crate::outcome::{Elements, Outcome, Reason, Settle};
 use crate::plan::OnBatchError;
 use crate::sync::lock;
@@ -56,7 +55,7 @@ impl Worker {
             });
             let held: Vec<_> = held.collect();
             let messages = held.iter().map(|held| &*held.taken.message);
-            let scope = span::batch(&self.handler.declaration, &self.binding, self.transport.settings(), &messages);
+            let scope = self.observer.spans.batch(&self.handler.declaration, &self.binding, &messages);
             let settled = scope.clone().run(self.handle_batch(&mut caller, held)).await;
             scope.settled(&settled);
             drop(scope);

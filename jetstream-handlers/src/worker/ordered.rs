@@ -1,6 +1,7 @@
 //! The slot of an ordered handler: each message ends before the next begins, and failed ones are retried in place.
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -119,8 +120,10 @@ impl Worker {
         let mut first = None;
         if message.info.delivered() == 1 {
             let (begun, scope) = (*now, self.scope(message));
-            let call = self.call(caller, message, begun);
-            let outcome = if scope.is_empty() { call.await } else { scope.clone().run(Box::pin(call)).await };
+            let outcome = {
+                let call = pin!(Some(self.call(caller, message, begun)));
+                scope.run_in_place(call).await
+            };
             *now = Instant::now();
             caller.ended(*now);
             if outcome.settle == Settle::Ack {
@@ -187,7 +190,8 @@ impl Worker {
     ) {
         scope.settled(settled);
         let call = self.called(caller);
-        scope.in_scope(|| taken.report_attempt(&message.info, begun, settled, call));
+        let report = || taken.report_attempt(&message.info, begun, settled, call);
+        if self.observer.needs_span(settled) { scope.in_scope(report) } else { report() }
     }
 
     /// Waits before the next attempt; returns `false` if there is none, because of a resync or the stop.

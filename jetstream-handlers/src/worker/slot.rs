@@ -1,5 +1,6 @@
 //! The slots of a worker: each takes a message from the buffer, calls the handler and settles the message.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use super::waiting::Waiting;
 use crate::extract::Delivery;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::settled::{Called, Settled};
-use crate::observe::span::{self, Scope};
+use crate::observe::span::Scope;
 use crate::outcome::{Outcome, Settle};
 use crate::plan::Ack;
 
@@ -43,11 +44,9 @@ impl Worker {
             slot.take(self.delivery_id(&waiting.message.info), begun, waiting.since);
             let mut taken = self.taken(waiting, begun);
             let scope = self.scope(taken.message);
-            // Two expressions, because moving the future costs more than most calls.
-            let settled = if scope.is_empty() {
-                self.handle(slot, &mut caller, taken.message, begun).await
-            } else {
-                scope.clone().run(Box::pin(self.handle(slot, &mut caller, taken.message, begun))).await
+            let settled = {
+                let handling = pin!(Some(self.handle(slot, &mut caller, taken.message, begun)));
+                scope.run_in_place(handling).await
             };
             now = Instant::now();
             self.prefetch.measured(now - begun);
@@ -204,7 +203,7 @@ impl Worker {
     }
 
     pub(super) fn scope(&self, message: &Message) -> Scope {
-        span::attempt(&self.handler.declaration, &self.binding, self.transport.settings(), message)
+        self.observer.spans.attempt(&self.handler.declaration, &self.binding, message)
     }
 
     /// Returns `true` if a message is acknowledged without a call.

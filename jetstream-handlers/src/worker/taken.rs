@@ -28,7 +28,11 @@ impl Taken<'_> {
         if let Some(settled) = settled {
             scope.settled(settled);
         }
-        scope.in_scope(|| self.settled_in_batch(settled, call));
+        if settled.is_some_and(|settled| self.worker.observer.needs_span(settled)) {
+            scope.in_scope(|| self.settled_in_batch(settled, call));
+        } else {
+            self.settled_in_batch(settled, call);
+        }
     }
 
     /// Reports how one message of a batch was settled; the span of the batch is the current one.

@@ -16,6 +16,8 @@ use opentelemetry::{Context, KeyValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
+use super::settled::Settlement;
+
 /// Returns `true` if a context has something to pass on.
 pub(super) fn has_trace(context: &Context) -> bool {
     context.span().span_context().is_valid() || !context.baggage().is_empty()
@@ -25,6 +27,11 @@ pub(super) fn has_trace(context: &Context) -> bool {
 pub(super) fn failed(span: &Span, error_type: &'static str, description: &str) {
     span.set_attribute(attributes::ERROR_TYPE, error_type);
     span.set_status(Status::error(description.to_owned()));
+}
+
+/// Records that the attempt of a span was acknowledged, only for OpenTelemetry.
+pub(super) fn acknowledged(span: &Span) {
+    span.set_attribute("outcome", Settlement::Ack.as_str());
 }
 
 fn set(span: &Span, attributes: impl IntoIterator<Item = KeyValue>) {
