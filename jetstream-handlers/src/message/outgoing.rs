@@ -45,6 +45,17 @@ impl Outgoing {
         self
     }
 
+    /// Returns the headers with this message id, unless the message has one.
+    ///
+    /// The message itself stays without: most have no other header, and a copy of none costs nothing.
+    pub(crate) fn headers_with_id(&self, id: String) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        if headers.get(header::NATS_MESSAGE_ID).is_none() {
+            headers.insert(header::NATS_MESSAGE_ID, id);
+        }
+        headers
+    }
+
     /// Returns the message with the headers of an atomic batch of `count` messages, in which it has this number (ADR-50).
     pub(crate) fn in_atomic_batch(&self, batch_id: &str, number: usize, count: usize) -> Self {
         let mut headers = self.headers.clone();
@@ -82,11 +93,23 @@ impl Outgoing {
         self.payload.len() + self.header_size()
     }
 
-    /// Checks that the message with its headers has at most `limit` bytes, and returns its size.
-    pub(crate) fn check_size(&self, limit: usize) -> Result<usize, Error> {
-        let size = self.size();
+    /// Returns the size with this message id, unless the message has one.
+    pub(crate) fn size_with_id(&self, id: &str) -> usize {
+        if self.headers.get(header::NATS_MESSAGE_ID).is_some() {
+            return self.size();
+        }
+        self.size() + AsRef::<str>::as_ref(&header::NATS_MESSAGE_ID).len() + id.len() + LINE_OVERHEAD
+    }
+
+    /// Checks that the message with its headers has at most `limit` bytes.
+    pub(crate) fn check_size(&self, limit: usize) -> Result<(), Error> {
+        self.check_size_of(self.size(), limit)
+    }
+
+    /// Checks that the message, which has this size when it is sent, has at most `limit` bytes.
+    pub(crate) fn check_size_of(&self, size: usize, limit: usize) -> Result<(), Error> {
         if size <= limit {
-            return Ok(size);
+            return Ok(());
         }
         let subject = &self.subject;
         Err(Error::new(

@@ -348,6 +348,7 @@ impl Connection {
         let (connected, client) = (self.is_connected(), self.client());
         self.is_closed.store(true, Ordering::Release);
         self.closed.cancel();
+        self.violations.interrupted.notify_waiters();
         if !connected {
             // Without a server a flush would only delay the stop until the timeout.
             client.drain().await.ok();

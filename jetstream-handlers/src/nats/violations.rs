@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use async_nats::{Event, ServerError, Subject};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio::sync::{Notify, broadcast};
 
 use super::Connection;
 use crate::error::permission::{publish_line, subscribe_line};
@@ -60,6 +60,8 @@ pub(crate) struct Violations {
     inbox_refused: AtomicBool,
     /// The first tokens of the inboxes of the connection.
     inbox_prefix: OnceLock<String>,
+    /// Wakes the publishes without an answer after a violation, a reconnect, and the end of the connection.
+    pub(super) interrupted: Notify,
 }
 
 /// The state of the current connection.
@@ -86,6 +88,7 @@ impl Violations {
             state: Mutex::default(),
             inbox_refused: AtomicBool::new(false),
             inbox_prefix: OnceLock::new(),
+            interrupted: Notify::new(),
         })
     }
 
@@ -133,6 +136,7 @@ impl Violations {
         drop(state);
         // Without a receiver, nobody waits for an answer.
         self.sender.send(violation).ok();
+        self.interrupted.notify_waiters();
     }
 
     /// Returns an error if the server has refused the inbox on which answers arrive.
@@ -239,9 +243,7 @@ pub(super) struct TracedMessages(Option<broadcast::Receiver<Violation>>);
 impl Connection {
     /// Observes the violations from now on, if one of these messages has a sampled trace.
     pub(super) fn observe_traced(&self, messages: &[Outgoing]) -> TracedMessages {
-        let is_sampled =
-            |message: &Outgoing| TraceParent::of(&message.headers).is_some_and(|parent| parent.is_sampled());
-        TracedMessages(messages.iter().any(is_sampled).then(|| self.violations.subscribe()))
+        TracedMessages(messages.iter().any(has_sampled_trace).then(|| self.violations.subscribe()))
     }
 }
 
@@ -254,15 +256,7 @@ impl TracedMessages {
             Err(TryRecvError::Lagged(_)) => Some(None),
             violation => violation.ok().map(Some),
         });
-        // It does not name the message, whose own subject would have ended the publish before. What this crate sends
-        // beside its messages goes to subjects of the server.
-        let is_destination =
-            |violation: &Violation| violation.denied == Denied::Publish && !violation.subject.starts_with('$');
-        let destination = seen.by_ref().flatten().find(is_destination)?.subject;
-        let text = format!(
-            "no stream answers, and the user may not publish to `{destination}`: if that is `msg_trace.dest` of the account, the server drops the user's messages with a sampled `traceparent`; allow `{destination}` in `permissions.publish` of the user on the server"
-        );
-        Some(Error::new(ErrorKind::Authorization, text).with_missing_permission(destination.to_string()))
+        seen.by_ref().flatten().find(Violation::may_be_of_trace).map(Violation::into_trace_error)
     }
 }
 
@@ -272,6 +266,23 @@ impl Violation {
         self.denied == Denied::Subscribe && is_inbox(&self.subject)
     }
 
+    /// Returns `true` if it may be that of the destination of traces.
+    ///
+    /// It does not name the message, whose own subject would have ended the publish before. What this crate sends beside
+    /// its messages goes to subjects of the server.
+    pub(super) fn may_be_of_trace(&self) -> bool {
+        self.denied == Denied::Publish && !self.subject.starts_with('$')
+    }
+
+    /// Returns the error of a message that may have been dropped because of its trace.
+    pub(super) fn into_trace_error(self) -> Error {
+        let destination = self.subject;
+        let text = format!(
+            "no stream answers, and the user may not publish to `{destination}`: if that is `msg_trace.dest` of the account, the server drops the user's messages with a sampled `traceparent`; allow `{destination}` in `permissions.publish` of the user on the server"
+        );
+        Error::new(ErrorKind::Authorization, text).with_missing_permission(destination.to_string())
+    }
+
     /// Returns `true` if a message to `subject` has no answer because of this violation.
     pub(crate) fn concerns(&self, subject: &str) -> bool {
         match self.denied {
@@ -279,6 +290,11 @@ impl Violation {
             Denied::Subscribe => is_inbox(&self.subject),
         }
     }
+}
+
+/// Returns `true` if the server may send a trace of this message.
+pub(super) fn has_sampled_trace(message: &Outgoing) -> bool {
+    TraceParent::of(&message.headers).is_some_and(|parent| parent.is_sampled())
 }
 
 /// Returns `true` for the subject on which answers arrive, which has one more token than the name of an inbox.

@@ -70,6 +70,9 @@ pub(super) async fn watch(connection: Weak<Connection>, epoch: watch::Sender<u64
         }
         let reconnected = epoch.send_if_modified(|epoch| std::mem::replace(epoch, connects) != connects);
         connection.record_state(reconnected);
+        if reconnected {
+            connection.violations.interrupted.notify_waiters();
+        }
         if refusal.is_due(connection.is_connected() && connection.violations.refused_inbox().is_some()) {
             tracing::warn!("connecting again, because no answer arrives until the server permits the inbox");
             connection.force_reconnect().await;

@@ -30,6 +30,13 @@ impl Publisher {
     /// If the order is more important than the throughput, publish the messages one after another with
     /// [`publish_message`](Self::publish_message), or as a batch with [`publish_atomic`](Self::publish_atomic).
     ///
+    /// For bulk loads, such as imports and migrations, use [`ingest`](Self::ingest): the stream acknowledges many messages
+    /// at once and compares no ids, which takes a little more than half of the CPU time of the client and of the server.
+    /// The messages of `ingest` belong to one stream, which must allow it (`allow_batch_publish`, nats-server 2.14 or
+    /// later), and have one ack in place of one for each. After an error, none of them is sent again, and the caller
+    /// continues behind those that are stored. With `publish_all`, messages can belong to any stream, and each is stored
+    /// once, also if the connection is lost meanwhile.
+    ///
     /// # Examples
     ///
     /// ```

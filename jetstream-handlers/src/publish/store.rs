@@ -16,7 +16,7 @@ use crate::transport::Transport;
 pub(crate) async fn publish(transport: &Transport, mut message: Outgoing) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
     publishing.inject(&mut message, transport.max_payload());
-    checked(transport, message, MissingStream::Created, &publishing).await.map(Answer::into_ack)
+    checked(transport, &message, MissingStream::Created, &publishing).await.map(Answer::into_ack)
 }
 
 /// Publishes a copy of a message, with exactly its headers.
@@ -26,7 +26,7 @@ pub(crate) async fn publish_copy(
     missing: MissingStream,
 ) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
-    checked(transport, message, missing, &publishing).await.map(Answer::into_ack)
+    checked(transport, &message, missing, &publishing).await.map(Answer::into_ack)
 }
 
 /// Publishes a copy of a message whose id others can guess, so that the caller must compare a duplicate with the message.
@@ -39,7 +39,7 @@ pub(crate) async fn publish_guessable(
     missing: MissingStream,
 ) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
-    checked(transport, message, missing, &publishing).await.map(|answer| answer.ack)
+    checked(transport, &message, missing, &publishing).await.map(|answer| answer.ack)
 }
 
 /// The action of a publish if no stream covers its subject.
@@ -67,25 +67,52 @@ impl Answer {
 
 async fn checked(
     transport: &Transport,
-    message: Outgoing,
+    message: &Outgoing,
     missing: MissingStream,
     publishing: &Publishing,
 ) -> Result<Answer, Error> {
-    let subject = message.subject.clone();
-    let checked = async {
-        transport.check(&message)?;
-        store(transport, Attempt::first(message), missing).await
-    };
-    let result = publishing.run(until_closed(transport, &subject, checked)).await;
+    let result = publishing.run(store(transport, message, missing)).await;
     publishing.ended(result.as_ref().map(|answer| &answer.ack));
     result
 }
 
+/// Sends a message that was not sent before, until it is stored.
+async fn store(transport: &Transport, message: &Outgoing, missing: MissingStream) -> Result<Answer, Error> {
+    transport.check(message)?;
+    let deadline = Instant::now() + transport.settings().publish_timeout;
+    match transport.publish_once(message, deadline).await {
+        Ok(ack) => Ok(Answer { ack, is_repetition: false }),
+        // Boxed, because most messages are stored by the first attempt, and every publish would hold its size.
+        Err(failure) => Box::pin(store_after(transport, message, missing, deadline, failure)).await,
+    }
+}
+
+/// Sends a message again after its first attempt has failed.
+async fn store_after(
+    transport: &Transport,
+    message: &Outgoing,
+    missing: MissingStream,
+    deadline: Instant,
+    failure: PublishFailure,
+) -> Result<Answer, Error> {
+    let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
+    retry.stream_found = missing == MissingStream::Awaited;
+    until_closed(transport, &message.subject, repeat(transport, message, retry, deadline, failure)).await
+}
+
 /// Publishes a message that was already checked, and may have been sent.
 pub(super) async fn resend(transport: &Transport, attempt: Attempt) -> Result<PublishAck, Error> {
-    let subject = attempt.message.subject.clone();
-    let stored = store(transport, attempt, MissingStream::Created);
-    until_closed(transport, &subject, stored).await.map(Answer::into_ack)
+    let Attempt { message, begun, unanswered } = attempt;
+    let deadline = begun + transport.settings().publish_timeout;
+    let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
+    retry.unanswered = unanswered;
+    let stored = async {
+        match transport.publish_once(&message, deadline).await {
+            Ok(ack) => Ok(Answer { ack, is_repetition: unanswered }),
+            Err(failure) => repeat(transport, &message, retry, deadline, failure).await,
+        }
+    };
+    until_closed(transport, &message.subject, stored).await.map(Answer::into_ack)
 }
 
 /// Awaits a publish; fails if the broker is disconnected meanwhile.
@@ -101,23 +128,26 @@ pub(super) async fn until_closed<T>(
     }
 }
 
-async fn store(transport: &Transport, attempt: Attempt, missing: MissingStream) -> Result<Answer, Error> {
-    let Attempt { message, begun, unanswered } = attempt;
-    let deadline = begun + transport.settings().publish_timeout;
-    let mut retry = Retry::new(transport, &message.subject, Unit::Message, deadline);
-    retry.unanswered = unanswered;
-    retry.stream_found = missing == MissingStream::Awaited;
+/// Repeats a publish whose last attempt has failed, until the message is stored.
+async fn repeat(
+    transport: &Transport,
+    message: &Outgoing,
+    mut retry: Retry<'_>,
+    deadline: Instant,
+    mut failure: PublishFailure,
+) -> Result<Answer, Error> {
     loop {
-        match transport.publish_once(&message, deadline).await {
-            Ok(ack) => return Ok(Answer { ack, is_repetition: retry.unanswered }),
-            Err(PublishFailure::Permanent(error))
-                if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence =>
-            {
-                // Boxed, as the pause below, because every publish would hold its size.
-                let ack = Box::pin(ack_of_first_send(transport, &message, deadline, error)).await?;
+        match failure {
+            PublishFailure::Permanent(error) if retry.unanswered && error.kind() == ErrorKind::WrongLastSequence => {
+                // Boxed, because it is rarer than another attempt.
+                let ack = Box::pin(ack_of_first_send(transport, message, deadline, error)).await?;
                 return Ok(Answer { ack, is_repetition: true });
             }
-            Err(failure) => Box::pin(retry.after(failure)).await?,
+            failure => retry.after(failure).await?,
+        }
+        match transport.publish_once(message, deadline).await {
+            Ok(ack) => return Ok(Answer { ack, is_repetition: retry.unanswered }),
+            Err(next) => failure = next,
         }
     }
 }

@@ -34,10 +34,9 @@ impl Transport {
     /// Returns an error for a message that the server would refuse, or of which it would ignore a part.
     pub(crate) fn check(&self, message: &Outgoing) -> Result<(), Error> {
         match self {
-            Self::Nats(connection) => nats::check(connection, message),
+            Self::Nats(connection) => nats::check(connection, message, message.size()),
             Self::Memory(memory) => message.check_size(memory.max_payload()),
         }
-        .map(drop)
     }
 
     /// Returns the size of the largest message that the server accepts, with its headers, in bytes.
@@ -72,8 +71,7 @@ impl Transport {
         deadline: Instant,
     ) -> Result<PublishAck, PublishFailure> {
         match self {
-            // Boxed, because the future is large, and would be copied into that of each caller.
-            Self::Nats(connection) => Box::pin(nats::publish_once(connection, message, deadline)).await,
+            Self::Nats(connection) => nats::publish_once(connection, message, deadline).await,
             Self::Memory(memory) => memory.publish(message).await,
         }
     }
@@ -128,7 +126,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 Ok(message) => {
                     let message = message.with_id();
                     match message.check_size(memory.max_payload()) {
-                        Ok(_) => Pipelined::Resend(Attempt::first(message)),
+                        Ok(()) => Pipelined::Resend(Attempt::first(message)),
                         Err(error) => Pipelined::Done(Err(error)),
                     }
                 }

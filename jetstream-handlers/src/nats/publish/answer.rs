@@ -52,6 +52,9 @@ pub(super) fn read_answer(message: &Outgoing, payload: &[u8]) -> Result<PublishA
 
 /// Parses an ack or a refusal.
 pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::Error>, serde_json::Error> {
+    if let Some(ack) = read_plain_ack(payload) {
+        return Ok(Ok(ack));
+    }
     let Answer { error, stream, seq, domain, duplicate, val, batch, count } = serde_json::from_slice(payload)?;
     match error {
         Some(error) => Ok(Err(error)),
@@ -65,5 +68,73 @@ pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::E
             batch_id: batch,
             batch_size: count,
         })),
+    }
+}
+
+/// Parses the ack of a message without anything to report, as the server writes it: `{"stream":"ORDERS", "seq":7}`.
+///
+/// Nearly every answer is such an ack, for which a deserializer takes ten times as long. Any other text is `None`.
+fn read_plain_ack(payload: &[u8]) -> Option<PublishAck> {
+    let rest = std::str::from_utf8(payload).ok()?.strip_prefix(r#"{"stream":""#)?;
+    let (stream, rest) = rest.split_once('"')?;
+    let rest = rest.strip_prefix(',')?;
+    let digits = rest.strip_prefix(' ').unwrap_or(rest).strip_prefix(r#""seq":"#)?.strip_suffix('}')?;
+    // JSON has neither a leading zero nor a sign, and escapes in a name are for the deserializer.
+    let is_number = matches!(digits.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
+    if !is_number || stream.is_empty() || stream.contains(['\\', '\n']) {
+        return None;
+    }
+    Some(PublishAck {
+        stream: stream.to_owned(),
+        sequence: digits.parse().ok()?,
+        domain: String::new(),
+        duplicate: false,
+        value: None,
+        batch_id: None,
+        batch_size: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the stream and the sequence of an ack that needs no deserializer.
+    fn plain(payload: &str) -> Option<(String, u64)> {
+        read_plain_ack(payload.as_bytes()).map(|ack| (ack.stream, ack.sequence))
+    }
+
+    #[test]
+    fn plain_ack_is_read_without_a_deserializer() {
+        assert_eq!(plain(r#"{"stream":"ORDERS", "seq":7}"#), Some(("ORDERS".to_owned(), 7)));
+        assert_eq!(plain(r#"{"stream":"ORDERS","seq":18446744073709551615}"#), Some(("ORDERS".to_owned(), u64::MAX)));
+    }
+
+    #[test]
+    fn every_other_answer_is_read_by_the_deserializer() {
+        for answer in [
+            r#"{"stream":"ORDERS", "domain":"hub", "seq":7}"#,
+            r#"{"stream":"ORDERS", "seq":7,"duplicate": true}"#,
+            r#"{"stream":"ORDERS", "seq":7,"val":"3"}"#,
+            r#"{"stream":"OR\u0044ERS","seq":7}"#,
+            r#"{"stream":"ORDERS", "seq":18446744073709551616}"#,
+            r#"{"stream":"ORDERS", "seq":07}"#,
+            r#"{"stream":"ORDERS", "seq":+7}"#,
+            r#"{"stream":"ORDERS", "seq":}"#,
+            r#"{"stream":"", "seq":7}"#,
+            r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"ORDERS","seq":0}"#,
+            r#"{"stream":"ORDERS", "seq":7} "#,
+            "",
+            "+OK",
+        ] {
+            assert_eq!(plain(answer), None, "{answer}");
+        }
+        let read = |answer: &str| read_ack(answer.as_bytes()).ok().and_then(Result::ok);
+        let ack = read(r#"{"stream":"ORDERS", "domain":"hub", "seq":7,"duplicate": true}"#).expect("it is an ack");
+        assert_eq!((&*ack.stream, &*ack.domain, ack.sequence, ack.duplicate), ("ORDERS", "hub", 7, true));
+        assert_eq!(read(r#"{"stream":"OR\u0044ERS","seq":7}"#).map(|ack| ack.stream), Some("ORDERS".to_owned()));
+        for broken in [r#"{"stream":"ORDERS", "seq":07}"#, r#"{"stream":"", "seq":7}"#, "+OK"] {
+            assert!(read_ack(broken.as_bytes()).is_err(), "{broken}");
+        }
     }
 }

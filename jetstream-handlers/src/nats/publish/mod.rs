@@ -7,6 +7,7 @@ mod atomic;
 mod domain;
 mod first_send;
 mod ingest;
+mod interruption;
 mod pipeline;
 mod write_limit;
 
@@ -18,10 +19,10 @@ pub(super) use write_limit::WriteLimit;
 
 use std::time::Duration;
 
-use async_nats::client::RequestErrorKind;
+use async_nats::client::{RequestError, RequestErrorKind};
 use async_nats::header;
 use async_nats::jetstream::publish::PublishAck;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Connection;
 use crate::error::{BoxError, Error, ErrorKind};
@@ -29,6 +30,7 @@ use crate::message::refusal::closed;
 use crate::message::{Outgoing, PublishFailure};
 use answer::read_answer;
 use domain::{DomainAnswer, is_ack_of, stored_elsewhere};
+use interruption::Interruption;
 
 /// The maximum wait for the answer to one attempt, apart from the time that it takes to send it.
 ///
@@ -41,51 +43,76 @@ const SLOW_RATE: usize = 128 * 1024;
 /// The text for an attempt whose connection ended before the answer.
 const RECONNECTED: &str = "the client reconnected before the answer";
 
-/// Returns the size of a message, or an error if the server would refuse it, or would ignore a part of it.
-pub(crate) fn check(connection: &Connection, message: &Outgoing) -> Result<usize, Error> {
-    let size = message.check_size(connection.present().max_payload())?;
-    check_ttl(connection, message)?;
-    Ok(size)
+/// Returns an error for a message, which has this size when it is sent, if the server would refuse it, or would ignore a
+/// part of it.
+pub(crate) fn check(connection: &Connection, message: &Outgoing, size: usize) -> Result<(), Error> {
+    message.check_size_of(size, connection.present().max_payload())?;
+    check_ttl(connection, message)
 }
 
-/// Sends a message once, and waits for the ack.
+/// Sends a message once, and waits for the ack; fails if the connection is closed meanwhile.
 pub(crate) async fn publish_once(
     connection: &Connection,
     message: &Outgoing,
     deadline: Instant,
 ) -> Result<PublishAck, PublishFailure> {
-    ready_to_send(connection, message.size(), deadline).await.map_err(PublishFailure::Transient)?;
-    if let Some(domain) = connection.domain() {
-        // Boxed, because every publish would hold its size.
-        return Box::pin(publish_to_domain(connection, domain, message, deadline)).await;
+    let bytes = message.size();
+    if connection.domain().is_none() && can_send_at_once(connection, bytes, deadline) {
+        return request_ack(connection, message, bytes, deadline).await;
     }
-    let request = async_nats::Request::new()
-        .payload(message.payload.clone())
-        .headers(message.headers.clone())
-        .timeout(Some(attempt_timeout(connection, message.size(), deadline)));
-    let mut traced = connection.observe_traced(std::slice::from_ref(message));
-    let mut epoch = connection.epoch();
-    epoch.mark_unchanged();
-    let client = connection.client();
-    let sent = tokio::select! {
+    // Boxed, because it is rare, and every publish would hold its size.
+    let published = Box::pin(publish_when_ready(connection, message, bytes, deadline));
+    tokio::select! {
         biased;
-        error = connection.denied(&message.subject) => return Err(PublishFailure::Permanent(denied(&message.subject, error))),
-        // The deadline also covers sending, which waits for capacity in a queue.
-        sent = timeout_at(deadline, client.send_request(message.subject.clone(), request)) => sent,
-        // No answer to a request of the former connection arrives on this one.
-        Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
+        () = connection.closed() => Err(PublishFailure::Permanent(closed(&message.subject))),
+        published = published => published,
+    }
+}
+
+async fn publish_when_ready(
+    connection: &Connection,
+    message: &Outgoing,
+    bytes: usize,
+    deadline: Instant,
+) -> Result<PublishAck, PublishFailure> {
+    ready_to_send(connection, bytes, deadline).await.map_err(PublishFailure::Transient)?;
+    match connection.domain() {
+        Some(domain) => publish_to_domain(connection, domain, message, deadline).await,
+        None => request_ack(connection, message, bytes, deadline).await,
+    }
+}
+
+/// Sends a message of this size now, and waits for the ack.
+///
+/// A publish waits here nearly always, with one notification and one timer beside the answer.
+async fn request_ack(
+    connection: &Connection,
+    message: &Outgoing,
+    bytes: usize,
+    deadline: Instant,
+) -> Result<PublishAck, PublishFailure> {
+    let client = connection.client();
+    // The timer below replaces that of the client.
+    let request =
+        async_nats::Request::new().payload(message.payload.clone()).headers(message.headers.clone()).timeout(None);
+    let mut interruption = Interruption::new(connection);
+    let answer = tokio::select! {
+        biased;
+        failure = interruption.of(&message.subject) => return Err(failure),
+        answer = client.send_request(message.subject.clone(), request) => answer,
+        // It also covers sending, which waits for capacity in a queue.
+        () = async { sleep(attempt_timeout(connection, bytes, deadline)).await } => {
+            let dropped = interruption.dropped_with_trace(message);
+            let silence = || no_stream_answers(RequestError::new(RequestErrorKind::TimedOut));
+            return Err(PublishFailure::Unanswered(dropped.unwrap_or_else(silence)));
+        }
     };
-    match sent {
-        Ok(Ok(answer)) => read_answer(message, &answer.payload),
-        Ok(Err(error)) => Err(match error.kind() {
-            RequestErrorKind::NoResponders => PublishFailure::NoStream(no_stream_answers(error)),
-            RequestErrorKind::TimedOut => {
-                let dropped = traced.dropped();
-                PublishFailure::Unanswered(dropped.unwrap_or_else(|| no_stream_answers(error)))
-            }
-            _ => PublishFailure::Permanent(unsent(connection, &message.subject, error)),
-        }),
-        Err(_) => Err(unanswered("no answer before the deadline")),
+    match answer {
+        Ok(answer) => read_answer(message, &answer.payload),
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+            Err(PublishFailure::NoStream(no_stream_answers(error)))
+        }
+        Err(error) => Err(PublishFailure::Permanent(unsent(connection, &message.subject, error))),
     }
 }
 
@@ -96,15 +123,13 @@ async fn publish_to_domain(
     message: &Outgoing,
     deadline: Instant,
 ) -> Result<PublishAck, PublishFailure> {
-    let mut epoch = connection.epoch();
-    epoch.mark_unchanged();
+    let mut interruption = Interruption::new(connection);
     let due = Instant::now() + attempt_timeout(connection, message.size(), deadline);
     let accepts = |payload: &[u8]| is_ack_of(domain, payload);
     let answer = tokio::select! {
         biased;
-        error = connection.denied(&message.subject) => return Err(PublishFailure::Permanent(denied(&message.subject, error))),
+        failure = interruption.of(&message.subject) => return Err(failure),
         answer = connection.request_of_domain(message.clone(), due, accepts) => answer,
-        Ok(()) = epoch.changed() => return Err(unanswered(RECONNECTED)),
     };
     match answer {
         Ok(DomainAnswer::Accepted(answer)) => read_answer(message, &answer),
@@ -123,11 +148,15 @@ async fn publish_to_domain(
 /// The client queues what it is given while no server is connected, and sends it after the reconnect, when its publish
 /// may have failed. So nothing is given to it then, and nothing after the deadline.
 async fn ready_to_send(connection: &Connection, bytes: usize, deadline: Instant) -> Result<(), Error> {
-    if Instant::now() < deadline && is_ready_to_send(connection, bytes) {
+    if can_send_at_once(connection, bytes, deadline) {
         return Ok(());
     }
     // Boxed, because it is rare, and every publish would hold its size.
     Box::pin(until_ready_to_send(connection, bytes, deadline)).await
+}
+
+fn can_send_at_once(connection: &Connection, bytes: usize, deadline: Instant) -> bool {
+    Instant::now() < deadline && is_ready_to_send(connection, bytes)
 }
 
 async fn until_ready_to_send(connection: &Connection, bytes: usize, deadline: Instant) -> Result<(), Error> {

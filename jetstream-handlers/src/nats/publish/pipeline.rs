@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::publish::PublishAck;
-use async_nats::{HeaderMap, StatusCode, Subject, Subscriber, header};
+use async_nats::{StatusCode, Subject, Subscriber};
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -90,7 +90,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 Some(Entry::Sent(attempt)) => {
                     let begun = attempt.begun.max(self.carried_at);
                     self.fill().await;
-                    self.receive(begun + self.attempt_time()).await;
+                    self.receive(begun).await;
                 }
                 Some(Entry::Resend(_) | Entry::Done(_)) => return self.pop(),
             }
@@ -104,7 +104,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
         match self.entries.pop_front()? {
             Entry::Done(result) => Some(Pipelined::Done(result)),
             Entry::Sent(attempt) | Entry::Resend(attempt) => {
-                let headers = self.headers(&attempt.message, number);
+                let headers = attempt.message.headers_with_id(numbered(&self.ids, number));
                 let message = Outgoing { headers, ..attempt.message };
                 Some(Pipelined::Resend(Attempt { message, ..attempt }))
             }
@@ -167,15 +167,20 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
 
     /// Returns the maximum wait for an answer to the first message, which is sent together with the others.
     fn attempt_time(&self) -> Duration {
-        let last = self.entries.back().map_or(0, Entry::size);
-        // Small messages are not counted, because this runs for each message.
-        let size = if last < LARGE { last } else { self.size() };
-        attempt_time(size).min(self.connection.settings.publish_timeout)
+        attempt_time(self.bytes_sent()).min(self.connection.settings.publish_timeout)
     }
 
-    /// Returns the size of a message, or the reason that it cannot be sent.
-    fn check(&self, message: &Outgoing) -> Result<usize, Error> {
-        let bytes = check(&self.connection, message)?;
+    /// Returns the size of what a slow connection carries before the next answer.
+    fn bytes_sent(&self) -> usize {
+        let last = self.entries.back().map_or(0, Entry::size);
+        // Small messages are not counted, because this runs for each message.
+        if last < LARGE { last } else { self.size() }
+    }
+
+    /// Returns the size of a message with its id, or the reason that it cannot be sent.
+    fn check(&self, message: &Outgoing, id: &str) -> Result<usize, Error> {
+        let bytes = message.size_with_id(id);
+        check(&self.connection, message, bytes)?;
         match self.connection.violations.refused_inbox() {
             None => Ok(bytes),
             Some(error) => Err(denied(&message.subject, error)),
@@ -185,9 +190,8 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
     /// Sends the message that follows the last entry.
     async fn send(&mut self, message: Outgoing, begun: Instant) -> Entry {
         let number = self.first + self.entries.len() as u64;
-        let (subject, payload) = (message.subject.clone(), message.payload.clone());
-        let outgoing = Outgoing { headers: self.headers(&message, number), subject, payload, ..message };
-        let bytes = match self.check(&outgoing) {
+        let id = numbered(&self.ids, number);
+        let bytes = match self.check(&message, &id) {
             Ok(bytes) => bytes,
             Err(error) => return Entry::failed(error),
         };
@@ -202,7 +206,7 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
                 },
             }
         }
-        let limit = self.attempt_time();
+        let (bytes_sent, publish_timeout) = (self.bytes_sent(), self.connection.settings.publish_timeout);
         let client = self.connection.client();
         let (inbox, _) = match &mut self.inbox {
             Some(inbox) => inbox,
@@ -215,7 +219,8 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             }
         };
         let reply = Subject::from(numbered(inbox, number));
-        let Outgoing { subject, payload, headers, .. } = outgoing;
+        let (subject, payload) = (message.subject.clone(), message.payload.clone());
+        let headers = message.headers_with_id(id);
         tokio::select! {
             biased;
             sent = client.publish_with_reply_and_headers(subject, reply, headers, payload) => match sent {
@@ -225,21 +230,23 @@ impl<I: Iterator<Item = Result<Outgoing, Error>>> Pipeline<I> {
             // Sending waits for capacity in a queue.
             () = self.connection.closed() => Entry::failed(closed(&message.subject)),
             // The timer is created only if sending waits.
-            () = async { sleep(limit).await } => not_sent(message),
+            () = async { sleep(attempt_time(bytes_sent).min(publish_timeout)).await } => not_sent(message),
         }
     }
 
-    /// Returns the headers of the message of this number, with an id.
-    fn headers(&self, message: &Outgoing, number: u64) -> HeaderMap {
-        let mut headers = message.headers.clone();
-        if headers.get(header::NATS_MESSAGE_ID).is_none() {
-            headers.insert(header::NATS_MESSAGE_ID, numbered(&self.ids, number));
+    /// Waits for an answer to the messages sent at this time; without one, marks messages to be sent again, or as failed
+    /// if the connection is closed.
+    async fn receive(&mut self, begun: Instant) {
+        // Most answers have arrived by now, and need nothing of what a wait needs.
+        let arrived = self.inbox.as_mut().and_then(|(_, answers)| answers.next().now_or_never());
+        match arrived {
+            Some(Some(answer)) => self.on_answer(&answer),
+            Some(None) => self.resend(MAX_IN_FLIGHT),
+            None => self.wait(begun + self.attempt_time()).await,
         }
-        headers
     }
 
-    /// Waits for an answer; without one, marks messages to be sent again, or as failed if the connection is closed.
-    async fn receive(&mut self, due: Instant) {
+    async fn wait(&mut self, due: Instant) {
         let Some((_, answers)) = &mut self.inbox else { return };
         tokio::select! {
             biased;
@@ -334,7 +341,11 @@ fn numbered(text: &str, mut number: u64) -> String {
         }
     }
     let digits = std::str::from_utf8(&digits[start..]).expect("digits are ASCII");
-    [text, ".", digits].concat()
+    let mut numbered = String::with_capacity(text.len() + 1 + digits.len());
+    numbered.push_str(text);
+    numbered.push('.');
+    numbered.push_str(digits);
+    numbered
 }
 
 #[cfg(test)]
