@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex};
-
-use tokio::time::Instant;
+use std::time::Duration;
 
 use ::metrics::{Counter, Histogram, counter, histogram};
 
@@ -60,22 +60,19 @@ impl Published {
 }
 
 /// One publish, of a message or a batch, until its result is known.
-#[derive(Debug)]
 pub(crate) struct PublishTimer {
-    /// The subject that is declared, or that of the message without the prefix of the environment.
-    subject: Cow<'static, str>,
+    metrics: Metrics,
     messages: u64,
-    begun: Instant,
 }
 
 impl PublishTimer {
     /// Returns the publish of this many messages, the first of which is `first`.
+    ///
+    /// The metrics are those of the subject that is declared, or of that of the message without the prefix of the
+    /// environment.
     pub(crate) fn new(settings: &Settings, first: &Outgoing, messages: u64) -> Self {
-        let subject = match first.pattern {
-            Some(pattern) => Cow::Borrowed(pattern),
-            None => Cow::Owned(settings.declared(&first.subject).to_owned()),
-        };
-        Self { subject, messages, begun: Instant::now() }
+        let subject = first.pattern.unwrap_or_else(|| settings.declared(&first.subject));
+        Self { metrics: lock(&SUBJECTS).of_subject(subject), messages }
     }
 
     pub(crate) fn set_messages(&mut self, messages: u64) {
@@ -84,16 +81,21 @@ impl PublishTimer {
 
     /// Counts messages of the batch that are stored, although the rest of it is not.
     pub(crate) fn stored(&self, messages: u64) {
-        let (counter, _) = &lock(&SUBJECTS).of_subject(&self.subject)[Published::Stored as usize];
+        let (counter, _) = &self.metrics[Published::Stored as usize];
         counter.increment(messages);
     }
 
-    /// Counts the messages, and measures the time since the beginning.
-    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
-        let (outcome, took) = (Published::of(result), self.begun.elapsed());
-        let (counter, duration) = lock(&SUBJECTS).of_subject(&self.subject)[outcome as usize].clone();
+    /// Counts the messages, and records the time that they took.
+    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>, took: Duration) {
+        let (counter, duration) = &self.metrics[Published::of(result) as usize];
         counter.increment(self.messages);
         duration.record(took);
+    }
+}
+
+impl fmt::Debug for PublishTimer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PublishTimer").field("messages", &self.messages).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 #[cfg(any(feature = "otel", feature = "metrics"))]
 use std::sync::{Arc, Mutex};
 
+#[cfg(any(feature = "otel", feature = "metrics"))]
+use tokio::time::Instant;
 #[cfg(feature = "otel")]
 use tracing::Instrument as _;
 
@@ -22,6 +24,8 @@ use crate::sync::lock;
 /// One publish, of a message or of a batch.
 #[derive(Debug)]
 pub(crate) struct Publishing {
+    #[cfg(any(feature = "otel", feature = "metrics"))]
+    begun: Instant,
     #[cfg(feature = "otel")]
     span: PublishSpan,
     #[cfg(feature = "metrics")]
@@ -32,6 +36,8 @@ impl Publishing {
     /// Returns the publish of one message, which begins now.
     pub(crate) fn of_message(_settings: &Settings, _message: &Outgoing) -> Self {
         Self {
+            #[cfg(any(feature = "otel", feature = "metrics"))]
+            begun: Instant::now(),
             #[cfg(feature = "otel")]
             span: PublishSpan::of_message(_settings, _message),
             #[cfg(feature = "metrics")]
@@ -42,6 +48,8 @@ impl Publishing {
     /// Returns the publish of a batch of this many messages that begins with `first`.
     pub(crate) fn of_batch(_settings: &Settings, _first: &Outgoing, _messages: u64) -> Self {
         Self {
+            #[cfg(any(feature = "otel", feature = "metrics"))]
+            begun: Instant::now(),
             #[cfg(feature = "otel")]
             span: PublishSpan::of_batch(_settings, _first, _messages),
             #[cfg(feature = "metrics")]
@@ -90,10 +98,12 @@ impl Publishing {
 
     /// Records the result.
     pub(crate) fn ended(&self, _result: Result<&PublishAck, &Error>) {
+        #[cfg(any(feature = "otel", feature = "metrics"))]
+        let took = self.begun.elapsed();
         #[cfg(feature = "otel")]
-        self.span.ended(_result);
+        self.span.ended(_result, took);
         #[cfg(feature = "metrics")]
-        self.timer.ended(_result);
+        self.timer.ended(_result, took);
     }
 }
 

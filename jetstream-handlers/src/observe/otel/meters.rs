@@ -1,5 +1,6 @@
 //! The metrics that the messaging conventions define.
 
+use std::borrow::Cow;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ impl HandlerMeters {
 pub(super) struct PublishMeters {
     sent: Counter<u64>,
     duration: Histogram<f64>,
+    /// The attributes of every publish.
+    attributes: Vec<KeyValue>,
 }
 
 impl PublishMeters {
@@ -87,6 +90,7 @@ impl PublishMeters {
             Self {
                 sent: messages(&meter, "messaging.client.sent.messages", "Messages that were published."),
                 duration: duration(&meter, "messaging.client.operation.duration", "Duration of publishes."),
+                attributes: operation("publish", "send").into_iter().collect(),
             }
         })
     }
@@ -102,7 +106,10 @@ impl PublishMeters {
     ) {
         let pattern = pattern.map(|pattern| KeyValue::new(attributes::TEMPLATE, pattern));
         let error = error_type.map(|error_type| KeyValue::new(attributes::ERROR_TYPE, error_type));
-        let attributes: Vec<_> = operation("publish", "send").into_iter().chain(pattern).chain(error).collect();
+        let attributes = match (&pattern, &error) {
+            (None, None) => Cow::Borrowed(&*self.attributes),
+            _ => self.attributes.iter().cloned().chain(pattern).chain(error).collect(),
+        };
         self.sent.add(messages, &attributes);
         self.duration.record(took.as_secs_f64(), &attributes);
     }

@@ -1,9 +1,9 @@
 //! The span of a publish, whose context the published messages carry.
 
-use async_nats::header;
-use std::time::Instant;
+use std::time::Duration;
 
-use opentelemetry::trace::TraceContextExt as _;
+use async_nats::header;
+use opentelemetry::trace::{SpanContext, TraceContextExt as _};
 use opentelemetry::{Context, KeyValue};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -21,7 +21,6 @@ pub(crate) struct PublishSpan {
     pub(crate) span: Span,
     /// The context that the messages carry.
     context: Context,
-    begun: Instant,
     pattern: Option<&'static str>,
     messages: u64,
 }
@@ -29,15 +28,16 @@ pub(crate) struct PublishSpan {
 impl PublishSpan {
     /// Returns the span of the publish of one message.
     pub(crate) fn of_message(settings: &Settings, message: &Outgoing) -> Self {
-        let id = message.header(header::NATS_MESSAGE_ID);
-        let id = id.map(|id| KeyValue::new(attributes::MESSAGE_ID, id.to_owned()));
-        let size = KeyValue::new(attributes::BODY_SIZE, message.payload.len() as i64);
-        Self::begin(settings, message, id.into_iter().chain([size]))
+        Self::begin(settings, message, || {
+            let id = message.header(header::NATS_MESSAGE_ID);
+            let id = id.map(|id| KeyValue::new(attributes::MESSAGE_ID, id.to_owned()));
+            id.into_iter().chain([KeyValue::new(attributes::BODY_SIZE, message.payload.len() as i64)])
+        })
     }
 
     /// Returns the span of the publish of a batch of this many messages that begins with `first`.
     pub(crate) fn of_batch(settings: &Settings, first: &Outgoing, messages: u64) -> Self {
-        Self { messages, ..Self::begin(settings, first, []) }
+        Self { messages, ..Self::begin(settings, first, || []) }
     }
 
     /// Sets the number of messages of a batch.
@@ -45,10 +45,15 @@ impl PublishSpan {
         self.messages = messages;
     }
 
-    fn begin(settings: &Settings, message: &Outgoing, of_message: impl IntoIterator<Item = KeyValue>) -> Self {
+    fn begin<A>(settings: &Settings, message: &Outgoing, of_message: impl FnOnce() -> A) -> Self
+    where
+        A: IntoIterator<Item = KeyValue>,
+    {
         let parent = current();
-        let own = propagation::extract(&message.headers);
-        let own = own.span().span_context().clone();
+        let own = match message.headers.is_empty() {
+            true => SpanContext::NONE,
+            false => propagation::extract(&message.headers).span().span_context().clone(),
+        };
         let span = tracing::info_span!(
             "publish",
             otel.name = format_args!("publish {}", destination(settings, message)),
@@ -56,9 +61,9 @@ impl PublishSpan {
             otel.kind = if own.is_valid() { "client" } else { "producer" },
             subject = &*message.subject,
         );
-        let begun = Self { span, context: parent, begun: Instant::now(), pattern: message.pattern, messages: 1 };
-        // It fails if nothing collects spans for OpenTelemetry.
-        if begun.span.set_parent(begun.context.clone()).is_err() {
+        let begun = Self { span, context: parent, pattern: message.pattern, messages: 1 };
+        // Setting the parent fails if nothing collects spans for OpenTelemetry.
+        if begun.span.is_disabled() || begun.span.set_parent(begun.context.clone()).is_err() {
             return begun;
         }
         let span = &begun.span;
@@ -67,21 +72,23 @@ impl PublishSpan {
         if let Some(pattern) = message.pattern {
             span.set_attribute(attributes::TEMPLATE, pattern);
         }
-        set(span, of_message);
+        set(span, of_message());
         span.add_link(own);
         Self { context: span.context(), ..begun }
     }
 
     /// Adds the context to a message, unless it carries one, or would be larger than `max_payload` with it.
     pub(crate) fn inject(&self, message: &mut Outgoing, max_payload: usize) {
-        let space = message.header_space(max_payload);
-        propagation::inject(&self.context, &mut message.headers, space);
+        propagation::inject(&self.context, message, max_payload);
     }
 
-    /// Records the result of the publish.
-    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>) {
+    /// Records the result of the publish, and the time that it took.
+    pub(crate) fn ended(&self, result: Result<&PublishAck, &Error>, took: Duration) {
         let error_type = result.err().map(|error| error_type(error.kind()));
-        PublishMeters::global().published(self.pattern, self.messages, self.begun.elapsed(), error_type);
+        PublishMeters::global().published(self.pattern, self.messages, took, error_type);
+        if self.span.is_disabled() {
+            return;
+        }
         match result {
             Ok(ack) => {
                 self.span.set_attribute(attributes::STREAM, ack.stream.clone());
