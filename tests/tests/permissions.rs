@@ -704,6 +704,9 @@ async fn doctor_reports_the_state_of_consumers_and_dead_letters() {
     let billing: jetstream_handlers::async_nats::jetstream::consumer::PullConsumer =
         orders.get_consumer("billing").await.unwrap();
     admin.publish("orders.created", &1).await.unwrap();
+    for key in 0..300 {
+        admin.publish(&format!("orders.key-{key}"), &1).await.unwrap();
+    }
     let mut batch = billing.fetch().max_messages(1).messages().await.unwrap();
     futures::StreamExt::next(&mut batch).await.unwrap().unwrap();
     let text = admin.doctor().await.unwrap().to_string();
@@ -711,6 +714,7 @@ async fn doctor_reports_the_state_of_consumers_and_dead_letters() {
         &format!("warning consumer: {of_billing} delivers nothing, because 1 messages have no ack"),
         "warning account: the account has used 5 of 5 streams",
         "ok      clock: the clocks differ by ",
+        "warning filters: permissions::audit: the filter `orders.*` matches 301 subjects of stream `ORDERS`",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }

@@ -6,6 +6,7 @@ mod builder;
 mod check;
 mod choose;
 mod doctor;
+mod filters;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod handlers;

@@ -80,6 +80,7 @@ impl Broker {
         let workers = self.spawn(prepared)?;
         let cancelled = StopOnDrop::new(&workers);
         workers.iter().for_each(|worker| worker.log_start());
+        self.spawn_filter_check(&workers);
         #[cfg(feature = "metrics")]
         self.spawn_gauges(&workers);
         // Lets each worker send its first request before the caller publishes.

@@ -17,7 +17,7 @@ mod unfinished;
 pub(crate) use ack_wait::AckWait;
 pub(crate) use acked::AckedSequence;
 pub(crate) use binding::{Binding, Origin, OutputStream};
-pub(crate) use counts::ConsumerCounts;
+pub(crate) use counts::{ConsumerCounts, StreamSubjects};
 pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;

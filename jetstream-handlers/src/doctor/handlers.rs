@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Diagnosis;
 use super::server::check_clock;
 use crate::nats::Connection;
-use crate::provision::{FEW_REQUESTS, HandlerNeeds, Needs};
+use crate::provision::{FEW_REQUESTS, HandlerNeeds, NARROW_FILTER, Needs, WideFilters};
 use crate::transport::Transport;
 
 /// Checks the consumer of every handler, and the streams of dead letters.
@@ -15,8 +15,10 @@ pub(crate) async fn check_handlers(
     needs: &Needs,
     found: &mut Diagnosis,
 ) {
+    let mut filters = WideFilters::default();
     for handler in &needs.handlers {
         check_consumer(connection, handler, found).await;
+        check_filters(transport, handler, &mut filters, found).await;
     }
     let letters: BTreeSet<&String> = needs.handlers.iter().filter_map(|it| it.dead_letters.as_ref()).collect();
     for stream in letters {
@@ -59,6 +61,19 @@ async fn check_consumer(connection: &Connection, needs: &HandlerNeeds, found: &m
     let (pending, unacknowledged, waiting) = (info.num_pending, info.num_ack_pending, info.num_waiting);
     let text = format!("{of}: {pending} messages to deliver, {unacknowledged} without an ack, {waiting} requests");
     found.ok("consumer", text);
+}
+
+/// Checks that no filter of a consumer makes the server search many subjects.
+async fn check_filters(transport: &Transport, needs: &HandlerNeeds, filters: &mut WideFilters, found: &mut Diagnosis) {
+    let HandlerNeeds { handler, binding, .. } = needs;
+    if !WideFilters::may_be_of(binding) {
+        return;
+    }
+    match filters.of(transport, binding).await {
+        Ok(wide) if wide.is_empty() => found.ok("filters", format!("{handler}: no filter matches many subjects")),
+        Ok(wide) => wide.iter().for_each(|wide| found.warn("filters", format!("{handler}: {wide}"), NARROW_FILTER)),
+        Err(error) => found.warn("filters", format!("{handler}: {error}"), "look at the rights and at the server"),
+    }
 }
 
 async fn check_letters(transport: &Transport, stream: &str, found: &mut Diagnosis) {

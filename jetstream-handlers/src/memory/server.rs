@@ -16,7 +16,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record};
+use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record, StreamSubjects};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -372,6 +372,18 @@ impl Memory {
     /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.
     pub(crate) fn count_messages(&self, stream: &str, subject: &str) -> Option<u64> {
         self.state().streams.get(stream).map(|stream| stream.count_messages(subject))
+    }
+
+    /// Returns the subjects that a stream declares, and the number of those that its messages have, if it exists.
+    pub(crate) fn stream_subjects(&self, stream: &str) -> Option<StreamSubjects> {
+        let state = self.state();
+        let stream = state.streams.get(stream)?;
+        Some(StreamSubjects { declared: stream.config.subjects.clone(), count: stream.count_subjects(">") })
+    }
+
+    /// Returns the number of subjects of a stream that match a filter; `None` if the stream does not exist.
+    pub(crate) fn count_subjects(&self, stream: &str, filter: &str) -> Option<u64> {
+        self.state().streams.get(stream).map(|stream| stream.count_subjects(filter))
     }
 
     /// Returns the time at which a stream was created.

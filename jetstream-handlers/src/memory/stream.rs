@@ -1,6 +1,6 @@
 //! A stream: messages by sequence, limits, duplicates, and the consumers that read it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use async_nats::header::{self, HeaderMap, HeaderName};
@@ -471,6 +471,12 @@ impl Stream {
     /// Returns the number of messages on a subject.
     pub(super) fn count_messages(&self, subject: &str) -> u64 {
         self.messages.values().filter(|message| *message.subject == *subject).count() as u64
+    }
+
+    /// Returns the number of subjects of messages that match a filter.
+    pub(super) fn count_subjects(&self, filter: &str) -> u64 {
+        let subjects: BTreeSet<&str> = self.messages.values().map(|message| &*message.subject).collect();
+        subjects.into_iter().filter(|subject| covers(filter, subject)).count() as u64
     }
 
     /// Returns `true` if a consumer has no message to deliver at the moment, and none in flight.

@@ -1,4 +1,4 @@
-//! The counts of a consumer and of a stream, for gauges.
+//! The counts of a consumer and of a stream.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Connection;
-use crate::delivery::{Binding, ConsumerCounts};
+use crate::delivery::{Binding, ConsumerCounts, StreamSubjects};
 use crate::error::Error;
 
 impl Connection {
@@ -32,6 +32,35 @@ impl Connection {
 
     fn allow_denial(&self, api: &str) {
         self.errors.allow_denial(format!("{}.{api}", self.api_prefix));
+    }
+
+    /// Returns the subjects that a stream declares, and the number of those that its messages have, if it exists.
+    pub(crate) async fn stream_subjects(&self, name: &str) -> Result<Option<StreamSubjects>, Error> {
+        self.allow_denial(&format!("STREAM.INFO.{name}"));
+        match self.request_stream_info(name).await {
+            Ok(info) => Ok(Some(StreamSubjects { declared: info.config.subjects, count: info.state.subjects_count })),
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error.into_error(&format!("counting the subjects of stream `{name}`"))),
+        }
+    }
+
+    /// Returns the number of subjects of a stream that match a filter; `None` if the stream does not exist.
+    ///
+    /// The server answers with the number and one page of the subjects (`stream.go`, `jsStreamInfoRequest`), which is
+    /// empty behind the last one.
+    pub(crate) async fn count_subjects(&self, stream: &str, filter: &str) -> Result<Option<u64>, Error> {
+        #[derive(Deserialize)]
+        struct Page {
+            #[serde(default)]
+            total: u64,
+        }
+        let api = format!("STREAM.INFO.{stream}");
+        self.allow_denial(&api);
+        match self.request::<Page>(&api, &json!({ "subjects_filter": filter, "offset": i32::MAX })).await {
+            Ok(page) => Ok(Some(page.total)),
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error.into_error(&format!("counting the subjects of stream `{stream}`"))),
+        }
     }
 
     /// Returns the number of messages of a stream on a subject; `None` if the stream does not exist.

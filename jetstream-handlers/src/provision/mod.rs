@@ -25,6 +25,7 @@ mod snapshot;
 mod stored;
 mod streams;
 mod unfit;
+mod wide_filters;
 
 pub(crate) use applying::apply_plan;
 pub(crate) use consumers::restore_consumer;
@@ -37,6 +38,7 @@ pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, R
 pub(crate) use planning::{Program, plan};
 pub(crate) use preflight::has_tiers;
 pub(crate) use snapshot::loaded;
+pub(crate) use wide_filters::{NARROW_FILTER, WideFilters};
 
 use crate::delivery::Binding;
 use crate::error::Error;

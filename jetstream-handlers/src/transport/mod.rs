@@ -16,7 +16,9 @@ pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;
 
-use crate::delivery::{Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, filters};
+use crate::delivery::{
+    Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, StreamSubjects, filters,
+};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::memory;
@@ -400,6 +402,22 @@ impl Transport {
         match self {
             Self::Nats(connection) => connection.count_messages(stream, subject).await,
             Self::Memory(memory) => Ok(memory.count_messages(stream, subject)),
+        }
+    }
+
+    /// Returns the subjects that a stream declares, and the number of those that its messages have, if it exists.
+    pub(crate) async fn stream_subjects(&self, stream: &str) -> Result<Option<StreamSubjects>, Error> {
+        match self {
+            Self::Nats(connection) => connection.stream_subjects(stream).await,
+            Self::Memory(memory) => Ok(memory.stream_subjects(stream)),
+        }
+    }
+
+    /// Returns the number of subjects of a stream that match a filter; `None` if the stream does not exist.
+    pub(crate) async fn count_subjects(&self, stream: &str, filter: &str) -> Result<Option<u64>, Error> {
+        match self {
+            Self::Nats(connection) => connection.count_subjects(stream, filter).await,
+            Self::Memory(memory) => Ok(memory.count_subjects(stream, filter)),
         }
     }
 

@@ -7,8 +7,13 @@ use jetstream_handlers::prelude::*;
 use jetstream_handlers::{HandlerInfo, HandlerState};
 
 use crate::{Transport, accept, record_on};
+use jetstream_handlers_tests::{SOON, eventually};
 
-contract![handlers_are_listed_with_their_state, start_is_logged_once_for_each_handler,];
+contract![
+    handlers_are_listed_with_their_state,
+    start_is_logged_once_for_each_handler,
+    filter_of_many_subjects_is_logged_once,
+];
 
 async fn connect(transport: &Transport) -> Broker {
     match transport {
@@ -101,4 +106,41 @@ async fn start_is_logged_once_for_each_handler(transport: &Transport) {
     assert!(closure[0].contains("started a handler: stream found, consumer created"), "{closure:#?}");
     subscription.unsubscribe().await.unwrap();
     running.shutdown().await.unwrap();
+}
+
+async fn filter_of_many_subjects_is_logged_once(transport: &Transport) {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(log);
+    let broker = connect(transport).await;
+    let subjects = (0..301).map(|key| format!("keyed.eu.{key}")).chain(["keyed.us.1".to_owned()]);
+    let messages: Vec<_> = subjects.map(|subject| broker.publish_message(&subject, &crate::order(1))).collect();
+    let mut stored = broker.publisher().publish_all(messages);
+    while let Some(stored) = stored.next().await {
+        stored.unwrap();
+    }
+    let mut subscriptions = Vec::new();
+    // One subject, all subjects of the stream, few of many subjects, and all but one.
+    for (queue, subject) in [("one", "keyed.eu.1"), ("all", "keyed.>"), ("few", "keyed.us.*"), ("many", "keyed.eu.*")] {
+        subscriptions.push(record_on(&broker, queue, subject).await.0);
+    }
+    let mut warned = Vec::new();
+    eventually("a warning about a filter", SOON, || {
+        warned.extend(lines.take().into_iter().filter(|line| line.contains(" WARN ")));
+        std::future::ready((!warned.is_empty()).then_some(()))
+    })
+    .await;
+    for subscription in subscriptions {
+        subscription.unsubscribe().await.unwrap();
+    }
+    warned.extend(lines.take().into_iter().filter(|line| line.contains(" WARN ")));
+    let [warning] = &*warned else { panic!("{warned:#?}") };
+    for part in [
+        "the filter `staging.keyed.eu.*` matches 301 subjects of stream `STAGING_KEYED`",
+        "consume literal subjects",
+        r#"handler="closure on keyed.eu.*""#,
+    ] {
+        assert!(warning.contains(part), "{part} in {warning}");
+    }
 }
