@@ -45,6 +45,16 @@ impl<'de> DeserializeSeed<'de> for Visiting<'_, 'de> {
     }
 }
 
+/// Decodes a value with a deserializer whose type is erased, as the codecs of the application are.
+pub(super) fn deserialize_erased<'de, S: DeserializeSeed<'de>>(
+    deserializer: impl Deserializer<'de>,
+    seed: S,
+) -> Result<S::Value, erased_serde::Error> {
+    let deserializer: &mut dyn erased_serde::Deserializer<'de> =
+        &mut <dyn erased_serde::Deserializer<'de>>::erase(deserializer);
+    seed.deserialize(deserializer)
+}
+
 /// A codec of the application, as a [`Codec`] again.
 #[derive(Clone)]
 pub(super) struct Other(Arc<dyn Erased>);

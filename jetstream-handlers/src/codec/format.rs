@@ -66,7 +66,9 @@ pub(super) fn without_mark(payload: &[u8]) -> Option<&[u8]> {
 /// Returns the first bytes of a payload that is not JSON from its beginning.
 pub(super) fn beginning(payload: &[u8], error: &BoxError) -> Option<String> {
     let error = error.downcast_ref::<serde_json::Error>()?;
-    let is_syntax = matches!(error.classify(), Category::Syntax | Category::Eof);
+    // The category of an error is not kept where the payload is not UTF-8; its beginning shows the bytes that are not.
+    let is_syntax =
+        matches!(error.classify(), Category::Syntax | Category::Eof) || std::str::from_utf8(payload).is_err();
     if !is_syntax || error.line() > 1 || error.column() > SHOWN {
         return None;
     }
