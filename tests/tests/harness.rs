@@ -9,9 +9,14 @@ use jetstream_handlers_tests::{Cluster, Proxy, SOON, Server, binary, eventually,
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// The comparison of the benchmark program, which has no tests of its own.
+#[allow(dead_code, reason = "the program also reads, prints and writes the table")]
+#[path = "../../jetstream-handlers/benches/engine/instr/compared.rs"]
+mod compared;
 
 /// The timeout for the election of a leader.
 const ELECTION: Duration = secs(30);
@@ -299,5 +304,41 @@ impl Traces {
     fn is_running(&self) -> bool {
         // A zombie process has no command line.
         fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|words| !words.is_empty())
+    }
+}
+
+#[test]
+fn instructions_are_compared_with_the_table_of_the_same_compiler() {
+    let compare = |compiler: &str, counts: &[(&'static str, u64)], all| {
+        let table =
+            compared::Table::parse("# text\n\ncompiler = rustc 1\n\nconsume/ours = 10000\nkeys/old = 7\n").unwrap();
+        table.compare(compiler, counts, all, Path::new("profiles")).err().unwrap_or_default()
+    };
+    for count in [9_701, 10_000, 10_299] {
+        assert_eq!(compare("rustc 1", &[("consume/ours", count)], false), "");
+    }
+    let slower = compare("rustc 1", &[("consume/ours", 10_400)], false);
+    assert!(
+        slower.starts_with(
+            "`consume/ours` takes 10400 instructions per message, and 10000 in the table (+4.0 %): find the cause, or accept it by `cargo run --release -p jetstream-handlers-benches -- instr --accept \"consume/ours\"`"
+        ),
+        "{slower}"
+    );
+    assert!(slower.ends_with("the profiles are in `profiles`, for `callgrind_annotate`"), "{slower}");
+    let faster = compare("rustc 1", &[("consume/ours", 9_000)], false);
+    assert!(faster.contains("(-10.0 %): lower the table by `cargo run"), "{faster}");
+    let missing = compare("rustc 1", &[("keys/1000 keys", 5)], false);
+    assert!(
+        missing.contains("`keys/1000 keys` takes 5 instructions per message, and is not in the table"),
+        "{missing}"
+    );
+    let removed = compare("rustc 1", &[("consume/ours", 10_000)], true);
+    assert!(
+        removed.starts_with("`keys/old` is in the table, and is not a row that is counted: remove it"),
+        "{removed}"
+    );
+    assert_eq!(compare("rustc 2", &[("consume/ours", 1)], true), "");
+    for text in ["consume/ours 7", "consume/ours = many"] {
+        assert!(compared::Table::parse(text).unwrap_err().contains(text));
     }
 }

@@ -4,10 +4,12 @@
 //! cargo run --release -p jetstream-handlers-benches
 //! cargo run --release -p jetstream-handlers-benches -- consume publish/ours --rounds 9 --messages 300000
 //! RUSTFLAGS="--cfg rivals" cargo run --release -p jetstream-handlers-benches -- consume
+//! cargo run --release -p jetstream-handlers-benches -- instr
 //! ```
 //!
 //! The arguments are filters on `<group>/<variant>`; without any, all variants run.
 //! `--cfg rivals` adds frameworks that need a newer Rust than this crate.
+//! `instr` counts the instructions of some variants instead, and compares them with a committed table.
 //!
 //! The rules are the same for all variants of a group:
 //!
@@ -19,8 +21,10 @@
 //!   the publisher has the last acknowledgement.
 //! - CPU is the kernel's account of the threads of the run's process and of the server's process.
 
+mod codecs;
 mod consume;
 mod idle;
+mod instr;
 mod large;
 mod latency;
 mod measure;
@@ -30,7 +34,7 @@ mod publish;
 mod rivals;
 mod table;
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use async_nats::jetstream::{self, stream};
 use jetstream_handlers_tests::Server;
@@ -40,7 +44,7 @@ use table::Claim;
 /// The argument of a process that does one run.
 const RUN: &str = "--run";
 
-fn main() {
+fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (mut filters, mut rounds, mut messages) = (Vec::new(), 5, 100_000);
     while let Some(argument) = arguments.next() {
@@ -48,20 +52,31 @@ fn main() {
         match &*argument {
             "--rounds" => rounds = number(),
             "--messages" => messages = number(),
-            RUN => return run(&arguments.collect::<Vec<_>>()),
+            RUN => {
+                run(&arguments.collect::<Vec<_>>());
+                return ExitCode::SUCCESS;
+            }
+            "instr" => return instr::instr(&arguments.collect::<Vec<_>>()),
             _ => filters.push(argument),
         }
     }
-    let max_payload = format!("max_payload: {}", large::MAX_PAYLOAD);
-    let server = runtime().block_on(Server::builder().config(&max_payload).start());
+    let server = start_server();
     let mut bench = Bench { url: server.url(), server: server.pid(), messages, durable: "prepared".to_owned() };
     for group in groups() {
         group.run(&mut bench, rounds, &filters);
     }
+    ExitCode::SUCCESS
+}
+
+fn start_server() -> Server {
+    let max_payload = format!("max_payload: {}", large::MAX_PAYLOAD);
+    runtime().block_on(Server::builder().config(&max_payload).start())
 }
 
 fn groups() -> impl Iterator<Item = Group> {
-    [consume::groups(), large::groups(), publish::groups(), latency::groups(), idle::groups()].into_iter().flatten()
+    [consume::groups(), large::groups(), publish::groups(), latency::groups(), idle::groups(), codecs::groups()]
+        .into_iter()
+        .flatten()
 }
 
 /// Does one run and prints its sample.
@@ -163,12 +178,16 @@ impl Group {
 
     /// Does one run in its own process, so that it does not see the memory of the run before.
     fn run_process(&self, bench: &Bench, variant: &Variant) -> Sample {
-        let (server, messages) = (bench.server.to_string(), bench.messages.to_string());
-        let arguments = [RUN, self.name, variant.name, &bench.url, &server, &messages, &bench.durable];
         let program = std::env::current_exe().expect("the path of this program is known");
+        let arguments = self.arguments(variant.name, bench);
         let output =
             Command::new(program).args(arguments).stderr(Stdio::inherit()).output().expect("it can be started");
         assert!(output.status.success(), "{}/{} failed", self.name, variant.name);
         measure::read(&String::from_utf8_lossy(&output.stdout))
+    }
+    /// Returns the arguments of the process of a run.
+    fn arguments(&self, variant: &str, bench: &Bench) -> Vec<String> {
+        let (server, messages) = (bench.server.to_string(), bench.messages.to_string());
+        [RUN, self.name, variant, &bench.url, &server, &messages, &bench.durable].map(str::to_owned).into()
     }
 }
