@@ -1,4 +1,6 @@
 //! Payloads that are decoded and encoded, by this crate and by the crates of the formats alone.
+//!
+//! Encoded payloads are `Bytes`, which a publish needs.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -47,7 +49,10 @@ pub(crate) fn groups() -> Vec<Group> {
         group(
             "encode json",
             TO_VEC,
-            vec![encode(OURS, order.clone()), plain(TO_VEC, order.clone(), serde_json::to_vec)],
+            vec![
+                encode(OURS, order.clone()),
+                plain(TO_VEC, order.clone(), |order| serde_json::to_vec(order).map(Bytes::from)),
+            ],
         ),
         group(
             "decode messagepack",
@@ -60,7 +65,10 @@ pub(crate) fn groups() -> Vec<Group> {
         group(
             "encode messagepack",
             RMP,
-            vec![encode(OURS, MessagePack(order.clone())), plain(RMP, order.clone(), rmp_serde::to_vec_named)],
+            vec![
+                encode(OURS, MessagePack(order.clone())),
+                plain(RMP, order.clone(), |order| rmp_serde::to_vec_named(order).map(Bytes::from)),
+            ],
         ),
         group(
             "decode cbor",
@@ -70,7 +78,14 @@ pub(crate) fn groups() -> Vec<Group> {
                 plain(CBOR, cbor, |payload| serde_cbor_2::from_slice::<Order>(payload)),
             ],
         ),
-        group("encode cbor", CBOR, vec![encode(OURS, Cbor(order.clone())), plain(CBOR, order, serde_cbor_2::to_vec)]),
+        group(
+            "encode cbor",
+            CBOR,
+            vec![
+                encode(OURS, Cbor(order.clone())),
+                plain(CBOR, order, |order| serde_cbor_2::to_vec(order).map(Bytes::from)),
+            ],
+        ),
         group(
             "decode protobuf",
             PROST,
@@ -82,7 +97,10 @@ pub(crate) fn groups() -> Vec<Group> {
         group(
             "encode protobuf",
             PROST,
-            vec![encode(OURS, Protobuf(protobuf.clone())), plain(PROST, protobuf, ProtobufOrder::encode_to_vec)],
+            vec![
+                encode(OURS, Protobuf(protobuf.clone())),
+                plain(PROST, protobuf, |order| Bytes::from(order.encode_to_vec())),
+            ],
         ),
     ]
 }
