@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Consumer, pull};
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream::stream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::Subscribe;
 use jetstream_handlers::prelude::*;
@@ -15,6 +15,8 @@ use tokio::time::sleep;
 
 use crate::measure::{Figure, Sample};
 use crate::order::Order;
+#[cfg(rivals)]
+use crate::rivals::variants as rivals;
 use crate::table::Claim;
 use crate::table::Target::{AtLeast, AtMost};
 use crate::{Bench, Group, Variant};
@@ -25,138 +27,126 @@ pub(crate) const SUBJECT: &str = "CONSUME.orders";
 /// The `max_ack_pending` of the consumers that this crate creates.
 pub(crate) const MAX_ACK_PENDING: i64 = 10_000;
 
-/// The sleep of the slow handler, and the number of its concurrent calls.
-const SLOW: Duration = Duration::from_millis(5);
-const SLOW_CONCURRENCY: usize = 64;
-const SLOW_OURS: &str = "64 concurrent, 5 ms each";
-
-/// The runtime's timers alone, which round up to milliseconds.
-const SLOW_BARE: &str = "64 bare timers";
-
 const OURS: &str = "ours";
 /// Without a priority group, and so without the pin id header on each message.
 const SINGLE: &str = "ours, single instance";
+/// Decodes as this crate does.
 const TUNED: &str = "async-nats, batch 1000";
+/// Decodes as most programs do.
+const FROM_SLICE: &str = "async-nats, from_slice";
 const DEFAULTS: &str = "async-nats, defaults";
 const FETCH: &str = "async-nats, fetch of 10";
-const RUSTSTREAM: &str = "ruststream-nats";
+pub(crate) const RUSTSTREAM: &str = "ruststream-nats";
+pub(crate) const SHOVE: &str = "shove";
+pub(crate) const NATS_GO: &str = "nats.go, fetch of 1000";
 
 pub(crate) fn groups() -> Vec<Group> {
-    let default = |name| Variant::new(name, |bench| ours(bench, bench.messages, Duration::ZERO, |handler| handler));
-    vec![
-        Group {
-            name: "consume",
-            prepare: fill,
-            variants: vec![
-                default(OURS),
-                Variant::new(TUNED, |bench| messages(bench, 1000)),
-                #[cfg(rivals)]
-                Variant::new(RUSTSTREAM, crate::rivals::ruststream),
-                Variant::new(DEFAULTS, |bench| messages(bench, 200)),
-                Variant::new(FETCH, fetch),
-            ],
-            claims: vec![
-                Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.0)),
-                Claim::ratio(Figure::ClientCpu, OURS, TUNED, AtMost(0.95)),
-                Claim::ratio(Figure::Rate, OURS, RUSTSTREAM, AtLeast(1.15)),
-                Claim::ratio(Figure::ClientCpu, OURS, RUSTSTREAM, AtMost(0.7)),
-                Claim::ratio(Figure::Rate, OURS, FETCH, AtLeast(4.0)),
-            ],
-        },
-        Group {
-            name: "ordered",
-            prepare: fill,
-            variants: vec![
-                Variant::new(OURS, |bench| ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered())),
-                Variant::new(SINGLE, |bench| {
-                    ours(bench, bench.messages, Duration::ZERO, |handler| handler.ordered().single_instance())
-                }),
-                Variant::new(TUNED, |bench| messages(bench, 1000)),
-            ],
-            claims: vec![
-                Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.8)),
-                Claim::ratio(Figure::ServerCpu, OURS, TUNED, AtMost(0.6)),
-                Claim::ratio(Figure::Rate, SINGLE, TUNED, AtLeast(1.8)),
-                Claim::ratio(Figure::ServerCpu, SINGLE, TUNED, AtMost(0.6)),
-            ],
-        },
-        Group {
-            name: "concurrency",
-            prepare: fill,
-            variants: vec![
-                default("concurrency 1"),
-                Variant::new("concurrency 16", |bench| {
-                    ours(bench, bench.messages, Duration::ZERO, |handler| handler.concurrency(16))
-                }),
-            ],
-            claims: vec![Claim::ratio(Figure::ClientCpu, "concurrency 16", "concurrency 1", AtMost(1.15))],
-        },
-        Group {
-            name: "slow",
-            prepare: fill,
-            variants: vec![
-                Variant::new(SLOW_OURS, |bench| {
-                    let run = ours(bench, bench.messages / 5, SLOW, |handler| handler.concurrency(SLOW_CONCURRENCY));
-                    of_ideal(run)
-                }),
-                Variant::new(SLOW_BARE, |bench| of_ideal(bare_sleeps(bench))),
-            ],
-            claims: vec![
-                Claim::figure(Figure::OfIdeal, SLOW_OURS, AtLeast(90.0)),
-                Claim::ratio(Figure::Rate, SLOW_OURS, SLOW_BARE, AtLeast(0.9)),
-            ],
-        },
-    ]
+    vec![consume(), ordered()]
 }
 
-fn of_ideal(mut sample: Sample) -> Sample {
-    let ideal = SLOW_CONCURRENCY as f64 / SLOW.as_secs_f64();
-    sample.insert(Figure::OfIdeal, 100.0 * sample[&Figure::Rate] / ideal);
-    sample
+fn consume() -> Group {
+    let mut variants = vec![
+        Variant::new(OURS, |bench| ours(bench, bench.messages, |handler| handler)),
+        Variant::new(TUNED, |bench| messages(bench, 1000, from_str)),
+        Variant::new(FROM_SLICE, |bench| messages(bench, 1000, from_slice)),
+        Variant::new(DEFAULTS, |bench| messages(bench, 200, from_str)),
+        Variant::new(FETCH, fetch),
+    ];
+    variants.extend(rivals());
+    Group {
+        name: "consume",
+        prepare: fill,
+        variants,
+        claims: vec![
+            Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.0)),
+            Claim::ratio(Figure::ClientCpu, OURS, TUNED, AtMost(0.95)),
+            Claim::ratio(Figure::ClientCpu, OURS, FROM_SLICE, AtMost(0.9)),
+            Claim::ratio(Figure::Rate, OURS, RUSTSTREAM, AtLeast(1.15)),
+            Claim::ratio(Figure::ClientCpu, OURS, RUSTSTREAM, AtMost(0.75)),
+            Claim::ratio(Figure::Rate, OURS, SHOVE, AtLeast(1.2)),
+            Claim::ratio(Figure::Rate, OURS, NATS_GO, AtLeast(1.2)),
+            Claim::ratio(Figure::Rate, OURS, FETCH, AtLeast(4.0)),
+        ],
+    }
 }
 
-fn bare_sleeps(bench: &Bench) -> Sample {
-    let messages = bench.messages / 5;
+#[cfg(not(rivals))]
+fn rivals() -> Vec<Variant> {
+    Vec::new()
+}
+
+fn ordered() -> Group {
+    Group {
+        name: "ordered",
+        prepare: fill,
+        variants: vec![
+            Variant::new(OURS, |bench| ours(bench, bench.messages, |handler| handler.ordered())),
+            Variant::new(SINGLE, |bench| ours(bench, bench.messages, |handler| handler.ordered().single_instance())),
+            Variant::new(TUNED, |bench| messages(bench, 1000, from_str)),
+        ],
+        claims: vec![
+            Claim::ratio(Figure::Rate, OURS, TUNED, AtLeast(1.35)),
+            Claim::ratio(Figure::ServerCpu, OURS, TUNED, AtMost(0.6)),
+            Claim::ratio(Figure::Rate, SINGLE, TUNED, AtLeast(1.7)),
+            Claim::ratio(Figure::ServerCpu, SINGLE, TUNED, AtMost(0.5)),
+        ],
+    }
+}
+
+/// The stored messages that the runs of a group read.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored {
+    pub(crate) stream: &'static str,
+    pub(crate) subject: &'static str,
+    pub(crate) messages: u64,
+}
+
+/// Stores the messages that most groups read.
+pub(crate) fn fill(bench: &Bench) {
+    store(bench, Stored { stream: STREAM, subject: SUBJECT, messages: bench.messages }, Order::new);
+}
+
+/// Stores a number of orders.
+pub(crate) fn store(bench: &Bench, stored: Stored, order: fn(u64) -> Order) {
     bench.block_on(async {
-        let meter = bench.meter();
-        futures::stream::iter(0..messages).for_each_concurrent(SLOW_CONCURRENCY, |_| sleep(SLOW)).await;
-        meter.stop(messages)
-    })
-}
-
-/// Stores the messages that all runs read.
-fn fill(bench: &Bench) {
-    bench.block_on(async {
-        let (jetstream, mut stream) = bench.empty_stream(STREAM).await;
-        let acks = futures::stream::iter(0..bench.messages).map(|id| {
-            let published = jetstream.publish(SUBJECT, Order::new(id).json());
+        let (jetstream, mut stream) = bench.empty_stream(stored.stream).await;
+        let acks = futures::stream::iter(0..stored.messages).map(|id| {
+            let published = jetstream.publish(stored.subject, order(id).json());
             async { published.await.expect("it can be sent").await }
         });
         acks.buffered(256).try_for_each(async |_| Ok(())).await.expect("the stream stores it");
-        let stored = stream.info().await.expect("the stream exists").state.messages;
-        assert_eq!(stored, bench.messages, "the stream has what the runs read");
+        let messages = stream.info().await.expect("the stream exists").state.messages;
+        assert_eq!(messages, stored.messages, "the stream has what the runs read");
     });
 }
 
-/// A handler of this crate with the default settings, except those of `adjust`.
-fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
-    bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
-        let meter = bench.meter();
-        let seen = Seen::until(messages);
-        let broker = Broker::builder().servers([bench.url.clone()]).state(seen.clone()).connect().await;
-        let broker = broker.expect("the server is running");
-        let subscribe = broker.subscribe(SUBJECT, durable, move |order: Order, State(seen): State<Seen>| async move {
-            if !pause.is_zero() {
-                sleep(pause).await;
-            }
+/// A handler of this crate that returns at once, with the default settings, except those of `adjust`.
+pub(crate) fn ours(bench: &Bench, messages: u64, adjust: impl FnOnce(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
+    let stored = Stored { stream: STREAM, subject: SUBJECT, messages };
+    handled(bench, stored, |broker, durable| {
+        adjust(broker.subscribe(SUBJECT, durable, |order: Order, State(seen): State<Seen>| async move {
             black_box(order);
             seen.one_more();
-        });
-        let subscription = adjust(subscribe).await.expect("the handler starts");
+        }))
+    })
+}
+
+/// A handler of this crate, which calls [`Seen::one_more`] for each message.
+pub(crate) fn handled(
+    bench: &Bench,
+    stored: Stored,
+    subscribe: impl for<'a> FnOnce(&'a Broker, &str) -> Subscribe<'a>,
+) -> Sample {
+    bench.block_on(async {
+        let (observer, durable) = (Observer::of(bench, stored.stream).await, &*bench.durable);
+        let meter = bench.meter();
+        let seen = Seen::until(stored.messages);
+        let broker = Broker::builder().servers([bench.url.clone()]).state(seen.clone()).connect().await;
+        let broker = broker.expect("the server is running");
+        let subscription = subscribe(&broker, durable).await.expect("the handler starts");
         seen.all().await;
-        observer.acked(durable, messages).await;
-        let sample = meter.stop(messages);
+        observer.acked(durable, stored.messages).await;
+        let sample = meter.stop(stored.messages);
         subscription.unsubscribe().await.expect("the handler stops");
         broker.disconnect().await.expect("the connection ends");
         observer.delete(durable).await;
@@ -165,38 +155,41 @@ fn ours(bench: &Bench, messages: u64, pause: Duration, adjust: fn(Subscribe<'_>)
 }
 
 /// Hand-written code that tunes async-nats.
-fn messages(bench: &Bench, batch: usize) -> Sample {
-    bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
-        let meter = bench.meter();
-        let consumer = consumer(bench, durable).await;
+pub(crate) fn messages(bench: &Bench, batch: usize, decode: impl Fn(&[u8]) -> Order) -> Sample {
+    rival(bench, async |consumer| {
         let messages =
             consumer.stream().max_messages_per_batch(batch).messages().await.expect("messages can be requested");
         let mut messages = messages.take(bench.messages as usize);
         while let Some(message) = messages.next().await {
-            handle(&message.expect("the server is running")).await;
+            let message = message.expect("the server is running");
+            black_box(decode(&message.payload));
+            message.ack().await.expect("the server is running");
         }
-        observer.acked(durable, bench.messages).await;
-        let sample = meter.stop(bench.messages);
-        observer.delete(durable).await;
-        sample
     })
 }
 
 /// Small batches fetched one by one, as some frameworks do.
 fn fetch(bench: &Bench) -> Sample {
-    bench.block_on(async {
-        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
-        let meter = bench.meter();
-        let consumer = consumer(bench, durable).await;
+    rival(bench, async |consumer| {
         let mut seen = 0;
         while seen < bench.messages {
             let mut batch = consumer.fetch().max_messages(10).messages().await.expect("messages can be requested");
             while let Some(message) = batch.next().await {
-                handle(&message.expect("the server is running")).await;
+                let message = message.expect("the server is running");
+                black_box(from_str(&message.payload));
+                message.ack().await.expect("the server is running");
                 seen += 1;
             }
         }
+    })
+}
+
+/// Code for async-nats that handles and acks all messages.
+pub(crate) fn rival(bench: &Bench, consume: impl AsyncFnOnce(Consumer<pull::Config>)) -> Sample {
+    bench.block_on(async {
+        let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
+        let meter = bench.meter();
+        consume(consumer(bench, durable).await).await;
         observer.acked(durable, bench.messages).await;
         let sample = meter.stop(bench.messages);
         observer.delete(durable).await;
@@ -205,7 +198,7 @@ fn fetch(bench: &Bench) -> Sample {
 }
 
 /// A durable consumer with the settings of those that this crate creates.
-async fn consumer(bench: &Bench, durable: &str) -> Consumer<pull::Config> {
+pub(crate) async fn consumer(bench: &Bench, durable: &str) -> Consumer<pull::Config> {
     let stream = bench.jetstream().await.get_stream(STREAM).await.expect("the stream was filled");
     let config = pull::Config {
         durable_name: Some(durable.to_owned()),
@@ -216,9 +209,13 @@ async fn consumer(bench: &Bench, durable: &str) -> Consumer<pull::Config> {
     stream.create_consumer(config).await.expect("the consumer can be created")
 }
 
-async fn handle(message: &jetstream::Message) {
-    black_box(serde_json::from_slice::<Order>(&message.payload).expect("it is an order"));
-    message.ack().await.expect("the server is running");
+/// Decodes from checked text, as this crate does.
+pub(crate) fn from_str(payload: &[u8]) -> Order {
+    serde_json::from_str(std::str::from_utf8(payload).expect("it is text")).expect("it is an order")
+}
+
+fn from_slice(payload: &[u8]) -> Order {
+    serde_json::from_slice(payload).expect("it is an order")
 }
 
 /// The number of messages that a handler has received.

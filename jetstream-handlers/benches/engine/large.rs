@@ -25,9 +25,6 @@ pub(crate) const MAX_PAYLOAD: usize = 16 * 1024 * 1024;
 /// The `max_bytes` of the hand-tuned pulls.
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
-/// The time that the handler takes for each message.
-const PAUSE: Duration = Duration::from_millis(2);
-
 const OURS: &str = "ours";
 const BATCHES: &str = "async-nats, batches of 16 MiB";
 const CONTINUOUS: &str = "async-nats, messages() of 16 MiB";
@@ -39,15 +36,29 @@ struct Stored {
     subject: &'static str,
     messages: u64,
     size: usize,
+    /// The time that the handler takes for each message, while which the server can send others.
+    pause: Duration,
 }
 
-const ONE_MEGABYTE: Stored = Stored { stream: "LARGE-1", subject: "LARGE-1.files", messages: 1200, size: 1_000_000 };
-const EIGHT_MEGABYTES: Stored = Stored { stream: "LARGE-8", subject: "LARGE-8.files", messages: 60, size: 8_000_000 };
+const SMALLEST: Stored =
+    Stored { stream: "LARGE-100K", subject: "LARGE-100K.files", messages: 5000, size: 100_000, pause: Duration::ZERO };
+const SLOW: Stored = Stored {
+    stream: "LARGE-1M",
+    subject: "LARGE-1M.files",
+    messages: 1000,
+    size: 1_000_000,
+    pause: Duration::from_millis(2),
+};
+const QUICK: Stored = Stored { pause: Duration::ZERO, ..SLOW };
+const LARGEST: Stored =
+    Stored { stream: "LARGE-8M", subject: "LARGE-8M.files", messages: 100, size: 8_000_000, pause: Duration::ZERO };
 
 pub(crate) fn groups() -> Vec<Group> {
     vec![
-        group("large, 1 MB", |bench| fill(bench, ONE_MEGABYTE), ONE_MEGABYTE),
-        group("large, 8 MB", |bench| fill(bench, EIGHT_MEGABYTES), EIGHT_MEGABYTES),
+        group("large, 100 KB", |bench| fill(bench, SMALLEST), SMALLEST),
+        group("large, 1 MB", |bench| fill(bench, QUICK), QUICK),
+        group("large, 1 MB, 2 ms each", |bench| fill(bench, SLOW), SLOW),
+        group("large, 8 MB", |bench| fill(bench, LARGEST), LARGEST),
     ]
 }
 
@@ -85,9 +96,11 @@ fn fill(bench: &Bench, stored: Stored) {
     });
 }
 
-async fn handle(payload: &[u8]) {
+async fn handle(payload: &[u8], pause: Duration) {
     black_box(payload);
-    sleep(PAUSE).await;
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
 }
 
 /// Adds to a sample what went wrong in its run.
@@ -109,7 +122,7 @@ fn ours(bench: &Bench, stored: Stored) -> Sample {
         let subscribe = broker.subscribe(stored.subject, durable, move |message: Message| {
             let (seen, redelivered) = counters.clone();
             async move {
-                handle(message.payload()).await;
+                handle(message.payload(), stored.pause).await;
                 if message.info().delivered() == 1 {
                     seen.one_more();
                 } else {
@@ -138,7 +151,7 @@ fn batches(bench: &Bench, stored: Stored) -> Sample {
             let mut batch = batch.messages().await.expect("messages can be requested");
             // The status that ends a batch whose bytes are used up is an error.
             while let Some(Ok(message)) = batch.next().await {
-                tally.handle(message).await;
+                tally.handle(message, stored.pause).await;
                 if tally.handled == stored.messages {
                     break;
                 }
@@ -154,7 +167,7 @@ fn continuous(bench: &Bench, stored: Stored) -> Sample {
         let mut messages = messages.await.expect("messages can be requested");
         while tally.handled < stored.messages {
             if let Ok(message) = messages.next().await.expect("it does not end") {
-                tally.handle(message).await;
+                tally.handle(message, stored.pause).await;
             }
         }
     })
@@ -168,8 +181,8 @@ struct Tally {
 }
 
 impl Tally {
-    async fn handle(&mut self, message: jetstream::Message) {
-        handle(&message.payload).await;
+    async fn handle(&mut self, message: jetstream::Message, pause: Duration) {
+        handle(&message.payload, pause).await;
         message.ack().await.expect("the server is running");
         if message.info().expect("it has an ack subject").delivered == 1 {
             self.handled += 1;

@@ -32,7 +32,7 @@ pub(crate) fn groups() -> Vec<Group> {
         name: "latency",
         prepare: |_| {},
         variants: vec![Variant::new(OURS, ours), Variant::new(RIVAL, async_nats)],
-        claims: vec![Claim::ratio(Figure::MedianLatency, OURS, RIVAL, AtMost(1.1))],
+        claims: vec![Claim::ratio(Figure::MedianLatency, OURS, RIVAL, AtMost(1.05))],
     }]
 }
 

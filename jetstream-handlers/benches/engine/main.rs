@@ -23,11 +23,16 @@
 
 mod codecs;
 mod consume;
+mod growth;
 mod idle;
 mod instr;
+mod kinds;
 mod large;
 mod latency;
 mod measure;
+#[cfg(rivals)]
+mod nats_go;
+mod observed;
 mod order;
 mod publish;
 #[cfg(rivals)]
@@ -74,9 +79,10 @@ fn start_server() -> Server {
 }
 
 fn groups() -> impl Iterator<Item = Group> {
-    [consume::groups(), large::groups(), publish::groups(), latency::groups(), idle::groups(), codecs::groups()]
-        .into_iter()
-        .flatten()
+    // The consumers of the idle handlers stay on the server, so these are last.
+    let consuming = [consume::groups(), observed::groups(), kinds::groups(), growth::groups(), large::groups()];
+    let others = [codecs::groups(), publish::groups(), latency::groups(), idle::groups()];
+    consuming.into_iter().chain(others).flatten()
 }
 
 /// Does one run and prints its sample.
@@ -108,7 +114,7 @@ impl Bench {
     }
 
     fn meter(&self) -> Meter {
-        Meter::start(self.server)
+        Meter::start(std::process::id(), self.server)
     }
 
     async fn jetstream(&self) -> jetstream::Context {

@@ -18,6 +18,10 @@ pub(crate) enum Figure {
     MemoryPerHandler,
     IdleCpu,
     Threads,
+    /// The time from the connection until all handlers have started.
+    StartTime,
+    /// The messages of the replica with the fewest, as a percentage of an equal share.
+    LeastShare,
     /// Messages that were delivered again.
     Redelivered,
     /// Connections after the first one, as after the server has ended one as a slow consumer.
@@ -25,7 +29,7 @@ pub(crate) enum Figure {
 }
 
 impl Figure {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::Rate,
         Self::ClientCpu,
         Self::ServerCpu,
@@ -36,6 +40,8 @@ impl Figure {
         Self::MemoryPerHandler,
         Self::IdleCpu,
         Self::Threads,
+        Self::StartTime,
+        Self::LeastShare,
         Self::Redelivered,
         Self::Reconnects,
     ];
@@ -52,6 +58,8 @@ impl Figure {
             Self::MemoryPerHandler => "KiB/handler",
             Self::IdleCpu => "idle CPU %",
             Self::Threads => "more threads",
+            Self::StartTime => "start ms/handler",
+            Self::LeastShare => "least share %",
             Self::Redelivered => "redelivered",
             Self::Reconnects => "reconnects",
         }
@@ -75,6 +83,7 @@ pub(crate) fn read(text: &str) -> Sample {
 /// Measures from its start to its stop.
 #[derive(Debug)]
 pub(crate) struct Meter {
+    client: u32,
     server: u32,
     server_cpu: Duration,
     client_cpu: Duration,
@@ -82,8 +91,9 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    pub(crate) fn start(server: u32) -> Self {
-        Self { server, server_cpu: cpu(server), client_cpu: cpu(std::process::id()), started: Instant::now() }
+    /// Starts to measure two processes.
+    pub(crate) fn start(client: u32, server: u32) -> Self {
+        Self { client, server, server_cpu: cpu(server), client_cpu: cpu(client), started: Instant::now() }
     }
 
     pub(crate) fn stop(self, messages: u64) -> Sample {
@@ -91,9 +101,9 @@ impl Meter {
         let per_message = |cpu: Duration| cpu.as_secs_f64() * 1e6 / messages as f64;
         Sample::from([
             (Figure::Rate, messages as f64 / took.as_secs_f64()),
-            (Figure::ClientCpu, per_message(cpu(std::process::id()) - self.client_cpu)),
+            (Figure::ClientCpu, per_message(cpu(self.client) - self.client_cpu)),
             (Figure::ServerCpu, per_message(cpu(self.server) - self.server_cpu)),
-            (Figure::PeakMemory, status("VmHWM") / 1024.0),
+            (Figure::PeakMemory, status(self.client, "VmHWM") / 1024.0),
         ])
     }
 }
@@ -110,9 +120,9 @@ pub(crate) fn cpu(process: u32) -> Duration {
     Duration::from_nanos(nanos.sum())
 }
 
-/// Returns a number of `/proc/self/status`, in KiB for memory.
-pub(crate) fn status(key: &str) -> f64 {
-    let status = fs::read_to_string("/proc/self/status").expect("this process runs");
+/// Returns a number of the status of a process, in KiB for memory.
+pub(crate) fn status(process: u32, key: &str) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
     let line =
         status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).expect("the kernel reports it");
     line.trim().trim_end_matches(" kB").parse().expect("it is a number")

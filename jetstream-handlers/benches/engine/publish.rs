@@ -35,8 +35,8 @@ pub(crate) fn groups() -> Vec<Group> {
                 Variant::new(RIVAL_IDS, |bench| async_nats(bench, 1, true)),
             ],
             claims: vec![
-                Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(1.0)),
-                Claim::ratio(Figure::Rate, OURS, RIVAL_IDS, AtLeast(1.0)),
+                Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(0.95)),
+                Claim::ratio(Figure::Rate, OURS, RIVAL_IDS, AtLeast(0.98)),
             ],
         },
         Group {
@@ -50,10 +50,10 @@ pub(crate) fn groups() -> Vec<Group> {
             ],
             claims: vec![
                 Claim::ratio(Figure::Rate, INGEST, OURS, AtLeast(2.0)),
-                Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(1.1)),
-                Claim::ratio(Figure::ClientCpu, OURS, RIVAL, AtMost(0.7)),
-                Claim::ratio(Figure::Rate, OURS, RIVAL_IDS, AtLeast(1.1)),
-                Claim::ratio(Figure::ClientCpu, OURS, RIVAL_IDS, AtMost(0.7)),
+                Claim::ratio(Figure::Rate, OURS, RIVAL, AtLeast(0.8)),
+                Claim::ratio(Figure::ClientCpu, OURS, RIVAL, AtMost(0.85)),
+                Claim::ratio(Figure::Rate, OURS, RIVAL_IDS, AtLeast(1.0)),
+                Claim::ratio(Figure::ClientCpu, OURS, RIVAL_IDS, AtMost(0.75)),
             ],
         },
     ]
