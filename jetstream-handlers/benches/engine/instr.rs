@@ -20,6 +20,9 @@ use crate::Bench;
 const ROWS: &[Row] = &[
     Row::new("consume/ours"),
     Row::new("consume/async-nats, batch 1000"),
+    Row::new("observed/ours, subscriber"),
+    Row::new("keys/1000 keys"),
+    Row::new("batches/ours, batches of 100"),
     Row::new("ordered/ours"),
     Row::new("ordered/ours, single instance"),
     // These publish a twentieth of the messages.
@@ -35,6 +38,11 @@ const MESSAGES: [u64; 2] = [5_000, 25_000];
 
 /// The number of rows that run at the same time; each has a server of its own.
 const AT_ONCE: usize = 2;
+
+/// The number of times that a row is counted which differs from the table, and every row for a new table.
+///
+/// The least totals count: on a busy machine, a run takes more instructions, because it is served in smaller parts.
+const ATTEMPTS: usize = 3;
 
 /// A run that is counted.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +97,17 @@ fn counted(rows: &[&Row], accepts: bool, all: bool) -> Result<(), String> {
         return Err("the instructions of a release build are counted: use `cargo run --release`".to_owned());
     }
     let (callgrind, table, compiler) = (Callgrind::find()?, Table::read()?, compiler()?);
-    let counts = count(&callgrind, rows)?;
+    let mut totals = count(&callgrind, rows)?;
+    for _ in 1..ATTEMPTS {
+        let counts = per_message(&totals);
+        let differs = |row: &&Row| counts.iter().any(|count| count.0 == row.name && table.differs(&compiler, count));
+        let again: Vec<_> = rows.iter().copied().filter(|row| accepts || differs(row)).collect();
+        for (name, again) in count(&callgrind, &again)? {
+            let least = totals.iter_mut().filter(|(row, _)| *row == name);
+            least.for_each(|(_, least)| *least = [least[0].min(again[0]), least[1].min(again[1])]);
+        }
+    }
+    let counts = per_message(&totals);
     table.print(&compiler, &counts);
     if accepts {
         return table.accept(&compiler, &counts, all);
@@ -107,8 +125,16 @@ fn compiler() -> Result<String, String> {
     Ok(format!("{} on {host}", text.lines().next().unwrap_or("an unknown compiler")))
 }
 
-/// Returns the instructions per message of each row, in the order of the rows.
-fn count(callgrind: &Callgrind, rows: &[&Row]) -> Result<Vec<(&'static str, u64)>, String> {
+/// A row, and the instructions of its two runs.
+type Totals = (&'static str, [u64; 2]);
+
+fn per_message(totals: &[Totals]) -> Vec<(&'static str, u64)> {
+    let figure = |[less, more]: [u64; 2]| more.saturating_sub(less) / (MESSAGES[1] - MESSAGES[0]);
+    totals.iter().map(|&(name, totals)| (name, figure(totals))).collect()
+}
+
+/// Returns the totals of each row, in the order of the rows.
+fn count(callgrind: &Callgrind, rows: &[&Row]) -> Result<Vec<Totals>, String> {
     let (waiting, counts) = (Mutex::new(rows.iter().enumerate()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         let threads: Vec<_> = (0..AT_ONCE.min(rows.len()))
@@ -117,8 +143,8 @@ fn count(callgrind: &Callgrind, rows: &[&Row]) -> Result<Vec<(&'static str, u64)
                     let server = crate::start_server();
                     loop {
                         let Some((index, row)) = waiting.lock().expect("no run panics").next() else { return Ok(()) };
-                        let count = row.count(callgrind, &server)?;
-                        counts.lock().expect("no run panics").push((index, (row.name, count)));
+                        let totals = row.totals(callgrind, &server)?;
+                        counts.lock().expect("no run panics").push((index, (row.name, totals)));
                     }
                 })
             })
@@ -133,19 +159,18 @@ fn count(callgrind: &Callgrind, rows: &[&Row]) -> Result<Vec<(&'static str, u64)
 }
 
 impl Row {
-    /// Returns the instructions per message.
-    fn count(&self, callgrind: &Callgrind, server: &jetstream_handlers_tests::Server) -> Result<u64, String> {
+    /// Returns the instructions of the two runs.
+    fn totals(&self, callgrind: &Callgrind, server: &jetstream_handlers_tests::Server) -> Result<[u64; 2], String> {
         let (group, variant) = self.name.split_once('/').expect("the name of a row has a slash");
         let found = crate::groups().find(|one| one.name == group);
-        let group = found.ok_or_else(|| format!("no group of the row `{}` exists", self.name))?;
-        let totals = MESSAGES.map(|messages| {
+        let group = found.ok_or_else(|| format!("the row `{}` is of a group that does not exist", self.name))?;
+        let [less, more] = MESSAGES.map(|messages| {
             let messages = messages * self.of;
             let durable = format!("{messages}-{}", self.name.replace(|char: char| !char.is_alphanumeric(), "-"));
             let bench = Bench { url: server.url(), server: server.pid(), messages, durable };
             (group.prepare)(&bench);
             callgrind.total(group.arguments(variant, &bench), &bench.durable)
         });
-        let [less, more] = totals;
-        Ok((more? - less?) / (MESSAGES[1] - MESSAGES[0]))
+        Ok([less?, more?])
     }
 }

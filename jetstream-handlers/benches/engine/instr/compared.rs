@@ -56,6 +56,12 @@ impl Table {
         self.rows.iter().find(|(name, _)| name == row).map(|(_, count)| *count)
     }
 
+    /// Returns `true` if a count is outside of the tolerance.
+    pub(super) fn differs(&self, compiler: &str, &(name, count): &Count) -> bool {
+        let committed = self.committed(name).filter(|_| self.compiler == compiler);
+        committed.is_some_and(|committed| percent(committed, count).abs() > TOLERANCE)
+    }
+
     pub(super) fn print(&self, compiler: &str, counts: &[Count]) {
         let reference = counts.iter().find(|(name, _)| *name == REFERENCE).map(|(_, count)| *count);
         println!("\n| {compiler} | instructions per message | in the table | change | of async-nats |");
