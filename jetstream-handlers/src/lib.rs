@@ -490,5 +490,8 @@ pub mod permissions {}
 #[doc = include_str!("docs/security.md")]
 pub mod security {}
 
+#[doc = include_str!("docs/speed.md")]
+pub mod speed {}
+
 #[doc = include_str!("docs/tracing.md")]
 pub mod traces {}
