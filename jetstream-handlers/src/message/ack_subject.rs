@@ -278,23 +278,30 @@ impl AckPrefix {
 
 /// Parses a number and the dot after it, and advances `text` past them.
 ///
-/// It runs several times for every message, so it takes eight digits at a time while there are so many.
+/// It runs several times for every message, so it takes eight bytes at a time while there are so many.
 fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
     /// The maximum number of digits that always fit into a `u64`.
     const MAX_DIGITS: usize = 19;
     let (mut number, mut digits, mut rest) = (0_u64, 0, *text);
-    while digits < 2 * EIGHT
-        && let Some((eight, behind)) = rest.split_first_chunk::<EIGHT>()
-        && let Some(value) = eight_digits(*eight)
-    {
-        number = number * 100_000_000 + value;
-        digits += EIGHT;
-        rest = behind;
+    while let Some((bytes, behind)) = rest.split_first_chunk::<EIGHT>() {
+        let eight = Eight::of(*bytes);
+        if eight.digits == EIGHT && digits < 2 * EIGHT {
+            number = number * 100_000_000 + eight.value;
+            digits += EIGHT;
+            rest = behind;
+            continue;
+        }
+        digits += eight.digits;
+        if digits == 0 || digits > MAX_DIGITS || bytes[eight.digits] != b'.' {
+            return None;
+        }
+        *text = &rest[eight.digits + 1..];
+        return Some(number * 10_u64.pow(eight.digits as u32) + eight.value);
     }
-    while let [byte, behind @ ..] = rest {
+    for (index, byte) in rest.iter().enumerate() {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
-            *text = behind;
+            *text = &rest[index + 1..];
             return (*byte == b'.' && digits > 0).then_some(number);
         }
         if digits == MAX_DIGITS {
@@ -302,25 +309,32 @@ fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
         }
         number = number * 10 + u64::from(digit);
         digits += 1;
-        rest = behind;
     }
     None
 }
 
 const EIGHT: usize = 8;
 
-/// Returns the value of eight decimal digits, which are added in pairs, then in fours, then all; `None` if one of the bytes
-/// is no digit.
-fn eight_digits(bytes: [u8; EIGHT]) -> Option<u64> {
-    let digits = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
-    // A byte above 9 has one of the upper four bits set, or has it after 6 is added.
-    let is_other = (digits | digits.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0;
-    if is_other != 0 {
-        return None;
+/// The decimal digits at the beginning of eight bytes.
+struct Eight {
+    digits: usize,
+    value: u64,
+}
+
+impl Eight {
+    #[inline]
+    fn of(bytes: [u8; EIGHT]) -> Self {
+        let values = u64::from_le_bytes(bytes) ^ 0x3030_3030_3030_3030;
+        // A byte above 9 has one of the upper four bits set, or has it after 6 is added; a carry changes only later bytes.
+        let others = (values | values.wrapping_add(0x0606_0606_0606_0606)) & 0xf0f0_f0f0_f0f0_f0f0;
+        let digits = others.trailing_zeros() as usize / EIGHT;
+        // Zeros in front of the digits, in place of the bytes behind them.
+        let values = values.checked_shl(64 - 8 * digits as u32).unwrap_or_default();
+        // They are added in pairs, then in fours, then all.
+        let pairs = (values * 10 + (values >> 8)) & 0x00ff_00ff_00ff_00ff;
+        let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+        Self { digits, value: (fours * 10_000 + (fours >> 32)) & 0xffff_ffff }
     }
-    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
-    Some((fours * 10_000 + (fours >> 32)) & 0xffff_ffff)
 }
 
 /// Parses a number that consists of decimal digits only.

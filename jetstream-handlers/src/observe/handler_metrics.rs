@@ -1,7 +1,6 @@
 //! The metrics of one handler.
 
 use std::fmt;
-use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 
@@ -9,7 +8,7 @@ use super::families as names;
 use super::handler_state::HandlerState;
 use super::health::HandlerHealth;
 use super::queued::Queued;
-use super::settled::Settlement;
+use super::settled::{Called, Settlement};
 use crate::delivery::{Binding, ConsumerCounts};
 use crate::outcome::Reason;
 
@@ -101,17 +100,17 @@ impl HandlerMetrics {
         self.pending.set(pending as f64);
     }
 
-    pub(crate) fn started(&self, queued: Option<Queued>, buffered: Duration) {
+    pub(crate) fn started(&self, queued: Option<Queued>, buffered: impl ::metrics::IntoF64) {
         if let Some(queued) = queued {
             self.queue.record(queued);
         }
         self.buffered_for.record(buffered);
     }
 
-    pub(crate) fn called(&self, took: Duration, failed: Option<Reason>) {
-        match failed {
-            None => self.succeeded_calls.record(took),
-            Some(_) => self.failed_calls.record(took),
+    pub(crate) fn called(&self, call: Called) {
+        match call.failed {
+            None => self.succeeded_calls.record(call),
+            Some(_) => self.failed_calls.record(call),
         }
     }
 
@@ -173,5 +172,11 @@ fn count_reason(counters: &[Counter], reason: Reason) {
 impl fmt::Debug for HandlerMetrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("HandlerMetrics")
+    }
+}
+/// The duration of a call, which a histogram computes only if the application has installed a recorder.
+impl ::metrics::IntoF64 for Called {
+    fn into_f64(self) -> f64 {
+        self.took().as_secs_f64()
     }
 }

@@ -53,6 +53,14 @@ pub(crate) struct Times {
     pub(crate) begun: Instant,
 }
 
+/// The time in the buffer, which a histogram computes only if the application has installed a recorder.
+#[cfg(feature = "metrics")]
+impl ::metrics::IntoF64 for Times {
+    fn into_f64(self) -> f64 {
+        self.begun.saturating_duration_since(self.received).as_secs_f64()
+    }
+}
+
 impl Observer {
     pub(crate) fn new(
         handler: &Declaration,
@@ -101,7 +109,7 @@ impl Observer {
         {
             // The time before a redelivery is that of the backoff.
             let queued = (_delivery.delivered == 1).then_some(Queued { stored_at: _delivery.stored_at });
-            self.metrics.started(queued, _times.begun.saturating_duration_since(_times.received));
+            self.metrics.started(queued, _times);
         }
     }
 
@@ -109,7 +117,7 @@ impl Observer {
     #[inline]
     pub(crate) fn called(&self, _call: &Called) {
         #[cfg(feature = "metrics")]
-        self.metrics.called(_call.took(), _call.failed);
+        self.metrics.called(*_call);
         #[cfg(feature = "otel")]
         self.meters.processed(_call.took(), _call.failed.map(Reason::as_str));
     }

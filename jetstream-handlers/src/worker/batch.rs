@@ -88,7 +88,7 @@ impl Worker {
     /// settled as a whole.
     async fn handle_batch(&self, caller: &mut Caller, mut held: Vec<Held<'_>>) -> Settled {
         for held in &mut held {
-            held.step = self.step(&held.taken.message).await;
+            held.step = self.step(held.taken.message).await;
         }
         let tried = held.iter().filter(|held| matches!(held.step, Step::Call));
         let tried: Vec<Message> = tried.map(|held| held.taken.message.clone()).collect();
@@ -166,7 +166,7 @@ impl Worker {
     async fn publish_and_record(&self, held: &mut Held<'_>) {
         if let Step::Called(outcome) = &mut held.step {
             let returned = std::mem::replace(outcome, Outcome::ack());
-            *outcome = self.published(&held.taken.message, returned).await;
+            *outcome = self.published(held.taken.message, returned).await;
         }
     }
 

@@ -148,15 +148,15 @@ impl BlockingWarning {
 
     /// Warns if one poll of the handler took too long.
     fn polled(&mut self, name: &str, begun: Instant, now: Instant) {
-        let took = now - begun;
-        if took < MAX_POLL {
+        // A sum, which costs less than the difference.
+        if now < begun + MAX_POLL {
             self.waits = self.waits.saturating_sub(1);
             return;
         }
         let poll = LongPoll::measure(begun, now);
         if self.is_reported(poll) && self.last.is_none_or(|last| now - last >= WARNING_PERIOD) {
             self.last = Some(now);
-            let LongPoll { computed, .. } = poll;
+            let LongPoll { took, computed, .. } = poll;
             tracing::warn!(
                 handler = name,
                 "took {took:.1?} without an await, {computed:.1?} of it computing, which blocked everything else on its runtime thread; set `blocking = true` in its attribute to run it on threads of its own"

@@ -221,7 +221,7 @@ impl Worker {
                 // If the call crashes the process, no other message is unacknowledged.
                 self.ack_all(in_place.acks).await;
                 let deadline = Instant::now() + RECORD_TIMEOUT;
-                if self.was_tried_enough(&in_place.taken.message, Isolation::Alone, deadline).await {
+                if self.was_tried_enough(in_place.taken.message, Isolation::Alone, deadline).await {
                     return Outcome::dead_letter(killed(delivery.delivered() - 1));
                 }
                 let outcome = self.call_again(caller, message).await;

@@ -256,7 +256,7 @@ async fn start_calls<F>(broker: &Broker, plan: Plan, call: impl Fn() -> F + Send
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let handler = Handler::closure(plan, "tests".to_owned(), move || call());
+    let handler = Handler::closure(plan, "tests".to_owned(), call);
     broker.start_recorded(vec![handler], Recorder::default()).await.unwrap()
 }
 
