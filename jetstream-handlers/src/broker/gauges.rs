@@ -92,7 +92,8 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
         // Without a connection the gauges keep their values.
         if transport.is_connected() && !worker.ended.is_cancelled() {
             if consumer.is_due() {
-                match transport.consumer_counts(&worker.binding).await {
+                // Boxed, because they are large, and the poll waits most of the time.
+                match Box::pin(transport.consumer_counts(&worker.binding)).await {
                     Ok(counts) => metrics.consumer(&counts),
                     Err(error) => consumer.failed(&error, || metrics.poll_failed(Target::Consumer)),
                 }
@@ -101,7 +102,7 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
                 metrics.pending(0);
             }
             if letters.is_due() {
-                match count_letters(transport, &worker.binding, &mut stream).await {
+                match Box::pin(count_letters(transport, &worker.binding, &mut stream)).await {
                     Ok(count) => metrics.dead_letters_stored(count.unwrap_or_default()),
                     Err(error) => letters.failed(&error, || metrics.poll_failed(Target::DeadLetters)),
                 }
