@@ -129,6 +129,11 @@ impl AckAll {
         acks.count >= self.every
     }
 
+    /// Returns `true` if a message that has ended is not acknowledged.
+    pub(super) fn is_due(&self) -> bool {
+        self.acks().due
+    }
+
     /// Takes the delivery to acknowledge, if an ack is due.
     pub(super) fn take(&self) -> Option<Info> {
         let mut acks = self.acks();

@@ -1,5 +1,6 @@
 //! Messages that have left their slots, so that they do not keep other messages from them.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout_at};
@@ -40,6 +41,31 @@ impl Aside {
     }
 }
 
+/// The queues beside the slots, which are made for a handler that has received something.
+#[derive(Debug, Default)]
+pub(super) struct Asides(OnceLock<Box<[Aside; 2]>>);
+
+impl Asides {
+    /// Returns the queue of messages to be tried in isolation.
+    pub(super) fn isolated(&self) -> &Aside {
+        &self.get()[0]
+    }
+
+    /// Returns the queue of the message whose dead letter shows whether dead letters can be stored.
+    pub(super) fn probing(&self) -> &Aside {
+        &self.get()[1]
+    }
+
+    /// Returns the queues that are made.
+    pub(super) fn made(&self) -> impl Iterator<Item = &Aside> {
+        self.0.get().into_iter().flat_map(|asides| asides.iter())
+    }
+
+    fn get(&self) -> &[Aside; 2] {
+        self.0.get_or_init(Box::default)
+    }
+}
+
 /// A time in which calls in isolation run one after the other.
 struct AloneUntil<'a> {
     until: Instant,
@@ -47,15 +73,9 @@ struct AloneUntil<'a> {
 }
 
 impl Worker {
-    /// Returns the queues beside the slots: of messages to be tried in isolation, and of the one whose dead letter
-    /// shows whether dead letters can be stored.
-    pub(super) fn asides(&self) -> [&Aside; 2] {
-        [&self.isolated, &self.probing]
-    }
-
     /// Sets a message aside to be tried in isolation; if too many are, it is redelivered later.
     pub(super) async fn isolate(&self, message: &Message) -> Option<Settled> {
-        if self.isolated.push(message) {
+        if self.asides.isolated().push(message) {
             return None;
         }
         if self.binding.unfinished.is_none() && self.was_redelivered(&message.info) {
@@ -72,14 +92,14 @@ impl Worker {
 
     /// Tries the messages that were set aside to be tried in isolation, until the buffer is closed.
     pub(super) async fn work_isolated(&self) {
-        if self.isolated.buffer.arrived(|| false).await.is_some() {
+        if self.asides.isolated().buffer.arrived(|| false).await.is_some() {
             // Boxed, because most handlers never need it.
             Box::pin(self.try_isolated()).await;
         }
     }
 
     async fn try_isolated(&self) {
-        let (buffer, slot) = (&self.isolated.buffer, self.slots.isolated());
+        let (buffer, slot) = (&self.asides.isolated().buffer, self.slots.isolated());
         let shutdown = self.context.shutdown();
         let mut caller = self.caller();
         let mut alone = None;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::aside::Aside;
+use super::aside::Asides;
 use super::buffer::Buffer;
 use super::slots::Slots;
 
@@ -10,7 +10,7 @@ use super::slots::Slots;
 #[derive(Debug, Clone)]
 pub(crate) struct Buffered {
     pub(super) buffer: Arc<Buffer>,
-    pub(super) asides: [Arc<Aside>; 2],
+    pub(super) asides: Arc<Asides>,
     pub(super) slots: Arc<Slots>,
 }
 
@@ -18,8 +18,7 @@ impl Buffered {
     /// Returns the number of messages that wait for a slot, for others with the same key, for their next attempt in this
     /// process, or to be tried in isolation.
     pub(crate) fn count(&self) -> usize {
-        self.buffer.buffered()
-            + self.asides.iter().map(|aside| aside.buffer.buffered()).sum::<usize>()
-            + self.slots.aside()
+        let asides = self.asides.made().map(|aside| aside.buffer.buffered());
+        self.buffer.buffered() + asides.sum::<usize>() + self.slots.aside()
     }
 }

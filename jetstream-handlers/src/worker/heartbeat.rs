@@ -48,7 +48,7 @@ impl Worker {
 
     /// Returns the buffers of the slots, and of those beside them.
     pub(super) fn buffers(&self) -> impl Iterator<Item = &Buffer> {
-        std::iter::once(&*self.buffer).chain(self.asides().map(|aside| &aside.buffer))
+        std::iter::once(&*self.buffer).chain(self.asides.made().map(|aside| &aside.buffer))
     }
 
     /// Reports the messages that were dropped from the buffers since the last call.

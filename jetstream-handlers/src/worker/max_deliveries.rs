@@ -1,6 +1,7 @@
 //! Messages that reached `max_deliver` on the server, until they are dead-lettered.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,10 +30,17 @@ const LOG_PERIOD: Duration = Duration::from_secs(60);
 pub(super) struct ExhaustedMessages {
     reports: Mutex<GivenUpReports>,
     added: Notify,
+    is_used: AtomicBool,
 }
 
 impl ExhaustedMessages {
+    /// Returns `true` if there was a report, after which it is not forgotten what was dead-lettered.
+    pub(super) fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+
     pub(super) fn add(&self, reports: GivenUpReports) {
+        self.is_used.store(true, Ordering::Relaxed);
         lock(&self.reports).append(reports);
         self.added.notify_one();
     }

@@ -30,6 +30,7 @@ mod prefetch;
 mod quarantine;
 mod readiness;
 mod recent_acks;
+mod rest;
 mod restore;
 mod retry;
 mod running_calls;
@@ -69,7 +70,7 @@ use crate::outcome::Failure;
 use crate::publish::OutputStreams;
 use crate::transport::{Deliveries, Transport};
 use ack_all::AckAll;
-use aside::Aside;
+use aside::Asides;
 use attempts::Attempts;
 use batch_limits::BatchLimits;
 use buffer::{Buffer, BufferGuard};
@@ -114,10 +115,8 @@ pub(crate) struct Worker {
     recent_acks: RecentAcks,
     unstored: Unstored,
     running_calls: RunningCalls,
-    /// The messages to be tried in isolation.
-    isolated: Arc<Aside>,
-    /// The message whose dead letter shows whether dead letters can be stored.
-    probing: Arc<Aside>,
+    /// The messages beside the slots.
+    asides: Arc<Asides>,
     /// The time that the machine was suspended, up to the last time that it was noticed.
     suspended_nanos: AtomicU64,
     delayed: Arc<Delayed>,
@@ -134,6 +133,12 @@ pub(crate) struct Worker {
     output_streams: OutputStreams,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
     ack_prefix: OnceLock<AckPrefix>,
+}
+
+/// The end of the active time of a worker.
+enum Active {
+    Idle(Deliveries),
+    Stopped(Result<(), Error>),
 }
 
 impl Worker {
@@ -162,8 +167,7 @@ impl Worker {
             recent_acks: RecentAcks::default(),
             unstored: Unstored::default(),
             running_calls: RunningCalls::default(),
-            isolated: Arc::default(),
-            probing: Arc::default(),
+            asides: Arc::default(),
             suspended_nanos: AtomicU64::new(suspended),
             delayed,
             observer,
@@ -186,11 +190,7 @@ impl Worker {
 
     /// Returns the messages that wait, which are counted from outside.
     pub(crate) fn buffered(&self) -> Buffered {
-        Buffered {
-            buffer: self.buffer.clone(),
-            asides: [self.isolated.clone(), self.probing.clone()],
-            slots: self.slots.clone(),
-        }
+        Buffered { buffer: self.buffer.clone(), asides: self.asides.clone(), slots: self.slots.clone() }
     }
 
     /// Runs until `stop` is cancelled, then hands back the messages that wait and lets running calls finish within `grace`.
@@ -204,17 +204,29 @@ impl Worker {
         stop: CancellationToken,
         grace: Duration,
     ) -> Result<(), Error> {
+        if let Some(acks) = &self.ack_all {
+            deliveries.follow_acks(acks.acked.clone());
+        }
+        loop {
+            self.rest(&mut deliveries, &stop).await;
+            // Boxed, and dropped while the worker rests: it takes kilobytes, and most handlers are idle most of the time.
+            deliveries = match Box::pin(self.run_active(deliveries, &stop, grace)).await {
+                Active::Idle(deliveries) => deliveries,
+                Active::Stopped(result) => return result,
+            };
+        }
+    }
+
+    /// Runs the slots and what is beside them, until the handler was idle for a while or has stopped.
+    async fn run_active(&self, mut deliveries: Deliveries, stop: &CancellationToken, grace: Duration) -> Active {
         let mut slots = FuturesUnordered::new();
-        let mut review = pin!(self.give_back());
+        let mut unneeded = pin!(self.give_back());
         let mut aside = Box::pin(self.run_aside());
         let mut heartbeat = pin!(self.heartbeat());
         let mut ack_in_time = pin!(self.ack_in_time());
         let mut dead_letters = pin!(self.dead_letter_exhausted());
         let mut unreadable = pin!(self.dead_letter_unreadable());
         let mut restoring = None;
-        if let Some(acks) = &self.ack_all {
-            deliveries.follow_acks(acks.acked.clone());
-        }
         loop {
             if self.uncovered.is_aside() && self.can_step_aside() {
                 Box::pin(self.step_aside(&mut deliveries)).await;
@@ -242,7 +254,12 @@ impl Worker {
                 // Before the slots, which are polled once messages were added.
                 () = &mut aside => {}
                 () = std::future::poll_fn(|task| self.poll_slots(&mut slots, task)) => {}
-                () = &mut review => {}
+                () = &mut unneeded => {
+                    if restoring.is_none() && self.can_rest() {
+                        return Active::Idle(deliveries);
+                    }
+                    unneeded.set(self.give_back());
+                }
                 () = &mut dead_letters => {}
                 () = &mut unreadable => {}
                 () = &mut ack_in_time => {}
@@ -252,7 +269,7 @@ impl Worker {
             }
         }
         // Boxed, so that the task does not hold its size until then.
-        Box::pin(self.stop(slots, aside, heartbeat, deliveries, grace)).await
+        Active::Stopped(Box::pin(self.stop(slots, aside, heartbeat, deliveries, grace)).await)
     }
 
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
@@ -335,7 +352,7 @@ impl Worker {
                 let running: Vec<_> = self.slots.messages();
                 buffer.clear(&running);
                 // What waits in them belongs to another instance as well, or is delivered again.
-                for aside in self.asides() {
+                for aside in self.asides.made() {
                     aside.buffer.fill(Instant::now()).clear(&[]);
                 }
                 if let Some(acks) = &self.ack_all {

@@ -71,10 +71,13 @@ impl Worker {
         slot.end();
     }
 
-    /// Gives slots back that were not needed for a while; never returns.
+    /// Gives slots back that were not needed for a while; returns when there was none for a while.
     pub(super) async fn give_back(&self) {
         loop {
             sleep(REVIEW_PERIOD).await;
+            if self.slots.made() == 0 {
+                return;
+            }
             if self.slots.review() {
                 self.buffer.wake_all();
             }

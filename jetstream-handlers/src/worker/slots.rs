@@ -107,7 +107,6 @@ impl Slots {
     }
 
     /// Returns the number of calls that are made.
-    #[cfg(test)]
     pub(crate) fn made(&self) -> usize {
         self.state().count
     }

@@ -120,6 +120,11 @@ impl Uncovered {
         self.stage.load(Ordering::Relaxed) != ACTIVE
     }
 
+    /// Returns `true` if nothing is to be handed back, and messages are requested.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_aside() && lock(&self.deliveries).is_empty()
+    }
+
     /// Takes the deliveries that are not handed back yet, in the order of the stream.
     pub(super) fn take(&self) -> Vec<Info> {
         let deliveries = std::mem::take(&mut *lock(&self.deliveries));

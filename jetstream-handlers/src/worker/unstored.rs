@@ -134,6 +134,11 @@ impl Unstored {
         state.messages.iter().filter(|(_, known)| !known.recorded).map(|((sequence, _), _)| *sequence).collect()
     }
 
+    /// Returns `true` if a message is to be recorded.
+    pub(super) fn has_unrecorded(&self) -> bool {
+        self.state().messages.values().any(|known| !known.recorded)
+    }
+
     fn recorded(&self, sequences: &[u64]) {
         let mut state = self.state();
         for ((sequence, _), known) in &mut state.messages {
@@ -179,7 +184,7 @@ impl Worker {
             },
             Turn::Probe => {
                 self.unstored.remember(&message.info, failure.clone());
-                if self.probing.push(message) {
+                if self.asides.probing().push(message) {
                     return None;
                 }
             }
@@ -279,14 +284,14 @@ impl Worker {
 
     /// Tries with one message after the other whether dead letters can be stored again, until the buffer is closed.
     pub(super) async fn work_probing(&self) {
-        if self.probing.buffer.arrived(|| false).await.is_some() {
+        if self.asides.probing().buffer.arrived(|| false).await.is_some() {
             // Boxed, because most handlers never need it.
             Box::pin(self.probe()).await;
         }
     }
 
     async fn probe(&self) {
-        let (buffer, slot) = (&self.probing.buffer, self.slots.probing());
+        let (buffer, slot) = (&self.asides.probing().buffer, self.slots.probing());
         while let Some(now) = buffer.arrived(|| false).await {
             let mut place = None;
             let Some(buffer::Next { waiting, .. }) = buffer.pop(now, self.max_age(), &mut place) else { continue };
