@@ -75,18 +75,22 @@ pub(super) fn read_ack(payload: &[u8]) -> Result<Result<PublishAck, jetstream::E
 ///
 /// Nearly every answer is such an ack, for which a deserializer takes ten times as long. Any other text is `None`.
 fn read_plain_ack(payload: &[u8]) -> Option<PublishAck> {
-    let rest = std::str::from_utf8(payload).ok()?.strip_prefix(r#"{"stream":""#)?;
-    let (stream, rest) = rest.split_once('"')?;
-    let rest = rest.strip_prefix(',')?;
-    let digits = rest.strip_prefix(' ').unwrap_or(rest).strip_prefix(r#""seq":"#)?.strip_suffix('}')?;
-    // JSON has neither a leading zero nor a sign, and escapes in a name are for the deserializer.
-    let is_number = matches!(digits.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit));
-    if !is_number || stream.is_empty() || stream.contains(['\\', '\n']) {
+    let rest = payload.strip_prefix(br#"{"stream":""#)?;
+    // Escapes in a name are for the deserializer, and control characters are invalid.
+    let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | ..b' '))?;
+    let (stream, rest) = rest.split_at(end);
+    let rest = rest.strip_prefix(b"\",")?;
+    let digits = rest.strip_prefix(b" ").unwrap_or(rest).strip_prefix(br#""seq":"#)?.strip_suffix(b"}")?;
+    // JSON has neither a leading zero nor a sign.
+    if stream.is_empty() || !matches!(digits, [b'1'..=b'9', ..]) {
         return None;
     }
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let sequence = digits.iter().try_fold(0_u64, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))?;
+    let stream = std::str::from_utf8(stream).ok()?.to_owned();
     Some(PublishAck {
-        stream: stream.to_owned(),
-        sequence: digits.parse().ok()?,
+        stream,
+        sequence,
         domain: String::new(),
         duplicate: false,
         value: None,
@@ -121,6 +125,8 @@ mod tests {
             r#"{"stream":"ORDERS", "seq":07}"#,
             r#"{"stream":"ORDERS", "seq":+7}"#,
             r#"{"stream":"ORDERS", "seq":}"#,
+            r#"{"stream":"ORDERS", "seq":7a}"#,
+            "{\"stream\":\"ORD\nERS\", \"seq\":7}",
             r#"{"stream":"", "seq":7}"#,
             r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"ORDERS","seq":0}"#,
             r#"{"stream":"ORDERS", "seq":7} "#,
