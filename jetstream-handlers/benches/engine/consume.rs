@@ -185,11 +185,13 @@ fn fetch(bench: &Bench) -> Sample {
 }
 
 /// Code for async-nats that handles and acks all messages.
-pub(crate) fn rival(bench: &Bench, consume: impl AsyncFnOnce(Consumer<pull::Config>)) -> Sample {
+pub(crate) fn rival(bench: &Bench, consume: impl AsyncFnOnce(&Consumer<pull::Config>)) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
-        consume(consumer(bench, durable).await).await;
+        // Its client must live until the last acks are written.
+        let consumer = consumer(bench, durable).await;
+        consume(&consumer).await;
         observer.acked(durable, bench.messages).await;
         let sample = meter.stop(bench.messages);
         observer.delete(durable).await;

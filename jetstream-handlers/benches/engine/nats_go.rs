@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Bench;
-use crate::consume::{Observer, STREAM, consumer};
+use crate::consume::{Observer, STREAM, SUBJECT, consumer};
 use crate::measure::{Meter, Sample};
 
 /// The folder in which Debian installs the sources of Go libraries.
@@ -22,8 +22,9 @@ pub(crate) fn run(bench: &Bench) -> Sample {
     bench.block_on(async {
         let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         consumer(bench, durable).await;
-        let mut process =
-            Process::start(Command::new(program).args([&bench.url, STREAM, durable, &bench.messages.to_string()]));
+        let messages = bench.messages.to_string();
+        let arguments = [&*bench.url, STREAM, SUBJECT, durable, &messages];
+        let mut process = Process::start(Command::new(program).args(arguments));
         let meter = Meter::start(process.child.id(), bench.server);
         process.consume();
         observer.acked(durable, bench.messages).await;

@@ -28,19 +28,19 @@ type order struct {
 }
 
 func main() {
-	url, stream, durable := os.Args[1], os.Args[2], os.Args[3]
-	messages, err := strconv.Atoi(os.Args[4])
+	url, stream, subject, durable := os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+	messages, err := strconv.Atoi(os.Args[5])
 	check(err)
 	input := bufio.NewReader(os.Stdin)
 	_, err = input.ReadString('\n')
 	check(err)
-	check(consume(url, stream, durable, messages))
+	check(consume(url, stream, subject, durable, messages))
 	fmt.Println("acked")
 	// An error is the end of the input.
 	_, _ = input.ReadString('\n')
 }
 
-func consume(url, stream, durable string, messages int) error {
+func consume(url, stream, subject, durable string, messages int) error {
 	connection, err := nats.Connect(url)
 	if err != nil {
 		return err
@@ -49,7 +49,7 @@ func consume(url, stream, durable string, messages int) error {
 	if err != nil {
 		return err
 	}
-	subscription, err := jetstream.PullSubscribe("", durable, nats.Bind(stream, durable))
+	subscription, err := jetstream.PullSubscribe(subject, durable, nats.Bind(stream, durable))
 	if err != nil {
 		return err
 	}
