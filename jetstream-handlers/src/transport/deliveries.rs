@@ -68,6 +68,15 @@ impl Deliveries {
         }
     }
 
+    /// Handles what has arrived for the pull requests alone, and returns `true` if [`fill`](Self::fill) has something to
+    /// return.
+    pub(crate) fn has_deliveries(&mut self) -> bool {
+        match self {
+            Self::Nats(pull) => pull.has_deliveries(),
+            Self::Memory(_) => true,
+        }
+    }
+
     /// Passes arrived messages to `push` up to the next state change, and returns that; `None` if all were passed.
     pub(crate) fn fill(&mut self, push: &mut impl FnMut(Message)) -> Option<DeliveryEvent> {
         match self {

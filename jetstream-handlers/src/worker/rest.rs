@@ -13,7 +13,11 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = deliveries.arrived() => return,
+                () = deliveries.arrived() => {
+                    if deliveries.has_deliveries() {
+                        return;
+                    }
+                }
                 () = self.readiness.changed() => {}
             }
         }

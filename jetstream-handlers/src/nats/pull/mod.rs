@@ -253,6 +253,19 @@ impl Pull {
         }
     }
 
+    /// Handles the statuses in front of what has arrived, and returns `true` if [`fill`](Self::fill) has something to pass
+    /// on.
+    ///
+    /// The heartbeats of the requests of an idle handler need no worker.
+    pub(crate) fn has_deliveries(&mut self) -> bool {
+        while let Some(Arrival::Status(..)) = self.arrived.front() {
+            if let Some(Arrival::Status(number, status, message)) = self.arrived.pop_front() {
+                self.on_status(number, status, &message);
+            }
+        }
+        self.has_arrivals()
+    }
+
     /// Waits until [`fill`](Self::fill) has something to pass on.
     ///
     /// # Cancel safety
