@@ -138,7 +138,7 @@ impl Slots {
         })
     }
 
-    /// Returns since when no call can begin; `None` if one can.
+    /// Returns the state of the slots while no call can begin; `None` if one can.
     pub(crate) fn busy(&self) -> Option<Busy> {
         let state = self.state();
         if state.busy < self.calls {
