@@ -309,24 +309,3 @@ impl IntoFuture for PublishMessage {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::Memory;
-    use crate::settings::Settings;
-    use crate::transport::Transport;
-
-    /// The maximum size of the future of a publish: the allocator of the C library serves blocks up to about this size
-    /// from a list for the thread, and larger ones take several times as long.
-    const MAX_SIZE: usize = 1024;
-
-    #[test]
-    fn first_attempt_needs_a_small_future() {
-        let transport = Transport::Memory(Memory::new(Settings::default()));
-        let subject = async_nats::Subject::from("orders.created");
-        let message = Outgoing { subject, pattern: None, payload: Bytes::new(), headers: HeaderMap::new() };
-        let size = std::mem::size_of_val(&publish(&transport, message));
-        assert!(size <= MAX_SIZE, "the future of a publish has {size} bytes");
-    }
-}

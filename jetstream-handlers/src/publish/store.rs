@@ -26,7 +26,8 @@ pub(crate) async fn publish_copy(
     missing: MissingStream,
 ) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
-    checked(transport, &message, missing, &publishing).await.map(Answer::into_ack)
+    // Boxed, because dead letters are rare, and every slot of a worker would hold its size.
+    Box::pin(checked(transport, &message, missing, &publishing)).await.map(Answer::into_ack)
 }
 
 /// Publishes a copy of a message whose id others can guess, so that the caller must compare a duplicate with the message.
@@ -39,7 +40,8 @@ pub(crate) async fn publish_guessable(
     missing: MissingStream,
 ) -> Result<PublishAck, Error> {
     let publishing = Publishing::of_message(transport.settings(), &message);
-    checked(transport, &message, missing, &publishing).await.map(|answer| answer.ack)
+    // Boxed as above.
+    Box::pin(checked(transport, &message, missing, &publishing)).await.map(|answer| answer.ack)
 }
 
 /// The action of a publish if no stream covers its subject.
