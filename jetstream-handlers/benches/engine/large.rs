@@ -36,7 +36,7 @@ struct Stored {
     subject: &'static str,
     messages: u64,
     size: usize,
-    /// The time that the handler takes for each message, while which the server can send others.
+    /// The time that the handler takes for each message, during which the server can send others.
     pause: Duration,
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The arguments are filters on `<group>/<variant>`; without any, all variants run.
-//! `--cfg rivals` adds frameworks that need a newer Rust than this crate.
+//! `--cfg rivals` adds frameworks that need a newer Rust than this crate, and the Go client if it can be built here.
 //! `instr` counts the instructions of some variants instead, and compares them with a committed table.
 //!
 //! The rules are the same for all variants of a group:
@@ -19,6 +19,7 @@
 //!   same order of about 190 bytes with owned strings; only the messages of the `large` groups are bytes.
 //! - Time and CPU are measured from before the connection is made until the server has the ack of the last message, or
 //!   the publisher has the last acknowledgement.
+//! - Nothing records spans or metrics; only the group `observed` compares what doing so costs.
 //! - CPU is the kernel's account of the threads of the run's process and of the server's process.
 
 mod codecs;
