@@ -1,11 +1,13 @@
 //! The same work with more of one thing: concurrent calls, stored messages, replicas.
 
+use std::future::IntoFuture as _;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::try_join_all;
 use jetstream_handlers::prelude::*;
 use tokio::time::sleep;
 
@@ -159,11 +161,14 @@ fn shared(bench: &Bench, replicas: usize) -> Sample {
         let (observer, durable) = (Observer::of(bench, STREAM).await, &*bench.durable);
         let meter = bench.meter();
         let seen = Seen::until(bench.messages);
-        let mut running = Vec::with_capacity(replicas);
+        let mut brokers = Vec::with_capacity(replicas);
         for _ in 0..replicas {
-            let broker = Broker::connect(bench.url.clone()).await.expect("the server is running");
-            let (share, total) = (Arc::new(AtomicU64::new(0)), seen.clone());
-            let counters = (share.clone(), total);
+            brokers.push(Broker::connect(bench.url.clone()).await.expect("the server is running"));
+        }
+        let shares: Vec<_> = brokers.iter().map(|_| Arc::new(AtomicU64::new(0))).collect();
+        // They start together: the first one alone would delay the start of the others, on the same thread.
+        let starting = brokers.iter().zip(&shares).map(|(broker, share)| {
+            let counters = (share.clone(), seen.clone());
             let handler = move |order: Order| {
                 let (share, total) = counters.clone();
                 async move {
@@ -172,15 +177,15 @@ fn shared(bench: &Bench, replicas: usize) -> Sample {
                     total.one_more();
                 }
             };
-            let subscription = broker.subscribe(SUBJECT, durable, handler).await.expect("the handler starts");
-            running.push((broker, subscription, share));
-        }
+            broker.subscribe(SUBJECT, durable, handler).into_future()
+        });
+        let subscriptions = try_join_all(starting).await.expect("the handlers start");
         seen.all().await;
         observer.acked(durable, bench.messages).await;
         let mut sample = meter.stop(bench.messages);
-        let least = running.iter().map(|(.., share)| share.load(Ordering::Relaxed)).min().expect("it has replicas");
+        let least = shares.iter().map(|share| share.load(Ordering::Relaxed)).min().expect("it has replicas");
         sample.insert(Figure::LeastShare, 100.0 * (least * replicas as u64) as f64 / bench.messages as f64);
-        for (broker, subscription, _) in running {
+        for (broker, subscription) in brokers.iter().zip(subscriptions) {
             subscription.unsubscribe().await.expect("the handler stops");
             broker.disconnect().await.expect("the connection ends");
         }
