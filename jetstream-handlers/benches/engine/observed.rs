@@ -1,10 +1,15 @@
 //! The same work in a process that records what happens, as a service does.
 
+#[cfg(feature = "observe")]
 use metrics_exporter_prometheus::PrometheusBuilder;
+#[cfg(feature = "observe")]
 use opentelemetry::trace::TracerProvider as _;
+#[cfg(feature = "observe")]
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use tracing_subscriber::filter::LevelFilter;
+#[cfg(feature = "observe")]
 use tracing_subscriber::layer::SubscriberExt as _;
+#[cfg(feature = "observe")]
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::consume::{fill, from_str, messages, ours};
@@ -42,7 +47,9 @@ pub(crate) fn groups() -> Vec<Group> {
                 subscriber();
                 messages(bench, 1000, from_str)
             }),
+            #[cfg(feature = "observe")]
             observed(METRICS, metrics),
+            #[cfg(feature = "observe")]
             observed(OTEL, otel),
         ],
         claims: vec![
@@ -59,11 +66,13 @@ fn subscriber() {
     tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_ansi(false).with_writer(std::io::sink).init();
 }
 
+#[cfg(feature = "observe")]
 fn metrics() {
     PrometheusBuilder::new().install_recorder().expect("no other recorder is installed");
 }
 
 /// Samples no trace, as a service does for most messages.
+#[cfg(feature = "observe")]
 fn otel() {
     let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOff).build();
     let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("engine"));
