@@ -185,3 +185,24 @@ async fn ack_of_first_send(
     );
     Err(Error::new(ErrorKind::Timeout, text).with_source(why))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::mem::size_of_val;
+
+    use super::*;
+    use crate::memory::Memory;
+    use crate::settings::Settings;
+
+    #[test]
+    fn first_attempt_holds_nothing_of_a_retry() {
+        let transport = Transport::Memory(Memory::new(Settings::default()));
+        let (subject, payload) = (async_nats::Subject::from("orders.created"), bytes::Bytes::new());
+        let message = Outgoing { subject, pattern: None, payload, headers: async_nats::HeaderMap::new() };
+        let failure = PublishFailure::Transient(Error::new(ErrorKind::Timeout, "no stream answers"));
+        let first = size_of_val(&store(&transport, &message, MissingStream::Created));
+        let later = store_after(&transport, &message, MissingStream::Created, Instant::now(), failure);
+        let later = size_of_val(&later);
+        assert!(first + size_of::<Retry<'_>>() < later, "the first attempt has {first} bytes, and a retry {later}");
+    }
+}
