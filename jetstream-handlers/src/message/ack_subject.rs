@@ -296,7 +296,7 @@ fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
             return None;
         }
         *text = &rest[eight.digits + 1..];
-        return Some(number * 10_u64.pow(eight.digits as u32) + eight.value);
+        return Some(number * POWERS[eight.digits] + eight.value);
     }
     for (index, byte) in rest.iter().enumerate() {
         let digit = byte.wrapping_sub(b'0');
@@ -314,6 +314,9 @@ fn number_before_dot(text: &mut &[u8]) -> Option<u64> {
 }
 
 const EIGHT: usize = 8;
+
+/// The powers of ten, which cost a loop to compute.
+const POWERS: [u64; EIGHT + 1] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// The decimal digits at the beginning of eight bytes.
 struct Eight {

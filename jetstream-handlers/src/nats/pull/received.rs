@@ -14,6 +14,9 @@ const MEMORY: Duration = Duration::from_secs(2);
 /// The maximum number of deliveries that are remembered.
 const MAX: usize = 5000;
 
+/// The number above the maximum from which the oldest ones are forgotten, many at a time.
+const SLACK: usize = 500;
+
 /// The time during which another instance that has received messages is assumed to have some in flight.
 const SHARED: Duration = Duration::from_secs(60);
 
@@ -84,7 +87,7 @@ impl Received {
             }
         }
         // Deliveries arrive by the hundred at a time, and nothing else is too old after each of them.
-        if self.forgotten_at != Some(now) || self.latest.len() > MAX {
+        if self.forgotten_at != Some(now) || self.latest.len() > MAX + SLACK {
             self.forget(now);
         }
     }
