@@ -16,18 +16,21 @@ const BUSY: usize = 64;
 
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// The maximum time for which nothing is requested so that nothing is outstanding at the shared inbox.
+const MAX_WAIT: Duration = Duration::from_secs(2);
+
 /// The number of arrivals lately.
 #[derive(Debug)]
 pub(super) struct Load {
     since: Instant,
     count: usize,
-    /// `true` from a busy period on, until a request has returned no message.
-    is_busy: bool,
+    /// The time since which the handler is busy; `None` until then, and after a request that has returned no message.
+    busy_since: Option<Instant>,
 }
 
 impl Load {
     pub(super) fn new() -> Self {
-        Self { since: Instant::now(), count: 0, is_busy: false }
+        Self { since: Instant::now(), count: 0, busy_since: None }
     }
 
     /// Records arrivals.
@@ -36,7 +39,13 @@ impl Load {
             (self.since, self.count) = (now, 0);
         }
         self.count += count;
-        self.is_busy |= self.count >= BUSY;
+        if self.count >= BUSY {
+            self.busy_since.get_or_insert(now);
+        }
+    }
+
+    fn reset(&mut self) {
+        (self.count, self.busy_since) = (0, None);
     }
 }
 
@@ -44,11 +53,18 @@ impl Pull {
     /// Returns `true` if the handler shares an inbox and is busy.
     ///
     /// One whose order is kept compares the deliveries of all inboxes.
-    pub(super) fn wants_own_inbox(&self) -> bool {
-        self.load.is_busy
-            && self.order.is_none()
-            && self.phase == Phase::Open
-            && self.lease.as_ref().is_some_and(|lease| !lease.is_own())
+    pub(super) fn wants_own_inbox(&mut self) -> bool {
+        let Some(busy_since) = self.load.busy_since else { return false };
+        let shares = self.lease.as_ref().is_some_and(|lease| !lease.is_own());
+        if !shares || self.order.is_some() || self.phase != Phase::Open {
+            return false;
+        }
+        if self.requests.outstanding() > 0 && busy_since.elapsed() > MAX_WAIT {
+            // What is outstanding is possibly lost; another attempt is made when the handler is busy again.
+            self.load.reset();
+            return false;
+        }
+        true
     }
 
     /// Leases an inbox of its own; nothing may be outstanding at the shared one.
@@ -62,7 +78,7 @@ impl Pull {
 
     /// Returns to the shared inbox, because nothing has arrived for the time of a request.
     pub(super) fn share_inbox(&mut self) {
-        self.load.is_busy = false;
+        self.load.reset();
         if self.requests.outstanding() > 0 || !self.lease.as_ref().is_some_and(|lease| lease.is_own()) {
             return;
         }
