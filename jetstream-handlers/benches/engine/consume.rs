@@ -11,7 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use jetstream_handlers::Subscribe;
 use jetstream_handlers::prelude::*;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::measure::{Figure, Sample};
 use crate::order::Order;
@@ -23,6 +23,9 @@ use crate::{Bench, Group, Variant};
 
 pub(crate) const STREAM: &str = "CONSUME";
 pub(crate) const SUBJECT: &str = "CONSUME.orders";
+
+/// The maximum duration of a run, also under valgrind.
+const MAX_RUN: Duration = Duration::from_secs(300);
 
 /// The `max_ack_pending` of the consumers that this crate creates.
 pub(crate) const MAX_ACK_PENDING: i64 = 10_000;
@@ -237,7 +240,7 @@ impl Seen {
     }
 
     pub(crate) async fn all(&self) {
-        self.0.2.notified().await;
+        timeout(MAX_RUN, self.0.2.notified()).await.expect("every message is handled within minutes");
     }
 }
 

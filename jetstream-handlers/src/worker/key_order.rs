@@ -3,6 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::Worker;
 use super::attempts::Verdict;
 use super::buffer::BufferGuard;
@@ -12,7 +14,6 @@ use super::slot::Start;
 use super::slots::Slot;
 use crate::delivery::Unfinished;
 use crate::error::Error;
-use crate::future::optional;
 use crate::message::{DeliveryId, Info, Message};
 use crate::observe::settled::Settled;
 use crate::outcome::{Failure, Outcome};
@@ -127,29 +128,36 @@ impl Worker {
     /// never returns.
     pub(super) async fn attend_to_keys(&self) {
         let Some(unfinished) = &self.binding.unfinished else { return std::future::pending().await };
-        let mut searching = None;
-        let mut has_warned = false;
-        loop {
-            tokio::select! {
-                () = self.buffer.keys_changed() => {}
-                result = optional(searching.as_mut()) => {
-                    searching = None;
-                    if let Err(error) = &result
-                        && !has_warned
-                    {
-                        self.warn_of_search(error);
-                    }
-                    has_warned = result.is_err();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let request = async {
+            loop {
+                self.buffer.keys_changed().await;
+                for delivery in self.buffer.take_recalled() {
+                    self.request_again(&self.info(delivery)).await;
+                }
+                let overdue = self.buffer.keys(|keys| std::mem::take(&mut keys.overdue));
+                if !overdue.is_empty() {
+                    sender.try_send(overdue).ok();
                 }
             }
-            for delivery in self.buffer.take_recalled() {
-                self.request_again(&self.info(delivery)).await;
+        };
+        let search = async {
+            let mut has_warned = false;
+            while let Some(overdue) = receiver.recv().await {
+                let result = self.search(overdue, unfinished).await;
+                if let Err(error) = &result
+                    && !has_warned
+                {
+                    self.warn_of_search(error);
+                }
+                has_warned = result.is_err();
+                // What was overdue meanwhile has possibly arrived, and is found again otherwise.
+                receiver.try_recv().ok();
             }
-            let overdue = self.buffer.keys(|keys| std::mem::take(&mut keys.overdue));
-            if !overdue.is_empty() && searching.is_none() {
-                searching = Some(Box::pin(self.search(overdue, unfinished)));
-            }
-        }
+        };
+        // Both are always polled: each holds a lock while it asks the server about the consumer, for which every answer of
+        // the handler waits.
+        tokio::join!(request, search);
     }
 
     /// Requests messages once more that were requested and have not arrived, and forgets those that were removed from
