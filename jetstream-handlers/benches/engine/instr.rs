@@ -21,7 +21,6 @@ const ROWS: &[Row] = &[
     Row::new("consume/ours"),
     Row::new("consume/async-nats, batch 1000"),
     Row::new("observed/ours, subscriber"),
-    Row::new("keys/1000 keys"),
     Row::new("batches/ours, batches of 100"),
     Row::new("ordered/ours"),
     Row::new("ordered/ours, single instance"),
