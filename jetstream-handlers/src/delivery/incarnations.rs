@@ -3,6 +3,8 @@
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared, WeakShared};
 use tokio::time::Instant;
 
 use crate::message::DeliveryId;
@@ -28,8 +30,20 @@ const MAX_AGE: u32 = 1;
 pub(crate) struct Incarnations {
     state: Mutex<State>,
     begun: Instant,
-    /// Held while the consumer is identified, so that one request serves all deliveries of the handler.
-    pub(crate) identifying: tokio::sync::Mutex<()>,
+    /// The question that the server is asked at the moment.
+    inquiry: Mutex<Option<WeakShared<BoxFuture<'static, Option<Learned>>>>>,
+}
+
+/// A question to the server, whose answer serves all deliveries of a handler.
+///
+/// Each of those who wait for it polls it, so that it goes on although another one is not polled.
+pub(crate) type Inquiry = Shared<BoxFuture<'static, Option<Learned>>>;
+
+/// What an [`Inquiry`] has found out about one delivery alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Learned {
+    pub(crate) delivery: DeliveryId,
+    pub(crate) is_stored: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -88,7 +102,19 @@ impl Incarnations {
     /// Returns the incarnations of a consumer that was created at this time.
     pub(crate) fn of(created: Option<SystemTime>) -> Self {
         let state = State { created, ..State::default() };
-        Self { state: Mutex::new(state), begun: Instant::now(), identifying: tokio::sync::Mutex::default() }
+        Self { state: Mutex::new(state), begun: Instant::now(), inquiry: Mutex::default() }
+    }
+
+    /// Returns the question that the server is asked at the moment, or else a new one.
+    pub(crate) fn inquiry(&self, begin: impl FnOnce() -> BoxFuture<'static, Option<Learned>>) -> Inquiry {
+        let mut inquiry = lock(&self.inquiry);
+        // One that has ended is possibly still held by a future that is not polled.
+        let asked = inquiry.as_ref().and_then(WeakShared::upgrade).filter(|asked| asked.peek().is_none());
+        asked.unwrap_or_else(|| {
+            let begun = begin().shared();
+            *inquiry = begun.downgrade();
+            begun
+        })
     }
 
     /// Returns the time in seconds on the clock by which deliveries arrive.
@@ -297,6 +323,21 @@ mod tests {
     /// Returns a delivery of this incarnation, whose age is not known.
     fn of(incarnation: u32) -> DeliveryId {
         DeliveryId { incarnation, ..DeliveryId::default() }
+    }
+
+    #[tokio::test]
+    async fn inquiry_goes_on_although_the_first_that_waits_for_it_is_not_polled() {
+        let incarnations = Incarnations::default();
+        let learned = Learned { delivery: of(1), is_stored: true };
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        let mut first = incarnations.inquiry(|| async { receiver.await.ok() }.boxed());
+        assert!(futures::poll!(&mut first).is_pending());
+        let second = incarnations.inquiry(|| unreachable!("it is the same one"));
+        sender.send(learned).unwrap();
+        assert_eq!(second.await, Some(learned));
+        let next = incarnations.inquiry(|| std::future::ready(None).boxed());
+        assert_eq!(next.await, None, "the one that has ended is not asked again");
+        assert_eq!(first.await, Some(learned));
     }
 
     #[test]

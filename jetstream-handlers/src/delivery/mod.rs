@@ -22,7 +22,7 @@ pub(crate) use event::{DeliveryEvent, Pause};
 pub(crate) use filters::filters;
 pub(crate) use found::FoundConsumer;
 pub(crate) use given_up::{ConsumerState, GivenUpReports, GivenUpState};
-pub(crate) use incarnations::{Incarnations, Standing};
+pub(crate) use incarnations::{Incarnations, Learned, Standing};
 pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Record};
 pub(crate) use sent_acks::SentAcks;

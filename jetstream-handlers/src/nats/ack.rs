@@ -1,6 +1,7 @@
 //! Acknowledgements: messages to the ack subject of a delivery (ADR-15; `consumer.go`, `processAck`).
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -22,12 +23,12 @@ impl Connection {
     /// It is not `async`, because it is called for every message, and each caller would copy its future.
     pub(crate) fn try_ack(&self, binding: &Binding, delivery: Info) -> bool {
         let client = self.present();
-        match self.standing_by(&client, binding, &delivery) {
+        let id = delivery.id();
+        match self.standing_by(&client, binding, id) {
             Standing::Current => {}
             Standing::Unknown | Standing::Unverified => return false,
             Standing::Former => return true,
         }
-        let id = delivery.id();
         let mut ack = pin!(client.publish(delivery.into_ack_subject(), ack_subject::ACK));
         // Outside of the budget of the task: an ack that finds it used up would take the slow path, and its message was
         // taken within the budget.
@@ -39,7 +40,7 @@ impl Connection {
         sent
     }
 
-    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
+    pub(crate) async fn ack(self: &Arc<Self>, binding: &Arc<Binding>, delivery: Info) -> Result<(), Error> {
         if !self.may_answer(binding, &delivery).await {
             return Ok(());
         }
@@ -52,7 +53,12 @@ impl Connection {
     }
 
     /// Acks, and waits for the server's confirmation.
-    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn ack_confirmed(
+        self: &Arc<Self>,
+        binding: &Arc<Binding>,
+        delivery: &Info,
+        limit: Duration,
+    ) -> Result<(), Error> {
         if !self.may_answer(binding, delivery).await {
             return Ok(());
         }
@@ -65,17 +71,27 @@ impl Connection {
     ///
     /// The server confirms an in-progress signal only after it has processed them.
     pub(crate) async fn flush_acks(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
-        if self.standing(binding, delivery) != Standing::Current {
+        if self.standing(binding, delivery.id()) != Standing::Current {
             return self.round_trip(limit).await;
         }
         self.request_ack(delivery, ack_subject::PROGRESS, limit).await
     }
 
-    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
+    pub(crate) async fn nak(
+        self: &Arc<Self>,
+        binding: &Arc<Binding>,
+        delivery: &Info,
+        delay: Duration,
+    ) -> Result<(), Error> {
         self.send_ack(binding, delivery, ack_subject::nak_payload(delay)).await
     }
 
-    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
+    pub(crate) async fn term(
+        self: &Arc<Self>,
+        binding: &Arc<Binding>,
+        delivery: &Info,
+        reason: &str,
+    ) -> Result<(), Error> {
         let mut reason: String = reason.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
         let end = (0..=MAX_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end)).unwrap_or(0);
         reason.truncate(end);
@@ -87,12 +103,12 @@ impl Connection {
         Ok(())
     }
 
-    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
+    pub(crate) async fn progress(self: &Arc<Self>, binding: &Arc<Binding>, delivery: &Info) -> Result<(), Error> {
         self.send_ack(binding, delivery, ack_subject::PROGRESS).await
     }
 
     /// Repeats the acks that were sent last, at most `max` of them, because they may be lost with a connection.
-    pub(crate) async fn repeat_acks(&self, binding: &Binding, max: usize) {
+    pub(crate) async fn repeat_acks(self: &Arc<Self>, binding: &Arc<Binding>, max: usize) {
         let prefix = AckPrefix::new(&binding.stream, &binding.consumer);
         let mut sent = binding.sent_acks.all();
         // The message of the highest sequence is read from the stream, and shows that the others are the same.
@@ -128,7 +144,7 @@ impl Connection {
         }
     }
 
-    async fn send_ack(&self, binding: &Binding, delivery: &Info, payload: Bytes) -> Result<(), Error> {
+    async fn send_ack(self: &Arc<Self>, binding: &Arc<Binding>, delivery: &Info, payload: Bytes) -> Result<(), Error> {
         if !self.may_answer(binding, delivery).await {
             return Ok(());
         }

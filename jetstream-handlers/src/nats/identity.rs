@@ -1,14 +1,16 @@
 //! The identity of a consumer and its messages: whether they are still those of a delivery.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::ErrorCode;
+use futures::FutureExt as _;
 use tokio::time::sleep;
 
 use super::Connection;
 use super::connection::CurrentClient;
-use crate::delivery::{Binding, Standing};
+use crate::delivery::{Binding, Learned, Standing};
 use crate::error::api::ApiError;
 use crate::message::{DeliveryId, Info};
 
@@ -17,14 +19,14 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Connection {
     /// Returns the relation of a delivery to the consumer on the present connection.
-    pub(super) fn standing(&self, binding: &Binding, delivery: &Info) -> Standing {
+    pub(super) fn standing(&self, binding: &Binding, delivery: DeliveryId) -> Standing {
         self.standing_by(&self.present(), binding, delivery)
     }
 
     /// Returns the relation of a delivery to the consumer on the present connection, which is that of the client in use.
-    pub(super) fn standing_by(&self, client: &CurrentClient, binding: &Binding, delivery: &Info) -> Standing {
+    pub(super) fn standing_by(&self, client: &CurrentClient, binding: &Binding, delivery: DeliveryId) -> Standing {
         match self.epoch_of(client) {
-            Some(epoch) => binding.incarnations.standing(epoch, delivery.id()),
+            Some(epoch) => binding.incarnations.standing(epoch, delivery),
             None => Standing::Unknown,
         }
     }
@@ -33,9 +35,10 @@ impl Connection {
     ///
     /// Nothing is sent without a connection, because the client would send it on the next one.
     /// The caller limits the wait.
-    pub(super) async fn may_answer(&self, binding: &Binding, delivery: &Info) -> bool {
+    pub(super) async fn may_answer(self: &Arc<Self>, binding: &Arc<Binding>, delivery: &Info) -> bool {
+        let id = delivery.id();
         loop {
-            match self.standing(binding, delivery) {
+            match self.standing(binding, id) {
                 Standing::Current => return true,
                 Standing::Former => {
                     let sequence = delivery.stream_sequence();
@@ -47,18 +50,31 @@ impl Connection {
                 }
                 Standing::Unknown | Standing::Unverified => {}
             }
-            let _identifying = binding.incarnations.identifying.lock().await;
-            match self.standing(binding, delivery) {
-                _ if !self.is_connected() => sleep(RETRY_INTERVAL).await,
-                Standing::Unknown => self.identify(binding).await,
-                Standing::Unverified => {
-                    if let Some(is_stored) = self.verify(binding, delivery.id()).await {
-                        return is_stored;
-                    }
-                }
-                Standing::Current | Standing::Former => {}
+            let inquiry = binding.incarnations.inquiry(|| {
+                let (connection, binding) = (self.clone(), binding.clone());
+                async move { connection.inquire(&binding, id).await }.boxed()
+            });
+            if let Some(Learned { delivery, is_stored }) = inquiry.await
+                && delivery == id
+            {
+                return is_stored;
             }
         }
+    }
+
+    /// Asks the server once for what is to be known before this delivery may be answered; returns what says nothing about
+    /// other deliveries.
+    async fn inquire(&self, binding: &Binding, delivery: DeliveryId) -> Option<Learned> {
+        match self.standing(binding, delivery) {
+            _ if !self.is_connected() => sleep(RETRY_INTERVAL).await,
+            Standing::Unknown => self.identify(binding).await,
+            Standing::Unverified => {
+                let is_stored = self.verify(binding, delivery).await?;
+                return Some(Learned { delivery, is_stored });
+            }
+            Standing::Current | Standing::Former => {}
+        }
+        None
     }
 
     /// Reads a message from the stream to see whether it still has that of a delivery; returns the result if it says

@@ -166,7 +166,7 @@ impl Transport {
     }
 
     /// Acknowledges a delivery.
-    pub(crate) async fn ack(&self, binding: &Binding, delivery: Info) -> Result<(), Error> {
+    pub(crate) async fn ack(&self, binding: &Arc<Binding>, delivery: Info) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.ack(binding, delivery).await,
             Self::Memory(memory) => {
@@ -177,7 +177,12 @@ impl Transport {
     }
 
     /// Acknowledges a delivery, and waits until the server has confirmed it.
-    pub(crate) async fn ack_confirmed(&self, binding: &Binding, delivery: &Info, limit: Duration) -> Result<(), Error> {
+    pub(crate) async fn ack_confirmed(
+        &self,
+        binding: &Arc<Binding>,
+        delivery: &Info,
+        limit: Duration,
+    ) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.ack_confirmed(binding, delivery, limit).await,
             Self::Memory(memory) => {
@@ -188,7 +193,7 @@ impl Transport {
     }
 
     /// Repeats the acks that were sent last, at most `max` of them.
-    pub(crate) async fn repeat_acks(&self, binding: &Binding, max: usize) {
+    pub(crate) async fn repeat_acks(&self, binding: &Arc<Binding>, max: usize) {
         match self {
             Self::Nats(connection) => connection.repeat_acks(binding, max).await,
             // In memory, no ack is lost.
@@ -197,7 +202,7 @@ impl Transport {
     }
 
     /// Requests a redelivery after `delay`, or immediately if it is zero.
-    pub(crate) async fn nak(&self, binding: &Binding, delivery: &Info, delay: Duration) -> Result<(), Error> {
+    pub(crate) async fn nak(&self, binding: &Arc<Binding>, delivery: &Info, delay: Duration) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.nak(binding, delivery, delay).await,
             Self::Memory(memory) => {
@@ -208,7 +213,7 @@ impl Transport {
     }
 
     /// Terminates a message, which is never redelivered.
-    pub(crate) async fn term(&self, binding: &Binding, delivery: &Info, reason: &str) -> Result<(), Error> {
+    pub(crate) async fn term(&self, binding: &Arc<Binding>, delivery: &Info, reason: &str) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.term(binding, delivery, reason).await,
             Self::Memory(memory) => {
@@ -219,7 +224,7 @@ impl Transport {
     }
 
     /// Signals that a message is in progress, which restarts its `ack_wait`.
-    pub(crate) async fn progress(&self, binding: &Binding, delivery: &Info) -> Result<(), Error> {
+    pub(crate) async fn progress(&self, binding: &Arc<Binding>, delivery: &Info) -> Result<(), Error> {
         match self {
             Self::Nats(connection) => connection.progress(binding, delivery).await,
             Self::Memory(memory) => {

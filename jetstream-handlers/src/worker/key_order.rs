@@ -155,8 +155,7 @@ impl Worker {
                 receiver.try_recv().ok();
             }
         };
-        // Both are always polled: each holds a lock while it asks the server about the consumer, for which every answer of
-        // the handler waits.
+        // A search may take long, and requests go on meanwhile.
         tokio::join!(request, search);
     }
 
