@@ -28,6 +28,11 @@ pub(crate) fn parse<'a>(template: &'a str, subject: &'a str) -> Option<Vec<(&'a 
     Some(found)
 }
 
+/// Returns `true` if a filter matches more than one subject.
+pub(crate) fn has_wildcard(filter: &str) -> bool {
+    filter.split('.').any(|token| matches!(token, "*" | ">"))
+}
+
 /// Returns `true` if `pattern` matches every subject that `filter` matches.
 pub(crate) fn covers(pattern: &str, filter: &str) -> bool {
     let mut pattern = pattern.split('.');

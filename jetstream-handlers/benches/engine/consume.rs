@@ -104,9 +104,16 @@ pub(crate) struct Stored {
     pub(crate) messages: u64,
 }
 
+impl Stored {
+    /// Returns the messages that most groups read.
+    pub(crate) fn of_most_groups(messages: u64) -> Self {
+        Self { stream: STREAM, subject: SUBJECT, messages }
+    }
+}
+
 /// Stores the messages that most groups read.
 pub(crate) fn fill(bench: &Bench) {
-    store(bench, Stored { stream: STREAM, subject: SUBJECT, messages: bench.messages }, Order::new);
+    store(bench, Stored::of_most_groups(bench.messages), Order::new);
 }
 
 /// Stores a number of orders.
@@ -123,11 +130,15 @@ pub(crate) fn store(bench: &Bench, stored: Stored, order: fn(u64) -> Order) {
     });
 }
 
-/// A handler of this crate that returns at once, with the default settings, except those of `adjust`.
+/// A handler of this crate for the messages of most groups; see [`returning`].
 pub(crate) fn ours(bench: &Bench, messages: u64, adjust: impl FnOnce(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
-    let stored = Stored { stream: STREAM, subject: SUBJECT, messages };
+    returning(bench, Stored::of_most_groups(messages), adjust)
+}
+
+/// A handler of this crate that returns at once, with the default settings, except those of `adjust`.
+pub(crate) fn returning(bench: &Bench, stored: Stored, adjust: impl FnOnce(Subscribe<'_>) -> Subscribe<'_>) -> Sample {
     handled(bench, stored, |broker, durable| {
-        adjust(broker.subscribe(SUBJECT, durable, |order: Order, State(seen): State<Seen>| async move {
+        adjust(broker.subscribe(stored.subject, durable, |order: Order, State(seen): State<Seen>| async move {
             black_box(order);
             seen.one_more();
         }))

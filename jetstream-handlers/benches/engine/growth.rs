@@ -11,7 +11,7 @@ use futures::future::try_join_all;
 use jetstream_handlers::prelude::*;
 use tokio::time::sleep;
 
-use crate::consume::{Observer, STREAM, SUBJECT, Seen, Stored, fill, handled, ours, store};
+use crate::consume::{Observer, STREAM, SUBJECT, Seen, Stored, fill, handled, ours, returning, store};
 use crate::measure::{Figure, Sample};
 use crate::order::Order;
 use crate::table::Claim;
@@ -90,7 +90,7 @@ fn slow() -> Group {
 }
 
 fn pausing(bench: &Bench, messages: u64, pause: Duration, calls: usize) -> Sample {
-    handled(bench, Stored { stream: STREAM, subject: SUBJECT, messages }, |broker, durable| {
+    handled(bench, Stored::of_most_groups(messages), |broker, durable| {
         let handler = move |order: Order, State(seen): State<Seen>| async move {
             sleep(pause).await;
             black_box(order);
@@ -125,14 +125,7 @@ fn backlog() -> Group {
         },
         variants: vec![
             Variant::new("messages", |bench| ours(bench, bench.messages, |handler| handler)),
-            Variant::new("messages × 10", |bench| {
-                handled(bench, larger(bench), |broker, durable| {
-                    broker.subscribe(BACKLOG, durable, |order: Order, State(seen): State<Seen>| async move {
-                        black_box(order);
-                        seen.one_more();
-                    })
-                })
-            }),
+            Variant::new("messages × 10", |bench| returning(bench, larger(bench), |handler| handler)),
         ],
         claims: vec![
             Claim::ratio(Figure::Rate, "messages × 10", "messages", AtLeast(0.85)),

@@ -16,7 +16,7 @@ use crate::{Bench, Group, Variant};
 /// The most consumers that the server permits on a stream.
 const PER_STREAM: usize = 1000;
 
-/// The measured time: the default lifetime of a pull request, to include its heartbeats and its renewal.
+/// The measured time, in which the requests last 5 s and then 30 s; they last for minutes later.
 const IDLE: Duration = Duration::from_secs(30);
 
 const OURS: &str = "ours";

@@ -9,7 +9,7 @@ use jetstream_handlers::{Batch, Subscribe};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::timeout::TimeoutLayer;
 
-use crate::consume::{STREAM, SUBJECT, Seen, Stored, fill, from_str, handled, ours, rival, store};
+use crate::consume::{SUBJECT, Seen, Stored, fill, from_str, handled, ours, returning, rival, store};
 use crate::measure::{Figure, Sample};
 use crate::order::Order;
 use crate::table::Claim;
@@ -38,8 +38,7 @@ fn batches() -> Group {
 }
 
 fn batch(bench: &Bench) -> Sample {
-    let stored = Stored { stream: STREAM, subject: SUBJECT, messages: bench.messages };
-    handled(bench, stored, |broker, durable| {
+    handled(bench, Stored::of_most_groups(bench.messages), |broker, durable| {
         let handler = |orders: Batch<Order>, State(seen): State<Seen>| async move {
             for order in &orders {
                 black_box(order);
@@ -68,15 +67,7 @@ fn chunks(bench: &Bench) -> Sample {
 
 fn keys() -> Group {
     let variant = |name, adjust: fn(Subscribe<'_>) -> Subscribe<'_>| {
-        Variant::new(name, move |bench| {
-            handled(bench, keyed(bench), |broker, durable| {
-                let handler = |order: Order, State(seen): State<Seen>| async move {
-                    black_box(order);
-                    seen.one_more();
-                };
-                adjust(broker.subscribe(KEYED, durable, handler).concurrency(CALLS))
-            })
-        })
+        Variant::new(name, move |bench| returning(bench, keyed(bench), |handler| adjust(handler.concurrency(CALLS))))
     };
     Group {
         name: "keys",

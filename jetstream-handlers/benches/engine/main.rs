@@ -192,6 +192,7 @@ impl Group {
         assert!(output.status.success(), "{}/{} failed", self.name, variant.name);
         measure::read(&String::from_utf8_lossy(&output.stdout))
     }
+
     /// Returns the arguments of the process of a run.
     fn arguments(&self, variant: &str, bench: &Bench) -> Vec<String> {
         let (server, messages) = (bench.server.to_string(), bench.messages.to_string());

@@ -341,7 +341,7 @@ impl Eight {
 }
 
 /// Parses a number that consists of decimal digits only.
-fn number(digits: &[u8]) -> Option<u64> {
+pub(crate) fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }

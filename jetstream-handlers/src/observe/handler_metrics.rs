@@ -174,6 +174,7 @@ impl fmt::Debug for HandlerMetrics {
         f.write_str("HandlerMetrics")
     }
 }
+
 /// The duration of a call, which a histogram computes only if the application has installed a recorder.
 impl ::metrics::IntoF64 for Called {
     fn into_f64(self) -> f64 {

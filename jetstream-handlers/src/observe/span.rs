@@ -160,12 +160,11 @@ impl Scope {
         if self.span.is_disabled() {
             return;
         }
-        if settled.settlement != Settlement::Ack {
-            self.record(settled);
-        }
-        #[cfg(feature = "otel")]
-        if self.is_exported && settled.settlement == Settlement::Ack {
-            super::otel::acknowledged(&self.span);
+        match settled.settlement {
+            #[cfg(feature = "otel")]
+            Settlement::Ack if self.is_exported => super::otel::acknowledged(&self.span),
+            Settlement::Ack => {}
+            _ => self.record(settled),
         }
     }
 

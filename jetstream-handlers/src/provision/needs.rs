@@ -14,6 +14,7 @@ use crate::delivery::{Binding, filters};
 use crate::error::Error;
 use crate::error::problem::Purpose;
 use crate::plan::{Declaration, Manage};
+use crate::subject::has_wildcard;
 use crate::transport::Transport;
 
 /// The maximum number of streams between a stream and those that it copies.
@@ -177,7 +178,7 @@ impl Collected<'_> {
     async fn of_outputs(&mut self, needs: &mut HandlerNeeds) {
         let HandlerNeeds { handler, outputs, manage, looks_up, .. } = needs;
         for output in outputs {
-            let has_wildcard = output.split('.').any(|token| matches!(token, "*" | ">"));
+            let has_wildcard = has_wildcard(output);
             *looks_up |= has_wildcard || !self.is_declared(|config| any_covers(&listened(config), output));
             let purpose = Purpose::Outputs(handler.clone());
             if let Ok(Some(stream)) = self.streams.find_event(&purpose, output).await {

@@ -18,7 +18,7 @@ use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::{Declaration, Manage};
 use crate::settings::Settings;
-use crate::subject::overlap;
+use crate::subject::{has_wildcard, overlap};
 use crate::transport::Transport;
 
 /// The maximum number of streams between a message and its copy that are followed.
@@ -388,8 +388,7 @@ impl<'a> Streams<'a> {
     /// One stream may listen to `orders.eu.*` and another to `orders.us.*`, and an application may publish to these two
     /// alone. So an event of `orders.*.created` is refused only if no stream listens to any of its subjects.
     pub(super) async fn find_event(&mut self, purpose: &Purpose, filter: &str) -> Result<Option<String>, Problem> {
-        let has_wildcard = filter.split('.').any(|token| matches!(token, "*" | ">"));
-        if !has_wildcard {
+        if !has_wildcard(filter) {
             return self.find_listening(purpose, filter).await.map(Some);
         }
         for name in self.names(purpose, filter).await? {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::delivery::{Binding, StreamSubjects, filters};
 use crate::error::Error;
+use crate::subject::has_wildcard;
 use crate::transport::Transport;
 
 /// The number of subjects from which a filter with a wildcard is reported.
@@ -84,7 +85,7 @@ impl WideFilters {
 
 /// Returns `true` for a filter with a wildcard, except for the one of all subjects.
 fn is_searched(filter: &str) -> bool {
-    filter != ">" && filter.split('.').any(|token| matches!(token, "*" | ">"))
+    filter != ">" && has_wildcard(filter)
 }
 
 impl fmt::Display for WideFilter {

@@ -15,7 +15,7 @@ use crate::message::{Info, Message};
 use crate::observe::settled::Settlement;
 use crate::observe::status_cell::Condition;
 use crate::plan::Plan;
-use crate::subject::covers;
+use crate::subject::{covers, has_wildcard};
 use crate::sync::lock;
 use crate::transport::Deliveries;
 
@@ -65,7 +65,6 @@ enum Filter {
 
 impl Filter {
     fn new(filter: &str) -> Self {
-        let has_wildcard = |filter: &str| filter.split('.').any(|token| matches!(token, "*" | ">"));
         match filter.strip_suffix('>') {
             Some(prefix) if !has_wildcard(prefix) => Self::Prefix(prefix.to_owned()),
             _ if has_wildcard(filter) => Self::Pattern(filter.to_owned()),

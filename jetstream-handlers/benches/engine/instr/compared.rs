@@ -11,7 +11,7 @@ const TOLERANCE: f64 = 3.0;
 
 /// The row with which the rows of groups that consume are compared when they are printed.
 const REFERENCE: &str = "consume/async-nats, batch 1000";
-const CONSUMING: [&str; 5] = ["consume/", "ordered/", "observed/", "keys/", "batches/"];
+const CONSUMING: [&str; 4] = ["consume/", "ordered/", "observed/", "batches/"];
 
 const HEAD: &str = "\
 # Instructions per message, as counted by `cargo run --release -p jetstream-handlers-benches -- instr`.

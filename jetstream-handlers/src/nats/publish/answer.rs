@@ -5,6 +5,7 @@ use async_nats::jetstream::publish::PublishAck;
 use serde::Deserialize;
 
 use crate::error::{Error, ErrorKind};
+use crate::message::ack_subject::number;
 use crate::message::refusal::{is_transient, refused};
 use crate::message::{Outgoing, PublishFailure};
 
@@ -85,8 +86,7 @@ fn read_plain_ack(payload: &[u8]) -> Option<PublishAck> {
     if stream.is_empty() || !matches!(digits, [b'1'..=b'9', ..]) {
         return None;
     }
-    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
-    let sequence = digits.iter().try_fold(0_u64, |number, byte| number.checked_mul(10)?.checked_add(digit(byte)?))?;
+    let sequence = number(digits)?;
     let stream = std::str::from_utf8(stream).ok()?.to_owned();
     Some(PublishAck {
         stream,
