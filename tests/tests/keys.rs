@@ -245,9 +245,10 @@ async fn standby_requests_everything_that_a_lost_instance_had() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let (lost, standby) = (connect(&proxy).await, connect(&server).await);
-    // It receives everything, because it looks for messages of other keys, and handles nothing.
+    // It receives everything, because it looks for messages of another key, and ends nothing.
     let stuck = |_: Order| std::future::pending::<()>();
-    let _lost = lost.subscribe("work.keyed", "keyed", stuck).key("customer").ack_wait(secs(60)).await.unwrap();
+    let stuck = lost.subscribe("work.keyed", "keyed", stuck).key("customer").concurrency(4);
+    let _lost = stuck.ack_wait(secs(60)).await.unwrap();
     publish(&standby, "work.keyed", orders(1..601, 3)).await;
     server.ack_pending("WORK", "keyed", 600).await;
     let handled = Recorder::<Order>::default();

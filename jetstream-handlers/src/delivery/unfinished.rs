@@ -37,12 +37,11 @@ impl Unfinished {
         self.state().is_closed = !is_complete;
     }
 
-    /// Records a delivery.
-    pub(crate) fn delivered(&self, DeliveryId { stream_sequence, stored_at, .. }: DeliveryId) {
+    /// Records a delivery; returns `true` if its message had not arrived before.
+    pub(crate) fn delivered(&self, DeliveryId { stream_sequence, stored_at, .. }: DeliveryId) -> bool {
         let mut state = self.state();
-        if state.ended.get(&stream_sequence) != Some(&stored_at) {
-            state.held.insert(stream_sequence, stored_at);
-        }
+        state.ended.get(&stream_sequence) != Some(&stored_at)
+            && state.held.insert(stream_sequence, stored_at) != Some(stored_at)
     }
 
     /// Records that a message has ended, if it belongs to the present consumer.

@@ -57,6 +57,23 @@ impl Queue {
         self.limit / 2
     }
 
+    /// Returns the number of messages that may begin below which it does not matter how many others wait for their keys.
+    fn enough(&self) -> usize {
+        (self.limit / 4).max(1)
+    }
+
+    /// Returns the number of messages that count towards the limit.
+    ///
+    /// Those that wait for others of their keys count only while enough may begin: a few keys whose messages take long
+    /// must not keep the messages of other keys from being requested.
+    fn len(&self) -> usize {
+        let may_begin = self.messages.len();
+        match &self.keys {
+            Some(keys) if may_begin >= self.enough() => may_begin + keys.waiting(),
+            _ => may_begin,
+        }
+    }
+
     /// Returns the number of messages that fit into a batch, and `true` if no other can be added to it.
     fn batch(&self, limits: BatchLimits) -> (usize, bool) {
         // No more than the limit arrive.
@@ -176,7 +193,8 @@ impl Buffer {
             *place = queue.messages.pop_front();
             let waiting = place.as_ref()?;
             let left = queue.messages.len();
-            let refill = left == queue.refill_at() || left == 0;
+            let refill =
+                left == 0 || queue.len() == queue.refill_at() || queue.keys.is_some() && left + 1 == queue.enough();
             if refill {
                 self.refill.notify_one();
             }
@@ -293,7 +311,7 @@ impl Buffer {
     pub(super) fn limit(&self, messages: usize) -> usize {
         let mut queue = self.queue();
         queue.limit = messages;
-        queue.messages.len()
+        queue.len()
     }
 
     /// Returns the number of messages that wait, also for others with the same key or for their next attempt.
@@ -517,6 +535,23 @@ mod tests {
     async fn batch_is_complete_if_no_more_can_arrive() {
         let buffer = buffer(2, &["a", "b"]);
         assert_eq!(taken(&buffer, LIMITS).unwrap(), ["a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn messages_that_wait_for_others_of_their_keys_count_while_enough_may_begin() {
+        let (buffer, unfinished, mut place) = (Buffer::default(), Unfinished::default(), None);
+        buffer.limit(8);
+        let mut guard = buffer.fill(Instant::now());
+        for (sequence, key) in [1, 2, 3, 1, 1, 1, 1].into_iter().enumerate() {
+            let info = Info::for_test("S", "D").with_stream_sequence(sequence as u64);
+            guard.push_by_key(Ok(key), Message { info, ..Message::new("a", "") }, &unfinished);
+        }
+        drop(guard);
+        let mut pop = || buffer.pop(Instant::now(), Duration::MAX, &mut place).map(|next| next.refill);
+        assert_eq!((buffer.limit(8), buffer.buffered()), (7, 7));
+        assert_eq!((pop(), buffer.limit(8)), (Some(false), 6));
+        assert_eq!((pop(), buffer.limit(8)), (Some(true), 1), "the slots would soon be without one");
+        assert_eq!(buffer.buffered(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -360,6 +360,11 @@ impl Keys {
         }
     }
 
+    /// Returns the number of messages that wait for others with the same key, and are in memory or were requested again.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.0
+    }
+
     /// Returns the number of messages that wait for others with the same key or for their next attempt.
     pub(super) fn buffered(&self) -> usize {
         self.waiting.0 + self.parked.len()

@@ -397,6 +397,10 @@ impl Worker {
         let max = max.saturating_sub(self.slots.max() - idle).max(1);
         let all = (idle + self.prefetch.size()).min(max);
         let buffered = self.buffer.limit(all);
+        if self.binding.unfinished.as_ref().is_some_and(|unfinished| !unfinished.is_complete()) {
+            // None of those that wait begins; what is missing is requested beside this.
+            return all.saturating_sub(self.buffer.buffered());
+        }
         if buffered <= all / 2 || buffered < idle { all.saturating_sub(buffered) } else { 0 }
     }
 

@@ -18,6 +18,9 @@ use crate::message::{AckPrefix, Message};
 /// The maximum number of messages that are requested at the same time while the gate is closed.
 const MAX_REQUESTED: usize = 500;
 
+/// The number of messages that may arrive at least between two infos while the gate is closed.
+const MIN_ALLOWED: usize = 10;
+
 /// The state of a gate.
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -38,6 +41,9 @@ pub(super) struct Gate {
     in_flight: Option<(u64, Instant)>,
     /// The time at which the missing messages were nakked; a nak can be lost as well, and is repeated.
     nakked_at: Option<Instant>,
+    /// The number of messages that may arrive before the next info, although the handler holds enough: as many as are
+    /// missing, because the server delivers those first that it delivers again.
+    allowed: usize,
 }
 
 impl Gate {
@@ -54,6 +60,7 @@ impl Gate {
             request_at: Instant::now(),
             in_flight: None,
             nakked_at: None,
+            allowed: MIN_ALLOWED,
         }
     }
 
@@ -73,7 +80,10 @@ impl Gate {
         {
             *until = Instant::now() + PERIOD;
         }
-        self.unfinished.delivered(id);
+        // What this process has requested again comes before what is missing.
+        if self.unfinished.delivered(id) {
+            self.allowed = self.allowed.saturating_sub(1);
+        }
     }
 
     /// Records that the consumer's info is requested now.
@@ -114,6 +124,7 @@ impl Gate {
             self.unfinished.set_complete(true);
             return Action::Open;
         }
+        self.allowed = info.num_ack_pending.saturating_sub(held).clamp(MIN_ALLOWED, MAX_REQUESTED);
         // The info can overtake a delivery, and the client reads its subscriptions in turns.
         let (_, until) = *self.in_flight.get_or_insert((last, now + PERIOD));
         let nakked = self.nakked_at.is_some_and(|nakked_at| now - nakked_at < LONG_PERIOD);
@@ -131,6 +142,7 @@ impl Gate {
     pub(super) fn close(&mut self) {
         self.unfinished.set_complete(false);
         (self.request_at, self.in_flight, self.nakked_at) = (Instant::now(), None, None);
+        self.allowed = MIN_ALLOWED;
     }
 
     /// Forgets all deliveries, because they belong to another instance or the consumer was replaced.
@@ -147,11 +159,13 @@ impl Gate {
         self.unfinished.is_complete()
     }
 
-    /// Returns the number of messages that are requested at the same time while the gate is closed.
-    pub(super) fn capacity(&self) -> usize {
+    /// Returns the number of messages that are requested at the same time while the gate is closed, of a handler that
+    /// can hold `capacity` more.
+    pub(super) fn capacity(&self, capacity: usize) -> usize {
         let held = self.unfinished.len();
         // The limit may have been raised since the start, and messages that are held may be gone from the stream.
-        self.max_ack_pending.saturating_sub(held).clamp(1, MAX_REQUESTED)
+        let most = self.max_ack_pending.saturating_sub(held).clamp(1, MAX_REQUESTED);
+        capacity.max(self.allowed).min(most)
     }
 
     /// Returns the time at which a closed gate needs the consumer's info.
@@ -213,6 +227,19 @@ mod tests {
         (1..=last).for_each(|number| gate.pass(&delivery(number, number)));
         assert!(gate.is_open());
         gate
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_gate_requests_what_is_missing_beside_what_the_handler_can_hold() {
+        let mut gate = gate();
+        assert_eq!((gate.capacity(0), gate.capacity(26)), (MIN_ALLOWED, 26));
+        (21..=30).for_each(|number| gate.pass(&delivery(number, number)));
+        assert_eq!(gate.capacity(0), 0, "the info tells how many are missing");
+        assert!(matches!(gate.on_info(&info((30, 30), (0, 0), 30), Active::This), Action::Wait));
+        assert_eq!(gate.capacity(0), 20);
+        gate.pass(&delivery(1, 31));
+        gate.pass(&delivery(21, 32));
+        assert_eq!((gate.capacity(0), gate.capacity(10_000)), (19, MAX_REQUESTED));
     }
 
     fn end(gate: &Gate, sequence: u64) {

@@ -397,7 +397,7 @@ impl Pull {
     /// Returns the number of messages that may be in flight.
     fn capacity_now(&self) -> usize {
         match &self.order {
-            Some(order) if !order.sequencer.is_open() => order.sequencer.capacity(),
+            Some(order) if !order.sequencer.is_open() => order.sequencer.capacity(self.capacity),
             _ => self.capacity,
         }
     }

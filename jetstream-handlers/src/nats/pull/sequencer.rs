@@ -100,11 +100,12 @@ impl Sequencer {
         }
     }
 
-    /// Returns the number of messages that are requested at the same time while one may be missing.
-    pub(super) fn capacity(&self) -> usize {
+    /// Returns the number of messages that are requested at the same time while one may be missing, of a handler that can
+    /// hold `capacity` more.
+    pub(super) fn capacity(&self, capacity: usize) -> usize {
         match self {
             Self::Ordered(resequencer) => resequencer.capacity(),
-            Self::Keyed(gate) => gate.capacity(),
+            Self::Keyed(gate) => gate.capacity(capacity),
         }
     }
 
