@@ -102,19 +102,29 @@ impl Worker {
                 held.step = outcomes.next().map_or(Step::Leave(Some(Settled::LOST)), Step::Called);
             }
         }
+        // Most messages need no wait, and a future for each of them costs more than the rest of its attempt.
+        let mut publishing = Vec::new();
+        for held in &mut held {
+            match &held.step {
+                Step::Called(outcome) if outcome.outputs.is_empty() => self.attempted(held.taken.message, outcome),
+                Step::Called(_) => publishing.push(held),
+                _ => {}
+            }
+        }
         // In the order of the messages, unless one has to be repeated.
-        futures::stream::iter(&mut held)
-            .for_each_concurrent(MAX_SETTLING, async |held| self.publish_and_record(held).await)
+        futures::stream::iter(publishing)
+            .for_each_concurrent(MAX_SETTLING, async |held| self.publish_outputs_of(held).await)
             .await;
         let call = caller.take_call();
         // The first slot shows whether the handler is busy, so that its message ends last.
         let mut held = held.into_iter();
         let first = held.next();
         let all = Mutex::new(Settled::ACK);
-        futures::stream::iter(held)
+        let unsettled: Vec<_> = held.filter_map(|held| self.settle_at_once(held, call)).collect();
+        futures::stream::iter(unsettled)
             .for_each_concurrent(MAX_SETTLING, async |held| self.settle_held(held, call, &all).await)
             .await;
-        if let Some(first) = first {
+        if let Some(first) = first.and_then(|first| self.settle_at_once(first, call)) {
             self.settle_held(first, call, &all).await;
         }
         all.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -136,34 +146,43 @@ impl Worker {
         }
     }
 
+    /// Acknowledges a message that has ended, and releases its slot; returns it if that requires a wait, or something else
+    /// is to be done.
+    fn settle_at_once<'a>(&self, held: Held<'a>, call: Option<Called>) -> Option<Held<'a>> {
+        match &held.step {
+            Step::End(outcome) | Step::Called(outcome) if self.try_settle(held.taken.message, outcome) => {}
+            _ => return Some(held),
+        }
+        self.end(held.slot, held.taken, Some(&Settled::ACK), call.filter(|_| matches!(held.step, Step::Called(_))));
+        None
+    }
+
     /// Settles a message, and releases its slot.
     ///
     /// If it is not acknowledged, that is how the batch was settled as a whole.
-    async fn settle_held(&self, Held { slot, mut taken, step }: Held<'_>, call: Option<Called>, all: &Mutex<Settled>) {
+    async fn settle_held(&self, Held { slot, taken, step }: Held<'_>, call: Option<Called>, all: &Mutex<Settled>) {
         let call = call.filter(|_| matches!(step, Step::Called(_)));
-        let message = &mut *taken.message;
-        let settled = async {
-            let outcome = match step {
-                Step::Leave(settled) => return settled,
-                Step::Isolate => return self.isolate(message).await,
-                Step::Call => return Some(Settled::LOST),
-                Step::End(outcome) | Step::Called(outcome) => outcome,
-            };
-            if self.try_settle(message, &outcome) {
-                return Some(Settled::ACK);
-            }
-            self.settle(message, outcome).await
+        let message = &*taken.message;
+        let settled = match step {
+            Step::Leave(settled) => settled,
+            Step::Isolate => self.isolate(message).await,
+            Step::Call => Some(Settled::LOST),
+            Step::End(outcome) | Step::Called(outcome) => self.settle(message, outcome).await,
         };
-        let settled = settled.await;
-        taken.settled_in_batch(settled.as_ref(), call);
-        self.release(slot, settled.as_ref());
+        self.end(slot, taken, settled.as_ref(), call);
         if let Some(settled) = settled.filter(|settled| settled.settlement != Settlement::Ack) {
             *lock(all) = settled;
         }
     }
 
+    /// Reports how a message of a batch was settled, and releases its slot.
+    fn end(&self, slot: Slot<'_>, mut taken: Taken<'_>, settled: Option<&Settled>, call: Option<Called>) {
+        taken.settled_in_batch(settled, call);
+        self.release(slot, settled);
+    }
+
     /// Publishes the outputs of one message for which the handler was called, and reports the attempt.
-    async fn publish_and_record(&self, held: &mut Held<'_>) {
+    async fn publish_outputs_of(&self, held: &mut Held<'_>) {
         if let Step::Called(outcome) = &mut held.step {
             let returned = std::mem::replace(outcome, Outcome::ack());
             *outcome = self.published(held.taken.message, returned).await;

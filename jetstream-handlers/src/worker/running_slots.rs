@@ -71,7 +71,7 @@ impl Worker {
         slot.end();
     }
 
-    /// Gives slots back that were not needed for a while; returns when there was none for a while.
+    /// Gives slots back that were not needed for a while; returns when none is left.
     pub(super) async fn give_back(&self) {
         loop {
             sleep(REVIEW_PERIOD).await;

@@ -149,9 +149,9 @@ impl InboxLease {
         format!("{}.{}.{request}", self.inbox.subject, route.number)
     }
 
-    /// Returns the next arrival at an inbox that the handler reads, and registers the task if there is none.
+    /// Returns the next arrival at an inbox that the handler reads, and registers the task if nothing has arrived.
     ///
-    /// What arrives at a shared inbox is in the queue of the route.
+    /// Arrivals at a shared inbox are in the queue of the route.
     pub(super) fn poll_next(&mut self, route: &Route, task: &mut Context<'_>) -> Poll<Arrival> {
         match &mut self.own {
             Some(own) => own.poll_next(route, task),

@@ -28,7 +28,7 @@ impl OwnInbox {
         Self { reader, subscriber, template: None, is_ended: false }
     }
 
-    /// Returns the next arrival for the handler with this route, and registers the task if there is none.
+    /// Returns the next arrival for the handler with this route, and registers the task if nothing has arrived.
     pub(super) fn poll_next(&mut self, route: &Route, task: &mut Context<'_>) -> Poll<Arrival> {
         while !self.is_ended {
             let Some(message) = ready!(self.subscriber.poll_next_unpin(task)) else {
