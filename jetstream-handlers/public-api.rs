@@ -985,6 +985,9 @@ pub trait Event: Serialize {
     const PATTERN: &'static str = Self::PATTERNS[0];
     /// The version, which is sent in the header `Event-Version`; `None` sends none.
     const VERSION: Option<u32> = None;
+    /// The number of partitions, one of which fills the placeholder `{partition}` of the subject; `None` for an event
+    /// without, and for an enum whose variants have subjects of their own.
+    const PARTITIONS: Option<u32> = None;
     fn subject(&self) -> Result<String, Error>;
     fn message_id(&self) -> Option<String> {}
     fn type_codec() -> Option<DefaultCodec> {}
@@ -1438,6 +1441,9 @@ impl IntoSettle for Settle {}
 impl IntoSettles for Settle {}
 impl Sealed for Settle {}
 impl SealedSettles for Settle {}
+
+// jetstream_handlers::partition
+pub fn partition(key: impl AsRef<[u8]>, partitions: u32) -> u32 {}
 
 // jetstream_handlers::Deliver
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,7 +9,10 @@ use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Lit, LitInt, LitStr, P
 
 use crate::errors::Errors;
 use crate::pattern::placeholders;
-use crate::spelling;
+use crate::{rules, spelling};
+
+/// The placeholder of the partition of an event.
+const PARTITION: &str = "partition";
 
 /// Expands `#[derive(Event)]`.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
@@ -42,6 +45,10 @@ struct Settings {
     header: Option<LitStr>,
     /// The value of the header for a variant.
     name: Option<LitStr>,
+    /// The field whose hash is the partition.
+    key: Option<LitStr>,
+    /// The number of partitions.
+    partitions: Option<LitInt>,
     /// The place at which a missing key is reported.
     span: Option<Span>,
 }
@@ -62,8 +69,10 @@ impl Settings {
                     "codec" => codec(&mut settings.codec, &meta),
                     "header" => once(&mut settings.header, &meta),
                     "name" => once(&mut settings.name, &meta),
+                    "key" => once(&mut settings.key, &meta),
+                    "partitions" => once(&mut settings.partitions, &meta),
                     _ => Err(meta.error(format!(
-                        "unknown key `{key}`; the keys of an event are `subject`, `id`, `version`, `codec`, `header` and `name`"
+                        "unknown key `{key}`; the keys of an event are `subject`, `id`, `version`, `codec`, `header`, `name`, `key` and `partitions`"
                     ))),
                 }
             });
@@ -89,18 +98,51 @@ impl Settings {
 
     /// Reports keys that have no meaning where they are.
     fn refuse(&self, keys: &[&str], place: &str, errors: &mut Errors) {
-        let set: [(&str, Option<Span>); 6] = [
+        let set: [(&str, Option<Span>); 8] = [
             ("subject", self.subject.as_ref().map(LitStr::span)),
             ("id", self.id.as_ref().map(LitStr::span)),
             ("version", self.version.as_ref().map(LitInt::span)),
             ("codec", self.codec.as_ref().map(Path::span)),
             ("header", self.header.as_ref().map(LitStr::span)),
             ("name", self.name.as_ref().map(LitStr::span)),
+            ("key", self.key.as_ref().map(LitStr::span)),
+            ("partitions", self.partitions.as_ref().map(LitInt::span)),
         ];
         for (key, span) in set {
             if let Some(span) = span.filter(|_| keys.contains(&key)) {
                 errors.push(span, format!("`{key}` has no effect on {place}; remove it"));
             }
+        }
+    }
+
+    /// Reports partitions that cannot be computed or have no place in the subject.
+    fn check_partitions(&self, subject: &LitStr, errors: &mut Errors) {
+        let Some(partitions) = &self.partitions else {
+            if let Some(key) = &self.key {
+                errors
+                    .push(key.span(), "`key` has no effect without `partitions`; add `partitions = 12`, or remove it");
+            }
+            return;
+        };
+        match partitions.base10_parse().map(rules::partitions_problem) {
+            Ok(None) => {}
+            Ok(Some(problem)) => errors.push(partitions.span(), problem),
+            Err(error) => errors.push(partitions.span(), error),
+        }
+        if self.key.is_none() {
+            errors.push(
+                partitions.span(),
+                "`partitions` needs the field by which an event belongs to one of them; add `key = \"customer\"`",
+            );
+        }
+        let text = subject.value();
+        if placeholders(&text).all(|placeholder| placeholder.name != PARTITION) {
+            errors.push(
+                subject.span(),
+                format!(
+                    "subject `{text}` has no place for the partition; add it, as in `orders.{{{PARTITION}}}.created`"
+                ),
+            );
         }
     }
 
@@ -166,7 +208,7 @@ fn of_struct(input: &DeriveInput, settings: &Settings, fields: &Fields, errors: 
         field.set_span(Span::mixed_site().located_at(known.span()));
         Ok(quote_spanned!(field.span()=> &self.#field))
     };
-    let filled = filled(subject, &access, errors)?;
+    let filled = filled(settings, subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
     let messages = [message(subject, name, name, &none())];
     Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new(), &messages))
@@ -192,14 +234,26 @@ fn message(
 }
 
 /// Returns the expression of the subject of an event.
-fn filled(subject: &LitStr, access: &Access<'_>, errors: &mut Errors) -> Option<TokenStream> {
+fn filled(settings: &Settings, subject: &LitStr, access: &Access<'_>, errors: &mut Errors) -> Option<TokenStream> {
+    settings.check_partitions(subject, errors);
     let text = subject.value();
     let mut values = Vec::new();
     for placeholder in placeholders(&text) {
-        match access(placeholder.name) {
+        let is_partition = placeholder.name == PARTITION;
+        let (value, place, at) = match (&settings.key, &settings.partitions) {
+            (Some(key), Some(partitions)) if is_partition => {
+                let here = Span::mixed_site().located_at(key.span());
+                let partition = |value| quote_spanned!(here=> &::jetstream_handlers::__private::event_partition(#value, #partitions));
+                (access(&key.value()).map(partition), "key".to_owned(), key)
+            }
+            // One of them is missing, which is reported.
+            (Some(_), None) | (None, Some(_)) if is_partition => return None,
+            _ => (access(placeholder.name), format!("subject `{text}`"), subject),
+        };
+        match value {
             Ok(value) => values.push(value),
             Err(problem) => {
-                errors.push(subject.span(), format!("subject `{text}`: {problem}"));
+                errors.push(at.span(), format!("{place}: {problem}"));
                 return None;
             }
         }
@@ -246,6 +300,9 @@ fn implementation(
     let version = settings.version.as_ref().map(|version| {
         quote_spanned!(here=> const VERSION: ::core::option::Option<u32> = ::core::option::Option::Some(#version);)
     });
+    let partitions = settings.partitions.as_ref().map(|partitions| {
+        quote_spanned!(here=> const PARTITIONS: ::core::option::Option<u32> = ::core::option::Option::Some(#partitions);)
+    });
     let codec = settings.codec.as_ref().map(|codec| {
         let codec = codec_value(codec);
         quote_spanned! {here=>
@@ -264,6 +321,7 @@ fn implementation(
         impl #generics ::jetstream_handlers::Event for #name #arguments #clause {
             const PATTERNS: &'static [&'static str] = &[#(#patterns),*];
             #version
+            #partitions
 
             fn subject(&self) -> ::core::result::Result<::std::string::String, ::jetstream_handlers::Error> {
                 #subject
@@ -332,7 +390,7 @@ fn of_enum(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &m
         Some(subject) => by_header(input, settings, subject, &variants, errors),
         None => {
             settings.refuse(
-                &["id", "version", "codec", "header"],
+                &["id", "version", "codec", "header", "key", "partitions"],
                 "an enum without a `subject`, but on its variants",
                 errors,
             );
@@ -353,7 +411,7 @@ fn tagged(input: &DeriveInput, settings: &Settings, data: &DataEnum, errors: &mu
     }
     let subject = settings.subject.as_ref()?;
     let access = |field: &str| field_of_variants(data, field);
-    let filled = filled(subject, &access, errors)?;
+    let filled = filled(settings, subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
     let messages = [message(subject, &input.ident, &input.ident, &none())];
     Some(implementation(input, &[subject.to_token_stream()], settings, &filled, &id, &TokenStream::new(), &messages))
@@ -391,7 +449,7 @@ fn by_header(
     let header = settings.header.as_ref()?;
     for variant in variants {
         variant.settings.refuse(
-            &["subject", "id", "version", "codec", "header"],
+            &["subject", "id", "version", "codec", "header", "key", "partitions"],
             "a variant of an enum with a `header`",
             errors,
         );
@@ -404,7 +462,7 @@ fn by_header(
         });
         Ok(quote_spanned!(Span::mixed_site()=> match self { #(#arms,)* }))
     };
-    let filled = filled(subject, &access, errors)?;
+    let filled = filled(settings, subject, &access, errors)?;
     let id = message_id(settings.id.as_ref(), &access, errors)?;
     let names: Vec<String> = variants.iter().map(Wrapper::name).collect();
     let idents: Vec<&Ident> = variants.iter().map(|variant| &variant.variant.ident).collect();
@@ -453,12 +511,16 @@ fn by_subject(
         let (pattern, subject, id, codec) = match &settings.subject {
             Some(subject) => (
                 subject.to_token_stream(),
-                filled(subject, &access, errors)?,
+                filled(settings, subject, &access, errors)?,
                 message_id(settings.id.as_ref(), &access, errors)?,
                 settings.codec.as_ref().map_or_else(none, codec_value),
             ),
             None => {
-                settings.refuse(&["id", "codec"], "a variant without a `subject`, whose type is an event", errors);
+                settings.refuse(
+                    &["id", "codec", "key", "partitions"],
+                    "a variant without a `subject`, whose type is an event",
+                    errors,
+                );
                 let here = Span::mixed_site().located_at(payload.span());
                 versions
                     .push(quote_spanned!(here=> Self::#ident(event) => ::jetstream_handlers::Event::version(event)));

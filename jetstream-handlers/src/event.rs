@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::codec::{Codec, DefaultCodec, EncodeError, Encoded, Payload as _};
 use crate::error::printable::printable;
 use crate::error::{Error, ErrorKind};
+use crate::partition::partition;
 use crate::pattern::{Placeholder, filter, tokens};
 use crate::subject::covers;
 
@@ -23,6 +24,8 @@ use crate::subject::covers;
 /// | `codec` | the format of the payload, a type that implements [`Codec`](crate::Codec) and `Default`, such as `MessagePackCodec`; that of the broker by default |
 /// | `header` | for an enum with one subject: the header that names the variant |
 /// | `name` | for a variant of such an enum: its name in the header, by default that in the code |
+/// | `partitions` | the number of partitions, one of which fills the placeholder `{partition}` of the subject; see [`partition`](crate::partition()) |
+/// | `key` | the field whose text chooses the partition |
 ///
 /// # Examples
 ///
@@ -93,6 +96,24 @@ use crate::subject::covers;
 /// the header `Content-Type`, and a handler with `event = OrderCreated` decodes messages without that header in it.
 /// [`codecs`](crate::codecs) has an example.
 ///
+/// With `partitions`, all events with the same `key` have the same subject:
+///
+/// ```
+/// use jetstream_handlers::prelude::*;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Event, Serialize, Deserialize)]
+/// #[event(subject = "orders.{partition}.shipped", key = "customer", partitions = 12)]
+/// struct OrderShipped {
+///     customer: String,
+/// }
+///
+/// # fn main() -> Result<(), jetstream_handlers::Error> {
+/// let shipped = OrderShipped { customer: "acme".to_owned() };
+/// assert_eq!(shipped.subject()?, "orders.7.shipped");
+/// # Ok(()) }
+/// ```
+///
 /// A start logs a warning for a handler that takes another type than the event that declares its subject.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
@@ -108,6 +129,10 @@ pub trait Event: Serialize {
 
     /// The version, which is sent in the header `Event-Version`; `None` sends none.
     const VERSION: Option<u32> = None;
+
+    /// The number of partitions, one of which fills the placeholder `{partition}` of the subject; `None` for an event
+    /// without, and for an enum whose variants have subjects of their own.
+    const PARTITIONS: Option<u32> = None;
 
     /// Returns the subject to which this event is published.
     ///
@@ -210,6 +235,11 @@ pub fn event_subject(pattern: &str, values: &[&dyn fmt::Display]) -> Result<Stri
         subject.push_str(&value);
     }
     Ok(subject)
+}
+
+/// Returns the partition of an event whose key has this value.
+pub fn event_partition(key: &dyn fmt::Display, partitions: u32) -> u32 {
+    partition(key.to_string(), partitions)
 }
 
 /// Returns the problem of a value that cannot stand in a subject.

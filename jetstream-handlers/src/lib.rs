@@ -114,6 +114,7 @@ pub mod metrics {
 mod nats;
 mod observe;
 mod outcome;
+mod partition;
 mod pattern;
 mod plan;
 mod prefix;
@@ -242,6 +243,7 @@ pub use observe::settled::{SettledEvent, Settlement};
 pub use outcome::{HandlerError, HandlerResult, Output, Outputs, Reason, Settle};
 #[doc(hidden)]
 pub use outcome::{IntoOutputs, IntoSettle, Outcome};
+pub use partition::partition;
 pub use plan::{Deliver, Manage, Subjects};
 pub use provision::{Change, ChangeAction, ChangeField, ChangeObject, ExportFormat, ProvisionPlan, Risk};
 pub use publish::{PublishAll, PublishMessage, Publisher};
@@ -282,7 +284,7 @@ pub mod __private {
     pub use crate::codec::DefaultCodec;
     #[cfg(feature = "asyncapi")]
     pub use crate::event::EventMessage;
-    pub use crate::event::{DeclaredEvent, event_codec, event_subject};
+    pub use crate::event::{DeclaredEvent, event_codec, event_partition, event_subject};
     #[cfg(feature = "asyncapi")]
     pub use crate::extract::element;
     pub use crate::extract::{

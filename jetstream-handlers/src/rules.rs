@@ -116,6 +116,9 @@ const MAX_DELIVER: u64 = 1_000_000;
 /// The maximum number of messages that one ack covers, which is also the `max_ack_pending` of an ordered handler.
 pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 
+/// The maximum number of partitions, each of which has a subject of its own.
+const MAX_PARTITIONS: u64 = 1000;
+
 /// Every key of the attribute.
 pub(crate) static KEYS: [Key; 28] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
@@ -244,6 +247,12 @@ pub(crate) fn out_of_range(name: &str, number: impl std::fmt::Display, range: &R
 pub(crate) fn batch_size_problem(messages: usize) -> Option<String> {
     let range = 1..=MAX_BATCH_SIZE;
     (!range.contains(&(messages as u64))).then(|| out_of_range("batch_size", messages, &range))
+}
+
+/// Returns the problem of the number of partitions of an event.
+pub(crate) fn partitions_problem(partitions: u64) -> Option<String> {
+    let range = 1..=MAX_PARTITIONS;
+    (!range.contains(&partitions)).then(|| out_of_range("partitions", partitions, &range))
 }
 
 /// Returns the problem of a `fetch_wait` for all handlers of a broker.

@@ -1,5 +1,8 @@
 //! Relations between subjects with wildcards, subjects with placeholders, and subject transforms.
 
+use std::borrow::Cow;
+
+use crate::partition::partition;
 pub(crate) use crate::pattern::overlap;
 use crate::pattern::{Placeholder, filter, tokens};
 
@@ -90,17 +93,23 @@ pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Opt
     let source: Vec<&str> = source.split('.').collect();
     let wildcards = source.iter().zip(&tokens).filter(|(source, _)| **source == "*").map(|(_, token)| *token);
     let wildcards: Vec<&str> = wildcards.collect();
-    let mut result = Vec::new();
+    let mut result: Vec<Cow<'_, str>> = Vec::new();
     for token in destination.split('.') {
         match Replaced::parse(token) {
-            _ if token == ">" => result.extend(tokens.get(source.len() - 1..).unwrap_or_default()),
-            None => result.push(token),
-            Some(Replaced::Wildcard(number)) => {
-                result.push(number.checked_sub(1).and_then(|index| wildcards.get(index)).unwrap_or(&"*"));
+            _ if token == ">" => {
+                let rest = tokens.get(source.len() - 1..).unwrap_or_default();
+                result.extend(rest.iter().map(|token| Cow::Borrowed(*token)));
             }
-            Some(Replaced::Token) => result.push("*"),
+            None => result.push(token.into()),
+            Some(Replaced::Wildcard(number)) => {
+                result.push((*number.checked_sub(1).and_then(|index| wildcards.get(index)).unwrap_or(&"*")).into());
+            }
+            Some(Replaced::Partition(partitions, numbers)) => {
+                result.push(partition_token(&matching, &wildcards, partitions, &numbers).into());
+            }
+            Some(Replaced::Token) => result.push("*".into()),
             Some(Replaced::Tokens) => {
-                result.push(">");
+                result.push(">".into());
                 break;
             }
         }
@@ -108,16 +117,30 @@ pub(crate) fn transformed(pattern: &str, source: &str, destination: &str) -> Opt
     Some(result.join("."))
 }
 
-/// Returns `true` if a transform's destination has a function other than `wildcard`.
+/// Returns the partition of a subject by the tokens that the wildcards of these numbers matched, or by all of its tokens;
+/// a wildcard if one of them is not known.
+fn partition_token(subject: &str, wildcards: &[&str], partitions: u32, numbers: &[usize]) -> String {
+    let key: Option<String> = match numbers {
+        [] => Some(subject.to_owned()),
+        numbers => numbers.iter().map(|number| wildcards.get(number.checked_sub(1)?).copied()).collect(),
+    };
+    let key = key.filter(|key| !key.contains(['*', '>']));
+    key.map_or_else(|| "*".to_owned(), |key| partition(key, partitions).to_string())
+}
+
+/// Returns `true` if a transform's destination has a function other than `wildcard` and `partition`.
 pub(crate) fn has_other_functions(destination: &str) -> bool {
     let mut placeholders = destination.split('.').filter_map(Replaced::parse);
-    placeholders.any(|placeholder| !matches!(placeholder, Replaced::Wildcard(_)))
+    placeholders.any(|placeholder| !matches!(placeholder, Replaced::Wildcard(_) | Replaced::Partition(..)))
 }
 
 /// A token of a transform's destination that is replaced.
 enum Replaced {
     /// The token that the wildcard of this number matched, counted from 1.
     Wildcard(usize),
+    /// The number of the partition, of so many, to which the tokens belong that the wildcards of these numbers matched;
+    /// without numbers, the whole subject.
+    Partition(u32, Vec<usize>),
     /// One token that depends on the message's subject.
     Token,
     /// One or more tokens that depend on the message's subject.
@@ -134,9 +157,16 @@ impl Replaced {
         let (function, arguments) = call.trim().strip_suffix(')')?.split_once('(')?;
         Some(match &*function.trim().to_ascii_lowercase() {
             "wildcard" => arguments.trim().parse().map_or(Self::Token, Self::Wildcard),
-            "partition" | "random" | "left" | "right" => Self::Token,
+            "partition" => Self::partition(arguments).unwrap_or(Self::Token),
+            "random" | "left" | "right" => Self::Token,
             _ => Self::Tokens,
         })
+    }
+
+    fn partition(arguments: &str) -> Option<Self> {
+        let (partitions, numbers) = arguments.split_once(',').unwrap_or((arguments, ""));
+        let numbers = numbers.split(',').map(str::trim).filter(|number| !number.is_empty()).map(str::parse);
+        Some(Self::Partition(partitions.trim().parse().ok()?, numbers.collect::<Result<_, _>>().ok()?))
     }
 }
 
@@ -221,6 +251,12 @@ mod tests {
             ("a.x", "a.x", "", Some("a.x")),
             (">", ">", ">", Some(">")),
             ("a.*", "a.*", "b.{{partition(3,1)}}.{{ Wildcard( 1 ) }}", Some("b.*.*")),
+            ("a.acme", "a.*", "b.{{partition(12,1)}}", Some("b.7")),
+            ("a.ac.me", "a.*.*", "b.{{ Partition( 12, 1, 2 ) }}.$1", Some("b.7.ac")),
+            ("acme", ">", "{{partition(12)}}.>", Some("7.acme")),
+            ("a.>", ">", "{{partition(12)}}.>", Some("*.a.>")),
+            ("a.acme", "a.*", "b.{{partition(12,2)}}", Some("b.*")),
+            ("a.acme", "a.*", "b.{{partition(x,1)}}", Some("b.*")),
             ("a.*", "a.*", "b.{{left(1,2)}}.{{random(9)}}", Some("b.*.*")),
             ("a.*", "a.*", "b.{{split(1,-)}}.end", Some("b.>")),
             ("a.*", "a.*", "b.{{unheard(1)}}", Some("b.>")),

@@ -1,8 +1,11 @@
 //! Events: types that know their subject and their message id, and enums of them.
 
+use std::collections::BTreeSet;
+
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::TestBroker;
-use jetstream_handlers::{CborCodec, ErrorKind, JsonCodec, MessagePackCodec, Reason};
+use jetstream_handlers::{CborCodec, ErrorKind, JsonCodec, MessagePackCodec, Reason, stream};
+use jetstream_handlers_tests::{Recorder, stream_config};
 use serde::{Deserialize, Serialize};
 
 use crate::Transport;
@@ -20,6 +23,7 @@ contract![
     event_has_its_codec,
     variant_has_the_codec_of_its_event,
     codec_of_an_event_differs_from_that_of_the_broker,
+    event_has_the_partition_that_the_server_computes,
 ];
 
 #[derive(Debug, Clone, PartialEq, Event, Serialize, Deserialize)]
@@ -63,6 +67,12 @@ enum Headed {
 enum Tagged {
     Paid { order: u64 },
     Refunded(Payment),
+}
+
+#[derive(Debug, Event, Serialize, Deserialize)]
+#[event(subject = "events.{partition}.shipped", key = "customer", partitions = 12)]
+struct Shipped {
+    customer: String,
 }
 
 fn created(id: u64) -> Created {
@@ -352,4 +362,35 @@ async fn codec_of_an_event_differs_from_that_of_the_broker(transport: &Transport
     found.sort();
     assert_eq!(found, [(None, br#"{"id":7}"#.to_vec()), json(6), json(7)]);
     broker.handled::<plain>().times(3).settled(Settle::Ack);
+}
+
+async fn event_has_the_partition_that_the_server_computes(transport: &Transport) {
+    assert_eq!((Shipped::PARTITIONS, Created::PARTITIONS), (Some(12), None));
+    let destination = "mapped.{{partition(12,1)}}".to_owned();
+    let transform = stream::SubjectTransform { source: "in.*".to_owned(), destination };
+    let mapped = stream::Config { subject_transform: Some(transform), ..stream_config("MAPPED", &["in.*"]) };
+    let broker = transport.start(TestBroker::builder().include::<on_shop>().stream(mapped)).await;
+    let broker = broker.broker();
+    let record = |subject: &'static str, queue: &'static str| {
+        let partitions = Recorder::default();
+        let recorder = partitions.clone();
+        let handler = move |Path(partition): Path<u32>, shipped: Shipped| {
+            recorder.add((shipped.customer, partition));
+            std::future::ready(())
+        };
+        (partitions, broker.subscribe(subject, queue, handler).into_future())
+    };
+    let (of_events, events) = record("events.{partition}.shipped", "events");
+    let (of_server, mapped) = record("mapped.{partition}", "mapped");
+    let _subscriptions = (events.await.unwrap(), mapped.await.unwrap());
+    for number in 0..50 {
+        let shipped = Shipped { customer: format!("customer-{number}-台北") };
+        broker.send(&shipped).await.unwrap();
+        broker.publish(&format!("in.{}", shipped.customer), &shipped).await.unwrap();
+    }
+    of_events.until_len(50).await;
+    of_server.until_len(50).await;
+    assert_eq!(of_events.items(), of_server.items());
+    let partitions = of_events.items().into_iter().map(|(_, partition)| partition);
+    assert_eq!(partitions.collect::<BTreeSet<_>>(), (0..12).collect());
 }
