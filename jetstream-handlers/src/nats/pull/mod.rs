@@ -9,6 +9,7 @@ mod floor_reader;
 mod gate;
 mod losses;
 mod missing;
+mod next_request;
 mod ordered;
 mod own_inbox;
 mod patience;
@@ -26,42 +27,34 @@ pub(super) use byte_limit::{LargeRequests, Reservation};
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use async_nats::{StatusCode, Subject};
-use bytes::Bytes;
+use async_nats::Subject;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Connection;
-use super::connect::CAPACITY;
 use super::floor::Floor;
 use super::inbox::{Advisories, Arrival, InboxLease, Inboxes, Route};
 use super::violations::Violation;
 use crate::delivery::{Binding, DeliveryEvent};
-use crate::error::{Error, ErrorKind, chain};
+use crate::error::{Error, chain};
 use crate::future::optional;
 use crate::message::{Info, Message};
-use byte_limit::{Allowance, ByteLimit};
+use byte_limit::ByteLimit;
 use floor_reader::FloorReader;
 use losses::{Losses, Progress};
-use ordered::{Answer, Ordered, PIN_KEEPALIVE, answer};
+use ordered::{Answer, Ordered, answer};
 use own_inbox::Load;
 use reconnect::subscribe_to_advisories;
-use recovery::{Recovery, Then};
+use recovery::Recovery;
 use requests::{Limits, Requests};
-use status::Status;
 use stop::Phase;
 
 /// The time in which what has arrived at an inbox is passed on.
 const ROUTED: Duration = Duration::from_millis(50);
-
-/// The `expires` of a request with a reservation, whose message usually arrives at once.
-const RESERVED_EXPIRES: Duration = Duration::from_secs(1);
-
-const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
 
 /// The reason if the server answers, but sends no heartbeat for a pull request.
 const UNANSWERED: &str = "the server answers, but sends no heartbeats for the pull requests: the consumer does not exist or has no leader, or the user may not publish to `$JS.API.CONSUMER.MSG.NEXT.>`";
@@ -314,94 +307,6 @@ impl Pull {
         self.arrival = self.binding.incarnations.at(sent_since);
     }
 
-    /// Sends a request when half of the capacity is free, so that the next batch is requested while this one arrives.
-    async fn request_more(&mut self) {
-        // If it cannot be used now, it is left to the other handlers.
-        let reservation = self.byte_limit.take_reserved();
-        let is_searching = self.losses.holds_requests()
-            || self.order.as_ref().is_some_and(|order| order.awaits_examination() || order.is_aside());
-        if self.phase == Phase::Closed || self.recovery.is_active() || is_searching {
-            return;
-        }
-        if !self.connection.is_connected() {
-            // The client would send the request after a reconnect, with the reply subject of an abandoned inbox.
-            return self.back_off("not connected");
-        }
-        if self.stale {
-            if let Err(error) = Box::pin(self.lease_again()).await {
-                return self.back_off(&chain(&error));
-            }
-            self.abandon_requests();
-            self.stale = false;
-        }
-        self.requests.prune();
-        if self.wants_own_inbox() {
-            if self.requests.outstanding() > 0 {
-                // They arrive at the shared inbox.
-                return;
-            }
-            if let Err(error) = Box::pin(self.lease_own_inbox()).await {
-                return self.back_off(&chain(&error));
-            }
-        }
-        let (mut capacity, outstanding) = (self.capacity_now(), self.requests.outstanding());
-        if self.losses.is_careful() {
-            capacity = capacity.min(1);
-        }
-        if outstanding > capacity / 2 || outstanding >= capacity {
-            return;
-        }
-        let handlers = self.connection.routes.len();
-        if outstanding > 0 && self.byte_limit.is_alone(handlers) {
-            return;
-        }
-        let allowance = self.byte_limit.next(handlers, reservation, &self.connection.large_requests);
-        let Some(allowance) = allowance else { return };
-        // All handlers together never request more than the client can buffer.
-        let share = if allowance.reservation.is_some() { 1 } else { (CAPACITY / 2 / handlers.max(1)).max(1) };
-        let batch = (capacity - outstanding).min(self.limits.max_batch()).min(share);
-        // Boxed, because the future is large, and only needed once for hundreds of messages.
-        Box::pin(self.request(batch, allowance)).await;
-    }
-
-    async fn request(&mut self, batch: usize, allowance: Allowance) {
-        // Another instance may have taken the message for which this one has a reservation, and others wait for that.
-        let max_expires = if allowance.reservation.is_some() { RESERVED_EXPIRES } else { Duration::MAX };
-        self.limits.set_advisories(self.connection.has_advisories());
-        let expires = self.limits.expires().min(max_expires);
-        let mut request = format!(
-            r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,
-            allowance.max_bytes,
-            expires.as_nanos(),
-            self.limits.heartbeat().min(expires / 2).as_nanos()
-        );
-        self.add_pin(&mut request);
-        request.push('}');
-        let Some(lease) = &self.lease else { return };
-        let reply = lease.reply(&self.route, self.requests.next_number());
-        let sent =
-            self.connection.client().publish_with_reply(self.next_subject.clone(), reply, Bytes::from(request)).await;
-        if let Err(error) = sent {
-            return self.back_off(&chain(&error));
-        }
-        if self.requests.outstanding() == 0 {
-            self.last_heard = Instant::now();
-        }
-        if let Some(order) = &mut self.order {
-            order.pin_refreshed();
-        }
-        self.byte_limit.sent();
-        self.requests.sent(batch, &self.limits, allowance);
-    }
-
-    /// Returns the number of messages that may be in flight.
-    fn capacity_now(&self) -> usize {
-        match &self.order {
-            Some(order) if !order.sequencer.is_open() => order.sequencer.capacity(self.capacity),
-            _ => self.capacity,
-        }
-    }
-
     /// Returns the time at which two heartbeats have been missed.
     fn silent_at(&self) -> Instant {
         // The interval of the open requests counts, because the next one may request more frequent heartbeats.
@@ -536,37 +441,6 @@ impl Pull {
         }
     }
 
-    /// Reports the consumer as missing, once the start sequence of a restored one is known.
-    fn on_located(&mut self, start: Result<Option<u64>, Error>) {
-        match start {
-            Ok(start) => {
-                self.recovery.restoring();
-                self.events.push_back(DeliveryEvent::ConsumerMissing { start });
-            }
-            Err(error) => self.restored(Err(error)),
-        }
-    }
-
-    /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
-    pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
-        self.recovery.restored();
-        match result {
-            Ok(created) => {
-                let incarnations = &self.binding.incarnations;
-                incarnations.identify(incarnations.current(), created);
-                if let Some(created) = created {
-                    self.losses.set_created(created);
-                }
-            }
-            // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
-            // the next pull request shows whether the consumer exists.
-            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Authorization) => {
-                tracing::debug!(handler = &*self.handler, "cannot restore the consumer: {error}");
-            }
-            Err(error) => self.back_off_and_restore(&chain(&error)),
-        }
-    }
-
     /// Counts a delivery, and passes it on if it may be handled now.
     fn on_delivery(&mut self, mut message: Message, push: &mut impl FnMut(Message)) {
         let skipped = self.check_numbering(&mut message);
@@ -585,136 +459,6 @@ impl Pull {
         if let Some(message) = order.sequencer.pass(message) {
             // A `Resync` among the events precedes the message, and must not discard it.
             if self.events.is_empty() { push(message) } else { self.released.push_back(message) }
-        }
-    }
-
-    fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
-        let text = message.description.as_deref().unwrap_or_default();
-        let status = Status::parse(code, text);
-        let refused_keepalive = number == PIN_KEEPALIVE && status == Status::WrongPin;
-        let Some(batch) = self.requests.batch(number).or(refused_keepalive.then_some(0)) else {
-            // The request is no longer tracked.
-            return;
-        };
-        let pending =
-            message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
-        let left = pending.unwrap_or(batch);
-        match status {
-            Status::Heartbeat => {
-                self.binding.sent_acks.heartbeat();
-                self.losses.tick(self.last_heard);
-                self.floor.heartbeat();
-                self.mark_healthy();
-            }
-            Status::Expired => {
-                self.requests.end(number, left);
-                self.mark_healthy();
-                if left == batch {
-                    // An idle handler sends few requests, and holds no memory.
-                    self.limits.idle();
-                    self.byte_limit.idle();
-                    self.share_inbox();
-                    self.arrived.shrink_to_fit();
-                    self.events.shrink_to_fit();
-                    self.released.shrink_to_fit();
-                    self.route.shrink();
-                }
-            }
-            Status::Completed => self.requests.end(number, left),
-            Status::BytesUsedUp => {
-                let max_bytes = self.requests.max_bytes(number);
-                self.requests.end(number, left);
-                self.mark_healthy();
-                if let Some(max_bytes) = max_bytes.filter(|_| left == batch) {
-                    self.byte_limit.too_large(max_bytes);
-                    // The message waits, so that it is not requested for long.
-                    self.limits.busy();
-                }
-            }
-            Status::LeaderChanged => {
-                self.requests.forget();
-                self.back_off(text);
-            }
-            Status::ConsumerDeleted => {
-                self.requests.forget();
-                // A client that may publish to an inbox can send a status, so the server is asked before an answer.
-                self.on_replaced();
-                self.back_off_and_restore("the consumer was deleted");
-            }
-            Status::BatchTooLarge(limit) => {
-                self.requests.end(number, left);
-                self.limits.limit_batch(limit);
-            }
-            Status::ExpiresTooLong => {
-                self.requests.end(number, left);
-                if !self.limits.shorten_expires() {
-                    self.back_off(text);
-                }
-            }
-            Status::TooManyRequests => {
-                self.requests.end(number, left);
-                self.back_off_crowded();
-            }
-            Status::WrongPin => {
-                self.requests.forget();
-                if let Some(order) = &mut self.order {
-                    order.unpinned();
-                }
-                // Another instance may be active, and receives the messages that were not begun here.
-                self.released.clear();
-                self.events.push_back(DeliveryEvent::Resync);
-                self.mark_healthy();
-            }
-            Status::NoResponders => {
-                self.requests.end(number, left);
-                self.doubt();
-                // A leader may be elected soon; the consumer is restored only if the next request fails as well.
-                if self.recovery.has_reason() {
-                    self.back_off_and_restore(NO_RESPONDERS);
-                } else {
-                    self.back_off(NO_RESPONDERS);
-                }
-            }
-            Status::Refused => {
-                self.requests.end(number, left);
-                self.doubt();
-                self.back_off_and_restore(&format!("{code} {text}"));
-            }
-        }
-    }
-
-    /// Waits before the next request.
-    fn back_off(&mut self, reason: &str) {
-        self.recover(reason, Then::Request);
-    }
-
-    /// Waits before the next request, because the consumer serves those of other instances.
-    fn back_off_crowded(&mut self) {
-        self.is_crowded = true;
-        let max = self.binding.config.max_waiting;
-        self.back_off(&format!(
-            "409 Exceeded MaxWaiting: the consumer serves {max} pull requests at a time (`max_waiting`), and has those of other instances; run fewer instances, or create the consumer again with a higher `max_waiting`"
-        ));
-    }
-
-    /// Waits before the consumer is restored, in case it does not exist.
-    fn back_off_and_restore(&mut self, reason: &str) {
-        self.recover(reason, Then::Restore);
-    }
-
-    fn recover(&mut self, reason: &str, then: Then) {
-        if self.recovery.back_off(reason, then) {
-            tracing::warn!(handler = &*self.handler, stream = self.binding.stream, "pull paused: {reason}");
-            self.events.push_back(DeliveryEvent::Recovering(reason.to_owned()));
-        }
-    }
-
-    /// Ends the recovery, because the server has answered a request.
-    fn mark_healthy(&mut self) {
-        self.is_crowded = false;
-        if self.recovery.end() {
-            tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
-            self.events.push_back(DeliveryEvent::Running);
         }
     }
 }

@@ -1,12 +1,14 @@
 //! The recovery of one handler's pulls: the reason that no requests are sent, and the next step.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 
+use super::Pull;
 use crate::backoff::ExponentialBackoff;
-use crate::error::Error;
+use crate::delivery::DeliveryEvent;
+use crate::error::{Error, ErrorKind, chain};
 
 /// The state of a handler's recovery.
 pub(super) struct Recovery {
@@ -126,6 +128,74 @@ impl Recovery {
     /// Sends requests again.
     pub(super) fn restored(&mut self) {
         self.state = State::Requesting;
+    }
+}
+
+impl Pull {
+    /// Reports the consumer as missing, once the start sequence of a restored one is known.
+    pub(super) fn on_located(&mut self, start: Result<Option<u64>, Error>) {
+        match start {
+            Ok(start) => {
+                self.recovery.restoring();
+                self.events.push_back(DeliveryEvent::ConsumerMissing { start });
+            }
+            Err(error) => self.restored(Err(error)),
+        }
+    }
+
+    /// Sends requests again after [`DeliveryEvent::ConsumerMissing`], or backs off if the consumer was not restored.
+    pub(crate) fn restored(&mut self, result: Result<Option<SystemTime>, Error>) {
+        self.recovery.restored();
+        match result {
+            Ok(created) => {
+                let incarnations = &self.binding.incarnations;
+                incarnations.identify(incarnations.current(), created);
+                if let Some(created) = created {
+                    self.losses.set_created(created);
+                }
+            }
+            // A cluster that elects a leader does not answer, nor does a server that does not permit the request;
+            // the next pull request shows whether the consumer exists.
+            Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Authorization) => {
+                tracing::debug!(handler = &*self.handler, "cannot restore the consumer: {error}");
+            }
+            Err(error) => self.back_off_and_restore(&chain(&error)),
+        }
+    }
+
+    /// Waits before the next request.
+    pub(super) fn back_off(&mut self, reason: &str) {
+        self.recover(reason, Then::Request);
+    }
+
+    /// Waits before the next request, because the consumer serves those of other instances.
+    pub(super) fn back_off_crowded(&mut self) {
+        self.is_crowded = true;
+        let max = self.binding.config.max_waiting;
+        self.back_off(&format!(
+            "409 Exceeded MaxWaiting: the consumer serves {max} pull requests at a time (`max_waiting`), and has those of other instances; run fewer instances, or create the consumer again with a higher `max_waiting`"
+        ));
+    }
+
+    /// Waits before the consumer is restored, in case it does not exist.
+    pub(super) fn back_off_and_restore(&mut self, reason: &str) {
+        self.recover(reason, Then::Restore);
+    }
+
+    fn recover(&mut self, reason: &str, then: Then) {
+        if self.recovery.back_off(reason, then) {
+            tracing::warn!(handler = &*self.handler, stream = self.binding.stream, "pull paused: {reason}");
+            self.events.push_back(DeliveryEvent::Recovering(reason.to_owned()));
+        }
+    }
+
+    /// Ends the recovery, because the server has answered a request.
+    pub(super) fn mark_healthy(&mut self) {
+        self.is_crowded = false;
+        if self.recovery.end() {
+            tracing::info!(handler = &*self.handler, stream = self.binding.stream, "pull resumed");
+            self.events.push_back(DeliveryEvent::Running);
+        }
     }
 }
 

@@ -2,6 +2,12 @@
 
 use async_nats::StatusCode;
 
+use super::Pull;
+use super::ordered::PIN_KEEPALIVE;
+use crate::delivery::DeliveryEvent;
+
+const NO_RESPONDERS: &str = "no responders: the consumer does not exist, or has no leader";
+
 /// A status, classified by its effect on the request and on later ones.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Status {
@@ -70,6 +76,104 @@ impl Status {
 /// Returns the number at the end of "Exceeded MaxRequestBatch of 10".
 fn last_number(text: &str) -> Option<usize> {
     text.rsplit(' ').next()?.parse().ok()
+}
+
+impl Pull {
+    /// Handles the status of a request.
+    pub(super) fn on_status(&mut self, number: u64, code: StatusCode, message: &async_nats::Message) {
+        let text = message.description.as_deref().unwrap_or_default();
+        let status = Status::parse(code, text);
+        let refused_keepalive = number == PIN_KEEPALIVE && status == Status::WrongPin;
+        let Some(batch) = self.requests.batch(number).or(refused_keepalive.then_some(0)) else {
+            // The request is no longer tracked.
+            return;
+        };
+        let pending =
+            message.headers.as_ref().and_then(|headers| headers.get("Nats-Pending-Messages")?.as_str().parse().ok());
+        let left = pending.unwrap_or(batch);
+        match status {
+            Status::Heartbeat => {
+                self.binding.sent_acks.heartbeat();
+                self.losses.tick(self.last_heard);
+                self.floor.heartbeat();
+                self.mark_healthy();
+            }
+            Status::Expired => {
+                self.requests.end(number, left);
+                self.mark_healthy();
+                if left == batch {
+                    // An idle handler sends few requests, and holds no memory.
+                    self.limits.idle();
+                    self.byte_limit.idle();
+                    self.share_inbox();
+                    self.arrived.shrink_to_fit();
+                    self.events.shrink_to_fit();
+                    self.released.shrink_to_fit();
+                    self.route.shrink();
+                }
+            }
+            Status::Completed => self.requests.end(number, left),
+            Status::BytesUsedUp => {
+                let max_bytes = self.requests.max_bytes(number);
+                self.requests.end(number, left);
+                self.mark_healthy();
+                if let Some(max_bytes) = max_bytes.filter(|_| left == batch) {
+                    self.byte_limit.too_large(max_bytes);
+                    // The message waits, so that it is not requested for long.
+                    self.limits.busy();
+                }
+            }
+            Status::LeaderChanged => {
+                self.requests.forget();
+                self.back_off(text);
+            }
+            Status::ConsumerDeleted => {
+                self.requests.forget();
+                // A client that may publish to an inbox can send a status, so the server is asked before an answer.
+                self.on_replaced();
+                self.back_off_and_restore("the consumer was deleted");
+            }
+            Status::BatchTooLarge(limit) => {
+                self.requests.end(number, left);
+                self.limits.limit_batch(limit);
+            }
+            Status::ExpiresTooLong => {
+                self.requests.end(number, left);
+                if !self.limits.shorten_expires() {
+                    self.back_off(text);
+                }
+            }
+            Status::TooManyRequests => {
+                self.requests.end(number, left);
+                self.back_off_crowded();
+            }
+            Status::WrongPin => {
+                self.requests.forget();
+                if let Some(order) = &mut self.order {
+                    order.unpinned();
+                }
+                // Another instance may be active, and receives the messages that were not begun here.
+                self.released.clear();
+                self.events.push_back(DeliveryEvent::Resync);
+                self.mark_healthy();
+            }
+            Status::NoResponders => {
+                self.requests.end(number, left);
+                self.doubt();
+                // A leader may be elected soon; the consumer is restored only if the next request fails as well.
+                if self.recovery.has_reason() {
+                    self.back_off_and_restore(NO_RESPONDERS);
+                } else {
+                    self.back_off(NO_RESPONDERS);
+                }
+            }
+            Status::Refused => {
+                self.requests.end(number, left);
+                self.doubt();
+                self.back_off_and_restore(&format!("{code} {text}"));
+            }
+        }
+    }
 }
 
 #[cfg(test)]
