@@ -314,7 +314,8 @@ fn instructions_are_compared_with_the_table_of_the_same_compiler() {
             compared::Table::parse("# text\n\ncompiler = rustc 1\n\nconsume/ours = 10000\nkeys/old = 7\n").unwrap();
         table.compare(compiler, counts, all, Path::new("profiles")).err().unwrap_or_default()
     };
-    for count in [9_701, 10_000, 10_299] {
+    // One that takes less is printed.
+    for count in [9_000, 10_000, 10_299] {
         assert_eq!(compare("rustc 1", &[("consume/ours", count)], false), "");
     }
     let slower = compare("rustc 1", &[("consume/ours", 10_400)], false);
@@ -325,8 +326,6 @@ fn instructions_are_compared_with_the_table_of_the_same_compiler() {
         "{slower}"
     );
     assert!(slower.ends_with("the profiles are in `profiles`, for `callgrind_annotate`"), "{slower}");
-    let faster = compare("rustc 1", &[("consume/ours", 9_000)], false);
-    assert!(faster.contains("(-10.0 %): lower the table by `cargo run"), "{faster}");
     let missing = compare("rustc 1", &[("keys/1000 keys", 5)], false);
     assert!(
         missing.contains("`keys/1000 keys` takes 5 instructions per message, and is not in the table"),

@@ -193,8 +193,11 @@ impl Buffer {
             *place = queue.messages.pop_front();
             let waiting = place.as_ref()?;
             let left = queue.messages.len();
-            let refill =
-                left == 0 || queue.len() == queue.refill_at() || queue.keys.is_some() && left + 1 == queue.enough();
+            let is_low = match queue.keys {
+                None => left == queue.refill_at(),
+                Some(_) => queue.len() == queue.refill_at() || left + 1 == queue.enough(),
+            };
+            let refill = is_low || left == 0;
             if refill {
                 self.refill.notify_one();
             }
