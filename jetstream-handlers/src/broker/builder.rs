@@ -345,10 +345,8 @@ impl Builder {
     ///
     /// Defaults to 5 s, and while a handler is idle to 30 s, 2 min and then 10 min.
     /// Messages arrive as soon as they are available; this setting determines how often an idle handler polls, and how
-    /// soon it notices that its consumer is not served: after this time, or at once if the server reports that the
-    /// consumer was deleted or has another leader.
-    /// If the user may not receive these advisories (`$JS.EVENT.ADVISORY.>`), or the API has another prefix, it is at most
-    /// 30 s.
+    /// soon it notices that its consumer is not served: after this time or 30 s, whichever is less, and at once if the
+    /// server reports that the consumer was deleted or has another leader (`$JS.EVENT.ADVISORY.>`).
     /// The client always reconnects from a server that has been silent for about 4 s.
     /// A shorter time is refused when handlers are started.
     pub fn fetch_wait(mut self, wait: Duration) -> Self {

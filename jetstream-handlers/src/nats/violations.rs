@@ -17,7 +17,6 @@ use crate::error::permission::{publish_line, subscribe_line};
 use crate::error::{Error, ErrorKind};
 use crate::message::{Info, Outgoing};
 use crate::observe::trace_context::TraceParent;
-use crate::settings::DEFAULT_API_PREFIX;
 use crate::sync::lock;
 
 /// The number of violations that a receiver may fall behind; it misses older ones.
@@ -69,8 +68,6 @@ pub(crate) struct Violations {
 struct State {
     /// An inbox that the server refused; the client subscribes to it once for a connection.
     inbox: Option<Arc<str>>,
-    /// `true` if the server refused a subscription to advisories.
-    advisories_refused: bool,
     warned: HashSet<(Denied, String)>,
 }
 
@@ -128,7 +125,6 @@ impl Violations {
             state.inbox = Some(violation.subject.clone());
             self.inbox_refused.store(true, Ordering::Release);
         }
-        state.advisories_refused |= violation.denied == Denied::Subscribe && violation.subject.starts_with(ADVISORY);
         let alike = alike(&violation.subject);
         if state.warned.len() < MAX_WARNINGS && state.warned.insert((violation.denied, alike)) {
             tracing::warn!(subject = &*violation.subject, "{}", violation.problem());
@@ -195,12 +191,6 @@ impl Violation {
 }
 
 impl Connection {
-    /// Returns `true` if the advisories about consumers arrive: the user may receive them, and they are of the server of the
-    /// streams, and not of one behind another prefix of the API.
-    pub(super) fn has_advisories(&self) -> bool {
-        self.api_prefix == DEFAULT_API_PREFIX && !lock(&self.violations.state).advisories_refused
-    }
-
     /// Waits until the server reports that the user may not publish to `subject`, or may not subscribe to the inbox on
     /// which the answer would arrive; returns the error of kind [`Authorization`](ErrorKind::Authorization).
     ///

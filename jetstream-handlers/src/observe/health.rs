@@ -138,7 +138,7 @@ impl HandlerHealth {
 ///
 /// It is the state last reported by the server, and reflects a failure within a few seconds.
 /// A consumer that has no leader although the server answers is noticed within the
-/// [`fetch_wait`](crate::Builder::fetch_wait).
+/// [`fetch_wait`](crate::Builder::fetch_wait), or 30 s if that is less.
 /// No request is made to find it out.
 ///
 /// `Display` writes a line for the connection and one for each handler. `Serialize` writes an object, whose form

@@ -27,6 +27,8 @@ impl Worker {
     pub(super) fn can_rest(&self) -> bool {
         self.slots.made() == 0
             && !self.holds_messages()
+            // A call that has exceeded its timeout can still run on its thread.
+            && self.slots.aside() == 0
             && self.quarantine.is_empty()
             && self.uncovered.is_idle()
             && !self.denied_acks.are_denied()

@@ -88,6 +88,8 @@ pub(crate) struct Pull {
     last_heard: Instant,
     /// The number of advisories about a deletion in this second of the clock of the incarnations.
     deletions: (u32, u32),
+    /// The time at which requests were last repeated after an advisory about another leader.
+    repeated_at: Option<Instant>,
     /// The time of the last arrival on the clock of the incarnations.
     arrival: u32,
     recovery: Recovery,
@@ -170,6 +172,7 @@ impl Pull {
             byte_limit: ByteLimit::default(),
             last_heard: Instant::now(),
             deletions: (0, 0),
+            repeated_at: None,
             arrival: 0,
             recovery: Recovery::new(),
             floor: FloorReader::new(connection.clone(), binding.clone()),

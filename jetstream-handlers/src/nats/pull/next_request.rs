@@ -68,7 +68,6 @@ impl Pull {
     async fn request(&mut self, batch: usize, allowance: Allowance) {
         // Another instance may have taken the message for which this one has a reservation, and others wait for that.
         let max_expires = if allowance.reservation.is_some() { RESERVED_EXPIRES } else { Duration::MAX };
-        self.limits.set_advisories(self.connection.has_advisories());
         let expires = self.limits.expires().min(max_expires);
         let mut request = format!(
             r#"{{"batch":{batch},"max_bytes":{},"expires":{},"idle_heartbeat":{}"#,

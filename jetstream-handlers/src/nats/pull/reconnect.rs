@@ -1,6 +1,7 @@
 //! The change of a handler's connection, inbox or consumer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -16,6 +17,9 @@ use crate::nats::inbox::{Advisories, InboxLease};
 
 /// The maximum number of advisories about a deletion in a second that are believed.
 const MAX_DELETIONS: u32 = 20;
+
+/// The minimum time between two repetitions of requests after advisories about another leader.
+const MIN_REPEAT: Duration = Duration::from_secs(10);
 
 impl Pull {
     /// Searches for what was lost with the former connection, and starts again on the present one.
@@ -143,11 +147,13 @@ impl Pull {
     /// Sends the requests again that a former leader of the consumer has lost, because an advisory says that another one was
     /// elected.
     ///
-    /// A leader that ends has no status for them, and their heartbeats would show it minutes later.
-    /// Everyone can publish such an advisory, so only long requests are repeated, by a short one: a flood of advisories
-    /// leaves few requests at the server.
+    /// A leader that ends has no status for them, and their heartbeats would show it half a minute later.
+    /// Everyone can publish such an advisory, so long requests alone are repeated, and seldom: the server may still have
+    /// those before.
     pub(super) fn on_leader_elected(&mut self) {
-        if self.requests.are_long() {
+        let now = Instant::now();
+        if self.requests.are_long() && self.repeated_at.is_none_or(|repeated_at| now - repeated_at >= MIN_REPEAT) {
+            self.repeated_at = Some(now);
             self.requests.forget();
             self.limits.busy();
         }

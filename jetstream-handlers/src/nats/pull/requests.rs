@@ -14,13 +14,13 @@ const MAX_BATCH: usize = 1000;
 const INITIAL_EXPIRES: Duration = Duration::from_secs(5);
 
 /// The `expires` of the requests of an idle handler, one after the other, unless `fetch_wait` is set.
-///
-/// Heartbeats show within as much time that no server has a request any more; an advisory shows that sooner if the
-/// leader of the consumer has changed.
-const IDLE_EXPIRES: [Duration; 3] = [SHORT_IDLE_EXPIRES, Duration::from_secs(120), Duration::from_secs(600)];
+const IDLE_EXPIRES: [Duration; 3] = [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
 
-/// The `expires` of the requests of an idle handler that receives no advisories.
-const SHORT_IDLE_EXPIRES: Duration = Duration::from_secs(30);
+/// The maximum interval of heartbeats, of which two that are missing show that no server has a request any more.
+///
+/// Nothing else shows it if a server without replicas of the consumer has crashed, or if a route was interrupted when a
+/// message was published: the server then drops the request without a status and without an advisory.
+const MAX_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// The minimum `expires`, for a consumer that limits it.
 const MIN_EXPIRES: Duration = Duration::from_millis(10);
@@ -39,7 +39,6 @@ pub(super) struct Limits {
     /// The maximum `expires`; `None` without a limit but that of an idle handler.
     max_expires: Option<Duration>,
     max_batch: usize,
-    has_advisories: bool,
 }
 
 impl Limits {
@@ -49,7 +48,6 @@ impl Limits {
             min_expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),
             max_expires: fetch_wait,
             max_batch: MAX_BATCH,
-            has_advisories: true,
         }
     }
 
@@ -59,17 +57,8 @@ impl Limits {
     }
 
     /// Returns the heartbeat of the next request; the server accepts at most half of its `expires`.
-    ///
-    /// If two are missing, no server serves the consumer.
     pub(super) fn heartbeat(&self) -> Duration {
-        let max = if self.has_advisories { Duration::MAX } else { SHORT_IDLE_EXPIRES / 2 };
-        (self.expires / 2).min(max)
-    }
-
-    /// Records whether the advisories about the consumer arrive: without them, a request that was lost with the leader of
-    /// the consumer is noticed by its heartbeats alone.
-    pub(super) fn set_advisories(&mut self, arrive: bool) {
-        self.has_advisories = arrive;
+        (self.expires / 2).min(MAX_HEARTBEAT)
     }
 
     pub(super) fn max_batch(&self) -> usize {
@@ -84,7 +73,6 @@ impl Limits {
     /// Lengthens the next request after one that returned no message, so that an idle handler seldom sends one.
     pub(super) fn idle(&mut self) {
         let longer = IDLE_EXPIRES.into_iter().find(|expires| *expires > self.expires).unwrap_or(self.expires);
-        let longer = if self.has_advisories { longer } else { SHORT_IDLE_EXPIRES };
         self.expires = self.max_expires.map_or(longer, |max| max.min(longer.max(self.min_expires)));
     }
 
@@ -240,7 +228,7 @@ impl Requests {
 
     /// Returns `true` if the heartbeats of a request would show late that no server has it.
     pub(super) fn are_long(&self) -> bool {
-        self.heartbeat().is_some_and(|heartbeat| heartbeat > SHORT_IDLE_EXPIRES / 2)
+        self.heartbeat().is_some_and(|heartbeat| heartbeat > INITIAL_EXPIRES / 2)
     }
 
     /// Returns the longest heartbeat of the live requests.
@@ -271,11 +259,7 @@ mod tests {
             limits.idle();
             (limits.expires().as_secs(), limits.heartbeat().as_secs())
         };
-        assert_eq!([seconds(), seconds(), seconds(), seconds()], [(30, 15), (120, 60), (600, 300), (600, 300)]);
-        limits.set_advisories(false);
-        limits.idle();
-        assert_eq!((limits.expires().as_secs(), limits.heartbeat().as_secs()), (30, 15));
-        limits.set_advisories(true);
+        assert_eq!([seconds(), seconds(), seconds(), seconds()], [(30, 15), (120, 15), (600, 15), (600, 15)]);
         limits.busy();
         assert_eq!(limits.expires(), INITIAL_EXPIRES);
         // Of a consumer that limits it.
@@ -286,10 +270,11 @@ mod tests {
         for seconds in [2, 40, 1000] {
             let mut limits = Limits::new(Some(Duration::from_secs(seconds)));
             limits.idle();
-            assert_eq!(limits.expires().as_secs(), seconds, "`fetch_wait` is fixed");
-            limits.set_advisories(false);
-            limits.idle();
-            assert_eq!((limits.expires().as_secs(), limits.heartbeat().as_secs()), (seconds, (seconds / 2).min(15)));
+            assert_eq!(
+                (limits.expires().as_secs(), limits.heartbeat().as_secs()),
+                (seconds, (seconds / 2).min(15)),
+                "it is fixed"
+            );
         }
     }
 
