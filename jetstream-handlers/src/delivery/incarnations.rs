@@ -31,15 +31,17 @@ pub(crate) struct Incarnations {
     state: Mutex<State>,
     begun: Instant,
     /// The question that the server is asked at the moment.
-    inquiry: Mutex<Option<WeakShared<BoxFuture<'static, Option<Learned>>>>>,
+    inquiry: Mutex<Option<WeakShared<Inquiring>>>,
 }
 
 /// A question to the server, whose answer serves all deliveries of a handler.
 ///
 /// Each of those who wait for it polls it, so that it goes on although another one is not polled.
-pub(crate) type Inquiry = Shared<BoxFuture<'static, Option<Learned>>>;
+pub(crate) type Inquiry = Shared<Inquiring>;
 
-/// What an [`Inquiry`] has found out about one delivery alone.
+type Inquiring = BoxFuture<'static, Option<Learned>>;
+
+/// The result of an [`Inquiry`] for one delivery, if it says nothing about others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Learned {
     pub(crate) delivery: DeliveryId,
@@ -106,7 +108,7 @@ impl Incarnations {
     }
 
     /// Returns the question that the server is asked at the moment, or else a new one.
-    pub(crate) fn inquiry(&self, begin: impl FnOnce() -> BoxFuture<'static, Option<Learned>>) -> Inquiry {
+    pub(crate) fn inquiry(&self, begin: impl FnOnce() -> Inquiring) -> Inquiry {
         let mut inquiry = lock(&self.inquiry);
         // One that has ended is possibly still held by a future that is not polled.
         let asked = inquiry.as_ref().and_then(WeakShared::upgrade).filter(|asked| asked.peek().is_none());

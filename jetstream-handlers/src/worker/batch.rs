@@ -185,7 +185,7 @@ impl Worker {
     async fn publish_outputs_of(&self, held: &mut Held<'_>) {
         if let Step::Called(outcome) = &mut held.step {
             let returned = std::mem::replace(outcome, Outcome::ack());
-            *outcome = self.published(held.taken.message, returned).await;
+            *outcome = self.publish_outputs(held.taken.message, returned).await;
         }
     }
 

@@ -57,7 +57,7 @@ impl Queue {
         self.limit / 2
     }
 
-    /// Returns the number of messages that may begin below which it does not matter how many others wait for their keys.
+    /// Returns the number of messages that may begin from which those that wait for others of their keys count.
     fn enough(&self) -> usize {
         (self.limit / 4).max(1)
     }
@@ -66,7 +66,7 @@ impl Queue {
     ///
     /// Those that wait for others of their keys count only while enough may begin: a few keys whose messages take long
     /// must not keep the messages of other keys from being requested.
-    fn len(&self) -> usize {
+    fn counted(&self) -> usize {
         let may_begin = self.messages.len();
         match &self.keys {
             Some(keys) if may_begin >= self.enough() => may_begin + keys.waiting(),
@@ -195,7 +195,7 @@ impl Buffer {
             let left = queue.messages.len();
             let is_low = match queue.keys {
                 None => left == queue.refill_at(),
-                Some(_) => queue.len() == queue.refill_at() || left + 1 == queue.enough(),
+                Some(_) => queue.counted() == queue.refill_at() || left + 1 == queue.enough(),
             };
             let refill = is_low || left == 0;
             if refill {
@@ -314,7 +314,7 @@ impl Buffer {
     pub(super) fn limit(&self, messages: usize) -> usize {
         let mut queue = self.queue();
         queue.limit = messages;
-        queue.len()
+        queue.counted()
     }
 
     /// Returns the number of messages that wait, also for others with the same key or for their next attempt.

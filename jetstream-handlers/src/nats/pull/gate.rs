@@ -18,7 +18,7 @@ use crate::message::{AckPrefix, Message};
 /// The maximum number of messages that are requested at the same time while the gate is closed.
 const MAX_REQUESTED: usize = 500;
 
-/// The number of messages that may arrive at least between two infos while the gate is closed.
+/// The minimum number of messages that may arrive between two infos while the gate is closed.
 const MIN_ALLOWED: usize = 10;
 
 /// The state of a gate.
