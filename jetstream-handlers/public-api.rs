@@ -245,6 +245,7 @@ impl Builder {
     pub fn auto_create(mut self, create: bool) -> Self {}
     pub fn include<H: Subscriber>(mut self) -> Self {}
     pub fn group(mut self, group: &str) -> Self {}
+    pub fn replicas(mut self, replicas: usize) -> Self {}
     pub async fn start(self) -> TestBroker {}
     pub async fn try_start(self) -> Result<TestBroker, Error> {}
     pub async fn start_from_env(self) -> TestBroker {}
@@ -306,6 +307,9 @@ pub struct TestBroker {}
 impl TestBroker {
     pub async fn start() -> Self {}
     pub fn builder() -> Builder {}
+    pub async fn add_replica(&mut self) {}
+    pub async fn remove_replica(&mut self) -> bool {}
+    pub fn replicas(&self) -> Vec<Health> {}
     pub async fn second_instance(&self) -> Broker {}
     pub fn broker(&self) -> &Broker {}
     pub async fn publish<T: Payload + ?Sized>(
@@ -547,6 +551,7 @@ impl Subscribe<'_> {
     pub fn ack_every(self, messages: usize) -> Self {}
     pub fn single_instance(self) -> Self {}
     pub fn key(self, key: impl Into<Key>) -> Self {}
+    pub fn partitions(self, partitions: u32) -> Self {}
     pub fn ack_confirmed(self) -> Self {}
     pub fn deliver(self, first: Deliver) -> Self {}
     pub fn manage(self, manage: Manage) -> Self {}
@@ -1192,6 +1197,7 @@ pub struct HandlerInfo {
     pub concurrency: usize,
     pub ordered: bool,
     pub key: Option<String>,
+    pub partitions: Option<u32>,
     pub batch: Option<usize>,
     pub ack_wait: Duration,
     pub timeout: Duration,
@@ -1257,6 +1263,8 @@ pub struct HandlerHealth {
     pub handler: String,
     pub stream: String,
     pub queue: String,
+    pub partition: Option<u32>,
+    pub active: Option<bool>,
     pub status: Status,
     pub paused: bool,
     pub lag: Option<u64>,

@@ -15,7 +15,7 @@ const UNSUPPORTED: [(&str, &str); 2] = [
 ];
 
 /// The names from other systems, each with the key of the same meaning.
-const SYNONYMS: [(&str, &str); 46] = [
+const SYNONYMS: [(&str, &str); 49] = [
     ("topic", "subject"),
     ("filter", "subject"),
     ("filter_subject", "subject"),
@@ -49,6 +49,9 @@ const SYNONYMS: [(&str, &str); 46] = [
     ("ack_batch", "ack_every"),
     ("key_by", "key"),
     ("ordering_key", "key"),
+    ("shards", "partitions"),
+    ("num_partitions", "partitions"),
+    ("partition_count", "partitions"),
     ("partition_by", "key"),
     ("partition_key", "key"),
     ("message_group", "key"),

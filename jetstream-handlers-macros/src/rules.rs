@@ -119,8 +119,11 @@ pub(crate) const MAX_ACK_EVERY: u64 = 1000;
 /// The maximum number of partitions, each of which has a subject of its own.
 const MAX_PARTITIONS: u64 = 1000;
 
+/// The placeholder of a subject for the number of a partition.
+pub(crate) const PARTITION: &str = "partition";
+
 /// Every key of the attribute.
-pub(crate) static KEYS: [Key; 28] = [
+pub(crate) static KEYS: [Key; 29] = [
     Key { name: "subject", example: "\"orders.created\"", accepts: Accepts::Subjects },
     Key { name: "event", example: "OrderCreated", accepts: Accepts::Event },
     Key { name: "queue", example: "\"order-processor\"", accepts: Accepts::Text(name_problem) },
@@ -138,6 +141,7 @@ pub(crate) static KEYS: [Key; 28] = [
     Key { name: "ack_every", example: "100", accepts: Accepts::Number(1..=MAX_ACK_EVERY) },
     Key { name: "single_instance", example: "", accepts: Accepts::Flag },
     Key { name: "key", example: "\"customer\"", accepts: Accepts::Key },
+    Key { name: "partitions", example: "12", accepts: Accepts::Number(1..=MAX_PARTITIONS) },
     Key { name: "ack", example: "\"confirmed\"", accepts: ACK },
     Key { name: "group", example: "\"billing\"", accepts: Accepts::Text(name_problem) },
     Key { name: "broker", example: "\"eu\"", accepts: Accepts::Text(name_problem) },
@@ -305,6 +309,14 @@ impl<'s, 'a> Settings<'s, 'a> {
         }
     }
 
+    fn subjects(&self) -> &'s [Cow<'a, str>] {
+        match self.find("subject") {
+            Some(Setting::Text(subject)) => std::slice::from_ref(subject),
+            Some(Setting::Texts(subjects)) => subjects,
+            _ => &[],
+        }
+    }
+
     fn flag(&self, name: &str) -> Option<bool> {
         match self.find(name) {
             Some(Setting::Flag(is_on)) => Some(*is_on),
@@ -318,6 +330,7 @@ pub(crate) fn contradictions(settings: &[(&'static str, Setting<'_>)]) -> Vec<(&
     let settings = Settings(settings);
     let mut found = order_problems(&settings);
     found.extend(key_problems(&settings));
+    found.extend(partition_problems(&settings));
     let has_threads = settings.find("threads").is_some();
     if has_threads && settings.find("concurrency").is_some() {
         let text = "`concurrency` excludes `threads`, which is the concurrency of a blocking handler; remove `concurrency`, or replace `threads` with `blocking`";
@@ -377,12 +390,8 @@ fn order_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)> {
 fn key_problems(settings: &Settings<'_, '_>) -> Option<(&'static str, String)> {
     let Some(Setting::Text(key)) = settings.find("key") else { return None };
     let name = Placeholder::parse(key)?.name;
-    let subjects = match settings.find("subject") {
-        Some(Setting::Text(subject)) => std::slice::from_ref(subject),
-        Some(Setting::Texts(subjects)) => subjects,
-        _ => return None,
-    };
-    let subject = subjects.iter().find(|subject| placeholders(subject).all(|placeholder| placeholder.name != name))?;
+    let subject =
+        settings.subjects().iter().find(|subject| placeholders(subject).all(|placeholder| placeholder.name != name))?;
     let others: Vec<&str> = placeholders(subject).map(|placeholder| placeholder.name).collect();
     let has = match others.len() {
         0 => "no placeholders".to_owned(),
@@ -393,6 +402,29 @@ fn key_problems(settings: &Settings<'_, '_>) -> Option<(&'static str, String)> {
         "`key` is the placeholder `{name}`, but the subject `{subject}` has {has}; write `{{{name}}}` for one of its tokens, or change `key`"
     );
     Some(("key", text))
+}
+
+/// Returns the problems of the settings of a handler with partitions.
+fn partition_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)> {
+    let mut found = Vec::new();
+    let Some(partitions) = settings.number("partitions") else { return found };
+    let mut add = |key, text: String| found.push((key, text));
+    if settings.find("key").is_none() && settings.flag("ordered") != Some(true) {
+        let text = "`partitions` requires an order, that of each `key` or that of each partition; add `key = \"customer\"` or `ordered`, or remove `partitions`";
+        add("partitions", text.to_owned());
+    }
+    if settings.flag("single_instance") == Some(true) {
+        let text = "`single_instance` excludes `partitions`, which several instances share; remove one of them";
+        add("single_instance", text.to_owned());
+    }
+    let without = |subject: &&Cow<'_, str>| placeholders(subject).all(|it| it.name != PARTITION || it.is_rest);
+    if let Some(subject) = settings.subjects().iter().find(without) {
+        let text = format!(
+            "`partitions` is {partitions}, but the subject `{subject}` has no place for the number of a partition; write `{{{PARTITION}}}` for one of its tokens, as in `orders.{{{PARTITION}}}.created`"
+        );
+        add("partitions", text);
+    }
+    found
 }
 
 /// Returns the problems of the settings of batches.

@@ -4,12 +4,13 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
-use syn::{Error, Expr, Ident, ItemFn, LitStr, Path, Token, parenthesized};
+use syn::{Error, Expr, Ident, ItemFn, LitInt, LitStr, Path, Token, parenthesized};
 
 /// An argument of the attribute.
 enum Setting {
     State(Expr),
     Group(LitStr),
+    Replicas(LitInt),
     Include(Punctuated<Path, Token![,]>),
     Clock(Clock, Ident),
     Live,
@@ -55,6 +56,10 @@ impl Parse for Setting {
                 input.parse::<Token![=]>()?;
                 input.parse().map(Self::Group)
             }
+            "replicas" => {
+                input.parse::<Token![=]>()?;
+                input.parse().map(Self::Replicas)
+            }
             "include" => {
                 let handlers;
                 parenthesized!(handlers in input);
@@ -62,7 +67,7 @@ impl Parse for Setting {
             }
             other => {
                 let message = format!(
-                    "unknown key `{other}`; the keys are `live`, `clock = running`, `state = value`, `group = \"name\"` and `include(handler, ..)`"
+                    "unknown key `{other}`; the keys are `live`, `clock = running`, `state = value`, `group = \"name\"`, `replicas = 3` and `include(handler, ..)`"
                 );
                 Err(Error::new(key.span(), message))
             }
@@ -133,6 +138,7 @@ fn try_test(attribute: TokenStream, item: TokenStream) -> syn::Result<TokenStrea
         Setting::Live | Setting::Clock(..) => quote!(),
         Setting::State(value) => quote!(.state(#value)),
         Setting::Group(group) => quote!(.group(#group)),
+        Setting::Replicas(replicas) => quote!(.replicas(#replicas)),
         Setting::Include(handlers) => {
             let handlers = handlers.iter();
             quote!(#(.include::<#handlers>())*)

@@ -267,6 +267,8 @@ pub struct DeclaredEvent {
     pub patterns: &'static [&'static str],
     /// The name of the type.
     pub type_name: fn() -> &'static str,
+    /// The number of its partitions.
+    pub partitions: Option<u32>,
     /// The messages, which are those of the variants of an enum that are told apart by the subject or a header.
     #[cfg(feature = "asyncapi")]
     pub messages: fn() -> Vec<EventMessage>,

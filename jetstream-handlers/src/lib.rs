@@ -125,6 +125,7 @@ mod rules;
 #[cfg(feature = "asyncapi")]
 mod schema;
 mod settings;
+mod shares;
 mod spelling;
 mod subject;
 mod sync;
@@ -431,6 +432,7 @@ macro_rules! __declared_event {
             $crate::__private::DeclaredEvent {
                 patterns: <$event as $crate::Event>::PATTERNS,
                 type_name: || ::core::any::type_name::<$event>(),
+                partitions: <$event as $crate::Event>::PARTITIONS,
                 messages: || ::std::vec::Vec::from([$(
                     $crate::__private::EventMessage {
                         pattern: $pattern,
@@ -455,6 +457,7 @@ macro_rules! __declared_event {
             $crate::__private::DeclaredEvent {
                 patterns: <$event as $crate::Event>::PATTERNS,
                 type_name: || ::core::any::type_name::<$event>(),
+                partitions: <$event as $crate::Event>::PARTITIONS,
             }
         }
     };
@@ -488,6 +491,9 @@ pub mod outputs {}
 
 #[doc = include_str!("docs/permissions.md")]
 pub mod permissions {}
+
+#[doc = include_str!("docs/scale.md")]
+pub mod scale {}
 
 #[doc = include_str!("docs/security.md")]
 pub mod security {}

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::backoff::max_jittered;
 use crate::codec::DefaultCodec;
 use crate::key::Key;
-use crate::pattern::filter;
+use crate::pattern::{Placeholder, filter, tokens};
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
 use crate::variable::{self, Variable};
@@ -35,6 +35,7 @@ pub struct Plan {
     pub ack_every: Option<usize>,
     pub single_instance: bool,
     pub key: Option<Key>,
+    pub partitions: Option<u32>,
     pub ack: Ack,
     pub group: Option<Cow<'static, str>>,
     pub broker: Option<Cow<'static, str>>,
@@ -76,6 +77,17 @@ impl Subjects {
     /// Returns the patterns by which the server selects messages: the subjects with wildcards in place of placeholders.
     pub(crate) fn filters(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
         self.iter().map(filter)
+    }
+
+    /// Returns the subjects with the number of a partition in place of `{partition}`.
+    fn in_partition(&self, number: u32) -> Self {
+        let number = number.to_string();
+        let of = |subject: &str| {
+            let is_place = |token: &&str| Placeholder::parse(token).is_some_and(|it| it.name == rules::PARTITION);
+            let tokens = tokens(subject).map(|token| if is_place(&token) { &*number } else { token });
+            Cow::Owned(tokens.collect::<Vec<_>>().join("."))
+        };
+        Self(self.iter().map(of).collect())
     }
 
     fn setting(&self) -> Setting<'_> {
@@ -318,6 +330,7 @@ impl Plan {
             ack_every: None,
             single_instance: false,
             key: None,
+            partitions: None,
             ack: Ack::Sent,
             group: None,
             broker: None,
@@ -401,6 +414,7 @@ impl Plan {
             ack_every,
             single_instance,
             key,
+            partitions,
             ack,
             group,
             broker,
@@ -431,6 +445,7 @@ impl Plan {
             ("ack_every", ack_every.map(number)),
             ("single_instance", flag(*single_instance)),
             ("key", key.as_ref().map(Key::setting)),
+            ("partitions", partitions.map(|partitions| Setting::Number(partitions.into()))),
             ("ack", (*ack == Ack::Confirmed).then(|| text("confirmed"))),
             ("group", group.as_deref().map(text)),
             ("broker", broker.as_deref().map(text)),
@@ -578,9 +593,21 @@ pub(crate) struct Declaration {
     /// The documentation of the function; empty without one, and of a closure.
     pub(crate) description: &'static str,
     pub(crate) plan: Plan,
+    /// The partition of a declaration that stands for one of several; `None` for a handler as it was declared.
+    pub(crate) partition: Option<PartitionOf>,
     /// The subjects of the events that the handler returns, with wildcards in place of placeholders; a start finds them
     /// out from the return type.
     pub(crate) events: Vec<String>,
+}
+
+/// One of the partitions of a handler, each of which has a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartitionOf {
+    pub(crate) number: u32,
+    /// The subjects of the handler, with the placeholder of the number.
+    pub(crate) subject: Subjects,
+    /// The `queue` of the handler, which begins the names of its consumers.
+    pub(crate) queue: Cow<'static, str>,
 }
 
 /// Returns `true` if a text names a handler: its full path, the end of that path, or its queue.
@@ -589,7 +616,51 @@ pub(crate) fn is_named(name: &str, queue: &str, text: &str) -> bool {
     queue == text || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
 }
 
+/// Returns the name of the consumer of one partition.
+fn consumer_of_partition(queue: &str, number: u32) -> String {
+    format!("{queue}-{number}")
+}
+
 impl Declaration {
+    /// Returns the subjects of the handler as they were declared.
+    pub(crate) fn subjects(&self) -> &Subjects {
+        self.partition.as_ref().map_or(&self.plan.subject, |of| &of.subject)
+    }
+
+    /// Returns the `queue` of the handler, which is the name of its consumer, or the beginning of it if it has several.
+    pub(crate) fn queue(&self) -> &str {
+        self.partition.as_ref().map_or(&*self.plan.queue, |of| &*of.queue)
+    }
+
+    /// Returns `true` if this is the only declaration of the handler, or that of its first partition.
+    pub(crate) fn is_first(&self) -> bool {
+        self.partition.as_ref().is_none_or(|of| of.number == 0)
+    }
+
+    /// Returns the declaration of the whole handler, of which this may be one partition.
+    pub(crate) fn whole(&self) -> Self {
+        let mut whole = self.clone();
+        if let Some(PartitionOf { subject, queue, .. }) = whole.partition.take() {
+            (whole.plan.subject, whole.plan.queue) = (subject, queue);
+        }
+        whole
+    }
+
+    /// Returns the declarations of the consumers of a handler: one for each partition, or itself.
+    pub(crate) fn consumers(&self) -> Vec<Self> {
+        let Some(count) = self.plan.partitions.filter(|_| self.partition.is_none()) else { return vec![self.clone()] };
+        let of_partition = |number| {
+            let mut declaration = self.clone();
+            let Plan { queue, subject, .. } = &mut declaration.plan;
+            let of = PartitionOf { number, subject: subject.clone(), queue: queue.clone() };
+            *subject = subject.in_partition(number);
+            *queue = Cow::Owned(consumer_of_partition(queue, number));
+            declaration.partition = Some(of);
+            declaration
+        };
+        (0..count).map(of_partition).collect()
+    }
+
     /// Returns `true` if both declare the same function; two in different function bodies may have the same name.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.name == other.name && self.location == other.location
@@ -617,6 +688,7 @@ mod tests {
             ack_every: Some(1),
             single_instance: true,
             key: Some(Key::field("customer")),
+            partitions: Some(12),
             ack: Ack::Confirmed,
             group: Some("billing".into()),
             broker: Some("eu".into()),

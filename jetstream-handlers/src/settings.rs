@@ -73,6 +73,12 @@ impl Settings {
         self.prefix.as_ref().map_or(Cow::Borrowed(subject), |prefix| prefix.subject(subject))
     }
 
+    /// Returns the subject on which the instances of a handler with this stream and `queue` announce the partitions that
+    /// they claim.
+    pub(crate) fn announcements(&self, stream: &str, queue: &str) -> String {
+        self.subject(&format!("jetstream-handlers.partitions.{stream}.{queue}")).into_owned()
+    }
+
     /// Returns the name of a stream in the environment of this broker.
     pub(crate) fn stream<'a>(&self, name: &'a str) -> Cow<'a, str> {
         self.prefix.as_ref().map_or(Cow::Borrowed(name), |prefix| prefix.stream(name))

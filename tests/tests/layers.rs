@@ -47,8 +47,8 @@ const LAYERS: &[&[&str]] = &[
     &["provision", "publish", "dead_letter", "rights", "doctor"],
     // Handlers and their parameters.
     &["extract", "handler", "layer"],
-    // Running handlers.
-    &["worker"],
+    // Running handlers, and the partitions that an instance runs.
+    &["shares", "worker"],
     // The broker, and test support.
     &["asyncapi", "broker", "testing"],
     // The command line.

@@ -160,6 +160,14 @@ async fn every_family_shows_what_happened() {
         (gauges && is("in_flight", 0.0) && is("buffered", 0.0) && is("oldest_unsettled_seconds", 0.0)).then_some(())
     })
     .await;
+    let partitioned = broker.subscribe("metered.{partition}.divided", "divided", async |_: u64| {}).ordered();
+    let partitioned = partitioned.partitions(2).await.unwrap();
+    broker.publish("metered.1.divided", &1).await.unwrap();
+    eventually("the process is the owner of one partition", SOON, async || {
+        let of = |consumer| Scrape::take().find("partition_active", &[("consumer", consumer)]);
+        (of("divided-0") == Some(0.0) && of("divided-1") == Some(1.0)).then_some(())
+    })
+    .await;
     let scrape = Scrape::take();
     assert!(scrape.get("consumer_waiting", &of_load) >= 1.0, "an open pull request");
     assert_eq!(scrape.get("consumer_redelivered", &of_load), 0.0);
@@ -169,6 +177,7 @@ async fn every_family_shows_what_happened() {
     assert_eq!(scrape.get("reconnects_total", &[("broker", "")]), 0.0);
     assert_eq!(scrape.get("poll_errors_total", &of_load), 0.0);
     assert_complete(&scrape);
+    partitioned.unsubscribe().await.unwrap();
     running.shutdown().await.unwrap();
     eventually("the handler is reported to have stopped", SOON, async || {
         (Scrape::take().find("handler_up", &with("state", "stopped")) == Some(1.0)).then_some(())

@@ -3,7 +3,7 @@
 use super::{expand, mistakes};
 
 /// The text that replaces `ALL` in the expected messages.
-const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `key`, `ack`, `group`, `broker`, `layer`, `deliver`, `manage`, `publish`, `batch`, `batch_wait`, `batch_bytes`, `on_batch_error`";
+const ALL: &str = "`subject`, `event`, `queue`, `stream`, `concurrency`, `blocking`, `threads`, `batch_size`, `ack_wait`, `timeout`, `max_deliver`, `backoff`, `dead_letter`, `ordered`, `ack_every`, `single_instance`, `key`, `partitions`, `ack`, `group`, `broker`, `layer`, `deliver`, `manage`, `publish`, `batch`, `batch_wait`, `batch_bytes`, `on_batch_error`";
 
 /// Asserts the mistakes in `source`; each expected one begins with the tokens that it points at.
 #[track_caller]

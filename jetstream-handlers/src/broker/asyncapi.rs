@@ -42,11 +42,15 @@ impl Broker {
     /// This method is cancel safe: it only reads.
     pub async fn asyncapi(&self, info: ServiceInfo) -> Result<AsyncApi, Error> {
         let Inner { transport, .. } = &*self.inner;
-        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?;
+        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?.for_consumers();
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         let (bindings, streams) = provision::planned(transport, &declarations, problems).await?;
+        // A handler with partitions is described once, with its declared subjects.
+        let described: Vec<_> =
+            handlers.iter().zip(&bindings).filter(|(handler, _)| handler.declaration.is_first()).collect();
+        let whole: Vec<_> = described.iter().map(|(handler, _)| handler.whole()).collect();
         let service = Service {
-            handlers: handlers.iter().zip(&bindings).collect(),
+            handlers: whole.iter().zip(described.into_iter().map(|(_, binding)| binding)).collect(),
             streams: &streams,
             settings: transport.settings(),
             addresses: transport.addresses(),

@@ -44,7 +44,7 @@ impl Broker {
     ///
     /// This method is cancel safe: it only reads.
     pub async fn check(&self) -> Result<(), Error> {
-        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?;
+        let Checked { handlers, problems, .. } = self.checked(self.selected()?)?.for_consumers();
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         provision::check(&self.inner.transport, &declarations, problems).await
     }

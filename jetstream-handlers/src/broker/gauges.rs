@@ -60,7 +60,7 @@ impl Broker {
 fn declared_subjects(transport: &Transport, workers: &[Arc<WorkerHandle>]) -> Vec<String> {
     let of_handler = |worker: &Arc<WorkerHandle>| {
         let plan = &worker.handler.declaration.plan;
-        let subjects = plan.subject.iter().chain(plan.publish.as_deref());
+        let subjects = worker.handler.declaration.subjects().iter().chain(plan.publish.as_deref());
         subjects.map(|subject| transport.settings().declared(subject).to_owned()).collect::<Vec<_>>()
     };
     workers.iter().flat_map(of_handler).collect()
@@ -101,7 +101,8 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
             if !consumer.is_due() && has_nothing_to_do(worker) {
                 metrics.pending(0);
             }
-            if letters.is_due() {
+            // The partitions of a handler have the same dead letters.
+            if letters.is_due() && worker.is_first() {
                 match Box::pin(count_letters(transport, &worker.binding, &mut stream)).await {
                     Ok(count) => metrics.dead_letters_stored(count.unwrap_or_default()),
                     Err(error) => letters.failed(&error, || metrics.poll_failed(Target::DeadLetters)),
@@ -119,7 +120,8 @@ async fn poll(transport: &Transport, worker: &WorkerHandle, delay: Duration) {
 fn has_nothing_to_do(worker: &WorkerHandle) -> bool {
     let has_received = worker.observer.activity.take_received();
     let health = worker.health(None);
-    !has_received && health.status == Status::Running && health.in_flight == 0 && health.buffered == 0
+    let is_elsewhere = health.active == Some(false);
+    !has_received && !is_elsewhere && health.status == Status::Running && health.in_flight == 0 && health.buffered == 0
 }
 
 /// The requests for one kind of gauge.

@@ -37,7 +37,15 @@ impl Broker {
             let workers = self.workers();
             workers
                 .iter()
-                .map(|worker| (worker.info(disconnect.as_ref(), transport.settings()), worker.handler.clone()))
+                .filter(|worker| worker.is_first())
+                .map(|worker| {
+                    let of_handler = workers.iter().filter(|other| worker.is_of_same_handler(other));
+                    let states = of_handler.map(|other| HandlerState::from(&other.health(disconnect.as_ref()).status));
+                    let mut info = worker.info(disconnect.as_ref(), transport.settings());
+                    // One partition that does not run is what there is to see.
+                    info.state = states.into_iter().find(|state| *state != HandlerState::Running).unwrap_or(info.state);
+                    (info, worker.handler.clone())
+                })
                 .unzip()
         };
         let idle = Handler::all().into_iter().filter(|handler| !running.iter().any(|other| other.is(handler)));
@@ -138,7 +146,7 @@ impl Broker {
         let Inner { transport, name, .. } = &*self.inner;
         let not_started = self.handlers().into_iter().filter(|it| it.state == HandlerState::NotStarted);
         let not_started: Vec<_> = not_started.map(|it| it.name).collect();
-        let handlers = running.workers.len();
+        let handlers = running.workers.iter().filter(|worker| worker.is_first()).count();
         let (server, broker) = (transport.server(), name.as_deref());
         match &*not_started {
             [] => tracing::info!(broker, handlers, server, "all handlers are started"),
@@ -156,7 +164,13 @@ impl Broker {
 impl WorkerHandle {
     fn info(&self, disconnect: Option<&Disconnect>, settings: &Settings) -> HandlerInfo {
         let state = HandlerState::from(&self.health(disconnect).status);
-        HandlerInfo::new(&self.handler.declaration, Some(&self.binding), state, settings)
+        HandlerInfo::new(&self.handler.declaration.whole(), Some(&self.binding), state, settings)
+    }
+
+    /// Returns `true` if both are workers of one handler, for different partitions or the same one.
+    fn is_of_same_handler(&self, other: &Self) -> bool {
+        let (own, other) = (&self.handler.declaration, &other.handler.declaration);
+        own.is_same(other) && own.queue() == other.queue()
     }
 
     fn runs(&self, handler: &Handler) -> bool {
@@ -165,13 +179,14 @@ impl WorkerHandle {
 
     /// Logs that the handler was started.
     pub(super) fn log_start(&self) {
-        let (plan, binding) = (&self.handler.declaration.plan, &self.binding);
+        let (declaration, binding) = (&self.handler.declaration, &self.binding);
         tracing::info!(
-            handler = self.handler.declaration.name,
-            subject = %plan.subject,
+            handler = declaration.name,
+            subject = %declaration.subjects(),
             stream = binding.stream,
-            queue = binding.consumer,
-            concurrency = plan.concurrency(),
+            queue = declaration.queue(),
+            partitions = declaration.plan.partitions,
+            concurrency = declaration.plan.concurrency(),
             "started a handler: stream {}, consumer {}",
             binding.stream_origin.as_str(),
             binding.consumer_origin.as_str()

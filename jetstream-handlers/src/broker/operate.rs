@@ -113,7 +113,7 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the handler is paused or not.
+    /// If the future is dropped, the handler is paused, or not, or some of its partitions are.
     pub async fn pause(&self, handler: &str, duration: Duration) -> Result<HandlerConsumer, Error> {
         let until = SystemTime::now().checked_add(duration.min(MAX_DURATION + Duration::from_secs(1)));
         self.pause_until(handler, until.unwrap_or_else(SystemTime::now)).await
@@ -138,8 +138,10 @@ impl Broker {
             Ok(rest) if !rest.is_zero() => {}
             Ok(_) | Err(_) => return refused("it is in the past"),
         }
-        let mut consumer = self.consumer_of(handler).await?;
-        self.inner.transport.pause_consumer(&consumer.stream, &consumer.queue, Some(until)).await?;
+        let (mut consumer, queues) = self.consumer_of(handler).await?;
+        for queue in &queues {
+            self.inner.transport.pause_consumer(&consumer.stream, queue, Some(until)).await?;
+        }
         consumer.paused_until = Some(until);
         Ok(consumer)
     }
@@ -152,16 +154,19 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the handler is resumed or not.
+    /// If the future is dropped, the handler is resumed, or not, or some of its partitions are.
     pub async fn resume(&self, handler: &str) -> Result<HandlerConsumer, Error> {
-        let mut consumer = self.consumer_of(handler).await?;
-        let (transport, HandlerConsumer { stream, queue, .. }) = (&self.inner.transport, &consumer);
-        let found = transport.consumer(stream, queue).await;
-        let found = found
-            .map_err(|error| error.into_consumer_error(&format!("reading consumer `{queue}` of stream `{stream}`")))?;
-        transport.pause_consumer(stream, queue, None).await?;
-        let until = found.and_then(|found| found.config.pause_until);
-        consumer.changed = until.is_some_and(|until| SystemTime::from(until) > SystemTime::now());
+        let (mut consumer, queues) = self.consumer_of(handler).await?;
+        let (transport, stream) = (&self.inner.transport, &consumer.stream);
+        consumer.changed = false;
+        for queue in &queues {
+            let found = transport.consumer(stream, queue).await.map_err(|error| {
+                error.into_consumer_error(&format!("reading consumer `{queue}` of stream `{stream}`"))
+            })?;
+            transport.pause_consumer(stream, queue, None).await?;
+            let until = found.and_then(|found| found.config.pause_until);
+            consumer.changed |= until.is_some_and(|until| SystemTime::from(until) > SystemTime::now());
+        }
         Ok(consumer)
     }
 
@@ -200,12 +205,13 @@ impl Broker {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the handler is reset or not.
+    /// If the future is dropped, the handler is reset, or not, or some of its partitions are.
     pub async fn reset(&self, handler: &str, position: Position) -> Result<HandlerConsumer, Error> {
-        let (mut consumer, sequence) = self.place(handler, position).await?;
-        let HandlerConsumer { stream, queue, .. } = &consumer;
-        let next = self.inner.transport.reset_consumer(stream, queue, sequence).await?;
-        consumer.next_sequence = Some(next);
+        let (mut consumer, queues, sequence) = self.place(handler, position).await?;
+        for queue in &queues {
+            let next = self.inner.transport.reset_consumer(&consumer.stream, queue, sequence).await?;
+            consumer.next_sequence = Some(consumer.next_sequence.map_or(next, |first| first.min(next)));
+        }
         Ok(consumer)
     }
 
@@ -213,29 +219,38 @@ impl Broker {
     #[cfg(feature = "cli")]
     pub(crate) async fn reset_effect(&self, handler: &str, position: Position) -> Result<ResetEffect, Error> {
         let transport = &self.inner.transport;
-        let (consumer, sequence) = self.place(handler, position).await?;
-        let HandlerConsumer { stream, queue, .. } = &consumer;
-        let doing = || format!("reading consumer `{queue}` of stream `{stream}`");
-        let found = transport.consumer(stream, queue).await.map_err(|error| error.into_consumer_error(&doing()))?;
-        let Some(found) = found else {
-            let text = format!("{}: there is no such consumer; start its handler first", doing());
-            return Err(Error::new(ErrorKind::ConsumerMismatch, text));
-        };
-        let place = sequence.unwrap_or(found.ack_floor + 1);
+        let (consumer, queues, sequence) = self.place(handler, position).await?;
+        let stream = &consumer.stream;
+        let (mut delivered, mut floor) = (0, u64::MAX);
+        for queue in &queues {
+            let doing = || format!("reading consumer `{queue}` of stream `{stream}`");
+            let found = transport.consumer(stream, queue).await.map_err(|error| error.into_consumer_error(&doing()))?;
+            let Some(found) = found else {
+                let text = format!("{}: there is no such consumer; start its handler first", doing());
+                return Err(Error::new(ErrorKind::ConsumerMismatch, text));
+            };
+            (delivered, floor) = (found.delivered.max(delivered), found.ack_floor.min(floor));
+        }
+        let place = sequence.unwrap_or(floor + 1);
         // What is no longer stored is not received.
         let first = transport.next_stored(stream, place).await?.map(|stored| stored.sequence);
-        let again = first.map_or(0, |first| (found.delivered + 1).saturating_sub(first));
-        Ok(ResetEffect { place, again, skipped: place.saturating_sub(found.ack_floor + 1) })
+        let again = first.map_or(0, |first| (delivered + 1).saturating_sub(first));
+        Ok(ResetEffect { place, again, skipped: place.saturating_sub(floor + 1) })
     }
 
-    /// Returns the consumer of a handler, and the sequence of a position; `None` for its ack floor.
-    async fn place(&self, handler: &str, position: Position) -> Result<(HandlerConsumer, Option<u64>), Error> {
+    /// Returns the consumer of a handler, the names of all its consumers, and the sequence of a position; `None` for their
+    /// ack floors.
+    async fn place(
+        &self,
+        handler: &str,
+        position: Position,
+    ) -> Result<(HandlerConsumer, Vec<String>, Option<u64>), Error> {
         let transport = &self.inner.transport;
         if position == Position::Sequence(0) {
             let text = format!("cannot reset `{handler}` to sequence 0; expected at least 1, the first of a stream");
             return Err(Error::new(ErrorKind::Config, text));
         }
-        let consumer = self.consumer_of(handler).await?;
+        let (consumer, queues) = self.consumer_of(handler).await?;
         let stream = &consumer.stream;
         let sequence = match position {
             Position::Sequence(sequence) => {
@@ -257,7 +272,7 @@ impl Broker {
                 None => transport.last_assigned_sequence(stream).await? + 1,
             }),
         };
-        Ok((consumer, sequence))
+        Ok((consumer, queues, sequence))
     }
 
     /// Returns the names of all handlers of this program, also of those of other brokers.
@@ -267,17 +282,21 @@ impl Broker {
         Handler::all().into_iter().chain(included).map(|handler| handler.declaration.name).collect()
     }
 
-    /// Returns the consumer of the only handler that the text names.
-    async fn consumer_of(&self, text: &str) -> Result<HandlerConsumer, Error> {
+    /// Returns the consumer of the only handler that the text names, and the names of its consumers, of which it has one for
+    /// each partition.
+    async fn consumer_of(&self, text: &str) -> Result<(HandlerConsumer, Vec<String>), Error> {
         let known: Vec<_> = self.known_consumers().into_values().collect();
-        let names = known.iter().map(|(declaration, _)| (&*declaration.name, &*declaration.plan.queue));
+        let names = known.iter().map(|(declaration, _)| (&*declaration.name, declaration.queue()));
         let (declaration, stream) = &known[choose(names, text)?];
         let stream = match stream {
             Some(stream) => stream.clone(),
             None => stream_of(&self.inner.transport, declaration).await?,
         };
-        let (handler, queue) = (declaration.name.clone(), declaration.plan.queue.to_string());
-        Ok(HandlerConsumer { handler, stream, queue, paused_until: None, next_sequence: None, changed: true })
+        let (handler, queue) = (declaration.name.clone(), declaration.queue().to_owned());
+        let queues = declaration.consumers().into_iter().map(|it| it.plan.queue.into_owned()).collect();
+        let consumer =
+            HandlerConsumer { handler, stream, queue, paused_until: None, next_sequence: None, changed: true };
+        Ok((consumer, queues))
     }
 
     /// Returns the handlers that run, with their streams, and all others of this broker, by name and place.
@@ -291,11 +310,12 @@ impl Broker {
             (handler.declaration, None)
         });
         let workers = self.workers().clone();
-        let running =
-            workers.iter().map(|worker| (worker.handler.declaration.clone(), Some(worker.binding.stream.clone())));
+        // The first partition stands for all of its handler.
+        let running = workers.iter().filter(|worker| worker.is_first());
+        let running = running.map(|worker| (worker.handler.declaration.whole(), Some(worker.binding.stream.clone())));
         let all = idle.chain(running).map(|(declaration, stream)| {
             let key =
-                if declaration.is_closure { declaration.plan.queue.to_string() } else { declaration.location.clone() };
+                if declaration.is_closure { declaration.queue().to_owned() } else { declaration.location.clone() };
             ((declaration.name.clone(), key), (declaration, stream))
         });
         all.collect()

@@ -56,7 +56,7 @@ impl Broker {
 
     /// Returns what the handlers, the declared streams and these events need on the server.
     pub(super) async fn needs(&self, transport: &Transport, events: &[(String, String)]) -> Result<Needs, Error> {
-        let Checked { handlers, .. } = self.checked_selected()?;
+        let Checked { handlers, .. } = self.checked_selected()?.for_consumers();
         let running: Vec<_> = self.workers().iter().map(|worker| worker.handler.clone()).collect();
         let closures = running.iter().map(|handler| &handler.declaration).filter(|it| it.is_closure);
         let declarations: Vec<&Declaration> =

@@ -54,7 +54,7 @@ impl Broker {
     }
 
     async fn plan_on(&self, transport: &Transport) -> Result<ProvisionPlan, Error> {
-        let Checked { handlers, problems, .. } = self.checked_selected()?;
+        let Checked { handlers, problems, .. } = self.checked_selected()?.for_consumers();
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         plan(transport, &declarations, problems, &self.program(&declarations)).await
     }
@@ -93,7 +93,7 @@ impl Broker {
     ///
     /// This method is cancel safe: it only reads.
     pub async fn export(&self, format: ExportFormat) -> Result<String, Error> {
-        let Checked { handlers, problems, .. } = self.checked_selected()?;
+        let Checked { handlers, problems, .. } = self.checked_selected()?.for_consumers();
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         export(&self.inner.transport, &declarations, problems, format).await
     }
@@ -130,8 +130,11 @@ impl Broker {
         let linked = all.iter().map(|handler| &handler.declaration);
         let named = linked.clone().chain(selected.iter().copied()).filter(|it| !it.is_closure);
         let crates = named.filter_map(|it| it.name.split("::").next()).map(str::to_owned).collect();
-        let mut queues: std::collections::BTreeSet<_> =
-            linked.chain(selected.iter().copied()).map(|it| it.plan.queue.to_string()).collect();
+        let mut queues: std::collections::BTreeSet<_> = linked
+            .chain(selected.iter().copied())
+            .flat_map(|it| it.consumers())
+            .map(|it| it.plan.queue.to_string())
+            .collect();
         queues.extend(self.workers().iter().map(|worker| worker.binding.consumer.clone()));
         Program { crates, queues }
     }

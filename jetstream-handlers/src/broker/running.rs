@@ -81,6 +81,11 @@ impl WorkerHandle {
         !(self.abandoned.load(Ordering::Relaxed) && self.ended.is_cancelled())
     }
 
+    /// Returns `true` if this is the only worker of the handler, or that of its first partition.
+    pub(super) fn is_first(&self) -> bool {
+        self.handler.declaration.is_first()
+    }
+
     /// Returns the health of the handler.
     pub(super) fn health(&self, disconnect: Option<&Disconnect>) -> HandlerHealth {
         let plan = &self.handler.declaration.plan;
@@ -118,6 +123,8 @@ impl WorkerHandle {
             handler: self.handler.declaration.name.clone(),
             stream: self.binding.stream.clone(),
             queue: self.binding.consumer.clone(),
+            partition: self.binding.partition.as_ref().map(|partition| partition.number),
+            active: self.binding.partition.as_ref().map(|partition| partition.is_active()),
             status,
             paused: self.status.has(Condition::Paused),
             lag: self.observer.activity.lag(),
@@ -198,7 +205,7 @@ pub(super) async fn stop_all(workers: &[Arc<WorkerHandle>]) -> Result<(), Error>
 /// Dropping it does not stop them; [`shutdown`](Running::shutdown) and [`Broker::disconnect`] do.
 #[must_use = "dropping it does not stop the handlers; call `shutdown`"]
 pub struct Running {
-    pub(super) broker: Broker,
+    pub(crate) broker: Broker,
     pub(super) workers: Vec<Arc<WorkerHandle>>,
 }
 
@@ -233,11 +240,14 @@ impl Running {
         result
     }
 
-    /// Returns `true` if no message of these handlers is unacknowledged, except those that wait for their next attempt.
-    pub(crate) async fn is_idle(&self) -> bool {
-        for worker in &self.workers {
+    /// Returns `true` if no message of these handlers is unacknowledged, except those that wait for their next attempt in
+    /// this process, or as the same handlers of other replicas.
+    pub(crate) async fn is_idle(&self, replicas: &[Self]) -> bool {
+        for (index, worker) in self.workers.iter().enumerate() {
             let unanswered = self.broker.transport().count_outstanding(&worker.binding).await;
-            if !unanswered.is_ok_and(|count| count <= worker.delayed.count() as u64) {
+            let others = replicas.iter().filter_map(|replica| replica.workers.get(index));
+            let delayed: usize = others.chain([worker]).map(|worker| worker.delayed.count()).sum();
+            if !unanswered.is_ok_and(|count| count <= delayed as u64) {
                 return false;
             }
         }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::running::{Running, StopOnDrop, WorkerHandle};
 use super::{Broker, Defaults, Inner};
-use crate::delivery::Binding;
+use crate::delivery::{Binding, Partition};
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::event::DeclaredEvent;
@@ -22,9 +22,10 @@ use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;
 use crate::settings::Settings;
+use crate::shares::Share;
 use crate::spelling;
-use crate::subject::declares;
-use crate::transport::Deliveries;
+use crate::subject::{declares, overlap};
+use crate::transport::{Deliveries, Transport};
 use crate::worker::{Delayed, Parts, Worker};
 
 /// The name under which a problem reports the broker's own settings.
@@ -50,6 +51,61 @@ pub(super) struct Checked {
     pub(super) problems: Vec<Problem>,
 }
 
+impl Checked {
+    /// Returns the handlers of all consumers: of each partition of a handler that has several.
+    pub(super) fn for_consumers(self) -> Self {
+        let Self { handlers, contexts, stops, problems } = self;
+        let mut all = Self { problems, ..Self::default() };
+        for ((handler, context), stop) in handlers.into_iter().zip(contexts).zip(stops) {
+            if handler.declaration.plan.partitions.is_none() {
+                all.add(handler, context, stop);
+                continue;
+            }
+            for handler in handler.for_consumers() {
+                let stop = CancellationToken::new();
+                all.add(handler, context.with_shutdown(stop.clone()), stop);
+            }
+        }
+        all
+    }
+
+    fn add(&mut self, handler: Handler, context: Context, stop: CancellationToken) {
+        self.handlers.push(handler);
+        self.contexts.push(context);
+        self.stops.push(stop);
+    }
+}
+
+/// The shares of the handlers with partitions that are started together, each with the signal that ends it.
+#[derive(Default)]
+struct Shares(Vec<(Share, CancellationToken)>);
+
+impl Shares {
+    /// Adds a handler; returns its partition if it has several.
+    fn add(
+        &mut self,
+        transport: &Arc<Transport>,
+        handler: &Declaration,
+        stream: &str,
+        stop: &CancellationToken,
+    ) -> Option<Arc<Partition>> {
+        let number = handler.partition.as_ref()?.number;
+        // They follow one another.
+        if number == 0 {
+            let share = Share::new(&handler.name, transport.clone(), stream, handler.queue());
+            self.0.push((share, stop.clone()));
+        }
+        let (share, _) = self.0.last_mut()?;
+        Some(share.add(number))
+    }
+
+    fn spawn(self) {
+        for (share, stop) in self.0 {
+            tokio::spawn(share.run(stop));
+        }
+    }
+}
+
 impl Broker {
     pub(super) async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
         self.start_with(handlers, None).await
@@ -63,14 +119,15 @@ impl Broker {
     ) -> Result<Running, Error> {
         let Inner { transport, defaults, .. } = &*self.inner;
         let settings = transport.settings();
-        let Checked { handlers, contexts, stops, problems } = self.checked(handlers)?;
+        let Checked { handlers, contexts, stops, problems } = self.checked(handlers)?.for_consumers();
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         let bindings = provision(transport, &declarations, problems, |declaration, binding| {
             self.workers().iter().find_map(|worker| worker.conflict(declaration, binding))
         })
         .await?;
-        let mut prepared = Vec::new();
-        for (((handler, binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
+        let (mut prepared, mut shares) = (Vec::new(), Shares::default());
+        for (((handler, mut binding), context), stop) in handlers.into_iter().zip(bindings).zip(contexts).zip(stops) {
+            binding.partition = shares.add(transport, &handler.declaration, &binding.stream, &stop);
             let (handler, binding) = (Arc::new(handler), Arc::new(binding));
             let deliveries = transport.deliveries(&handler.declaration.name, &binding, defaults.fetch_wait).await?;
             let observer =
@@ -79,7 +136,8 @@ impl Broker {
         }
         let workers = self.spawn(prepared)?;
         let cancelled = StopOnDrop::new(&workers);
-        workers.iter().for_each(|worker| worker.log_start());
+        shares.spawn();
+        workers.iter().filter(|worker| worker.is_first()).for_each(|worker| worker.log_start());
         self.spawn_filter_check(&workers);
         #[cfg(feature = "metrics")]
         self.spawn_gauges(&workers);
@@ -143,6 +201,7 @@ impl Broker {
             {
                 handler.signature = checked.signature.clone();
             }
+            problems.extend(other_partitions(&handler.declaration, settings));
             let Problems { found, needs_content, takes_dead_letters, payload, format, outputs, .. } = checked;
             problems.extend(found);
             if let Some(payload) = payload {
@@ -234,6 +293,24 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
             tracing::warn!(handler, "takes a `{payload}`, but the messages on `{subject}` are the event `{first}`");
         }
     }
+}
+
+/// Returns the problem of a handler whose number of partitions is not that of an event which it receives.
+fn other_partitions(Declaration { name, plan, .. }: &Declaration, settings: &Settings) -> Option<Problem> {
+    let partitions = plan.partitions?;
+    let events = inventory::iter::<DeclaredEvent>().filter_map(|event| Some((event, event.partitions?)));
+    let of_handler = |event: &DeclaredEvent| {
+        let filters: Vec<_> = plan.subject.filters().collect();
+        let patterns = event.patterns.iter().map(|pattern| filter(pattern));
+        patterns.into_iter().any(|pattern| filters.iter().any(|own| overlap(settings.declared(own), &pattern)))
+    };
+    let (event, of_event) =
+        events.filter(|(_, of_event)| *of_event != partitions).find(|(event, _)| of_handler(event))?;
+    let text = format!(
+        "is {partitions}, but the event `{}` has {of_event} partitions, so that messages would be in partitions without a handler, or one key in several; use the same number",
+        (event.type_name)()
+    );
+    Some(Problem::setting(name, "partitions", &text))
 }
 
 /// Returns the problem of the prefix of an environment.

@@ -43,7 +43,7 @@ impl Broker {
     ///
     /// This method is cancel safe: it only reads.
     pub async fn status(&self) -> Result<Vec<HandlerStatus>, Error> {
-        let Checked { handlers, .. } = self.checked(self.selected()?)?;
+        let Checked { handlers, .. } = self.checked(self.selected()?)?.for_consumers();
         let transport = &self.inner.transport;
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         let inspection = provision::inspect(transport, &declarations).await;

@@ -177,6 +177,37 @@ impl Subscribe<'_> {
         self.with(|plan| plan.key = Some(key.into()))
     }
 
+    /// Divides the messages of a closure with a [`key`](Self::key), or of an [`ordered`](Self::ordered) one, into this number
+    /// of partitions, from 1 to 1000, which all instances share; not set by default.
+    ///
+    /// Each subject needs `{partition}` for one of its tokens, which the publisher fills with
+    /// [`partition`](fn@crate::partition). [`scale`](mod@crate::scale) describes how instances share the partitions.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), jetstream_handlers::Error> {
+    /// # use jetstream_handlers::prelude::*;
+    /// # let broker = Broker::in_memory();
+    /// #[derive(serde::Serialize, serde::Deserialize, Event)]
+    /// #[event(subject = "payments.{partition}.made", key = "customer", partitions = 12)]
+    /// struct PaymentMade {
+    ///     customer: String,
+    /// }
+    ///
+    /// let booking = broker
+    ///     .subscribe("payments.{partition}.made", "booking", |made: PaymentMade| async move { println!("{}", made.customer) })
+    ///     .key("customer")
+    ///     .partitions(12)
+    ///     .await?;
+    /// # booking.unsubscribe().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn partitions(self, partitions: u32) -> Self {
+        self.with(|plan| plan.partitions = Some(partitions))
+    }
+
     /// Waits for the server to confirm each ack, which is `ack = "confirmed"` of the attribute; off by default.
     pub fn ack_confirmed(self) -> Self {
         self.with(|plan| plan.ack = Ack::Confirmed)
@@ -358,7 +389,7 @@ mod tests {
     #[test]
     fn every_key_of_a_closure_has_a_setter() {
         type Setter = fn(Subscribe<'_>) -> Subscribe<'_>;
-        let setters: [(&str, Setter); 27] = [
+        let setters: [(&str, Setter); 28] = [
             ("stream", |it| it.stream("ORDERS")),
             ("concurrency", |it| it.concurrency(4)),
             ("blocking", |it| it.blocking()),
@@ -376,6 +407,7 @@ mod tests {
             ("single_instance", |it| it.single_instance()),
             ("key", |it| it.key("customer")),
             ("key", |it| it.key(Key::header("Tenant"))),
+            ("partitions", |it| it.partitions(12)),
             ("ack", |it| it.ack_confirmed()),
             ("deliver", |it| it.deliver(Deliver::New)),
             ("deliver", |it| it.deliver(Deliver::FromSequence(7))),

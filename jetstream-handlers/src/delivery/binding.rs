@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer;
 
-use super::{AckWait, Incarnations, SentAcks, Unfinished};
+use super::{AckWait, Incarnations, Partition, SentAcks, Unfinished};
 
 /// The stream and the consumer of one handler, as start-up found or created them.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub(crate) struct Binding {
     pub(crate) sent_acks: SentAcks,
     /// The messages of a handler with a `key`; `None` for any other handler.
     pub(crate) unfinished: Option<Arc<Unfinished>>,
+    /// The partition of a handler that has several; `None` for any other handler.
+    pub(crate) partition: Option<Arc<Partition>>,
     /// `true` if the ack floor of the consumer may be above the beginning of the stream at the start: the consumer
     /// existed before, or begins with a later message.
     pub(crate) has_floor: bool,

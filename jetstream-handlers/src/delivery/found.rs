@@ -14,6 +14,8 @@ pub(crate) struct FoundConsumer {
     pub(crate) ack_floor: u64,
     /// The stream sequence of the last message that was delivered.
     pub(crate) delivered: u64,
+    /// The number of messages that were not delivered, or are not acknowledged.
+    pub(crate) left: u64,
 }
 
 impl FoundConsumer {

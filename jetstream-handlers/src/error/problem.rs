@@ -380,7 +380,9 @@ impl fmt::Display for Problem {
                     f,
                     "`{handler}`: consumer `{consumer}` of stream `{stream}` exists and differs: {listed}; nothing was changed; "
                 )?;
-                if differences.iter().all(Difference::is_changeable) {
+                if differences.iter().any(|it| it.field == "partitions") {
+                    f.write_str("set the same number, or change it with the commands `plan` and `apply`")?;
+                } else if differences.iter().all(Difference::is_changeable) {
                     write!(
                         f,
                         "change the handler's settings, or the consumer with `manage = \"update\"`, the command `apply` or `nats consumer edit {stream} {consumer}`"
@@ -393,6 +395,7 @@ impl fmt::Display for Problem {
                 }
                 for difference in differences {
                     match (difference.field, &*difference.found, &*difference.wanted) {
+                        ("partitions", ..) => f.write_str("; a key may be in another partition then, so that only `apply` changes the number, after all earlier messages have been handled")?,
                         ("max_deliver", ..) => f.write_str("; the server's `max_deliver` is a backstop for the handler's own, and a message that reaches it is never delivered again")?,
                         ("ack_policy", _, "all") => f.write_str("; an `ordered` handler acks many messages at once, and the ack policy of a consumer cannot be changed")?,
                         ("ack_policy", "all", _) => f.write_str("; the consumer was made for an `ordered` handler, and the ack policy of a consumer cannot be changed")?,

@@ -155,6 +155,11 @@ impl Context {
         Self(Arc::new(ContextInner { codec: Some(codec), ..ContextInner::clone(&self.0) }))
     }
 
+    /// Returns the context with another shutdown signal.
+    pub(crate) fn with_shutdown(&self, shutdown: CancellationToken) -> Self {
+        Self(Arc::new(ContextInner { shutdown, ..ContextInner::clone(&self.0) }))
+    }
+
     pub(crate) fn shutdown(&self) -> &CancellationToken {
         &self.0.shutdown
     }

@@ -72,6 +72,7 @@ impl Handler {
                 location: registration.location.to_owned(),
                 description: registration.description,
                 plan: (registration.plan)(),
+                partition: None,
                 events: Vec::new(),
             },
             call: Arc::new(registration.call),
@@ -97,6 +98,7 @@ impl Handler {
                 location,
                 description: "",
                 plan,
+                partition: None,
                 events: Vec::new(),
             },
             call: Arc::new(move |future: &mut CallFuture, delivery: Delivery<'_>, context: &Context| {
@@ -111,6 +113,18 @@ impl Handler {
             #[cfg(feature = "tower")]
             wrappers: Vec::new(),
         }
+    }
+
+    /// Returns one handler for each consumer: for each partition, or itself.
+    pub(crate) fn for_consumers(&self) -> Vec<Self> {
+        let declarations = self.declaration.consumers().into_iter();
+        declarations.map(|declaration| Self { declaration, ..self.clone() }).collect()
+    }
+
+    /// Returns the whole handler, of which this may be one partition.
+    #[cfg(feature = "asyncapi")]
+    pub(crate) fn whole(&self) -> Self {
+        Self { declaration: self.declaration.whole(), ..self.clone() }
     }
 
     /// Returns `true` if a message is nothing that the handler takes: it only marks a deletion, and the handler needs a

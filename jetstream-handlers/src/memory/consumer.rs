@@ -110,6 +110,11 @@ impl Consumer {
         }
     }
 
+    /// Returns the number of messages that were not delivered, or are not acknowledged.
+    pub(super) fn left(&self) -> u64 {
+        (self.new.len() + self.pending.iter().count()) as u64
+    }
+
     /// Returns the stream sequence up to which messages were delivered.
     pub(super) fn delivered(&self) -> u64 {
         self.next.saturating_sub(1)
@@ -189,6 +194,11 @@ impl Consumer {
         for sequence in self.redeliver.clone() {
             self.clear_in_flight(sequence);
         }
+    }
+
+    /// Returns `true` if a reader is the pinned one.
+    pub(super) fn is_active(&self, reader: u64) -> bool {
+        self.active == Some(reader)
     }
 
     /// Unpins a reader.

@@ -228,6 +228,19 @@ impl Deliveries {
         self.message.take()
     }
 
+    /// Returns `true` if the messages are delivered to this worker alone.
+    pub(crate) fn is_active(&self) -> bool {
+        let state = self.memory.state();
+        let consumer = state.streams.get(&self.binding.stream).and_then(|it| it.consumers.get(&self.binding.consumer));
+        consumer.is_some_and(|consumer| consumer.is_active(self.reader))
+    }
+
+    /// Forgets what has arrived, and has everything delivered again that is unacknowledged.
+    pub(crate) fn forget(&mut self) {
+        self.message = None;
+        self.memory.redeliver_pending(&self.binding);
+    }
+
     /// Lets another worker of an ordered handler become the active one.
     pub(crate) fn step_down(&mut self) {
         self.memory.step_down(&self.binding, self.reader);

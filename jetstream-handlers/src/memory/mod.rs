@@ -3,6 +3,7 @@
 //! It is meant for tests and demonstrations, and persists nothing.
 //! nats-server is the reference for its behaviour: the contract tests run on both.
 
+mod announcements;
 mod consumer;
 mod copies;
 mod deliveries;
@@ -14,6 +15,7 @@ mod refusal;
 mod server;
 mod stream;
 
+pub(crate) use announcements::Announcements;
 pub(crate) use deliveries::Deliveries;
 pub(crate) use faults::Faults;
 pub(crate) use ingest::Ingest;

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Faults;
+use super::announcements::Board;
 use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
@@ -41,6 +42,10 @@ pub(super) struct State {
     /// The number of readers of each consumer, by stream and name; a consumer without readers counts as idle.
     readers: BTreeMap<(String, String), usize>,
     pub(super) faults: Faults,
+    /// The number of instances of handlers with partitions so far.
+    pub(super) instances: u64,
+    /// What the instances of handlers tell each other, by subject.
+    pub(super) boards: BTreeMap<String, Board>,
     /// A random number, which tells the server from others.
     id: Id,
 }
@@ -458,6 +463,15 @@ impl Memory {
         });
     }
 
+    /// Has everything delivered again that is unacknowledged.
+    pub(super) fn redeliver_pending(&self, binding: &Binding) {
+        self.change(|state| {
+            if let Some(consumer) = state.consumer_mut(binding) {
+                consumer.redeliver_pending();
+            }
+        });
+    }
+
     /// Lets another reader of an ordered handler become the active one.
     pub(super) fn step_down(&self, binding: &Binding, reader: u64) {
         self.change(|state| {
@@ -506,6 +520,7 @@ fn found(consumer: &Consumer) -> FoundConsumer {
         created: None,
         ack_floor: consumer.ack_floor(),
         delivered: consumer.delivered(),
+        left: consumer.left(),
     }
 }
 

@@ -313,6 +313,7 @@ fn found(info: consumer::Info) -> FoundConsumer {
         created: Some(SystemTime::from(info.created)),
         ack_floor: info.ack_floor.stream_sequence,
         delivered: info.delivered.stream_sequence,
+        left: info.num_pending + info.num_ack_pending as u64,
         config: info.config,
     }
 }

@@ -1,6 +1,7 @@
 //! The transport over a connection to a NATS server.
 
 mod ack;
+mod announcements;
 mod api;
 mod client_errors;
 mod connect;
@@ -19,6 +20,7 @@ mod pull;
 mod violations;
 mod watchdog;
 
+pub(crate) use announcements::Announcements;
 pub(crate) use client_errors::ClientErrors;
 pub(crate) use connect::{ClientEvents, Environment, Servers, credentials_file, options, without_credentials};
 pub(crate) use connection::Connection;

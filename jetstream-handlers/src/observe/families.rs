@@ -78,6 +78,7 @@ families! {
     WAITING = "consumer_waiting", Gauge, OF_HANDLER, "pull requests that wait at the consumer; the same for all replicas";
     MAX_ACK_PENDING = "consumer_max_ack_pending", Gauge, OF_HANDLER, "limit of deliveries that are not acknowledged";
     OLDEST = "oldest_unsettled_seconds", Gauge, OF_HANDLER, "time for which the oldest message in this process is being handled";
+    ACTIVE = "partition_active", Gauge, OF_HANDLER, "1 while this process receives the messages of the partition, of a handler with partitions";
     UP = "handler_up", Gauge, WITH_STATE, "1 for the present state of the handler, 0 for the others";
     POLL_ERRORS = "poll_errors_total", Counter, WITH_TARGET, "requests for the gauges of the consumer and of dead letters that failed";
     PUBLISH = "publish_total", Counter, OF_PUBLISH, "messages that were published, by their outcome";

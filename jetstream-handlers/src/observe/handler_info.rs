@@ -60,6 +60,8 @@ pub struct HandlerInfo {
     pub ordered: bool,
     /// The place of the key by which the handler keeps the order, as in `customer.id`, `{tenant}` or `header(Tenant)`.
     pub key: Option<String>,
+    /// The number of partitions, each of which has a consumer: the name of the queue, a hyphen and the number.
+    pub partitions: Option<u32>,
     /// The maximum number of messages in one call, of a handler of batches.
     pub batch: Option<usize>,
     /// The time without an ack or in-progress signal after which the server redelivers a message.
@@ -88,7 +90,7 @@ pub struct HandlerInfo {
     pub description: Option<String>,
     /// The file and the line of the declaration.
     pub location: String,
-    /// The present state.
+    /// The present state; of a handler with partitions, that of one which does not run, if there is one.
     pub state: HandlerState,
 }
 
@@ -119,6 +121,7 @@ impl HandlerInfo {
             concurrency: plan.concurrency(),
             ordered: plan.ordered,
             key: plan.key.as_ref().map(ToString::to_string),
+            partitions: plan.partitions,
             batch: plan.batch,
             ack_wait: binding.map_or(plan.ack_wait(), |it| it.ack_wait.get()),
             timeout: plan.timeout(),
@@ -181,6 +184,7 @@ mod tests {
             location: "src/main.rs:7:1".to_owned(),
             description: "Bills an order.",
             plan,
+            partition: None,
             events: Vec::new(),
         };
         let info = HandlerInfo::new(&declaration, None, HandlerState::NotStarted, &Settings::default());
@@ -188,7 +192,7 @@ mod tests {
             info.to_string(),
             "app::bill: not_started, orders.created, orders.{id}.paid, queue billing, concurrency 4, group shop (src/main.rs:7:1)"
         );
-        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"retry_delays_seconds":[1.0,5.0,30.0,120.0],"deliver":"all","manage":"create","dead_letter":"dlq.*.billing","publish":null,"description":"Bills an order.","location":"src/main.rs:7:1","state":"not_started"}"#;
+        let json = r#"{"name":"app::bill","subjects":["orders.created","orders.{id}.paid"],"stream":null,"queue":"billing","group":"shop","broker":null,"concurrency":4,"ordered":false,"key":"header(Tenant)","partitions":null,"batch":null,"ack_wait_seconds":1.5,"timeout_seconds":1800.0,"max_deliver":5,"retry_delays_seconds":[1.0,5.0,30.0,120.0],"deliver":"all","manage":"create","dead_letter":"dlq.*.billing","publish":null,"description":"Bills an order.","location":"src/main.rs:7:1","state":"not_started"}"#;
         assert_eq!(serde_json::to_string(&info).unwrap_or_default(), json);
     }
 }

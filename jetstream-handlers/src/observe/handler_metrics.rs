@@ -27,6 +27,8 @@ pub(crate) struct HandlerMetrics {
     buffered: Gauge,
     concurrency: Gauge,
     oldest: Gauge,
+    /// Of a handler with partitions.
+    active: Option<Gauge>,
     pending: Gauge,
     ack_pending: Gauge,
     consumer_redelivered: Gauge,
@@ -54,7 +56,7 @@ pub(crate) enum Target {
 }
 
 impl HandlerMetrics {
-    pub(crate) fn new(handler: &str, Binding { stream, consumer, max_ack_pending, .. }: &Binding) -> Self {
+    pub(crate) fn new(handler: &str, Binding { stream, consumer, max_ack_pending, partition, .. }: &Binding) -> Self {
         let label = |name: &'static str, value: &str| Label::new(name, value.to_owned());
         let labels = [label("handler", handler), label("stream", stream), label("consumer", consumer)];
         let with = |name: &'static str, value: &'static str| {
@@ -78,6 +80,7 @@ impl HandlerMetrics {
             buffered: gauge!(names::BUFFERED_MESSAGES, plain()),
             concurrency: gauge!(names::CONCURRENCY, plain()),
             oldest: gauge!(names::OLDEST, plain()),
+            active: partition.as_ref().map(|_| gauge!(names::ACTIVE, plain())),
             pending: gauge!(names::PENDING, plain()),
             ack_pending: gauge!(names::ACK_PENDING, plain()),
             consumer_redelivered: gauge!(names::CONSUMER_REDELIVERED, plain()),
@@ -134,6 +137,9 @@ impl HandlerMetrics {
         self.in_flight.set(health.in_flight as f64);
         self.buffered.set(health.buffered as f64);
         self.concurrency.set(concurrency as f64);
+        if let (Some(gauge), Some(active)) = (&self.active, health.active) {
+            gauge.set(if active { 1.0 } else { 0.0 });
+        }
         self.oldest.set(health.oldest_in_flight.map(|since| since.elapsed()).unwrap_or_default());
         for (state, gauge) in STATES.iter().zip(&self.states) {
             gauge.set(if *state == HandlerState::from(&health.status) { 1.0 } else { 0.0 });

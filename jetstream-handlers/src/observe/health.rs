@@ -80,6 +80,11 @@ pub struct HandlerHealth {
     pub stream: String,
     /// The name of the durable consumer.
     pub queue: String,
+    /// The number of the partition, of a handler with [`partitions`](mod@crate::scale), each of which has a health of its
+    /// own.
+    pub partition: Option<u32>,
+    /// `true` if this instance receives the messages of the partition; `None` for a handler without partitions.
+    pub active: Option<bool>,
     /// The status of the handler.
     pub status: Status,
     /// `true` if an operator has paused the consumer, which is one of the reasons of [`Status::Degraded`].
@@ -218,13 +223,22 @@ impl fmt::Display for Health {
 
 impl fmt::Display for HandlerHealth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.handler, HandlerState::from(&self.status))?;
+        f.write_str(&self.handler)?;
+        if let Some(number) = self.partition {
+            write!(f, ", partition {number}")?;
+        }
+        write!(f, ": {}", HandlerState::from(&self.status))?;
         match &self.status {
             Status::Degraded { reason, since } | Status::Recovering { reason, since } => {
                 write!(f, " for {:.0?}: {reason}", since.elapsed())?;
             }
             Status::Failed { reason } => write!(f, ": {reason}")?,
             Status::Running | Status::Stopping | Status::Stopped => {}
+        }
+        match self.active {
+            Some(true) => f.write_str(", active")?,
+            Some(false) => f.write_str(", active elsewhere or idle")?,
+            None => {}
         }
         if let Some(since) = self.busy_since.filter(|since| since.elapsed() >= MIN_BUSY) {
             write!(f, ", no free slot for {:.0?}", since.elapsed())?;
@@ -278,6 +292,8 @@ struct HandlerForm<'a> {
     handler: &'a str,
     stream: &'a str,
     queue: &'a str,
+    partition: Option<u32>,
+    active: Option<bool>,
     status: HandlerState,
     reason: Option<&'a str>,
     status_seconds: Option<f64>,
@@ -316,6 +332,8 @@ impl Serialize for HandlerHealth {
             handler: &self.handler,
             stream: &self.stream,
             queue: &self.queue,
+            partition: self.partition,
+            active: self.active,
             status: HandlerState::from(&self.status),
             reason: reason.map(String::as_str),
             status_seconds: since.map(age),
@@ -344,6 +362,8 @@ mod tests {
             handler: "app::bill".to_owned(),
             stream: "ORDERS".to_owned(),
             queue: "billing".to_owned(),
+            partition: None,
+            active: None,
             status,
             paused: false,
             lag: None,
@@ -422,6 +442,8 @@ mod tests {
         };
         let ship = HandlerHealth {
             handler: "app::ship".to_owned(),
+            partition: Some(3),
+            active: Some(true),
             paused: true,
             status: Status::Degraded { reason: "paused".to_owned(), since: ago(3) },
             in_flight: 2,
@@ -441,11 +463,11 @@ mod tests {
         assert_eq!(lines[0], "not connected: authorization violation");
         let bill = "app::bill: failed: its runtime has ended, 3 buffered, lag 12, 1 unreadable messages set aside, last success ";
         assert!(lines[1].starts_with(bill) && lines[1].ends_with(" ago: no stock"), "{text}");
-        let ship = "app::ship: degraded for 3s: paused, no free slot for 20s, 2 in flight for up to 2.0s, 4 delayed";
+        let ship = "app::ship, partition 3: degraded for 3s: paused, active, no free slot for 20s, 2 in flight for up to 2.0s, 4 delayed";
         assert_eq!(lines[2], ship);
 
         let json = serde_json::to_string(&health).unwrap_or_default();
-        let bill = r#"{"handler":"app::bill","stream":"ORDERS","queue":"billing","status":"failed","reason":"its runtime has ended","status_seconds":null,"paused":false,"lag":12,"concurrency":4,"in_flight":2,"oldest_in_flight_seconds":null,"buffered":3,"delayed":0,"busy_seconds":null,"quarantined":1,"last_success":"2026-11-03T22:04:05.067Z","last_failure":{"at":"2026-11-03T22:04:05.067Z","error":"no stock"}}"#;
+        let bill = r#"{"handler":"app::bill","stream":"ORDERS","queue":"billing","partition":null,"active":null,"status":"failed","reason":"its runtime has ended","status_seconds":null,"paused":false,"lag":12,"concurrency":4,"in_flight":2,"oldest_in_flight_seconds":null,"buffered":3,"delayed":0,"busy_seconds":null,"quarantined":1,"last_success":"2026-11-03T22:04:05.067Z","last_failure":{"at":"2026-11-03T22:04:05.067Z","error":"no stock"}}"#;
         let broker = r#"{"connected":false,"healthy":false,"ready":false,"alive":false,"disconnected":"authorization violation","last_error":{"at":"2026-11-03T22:04:05.067Z","error":"authorization violation"},"handlers":["#;
         assert!(json.starts_with(&format!("{broker}{bill},")), "{json}");
         let ship: serde_json::Value = serde_json::to_value(&health.handlers[1]).unwrap_or_default();

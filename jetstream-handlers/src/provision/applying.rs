@@ -7,9 +7,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::consumers::restored_position;
+use super::drain::drain;
 use super::plan::{Change, ChangeAction, ChangeObject, ProvisionPlan};
 use super::planning::{fingerprint_of_consumer, fingerprint_of_stream, rank};
-use super::{commands, ownership};
+use super::{commands, drift, ownership};
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::FoundConsumer;
 use crate::error::api::ApiError;
@@ -42,9 +43,16 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
     let mut pending: Vec<_> = plan.pending().collect();
     pending.sort_by_key(|change| rank(change));
     // All of them before the first change, so that a plan which is out of date changes nothing.
+    let mut numbered = Vec::new();
     for change in &pending {
-        Target::read(transport, change, "nothing was changed").await?;
+        let target = Target::read(transport, change, "nothing was changed").await?;
+        if let Target::Consumer(found) = target
+            && changes_partitions(&found.config, change)
+        {
+            numbered.push((change.stream.clone().unwrap_or_default(), found.name().to_owned()));
+        }
     }
+    drain(transport, &numbered).await?;
     for (done, change) in pending.iter().enumerate() {
         let changed = format!("{done} of {} changes were made", pending.len());
         let target = Target::read(transport, change, &changed).await?;
@@ -52,6 +60,12 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
         tracing::info!("applied: {change}");
     }
     Ok(())
+}
+
+/// Returns `true` if a change gives a consumer of a partition another number of partitions.
+fn changes_partitions(found: &consumer::Config, change: &Change) -> bool {
+    let wanted = change.config.as_ref().and_then(|config| config["metadata"][drift::PARTITIONS_ENTRY].as_str());
+    wanted.is_some_and(|wanted| found.metadata.get(drift::PARTITIONS_ENTRY).is_none_or(|found| found != wanted))
 }
 
 /// Returns `true` if two identities are those of different servers or accounts.

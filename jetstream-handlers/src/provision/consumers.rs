@@ -62,6 +62,7 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
         metadata: (!handler.is_closure)
             .then(|| (ownership::HANDLER.to_owned(), handler.name.clone()))
             .into_iter()
+            .chain(plan.partitions.map(|partitions| (drift::PARTITIONS_ENTRY.to_owned(), partitions.to_string())))
             .collect(),
         // `backoff` stays empty: the server applies it to missed acks alone and adds it to the delay of a nak
         // (`consumer.go`, `processNak` and `checkPending`).
@@ -98,6 +99,11 @@ impl Compared {
     /// Returns `true` if the server can change every field that differs.
     pub(super) fn is_changeable(&self) -> bool {
         self.differences.iter().all(Difference::is_changeable)
+    }
+
+    /// Returns `true` if the handler has another number of partitions than the one that created the consumer.
+    pub(super) fn has_other_partitions(&self) -> bool {
+        self.differences.iter().any(|difference| difference.field == drift::PARTITIONS)
     }
 
     /// Returns the time at which another version of the program replaced the configuration that the handler needs, if it

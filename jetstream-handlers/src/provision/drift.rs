@@ -16,6 +16,12 @@ use crate::error::problem::Problem;
 /// starts.
 pub(super) const RESTORED: &str = "jetstream-handlers.restored-at";
 
+/// The metadata key of the number of partitions of the handler that a consumer belongs to.
+pub(super) const PARTITIONS_ENTRY: &str = "jetstream-handlers.partitions";
+
+/// The name of a difference in the number of partitions, which is in the metadata of each of their consumers.
+pub(super) const PARTITIONS: &str = "partitions";
+
 /// Returns the fields in which a consumer on the server differs from the configuration that a handler needs.
 ///
 /// Fields that no handler sets are not compared, so that an operator can set them: description, metadata, sampling,
@@ -34,6 +40,10 @@ pub(super) fn consumer(found: &consumer::Config, wanted: &consumer::Config, conc
     };
     compare("deliver_subject", false, target(found), target(wanted));
     compare("filter_subjects", true, filters(found), filters(wanted));
+    if let Some(wanted) = wanted.metadata.get(PARTITIONS_ENTRY) {
+        let found = found.metadata.get(PARTITIONS_ENTRY).map_or("unknown", String::as_str);
+        compare(PARTITIONS, true, found.to_owned(), wanted.clone());
+    }
     compare("ack_policy", false, lower_case(&found.ack_policy), lower_case(&wanted.ack_policy));
     compare("ack_wait", true, duration(found.ack_wait, 30), duration(wanted.ack_wait, 30));
     compare("backoff", true, format!("{:?}", found.backoff), format!("{:?}", wanted.backoff));

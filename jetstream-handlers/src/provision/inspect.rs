@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use super::consumers::{Compared, consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
-use super::{commands, notices};
+use super::{commands, drift, notices};
 use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
@@ -129,10 +129,17 @@ impl Inspection<'_> {
         let is_changed = match aim {
             Aim::Plan => manage != Manage::Bind,
             Aim::Export => true,
-            Aim::Start => manage == Manage::Update && found.is_changeable(),
+            Aim::Start => manage == Manage::Update && found.is_changeable() && !found.has_other_partitions(),
         };
-        if !found.differences.is_empty() && !is_changed {
-            match found.replaced_since(handler).filter(|_| aim == Aim::Start) {
+        // The problem is the same for all partitions.
+        let is_reported = found.has_other_partitions()
+            && self.problems.iter().any(|problem| {
+                problem.handler() == Some(&*handler.name)
+                    && problem.differences().iter().any(|it| it.field == drift::PARTITIONS)
+            });
+        if !found.differences.is_empty() && !is_changed && !is_reported {
+            let replaced_since = found.replaced_since(handler).filter(|_| !found.has_other_partitions());
+            match replaced_since.filter(|_| aim == Aim::Start) {
                 Some(since) => notices::adopted_consumer(handler, binding, &found.differences, since),
                 None => self.problems.push(found.problem(handler, binding)),
             }
@@ -160,7 +167,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         Some(DeadLetter::Off) => None,
         Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
         None => {
-            let subject = format!("dlq.{stream}.{}", plan.queue);
+            let subject = format!("dlq.{stream}.{}", handler.queue());
             Some(streams.transport.settings().subject(&subject).into_owned())
         }
     };
@@ -182,6 +189,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         incarnations: Incarnations::default(),
         sent_acks: SentAcks::default(),
         unfinished: plan.key.is_some().then(Arc::<Unfinished>::default),
+        partition: None,
         has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,
@@ -464,6 +472,7 @@ mod tests {
             is_closure: false,
             location,
             plan: crate::plan::Plan::new(subject, queue.to_owned()),
+            partition: None,
             events: Vec::new(),
         }
     }

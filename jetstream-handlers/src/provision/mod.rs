@@ -11,6 +11,7 @@ mod applying;
 mod commands;
 mod consumers;
 mod default_stream;
+mod drain;
 mod drift;
 mod export;
 mod inspect;

@@ -49,6 +49,8 @@ pub(crate) struct HandlerNeeds {
     pub(crate) reads_copy: bool,
     /// The stream of its dead letters.
     pub(crate) dead_letters: Option<String>,
+    /// The subject on which the instances of a handler with partitions announce what they claim.
+    pub(crate) announcements: Option<String>,
     /// The subjects to which it publishes: the key `publish`, and the events that it returns.
     pub(crate) outputs: Vec<String>,
 }
@@ -136,6 +138,7 @@ impl Collected<'_> {
             looks_up_own: false,
             reads_copy: false,
             dead_letters: None,
+            announcements: self.announcements(handler, &binding),
             outputs,
             binding,
         };
@@ -143,6 +146,12 @@ impl Collected<'_> {
         self.of_dead_letters(&mut needs).await;
         self.of_outputs(&mut needs).await;
         needs
+    }
+
+    /// Returns the subject of the announcements of a handler, once for all of its partitions.
+    fn announcements(&self, handler: &Declaration, binding: &Binding) -> Option<String> {
+        let of = handler.partition.as_ref().filter(|of| of.number == 0)?;
+        Some(self.streams.transport.settings().announcements(&binding.stream, &of.queue))
     }
 
     /// Adds the stream that a handler reads.

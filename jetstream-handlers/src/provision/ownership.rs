@@ -41,7 +41,8 @@ pub(super) fn lasting(metadata: &Metadata) -> Metadata {
 
 /// Returns `true` for an entry that a consumer keeps if it is deleted and created again.
 pub(super) fn survives(key: &str) -> bool {
-    !key.starts_with("_nats.") && (!key.starts_with(METADATA_PREFIX) || [HANDLER, REPLACED].contains(&key))
+    !key.starts_with("_nats.")
+        && (!key.starts_with(METADATA_PREFIX) || [HANDLER, drift::PARTITIONS_ENTRY, REPLACED].contains(&key))
 }
 
 /// Returns the fingerprint of the fields of a consumer that its handler sets.

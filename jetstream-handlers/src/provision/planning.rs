@@ -242,7 +242,10 @@ async fn orphans(
                 .bindings
                 .iter()
                 .any(|(_, binding)| binding.stream == *stream && binding.consumer == consumer.name());
-            if is_bound || !program.crates.contains(krate) || program.queues.contains(consumer.name()) {
+            let is_partition = consumer.config.metadata.contains_key(drift::PARTITIONS_ENTRY);
+            let is_surplus = is_partition && is_surplus(inspection, stream, consumer.name());
+            let is_needed = program.queues.contains(consumer.name()) && !is_surplus;
+            if is_bound || is_needed || !program.crates.contains(krate) {
                 continue;
             }
             let mut change = Change::new(ChangeObject::Consumer, ChangeAction::Orphan);
@@ -250,15 +253,30 @@ async fn orphans(
             change.consumer = Some(consumer.name().to_owned());
             change.handler = Some(owner.clone());
             change.risk = Some(Risk::Destructive);
-            change.consequence = Some(format!(
-                "no handler of this program has the queue any more; its position, stream sequence {}, is lost if it is deleted, which only `prune` does",
-                consumer.ack_floor
-            ));
+            let floor = consumer.ack_floor;
+            change.consequence = Some(match consumer.config.metadata.get(drift::PARTITIONS_ENTRY) {
+                Some(_) => format!(
+                    "no handler of this program has the partition any more, and {} of its messages are left, which nothing handles if it is deleted; only `prune` deletes it",
+                    consumer.left
+                ),
+                None => format!(
+                    "no handler of this program has the queue any more; its position, stream sequence {floor}, is lost if it is deleted, which only `prune` does"
+                ),
+            });
             change.found = Some(fingerprint_of_consumer(&consumer));
             orphans.push(change);
         }
     }
     orphans
+}
+
+/// Returns `true` if a name is that of a partition above the number that the handler has.
+fn is_surplus(inspection: &Inspection<'_>, stream: &str, consumer: &str) -> bool {
+    let Some((queue, number)) = consumer.rsplit_once('-') else { return false };
+    let of_queue = inspection.bindings.iter().any(|(handler, binding)| {
+        binding.stream == stream && handler.partition.as_ref().is_some_and(|of| of.queue == queue)
+    });
+    of_queue && number.parse::<u32>().is_ok()
 }
 
 fn blocked(problem: &Problem) -> Change {

@@ -21,6 +21,13 @@ pub(super) fn of_consumer(
     let limit = |limit: i64| if limit <= 0 { i64::MAX } else { limit };
     let (risk, consequence) = match difference.field {
         "filter_subjects" => filter_change(found, wanted, delivered),
+        drift::PARTITIONS => {
+            let (found, wanted) = (&difference.found, &difference.wanted);
+            let text = format!(
+                "a key may be in another partition: stop what publishes with {found} partitions, and keep this handler running with {found} partitions while the plan is applied, which waits until it has handled everything; then start it, and what publishes, with {wanted} partitions"
+            );
+            (Risk::Careful, text)
+        }
         "ack_wait" if wanted.ack_wait >= found.ack_wait => {
             let wait = wanted.ack_wait;
             (Risk::Safe, format!("messages of a process that crashed are redelivered after {wait:?}"))

@@ -87,6 +87,17 @@ impl Rights {
             let acks = format!("$JS.ACK.{stream}.{consumer}.>");
             self.permissions.add(Ack, acks, &[handler], "acknowledges messages");
         }
+        for HandlerNeeds { handler, announcements, .. } in &needs.handlers {
+            let Some(subject) = announcements else { continue };
+            let purpose = "announces the partitions of this instance, so that all have about as many";
+            self.permissions.add_optional(Message, subject.clone(), &[handler], purpose);
+            self.permissions.add_optional(
+                Subscribe,
+                subject.clone(),
+                &[handler],
+                "hears the partitions of the other instances",
+            );
+        }
     }
 
     /// Adds what a start reads before it creates anything, except for the consumers of the handlers.

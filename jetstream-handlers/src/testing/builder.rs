@@ -18,11 +18,12 @@ pub struct Builder {
     builder: crate::broker::Builder,
     handlers: Vec<Handler>,
     groups: Vec<String>,
+    replicas: usize,
 }
 
 impl Builder {
     pub(super) fn new() -> Self {
-        Self { builder: Broker::builder(), handlers: Vec::new(), groups: Vec::new() }
+        Self { builder: Broker::builder(), handlers: Vec::new(), groups: Vec::new(), replicas: 1 }
     }
 
     /// Adds a value that handlers take as [`State<T>`](crate::State); there is one value per type.
@@ -91,6 +92,14 @@ impl Builder {
         self
     }
 
+    /// Sets the number of replicas of the service that run the handlers; defaults to 1.
+    ///
+    /// They start one after the other, and share one recorder of calls.
+    pub fn replicas(mut self, replicas: usize) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
     /// Starts the handlers on an in-memory broker.
     ///
     /// # Panics
@@ -106,8 +115,8 @@ impl Builder {
     ///
     /// Returns the errors of [`Broker::start_all`].
     pub async fn try_start(self) -> Result<TestBroker, Error> {
-        let Self { builder, handlers, groups } = self;
-        start(builder.connect_in_memory(), handlers, groups, None).await
+        let Self { builder, handlers, groups, replicas } = self;
+        start(builder.connect_in_memory(), handlers, groups, None, replicas).await
     }
 
     /// Starts the handlers on the server and with the credentials of the environment, as
@@ -133,9 +142,11 @@ impl Builder {
     }
 
     async fn start_on(self, server: Server) -> TestBroker {
-        let Self { builder, handlers, groups } = self;
+        let Self { builder, handlers, groups, replicas } = self;
         let broker = server.connect(builder).await;
-        start(broker, handlers, groups, Some(server)).await.unwrap_or_else(|error| panic!("{}", chain(&error)))
+        start(broker, handlers, groups, Some(server), replicas)
+            .await
+            .unwrap_or_else(|error| panic!("{}", chain(&error)))
     }
 }
 
@@ -162,6 +173,7 @@ async fn start(
     handlers: Vec<Handler>,
     groups: Vec<String>,
     server: Option<Server>,
+    replicas: usize,
 ) -> Result<TestBroker, Error> {
     let all = || if broker.name().is_some() { all_of(broker.name()) } else { Ok(Handler::all()) };
     let handlers = match (&*handlers, &*groups) {
@@ -172,5 +184,5 @@ async fn start(
     if broker.name().is_some() {
         broker.refuse_others(&handlers)?;
     }
-    TestBroker::with_handlers(broker, handlers, server).await
+    TestBroker::with_handlers(broker, handlers, server, replicas).await
 }

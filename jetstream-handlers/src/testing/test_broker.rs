@@ -16,6 +16,7 @@ use crate::error::{Error, chain};
 use crate::handler::{Handler, Subscriber};
 use crate::memory::{Faults, Memory};
 use crate::message::Message;
+use crate::observe::health::Health;
 use crate::observe::recorder::Recorder;
 use crate::publish::PublishMessage;
 use crate::subject::covers;
@@ -35,6 +36,9 @@ const LIVE_POLL_INTERVAL: Duration = Duration::from_millis(10);
 pub struct TestBroker {
     broker: Broker,
     running: Running,
+    /// The handlers of the other replicas, in the order of their starts.
+    replicas: Vec<Running>,
+    handlers: Vec<Handler>,
     recorder: Recorder,
     /// The live server, unless the broker is in memory.
     server: Option<Server>,
@@ -59,12 +63,69 @@ impl TestBroker {
         broker: Broker,
         handlers: Vec<Handler>,
         server: Option<Server>,
+        replicas: usize,
     ) -> Result<Self, Error> {
         let recorder = Recorder::default();
-        let running = broker.start_recorded(handlers, recorder.clone()).await?;
-        let test_broker = Self { broker, running, recorder, server };
+        let running = broker.start_recorded(handlers.clone(), recorder.clone()).await?;
+        let mut test_broker = Self { broker, running, replicas: Vec::new(), handlers, recorder, server };
+        for _ in 1..replicas {
+            test_broker.start_replica().await?;
+        }
         test_broker.idle().await;
         Ok(test_broker)
+    }
+
+    async fn start_replica(&mut self) -> Result<(), Error> {
+        let replica = self.second_instance().await;
+        self.replicas.push(replica.start_recorded(self.handlers.clone(), self.recorder.clone()).await?);
+        Ok(())
+    }
+
+    /// Starts one more replica of the service, which has the same handlers and state; its calls are recorded as well.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the handlers cannot be started, with all their problems.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    /// use jetstream_handlers::testing::TestBroker;
+    ///
+    /// #[subscriber(subject = "orders.{partition}.created", queue = "billing", key = "customer", partitions = 4)]
+    /// async fn bill(order: serde_json::Value) {}
+    ///
+    /// #[jetstream_handlers::test(include(bill), replicas = 3)]
+    /// async fn replicas_share_the_partitions(mut broker: TestBroker) {
+    ///     broker.publish("orders.0.created", &serde_json::json!({ "customer": "acme" })).await;
+    ///     broker.add_replica().await;
+    ///     broker.remove_replica().await;
+    ///     broker.publish("orders.0.created", &serde_json::json!({ "customer": "acme" })).await;
+    ///     broker.handled::<bill>().times(2);
+    /// }
+    /// ```
+    pub async fn add_replica(&mut self) {
+        self.start_replica().await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        self.idle().await;
+    }
+
+    /// Stops the replica that was started last, gracefully; returns `false` if only the first is left.
+    ///
+    /// # Panics
+    ///
+    /// Panics if calls do not finish within the grace period.
+    pub async fn remove_replica(&mut self) -> bool {
+        let Some(replica) = self.replicas.pop() else { return false };
+        replica.shutdown().await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+        self.idle().await;
+        true
+    }
+
+    /// Returns the health of each replica, in the order of their starts.
+    pub fn replicas(&self) -> Vec<Health> {
+        let brokers = std::iter::once(&self.broker).chain(self.replicas.iter().map(|running| &running.broker));
+        brokers.map(Broker::health).collect()
     }
 
     /// Returns another broker on the same server, with the same state, as a second instance of the service has it.
@@ -187,7 +248,7 @@ impl TestBroker {
             Transport::Memory(memory) => memory.idle().await,
             Transport::Nats(_) => {
                 let polling = async {
-                    while !self.running.is_idle().await {
+                    while !self.running.is_idle(&self.replicas).await {
                         tokio::time::sleep(LIVE_POLL_INTERVAL).await;
                     }
                 };

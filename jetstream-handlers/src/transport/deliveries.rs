@@ -134,6 +134,31 @@ impl Deliveries {
         }
     }
 
+    /// Returns `true` if the server delivers the messages to this instance alone.
+    pub(crate) fn is_active(&self) -> bool {
+        match self {
+            Self::Nats(pull) => pull.is_active(),
+            Self::Memory(deliveries) => deliveries.is_active(),
+        }
+    }
+
+    /// Sets whether nothing is requested although this instance stays the active one.
+    pub(crate) fn hold(&mut self, held: bool) {
+        match self {
+            Self::Nats(pull) => pull.hold(held),
+            // The worker has no capacity meanwhile.
+            Self::Memory(_) => {}
+        }
+    }
+
+    /// Forgets what has arrived, after [`step_down`](Self::step_down): another instance is active.
+    pub(crate) fn forget(&mut self) {
+        match self {
+            Self::Nats(pull) => pull.forget(),
+            Self::Memory(deliveries) => deliveries.forget(),
+        }
+    }
+
     /// Lets another instance become the active one, and requests nothing until this time.
     pub(crate) async fn step_aside(&mut self, until: Instant) {
         match self {

@@ -3,6 +3,7 @@
 //! The layers above use streams and consumers without knowing the transport;
 //! the layers below do not decide how a message is settled.
 
+mod announcements;
 mod deliveries;
 mod publish;
 
@@ -12,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{consumer, stream};
 
+pub(crate) use announcements::Announcements;
 pub(crate) use publish::{Ingest, Pipeline};
 
 pub(crate) use deliveries::Deliveries;

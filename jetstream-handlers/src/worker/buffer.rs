@@ -40,6 +40,8 @@ struct Queue {
     /// The number of messages that were dropped, because they belong to another instance or are delivered again.
     lost: usize,
     closed: bool,
+    /// `true` while nothing may begin, because the partition is handed over.
+    held: bool,
 }
 
 impl Queue {
@@ -93,8 +95,11 @@ impl Queue {
         (self.messages.len().min(limits.messages), self.messages.len() >= most)
     }
 
-    /// Returns the time at which a batch is complete, which may have passed; `None` without a message.
+    /// Returns the time at which a batch is complete, which may have passed; `None` without a message that may begin.
     fn complete_at(&self, limits: BatchLimits) -> Option<Instant> {
+        if self.held {
+            return None;
+        }
         let first = self.messages.front()?.arrived;
         let (_, is_full) = self.batch(limits);
         Some(if is_full { first } else { first + limits.wait })
@@ -189,6 +194,9 @@ impl Buffer {
     /// Drops messages that had no signal for `max_age`, because the server has redelivered them.
     pub(super) fn pop<'a>(&self, now: Instant, max_age: Duration, place: &'a mut Option<Waiting>) -> Option<Next<'a>> {
         let mut queue = self.queue();
+        if queue.held {
+            return None;
+        }
         let refill = loop {
             *place = queue.messages.pop_front();
             let waiting = place.as_ref()?;
@@ -265,7 +273,7 @@ impl Buffer {
                 if queue.closed {
                     return None;
                 }
-                if !queue.messages.is_empty() {
+                if !queue.messages.is_empty() && !queue.held {
                     return Some(Instant::now());
                 }
                 if is_unneeded() {
@@ -329,7 +337,23 @@ impl Buffer {
 
     /// Returns `true` if messages wait for a slot.
     pub(super) fn has_messages(&self) -> bool {
-        !self.queue().messages.is_empty()
+        let queue = self.queue();
+        !queue.messages.is_empty() && !queue.held
+    }
+
+    /// Sets whether nothing may begin, because the partition is handed over.
+    pub(super) fn hold(&self, held: bool) {
+        let mut queue = self.queue();
+        queue.held = held;
+        if !held && !queue.messages.is_empty() {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Returns the messages that no slot has taken, which another instance handles.
+    pub(super) fn drain(&self) -> Vec<Message> {
+        let mut queue = self.queue();
+        queue.messages.drain(..).map(|waiting| waiting.message).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -16,6 +16,7 @@ mod dead_letter;
 mod delayed;
 mod denied_acks;
 mod guarded_call;
+mod hand_over;
 mod heartbeat;
 mod in_flight;
 mod key_order;
@@ -77,6 +78,7 @@ use buffer::{Buffer, BufferGuard};
 pub(crate) use buffered::Buffered;
 pub(crate) use delayed::Delayed;
 use denied_acks::DeniedAcks;
+use hand_over::HandOver;
 use max_deliveries::ExhaustedMessages;
 use prefetch::Prefetch;
 use quarantine::Quarantine;
@@ -129,6 +131,7 @@ pub(crate) struct Worker {
     exhausted: ExhaustedMessages,
     quarantine: Quarantine,
     uncovered: Uncovered,
+    hand_over: HandOver,
     denied_acks: DeniedAcks,
     output_streams: OutputStreams,
     /// The common prefix of the consumer's ack subjects, taken from the first message.
@@ -177,6 +180,7 @@ impl Worker {
             exhausted: ExhaustedMessages::default(),
             quarantine: Quarantine::default(),
             uncovered,
+            hand_over: HandOver::default(),
             denied_acks: DeniedAcks::default(),
             output_streams: OutputStreams::default(),
             ack_prefix: OnceLock::new(),
@@ -231,6 +235,13 @@ impl Worker {
             if self.uncovered.is_aside() && self.can_step_aside() {
                 Box::pin(self.step_aside(&mut deliveries)).await;
             }
+            if self.binding.partition.is_some() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    () = self.attend_to_partition(&mut deliveries) => {}
+                }
+            }
             deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;
@@ -266,6 +277,7 @@ impl Worker {
                 () = self.buffer.refill() => self.prefetch.used_up(),
                 () = self.buffer.capacity_changed() => {}
                 () = self.readiness.changed() => {}
+                () = self.partition_changed() => {}
             }
         }
         // Boxed, so that the task does not hold its size until then.
@@ -386,7 +398,7 @@ impl Worker {
     /// It is 0 until half of the buffered messages are used up, and while the handler is not ready for a call, except for
     /// a message with which acks are tried.
     fn capacity(&self, max: usize) -> usize {
-        if self.uncovered.is_aside() {
+        if self.uncovered.is_aside() || !self.may_request() {
             return 0;
         }
         if !self.is_ready() {

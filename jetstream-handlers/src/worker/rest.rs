@@ -9,6 +9,13 @@ impl Worker {
     /// Waits until something has arrived, or the handler stops.
     pub(super) async fn rest(&self, deliveries: &mut Deliveries, stop: &CancellationToken) {
         loop {
+            if self.binding.partition.is_some() {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = self.attend_to_partition(deliveries) => {}
+                }
+            }
             deliveries.set_capacity(self.capacity(deliveries.max_messages()), self.prefetch.mean());
             tokio::select! {
                 biased;
@@ -19,6 +26,7 @@ impl Worker {
                     }
                 }
                 () = self.readiness.changed() => {}
+                () = self.partition_changed() => {}
             }
         }
     }

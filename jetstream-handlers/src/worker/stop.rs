@@ -70,7 +70,8 @@ impl Worker {
         }
         let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
         let buffered = buffered.into_iter().map(|message| message.info);
-        let mut waiting: Vec<_> = buffered.chain(by_key).chain(self.uncovered.take()).collect();
+        let mut waiting: Vec<_> =
+            buffered.chain(by_key).chain(self.uncovered.take()).chain(self.hand_over.take_left()).collect();
         let is_connected = self.transport.is_connected();
         let settlement = if is_connected { Settlement::HandedBack } else { Settlement::Lost };
         self.observer.count(settlement, waiting.len());
@@ -125,7 +126,7 @@ impl Worker {
     /// Waits until the server has processed every answer.
     ///
     /// It processes the messages of one connection in order, so one reply confirms everything sent before.
-    async fn confirm_last_answers(&self) {
+    pub(super) async fn confirm_last_answers(&self) {
         // The request is about a message that has ended: it would restart the `ack_wait` of one that waits for its next
         // attempt.
         let last = self.slots.last();

@@ -155,7 +155,7 @@ fn stored(broker: &Broker, stream: &str) -> u64 {
 
 /// Returns `true` if a message is not acknowledged.
 async fn unsettled(running: &Running) -> bool {
-    !running.is_idle().await
+    !running.is_idle(&[]).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,7 +291,7 @@ async fn slots_are_made_for_calls_at_the_same_time_and_given_back() {
     assert_eq!(running.made_slots(), 16);
     permits.add_permits(13);
     settle().await;
-    assert!(running.is_idle().await);
+    assert!(running.is_idle(&[]).await);
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(running.made_slots(), 0);
     publish(&broker, 2).await;
@@ -299,7 +299,7 @@ async fn slots_are_made_for_calls_at_the_same_time_and_given_back() {
     assert_eq!(running.made_slots(), 2);
     permits.add_permits(2);
     settle().await;
-    assert!(running.is_idle().await);
+    assert!(running.is_idle(&[]).await);
     broker.disconnect().await.unwrap();
 }
 
@@ -310,7 +310,7 @@ async fn calls_that_end_at_once_need_one_slot() {
     for _ in 0..5 {
         publish(&broker, 100).await;
         settle().await;
-        assert!(running.is_idle().await);
+        assert!(running.is_idle(&[]).await);
         assert_eq!(running.made_slots(), 1);
     }
     broker.disconnect().await.unwrap();
@@ -335,7 +335,7 @@ async fn calls_that_wait_are_polled_only_to_make_progress() {
     let running = start_calls(&broker, plan, call).await;
     publish(&broker, CALLS as u64).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
-    assert!(running.is_idle().await);
+    assert!(running.is_idle(&[]).await);
     // At the beginning and at the end, and once for each time that the budget of the task was used up.
     let polls = polls.load(Ordering::Relaxed);
     assert!(polls <= 3 * CALLS, "{polls} polls");
@@ -360,14 +360,14 @@ async fn batches_have_slots_while_they_are_needed() {
     assert_eq!(running.made_slots(), 3);
     permits.add_permits(30);
     settle().await;
-    assert!(running.is_idle().await);
+    assert!(running.is_idle(&[]).await);
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(running.made_slots(), 0);
     // A batch that is not full is completed by its time.
     publish(&broker, 3).await;
     permits.add_permits(3);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert!(running.is_idle().await);
+    assert!(running.is_idle(&[]).await);
     broker.disconnect().await.unwrap();
 }
 

@@ -39,6 +39,7 @@ mod markers;
 mod operate;
 mod ordered;
 mod outputs;
+mod partitions;
 mod payloads;
 mod plans;
 mod publishes;

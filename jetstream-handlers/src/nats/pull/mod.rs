@@ -46,7 +46,7 @@ use crate::message::{Info, Message};
 use byte_limit::ByteLimit;
 use floor_reader::FloorReader;
 use losses::{Losses, Progress};
-use ordered::{Answer, Ordered, answer};
+use ordered::{Answer, Ordered, Pinned, answer};
 use own_inbox::Load;
 use reconnect::subscribe_to_advisories;
 use recovery::Recovery;
@@ -166,7 +166,10 @@ impl Pull {
             _advisories: advisories,
             phase: Phase::Open,
             capacity: 0,
-            limits: Limits::new(fetch_wait),
+            limits: match &binding.partition {
+                Some(_) => Limits::of_partition(fetch_wait),
+                None => Limits::new(fetch_wait),
+            },
             requests: Requests::default(),
             catching_up: None,
             byte_limit: ByteLimit::default(),
@@ -456,8 +459,10 @@ impl Pull {
         self.mark_healthy();
         self.floor.read_if_due(self.last_heard);
         let Some(order) = &mut self.order else { return push(message) };
-        if order.becomes_active(&message) {
-            self.requests.forget_unpinned();
+        match order.pinned(&message) {
+            Pinned::AsBefore => {}
+            Pinned::Anew => self.requests.forget_unpinned(),
+            Pinned::Former => return,
         }
         if let Some(message) = order.sequencer.pass(message) {
             // A `Resync` among the events precedes the message, and must not discard it.

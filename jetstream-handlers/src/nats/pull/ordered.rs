@@ -13,14 +13,14 @@ use futures::future::BoxFuture;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::action::{Action, Active};
+use super::action::{Action, Active, LONG_PERIOD};
 use super::gate::Gate;
 use super::missing::Missing;
 use super::reading::{Found, Reading, unread};
 use super::resequencer::{Resequencer, is_damaged};
 use super::sequencer::Sequencer;
 use super::{Connection, Pull};
-use crate::delivery::{AckedSequence, Binding, DeliveryEvent};
+use crate::delivery::{AckedSequence, Binding, DeliveryEvent, Partition};
 use crate::error::{Error, ErrorKind, chain};
 use crate::future::optional;
 use crate::message::Message;
@@ -36,6 +36,9 @@ const MAX_READ: usize = 5000;
 
 /// The maximum time during which nothing is requested because missing messages are examined.
 pub(super) const MAX_EXAMINATION: Duration = Duration::from_secs(3);
+
+/// The time by which the consumer's info of a partition that another instance claims is requested later.
+const WATCHED_PERIOD: Duration = Duration::from_secs(3);
 
 /// The timeout of releasing the pin.
 const UNPIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -67,14 +70,31 @@ pub(super) struct Ordered {
     verified_on: Option<u64>,
     /// The pin of this instance, while it is the active one.
     pin: Option<String>,
+    /// The pin that this instance had before: what the server has delivered with it belongs to another instance by now.
+    former_pin: Option<String>,
     /// `true` if it was logged that another instance is active.
     is_standby: bool,
     /// The time at which this instance last sent a request, which refreshes its pin.
     pin_refreshed: Instant,
     /// The time up to which nothing is requested, so that another instance becomes active.
     aside_until: Option<Instant>,
+    /// `true` while nothing is requested although this instance is active, because its partition is handed over.
+    is_held: bool,
+    /// The partition that the handler reads, if it has several.
+    partition: Option<Arc<Partition>>,
     /// The interval at which the pin is refreshed: a third of the consumer's `priority_timeout`.
     pin_period: Duration,
+}
+
+/// The meaning of the pin of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pinned {
+    /// It is that of the delivery before, or there is none.
+    AsBefore,
+    /// This instance is active from now on.
+    Anew,
+    /// It is one that this instance has lost.
+    Former,
 }
 
 /// An answer of the server about an ordered handler's consumer or its messages.
@@ -121,22 +141,36 @@ impl Ordered {
             requested_on: None,
             verified_on: None,
             pin: None,
+            former_pin: None,
             is_standby: false,
             pin_refreshed: Instant::now(),
             aside_until: None,
+            is_held: false,
+            partition: binding.partition.clone(),
             pin_period: binding.config.priority_timeout / 3,
         })
     }
 
-    /// Records the pin of a delivery; returns `true` if this instance is active from now on.
-    pub(super) fn becomes_active(&mut self, message: &Message) -> bool {
-        let Some(pin) = message.pin_id().filter(|pin| self.pin.as_deref() != Some(*pin)) else { return false };
+    /// Records the pin of a delivery.
+    pub(super) fn pinned(&mut self, message: &Message) -> Pinned {
+        let Some(pin) = message.pin_id().filter(|pin| self.pin.as_deref() != Some(*pin)) else {
+            return Pinned::AsBefore;
+        };
+        if self.former_pin.as_deref() == Some(pin) {
+            return Pinned::Former;
+        }
         self.pin = Some(pin.to_owned());
         self.pin_refreshed();
         self.is_standby = false;
         self.sequencer.request_now();
-        tracing::info!(handler = &*self.handler, "this instance is active");
-        true
+        match &self.partition {
+            // The share of the instance is logged as a whole.
+            Some(partition) => {
+                tracing::debug!(handler = &*self.handler, partition = partition.number, "this instance is active");
+            }
+            None => tracing::info!(handler = &*self.handler, "this instance is active"),
+        }
+        Pinned::Anew
     }
 
     /// Records that the connection may have ended at a message that the client library cannot read; holds requests until
@@ -152,9 +186,14 @@ impl Ordered {
         self.may_be_unreadable && Instant::now() < self.held_until
     }
 
-    /// Returns `true` while nothing is requested, so that another instance becomes active.
+    /// Returns `true` while nothing is requested, so that another instance is or becomes active.
     pub(super) fn is_aside(&self) -> bool {
-        self.aside_until.is_some_and(|until| Instant::now() < until)
+        self.is_held || self.is_left_to_others() || self.aside_until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns `true` if the messages of the partition are requested by other instances.
+    fn is_left_to_others(&self) -> bool {
+        self.partition.as_ref().is_some_and(|partition| !partition.is_wanted())
     }
 
     /// Returns `true` if a message was requested alone so often that it must be the one at which the connection ends.
@@ -179,7 +218,9 @@ impl Ordered {
 
     /// Forgets the pin and all deliveries: another instance is active, or none is.
     pub(super) fn unpinned(&mut self) {
-        self.pin = None;
+        if let Some(pin) = self.pin.take() {
+            self.former_pin = Some(pin);
+        }
         self.info = None;
         self.examining = None;
         self.sequencer.reset();
@@ -187,7 +228,7 @@ impl Ordered {
 
     /// Logs once that another instance is active.
     fn stand_by(&mut self) {
-        if !std::mem::replace(&mut self.is_standby, true) {
+        if self.partition.is_none() && !std::mem::replace(&mut self.is_standby, true) {
             tracing::info!(handler = &*self.handler, "another instance is active; this one is on standby");
         }
     }
@@ -202,7 +243,7 @@ impl Ordered {
         let request = self.request_at();
         let refresh = self.refresh_at();
         let held = self.awaits_examination().then_some(self.held_until);
-        let aside = self.aside_until.filter(|_| self.is_aside());
+        let aside = self.aside_until.filter(|until| Instant::now() < *until);
         request.into_iter().chain(refresh).chain(held).chain(aside).min()
     }
 
@@ -215,7 +256,15 @@ impl Ordered {
     /// whether any instance is active; otherwise `None`.
     fn request_at(&self) -> Option<Instant> {
         let needed = !self.sequencer.is_open() || self.group.is_some() && self.pin.is_none();
-        (needed && self.info.is_none()).then(|| self.sequencer.request_at())
+        let request_at = (needed && self.info.is_none() && !self.is_held).then(|| self.sequencer.request_at())?;
+        let later = match &self.partition {
+            Some(partition) if partition.is_wanted() => Duration::ZERO,
+            // Another instance watches its partitions closely.
+            Some(partition) if partition.is_claimed() => WATCHED_PERIOD,
+            Some(_) => LONG_PERIOD,
+            None => Duration::ZERO,
+        };
+        Some(request_at + later)
     }
 }
 
@@ -247,6 +296,27 @@ impl Pull {
         order.sequencer.on_request();
         let info = self.connection.consumer_info(&self.binding).await.ok()?;
         (order.sequencer.is_same_consumer(&info) && self.connection.epoch_now() == Some(epoch)).then_some(epoch)
+    }
+
+    /// Returns `true` if the server delivers the messages to this instance alone.
+    pub(crate) fn is_active(&self) -> bool {
+        self.order.as_ref().is_some_and(|order| order.pin.is_some())
+    }
+
+    /// Sets whether nothing is requested although this instance stays the active one.
+    pub(crate) fn hold(&mut self, held: bool) {
+        if let Some(order) = &mut self.order {
+            order.is_held = held;
+        }
+    }
+
+    /// Forgets what has arrived, after [`step_down`](Self::step_down): another instance is active.
+    pub(crate) fn forget(&mut self) {
+        self.requests.forget();
+        self.released.clear();
+        if let Some(order) = &mut self.order {
+            order.unpinned();
+        }
     }
 
     /// Lets another instance become active, and requests nothing until this time.
@@ -353,6 +423,10 @@ impl Pull {
         if same {
             self.resequence(&info).await;
         }
+        if self.order.as_ref().is_some_and(|order| order.is_left_to_others()) {
+            // No request has an answer that would show it.
+            self.mark_healthy();
+        }
     }
 
     /// Releases messages if everything unacknowledged has arrived; otherwise naks the missing ones.
@@ -362,6 +436,16 @@ impl Pull {
         self.floor.read_if_due(self.last_heard);
         let Some(order) = &mut self.order else { return };
         let active = order.active(info);
+        if let Some(partition) = &order.partition {
+            let waits_for = match (info.num_pending, info.num_ack_pending) {
+                _ if info.paused || active != Active::NoInstance => None,
+                (1.., _) => Some(Duration::ZERO),
+                // They are delivered again after their `ack_wait`.
+                (0, 1..) => Some(self.binding.ack_wait.get()),
+                (0, 0) => None,
+            };
+            partition.seen(waits_for);
+        }
         if active == Active::Other {
             order.stand_by();
             // A pin arrives with a delivery. Without one, the pin may be that of this instance, whose first delivery

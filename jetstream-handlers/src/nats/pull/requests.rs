@@ -42,6 +42,15 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// Returns the limits of the requests for one of several partitions.
+    ///
+    /// A request cannot be taken back, so that the first message after another instance has claimed the partition may
+    /// arrive here.
+    pub(super) fn of_partition(fetch_wait: Option<Duration>) -> Self {
+        let limits = Self::new(fetch_wait);
+        Self { max_expires: Some(fetch_wait.unwrap_or(INITIAL_EXPIRES)), ..limits }
+    }
+
     pub(super) fn new(fetch_wait: Option<Duration>) -> Self {
         Self {
             expires: fetch_wait.unwrap_or(INITIAL_EXPIRES),

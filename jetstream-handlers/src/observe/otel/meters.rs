@@ -41,7 +41,7 @@ pub(crate) struct HandlerMeters {
 
 impl HandlerMeters {
     pub(crate) fn new(handler: &Declaration, queue: &str, settings: &Settings) -> Self {
-        let subjects: Vec<_> = handler.plan.subject.iter().map(|subject| settings.declared(subject)).collect();
+        let subjects: Vec<_> = handler.subjects().iter().map(|subject| settings.declared(subject)).collect();
         let own = [
             KeyValue::new(attributes::CONSUMER_GROUP, queue.to_owned()),
             KeyValue::new(attributes::TEMPLATE, subjects.join(", ")),

@@ -53,7 +53,7 @@ impl Traces {
 
     pub(crate) fn new(handler: &Declaration, binding: &Binding, settings: &Settings) -> Self {
         Self {
-            subjects: handler.plan.subject.iter().map(|subject| Declared::new(subject, settings)).collect(),
+            subjects: handler.subjects().iter().map(|subject| Declared::new(subject, settings)).collect(),
             queue: binding.consumer.as_str().into(),
             stream: binding.stream.as_str().into(),
             is_exported: AtomicBool::new(false),
