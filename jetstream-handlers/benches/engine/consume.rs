@@ -270,6 +270,13 @@ impl Observer {
         }
     }
 
+    /// Waits until a consumer exists.
+    pub(crate) async fn exists(&self, durable: &str) {
+        while self.0.consumer_info(durable).await.is_err() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Waits until the server has the acks of all messages.
     pub(crate) async fn all_acked(&self, durable: &str) {
         loop {

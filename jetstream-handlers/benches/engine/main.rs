@@ -35,6 +35,7 @@ mod measure;
 mod nats_go;
 mod observed;
 mod order;
+mod partitions;
 mod publish;
 #[cfg(rivals)]
 mod rivals;
@@ -62,6 +63,10 @@ fn main() -> ExitCode {
                 run(&arguments.collect::<Vec<_>>());
                 return ExitCode::SUCCESS;
             }
+            partitions::WORK => {
+                partitions::work(&arguments.collect::<Vec<_>>());
+                return ExitCode::SUCCESS;
+            }
             "instr" => return instr::instr(&arguments.collect::<Vec<_>>()),
             _ => filters.push(argument),
         }
@@ -81,8 +86,8 @@ fn start_server() -> Server {
 
 fn groups() -> impl Iterator<Item = Group> {
     // The consumers of the idle handlers stay on the server, so these are last.
-    let consuming = [consume::groups(), observed::groups(), kinds::groups(), growth::groups(), large::groups()];
-    let others = [codecs::groups(), publish::groups(), latency::groups(), idle::groups()];
+    let consuming = [consume::groups(), observed::groups(), kinds::groups(), growth::groups(), partitions::groups()];
+    let others = [large::groups(), codecs::groups(), publish::groups(), latency::groups(), idle::groups()];
     consuming.into_iter().chain(others).flatten()
 }
 
