@@ -9,10 +9,8 @@ use syn::{Attribute, Data, DataEnum, DeriveInput, Fields, Lit, LitInt, LitStr, P
 
 use crate::errors::Errors;
 use crate::pattern::placeholders;
-use crate::{rules, spelling};
-
-/// The placeholder of the partition of an event.
-const PARTITION: &str = "partition";
+use crate::rules::{self, PARTITION};
+use crate::spelling;
 
 /// Expands `#[derive(Event)]`.
 pub(crate) fn derive(input: TokenStream) -> TokenStream {

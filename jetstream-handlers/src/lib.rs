@@ -91,6 +91,7 @@ mod broker;
 pub mod cli;
 mod codec;
 mod dead_letter;
+mod declaration;
 mod delivery;
 mod doctor;
 mod duration;

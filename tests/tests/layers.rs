@@ -32,6 +32,7 @@ const LAYERS: &[&[&str]] = &[
         "schema",
         "event",
         "plan",
+        "declaration",
         "settings",
         "delivery",
         "outcome",

@@ -4,8 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::channels::id_of;
 use super::messages::Message;
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
-use crate::plan::{DeadLetter, Declaration, Plan};
+use crate::plan::{DeadLetter, Plan};
 
 /// An operation on one subject.
 pub(super) struct Operation {

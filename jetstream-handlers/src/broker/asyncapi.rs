@@ -46,11 +46,10 @@ impl Broker {
         let declarations: Vec<_> = handlers.iter().map(|handler| &handler.declaration).collect();
         let (bindings, streams) = provision::planned(transport, &declarations, problems).await?;
         // A handler with partitions is described once, with its declared subjects.
-        let described: Vec<_> =
-            handlers.iter().zip(&bindings).filter(|(handler, _)| handler.declaration.is_first()).collect();
-        let whole: Vec<_> = described.iter().map(|(handler, _)| handler.whole()).collect();
+        let first = handlers.iter().zip(&bindings).filter(|(handler, _)| handler.declaration.is_first());
+        let whole: Vec<_> = first.map(|(handler, binding)| (handler.whole(), binding)).collect();
         let service = Service {
-            handlers: whole.iter().zip(described.into_iter().map(|(_, binding)| binding)).collect(),
+            handlers: whole.iter().map(|(handler, binding)| (handler, *binding)).collect(),
             streams: &streams,
             settings: transport.settings(),
             addresses: transport.addresses(),

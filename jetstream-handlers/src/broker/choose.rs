@@ -1,7 +1,7 @@
 //! The choice of a handler by text.
 
+use crate::declaration::is_named;
 use crate::error::{Error, ErrorKind};
-use crate::plan::is_named;
 
 /// Returns the index of the only handler that the text names, among these names and queues.
 pub(super) fn choose<'a>(

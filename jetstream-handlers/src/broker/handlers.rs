@@ -39,12 +39,12 @@ impl Broker {
                 .iter()
                 .filter(|worker| worker.is_first())
                 .map(|worker| {
-                    let of_handler = workers.iter().filter(|other| worker.is_of_same_handler(other));
-                    let states = of_handler.map(|other| HandlerState::from(&other.health(disconnect.as_ref()).status));
-                    let mut info = worker.info(disconnect.as_ref(), transport.settings());
+                    let of_handler = workers.iter().filter(|other| worker.has_partition_beside(other));
+                    let mut states = of_handler.map(|other| other.state(disconnect.as_ref()));
                     // One partition that does not run is what there is to see.
-                    info.state = states.into_iter().find(|state| *state != HandlerState::Running).unwrap_or(info.state);
-                    (info, worker.handler.clone())
+                    let other = states.find(|state| *state != HandlerState::Running);
+                    let state = other.unwrap_or_else(|| worker.state(disconnect.as_ref()));
+                    (worker.info(state, transport.settings()), worker.handler.clone())
                 })
                 .unzip()
         };
@@ -162,15 +162,18 @@ impl Broker {
 }
 
 impl WorkerHandle {
-    fn info(&self, disconnect: Option<&Disconnect>, settings: &Settings) -> HandlerInfo {
-        let state = HandlerState::from(&self.health(disconnect).status);
+    fn state(&self, disconnect: Option<&Disconnect>) -> HandlerState {
+        HandlerState::from(&self.health(disconnect).status)
+    }
+
+    fn info(&self, state: HandlerState, settings: &Settings) -> HandlerInfo {
         HandlerInfo::new(&self.handler.declaration.whole(), Some(&self.binding), state, settings)
     }
 
-    /// Returns `true` if both are workers of one handler, for different partitions or the same one.
-    fn is_of_same_handler(&self, other: &Self) -> bool {
+    /// Returns `true` if both are workers of different partitions of one handler.
+    fn has_partition_beside(&self, other: &Self) -> bool {
         let (own, other) = (&self.handler.declaration, &other.handler.declaration);
-        own.is_same(other) && own.queue() == other.queue()
+        own.is_same(other) && own.queue() == other.queue() && own.partition != other.partition
     }
 
     fn runs(&self, handler: &Handler) -> bool {

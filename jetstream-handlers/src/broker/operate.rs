@@ -10,10 +10,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::choose::choose;
 use super::{Broker, Inner};
+use crate::declaration::Declaration;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
 use crate::observe::times::optional_rfc3339;
-use crate::plan::Declaration;
 use crate::provision::stream_of;
 use crate::rules::MAX_DURATION;
 use crate::sync::lock;

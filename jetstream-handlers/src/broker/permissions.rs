@@ -2,10 +2,10 @@
 
 use super::Broker;
 use super::start::Checked;
+use crate::declaration::Declaration;
 use crate::error::Error;
 use crate::event::DeclaredEvent;
 use crate::pattern::filter;
-use crate::plan::Declaration;
 use crate::provision::{Needs, needs};
 use crate::rights::{PermissionLevel, Permissions, Sources};
 use crate::transport::Transport;

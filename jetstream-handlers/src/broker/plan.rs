@@ -2,9 +2,9 @@
 
 use super::Broker;
 use super::start::Checked;
+use crate::declaration::Declaration;
 use crate::error::{Error, ErrorKind};
 use crate::handler::Handler;
-use crate::plan::Declaration;
 use crate::provision::{ExportFormat, Program, ProvisionPlan, apply_plan, export, plan};
 use crate::transport::Transport;
 

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::running::{Running, StopOnDrop, WorkerHandle};
 use super::{Broker, Defaults, Inner};
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, Partition};
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
@@ -17,7 +18,6 @@ use crate::observe::observer::Observer;
 use crate::observe::recorder::Recorder;
 use crate::observe::status_cell::StatusCell;
 use crate::pattern::filter;
-use crate::plan::Declaration;
 use crate::prefix::Prefix;
 use crate::provision::{provision, shared_durable};
 use crate::rules;

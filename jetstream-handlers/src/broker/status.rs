@@ -9,9 +9,9 @@ use futures::stream;
 use super::Broker;
 use super::letters::count_letters;
 use super::start::Checked;
+use crate::declaration::Declaration;
 use crate::error::Error;
 use crate::observe::handler_status::{HandlerStatus, StatusCounts};
-use crate::plan::Declaration;
 use crate::provision::{self, Inspection};
 use crate::transport::Transport;
 

@@ -11,11 +11,11 @@ use bytes::Bytes;
 
 use super::draft::{HEADER_BLOCK, ORIGINAL_PREFIX, PREFIX, UNREADABLE, kept_headers};
 use super::parts::{Content, PARTS_KEY, Part};
+use crate::declaration::is_named;
 use crate::error::printable::printable;
 use crate::message::replayed::REPLAY_OF;
 use crate::message::{Stored, header_block, reserved};
 use crate::outcome::Reason;
-use crate::plan::is_named;
 
 /// The header of a compressed payload.
 const CONTENT_ENCODING: &str = "Content-Encoding";

@@ -13,12 +13,13 @@ use std::sync::Arc;
 
 use crate::codec::PayloadFormat;
 use crate::dead_letter::is_part;
+use crate::declaration::Declaration;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::extract::{Context, Delivery, Problems, Results};
 use crate::key::{Key, Place};
 use crate::message::Message;
-use crate::plan::{Declaration, Plan};
+use crate::plan::Plan;
 use crate::rules;
 #[cfg(feature = "asyncapi")]
 use crate::schema::Signature;

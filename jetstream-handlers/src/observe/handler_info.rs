@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::handler_state::HandlerState;
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
-use crate::plan::{DeadLetter, Declaration};
+use crate::plan::DeadLetter;
 use crate::settings::Settings;
 
 /// The number of delays that are described.

@@ -9,10 +9,10 @@ use super::queued::Queued;
 use super::recorder::{Call, Recorder};
 use super::settled::{Called, Failed, Next, Settled, SettledEvent, Settlement};
 use super::span::{self, Spans};
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Info, Message};
 use crate::outcome::{Failure, Outcome, Reason};
-use crate::plan::Declaration;
 use crate::settings::Settings;
 
 /// The observer of one handler.

@@ -16,9 +16,9 @@ use tracing::{Instrument as _, Span};
 use super::otel::process::Traces;
 use super::settled::{Settled, Settlement};
 use super::trace_context::TraceParent;
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
 use crate::message::{DeliveryId, Message};
-use crate::plan::Declaration;
 use crate::settings::Settings;
 
 /// The target of the spans, by which a filter disables them.

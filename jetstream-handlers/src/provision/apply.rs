@@ -9,10 +9,11 @@ use super::stored::{any_covers, listened};
 use super::streams::{KnownStream, overlap_on_server, read_stream};
 use super::unfit::created_otherwise;
 use super::{drift, notices, ownership};
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, Origin};
 use crate::error::Error;
 use crate::error::problem::{Few, Problem};
-use crate::plan::{Declaration, Manage};
+use crate::plan::Manage;
 use crate::transport::Transport;
 
 /// Creates what is missing, and returns the binding of every handler.

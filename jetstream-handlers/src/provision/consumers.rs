@@ -8,12 +8,13 @@ use async_nats::jetstream::{ErrorCode, consumer};
 use tokio::time::timeout;
 
 use super::{commands, drift, ownership};
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, FoundConsumer, Incarnations, Origin};
 use crate::error::api::ApiError;
 use crate::error::difference::{Difference, Listed};
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
-use crate::plan::{Declaration, Deliver, Manage};
+use crate::plan::{Deliver, Manage};
 use crate::transport::Transport;
 
 /// The priority group of the consumer of an ordered handler, or of one with a key; each pull request names it.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::declaration::queue_of_partition;
 use crate::error::{Error, ErrorKind};
 use crate::transport::Transport;
 
@@ -33,9 +34,8 @@ impl Former {
         let consumers = transport.found_consumers(stream).await;
         let consumers =
             consumers.map_err(|error| error.into_error(&format!("listing the consumers of stream `{stream}`")))?;
-        let is_partition =
-            |name: &str| name.rsplit_once('-').is_some_and(|(of, number)| of == queue && number.parse::<u32>().is_ok());
-        let partitions: Vec<_> = consumers.iter().filter(|consumer| is_partition(consumer.name())).collect();
+        let partitions: Vec<_> =
+            consumers.iter().filter(|it| queue_of_partition(it.name()) == Some(queue.as_str())).collect();
         Ok((partitions.iter().map(|consumer| consumer.left).sum(), partitions.len()))
     }
 
@@ -76,8 +76,8 @@ impl Former {
 /// Returns an error if no message ends for 30 s, and some are left.
 pub(super) async fn drain(transport: &Transport, consumers: &[(String, String)]) -> Result<(), Error> {
     let former = consumers.iter().filter_map(|(stream, consumer)| {
-        let (queue, _) = consumer.rsplit_once('-')?;
-        Some(Former { stream: stream.clone(), queue: queue.to_owned() })
+        let queue = queue_of_partition(consumer)?.to_owned();
+        Some(Former { stream: stream.clone(), queue })
     });
     for former in former.collect::<BTreeSet<_>>() {
         former.until_drained(transport).await?;

@@ -12,10 +12,11 @@ use super::consumers::{Compared, consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
 use super::{commands, drift, notices};
+use crate::declaration::Declaration;
 use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
-use crate::plan::{DeadLetter, Declaration, Deliver, Manage, Plan};
+use crate::plan::{DeadLetter, Deliver, Manage, Plan};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
 
@@ -126,20 +127,21 @@ impl Inspection<'_> {
         let (handler, binding) = &mut self.bindings[index];
         binding.has_floor = true;
         binding.adopt(found.consumer.clone());
+        let other_partitions = found.has_other_partitions();
         let is_changed = match aim {
             Aim::Plan => manage != Manage::Bind,
             Aim::Export => true,
-            Aim::Start => manage == Manage::Update && found.is_changeable() && !found.has_other_partitions(),
+            Aim::Start => manage == Manage::Update && found.is_changeable() && !other_partitions,
         };
         // The problem is the same for all partitions.
-        let is_reported = found.has_other_partitions()
+        let is_reported = other_partitions
             && self.problems.iter().any(|problem| {
                 problem.handler() == Some(&*handler.name)
                     && problem.differences().iter().any(|it| it.field == drift::PARTITIONS)
             });
         if !found.differences.is_empty() && !is_changed && !is_reported {
-            let replaced_since = found.replaced_since(handler).filter(|_| !found.has_other_partitions());
-            match replaced_since.filter(|_| aim == Aim::Start) {
+            let replaced_since = found.replaced_since(handler);
+            match replaced_since.filter(|_| aim == Aim::Start && !other_partitions) {
                 Some(since) => notices::adopted_consumer(handler, binding, &found.differences, since),
                 None => self.problems.push(found.problem(handler, binding)),
             }

@@ -41,10 +41,10 @@ pub(crate) use preflight::has_tiers;
 pub(crate) use snapshot::loaded;
 pub(crate) use wide_filters::{NARROW_FILTER, WideFilters};
 
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
 use crate::error::Error;
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::Declaration;
 use crate::transport::Transport;
 use stored::{any_covers, listened};
 use streams::{Aim, Streams};

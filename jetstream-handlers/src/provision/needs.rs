@@ -10,10 +10,11 @@ use super::default_stream::default_name;
 use super::inspect::inspect;
 use super::stored::{any_covers, any_overlaps, listened, stored_directly, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, filters};
 use crate::error::Error;
 use crate::error::problem::Purpose;
-use crate::plan::{Declaration, Manage};
+use crate::plan::Manage;
 use crate::subject::has_wildcard;
 use crate::transport::Transport;
 

@@ -6,9 +6,9 @@ use async_nats::jetstream::consumer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, OutputStream};
 use crate::error::difference::{Difference, Listed};
-use crate::plan::Declaration;
 
 /// The number of pull requests below which instances of a service may not all be served.
 pub(crate) const FEW_REQUESTS: i64 = 8;

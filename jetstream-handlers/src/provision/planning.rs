@@ -12,11 +12,12 @@ use super::inspect::{Inspection, inspect};
 use super::plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 use super::streams::{Aim, KnownStream};
 use super::{drift, ownership, preflight, risk};
+use crate::declaration::{Declaration, queue_of_partition};
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
-use crate::plan::{Declaration, Deliver, Manage};
+use crate::plan::{Deliver, Manage};
 use crate::text::fingerprint;
 use crate::transport::Transport;
 
@@ -243,7 +244,7 @@ async fn orphans(
                 .iter()
                 .any(|(_, binding)| binding.stream == *stream && binding.consumer == consumer.name());
             let is_partition = consumer.config.metadata.contains_key(drift::PARTITIONS_ENTRY);
-            let is_surplus = is_partition && is_surplus(inspection, stream, consumer.name());
+            let is_surplus = is_partition && has_partitions(inspection, stream, consumer.name());
             let is_needed = program.queues.contains(consumer.name()) && !is_surplus;
             if is_bound || is_needed || !program.crates.contains(krate) {
                 continue;
@@ -253,15 +254,16 @@ async fn orphans(
             change.consumer = Some(consumer.name().to_owned());
             change.handler = Some(owner.clone());
             change.risk = Some(Risk::Destructive);
-            let floor = consumer.ack_floor;
-            change.consequence = Some(match consumer.config.metadata.get(drift::PARTITIONS_ENTRY) {
-                Some(_) => format!(
+            change.consequence = Some(if is_partition {
+                format!(
                     "no handler of this program has the partition any more, and {} of its messages are left, which nothing handles if it is deleted; only `prune` deletes it",
                     consumer.left
-                ),
-                None => format!(
-                    "no handler of this program has the queue any more; its position, stream sequence {floor}, is lost if it is deleted, which only `prune` does"
-                ),
+                )
+            } else {
+                format!(
+                    "no handler of this program has the queue any more; its position, stream sequence {}, is lost if it is deleted, which only `prune` does",
+                    consumer.ack_floor
+                )
             });
             change.found = Some(fingerprint_of_consumer(&consumer));
             orphans.push(change);
@@ -270,13 +272,13 @@ async fn orphans(
     orphans
 }
 
-/// Returns `true` if a name is that of a partition above the number that the handler has.
-fn is_surplus(inspection: &Inspection<'_>, stream: &str, consumer: &str) -> bool {
-    let Some((queue, number)) = consumer.rsplit_once('-') else { return false };
-    let of_queue = inspection.bindings.iter().any(|(handler, binding)| {
-        binding.stream == stream && handler.partition.as_ref().is_some_and(|of| of.queue == queue)
-    });
-    of_queue && number.parse::<u32>().is_ok()
+/// Returns `true` if a handler on a stream has partitions, and the name of a consumer is that of one of them, whatever its
+/// number is.
+fn has_partitions(inspection: &Inspection<'_>, stream: &str, consumer: &str) -> bool {
+    let of = queue_of_partition(consumer);
+    inspection.bindings.iter().any(|(handler, binding)| {
+        binding.stream == stream && handler.partition.is_some() && Some(handler.queue()) == of
+    })
 }
 
 fn blocked(problem: &Problem) -> Change {

@@ -14,9 +14,10 @@ use super::unfit::{
     Changeable, fix, missing, name_taken, no_default_name, not_covered, partly, published_only, wrong_stream,
 };
 use super::{drift, notices, ownership, unfit};
+use crate::declaration::Declaration;
 use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
-use crate::plan::{Declaration, Manage};
+use crate::plan::Manage;
 use crate::settings::Settings;
 use crate::subject::{has_wildcard, overlap};
 use crate::transport::Transport;

@@ -151,8 +151,7 @@ impl Worker {
     fn take_waiting(&self) -> Vec<Info> {
         let mut waiting: Vec<_> =
             self.buffers().flat_map(|buffer| buffer.drain()).map(|message| message.info).collect();
-        let by_key = self.buffer.keys(std::mem::take).into_deliveries();
-        waiting.extend(by_key.into_iter().map(|delivery| self.info(delivery)));
+        waiting.extend(self.take_by_key());
         waiting.sort_by_key(Info::stream_sequence);
         waiting
     }

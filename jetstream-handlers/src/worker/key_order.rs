@@ -114,6 +114,12 @@ impl Worker {
         }
     }
 
+    /// Takes the messages that wait for others of their keys, or for their next attempt in this process.
+    pub(super) fn take_by_key(&self) -> Vec<Info> {
+        let deliveries = self.buffer.keys(std::mem::take).into_deliveries();
+        deliveries.into_iter().map(|delivery| self.info(delivery)).collect()
+    }
+
     /// Leaves a delivery without an answer; one with a key is examined again, so that the later ones wait for it.
     pub(super) fn leave(&self, message: &Message, settled: Option<Settled>) -> Option<Settled> {
         if settled.is_none()

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use tokio::time::timeout;
 
 use super::Worker;
+use crate::declaration::Declaration;
 use crate::error::{Error, ErrorKind};
-use crate::plan::Declaration;
 use crate::provision::restore_consumer;
 
 /// The timeout of restoring a consumer.

@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
+use crate::declaration::Declaration;
 use crate::error::problem::Problem;
 use crate::error::{Error, ErrorKind};
 use crate::message::Info;
 use crate::observe::settled::Settlement;
-use crate::plan::Declaration;
 use crate::transport::Deliveries;
 
 /// The timeout of a round trip to the server, whose reply never arrives without the permission for inboxes.
@@ -63,12 +63,11 @@ impl Worker {
         let mut buffered: Vec<_> = self.buffers().flat_map(|buffer| buffer.close(self.max_age())).collect();
         self.readiness.wake();
         self.report_lost();
-        let by_key = self.buffer.keys(std::mem::take).into_deliveries();
+        let by_key = self.take_by_key();
         while let Some(message) = deliveries.last().await {
             self.observer.received(&message.info);
             buffered.push(message);
         }
-        let by_key = by_key.into_iter().map(|delivery| self.info(delivery));
         let buffered = buffered.into_iter().map(|message| message.info);
         let mut waiting: Vec<_> =
             buffered.chain(by_key).chain(self.uncovered.take()).chain(self.hand_over.take_left()).collect();

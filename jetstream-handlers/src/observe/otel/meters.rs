@@ -8,7 +8,7 @@ use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{InstrumentationScope, KeyValue, global};
 
 use super::attributes::{self, operation};
-use crate::plan::Declaration;
+use crate::declaration::Declaration;
 use crate::settings::Settings;
 
 /// The upper bounds that the conventions define for durations in seconds.

@@ -10,10 +10,10 @@ use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 use super::attributes::{self, operation};
 use super::{has_trace, propagation, set};
+use crate::declaration::Declaration;
 use crate::delivery::Binding;
 use crate::message::Message;
 use crate::pattern::filter;
-use crate::plan::Declaration;
 use crate::settings::Settings;
 use crate::subject::covers;
 

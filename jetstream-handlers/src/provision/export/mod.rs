@@ -14,9 +14,9 @@ use super::ownership;
 use super::planning::json;
 use super::snapshot::{ConsumerOf, Snapshot};
 use super::streams::Aim;
+use crate::declaration::Declaration;
 use crate::error::Error;
 use crate::error::problem::Problem;
-use crate::plan::Declaration;
 use crate::transport::Transport;
 
 /// A format in which [`Broker::export`](crate::Broker::export) writes streams and consumers.
