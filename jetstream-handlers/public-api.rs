@@ -1181,6 +1181,8 @@ impl Message {
     pub fn payload(&self) -> &Bytes {}
     pub fn header(&self, name: &str) -> Option<&str> {}
     pub fn idempotency_key(&self) -> Cow<'_, str> {}
+    pub fn origin_stream(&self) -> &str {}
+    pub fn origin_sequence(&self) -> u64 {}
     pub fn info(&self) -> &Info {}
 }
 

@@ -417,12 +417,38 @@ fn partition_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)
         let text = "`single_instance` excludes `partitions`, which several instances share; remove one of them";
         add("single_instance", text.to_owned());
     }
-    let without = |subject: &&Cow<'_, str>| placeholders(subject).all(|it| it.name != PARTITION || it.is_rest);
-    if let Some(subject) = settings.subjects().iter().find(without) {
-        let text = format!(
-            "`partitions` is {partitions}, but the subject `{subject}` has no place for the number of a partition; write `{{{PARTITION}}}` for one of its tokens, as in `orders.{{{PARTITION}}}.created`"
+    let has_place = |subject: &&Cow<'_, str>| placeholders(subject).any(|it| it.name == PARTITION && !it.is_rest);
+    let without: Vec<_> = settings.subjects().iter().filter(|subject| !has_place(subject)).collect();
+    let Some(subject) = without.first() else { return found };
+    let example = format!("write `{{{PARTITION}}}` for one of its tokens, as in `orders.{{{PARTITION}}}.created`");
+    // The server can compute the number only from tokens of the subject.
+    let key = match settings.find("key") {
+        Some(Setting::Text(key)) => Placeholder::parse(key).map(|it| it.name),
+        _ => None,
+    };
+    let is_token = |subject: &&Cow<'_, str>| placeholders(subject).any(|it| Some(it.name) == key && !it.is_rest);
+    if without.len() < settings.subjects().len() {
+        add(
+            "partitions",
+            format!(
+                "`partitions` is {partitions}, but the subject `{subject}` has no place for the number of a partition, and another one has; {example}"
+            ),
         );
-        add("partitions", text);
+    } else if key.is_none() {
+        add(
+            "partitions",
+            format!(
+                "`partitions` is {partitions}, but the subject `{subject}` has no place for the number of a partition, which what publishes the message would compute; {example}, or make the key a token of the subject, as in `orders.{{customer}}.created` with `key = \"{{customer}}\"`, so that the server computes it"
+            ),
+        );
+    } else if let Some(subject) = without.iter().find(|subject| !is_token(subject) && key_problems(settings).is_none())
+    {
+        add(
+            "partitions",
+            format!(
+                "`partitions` is {partitions}, but the key is more than one token of the subject `{subject}`, from which the server cannot compute the number of a partition; make it one token, or {example}"
+            ),
+        );
     }
     found
 }

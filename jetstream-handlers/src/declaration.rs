@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::plan::{Plan, Subjects};
+use crate::partition::{DERIVED, consumer_of_partition};
+use crate::plan::{Deliver, Plan, Subjects};
 
 /// The declaration of a handler: its name, its source location, and its settings.
 #[derive(Debug, Clone)]
@@ -23,13 +24,11 @@ pub(crate) struct Declaration {
 }
 
 /// One of the partitions of a handler, each of which has a consumer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct PartitionOf {
     pub(crate) number: u32,
-    /// The subjects of the handler, with the placeholder of the number.
-    pub(crate) subject: Subjects,
-    /// The `queue` of the handler, which begins the names of its consumers.
-    pub(crate) queue: Cow<'static, str>,
+    /// The settings of the whole handler: its `queue` begins the names of the consumers.
+    pub(crate) whole: Box<Plan>,
 }
 
 /// Returns `true` if a text names a handler: its full path, the end of that path, or its queue.
@@ -38,26 +37,27 @@ pub(crate) fn is_named(name: &str, queue: &str, text: &str) -> bool {
     queue == text || path.is_some_and(|path| path.is_empty() || path.ends_with("::"))
 }
 
-/// Returns the name of the consumer of one partition.
-fn consumer_of_partition(queue: &str, number: u32) -> String {
-    format!("{queue}-{number}")
-}
-
-/// Returns the `queue` of the handler of which a consumer with this name is one partition; `None` for any other name.
-pub(crate) fn queue_of_partition(consumer: &str) -> Option<&str> {
-    let (queue, number) = consumer.rsplit_once('-')?;
-    number.parse::<u32>().is_ok().then_some(queue)
-}
-
 impl Declaration {
     /// Returns the subjects of the handler as they were declared.
     pub(crate) fn subjects(&self) -> &Subjects {
-        self.partition.as_ref().map_or(&self.plan.subject, |of| &of.subject)
+        self.partition.as_ref().map_or(&self.plan.subject, |of| &of.whole.subject)
+    }
+
+    /// Returns the subjects of the messages with which the handler is called: those of its consumer, or of the origin of a
+    /// derived stream.
+    pub(crate) fn received(&self) -> &Subjects {
+        if self.is_derived() { self.subjects() } else { &self.plan.subject }
+    }
+
+    /// Returns `true` if the handler reads a stream that the server derives from another one, to add the number of the
+    /// partition.
+    pub(crate) fn is_derived(&self) -> bool {
+        self.partition.as_ref().is_some_and(|of| of.whole.is_derived())
     }
 
     /// Returns the `queue` of the handler, which is the name of its consumer, or the beginning of it if it has several.
     pub(crate) fn queue(&self) -> &str {
-        self.partition.as_ref().map_or(&*self.plan.queue, |of| &*of.queue)
+        self.partition.as_ref().map_or(&*self.plan.queue, |of| &*of.whole.queue)
     }
 
     /// Returns `true` if this is the only declaration of the handler, or that of its first partition.
@@ -68,8 +68,8 @@ impl Declaration {
     /// Returns the declaration of the whole handler, of which this may be one partition.
     pub(crate) fn whole(&self) -> Self {
         let mut whole = self.clone();
-        if let Some(PartitionOf { subject, queue, .. }) = whole.partition.take() {
-            (whole.plan.subject, whole.plan.queue) = (subject, queue);
+        if let Some(of) = whole.partition.take() {
+            whole.plan = *of.whole;
         }
         whole
     }
@@ -79,11 +79,17 @@ impl Declaration {
         let Some(count) = self.plan.partitions.filter(|_| self.partition.is_none()) else { return vec![self.clone()] };
         let of_partition = |number| {
             let mut declaration = self.clone();
-            let Plan { queue, subject, .. } = &mut declaration.plan;
-            let of = PartitionOf { number, subject: subject.clone(), queue: queue.clone() };
-            *subject = subject.in_partition(number);
+            let whole = Box::new(declaration.plan.clone());
+            let Plan { queue, subject, deliver, .. } = &mut declaration.plan;
+            if whole.is_derived() {
+                *subject = Subjects::from(format!("{DERIVED}.{number}"));
+                // It decides where the copy begins, and is not needed for the stream with the copies.
+                *deliver = Deliver::All;
+            } else {
+                *subject = subject.in_partition(number);
+            }
             *queue = Cow::Owned(consumer_of_partition(queue, number));
-            declaration.partition = Some(of);
+            declaration.partition = Some(PartitionOf { number, whole });
             declaration
         };
         (0..count).map(of_partition).collect()
@@ -92,18 +98,5 @@ impl Declaration {
     /// Returns `true` if both declare the same function; two in different function bodies may have the same name.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.name == other.name && self.location == other.location
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn consumer_of_a_partition_names_the_queue() {
-        assert_eq!(queue_of_partition(&consumer_of_partition("order-billing", 11)), Some("order-billing"));
-        for name in ["billing", "order-billing", "billing-", "billing--", "billing-4294967296"] {
-            assert_eq!(queue_of_partition(name), None, "{name}");
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! The partitions of keys, by the hash of the server.
+//! The partitions of keys, by the hash of the server, and the names of what they have on it.
 
 /// Returns the partition of a key, from 0 to `partitions - 1`: the same number that the server computes for
 /// `{{partition(12,1)}}` in a subject transform, if the key is the first wildcard.
@@ -31,9 +31,36 @@ pub fn partition(key: impl AsRef<[u8]>, partitions: u32) -> u32 {
     hash % partitions.max(1)
 }
 
+/// The first token of the subjects in a derived stream, before the number of the partition.
+pub(crate) const DERIVED: &str = "partition";
+
+/// Returns the name of the stream that the server derives from another one for a handler with this `queue`.
+pub(crate) fn derived_stream(origin: &str, queue: &str) -> String {
+    format!("{origin}-{queue}")
+}
+
+/// Returns the name of the consumer of one partition.
+pub(crate) fn consumer_of_partition(queue: &str, number: u32) -> String {
+    format!("{queue}-{number}")
+}
+
+/// Returns the `queue` of the handler of which a consumer with this name is one partition; `None` for any other name.
+pub(crate) fn queue_of_partition(consumer: &str) -> Option<&str> {
+    let (queue, number) = consumer.rsplit_once('-')?;
+    number.parse::<u32>().is_ok().then_some(queue)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn consumer_of_a_partition_names_the_queue() {
+        assert_eq!(queue_of_partition(&consumer_of_partition("order-billing", 11)), Some("order-billing"));
+        for name in ["billing", "order-billing", "billing-", "billing--", "billing-4294967296"] {
+            assert_eq!(queue_of_partition(name), None, "{name}");
+        }
+    }
 
     #[test]
     fn hash_is_that_of_the_specification() {

@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::backoff::max_jittered;
 use crate::codec::DefaultCodec;
 use crate::key::Key;
-use crate::pattern::{Placeholder, filter, tokens};
+use crate::pattern::{Placeholder, filter, placeholders, tokens};
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
 use crate::variable::{self, Variable};
@@ -77,6 +77,11 @@ impl Subjects {
     /// Returns the patterns by which the server selects messages: the subjects with wildcards in place of placeholders.
     pub(crate) fn filters(&self) -> impl Iterator<Item = Cow<'_, str>> + Clone {
         self.iter().map(filter)
+    }
+
+    /// Returns `true` if a subject has a place for the number of a partition.
+    fn have_partition(&self) -> bool {
+        self.iter().any(|subject| placeholders(subject).any(|it| it.name == rules::PARTITION))
     }
 
     /// Returns the subjects with the number of a partition in place of `{partition}`.
@@ -491,6 +496,12 @@ impl Plan {
     /// Returns `true` if each call runs on a thread outside of the runtime.
     pub(crate) fn is_blocking(&self) -> bool {
         self.blocking || self.threads.is_some()
+    }
+
+    /// Returns `true` if the server adds the number of the partition in a derived stream, because the subjects have no place
+    /// for it.
+    pub(crate) fn is_derived(&self) -> bool {
+        self.partitions.is_some() && !self.subject.have_partition()
     }
 
     /// Returns `true` if the server chooses the one instance that receives the messages.

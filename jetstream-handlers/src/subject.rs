@@ -134,6 +134,14 @@ pub(crate) fn has_other_functions(destination: &str) -> bool {
     placeholders.any(|placeholder| !matches!(placeholder, Replaced::Wildcard(_) | Replaced::Partition(..)))
 }
 
+/// Returns the number of partitions that a transform's destination computes.
+pub(crate) fn partitions_of(destination: &str) -> Option<u32> {
+    destination.split('.').find_map(|token| match Replaced::parse(token) {
+        Some(Replaced::Partition(partitions, _)) => Some(partitions),
+        _ => None,
+    })
+}
+
 /// A token of a transform's destination that is replaced.
 enum Replaced {
     /// The token that the wildcard of this number matched, counted from 1.

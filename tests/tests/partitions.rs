@@ -46,11 +46,12 @@ fn variable(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// Publishes the messages with these ids.
-async fn publish(broker: &Broker, ids: std::ops::Range<u64>, partitions: u32) {
+/// Publishes the messages with these ids, in so many partitions, or for copies with the key in the subject.
+async fn publish(broker: &Broker, ids: std::ops::Range<u64>, partitions: Option<u32>) {
     let works = ids.map(|id| Work { customer: id % KEYS, id });
     let messages = works.map(|work| {
-        let subject = format!("work.{}.keyed", partition(work.customer.to_string(), partitions));
+        let number = partitions.map(|partitions| partition(work.customer.to_string(), partitions).into());
+        let subject = format!("work.{}.keyed", number.unwrap_or(work.customer));
         broker.publish_message(&subject, &work).message_id(&work.id.to_string())
     });
     let mut results = broker.publisher().publish_all(messages);
@@ -59,20 +60,41 @@ async fn publish(broker: &Broker, ids: std::ops::Range<u64>, partitions: u32) {
     }
 }
 
+/// What the service handles in order, and what computes the number of the partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Each key; the publisher computes the number.
+    Keyed,
+    /// Each partition; the publisher computes the number.
+    Ordered,
+    /// Each key; the server computes the number, and copies the messages.
+    Derived,
+}
+
+impl Kind {
+    /// Returns the number of partitions that the publisher knows.
+    fn published(self, partitions: u32) -> Option<u32> {
+        (self != Self::Derived).then_some(partitions)
+    }
+
+    /// Returns the stream of the consumers.
+    fn stream(self) -> &'static str {
+        if self == Self::Derived { "WORK-keyed" } else { "WORK" }
+    }
+}
+
 /// The processes of a service.
 struct Workers {
     urls: String,
-    /// `true` if each partition is handled in order, and not only each key.
-    ordered: bool,
+    kind: Kind,
     partitions: &'static str,
     running: Vec<Program>,
     ended: Vec<Program>,
 }
 
 impl Workers {
-    async fn start(urls: Vec<String>, count: usize, ordered: bool) -> Self {
-        let mut workers =
-            Self { urls: urls.join(","), ordered, partitions: "8", running: Vec::new(), ended: Vec::new() };
+    async fn start(urls: Vec<String>, count: usize, kind: Kind) -> Self {
+        let mut workers = Self { urls: urls.join(","), kind, partitions: "8", running: Vec::new(), ended: Vec::new() };
         for _ in 0..count {
             workers.add().await;
         }
@@ -88,7 +110,11 @@ impl Workers {
         if !self.urls.contains(',') {
             variables.retain(|(name, _)| !["NATS_USER", "NATS_PASSWORD"].contains(name));
         }
-        let arguments = if self.ordered { vec!["ordered", argument] } else { vec![argument] };
+        let arguments = match self.kind {
+            Kind::Keyed => vec![argument],
+            Kind::Ordered => vec!["ordered", argument],
+            Kind::Derived => vec!["derived", argument],
+        };
         Program::start(env!("CARGO_BIN_EXE_partitioned_worker"), &arguments, &variables)
     }
 
@@ -219,25 +245,30 @@ fn check_partitions(handled: &[Handled], count: u64) {
 
 #[tokio::test]
 async fn partitions_are_shared_evenly_while_processes_come_and_go() {
-    come_and_go(false).await;
+    come_and_go(Kind::Keyed).await;
 }
 
 #[tokio::test]
 async fn ordered_partitions_are_shared_evenly_while_processes_come_and_go() {
-    come_and_go(true).await;
+    come_and_go(Kind::Ordered).await;
 }
 
-async fn come_and_go(ordered: bool) {
+#[tokio::test]
+async fn derived_partitions_are_shared_evenly_while_processes_come_and_go() {
+    come_and_go(Kind::Derived).await;
+}
+
+async fn come_and_go(kind: Kind) {
     let server = Server::start().await;
     let broker = connect(&server).await;
     server.jetstream().await.create_stream(stream_config("WORK", &["work.>"])).await.unwrap();
-    let mut workers = Workers::start(vec![server.url()], 1, ordered).await;
+    let mut workers = Workers::start(vec![server.url()], 1, kind).await;
     // An instance is active only where messages arrive.
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let publishing = tokio::spawn(async move {
         let mut published = 0;
         while stopped.is_empty() {
-            publish(&broker, published..published + 100, 8).await;
+            publish(&broker, published..published + 100, kind.published(8)).await;
             published += 100;
             sleep(ms(50)).await;
         }
@@ -299,7 +330,7 @@ async fn forged_claims_stop_no_partition() {
     };
     let working = async {
         sleep(secs(1)).await;
-        publish(&first, 0..1000, 4).await;
+        publish(&first, 0..1000, Some(4)).await;
         handled.until_distinct(1000).await;
     };
     tokio::select! {
@@ -314,7 +345,7 @@ async fn instances_are_healthy_again_after_the_server_was_down() {
     let (first, second) = (connect(&server).await, connect(&server).await);
     let handled = Recorder::<Work>::default();
     let _subscriptions = (subscribe(&first, &handled).await, subscribe(&second, &handled).await);
-    publish(&first, 0..100, 4).await;
+    publish(&first, 0..100, Some(4)).await;
     handled.until_distinct(100).await;
     server.kill();
     // Long enough that each instance has tried to read the consumers of the partitions that it does not have.
@@ -323,8 +354,29 @@ async fn instances_are_healthy_again_after_the_server_was_down() {
     for broker in [&first, &second] {
         until_health(broker, "healthy", Health::is_healthy).await;
     }
-    publish(&first, 100..200, 4).await;
+    publish(&first, 100..200, Some(4)).await;
     handled.until_distinct(200).await;
+}
+
+#[tokio::test]
+async fn copying_continues_after_the_server_was_started_again() {
+    let mut server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Work>::default();
+    let subscribe = broker.subscribe("work.{customer}.keyed", "keyed", handled.handler());
+    let _subscription = subscribe.key("{customer}").partitions(4).await.unwrap();
+    publish(&broker, 0..1000, None).await;
+    handled.until_distinct(1000).await;
+    let stream = server.jetstream().await.get_stream("WORK-keyed").await.unwrap();
+    eventually("no copy is left", SOON, async || (stream.get_info().await.ok()?.state.messages == 0).then_some(()))
+        .await;
+    // The position is not in any message any more.
+    server.terminate().await;
+    server.restart().await;
+    until_health(&broker, "healthy", Health::is_healthy).await;
+    publish(&broker, 1000..2000, None).await;
+    handled.until_distinct(2000).await;
+    assert_eq!(handled.items().len(), 2000, "nothing is copied again");
 }
 
 #[tokio::test]
@@ -342,7 +394,7 @@ async fn denied_announcements_keep_the_order() {
     let handled = Recorder::<Work>::default();
     let _first = subscribe(&first, &handled).await;
     let _second = subscribe(&second, &handled).await;
-    publish(&first, 0..5000, 4).await;
+    publish(&first, 0..5000, Some(4)).await;
     handled.until_distinct(5000).await;
     let mut last = BTreeMap::new();
     for work in handled.items() {
@@ -362,7 +414,7 @@ enum Fault {
     ChangeNumber,
 }
 
-async fn run(seed: u64, messages: u64, ordered: bool) {
+async fn run(seed: u64, messages: u64, kind: Kind) {
     let mut random = StdRng::seed_from_u64(seed);
     let mut faults = vec![
         Fault::Kill,
@@ -381,13 +433,13 @@ async fn run(seed: u64, messages: u64, ordered: bool) {
     let broker =
         Broker::builder().servers(cluster.urls()).stream(config.clone()).stream(letters).connect().await.unwrap();
     cluster.jetstream().await.create_stream(config).await.unwrap();
-    let mut workers = Workers::start(cluster.urls(), WORKERS, ordered).await;
+    let mut workers = Workers::start(cluster.urls(), WORKERS, kind).await;
     let step = messages / (faults.len() as u64 + 1);
     let mut published = 0;
-    let mut partitions = 8;
+    let mut partitions = kind.published(8);
     for fault in faults {
         let next = published + step;
-        // The number of partitions is changed while nothing is published; all else happens meanwhile.
+        // Only with copies, the number of partitions is changed while messages are published, as all else.
         let publishing = publish(&broker, published..next, partitions);
         let injecting = async {
             sleep(ms(random.random_range(0..500))).await;
@@ -408,20 +460,22 @@ async fn run(seed: u64, messages: u64, ordered: bool) {
                 }
                 Fault::ConsumerLeader => {
                     let consumer = format!("keyed-{}", random.random_range(0..8));
-                    step_down(&mut cluster, &format!("CONSUMER.LEADER.STEPDOWN.WORK.{consumer}")).await;
+                    step_down(&mut cluster, &format!("CONSUMER.LEADER.STEPDOWN.{}.{consumer}", kind.stream())).await;
                 }
                 Fault::StreamLeader => {
-                    step_down(&mut cluster, "STREAM.LEADER.STEPDOWN.WORK").await;
+                    let stream = if random.random_bool(0.5) { "WORK" } else { kind.stream() };
+                    step_down(&mut cluster, &format!("STREAM.LEADER.STEPDOWN.{stream}")).await;
                 }
                 Fault::More => workers.add().await,
+                Fault::ChangeNumber if kind == Kind::Derived => workers.change_number().await,
                 Fault::ChangeNumber => {}
             }
         };
         futures::join!(publishing, injecting);
         published = next;
-        if matches!(fault, Fault::ChangeNumber) {
+        if matches!(fault, Fault::ChangeNumber) && kind != Kind::Derived {
             workers.change_number().await;
-            partitions = 12;
+            partitions = kind.published(12);
         }
     }
     publish(&broker, published..messages, partitions).await;
@@ -429,13 +483,14 @@ async fn run(seed: u64, messages: u64, ordered: bool) {
     let handled = workers.handled();
     println!("seed {seed}: {} of {messages} handled again", handled.len() as u64 - messages);
     check_order(&handled, messages);
-    if ordered {
+    if kind == Kind::Ordered {
         check_partitions(&handled, messages);
     }
     let jetstream = cluster.jetstream().await;
     eventually("all are acknowledged", SOON, async || {
         for number in 0..12 {
-            let info = jetstream.get_stream("WORK").await.ok()?.consumer_info(format!("keyed-{number}")).await.ok()?;
+            let info =
+                jetstream.get_stream(kind.stream()).await.ok()?.consumer_info(format!("keyed-{number}")).await.ok()?;
             (info.num_pending == 0 && info.num_ack_pending == 0).then_some(())?;
         }
         Some(())
@@ -445,17 +500,22 @@ async fn run(seed: u64, messages: u64, ordered: bool) {
 
 #[tokio::test]
 async fn order_of_every_key_is_kept_through_faults() {
-    rounds(false).await;
+    rounds(Kind::Keyed).await;
 }
 
 #[tokio::test]
 async fn order_of_every_partition_is_kept_through_faults() {
-    rounds(true).await;
+    rounds(Kind::Ordered).await;
 }
 
-async fn rounds(ordered: bool) {
+#[tokio::test]
+async fn order_of_every_key_of_copies_is_kept_through_faults() {
+    rounds(Kind::Derived).await;
+}
+
+async fn rounds(kind: Kind) {
     let first = variable("PARTITIONS_SEED", 2026);
     for seed in first..first + variable("PARTITIONS_ROUNDS", 1) {
-        run(seed, variable("PARTITIONS_MESSAGES", 8000), ordered).await;
+        run(seed, variable("PARTITIONS_MESSAGES", 8000), kind).await;
     }
 }

@@ -173,7 +173,7 @@ impl WorkerHandle {
     /// Returns `true` if both are workers of different partitions of one handler.
     fn has_partition_beside(&self, other: &Self) -> bool {
         let (own, other) = (&self.handler.declaration, &other.handler.declaration);
-        own.is_same(other) && own.queue() == other.queue() && own.partition != other.partition
+        own.is_same(other) && own.queue() == other.queue() && own.plan.queue != other.plan.queue
     }
 
     fn runs(&self, handler: &Handler) -> bool {

@@ -297,7 +297,8 @@ fn warn_of_other_type(handler: &Declaration, payload: &'static str, settings: &S
 
 /// Returns the problem of a handler whose number of partitions is not that of an event which it receives.
 fn other_partitions(Declaration { name, plan, .. }: &Declaration, settings: &Settings) -> Option<Problem> {
-    let partitions = plan.partitions?;
+    // The server computes the number for copies, whatever the publisher has computed.
+    let partitions = plan.partitions.filter(|_| !plan.is_derived())?;
     let events = inventory::iter::<DeclaredEvent>().filter_map(|event| Some((event, event.partitions?)));
     let of_handler = |event: &DeclaredEvent| {
         let filters: Vec<_> = plan.subject.filters().collect();

@@ -181,7 +181,8 @@ impl Subscribe<'_> {
     /// of partitions, from 1 to 1000, which all instances share; not set by default.
     ///
     /// Each subject needs `{partition}` for one of its tokens, which the publisher fills with
-    /// [`partition`](fn@crate::partition). [`scale`](mod@crate::scale) describes how instances share the partitions.
+    /// [`partition`](fn@crate::partition), or the key is another one of them, and the server adds the number.
+    /// [`scale`](mod@crate::scale) describes both, and how instances share the partitions.
     ///
     /// # Examples
     ///

@@ -71,8 +71,8 @@ impl<'a> Draft<'a> {
         let mut add = |name: &str, value: String| headers.insert(format!("{PREFIX}{name}").as_str(), value.as_str());
         add("Reason", failure.reason.as_str().to_owned());
         add("Error", one_line(&failure.error));
-        add("Stream", info.stream().to_owned());
-        add("Sequence", info.stream_sequence().to_string());
+        add("Stream", message.origin_stream().to_owned());
+        add("Sequence", message.origin_sequence().to_string());
         add("Subject", message.subject().to_owned());
         add("Consumer", info.consumer().to_owned());
         add("Delivered", info.delivered().to_string());

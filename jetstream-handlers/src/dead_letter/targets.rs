@@ -10,6 +10,7 @@ use super::{DeadLetter, DeadLetters};
 use crate::delivery::filters;
 use crate::error::api::ApiError;
 use crate::error::{Error, ErrorKind};
+use crate::partition::{derived_stream, queue_of_partition};
 use crate::spelling;
 use crate::subject::{covers, overlap};
 
@@ -135,6 +136,7 @@ impl<'a> Targets<'a> {
     async fn check_queue(&mut self, letter: &DeadLetter) -> Result<(), Error> {
         let DeadLetter { stream, consumer, subject, .. } = letter;
         let why = match self.queue(stream, consumer).await? {
+            None if self.receives_copy(letter).await? => return Ok(()),
             None => "does not exist".to_owned(),
             Some(subjects) if subjects.iter().any(|filter| covers(filter, subject)) => return Ok(()),
             Some(_) => format!("does not receive subject `{subject}`"),
@@ -143,6 +145,19 @@ impl<'a> Targets<'a> {
             "the queue `{consumer}` on stream `{stream}` {why}, so nothing would handle it; start its handler first, or replay it with `to_every_queue`"
         );
         Err(Error::new(ErrorKind::ConsumerMismatch, text))
+    }
+
+    /// Returns `true` if the queue is a partition in a stream that is derived from that of the message.
+    async fn receives_copy(
+        &mut self,
+        DeadLetter { stream, consumer, subject, .. }: &DeadLetter,
+    ) -> Result<bool, Error> {
+        let Some(queue) = queue_of_partition(consumer) else { return Ok(false) };
+        let derived = derived_stream(stream, queue);
+        let Some(config) = self.stream(&derived).await? else { return Ok(false) };
+        let sources = config.sources.iter().flatten().filter(|source| source.name == *stream);
+        let copies = sources.flat_map(|it| &it.subject_transforms).any(|it| covers(&it.source, subject));
+        Ok(copies && self.queue(&derived, consumer).await?.is_some())
     }
 
     /// Returns an error if a stream with interest retention would discard the replayed message.

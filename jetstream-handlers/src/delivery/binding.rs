@@ -34,6 +34,8 @@ pub(crate) struct Binding {
     /// `true` if the stream is a work queue: an ack removes the message, and a message that reaches `max_deliver`
     /// stays.
     pub(crate) work_queue: bool,
+    /// `true` if the stream has copies of the messages of another one, whose subjects the handler expects.
+    pub(crate) is_derived: bool,
     /// The subject of dead letters; `None` if the handler has disabled them.
     pub(crate) dead_letter: Option<String>,
     /// The streams of the handler's outputs, as far as they are known before a call.

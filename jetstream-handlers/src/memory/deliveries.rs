@@ -262,6 +262,7 @@ fn delivery(message: message::Message, info: Info) -> Message {
         headers,
         info,
         unreadable: None,
+        origin: None,
         decompressed: Decompressed::default(),
     }
 }

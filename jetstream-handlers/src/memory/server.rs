@@ -151,7 +151,7 @@ impl Memory {
         self.change(|state| {
             let mut config = config.clone();
             if has_unsupported_transform(&config) {
-                let text = "stream transform: in memory, only `wildcard` is supported";
+                let text = "stream transform: in memory, only `wildcard` and `partition` are supported";
                 return Err(refusal(400, ErrorCode::STREAM_TRANSFORM_INVALID_DESTINATION, text));
             }
             let copies = config.mirror.is_some() || config.sources.is_some();
@@ -392,6 +392,10 @@ impl Memory {
     }
 
     /// Returns the time at which a stream was created.
+    pub(crate) fn copied_sequence(&self, name: &str) -> Option<u64> {
+        self.state().streams.get(name)?.copied.first().copied().filter(|copied| *copied > 0)
+    }
+
     pub(crate) fn stream_created(&self, name: &str) -> Option<SystemTime> {
         self.state().streams.get(name).map(|stream| stream.created)
     }

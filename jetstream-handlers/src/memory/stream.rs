@@ -174,6 +174,13 @@ impl Stream {
         stored.map_or_else(|| subject.clone(), Into::into)
     }
 
+    /// Returns `true` if a copy fits into the limits of a stream that refuses what exceeds them.
+    pub(super) fn accepts_copy(&self, subject: &str, message: &Message) -> bool {
+        let limit = self.config.max_message_size;
+        (limit <= 0 || message.size <= limit as usize)
+            && (self.config.discard != DiscardPolicy::New || self.exceeded_limit(subject, message.size).is_none())
+    }
+
     /// Stores a message of another stream; a mirror keeps the sequence.
     pub(super) fn insert_copy(&mut self, sequence: u64, subject: String, message: Message) {
         let subject = self.stored_subject(&subject.into());

@@ -5,6 +5,7 @@ mod attempt;
 mod decompressed;
 pub(crate) mod header_block;
 mod info;
+pub(crate) mod origin;
 mod outgoing;
 pub(crate) mod refusal;
 pub(crate) mod replayed;
@@ -30,6 +31,9 @@ use bytes::Bytes;
 
 pub(crate) use ack_subject::{AckPrefix, DeliveryId};
 pub use info::Info;
+use origin::Origin;
+
+use crate::partition::queue_of_partition;
 
 /// A message as its stream delivered it: the raw payload, its subject, headers and [`Info`].
 ///
@@ -53,6 +57,8 @@ pub struct Message {
     pub(crate) payload: Bytes,
     pub(crate) headers: Option<Arc<HeaderMap>>,
     pub(crate) info: Info,
+    /// The stream from which the message was copied, for a handler that reads a derived stream.
+    pub(crate) origin: Option<Arc<Origin>>,
     /// The parts of the message that the client library cannot read; the handler is not called for such a message.
     pub(crate) unreadable: Option<Arc<Unreadable>>,
     #[cfg_attr(not(feature = "compression"), allow(dead_code, reason = "only the feature reads it"))]
@@ -82,6 +88,7 @@ impl Message {
             payload: payload.into(),
             headers: None,
             info: Info::default(),
+            origin: None,
             unreadable: None,
             decompressed: Decompressed::default(),
         }
@@ -92,7 +99,7 @@ impl Message {
         let info = Info::from_stored(stream, "", 0, &stored);
         let Stored { subject, payload, headers, .. } = stored;
         let headers = (!headers.is_empty()).then(|| Arc::new(headers));
-        Self { subject, payload, headers, info, unreadable: None, decompressed: Decompressed::default() }
+        Self { subject, payload, headers, info, origin: None, unreadable: None, decompressed: Decompressed::default() }
     }
 
     /// Returns the message with another header, for a unit test; a repeated name has several values.
@@ -177,14 +184,54 @@ impl Message {
         let own = || Some(headers?.get(header::NATS_MESSAGE_ID)?.as_str()).filter(|id| !id.is_empty());
         match of_replay.or_else(own) {
             Some(key) => Cow::Borrowed(key),
-            None => Cow::Owned(format!("{}:{}", self.info.stream(), self.info.stream_sequence())),
+            None => Cow::Owned(format!("{}:{}", self.origin_stream(), self.origin_sequence())),
         }
     }
 
     /// Returns `true` if the message is the replay of a dead letter that is meant for another consumer.
     pub(crate) fn is_replay_for_another(&self) -> bool {
         let Some(headers) = &self.headers else { return false };
-        replayed::is_for_another(headers, self.info.stream(), self.info.stream_and_consumer())
+        match &self.origin {
+            None => {
+                replayed::is_for_another(headers, self.info.stream(), |only| only == self.info.stream_and_consumer())
+            }
+            // Its partition may be another one, if their number was changed since.
+            Some(origin) => replayed::is_for_another(headers, &origin.stream, |only| {
+                let (stream, consumer) = only.split_once('.').unwrap_or_default();
+                let queue = queue_of_partition(self.info.consumer());
+                stream == origin.stream && queue.is_some() && queue_of_partition(consumer) == queue
+            }),
+        }
+    }
+
+    /// Replaces the subject in a derived stream by that of the original message, and records where that is stored.
+    pub(crate) fn restore_origin(&mut self) {
+        // The headers of an unreadable message may be known only by their block.
+        let of_block = self.unreadable.as_ref().map(|it| header_block::parse(&it.header_block));
+        let found = self.headers.as_deref().and_then(origin::parse);
+        if let Some((origin, subject)) = found.or_else(|| origin::parse(&of_block?)) {
+            (self.origin, self.subject) = (Some(Arc::new(origin)), subject);
+        }
+    }
+
+    /// Returns the name of the stream that stores the original message: that of [`info`](Self::info), or the one from which
+    /// a handler with [`partitions`](macro@crate::subscriber#partitions) has it copied.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use jetstream_handlers::prelude::*;
+    ///
+    /// let message = Message::new("orders.created", "7").with_info(Info::for_test("ORDERS", "billing"));
+    /// assert_eq!((message.origin_stream(), message.origin_sequence()), ("ORDERS", 1));
+    /// ```
+    pub fn origin_stream(&self) -> &str {
+        self.origin.as_ref().map_or_else(|| self.info.stream(), |origin| &origin.stream)
+    }
+
+    /// Returns the sequence of the original message in its [stream](Self::origin_stream).
+    pub fn origin_sequence(&self) -> u64 {
+        self.origin.as_ref().map_or_else(|| self.info.stream_sequence(), |origin| origin.stream_sequence)
     }
 
     /// Returns the origin and the delivery count of the message.

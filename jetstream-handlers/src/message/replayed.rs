@@ -48,11 +48,11 @@ pub(super) fn original_key(headers: &HeaderMap) -> Option<&str> {
     Some(headers.get(HeaderName::from_static(MESSAGE_ID))?.as_str())
 }
 
-/// Returns `true` if the message is a replay for a consumer other than `consumer`, which is `<stream>.<consumer>`.
+/// Returns `true` if the message is a replay for another consumer; `is_own` tells the own one, by `<stream>.<consumer>`.
 ///
 /// In a stream to which something else has copied it, every consumer receives it.
-pub(super) fn is_for_another(headers: &HeaderMap, stream: &str, consumer: &str) -> bool {
-    let Some(only) = replay_for(headers).filter(|only| !only.is_empty() && *only != consumer) else { return false };
+pub(super) fn is_for_another(headers: &HeaderMap, stream: &str, is_own: impl Fn(&str) -> bool) -> bool {
+    let Some(only) = replay_for(headers).filter(|only| !only.is_empty() && !is_own(only)) else { return false };
     let expected = headers.get(header::NATS_EXPECTED_STREAM).is_some_and(|expected| expected.as_str() == stream);
     expected || only.split('.').next() == Some(stream)
 }
@@ -71,13 +71,13 @@ mod tests {
     #[test]
     fn replay_is_for_one_consumer_of_its_stream() {
         let mut replay = headers(&replay_id("DLQ", 7, 1, Some("WORK.billing")));
-        assert!(is_for_another(&replay, "WORK", "WORK.shipping"));
-        assert!(!is_for_another(&replay, "WORK", "WORK.billing"));
+        assert!(is_for_another(&replay, "WORK", |own| own == "WORK.shipping"));
+        assert!(!is_for_another(&replay, "WORK", |own| own == "WORK.billing"));
         // A stream into which it was copied, and the one that a mirror reads.
-        assert!(!is_for_another(&replay, "COPY", "COPY.shipping"));
+        assert!(!is_for_another(&replay, "COPY", |own| own == "COPY.shipping"));
         replay.insert(header::NATS_EXPECTED_STREAM, "ORIGIN");
-        assert!(is_for_another(&replay, "ORIGIN", "ORIGIN.shipping"));
-        assert!(!is_for_another(&headers(&replay_id("DLQ", 7, 1, None)), "WORK", "WORK.shipping"));
+        assert!(is_for_another(&replay, "ORIGIN", |own| own == "ORIGIN.shipping"));
+        assert!(!is_for_another(&headers(&replay_id("DLQ", 7, 1, None)), "WORK", |own| own == "WORK.shipping"));
     }
 
     #[test]
@@ -92,7 +92,7 @@ mod tests {
         for id in ["order-8", "replay", "replay/DLQ/7", "replays/DLQ/7/1/WORK.billing", "replay/DLQ/7/1/WORK.billing/"]
         {
             assert_eq!(original_key(&headers(id)), None, "{id}");
-            assert!(!is_for_another(&headers(id), "WORK", "WORK.shipping"), "{id}");
+            assert!(!is_for_another(&headers(id), "WORK", |own| own == "WORK.shipping"), "{id}");
         }
     }
 }

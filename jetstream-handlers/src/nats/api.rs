@@ -101,6 +101,21 @@ impl Connection {
         }
     }
 
+    /// Returns the last sequence that a stream has copied from its first source, which the client library does not read.
+    pub(crate) async fn copied_sequence(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(default)]
+            sources: Vec<Source>,
+        }
+        #[derive(Deserialize)]
+        struct Source {
+            seq: Option<u64>,
+        }
+        let info: Info = self.request_empty(&format!("STREAM.INFO.{name}")).await?;
+        Ok(info.sources.first().and_then(|source| source.seq))
+    }
+
     /// Returns the configuration and the state of a stream.
     pub(super) async fn stream_info(&self, name: &str) -> Result<stream::Info, Error> {
         let info = self.request_stream_info(name).await;

@@ -10,7 +10,7 @@ use super::consumers::restored_position;
 use super::drain::drain;
 use super::plan::{Change, ChangeAction, ChangeObject, ProvisionPlan};
 use super::planning::{fingerprint_of_consumer, fingerprint_of_stream, rank};
-use super::{commands, drift, ownership};
+use super::{commands, derived, drift, ownership};
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::FoundConsumer;
 use crate::error::api::ApiError;
@@ -44,15 +44,19 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
     pending.sort_by_key(|change| rank(change));
     // All of them before the first change, so that a plan which is out of date changes nothing.
     let mut numbered = Vec::new();
+    let mut derived = Vec::new();
     for change in &pending {
-        let target = Target::read(transport, change, "nothing was changed").await?;
-        if let Target::Consumer(found) = target
-            && changes_partitions(&found.config, change)
-        {
-            numbered.push((change.stream.clone().unwrap_or_default(), found.name().to_owned()));
+        match Target::read(transport, change, "nothing was changed").await? {
+            Target::Consumer(found) if changes_partitions(&found.config, change) => {
+                numbered.push((change.stream.clone().unwrap_or_default(), found.name().to_owned()));
+            }
+            Target::Stream(found) if derived::changes_copies(&found, &config(change)?) => {
+                derived.push(*found);
+            }
+            _ => {}
         }
     }
-    drain(transport, &numbered).await?;
+    work_off(transport, numbered, derived).await?;
     for (done, change) in pending.iter().enumerate() {
         let changed = format!("{done} of {} changes were made", pending.len());
         let target = Target::read(transport, change, &changed).await?;
@@ -60,6 +64,42 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
         tracing::info!("applied: {change}");
     }
     Ok(())
+}
+
+/// Works off the partitions whose number a plan changes: `consumers`, each with its stream; `derived` streams copy nothing
+/// from then on.
+async fn work_off(
+    transport: &Transport,
+    consumers: Vec<(String, String)>,
+    derived: Vec<stream::Config>,
+) -> Result<(), Error> {
+    let mut former = Vec::new();
+    for (stream, consumer) in consumers {
+        // The messages of a derived stream that was changed before, by a plan that was interrupted, have the new number.
+        let is_done = !derived.iter().any(|it| it.name == stream)
+            && transport.stream(&stream).await.is_ok_and(|found| found.is_some_and(|it| derived::is_derived(&it)));
+        if !is_done {
+            former.push((stream, consumer));
+        }
+    }
+    for stream in &derived {
+        let name = &stream.name;
+        let consumers = transport.found_consumers(name).await;
+        let consumers = consumers.map_err(|error| error.into_error(&format!("listing the consumers of `{name}`")))?;
+        former.extend(consumers.iter().map(|consumer| (name.clone(), consumer.name().to_owned())));
+        derived::halt(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
+    }
+    let drained = drain(transport, &former).await;
+    if drained.is_err() {
+        for stream in &derived {
+            derived::resume(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
+        }
+    }
+    drained
+}
+
+fn halting(stream: &stream::Config) -> String {
+    format!("setting `max_msg_size` of stream `{}`, which copies nothing while it is 1", stream.name)
 }
 
 /// Returns `true` if a change gives a consumer of a partition another number of partitions.
@@ -143,6 +183,10 @@ async fn apply_change(transport: &Transport, change: &Change, target: Target) ->
         }
         (ChangeAction::Update, Target::Stream(found)) => {
             let mut wanted: stream::Config = config(change)?;
+            if derived::changes_copies(&found, &wanted) {
+                let continued = derived::continue_copying(transport, &mut wanted).await;
+                continued.map_err(|error| failed("reading the last copy of", change, error))?;
+            }
             let mut metadata = found.metadata.clone();
             metadata.extend(std::mem::take(&mut wanted.metadata));
             ownership::record(&mut metadata, &ownership::of_stream(&found), &ownership::of_stream(&wanted));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::declaration::queue_of_partition;
 use crate::error::{Error, ErrorKind};
+use crate::partition::queue_of_partition;
 use crate::transport::Transport;
 
 /// The time without an end of any message after which the drain fails.

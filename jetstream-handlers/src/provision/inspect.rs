@@ -11,6 +11,7 @@ use futures::StreamExt as _;
 use super::consumers::{Compared, consumer_config, find_consumer};
 use super::stored::{known, stores_all};
 use super::streams::{Aim, KnownStream, Streams};
+use super::transforms::Needed;
 use super::{commands, drift, notices};
 use crate::declaration::Declaration;
 use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
@@ -72,7 +73,8 @@ impl Inspection<'_> {
 /// Compares the declarations of handlers and the application with the server, without changing anything.
 pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declaration], aim: Aim) -> Inspection<'a> {
     let mut streams = Streams::new(transport, aim);
-    let mut problems = streams.compare_declared(|_| true).await;
+    let mut problems = streams.add_transforms(handlers);
+    problems.extend(streams.compare_declared(|_| true).await);
     let mut bindings = Vec::new();
     let mut unbound = Vec::new();
     for handler in handlers {
@@ -80,7 +82,10 @@ pub(super) async fn inspect<'a>(transport: &Transport, handlers: &[&'a Declarati
         match bind(&mut streams, handler).await {
             Ok(binding) => bindings.push((*handler, binding)),
             Err(problem) => {
-                problems.push(problem);
+                // All partitions of a handler may have the same one.
+                if !problems.iter().any(|known| known.to_string() == problem.to_string()) {
+                    problems.push(problem);
+                }
                 unbound.push(*handler);
             }
         }
@@ -164,27 +169,29 @@ impl Inspection<'_> {
 /// Finds or plans the streams of a handler and of its dead letters.
 async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Binding, Problem> {
     let Declaration { name, plan, .. } = handler;
-    let stream = find_stream(streams, handler).await?;
+    let origin = find_stream(streams, handler).await?;
+    let is_derived = handler.is_derived();
+    let stream = if is_derived { streams.find_derived(handler, &origin).await? } else { origin.clone() };
     let dead_letter = match &plan.dead_letter {
         Some(DeadLetter::Off) => None,
         Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
         None => {
-            let subject = format!("dlq.{stream}.{}", handler.queue());
+            let subject = format!("dlq.{origin}.{}", handler.queue());
             Some(streams.transport.settings().subject(&subject).into_owned())
         }
     };
     if let Some(dead_letter) = &dead_letter {
         let dead_letters = streams.find(&Purpose::DeadLetters(name.clone()), dead_letter, None).await?;
-        let subject = plan.subject.filters().find(|filter| covers(filter, dead_letter));
+        let subject = handler.received().filters().find(|filter| covers(filter, dead_letter));
         if let Some(subject) = subject
-            && is_stored(streams, &stream, dead_letter).await
+            && is_stored(streams, &origin, dead_letter).await
         {
             let (handler, subject, dead_letter) = (name.clone(), subject.into_owned(), dead_letter.clone());
             return Err(Problem::DeadLetterLoop { handler, subject, dead_letter });
         }
         check_dead_letter_stream(streams, handler, &stream, dead_letters)?;
     }
-    let outputs = bind_outputs(streams, handler, &stream).await?.into_iter().collect();
+    let outputs = bind_outputs(streams, handler, &origin).await?.into_iter().collect();
     let retention = streams.known.get(&stream).map_or(RetentionPolicy::Limits, |known| known.config.retention);
     Ok(Binding {
         config: Arc::new(consumer_config(handler)),
@@ -195,6 +202,7 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
         has_floor: plan.deliver != Deliver::All,
         keeps_handled: retention == RetentionPolicy::Limits,
         work_queue: retention == RetentionPolicy::WorkQueue,
+        is_derived,
         stream,
         consumer: plan.queue.to_string(),
         stream_origin: Origin::Found,
@@ -222,8 +230,16 @@ pub(crate) async fn stream_of(transport: &Transport, handler: &Declaration) -> R
 async fn find_stream(streams: &mut Streams<'_>, handler: &Declaration) -> Result<String, Problem> {
     let Declaration { name, plan, .. } = handler;
     let mut found: Vec<(String, String)> = Vec::new();
-    for subject in plan.subject.filters() {
-        let stream = streams.find(&Purpose::Handler(name.clone()), &subject, plan.stream.as_deref()).await?;
+    for subject in handler.subjects().filters() {
+        let transformed = match Needed::of(handler) {
+            Some(needed) => streams.find_transformed(handler, &needed).await?,
+            None => None,
+        };
+        let stream = match transformed {
+            Some(stream) => stream,
+            None => streams.find(&Purpose::Handler(name.clone()), &subject, plan.stream.as_deref()).await?,
+        };
+        streams.check_number(handler, &stream).await?;
         found.push((subject.into_owned(), stream));
     }
     match &*found {
@@ -241,7 +257,7 @@ async fn bind_outputs(
     let Declaration { name, plan, .. } = handler;
     let Some(output) = plan.publish.as_deref() else { return Ok(None) };
     let stream = streams.find(&Purpose::Outputs(name.clone()), output, None).await?;
-    let subject = plan.subject.filters().find(|filter| covers(filter, output));
+    let subject = handler.received().filters().find(|filter| covers(filter, output));
     if let Some(subject) = subject
         && is_stored(streams, origin, output).await
     {

@@ -11,6 +11,7 @@ mod applying;
 mod commands;
 mod consumers;
 mod default_stream;
+mod derived;
 mod drain;
 mod drift;
 mod export;
@@ -25,6 +26,7 @@ mod risk;
 mod snapshot;
 mod stored;
 mod streams;
+mod transforms;
 mod unfit;
 mod wide_filters;
 

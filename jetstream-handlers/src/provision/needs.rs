@@ -98,7 +98,8 @@ pub(crate) async fn needs(
     }
     let missing = inspection.missing_consumers;
     let mut collected = Collected { streams: Streams::new(transport, Aim::Export), needs: BTreeMap::new() };
-    // A difference is reported by a start, and concerns no right.
+    // A problem is reported by a start, and concerns no right.
+    drop(collected.streams.add_transforms(handlers));
     drop(collected.streams.compare_declared(|_| true).await);
     for declared in &transport.settings().streams {
         collected.add(&declared.name, None, Use::Read).await;
@@ -151,27 +152,42 @@ impl Collected<'_> {
 
     /// Returns the subject of the announcements of a handler, once for all of its partitions.
     fn announcements(&self, handler: &Declaration, binding: &Binding) -> Option<String> {
-        let of = handler.partition.as_ref().filter(|of| of.number == 0)?;
-        Some(self.streams.transport.settings().announcements(&binding.stream, &of.queue))
+        handler.partition.as_ref().filter(|of| of.number == 0)?;
+        Some(self.streams.transport.settings().announcements(&binding.stream, handler.queue()))
     }
 
     /// Adds the stream that a handler reads.
     async fn of_messages(&mut self, handler: &Declaration, needs: &mut HandlerNeeds) {
         let Declaration { name, plan, .. } = handler;
         let purpose = Purpose::Handler(name.clone());
-        let stream = &needs.binding.stream;
-        for filter in plan.subject.filters() {
-            self.streams.find(&purpose, &filter, plan.stream.as_deref()).await.ok();
+        let mut stream = needs.binding.stream.clone();
+        if handler.is_derived() {
+            self.of_derived(name, needs).await;
+        }
+        for filter in handler.subjects().filters() {
+            if let Ok(found) = self.streams.find(&purpose, &filter, plan.stream.as_deref()).await {
+                stream = found;
+            }
             if plan.stream.is_none() && !self.is_declared(|config| stores_all(&stored_directly(config), &filter)) {
                 needs.looks_up_own = true;
-                let known = self.streams.known.get(stream);
+                let known = self.streams.known.get(&stream);
                 needs.reads_copy |=
                     known.is_some_and(|it| it.exists && !stores_all(&stored_directly(&it.config), &filter));
             }
-            self.creates(stream, &filter, needs.manage);
+            self.creates(&stream, &filter, needs.manage);
         }
         needs.looks_up = needs.looks_up_own;
-        self.add(stream, Some(name), Use::Read).await;
+        self.add(&stream, Some(name), Use::Read).await;
+    }
+
+    /// Adds the stream that the server derives from the one that has the messages of a handler.
+    async fn of_derived(&mut self, handler: &String, needs: &HandlerNeeds) {
+        let settings = self.streams.transport.settings();
+        let stream = &needs.binding.stream;
+        if settings.auto_create && needs.manage != Manage::Bind {
+            self.needs.entry(stream.clone()).or_default().is_created = true;
+        }
+        self.add(stream, Some(handler), Use::Read).await;
     }
 
     async fn of_dead_letters(&mut self, needs: &mut HandlerNeeds) {

@@ -11,12 +11,13 @@ use super::consumers::{Compared, consumer_config};
 use super::inspect::{Inspection, inspect};
 use super::plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 use super::streams::{Aim, KnownStream};
-use super::{drift, ownership, preflight, risk};
-use crate::declaration::{Declaration, queue_of_partition};
+use super::{derived, drift, ownership, preflight, risk};
+use crate::declaration::Declaration;
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
+use crate::partition::queue_of_partition;
 use crate::plan::{Deliver, Manage};
 use crate::text::fingerprint;
 use crate::transport::Transport;
@@ -71,7 +72,6 @@ pub(super) fn rank(change: &Change) -> usize {
 }
 
 async fn stream_changes(transport: &Transport, inspection: &Inspection<'_>) -> Result<Vec<Change>, Error> {
-    let declared = &transport.settings().streams;
     let mut known: Vec<_> = inspection.streams.values().collect();
     // A stream is created after those that it copies.
     known.sort_by_key(|known| (known.config.mirror.is_some() || known.config.sources.is_some(), &known.config.name));
@@ -86,11 +86,11 @@ async fn stream_changes(transport: &Transport, inspection: &Inspection<'_>) -> R
         if !exists {
             change.action = ChangeAction::Create;
             change.risk = Some(Risk::Safe);
-            change.consequence = Some(format!("it stores {}", listed(&config.subjects)));
+            change.consequence = Some(stored_by(config));
             change.config = Some(json(config));
-        } else if let (Some(found), Some(wanted)) = (replaces, declared.iter().find(|it| it.name == config.name)) {
+        } else if let Some(found) = replaces {
             change.action = ChangeAction::Update;
-            let differences = drift::stream(found, wanted);
+            let differences = drift::stream(found, config);
             change.fields = differences.iter().map(|it| risk::of_stream(it, found, config)).collect();
             change.risk = change.fields.iter().map(|field| field.risk).max();
             change.found = fingerprint_of_stream(transport, found).await?;
@@ -147,6 +147,12 @@ fn changed_consumer(
     let (found, wanted) = (&consumer.config, consumer_config(handler));
     let mut change = of_consumer(ChangeAction::Unchanged, handler, binding);
     change.fields = differences.iter().map(|it| risk::of_consumer(it, found, &wanted, consumer.delivered)).collect();
+    for field in change.fields.iter_mut().filter(|field| field.field == drift::PARTITIONS && handler.is_derived()) {
+        field.consequence = format!(
+            "the copies that follow are in {} partitions; keep this handler running with {} partitions while the plan is applied, and start the next version then",
+            field.wanted, field.found
+        );
+    }
     change.fields.extend(owner);
     if change.fields.is_empty() {
         return change;
@@ -309,6 +315,24 @@ fn beginning(deliver: Deliver) -> String {
     }
 }
 
+/// Returns what a stream that is created stores.
+fn stored_by(config: &stream::Config) -> String {
+    let sources = config.sources.iter().flatten();
+    let copied: Vec<_> = sources
+        .map(|source| {
+            let filters: Vec<_> = source.subject_transforms.iter().map(|it| it.source.clone()).collect();
+            format!("copies {} of stream `{}`", listed(&filters), source.name)
+        })
+        .collect();
+    let listens = (!config.subjects.is_empty()).then(|| format!("stores {}", listed(&config.subjects)));
+    let does: Vec<_> = listens.into_iter().chain(copied).collect();
+    let mut text = format!("it {}", does.join(" and "));
+    if derived::is_derived(config) {
+        text.push_str(", each with the number of its partition, until it was handled");
+    }
+    text
+}
+
 fn listed(subjects: &[String]) -> String {
     subjects.iter().map(|subject| format!("`{subject}`")).collect::<Vec<_>>().join(", ")
 }
@@ -332,7 +356,7 @@ pub(super) async fn fingerprint_of_stream(
         Err(error) => return Err(error),
     };
     let metadata = ownership::lasting(&config.metadata);
-    let config = json(&stream::Config { metadata, ..config.clone() });
+    let config = json(&stream::Config { metadata, ..derived::unhalted(config.clone()) });
     Ok(Some(fingerprint(&format!("{}\n{created:?}", canonical(&config)))))
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, DiscardPolicy};
 
-use super::drift;
 use super::plan::{ChangeField, Risk};
+use super::{derived, drift};
 use crate::delivery::filters;
 use crate::error::difference::Difference;
 use crate::subject::covers;
@@ -136,10 +136,17 @@ pub(super) fn of_stream(difference: &Difference, found: &stream::Config, wanted:
             (Risk::Careful, "a full stream refuses new messages, and publishes fail".to_owned())
         }
         "discard" => (Risk::Careful, "a full stream removes its oldest messages, handled or not".to_owned()),
+        "max_msg_size" if limit(wanted.max_message_size.into()) > limit(found.max_message_size.into()) => {
+            (Risk::Safe, "the stream stores larger messages".to_owned())
+        }
         "max_msg_size" => (Risk::Careful, "a publish of a larger message fails".to_owned()),
         "duplicate_window" => {
             let text = "the stream recognizes a message that is published again for another time";
             (Risk::Safe, text.to_owned())
+        }
+        "sources" if derived::is_derived(wanted) => {
+            let text = "the copying stops until the running handler has handled all copies, and continues behind the last one; nothing is copied twice, and publishers need not stop";
+            (Risk::Careful, text.to_owned())
         }
         "description" | "metadata" => (Risk::Safe, "no message is affected".to_owned()),
         "num_replicas" => (Risk::Safe, "the cluster copies the stream to other servers or removes copies".to_owned()),

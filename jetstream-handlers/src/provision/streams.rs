@@ -57,14 +57,16 @@ pub(super) struct Streams<'a> {
     /// Streams that were read because another stream copies them.
     origins: BTreeMap<String, stream::Config>,
     pub(super) aim: Aim,
+    /// The streams that the application has passed to the builder, with the transforms that handlers need.
+    pub(super) declared: Vec<stream::Config>,
     /// The changes that are permitted for the handler whose streams are looked for.
-    manage: Manage,
+    pub(super) manage: Manage,
 }
 
 impl<'a> Streams<'a> {
     pub(super) fn new(transport: &'a Transport, aim: Aim) -> Self {
-        let manage = transport.settings().manage;
-        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new(), aim, manage }
+        let (manage, declared) = (transport.settings().manage, transport.settings().streams.clone());
+        Self { transport, known: BTreeMap::new(), listed: None, origins: BTreeMap::new(), aim, declared, manage }
     }
 
     /// Looks for the streams of this handler from now on.
@@ -73,7 +75,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Returns `true` if missing streams are created.
-    fn creates(&self) -> bool {
+    pub(super) fn creates(&self) -> bool {
         self.aim == Aim::Export || (self.settings().auto_create && self.manage != Manage::Bind)
     }
 
@@ -81,8 +83,7 @@ impl<'a> Streams<'a> {
     /// plans missing ones.
     pub(super) async fn compare_declared(&mut self, is_needed: impl Fn(&stream::Config) -> bool) -> Vec<Problem> {
         let mut problems = Vec::new();
-        let settings = self.transport.settings();
-        for wanted in settings.streams.iter().filter(|config| is_needed(config)) {
+        for wanted in self.declared.clone().iter().filter(|config| is_needed(config)) {
             match self.load(&Purpose::Declared, &wanted.name).await {
                 Ok(true) => problems.extend(self.compare(wanted)),
                 Ok(false) if self.creates() => self.plan(&Purpose::Declared, wanted.clone()),
@@ -134,14 +135,14 @@ impl<'a> Streams<'a> {
         self.transport.settings()
     }
 
-    fn plan(&mut self, purpose: &Purpose, config: stream::Config) {
+    pub(super) fn plan(&mut self, purpose: &Purpose, config: stream::Config) {
         let purpose = purpose.clone();
         let known = KnownStream { exists: false, purpose, consumers: Vec::new(), replaces: None, config };
         self.known.insert(known.config.name.clone(), known);
     }
 
     /// Returns `true` if the application has passed the stream to the builder, so that its subjects are fixed.
-    fn is_declared(&self, name: &str) -> bool {
+    pub(super) fn is_declared(&self, name: &str) -> bool {
         self.transport.settings().streams.iter().any(|declared| declared.name == name)
     }
 
@@ -274,7 +275,7 @@ impl<'a> Streams<'a> {
 
     /// Finds the stream that stores messages with the subject, although it does not listen to the subject: it
     /// transforms subjects, or copies another stream.
-    async fn find_copy(&mut self, purpose: &Purpose, subject: &str) -> Result<Option<String>, Problem> {
+    pub(super) async fn find_copy(&mut self, purpose: &Purpose, subject: &str) -> Result<Option<String>, Problem> {
         let configs = self.all_configs().await;
         let mut transformed: Vec<&stream::Config> =
             configs.iter().filter(|it| it.subject_transform.is_some()).collect();
@@ -452,7 +453,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Reads a stream from the server; returns `false` if it does not exist.
-    async fn load(&mut self, purpose: &Purpose, name: &str) -> Result<bool, Problem> {
+    pub(super) async fn load(&mut self, purpose: &Purpose, name: &str) -> Result<bool, Problem> {
         if self.known.get(name).is_some_and(|known| known.exists) {
             return Ok(true);
         }
@@ -470,7 +471,7 @@ impl<'a> Streams<'a> {
     }
 
     /// Returns the names of the streams on the server that cover at least a part of `subject`.
-    async fn names(&self, purpose: &Purpose, subject: &str) -> Result<Vec<String>, Problem> {
+    pub(super) async fn names(&self, purpose: &Purpose, subject: &str) -> Result<Vec<String>, Problem> {
         self.transport.stream_names(subject).await.map_err(|error| {
             Problem::failed(purpose, error.into_error(&format!("looking for the stream of `{subject}`")))
         })

@@ -55,6 +55,26 @@ impl Transport {
         }
     }
 
+    /// Returns the last sequence that a stream has copied from its first source; `None` if the server does not tell, or has
+    /// copied nothing.
+    pub(crate) async fn copied_sequence(&self, name: &str) -> Result<Option<u64>, ApiError> {
+        match self {
+            Self::Nats(connection) => connection.copied_sequence(name).await,
+            Self::Memory(memory) => Ok(memory.copied_sequence(name)),
+        }
+    }
+
+    /// Returns `true` unless the server may copy what a stream copied before it was started again, or leave messages out.
+    ///
+    /// Since 2.15, the position is kept with the stream. An older server reads it from the last copy that the stream has:
+    /// from an empty work queue, it continued behind the last message of the origin (observed with 2.11.11 to 2.14.6).
+    pub(crate) fn too_old_to_derive(&self) -> Option<String> {
+        match self {
+            Self::Nats(connection) => connection.version_before((2, 15, 0)),
+            Self::Memory(_) => None,
+        }
+    }
+
     /// Returns the time at which a stream was created, by the clock of the server, if it exists.
     pub(crate) async fn stream_created(&self, name: &str) -> Result<Option<SystemTime>, Error> {
         match self {

@@ -339,14 +339,18 @@ impl Worker {
         let error = format!("it reached max_deliver on the server, after {delivered} deliveries without an answer");
         tracing::error!(handler, sequence, "{error}");
         let Some(subject) = dead_letter else { return Ok(()) };
-        let message = Message {
+        let mut message = Message {
             info: Info::from_stored(stream, consumer, delivered, &stored),
             subject: stored.subject,
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),
             unreadable: None,
+            origin: None,
             decompressed: Decompressed::default(),
         };
+        if self.binding.is_derived {
+            message.restore_origin();
+        }
         self.store_dead_letter(subject, &message, &Failure { reason: Reason::Killed, error }).await?;
         if *work_queue {
             self.transport.delete(stream, sequence).await?;

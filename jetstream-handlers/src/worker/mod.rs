@@ -150,7 +150,7 @@ impl Worker {
         let plan = &handler.declaration.plan;
         let slots = Arc::new(Slots::new(plan.concurrency(), plan.messages_per_call()));
         let limits = BatchLimits::of(plan);
-        let uncovered = Uncovered::new(plan);
+        let uncovered = Uncovered::new(handler.declaration.received());
         let ack_all = plan.ordered.then(|| AckAll::new(plan.ack_every()));
         // Only the active worker receives messages if their order is kept, so it always requests the next one.
         let min_size = usize::from(binding.keeps_order());
@@ -286,8 +286,11 @@ impl Worker {
 
     /// Puts a message into the buffer, or into quarantine if it cannot be read.
     #[inline]
-    fn receive(&self, message: Message, buffer: &mut BufferGuard<'_>) {
+    fn receive(&self, mut message: Message, buffer: &mut BufferGuard<'_>) {
         self.observer.received(&message.info);
+        if self.binding.is_derived {
+            message.restore_origin();
+        }
         if self.uncovered.is_aside() || !self.uncovered.is_covered(message.subject()) {
             return self.receive_uncovered(message);
         }

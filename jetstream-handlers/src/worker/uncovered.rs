@@ -14,7 +14,7 @@ use super::Worker;
 use crate::message::{Info, Message};
 use crate::observe::settled::Settlement;
 use crate::observe::status_cell::Condition;
-use crate::plan::Plan;
+use crate::plan::Subjects;
 use crate::subject::{covers, has_wildcard};
 use crate::sync::lock;
 use crate::transport::Deliveries;
@@ -96,9 +96,9 @@ pub(super) struct Uncovered {
 }
 
 impl Uncovered {
-    pub(super) fn new(plan: &Plan) -> Self {
+    pub(super) fn new(subjects: &Subjects) -> Self {
         Self {
-            filters: plan.subject.filters().map(|filter| Filter::new(&filter)).collect(),
+            filters: subjects.filters().map(|filter| Filter::new(&filter)).collect(),
             deliveries: Mutex::default(),
             added: Notify::new(),
             is_logged: AtomicBool::new(false),
@@ -184,7 +184,7 @@ impl Worker {
     fn report_uncovered(&self, subject: &str) {
         let declaration = &self.handler.declaration;
         let (stream, consumer) = (&self.binding.stream, &self.binding.consumer);
-        let declared = &declaration.plan.subject;
+        let declared = declaration.received();
         let reason = format!(
             "consumer `{consumer}` of stream `{stream}` delivers `{subject}`, which `{declared}` of this version does not cover; such messages are handed back for an instance of the version that has widened it"
         );
@@ -255,10 +255,11 @@ impl Worker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::Plan;
 
     #[test]
     fn delivery_stays_held_until_it_is_handed_back() {
-        let uncovered = Uncovered::new(&Plan::new("orders.created", "shop"));
+        let uncovered = Uncovered::new(&"orders.created".into());
         let delivery = |sequence, delivered| {
             Info::for_test("ORDERS", "billing").with_stream_sequence(sequence).with_delivered(delivered)
         };
@@ -295,7 +296,7 @@ mod tests {
 
     #[test]
     fn covers_what_the_handler_declares() {
-        let uncovered = Uncovered::new(&Plan::new(["orders.created", "bills.>", "items.*.sold"], "shop"));
+        let uncovered = Uncovered::new(&["orders.created", "bills.>", "items.*.sold"].into());
         for subject in ["orders.created", "bills.a", "bills.a.b", "items.7.sold"] {
             assert!(uncovered.is_covered(subject), "{subject}");
         }
@@ -303,6 +304,6 @@ mod tests {
         {
             assert!(!uncovered.is_covered(subject), "{subject}");
         }
-        assert!(Uncovered::new(&Plan::new(">", "all")).is_covered("orders.created"));
+        assert!(Uncovered::new(&">".into()).is_covered("orders.created"));
     }
 }

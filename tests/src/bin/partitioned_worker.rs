@@ -2,11 +2,11 @@
 //! time, and the partitions that it receives, on a line each.
 //!
 //! The argument is the number of partitions, or `apply` to change the number on the server to 12; after `ordered`, each
-//! partition is handled in order.
+//! partition is handled in order, and after `derived`, the server copies the messages to compute the number.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use jetstream_handlers::{Broker, Error, HandlerError, HandlerResult, Info, subscriber};
+use jetstream_handlers::{Broker, Error, HandlerError, HandlerResult, Message, subscriber};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -16,35 +16,45 @@ struct Work {
 }
 
 #[subscriber(subject = "work.{partition}.keyed", queue = "keyed", key = "customer", partitions = 8, concurrency = 16, backoff = ["100ms"])]
-async fn in_eight(work: Work, info: Info) -> HandlerResult {
-    handle(work, info).await
+async fn in_eight(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
 }
 
 #[subscriber(subject = "work.{partition}.keyed", queue = "keyed", key = "customer", partitions = 12, concurrency = 16, backoff = ["100ms"])]
-async fn in_twelve(work: Work, info: Info) -> HandlerResult {
-    handle(work, info).await
+async fn in_twelve(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
 }
 
 #[subscriber(subject = "work.{partition}.keyed", queue = "keyed", ordered, partitions = 8, backoff = ["20ms"])]
-async fn in_eight_ordered(work: Work, info: Info) -> HandlerResult {
-    handle(work, info).await
+async fn in_eight_ordered(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
 }
 
 #[subscriber(subject = "work.{partition}.keyed", queue = "keyed", ordered, partitions = 12, backoff = ["20ms"])]
-async fn in_twelve_ordered(work: Work, info: Info) -> HandlerResult {
-    handle(work, info).await
+async fn in_twelve_ordered(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
+}
+
+#[subscriber(subject = "work.{customer}.keyed", queue = "keyed", key = "{customer}", partitions = 8, concurrency = 16, backoff = ["100ms"])]
+async fn in_eight_derived(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
+}
+
+#[subscriber(subject = "work.{customer}.keyed", queue = "keyed", key = "{customer}", partitions = 12, concurrency = 16, backoff = ["100ms"])]
+async fn in_twelve_derived(work: Work, message: Message) -> HandlerResult {
+    handle(work, message).await
 }
 
 /// Fails one message in fifty at its first attempt.
-async fn handle(Work { customer, id }: Work, info: Info) -> HandlerResult {
+async fn handle(Work { customer, id }: Work, message: Message) -> HandlerResult {
     if id.is_multiple_of(7) {
         tokio::time::sleep(Duration::from_millis(id % 5)).await;
     }
-    if id.is_multiple_of(50) && info.delivered() == 1 {
+    if id.is_multiple_of(50) && message.info().delivered() == 1 {
         return Err(HandlerError::retry("the first attempt fails"));
     }
     let now = UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_nanos());
-    println!("handled {now} {customer} {id} {}", info.stream_sequence());
+    println!("handled {now} {customer} {id} {}", message.origin_sequence());
     Ok(())
 }
 
@@ -73,6 +83,8 @@ async fn main() -> Result<(), Error> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["8"] => broker.include::<in_eight>(),
         ["ordered", "8"] => broker.include::<in_eight_ordered>(),
+        ["derived", "8"] => broker.include::<in_eight_derived>(),
+        ["derived", ..] => broker.include::<in_twelve_derived>(),
         ["ordered", ..] => broker.include::<in_twelve_ordered>(),
         _ => broker.include::<in_twelve>(),
     };

@@ -27,6 +27,7 @@ mod codecs;
 mod consumers;
 mod dead_letter_handler;
 mod dead_letters;
+mod derived;
 mod events;
 mod handlers;
 mod headers;
@@ -49,6 +50,7 @@ mod stop;
 mod streams;
 mod subjects;
 mod tower_layers;
+mod transforms;
 
 use jetstream_handlers::prelude::*;
 use jetstream_handlers::testing::{Builder, TestBroker};

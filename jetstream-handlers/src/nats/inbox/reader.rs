@@ -138,6 +138,7 @@ pub(super) fn arrival(message: Message, mut info: Info, inbox: u64) -> Arrival {
         headers: headers.map(Arc::new),
         info,
         unreadable: None,
+        origin: None,
         decompressed: Decompressed::default(),
     })
 }

@@ -132,6 +132,7 @@ impl Reading<'_> {
             payload: stored.payload,
             headers: Some(Arc::new(stored.headers)),
             unreadable: Some(Arc::new(Unreadable { reason, header_block, is_complete: true })),
+            origin: None,
             decompressed: Decompressed::default(),
         });
         ReadMessage { sequence, bytes, unreadable }
