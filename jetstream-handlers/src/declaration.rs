@@ -18,6 +18,8 @@ pub(crate) struct Declaration {
     pub(crate) plan: Plan,
     /// The partition of a declaration that stands for one of several; `None` for a handler as it was declared.
     pub(crate) partition: Option<PartitionOf>,
+    /// The member of a group whose partitions the handler receives.
+    pub(crate) member: Option<MemberOf>,
     /// The subjects of the events that the handler returns, with wildcards in place of placeholders; a start finds them
     /// out from the return type.
     pub(crate) events: Vec<String>,
@@ -29,6 +31,18 @@ pub(crate) struct PartitionOf {
     pub(crate) number: u32,
     /// The settings of the whole handler: its `queue` begins the names of the consumers.
     pub(crate) whole: Box<Plan>,
+}
+
+/// A member of a group, with the partitions that it has.
+#[derive(Debug, Clone)]
+#[cfg_attr(not(feature = "pcgroups"), allow(dead_code, reason = "only the feature has members"))]
+pub(crate) struct MemberOf {
+    /// The name of the member, which is that of its consumer.
+    pub(crate) name: String,
+    /// The stream of the group.
+    pub(crate) stream: String,
+    /// The subjects of its partitions in that stream.
+    pub(crate) filters: Vec<String>,
 }
 
 /// Returns `true` if a text names a handler: its full path, the end of that path, or its queue.
@@ -52,7 +66,7 @@ impl Declaration {
     /// Returns `true` if the handler reads a stream that the server derives from another one, to add the number of the
     /// partition.
     pub(crate) fn is_derived(&self) -> bool {
-        self.partition.as_ref().is_some_and(|of| of.whole.is_derived())
+        self.member.is_some() || self.partition.as_ref().is_some_and(|of| of.whole.is_derived())
     }
 
     /// Returns the `queue` of the handler, which is the name of its consumer, or the beginning of it if it has several.
@@ -76,6 +90,15 @@ impl Declaration {
 
     /// Returns the declarations of the consumers of a handler: one for each partition, or itself.
     pub(crate) fn consumers(&self) -> Vec<Self> {
+        if let Some(member) = self.member.as_ref().filter(|_| self.partition.is_none()) {
+            let mut declaration = self.clone();
+            let whole = Box::new(declaration.plan.clone());
+            let plan = &mut declaration.plan;
+            plan.subject = Subjects::from(member.filters.clone());
+            (plan.queue, plan.stream) = (member.name.clone().into(), Some(member.stream.clone().into()));
+            declaration.partition = Some(PartitionOf { number: 0, whole });
+            return vec![declaration];
+        }
         let Some(count) = self.plan.partitions.filter(|_| self.partition.is_none()) else { return vec![self.clone()] };
         let of_partition = |number| {
             let mut declaration = self.clone();

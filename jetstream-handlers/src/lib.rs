@@ -490,6 +490,9 @@ pub mod health {}
 #[doc = include_str!("docs/outputs.md")]
 pub mod outputs {}
 
+#[cfg(feature = "pcgroups")]
+pub mod pcgroups;
+
 #[doc = include_str!("docs/permissions.md")]
 pub mod permissions {}
 

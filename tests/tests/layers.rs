@@ -51,7 +51,7 @@ const LAYERS: &[&[&str]] = &[
     // Running handlers, and the partitions that an instance runs.
     &["shares", "worker"],
     // The broker, and test support.
-    &["asyncapi", "broker", "testing"],
+    &["asyncapi", "broker", "pcgroups", "testing"],
     // The command line.
     &["cli"],
 ];

@@ -494,6 +494,12 @@ impl Broker {
         self.start_with(handlers, Some(recorder)).await
     }
 
+    /// Waits until the broker is disconnected.
+    #[cfg(feature = "pcgroups")]
+    pub(crate) async fn disconnected(&self) {
+        self.inner.closing.cancelled().await;
+    }
+
     pub(crate) fn transport(&self) -> &Transport {
         &self.inner.transport
     }

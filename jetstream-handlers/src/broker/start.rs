@@ -57,7 +57,7 @@ impl Checked {
         let Self { handlers, contexts, stops, problems } = self;
         let mut all = Self { problems, ..Self::default() };
         for ((handler, context), stop) in handlers.into_iter().zip(contexts).zip(stops) {
-            if handler.declaration.plan.partitions.is_none() {
+            if handler.declaration.plan.partitions.is_none() && handler.declaration.member.is_none() {
                 all.add(handler, context, stop);
                 continue;
             }
@@ -89,7 +89,7 @@ impl Shares {
         stream: &str,
         stop: &CancellationToken,
     ) -> Option<Arc<Partition>> {
-        let number = handler.partition.as_ref()?.number;
+        let number = handler.partition.as_ref().filter(|_| handler.member.is_none())?.number;
         // They follow one another.
         if number == 0 {
             let share = Share::new(&handler.name, transport.clone(), stream, handler.queue());
@@ -107,7 +107,7 @@ impl Shares {
 }
 
 impl Broker {
-    pub(super) async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
+    pub(crate) async fn start(&self, handlers: Vec<Handler>) -> Result<Running, Error> {
         self.start_with(handlers, None).await
     }
 

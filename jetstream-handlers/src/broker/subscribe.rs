@@ -36,8 +36,8 @@ use crate::plan::{Ack, Backoff, DeadLetter, Deliver, Manage, OnBatchError, Plan}
 /// ```
 #[must_use = "a closure is not started until this is awaited"]
 pub struct Subscribe<'a> {
-    pub(super) broker: &'a Broker,
-    pub(super) handler: Handler,
+    pub(crate) broker: &'a Broker,
+    pub(crate) handler: Handler,
 }
 
 impl fmt::Debug for Subscribe<'_> {
@@ -323,7 +323,7 @@ impl<'a> IntoFuture for Subscribe<'a> {
 /// Dropping it leaves the closure running.
 #[derive(Debug)]
 #[must_use = "the closure keeps running without it; call `unsubscribe` to stop it"]
-pub struct Subscription(Running);
+pub struct Subscription(pub(crate) Running);
 
 impl Subscription {
     /// Stops the closure gracefully, as [`Running::shutdown`] does.

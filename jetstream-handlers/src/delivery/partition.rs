@@ -1,7 +1,6 @@
 //! One partition of a handler, as this process takes part in it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -22,19 +21,11 @@ const MIN_FORCED: Duration = Duration::from_secs(60);
 /// The maximum of that time.
 const MAX_FORCED: Duration = Duration::from_secs(3600);
 
-/// The state of one partition, which the shares of the handler, its worker and its pulls exchange.
+/// One partition, whose state the shares of the handler, its worker and its pulls exchange.
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) number: u32,
-    /// `true` if the share of this instance has it.
-    is_assigned: AtomicBool,
-    /// `true` if this instance has it although its share does not: no other one serves it, or calls do not end.
-    is_kept: AtomicBool,
-    /// `true` if the server delivers its messages to this instance.
-    is_active: AtomicBool,
-    /// `true` if another instance claims it.
-    is_claimed: AtomicBool,
-    kept: std::sync::Mutex<Kept>,
+    state: Mutex<State>,
     /// The wake-up of the worker.
     changed: Notify,
     /// The wake-up of the shares of the handler.
@@ -42,84 +33,92 @@ pub(crate) struct Partition {
 }
 
 #[derive(Debug, Default)]
-struct Kept {
-    until: Option<Instant>,
+struct State {
+    /// `true` if the share of this instance has it.
+    is_assigned: bool,
+    /// `true` if another instance claims it.
+    is_claimed: bool,
+    /// The time until which this instance has it although its share does not: no other one serves it, or calls do not end.
+    kept_until: Option<Instant>,
     /// The time since which it has messages and no active instance.
     unserved_since: Option<Instant>,
-    /// The time since which this instance is active.
+    /// The time since which the server delivers its messages to this instance.
     active_since: Option<Instant>,
     /// The time for which it was last kept because no other instance served it.
     forced: Duration,
 }
 
+impl State {
+    fn is_wanted(&self) -> bool {
+        self.is_assigned || self.kept_until.is_some()
+    }
+}
+
 impl Partition {
     /// Returns a partition that this instance does not have yet.
     pub(crate) fn new(number: u32, shares: Arc<Notify>) -> Self {
-        Self {
-            number,
-            is_assigned: AtomicBool::new(false),
-            is_kept: AtomicBool::new(false),
-            is_active: AtomicBool::new(false),
-            is_claimed: AtomicBool::new(false),
-            kept: std::sync::Mutex::default(),
-            changed: Notify::new(),
-            shares,
-        }
+        Self { number, state: Mutex::default(), changed: Notify::new(), shares }
     }
 
     /// Returns `true` if this instance requests its messages.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.is_assigned.load(Ordering::Relaxed) || self.is_kept()
+        lock(&self.state).is_wanted()
     }
 
     /// Returns `true` if this instance has it although its share does not.
     pub(crate) fn is_kept(&self) -> bool {
-        self.is_kept.load(Ordering::Relaxed)
+        lock(&self.state).kept_until.is_some()
     }
 
     /// Returns `true` if the server delivers its messages to this instance.
     pub(crate) fn is_active(&self) -> bool {
-        self.is_active.load(Ordering::Relaxed)
+        lock(&self.state).active_since.is_some()
     }
 
     /// Returns `true` if another instance claims it.
     pub(crate) fn is_claimed(&self) -> bool {
-        self.is_claimed.load(Ordering::Relaxed)
+        lock(&self.state).is_claimed
     }
 
     /// Waits until it may have become wanted or unwanted.
+    ///
+    /// # Cancel safety
+    ///
+    /// A change between two calls is not lost.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
     }
 
     /// Sets whether the share of this instance has it, and whether another instance claims it.
     pub(crate) fn assign(&self, is_assigned: bool, is_claimed: bool) {
-        self.is_claimed.store(is_claimed, Ordering::Relaxed);
-        if self.is_assigned.swap(is_assigned, Ordering::Relaxed) != is_assigned {
+        let mut state = lock(&self.state);
+        state.is_claimed = is_claimed;
+        if std::mem::replace(&mut state.is_assigned, is_assigned) != is_assigned {
             self.changed.notify_one();
         }
     }
 
     /// Records whether the server delivers its messages to this instance.
     pub(crate) fn set_active(&self, is_active: bool) {
-        if self.is_active.swap(is_active, Ordering::Relaxed) == is_active {
+        let mut state = lock(&self.state);
+        if state.active_since.is_some() == is_active {
             return;
         }
-        let mut kept = lock(&self.kept);
-        let since = std::mem::replace(&mut kept.active_since, is_active.then(Instant::now));
+        let since = std::mem::replace(&mut state.active_since, is_active.then(Instant::now));
         if since.is_some_and(|since| since.elapsed() >= SERVED) {
-            kept.unserved_since = None;
+            state.unserved_since = None;
         }
     }
 
     /// Returns the time for which this instance has been active.
     pub(crate) fn active_for(&self) -> Duration {
-        lock(&self.kept).active_since.map_or(Duration::ZERO, |since| since.elapsed())
+        lock(&self.state).active_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Returns `true` if this instance has it, and another one is to have it.
     pub(crate) fn is_unwanted_and_active(&self) -> bool {
-        self.is_active() && !self.is_wanted()
+        let state = lock(&self.state);
+        state.active_since.is_some() && !state.is_wanted()
     }
 
     /// Records what its consumer shows: `None` if there is nothing to deliver, or an instance is active; otherwise the time
@@ -127,41 +126,38 @@ impl Partition {
     ///
     /// So what other clients claim on the subject of the shares cannot stop a partition.
     pub(crate) fn seen(&self, unserved: Option<Duration>) {
-        let forced = {
-            let mut kept = lock(&self.kept);
-            let Some(normal) = unserved else {
-                kept.unserved_since = None;
-                if kept.until.is_none() {
-                    kept.forced = Duration::ZERO;
-                }
-                return;
-            };
-            // Claims that change all the time make it wanted for moments.
-            let since = *kept.unserved_since.get_or_insert_with(Instant::now);
-            if self.is_wanted() || since.elapsed() < normal + MAX_UNSERVED {
-                return;
+        let mut state = lock(&self.state);
+        let Some(normal) = unserved else {
+            state.unserved_since = None;
+            if state.kept_until.is_none() {
+                state.forced = Duration::ZERO;
             }
-            kept.unserved_since = None;
-            kept.forced = (kept.forced * 2).clamp(MIN_FORCED, MAX_FORCED);
-            kept.forced
+            return;
         };
-        self.keep(forced);
+        // Claims that change all the time make it wanted for moments.
+        let since = *state.unserved_since.get_or_insert_with(Instant::now);
+        if !state.is_wanted() && since.elapsed() >= normal + MAX_UNSERVED {
+            state.unserved_since = None;
+            state.forced = (state.forced * 2).clamp(MIN_FORCED, MAX_FORCED);
+            let forced = state.forced;
+            self.keep_for(&mut state, forced);
+        }
     }
 
     /// Keeps it for this time, whatever the share of this instance is.
     pub(crate) fn keep(&self, time: Duration) {
-        lock(&self.kept).until = Some(Instant::now() + time);
-        self.is_kept.store(true, Ordering::Relaxed);
+        self.keep_for(&mut lock(&self.state), time);
+    }
+
+    fn keep_for(&self, state: &mut State, time: Duration) {
+        state.kept_until = Some(Instant::now() + time);
         self.changed.notify_one();
         self.shares.notify_one();
     }
 
     /// Ends the time for which it is kept, if it has passed.
     pub(crate) fn tick(&self, now: Instant) {
-        let mut kept = lock(&self.kept);
-        if kept.until.is_some_and(|until| until <= now) {
-            kept.until = None;
-            self.is_kept.store(false, Ordering::Relaxed);
+        if lock(&self.state).kept_until.take_if(|until| *until <= now).is_some() {
             self.changed.notify_one();
         }
     }

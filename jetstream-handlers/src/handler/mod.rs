@@ -74,6 +74,7 @@ impl Handler {
                 description: registration.description,
                 plan: (registration.plan)(),
                 partition: None,
+                member: None,
                 events: Vec::new(),
             },
             call: Arc::new(registration.call),
@@ -100,6 +101,7 @@ impl Handler {
                 description: "",
                 plan,
                 partition: None,
+                member: None,
                 events: Vec::new(),
             },
             call: Arc::new(move |future: &mut CallFuture, delivery: Delivery<'_>, context: &Context| {

@@ -8,7 +8,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use super::Memory;
 
-/// The number of announcements that an instance may not have heard yet; the next ones make up for others.
+/// The number of announcements that an instance may not have received yet; the next ones make up for others.
 const CAPACITY: usize = 1024;
 
 /// The announcements on one subject, of all brokers of the server.
@@ -25,7 +25,7 @@ impl Default for Board {
     }
 }
 
-/// The announcements on one subject, as one instance hears them.
+/// The announcements on one subject, as one instance receives them.
 #[derive(Debug)]
 pub(crate) struct Announcements {
     memory: Arc<Memory>,

@@ -211,6 +211,11 @@ impl Message {
         let found = self.headers.as_deref().and_then(origin::parse);
         if let Some((origin, subject)) = found.or_else(|| origin::parse(&of_block?)) {
             (self.origin, self.subject) = (Some(Arc::new(origin)), subject);
+        } else if let Some((number, subject)) = self.subject.split_once('.')
+            && number.parse::<u32>().is_ok()
+        {
+            // Before nats-server 2.12, the header has no subject, but the stream of a group has it behind the number.
+            self.subject = subject.to_owned().into();
         }
     }
 

@@ -186,6 +186,7 @@ mod tests {
             description: "Bills an order.",
             plan,
             partition: None,
+            member: None,
             events: Vec::new(),
         };
         let info = HandlerInfo::new(&declaration, None, HandlerState::NotStarted, &Settings::default());

@@ -20,6 +20,12 @@ use crate::transport::Transport;
 /// The priority group of the consumer of an ordered handler, or of one with a key; each pull request names it.
 const GROUP: &str = "ordered";
 
+/// The priority group of a member of a group of the format `pcgroups`.
+const GROUP_OF_MEMBERS: &str = "PCG";
+
+/// The minimum `priority_timeout` of a member.
+const MIN_PIN_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The time without a pull request after which the server pins another worker instead of the active one.
 ///
 /// Each pull request of the active worker restarts it, so it must be longer than the time between two requests.
@@ -41,7 +47,12 @@ impl Binding {
 pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
     let plan = &handler.plan;
     let (priority_policy, priority_groups, priority_timeout) = if plan.is_pinned() {
-        (consumer::PriorityPolicy::PinnedClient, vec![GROUP.to_owned()], PIN_TIMEOUT)
+        let (group, timeout) = match &handler.member {
+            // The format of the groups has these values.
+            Some(_) => (GROUP_OF_MEMBERS, plan.ack_wait().max(MIN_PIN_TIMEOUT)),
+            None => (GROUP, PIN_TIMEOUT),
+        };
+        (consumer::PriorityPolicy::PinnedClient, vec![group.to_owned()], timeout)
     } else {
         Default::default()
     };
@@ -56,6 +67,8 @@ pub(crate) fn consumer_config(handler: &Declaration) -> consumer::Config {
         priority_groups,
         priority_timeout,
         ack_wait: plan.ack_wait(),
+        // The others wait until the consumer of a member that has gone is deleted.
+        inactive_threshold: handler.member.as_ref().map(|_| plan.ack_wait()).unwrap_or_default(),
         max_deliver: plan.server_max_deliver(),
         max_ack_pending: plan.max_ack_pending(),
         deliver_policy: deliver_policy(plan.deliver),

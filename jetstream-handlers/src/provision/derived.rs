@@ -225,6 +225,7 @@ mod tests {
             description: "",
             plan,
             partition: None,
+            member: None,
             events: Vec::new(),
         };
         let partitions = whole.consumers();

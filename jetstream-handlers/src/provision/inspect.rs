@@ -171,7 +171,11 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     let Declaration { name, plan, .. } = handler;
     let origin = find_stream(streams, handler).await?;
     let is_derived = handler.is_derived();
-    let stream = if is_derived { streams.find_derived(handler, &origin).await? } else { origin.clone() };
+    let stream = if is_derived && handler.member.is_none() {
+        streams.find_derived(handler, &origin).await?
+    } else {
+        origin.clone()
+    };
     let dead_letter = match &plan.dead_letter {
         Some(DeadLetter::Off) => None,
         Some(DeadLetter::Subject(subject)) => Some(subject.to_string()),
@@ -230,7 +234,8 @@ pub(crate) async fn stream_of(transport: &Transport, handler: &Declaration) -> R
 async fn find_stream(streams: &mut Streams<'_>, handler: &Declaration) -> Result<String, Problem> {
     let Declaration { name, plan, .. } = handler;
     let mut found: Vec<(String, String)> = Vec::new();
-    for subject in handler.subjects().filters() {
+    let subjects = if handler.member.is_some() { &plan.subject } else { handler.subjects() };
+    for subject in subjects.filters() {
         let transformed = match Needed::of(handler) {
             Some(needed) => streams.find_transformed(handler, &needed).await?,
             None => None,
@@ -491,6 +496,7 @@ mod tests {
             location,
             plan: crate::plan::Plan::new(subject, queue.to_owned()),
             partition: None,
+            member: None,
             events: Vec::new(),
         }
     }

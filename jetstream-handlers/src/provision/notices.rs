@@ -28,7 +28,7 @@ pub(super) fn log(declaration: &Declaration, binding: &Binding) {
             "the consumer is paused until {until}, and no message is delivered before; `nats consumer resume {stream} {consumer}` ends the pause"
         );
     }
-    if let Some(threshold) = deleted_after(config) {
+    if let Some(threshold) = deleted_after(config).filter(|_| declaration.member.is_none()) {
         tracing::warn!(
             handler,
             stream,

@@ -159,6 +159,7 @@ mod tests {
             description: "",
             plan,
             partition: None,
+            member: None,
             events: Vec::new(),
         }
     }

@@ -95,7 +95,7 @@ impl Rights {
                 Subscribe,
                 subject.clone(),
                 &[handler],
-                "hears the partitions of the other instances",
+                "receives the claims of the other instances",
             );
         }
     }

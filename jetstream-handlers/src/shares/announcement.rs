@@ -1,4 +1,4 @@
-//! What an instance announces about its partitions.
+//! The announcement of the partitions that an instance claims.
 
 use std::collections::BTreeSet;
 

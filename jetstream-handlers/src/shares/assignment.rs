@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// partitions is not a multiple of that of the instances.
 pub(super) fn assigned(own: &str, partitions: u32, claims: &BTreeMap<&str, &[u32]>) -> Vec<u32> {
     // The one that would keep it longest has a partition that several claim, so that one which has claimed everything,
-    // because it heard no other, takes nothing from them.
+    // because it received no announcement, takes nothing from them.
     let places = claims.iter().flat_map(|(id, claims)| (0..).zip(*claims).map(|(place, claim)| (place, *id, *claim)));
     let mut places: Vec<(usize, &str, u32)> = places.collect();
     places.sort_unstable();

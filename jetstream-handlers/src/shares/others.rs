@@ -1,4 +1,4 @@
-//! The other instances, as far as they were heard lately.
+//! The other instances whose announcements were received lately.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::announcement::Announcement;
 
-/// The time after which an instance that is not heard counts as gone; it announces its partitions every second.
+/// The time without an announcement after which an instance counts as gone; it announces its partitions every second.
 const EXPIRY: Duration = Duration::from_millis(3500);
 
 /// The maximum number of instances, which bounds the memory if another client invents some.
@@ -28,12 +28,12 @@ pub(super) struct Others {
 #[derive(Debug)]
 struct Other {
     claims: Vec<u32>,
-    heard: Instant,
+    received_at: Instant,
 }
 
 /// The effect of an announcement.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Heard {
+pub(super) enum Received {
     /// Nothing has changed.
     Again,
     /// The claims of a known instance have changed, or it has stopped.
@@ -46,41 +46,41 @@ pub(super) enum Heard {
 
 impl Others {
     /// Records an announcement of another instance, for a handler with this number of partitions.
-    pub(super) fn hear(&mut self, announcement: Announcement, partitions: u32, now: Instant) -> Heard {
+    pub(super) fn receive(&mut self, announcement: Announcement, partitions: u32, now: Instant) -> Received {
         let Announcement { id, partitions: of_other, claims, stops, .. } = announcement;
         if of_other != partitions {
             let is_new = self.unlike.len() < MAX_UNLIKE && self.unlike.insert(id);
-            return if is_new { Heard::Unlike } else { Heard::Again };
+            return if is_new { Received::Unlike } else { Received::Again };
         }
         if stops {
-            return if self.instances.remove(&id).is_some() { Heard::Changed } else { Heard::Again };
+            return if self.instances.remove(&id).is_some() { Received::Changed } else { Received::Again };
         }
         let is_full = self.instances.len() >= MAX_OTHERS;
         match self.instances.entry(id) {
             Entry::Occupied(known) => {
                 let before = known.into_mut();
                 let is_same = before.claims == claims;
-                *before = Other { claims, heard: now };
-                if is_same { Heard::Again } else { Heard::Changed }
+                *before = Other { claims, received_at: now };
+                if is_same { Received::Again } else { Received::Changed }
             }
-            Entry::Vacant(_) if is_full => Heard::Again,
+            Entry::Vacant(_) if is_full => Received::Again,
             Entry::Vacant(new) => {
-                new.insert(Other { claims, heard: now });
-                Heard::New
+                new.insert(Other { claims, received_at: now });
+                Received::New
             }
         }
     }
 
-    /// Forgets the instances that were not heard; returns `true` if there are any.
+    /// Forgets the instances without a recent announcement; returns `true` if there are any.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         let before = self.instances.len();
-        self.instances.retain(|_, other| now.saturating_duration_since(other.heard) < EXPIRY);
+        self.instances.retain(|_, other| now.saturating_duration_since(other.received_at) < EXPIRY);
         self.instances.len() < before
     }
 
-    /// Takes all instances for heard at this time, because nothing could be heard before.
+    /// Sets the time of the last announcement of all instances, because none could be received before.
     pub(super) fn excuse(&mut self, now: Instant) {
-        self.instances.values_mut().for_each(|other| other.heard = now);
+        self.instances.values_mut().for_each(|other| other.received_at = now);
     }
 
     /// Returns the ids of the instances with their claims.
@@ -105,14 +105,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn instance_that_is_not_heard_is_forgotten() {
+    async fn instance_without_announcements_is_forgotten() {
         let mut others = Others::default();
-        let hear = |others: &mut Others, announcement| others.hear(announcement, 12, Instant::now());
-        assert_eq!(hear(&mut others, announcement("a", 12, &[1], false)), Heard::New);
-        assert_eq!(hear(&mut others, announcement("a", 12, &[1], false)), Heard::Again);
-        assert_eq!(hear(&mut others, announcement("a", 12, &[1, 2], false)), Heard::Changed);
-        assert_eq!(hear(&mut others, announcement("b", 8, &[1], false)), Heard::Unlike);
-        assert_eq!(hear(&mut others, announcement("b", 8, &[2], false)), Heard::Again);
+        let receive = |others: &mut Others, announcement| others.receive(announcement, 12, Instant::now());
+        assert_eq!(receive(&mut others, announcement("a", 12, &[1], false)), Received::New);
+        assert_eq!(receive(&mut others, announcement("a", 12, &[1], false)), Received::Again);
+        assert_eq!(receive(&mut others, announcement("a", 12, &[1, 2], false)), Received::Changed);
+        assert_eq!(receive(&mut others, announcement("b", 8, &[1], false)), Received::Unlike);
+        assert_eq!(receive(&mut others, announcement("b", 8, &[2], false)), Received::Again);
         advance(EXPIRY - Duration::from_millis(1)).await;
         assert!(!others.expire(Instant::now()));
         others.excuse(Instant::now());
@@ -121,17 +121,17 @@ mod tests {
         advance(Duration::from_millis(1)).await;
         assert!(others.expire(Instant::now()));
         assert_eq!(others.count(), 0);
-        hear(&mut others, announcement("a", 12, &[1], false));
-        assert_eq!(hear(&mut others, announcement("a", 12, &[], true)), Heard::Changed);
-        assert_eq!(hear(&mut others, announcement("a", 12, &[], true)), Heard::Again);
+        receive(&mut others, announcement("a", 12, &[1], false));
+        assert_eq!(receive(&mut others, announcement("a", 12, &[], true)), Received::Changed);
+        assert_eq!(receive(&mut others, announcement("a", 12, &[], true)), Received::Again);
     }
 
     #[tokio::test(start_paused = true)]
     async fn invented_instances_are_bounded() {
         let mut others = Others::default();
         for id in 0..2 * MAX_OTHERS {
-            others.hear(announcement(&id.to_string(), 12, &[], false), 12, Instant::now());
-            others.hear(announcement(&id.to_string(), 8, &[], false), 12, Instant::now());
+            others.receive(announcement(&id.to_string(), 12, &[], false), 12, Instant::now());
+            others.receive(announcement(&id.to_string(), 8, &[], false), 12, Instant::now());
         }
         assert_eq!((others.count(), others.unlike.len()), (MAX_OTHERS, MAX_UNLIKE));
     }

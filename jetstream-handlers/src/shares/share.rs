@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::announcement::Announcement;
 use super::assignment::assigned;
-use super::others::{Heard, Others};
+use super::others::{Others, Received};
 use crate::delivery::Partition;
 use crate::error::{Error, chain};
 use crate::transport::{Announcements, Transport};
@@ -102,7 +102,7 @@ impl Share {
                 () = stop.cancelled() => return self.announce(&announcements, true).await,
                 () = sleep_until(self.announce_at()) => self.announce(&announcements, false).await,
                 () = sleep_until(self.assigned_at + MIN_PERIOD), if self.is_stale => self.assign(),
-                heard = announcements.next() => self.is_stale |= self.hear(&heard),
+                announcement = announcements.next() => self.is_stale |= self.receive(&announcement),
                 () = self.kept.notified() => self.is_stale = true,
             }
             if self.ticked_at.elapsed() >= PERIOD {
@@ -111,11 +111,11 @@ impl Share {
         }
     }
 
-    /// Hears what the others claim, before anything is claimed.
+    /// Receives the claims of the others, before anything is claimed.
     async fn join(&mut self, announcements: &mut Announcements) {
         self.announce(announcements, false).await;
         if let Some(kept) = announcements.take_kept() {
-            kept.iter().for_each(|heard| _ = self.hear(heard));
+            kept.iter().for_each(|announcement| _ = self.receive(announcement));
             return;
         }
         let until = Instant::now() + JOIN;
@@ -124,7 +124,7 @@ impl Share {
                 // Another client may flood the subject.
                 biased;
                 () = sleep_until(until) => return,
-                heard = announcements.next() => { self.hear(&heard); }
+                announcement = announcements.next() => { self.receive(&announcement); }
             }
         }
     }
@@ -147,22 +147,22 @@ impl Share {
         (self.announced_at, self.is_due) = (Instant::now(), false);
     }
 
-    /// Records what was heard; returns `true` if the assignment may have changed.
-    fn hear(&mut self, heard: &[u8]) -> bool {
-        let Some(announcement) = Announcement::parse(heard).filter(|it| it.id != self.id) else { return false };
+    /// Records an announcement; returns `true` if the assignment may have changed.
+    fn receive(&mut self, announcement: &[u8]) -> bool {
+        let Some(announcement) = Announcement::parse(announcement).filter(|it| it.id != self.id) else { return false };
         if announcement.stream != self.created && announcement.stream != 0 && self.created != 0 {
             return false;
         }
         let (of_other, partitions) = (announcement.partitions, self.partitions.len() as u32);
-        match self.others.hear(announcement, partitions, Instant::now()) {
-            Heard::Again => false,
-            Heard::Changed => true,
-            Heard::New => {
+        match self.others.receive(announcement, partitions, Instant::now()) {
+            Received::Again => false,
+            Received::Changed => true,
+            Received::New => {
                 // It waits for the claims of the others.
                 self.is_due = true;
                 true
             }
-            Heard::Unlike => {
+            Received::Unlike => {
                 let handler = &*self.handler;
                 tracing::warn!(
                     handler,
@@ -190,8 +190,10 @@ impl Share {
     fn assign(&mut self) {
         (self.assigned_at, self.is_stale) = (Instant::now(), false);
         let kept: Vec<u32> = self.partitions.iter().filter(|it| it.is_kept()).map(|it| it.number).collect();
-        let mut own = kept.clone();
-        own.extend(self.claims.iter().filter(|it| !kept.contains(it)));
+        let before_others = |others: &[u32]| -> Vec<u32> {
+            kept.iter().chain(others.iter().filter(|it| !kept.contains(it))).copied().collect()
+        };
+        let own = before_others(&self.claims);
         let mut claims: BTreeMap<&str, &[u32]> = self.others.claims().collect();
         claims.insert(&self.id, &own);
         let share = assigned(&self.id, self.partitions.len() as u32, &claims);
@@ -199,8 +201,7 @@ impl Share {
         for partition in &self.partitions {
             partition.assign(share.contains(&partition.number), of_others.contains(&partition.number));
         }
-        let mut claims = kept;
-        claims.extend(share.iter().filter(|it| !claims.contains(it)).copied().collect::<Vec<_>>());
+        let claims = before_others(&share);
         if claims != self.claims {
             let (handler, instances) = (&*self.handler, self.others.count() + 1);
             let (count, all) = (claims.len(), self.partitions.len());

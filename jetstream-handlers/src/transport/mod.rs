@@ -28,6 +28,7 @@ use crate::message::Stored;
 use crate::nats;
 use crate::observe::health::LastError;
 use crate::settings::Settings;
+use crate::subject::covers;
 
 /// The separator of the server and the account in the identity of a transport.
 pub(crate) const ACCOUNT: &str = ", account ";
@@ -365,12 +366,20 @@ impl Transport {
     pub(crate) async fn next_stored_on(
         &self,
         stream: &str,
-        sequence: u64,
+        mut sequence: u64,
         subject: &str,
     ) -> Result<Option<Stored>, Error> {
         match self {
             Self::Nats(connection) => connection.next_stored_on(stream, sequence, subject).await,
-            Self::Memory(_) => Ok(None),
+            Self::Memory(_) => {
+                while let Some(stored) = self.next_stored(stream, sequence).await? {
+                    if covers(subject, &stored.subject) {
+                        return Ok(Some(stored));
+                    }
+                    sequence = stored.sequence + 1;
+                }
+                Ok(None)
+            }
         }
     }
 

@@ -42,6 +42,7 @@ mod ordered;
 mod outputs;
 mod partitions;
 mod payloads;
+mod pcgroups;
 mod plans;
 mod publishes;
 mod queues;
