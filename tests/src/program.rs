@@ -2,12 +2,14 @@
 
 use crate::process::{self, Process};
 use crate::server::TIMEOUT;
-use crate::{eventually, target};
+use crate::{eventually, ms, target};
 use std::fs;
 use std::future::ready;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::Duration;
 use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
 
 /// A running program.
 ///
@@ -59,17 +61,29 @@ impl Program {
     ///
     /// When the program ends first, and after the timeout; the message contains its output.
     pub async fn until(&mut self, start: &str) -> String {
+        self.until_within(start, TIMEOUT).await
+    }
+
+    /// Waits for a line that begins with `start`, as [`until`](Self::until) does, with another timeout.
+    ///
+    /// # Panics
+    ///
+    /// As `until`.
+    pub async fn until_within(&mut self, start: &str, limit: Duration) -> String {
         let what = format!("a line `{start}..`");
-        let poll = || {
+        let started = Instant::now();
+        loop {
             // The status is read first, because the line may be the last one.
             let ended = self.process.ended();
-            let line = self.lines(start).into_iter().next();
-            if let (None, Some(status)) = (&line, ended) {
-                panic!("{status} without {what}:\n{}", self.output());
+            match (self.lines(start).into_iter().next(), ended) {
+                (Some(line), _) => return line,
+                (None, Some(status)) => panic!("{status} without {what}:\n{}", self.output()),
+                (None, None) if started.elapsed() > limit => {
+                    panic!("not within {limit:?}: {what}:\n{}", self.output())
+                }
+                (None, None) => sleep(ms(5)).await,
             }
-            ready(line)
-        };
-        eventually(&what, TIMEOUT, poll).await
+        }
     }
 
     /// Sends a signal, named as for `kill -s`.

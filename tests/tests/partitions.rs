@@ -135,7 +135,8 @@ impl Workers {
     /// Changes the number of partitions to 12, and replaces all processes.
     async fn change_number(&mut self) {
         let mut applying = self.program("apply");
-        applying.until("applied").await;
+        // It waits until the backlog is handled.
+        applying.until_within("applied", secs(300)).await;
         self.partitions = "12";
         for _ in 0..self.running.len() {
             self.end(0, "TERM").await;
