@@ -1812,3 +1812,30 @@ pub use crate::subscriber;
 
 // jetstream_handlers::prelude::secs
 pub const fn secs(seconds: u64) -> std::time::Duration {}
+
+// jetstream_handlers::pcgroups::Group
+#[derive(Clone)]
+pub struct Group {}
+impl Group {
+    pub async fn create(
+        &self,
+        partitions: u32,
+        filter: &str,
+        wildcards: &[u32],
+    ) -> Result<(), Error> {}
+    pub async fn add_members(&self, members: &[&str]) -> Result<(), Error> {}
+    pub async fn remove_members(&self, members: &[&str]) -> Result<(), Error> {}
+    pub async fn map_members(&self, mappings: &[(&str, &[u32])]) -> Result<(), Error> {}
+    pub async fn members(&self) -> Result<Vec<String>, Error> {}
+}
+impl fmt::Debug for Group {}
+impl fmt::Display for Group {}
+
+// jetstream_handlers::pcgroups::Membership
+#[must_use = "the closure keeps running without it; call `leave` to stop it"]
+pub struct Membership {}
+impl Membership {
+    pub fn partitions(&self) -> Vec<u32> {}
+    pub async fn leave(self) -> Result<(), Error> {}
+}
+impl fmt::Debug for Membership {}

@@ -360,6 +360,36 @@ async fn instances_are_healthy_again_after_the_server_was_down() {
 }
 
 #[tokio::test]
+async fn message_that_the_server_cannot_copy_is_reported() {
+    let server = Server::start().await;
+    let broker = connect(&server).await;
+    let handled = Recorder::<Work>::default();
+    let subscribe = broker.subscribe("work.{customer}.keyed", "keyed", handled.handler());
+    let _subscription = subscribe.key("{customer}").partitions(4).await.unwrap();
+    publish(&broker, 0..10, None).await;
+    handled.until_distinct(10).await;
+    // The server adds a header, with which the block is too long.
+    let client = server.client().await;
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Large", "x".repeat(65_480));
+    let large = client.publish_with_headers("work.1.keyed", headers, "{}".into());
+    large.await.unwrap();
+    client.flush().await.unwrap();
+    publish(&broker, 10..20, None).await;
+    let stuck = |health: &Health| {
+        health
+            .handlers
+            .iter()
+            .any(|it| format!("{:?}", it.status).contains("does not copy message 11 of stream `WORK`"))
+    };
+    eventually("the copying is reported", secs(90), async || stuck(&broker.health()).then_some(())).await;
+    assert_eq!(handled.items().len(), 10);
+    server.jetstream().await.get_stream("WORK").await.unwrap().delete_message(11).await.unwrap();
+    handled.until_distinct(20).await;
+    eventually("the end is reported", secs(60), async || (!stuck(&broker.health())).then_some(())).await;
+}
+
+#[tokio::test]
 async fn copying_continues_after_the_server_was_started_again() {
     let mut server = Server::start().await;
     let broker = connect(&server).await;

@@ -5,6 +5,7 @@ mod asyncapi;
 mod builder;
 mod check;
 mod choose;
+mod copies;
 mod doctor;
 mod filters;
 #[cfg(feature = "metrics")]

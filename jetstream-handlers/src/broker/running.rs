@@ -18,6 +18,7 @@ use crate::handler::Handler;
 use crate::observe::health::{HandlerHealth, Status};
 use crate::observe::observer::Observer;
 use crate::observe::status_cell::{Condition, StatusCell};
+use crate::provision::next_uncopied;
 use crate::sync::lock;
 use crate::transport::Transport;
 use crate::worker::{Buffered, Busy, Delayed, Handling, Slots};
@@ -249,6 +250,12 @@ impl Running {
             let delayed: usize = others.chain([worker]).map(|worker| worker.delayed.count()).sum();
             if !unanswered.is_ok_and(|count| count <= delayed as u64) {
                 return false;
+            }
+            if worker.is_first() && worker.binding.is_derived {
+                let uncopied = next_uncopied(self.broker.transport(), &worker.binding.stream).await;
+                if !uncopied.is_ok_and(|uncopied| uncopied.is_none()) {
+                    return false;
+                }
             }
         }
         true

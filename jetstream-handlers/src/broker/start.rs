@@ -139,6 +139,7 @@ impl Broker {
         shares.spawn();
         workers.iter().filter(|worker| worker.is_first()).for_each(|worker| worker.log_start());
         self.spawn_filter_check(&workers);
+        self.spawn_copy_check(&workers);
         #[cfg(feature = "metrics")]
         self.spawn_gauges(&workers);
         // Lets each worker send its first request before the caller publishes.

@@ -18,6 +18,8 @@ pub(crate) enum Condition {
     Paused,
     /// The consumer delivers messages that only another version of the program handles.
     Uncovered,
+    /// The server does not copy the messages of a derived stream.
+    NotCopied,
 }
 
 /// The status of a worker, shared with the broker.

@@ -56,11 +56,24 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
             _ => {}
         }
     }
-    work_off(transport, numbered, derived).await?;
+    work_off(transport, numbered, &derived).await?;
     for (done, change) in pending.iter().enumerate() {
         let changed = format!("{done} of {} changes were made", pending.len());
-        let target = Target::read(transport, change, &changed).await?;
-        apply_change(transport, change, target).await.map_err(|error| error.about(&changed))?;
+        let target = match Target::read(transport, change, &changed).await {
+            Ok(target) => target,
+            Err(error) => {
+                resume(transport, &derived).await?;
+                return Err(error);
+            }
+        };
+        let applied = apply_change(transport, change, target).await;
+        if let Err(error) = applied {
+            resume(transport, &derived).await?;
+            return Err(error.about(&changed));
+        }
+        if change.object == ChangeObject::Stream {
+            derived.retain(|stream| Some(&stream.name) != change.stream.as_ref());
+        }
         tracing::info!("applied: {change}");
     }
     Ok(())
@@ -71,7 +84,7 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
 async fn work_off(
     transport: &Transport,
     consumers: Vec<(String, String)>,
-    derived: Vec<stream::Config>,
+    derived: &[stream::Config],
 ) -> Result<(), Error> {
     let mut former = Vec::new();
     for (stream, consumer) in consumers {
@@ -82,7 +95,7 @@ async fn work_off(
             former.push((stream, consumer));
         }
     }
-    for stream in &derived {
+    for stream in derived {
         let name = &stream.name;
         let consumers = transport.found_consumers(name).await;
         let consumers = consumers.map_err(|error| error.into_error(&format!("listing the consumers of `{name}`")))?;
@@ -91,11 +104,17 @@ async fn work_off(
     }
     let drained = drain(transport, &former).await;
     if drained.is_err() {
-        for stream in &derived {
-            derived::resume(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
-        }
+        resume(transport, derived).await?;
     }
     drained
+}
+
+/// Lets derived streams copy again that were not changed.
+async fn resume(transport: &Transport, derived: &[stream::Config]) -> Result<(), Error> {
+    for stream in derived {
+        derived::resume(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
+    }
+    Ok(())
 }
 
 fn halting(stream: &stream::Config) -> String {
@@ -184,8 +203,7 @@ async fn apply_change(transport: &Transport, change: &Change, target: Target) ->
         (ChangeAction::Update, Target::Stream(found)) => {
             let mut wanted: stream::Config = config(change)?;
             if derived::changes_copies(&found, &wanted) {
-                let continued = derived::continue_copying(transport, &mut wanted).await;
-                continued.map_err(|error| failed("reading the last copy of", change, error))?;
+                derived::continue_copying(transport, &mut wanted).await?;
             }
             let mut metadata = found.metadata.clone();
             metadata.extend(std::mem::take(&mut wanted.metadata));

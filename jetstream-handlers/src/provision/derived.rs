@@ -3,7 +3,7 @@
 //! It is a work queue of copies: the server removes a copy once it was handled. Each copy has the subject
 //! `partition.<number>`, because a consumer whose filter has a wildcard is slower, and names its original in a header.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, Source, SubjectTransform};
 
@@ -13,6 +13,7 @@ use super::unfit;
 use crate::declaration::Declaration;
 use crate::error::api::ApiError;
 use crate::error::problem::{Problem, Purpose};
+use crate::error::{Error, ErrorKind};
 use crate::key::Place;
 use crate::partition::{DERIVED, derived_stream};
 use crate::pattern::{Placeholder, filter, tokens};
@@ -21,6 +22,9 @@ use crate::transport::Transport;
 
 /// The maximum number of copies that are not handled; the server copies no more until some are.
 const MAX_MESSAGES: i64 = 100_000;
+
+/// The shortest `duplicate_window` that the server accepts.
+const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 
 /// The `max_msg_size` of a stream that copies nothing while its number of partitions is changed.
 ///
@@ -35,6 +39,14 @@ pub(super) fn is_derived(config: &stream::Config) -> bool {
 /// Returns `true` if the server is to copy in another way, for which it would begin anew.
 pub(super) fn changes_copies(found: &stream::Config, wanted: &stream::Config) -> bool {
     is_derived(wanted) && (found.sources != wanted.sources || found.max_message_size == HALTED)
+}
+
+/// Returns the configuration without `max_msg_size`, which is another one while the number of partitions is changed.
+pub(super) fn without_limit(mut config: stream::Config) -> stream::Config {
+    if is_derived(&config) {
+        config.max_message_size = -1;
+    }
+    config
 }
 
 /// Returns the configuration without what only lasts while the number of partitions is changed.
@@ -57,13 +69,64 @@ pub(super) async fn resume(transport: &Transport, found: &stream::Config) -> Res
     transport.update_stream(&halted, &unhalted(found.clone())).await
 }
 
-/// Sets the sequence from which a stream with other partitions goes on to copy, which it would begin anew otherwise.
-pub(super) async fn continue_copying(transport: &Transport, wanted: &mut stream::Config) -> Result<(), ApiError> {
-    let Some(copied) = transport.copied_sequence(&wanted.name).await? else { return Ok(()) };
+/// Sets the position from which a stream that is to copy in another way goes on, which would begin anew otherwise.
+///
+/// It is a time if possible: if the origin is deleted and created again later, the server begins there, and the messages below
+/// a start sequence would not be copied.
+pub(super) async fn continue_copying(transport: &Transport, wanted: &mut stream::Config) -> Result<(), Error> {
+    let name = &wanted.name;
+    let copied = transport.copied_sequence(name).await;
+    let copied = copied.map_err(|error| error.into_error(&format!("reading the last copy of stream `{name}`")))?;
+    let Some(copied) = copied else {
+        if transport.last_assigned_sequence(name).await? == 0 {
+            return Ok(());
+        }
+        let text = format!(
+            "the server does not tell which message stream `{name}` has copied last, so that it would copy all again; all its servers need nats-server 2.15"
+        );
+        return Err(Error::new(ErrorKind::Plan, text));
+    };
     for source in wanted.sources.iter_mut().flatten() {
-        (source.start_sequence, source.start_time) = (Some(copied + 1), None);
+        (source.start_sequence, source.start_time) = match transport.time_of(&source.name, copied + 1).await {
+            Ok(Some(time)) => (None, Some(time.into())),
+            Ok(None) | Err(_) => (Some(copied + 1), None),
+        };
     }
     Ok(())
+}
+
+/// A message of an origin that a stream is to copy, and has not copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Uncopied {
+    pub(crate) origin: String,
+    pub(crate) sequence: u64,
+    /// `true` if the stream copies nothing, because a change of its partitions was interrupted.
+    pub(crate) is_halted: bool,
+    /// `true` if the stream has as many copies as it may have.
+    pub(crate) is_full: bool,
+}
+
+/// Returns the first message that a stream has not copied yet; `None` if there is none, or if it is not known.
+pub(crate) async fn next_uncopied(transport: &Transport, stream: &str) -> Result<Option<Uncopied>, Error> {
+    let failed = |error: ApiError| error.into_error(&format!("reading stream `{stream}`"));
+    let Some(config) = transport.stream(stream).await.map_err(failed)? else { return Ok(None) };
+    let copied = transport.copied_sequence(stream).await.map_err(failed)?;
+    let Some(source) = config.sources.iter().flatten().next() else { return Ok(None) };
+    // What was stored before the start is never copied.
+    if copied.is_none() && source.start_time.is_some() {
+        return Ok(None);
+    }
+    let begin = (copied.unwrap_or_default() + 1).max(source.start_sequence.unwrap_or_default());
+    let mut next: Option<u64> = None;
+    for transform in &source.subject_transforms {
+        let found = transport.next_stored_on(&source.name, begin, &transform.source).await?;
+        next = next.into_iter().chain(found.map(|stored| stored.sequence)).min();
+    }
+    let Some(sequence) = next else { return Ok(None) };
+    let count = transport.count_messages(stream, ">").await?.unwrap_or_default();
+    let is_full = config.max_messages > 0 && count >= config.max_messages as u64;
+    let is_halted = config.max_message_size == HALTED;
+    Ok(Some(Uncopied { origin: source.name.clone(), sequence, is_halted, is_full }))
 }
 
 /// Returns the number of the wildcard that stands for the key in the pattern of a subject, from 1; `None` if the key is not one
@@ -89,13 +152,14 @@ fn transforms(handler: &Declaration) -> Vec<SubjectTransform> {
     handler.subjects().iter().map(of_subject).collect()
 }
 
-/// Returns the configuration of the derived stream of a handler.
-fn config(handler: &Declaration, origin: &stream::Config) -> Result<stream::Config, Problem> {
+/// Returns the configuration of the derived stream of a handler; `last` is the last sequence of the origin.
+fn config(handler: &Declaration, origin: &stream::Config, last: u64) -> Result<stream::Config, Problem> {
     let plan = handler.whole().plan;
     let mut source = Source { name: origin.name.clone(), subject_transforms: transforms(handler), ..Source::default() };
     match plan.deliver {
         Deliver::All => {}
-        Deliver::New => source.start_time = Some(SystemTime::now().into()),
+        // By the sequence, because the clock of the server may differ.
+        Deliver::New => source.start_sequence = Some(last + 1),
         Deliver::FromTime(time) => source.start_time = Some(time.max(SystemTime::UNIX_EPOCH).into()),
         Deliver::FromSequence(sequence) => source.start_sequence = Some(sequence),
         Deliver::Last | Deliver::LastPerSubject => {
@@ -112,7 +176,8 @@ fn config(handler: &Declaration, origin: &stream::Config) -> Result<stream::Conf
         max_message_size: -1,
         storage: origin.storage,
         num_replicas: origin.num_replicas,
-        duplicate_window: origin.duplicate_window,
+        // The server leaves out a message whose id it knows from another one, and that may be older in the origin.
+        duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
         sources: Some(vec![source]),
         metadata: [(drift::PARTITIONS_ENTRY.to_owned(), partitions)].into(),
@@ -154,7 +219,15 @@ impl Streams<'_> {
             );
             return Err(Problem::setting(&handler.name, "partitions", &problem));
         }
-        let wanted = config(handler, &config_of_origin)?;
+        let exists = self.known.get(origin).is_none_or(|known| known.exists);
+        let last = match handler.whole().plan.deliver {
+            Deliver::New if exists => {
+                let last = self.transport.last_assigned_sequence(origin).await;
+                last.map_err(|error| Problem::failed(&purpose, error))?
+            }
+            _ => 0,
+        };
+        let wanted = config(handler, &config_of_origin, last)?;
         let name = wanted.name.clone();
         if self.known.contains_key(&name) || self.load(&purpose, &name).await? {
             self.compare_derived(handler, &wanted)?;
@@ -169,6 +242,17 @@ impl Streams<'_> {
     /// Compares the derived stream of a handler with the one on the server; a start never changes it.
     fn compare_derived(&mut self, handler: &Declaration, wanted: &stream::Config) -> Result<(), Problem> {
         let Some(known) = self.known.get_mut(&wanted.name) else { return Ok(()) };
+        let origins = |config: &stream::Config| -> Vec<String> {
+            config.sources.iter().flatten().map(|source| source.name.clone()).collect()
+        };
+        if !is_derived(&known.config) || origins(&known.config) != origins(wanted) || !known.config.subjects.is_empty()
+        {
+            let problem = format!(
+                "needs the stream `{}` for the copies, but one of this name exists that has something else; set another `queue`, or write `{{partition}}` for a token of the subject",
+                wanted.name
+            );
+            return Err(Problem::setting(&handler.name, "partitions", &problem));
+        }
         let merged = merged(&known.config, wanted);
         let differences = drift::stream(&known.config, &merged);
         let is_only_halted = differences.iter().all(|difference| difference.field == "max_msg_size");

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use super::derived;
 use crate::error::{Error, ErrorKind};
 use crate::partition::queue_of_partition;
 use crate::transport::Transport;
@@ -36,7 +37,13 @@ impl Former {
             consumers.map_err(|error| error.into_error(&format!("listing the consumers of stream `{stream}`")))?;
         let partitions: Vec<_> =
             consumers.iter().filter(|it| queue_of_partition(it.name()) == Some(queue.as_str())).collect();
-        Ok((partitions.iter().map(|consumer| consumer.left).sum(), partitions.len()))
+        let left: u64 = partitions.iter().map(|consumer| consumer.left).sum();
+        // A copy may be in a partition without a consumer; in a derived stream, all messages are copies.
+        let copies = match transport.stream(stream).await {
+            Ok(Some(config)) if derived::is_derived(&config) => transport.count_messages(stream, ">").await?,
+            _ => None,
+        };
+        Ok((left.max(copies.unwrap_or_default()), partitions.len()))
     }
 
     async fn until_drained(&self, transport: &Transport) -> Result<(), Error> {

@@ -17,6 +17,7 @@ use crate::declaration::Declaration;
 use crate::delivery::{AckWait, Binding, Incarnations, Origin, OutputStream, SentAcks, Unfinished};
 use crate::error::problem::{Problem, Purpose};
 use crate::error::{Error, ErrorKind};
+use crate::partition::derived_stream;
 use crate::plan::{DeadLetter, Deliver, Manage, Plan};
 use crate::subject::{covers, overlap};
 use crate::transport::Transport;
@@ -218,12 +219,18 @@ async fn bind(streams: &mut Streams<'_>, handler: &Declaration) -> Result<Bindin
     })
 }
 
-/// Finds the stream that a handler reads, which must exist.
+/// Finds the stream of the consumers of a handler, which must exist.
 pub(crate) async fn stream_of(transport: &Transport, handler: &Declaration) -> Result<String, Error> {
     let mut streams = Streams::new(transport, Aim::Start);
     streams.manage_for(handler);
-    let stream = find_stream(&mut streams, handler).await.map_err(|problem| Error::of(vec![problem]))?;
-    if streams.known.get(&stream).is_none_or(|known| known.exists) {
+    let mut stream = find_stream(&mut streams, handler).await.map_err(|problem| Error::of(vec![problem]))?;
+    if handler.is_derived() || handler.plan.is_derived() {
+        stream = derived_stream(&stream, handler.queue());
+        let found = transport.stream(&stream).await;
+        if found.map_err(|error| error.into_error(&format!("reading stream `{stream}`")))?.is_some() {
+            return Ok(stream);
+        }
+    } else if streams.known.get(&stream).is_none_or(|known| known.exists) {
         return Ok(stream);
     }
     let text = format!("the stream `{stream}` of handler `{}` does not exist; start the handler first", handler.name);

@@ -32,6 +32,7 @@ mod wide_filters;
 
 pub(crate) use applying::apply_plan;
 pub(crate) use consumers::restore_consumer;
+pub(crate) use derived::next_uncopied;
 pub use export::ExportFormat;
 pub(crate) use export::export;
 pub(crate) use inspect::{Inspection, shared_durable, stream_of};

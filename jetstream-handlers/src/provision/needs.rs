@@ -66,6 +66,8 @@ pub(crate) struct StreamNeeds {
     /// `true` if the broker creates the stream while it does not exist.
     pub(crate) is_created: bool,
     pub(crate) is_declared: bool,
+    /// `true` if it is derived from another stream, so that a plan may change it.
+    pub(crate) is_derived: bool,
     /// `true` if the stream does not exist.
     pub(crate) is_missing: bool,
     pub(crate) is_work_queue: bool,
@@ -188,6 +190,7 @@ impl Collected<'_> {
             self.needs.entry(stream.clone()).or_default().is_created = true;
         }
         self.add(stream, Some(handler), Use::Read).await;
+        self.needs.entry(stream.clone()).or_default().is_derived = true;
     }
 
     async fn of_dead_letters(&mut self, needs: &mut HandlerNeeds) {

@@ -356,7 +356,7 @@ pub(super) async fn fingerprint_of_stream(
         Err(error) => return Err(error),
     };
     let metadata = ownership::lasting(&config.metadata);
-    let config = json(&stream::Config { metadata, ..derived::unhalted(config.clone()) });
+    let config = json(&stream::Config { metadata, ..derived::without_limit(config.clone()) });
     Ok(Some(fingerprint(&format!("{}\n{created:?}", canonical(&config)))))
 }
 

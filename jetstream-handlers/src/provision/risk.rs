@@ -145,8 +145,19 @@ pub(super) fn of_stream(difference: &Difference, found: &stream::Config, wanted:
             (Risk::Safe, text.to_owned())
         }
         "sources" if derived::is_derived(wanted) => {
-            let text = "the copying stops until the running handler has handled all copies, and continues behind the last one; nothing is copied twice, and publishers need not stop";
-            (Risk::Careful, text.to_owned())
+            let mut text = "the copying stops until the running handler has handled all copies, and continues behind the last one; nothing is copied twice, and publishers need not stop".to_owned();
+            let copied = |config: &stream::Config| -> Vec<String> {
+                let transforms = config.sources.iter().flatten().flat_map(|source| &source.subject_transforms);
+                transforms.map(|it| it.source.clone()).collect()
+            };
+            let (before, after) = (copied(found), copied(wanted));
+            for lost in before.iter().filter(|subject| !after.contains(subject)) {
+                text.push_str(&format!("; `{lost}` is not copied any more, also not for another handler of the queue"));
+            }
+            for new in after.iter().filter(|subject| !before.contains(subject)) {
+                text.push_str(&format!("; of `{new}`, only what is stored from then on is copied"));
+            }
+            (Risk::Careful, text)
         }
         "description" | "metadata" => (Risk::Safe, "no message is affected".to_owned()),
         "num_replicas" => (Risk::Safe, "the cluster copies the stream to other servers or removes copies".to_owned()),

@@ -19,7 +19,7 @@ use crate::error::difference::Difference;
 use crate::error::problem::{Problem, Purpose};
 use crate::plan::Manage;
 use crate::settings::Settings;
-use crate::subject::{has_wildcard, overlap};
+use crate::subject::{has_wildcard, overlap, partitions_of};
 use crate::transport::Transport;
 
 /// The maximum number of streams between a message and its copy that are followed.
@@ -104,6 +104,10 @@ impl<'a> Streams<'a> {
     /// Compares a declared stream with the one on the server; returns the problem of a difference that is not changed.
     fn compare(&mut self, wanted: &stream::Config) -> Option<Problem> {
         let found = &self.known[&wanted.name].config;
+        // That of a handler with partitions, which another call or program starts.
+        let of_partitions = found.subject_transform.clone().filter(|it| partitions_of(&it.destination).is_some());
+        let subject_transform = wanted.subject_transform.clone().or(of_partitions);
+        let wanted = &stream::Config { subject_transform, ..wanted.clone() };
         let problem = drift::check_stream(found, wanted).err()?;
         let differences = problem.differences();
         let is_changeable = differences.iter().all(Difference::is_changeable);
@@ -112,8 +116,12 @@ impl<'a> Streams<'a> {
             notices::adopted_stream(&wanted.name, differences, since);
             return None;
         }
+        let number =
+            |config: &stream::Config| config.subject_transform.as_ref().map(|it| partitions_of(&it.destination));
+        let is_renumbered = number(found) != number(wanted);
         let changes = match self.aim {
-            Aim::Start => self.manage == Manage::Update,
+            // The messages of the former partitions are worked off before, by a plan.
+            Aim::Start => self.manage == Manage::Update && !is_renumbered,
             Aim::Plan => self.manage != Manage::Bind,
             Aim::Export => {
                 let known = self.known.get_mut(&wanted.name)?;

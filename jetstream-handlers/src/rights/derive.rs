@@ -194,6 +194,10 @@ impl Rights {
             if it.is_declared && manage != Manage::Bind {
                 self.request(&format!("STREAM.UPDATE.{stream}"), &names, "updates the declared stream");
             }
+            if it.is_derived {
+                self.request(&format!("STREAM.UPDATE.{stream}"), &names, "changes the partitions of the copies");
+                self.request(&format!("CONSUMER.LIST.{stream}"), &names, "waits for the end of the former partitions");
+            }
             let purpose = "finds consumers without a handler, and those that receive a replay";
             self.optional_request(&format!("CONSUMER.LIST.{stream}"), &names, purpose);
             // The names of these consumers are those of handlers that the program does not have any more.

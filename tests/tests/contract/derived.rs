@@ -18,6 +18,9 @@ contract![
     number_of_partitions_is_changed_after_a_drain,
     interrupted_change_of_the_number_is_continued,
     stream_that_cannot_be_copied_is_refused,
+    stream_of_someone_else_is_not_taken_over,
+    repeated_message_id_is_copied,
+    another_process_pauses_the_copies,
 ];
 
 #[subscriber(
@@ -252,4 +255,57 @@ async fn stream_that_cannot_be_copied_is_refused(transport: &Transport) {
     assert_error(subscribe("orders.created", "customer").await, ErrorKind::Config, &parts);
     let parts = ["more than one token of the subject `parcels.{path..}`"];
     assert_error(subscribe("parcels.{path..}", "{path}").await, ErrorKind::Config, &parts);
+}
+
+async fn stream_of_someone_else_is_not_taken_over(transport: &Transport) {
+    let theirs = stream::Config {
+        name: "WORK-scaled".to_owned(),
+        subjects: vec!["jobs.>".to_owned()],
+        retention: stream::RetentionPolicy::WorkQueue,
+        ..Default::default()
+    };
+    let calls = Recorder::<(String, u64)>::default();
+    let builder = TestBroker::builder().include::<crate::accept>().stream(theirs.clone()).state(calls);
+    let broker = transport.start(builder).await;
+    let next = broker.second_instance().await;
+    next.include::<four_copies>();
+    let parts =
+        ["four_copies", "partitions", "needs the stream `WORK-scaled`", "has something else", "another `queue`"];
+    assert_error(next.start_all().await, ErrorKind::Config, &parts);
+    let plan = next.plan().await.unwrap();
+    let blocked = plan.changes.iter().filter(|change| change.action == ChangeAction::Blocked).count();
+    assert_eq!(blocked, 1, "{plan}");
+}
+
+async fn repeated_message_id_is_copied(transport: &Transport) {
+    let config = stream::Config {
+        name: "WORK".to_owned(),
+        subjects: vec!["work.>".to_owned()],
+        duplicate_window: ms(200),
+        ..Default::default()
+    };
+    let broker = transport.start(TestBroker::builder().include::<crate::accept>().stream(config)).await;
+    let calls = Recorder::<u64>::default();
+    let handler = calls.handler();
+    let subscribe = broker.broker().subscribe("work.{key}.done", "late", handler).key("{key}");
+    let subscription = subscribe.partitions(2).await.unwrap();
+    for id in 1..4_u64 {
+        broker.broker().publish_message("work.acme.done", &id).message_id("same").await.unwrap();
+        calls.until_len(id as usize).await;
+        sleep(ms(400)).await;
+    }
+    assert_eq!(calls.items(), [1, 2, 3]);
+    subscription.unsubscribe().await.unwrap();
+}
+
+async fn another_process_pauses_the_copies(transport: &Transport) {
+    let (broker, _, calls) = start_four(transport).await;
+    work(&broker, 0..10).await;
+    calls.until_len(10).await;
+    let other = broker.second_instance().await;
+    let paused = other.include::<four_copies>().pause("four_copies", secs(600)).await.unwrap();
+    assert_eq!((&*paused.stream, &*paused.queue, paused.changed), ("WORK-scaled", "scaled", true));
+    work(&broker, 10..20).await;
+    assert!(other.resume("four_copies").await.unwrap().changed);
+    calls.until_len(20).await;
 }

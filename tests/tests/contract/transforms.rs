@@ -80,6 +80,12 @@ async fn transform_is_a_change_of_a_declared_stream(transport: &Transport) {
     let running = next.start_all().await.unwrap();
     publish(&broker, 0..50).await;
     assert_handled(&calls, 0..50).await;
+    // A start without this handler leaves the transform as it is.
+    let counting = broker.broker().subscribe("*.trips.*.begun", "counting", |id: u64| async move { println!("{id}") });
+    let counting = counting.stream("TRIPS").manage(Manage::Update).await.unwrap();
+    publish(&broker, 50..100).await;
+    assert_handled(&calls, 0..100).await;
+    counting.unsubscribe().await.unwrap();
     running.shutdown().await.unwrap();
 }
 
