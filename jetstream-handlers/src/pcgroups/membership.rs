@@ -156,8 +156,8 @@ impl Membership {
 fn is_taken(error: &Error) -> bool {
     match error.kind() {
         ErrorKind::StreamOverlap | ErrorKind::ConsumerMismatch => true,
-        // Since the inspection, which finds the consumers that overlap.
-        ErrorKind::Server => chain(error).to_string().contains("filtered consumer not unique"),
+        // Its consumer was created after the inspection (`CONSUMER_WQ_CONSUMER_NOT_UNIQUE`).
+        ErrorKind::Server => chain(error).contains("error code 10100"),
         ErrorKind::Startup => error.problems().iter().all(|it| matches!(it.kind(), ErrorKind::StreamOverlap)),
         _ => false,
     }
