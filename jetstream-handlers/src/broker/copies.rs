@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::Broker;
 use super::running::WorkerHandle;
+use crate::error::ErrorKind;
 use crate::observe::status_cell::Condition;
 use crate::provision::next_uncopied;
 use crate::transport::Transport;
@@ -33,6 +34,10 @@ async fn check(transport: &Transport, worker: &WorkerHandle) {
             Ok(found) => found,
             Err(error) => {
                 tracing::debug!(handler, stream, "cannot find out whether all messages are copied: {error}");
+                // The right to read the origin is optional.
+                if error.kind() == ErrorKind::Authorization {
+                    return;
+                }
                 continue;
             }
         };

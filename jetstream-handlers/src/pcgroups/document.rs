@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind};
 use crate::spelling;
 
+/// The maximum number of partitions, each of which is a filter of a consumer.
+const MAX_PARTITIONS: u32 = 10_000;
+
 /// The document of an elastic group: the number of its partitions, and its members.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Document {
@@ -61,8 +64,11 @@ impl Document {
 
     /// Returns what makes a document useless for all members.
     fn problem(&self) -> Option<String> {
-        if self.max_members == 0 {
-            return Some("`max_members` is 0; expected at least 1, the number of partitions".to_owned());
+        if !(1..=MAX_PARTITIONS).contains(&self.max_members) {
+            let number = self.max_members;
+            return Some(format!(
+                "`max_members` is {number}; expected 1 to {MAX_PARTITIONS}, the number of partitions"
+            ));
         }
         if !self.members.is_empty() && !self.member_mappings.is_empty() {
             return Some("it has `members` and `member_mappings`, of which one excludes the other".to_owned());
@@ -207,8 +213,9 @@ mod tests {
         let mapping = |member: &str| format!(r#"{{"member":"{member}","partitions":[1]}}"#);
         for (json, part) in [
             ("nonsense".to_owned(), "expected"),
-            (r#"{"max_members":0}"#.to_owned(), "`max_members` is 0"),
-            (r#"{"max_members":-1}"#.to_owned(), "max_members"),
+            (r#"{"max_members":0}"#.to_owned(), "`max_members` is 0; expected 1"),
+            (r#"{"max_members":-1}"#.to_owned(), "expected u32"),
+            (r#"{"max_members":4000000000}"#.to_owned(), "1 to 10000"),
             (format!(r#"{{"max_members":2,"members":["a"],"member_mappings":[{}]}}"#, mapping("a")), "excludes"),
             (format!(r#"{{"max_members":1,"member_mappings":[{}]}}"#, mapping("a")), "has partition 1"),
             (format!(r#"{{"max_members":2,"member_mappings":[{},{}]}}"#, mapping("a"), mapping("b")), "twice"),

@@ -128,6 +128,13 @@ impl Rights {
             self.optional_request(&create_consumer(of_handler), &[handler], purpose);
             let purpose = "reads messages that the client cannot read, and compares those of long calls";
             self.optional_request(&format!("STREAM.MSG.GET.{}", binding.stream), &[handler], purpose);
+            if binding.is_derived {
+                let origins = needs.streams.get(&binding.stream).map(|it| &*it.origins).unwrap_or_default();
+                for origin in origins {
+                    let purpose = "finds out whether all messages are copied";
+                    self.optional_request(&format!("STREAM.MSG.GET.{origin}"), &[handler], purpose);
+                }
+            }
             if binding.pinned() {
                 let purpose = "lets another instance become active when this one stops";
                 let (stream, consumer) = (&binding.stream, &binding.consumer);
