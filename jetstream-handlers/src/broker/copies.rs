@@ -1,4 +1,4 @@
-//! The check whether the server goes on to copy the messages of handlers with a derived stream.
+//! The check whether the server continues to copy the messages of handlers with a derived stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::transport::Transport;
 const INTERVAL: Duration = Duration::from_secs(15);
 
 impl Broker {
-    /// Looks from time to time whether the copying goes on; a stop of the handlers ends it.
+    /// Checks from time to time whether the copying continues; a stop of the handlers ends the checks.
     pub(super) fn spawn_copy_check(&self, workers: &[Arc<WorkerHandle>]) {
         for worker in workers.iter().filter(|worker| worker.binding.is_derived && worker.is_first()) {
             let (transport, worker) = (self.inner.transport.clone(), worker.clone());

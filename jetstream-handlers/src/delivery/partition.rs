@@ -124,7 +124,7 @@ impl Partition {
     /// Records what its consumer shows: `None` if there is nothing to deliver, or an instance is active; otherwise the time
     /// for which that is normal. Some time after it, this instance requests the messages.
     ///
-    /// So what other clients claim on the subject of the shares cannot stop a partition.
+    /// Without this, false announcements of another client could stop a partition.
     pub(crate) fn seen(&self, unserved: Option<Duration>) {
         let mut state = lock(&self.state);
         let Some(normal) = unserved else {

@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     /// The number of instances of handlers with partitions so far.
     pub(super) instances: u64,
-    /// What the instances of handlers tell each other, by subject.
+    /// The announcements that the instances of handlers exchange, by subject.
     pub(super) boards: BTreeMap<String, Board>,
     /// A random number, which tells the server from others.
     id: Id,

@@ -219,8 +219,8 @@ impl Message {
         }
     }
 
-    /// Returns the name of the stream that stores the original message: that of [`info`](Self::info), or the one from which
-    /// a handler with [`partitions`](macro@crate::subscriber#partitions) has it copied.
+    /// Returns the name of the stream that stores the original message: the one from which the server has copied it for a
+    /// handler with [`partitions`](macro@crate::subscriber#partitions), otherwise that of [`info`](Self::info).
     ///
     /// # Examples
     ///
@@ -239,7 +239,7 @@ impl Message {
         self.origin.as_ref().map_or_else(|| self.info.stream_sequence(), |origin| origin.stream_sequence)
     }
 
-    /// Returns the origin and the delivery count of the message.
+    /// Returns where the message is stored, and its delivery count.
     pub fn info(&self) -> &Info {
         &self.info
     }

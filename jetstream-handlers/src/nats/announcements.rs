@@ -1,4 +1,4 @@
-//! What the instances of a handler tell each other.
+//! The announcements that the instances of a handler exchange.
 
 use std::sync::Arc;
 

@@ -36,12 +36,13 @@ pub(super) fn is_derived(config: &stream::Config) -> bool {
     config.metadata.contains_key(drift::PARTITIONS_ENTRY)
 }
 
-/// Returns `true` if the server is to copy in another way, for which it would begin anew.
+/// Returns `true` if an update changes what is copied, or ends a halt; without a start position, the server would copy from
+/// the beginning.
 pub(super) fn changes_copies(found: &stream::Config, wanted: &stream::Config) -> bool {
     is_derived(wanted) && (found.sources != wanted.sources || found.max_message_size == HALTED)
 }
 
-/// Returns the configuration without `max_msg_size`, which is another one while the number of partitions is changed.
+/// Returns the configuration without `max_msg_size`, which changes while the number of partitions is changed.
 pub(super) fn without_limit(mut config: stream::Config) -> stream::Config {
     if is_derived(&config) {
         config.max_message_size = -1;
@@ -63,16 +64,16 @@ pub(super) async fn halt(transport: &Transport, found: &stream::Config) -> Resul
     if halted == *found { Ok(()) } else { transport.update_stream(found, &halted).await }
 }
 
-/// Goes on with the copying, with the former number of partitions.
+/// Continues the copying with the former number of partitions.
 pub(super) async fn resume(transport: &Transport, found: &stream::Config) -> Result<(), ApiError> {
     let halted = stream::Config { max_message_size: HALTED, ..found.clone() };
     transport.update_stream(&halted, &unhalted(found.clone())).await
 }
 
-/// Sets the position from which a stream that is to copy in another way goes on, which would begin anew otherwise.
+/// Sets the position from which the server continues to copy after an update; without it, it would copy from the beginning.
 ///
-/// It is a time if possible: if the origin is deleted and created again later, the server begins there, and the messages below
-/// a start sequence would not be copied.
+/// A time is preferred to a sequence: if the origin is deleted and created again, its sequences restart at 1, and messages
+/// below a start sequence would not be copied.
 pub(super) async fn continue_copying(transport: &Transport, wanted: &mut stream::Config) -> Result<(), Error> {
     let name = &wanted.name;
     let copied = transport.copied_sequence(name).await;

@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 /// An instance keeps what it claims, as far as its share goes. Those with the most keep one more, if the number of
 /// partitions is not a multiple of that of the instances.
 pub(super) fn assigned(own: &str, partitions: u32, claims: &BTreeMap<&str, &[u32]>) -> Vec<u32> {
-    // The one that would keep it longest has a partition that several claim, so that one which has claimed everything,
-    // because it received no announcement, takes nothing from them.
+    // A partition that several instances claim belongs to the one that lists it earliest, so that an instance which claims
+    // everything, because it received no announcements, takes few from the others.
     let places = claims.iter().flat_map(|(id, claims)| (0..).zip(*claims).map(|(place, claim)| (place, *id, *claim)));
     let mut places: Vec<(usize, &str, u32)> = places.collect();
     places.sort_unstable();

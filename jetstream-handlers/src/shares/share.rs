@@ -24,7 +24,7 @@ const MIN_PERIOD: Duration = Duration::from_millis(20);
 /// The time for which a new instance waits for the claims of the others, before it claims anything.
 const JOIN: Duration = Duration::from_millis(100);
 
-/// The timeout of reading when the stream was created, which a user without the right to it never gets to know.
+/// The timeout of reading the creation time of the stream; the server does not answer a user without the permission.
 const CREATED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The part of one instance in the partitions of a handler.
@@ -81,10 +81,11 @@ impl Share {
         partition
     }
 
-    /// Keeps the share even until the handler stops.
+    /// Announces the claims of this instance and computes its share until the handler stops.
     ///
-    /// Without the right to subscribe to the subject, or to publish to it, this instance requests all partitions, and the
-    /// server gives each to the first that requests it.
+    /// Without the right to subscribe to the subject, this instance learns of no other one, so that its share is all
+    /// partitions, and the server gives each to the first that requests it. Without the right to publish, the others count on
+    /// all partitions.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut announcements = match self.transport.announcements(&self.subject).await {
             Ok(announcements) => announcements,

@@ -1,4 +1,4 @@
-//! What the instances of a handler tell each other, by core messages that no stream stores.
+//! The announcements that the instances of a handler exchange, as core messages that no stream stores.
 
 use bytes::Bytes;
 
