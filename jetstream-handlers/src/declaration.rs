@@ -52,9 +52,24 @@ pub(crate) fn is_named(name: &str, queue: &str, text: &str) -> bool {
 }
 
 impl Declaration {
+    /// Returns the declaration of a function with these settings.
+    #[cfg(test)]
+    pub(crate) fn for_test(name: &str, plan: Plan) -> Self {
+        Self {
+            name: name.to_owned(),
+            is_closure: false,
+            location: "app.rs:1:1".to_owned(),
+            description: "",
+            plan,
+            partition: None,
+            member: None,
+            events: Vec::new(),
+        }
+    }
+
     /// Returns the subjects of the handler as they were declared.
     pub(crate) fn subjects(&self) -> &Subjects {
-        self.partition.as_ref().map_or(&self.plan.subject, |of| &of.whole.subject)
+        &self.whole_plan().subject
     }
 
     /// Returns the subjects of the messages with which the handler is called: those of its consumer, or of the origin of a
@@ -71,12 +86,17 @@ impl Declaration {
 
     /// Returns the `queue` of the handler, which is the name of its consumer, or the beginning of it if it has several.
     pub(crate) fn queue(&self) -> &str {
-        self.partition.as_ref().map_or(&*self.plan.queue, |of| &*of.whole.queue)
+        &self.whole_plan().queue
     }
 
     /// Returns `true` if this is the only declaration of the handler, or that of its first partition.
     pub(crate) fn is_first(&self) -> bool {
         self.partition.as_ref().is_none_or(|of| of.number == 0)
+    }
+
+    /// Returns the settings of the whole handler, of which this may be one partition.
+    pub(crate) fn whole_plan(&self) -> &Plan {
+        self.partition.as_ref().map_or(&self.plan, |of| &of.whole)
     }
 
     /// Returns the declaration of the whole handler, of which this may be one partition.

@@ -28,6 +28,16 @@ pub(crate) fn placeholders(subject: &str) -> impl Iterator<Item = Placeholder<'_
     tokens(subject).filter_map(Placeholder::parse)
 }
 
+/// Returns `true` if a token is the placeholder of this name for one token.
+pub(crate) fn is_token_of(token: &str, name: &str) -> bool {
+    Placeholder::parse(token) == Some(Placeholder { name, is_rest: false })
+}
+
+/// Returns `true` if one of the tokens of a subject is the placeholder of this name for one token.
+pub(crate) fn has_token(subject: &str, name: &str) -> bool {
+    tokens(subject).any(|token| is_token_of(token, name))
+}
+
 /// Returns the pattern of a subject with placeholders: `orders.*.created` for `orders.{region}.created`.
 pub(crate) fn filter(subject: &str) -> Cow<'_, str> {
     if !subject.contains('{') {

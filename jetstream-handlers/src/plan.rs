@@ -10,7 +10,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::backoff::max_jittered;
 use crate::codec::DefaultCodec;
 use crate::key::Key;
-use crate::pattern::{Placeholder, filter, placeholders, tokens};
+use crate::pattern::{filter, has_token, is_token_of, tokens};
 use crate::prefix::Prefix;
 use crate::rules::{self, MAX_DURATION, Setting};
 use crate::variable::{self, Variable};
@@ -81,15 +81,15 @@ impl Subjects {
 
     /// Returns `true` if a subject has a place for the number of a partition.
     fn have_partition(&self) -> bool {
-        self.iter().any(|subject| placeholders(subject).any(|it| it.name == rules::PARTITION))
+        self.iter().any(|subject| has_token(subject, rules::PARTITION))
     }
 
     /// Returns the subjects with the number of a partition in place of `{partition}`.
     pub(crate) fn in_partition(&self, number: u32) -> Self {
         let number = number.to_string();
         let of = |subject: &str| {
-            let is_place = |token: &&str| Placeholder::parse(token).is_some_and(|it| it.name == rules::PARTITION);
-            let tokens = tokens(subject).map(|token| if is_place(&token) { &*number } else { token });
+            let is_place = |token| is_token_of(token, rules::PARTITION);
+            let tokens = tokens(subject).map(|token| if is_place(token) { &*number } else { token });
             Cow::Owned(tokens.collect::<Vec<_>>().join("."))
         };
         Self(self.iter().map(of).collect())

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use crate::pattern::{Placeholder, placeholders};
+use crate::pattern::{Placeholder, has_token, placeholders};
 use crate::spelling::{
     header_problem, key_problem, name_problem, publish_subject_problem, subject_problem, subjects_problem, visible,
 };
@@ -417,8 +417,7 @@ fn partition_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)
         let text = "`single_instance` excludes `partitions`, which several instances share; remove one of them";
         add("single_instance", text.to_owned());
     }
-    let has_place = |subject: &&Cow<'_, str>| placeholders(subject).any(|it| it.name == PARTITION && !it.is_rest);
-    let without: Vec<_> = settings.subjects().iter().filter(|subject| !has_place(subject)).collect();
+    let without: Vec<_> = settings.subjects().iter().filter(|subject| !has_token(subject, PARTITION)).collect();
     let Some(subject) = without.first() else { return found };
     let example = format!("write `{{{PARTITION}}}` for one of its tokens, as in `orders.{{{PARTITION}}}.created`");
     // The server can compute the number only from tokens of the subject.
@@ -426,7 +425,7 @@ fn partition_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)
         Some(Setting::Text(key)) => Placeholder::parse(key).map(|it| it.name),
         _ => None,
     };
-    let is_token = |subject: &&Cow<'_, str>| placeholders(subject).any(|it| Some(it.name) == key && !it.is_rest);
+    let is_token = |subject: &&&Cow<'_, str>| key.is_some_and(|key| has_token(subject, key));
     if without.len() < settings.subjects().len() {
         add(
             "partitions",
@@ -441,7 +440,8 @@ fn partition_problems(settings: &Settings<'_, '_>) -> Vec<(&'static str, String)
                 "`partitions` is {partitions}, but the subject `{subject}` has no place for the number of a partition, which what publishes the message would compute; {example}, or make the key a token of the subject, as in `orders.{{customer}}.created` with `key = \"{{customer}}\"`, so that the server computes it"
             ),
         );
-    } else if let Some(subject) = without.iter().find(|subject| !is_token(subject) && key_problems(settings).is_none())
+    } else if let Some(subject) = without.iter().find(|subject| !is_token(subject))
+        && key_problems(settings).is_none()
     {
         add(
             "partitions",

@@ -60,7 +60,7 @@ async fn publish(broker: &Broker, ids: std::ops::Range<u64>, partitions: Option<
     }
 }
 
-/// What the service handles in order, and what computes the number of the partition.
+/// The unit that the service handles in order, and the side that computes the number of the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
     /// Each key; the publisher computes the number.

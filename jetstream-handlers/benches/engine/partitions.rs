@@ -26,7 +26,7 @@ const KEYS: u64 = 1000;
 /// The partitions of the stored messages.
 const PARTITIONS: u32 = 8;
 
-/// What each process of a run does.
+/// The work of each process of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     /// Hand-written code on a consumer with explicit acks that all processes share.

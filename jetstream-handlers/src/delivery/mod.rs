@@ -13,6 +13,7 @@ mod partition;
 mod process_clock;
 mod records;
 mod sent_acks;
+mod stream_copies;
 mod unfinished;
 
 pub(crate) use ack_wait::AckWait;
@@ -28,4 +29,5 @@ pub(crate) use partition::Partition;
 pub(crate) use process_clock::{Observed, ProcessClock};
 pub(crate) use records::{Counts, Isolation, Record};
 pub(crate) use sent_acks::SentAcks;
+pub(crate) use stream_copies::StreamCopies;
 pub(crate) use unfinished::Unfinished;

@@ -17,7 +17,7 @@ use super::consumer::Consumer;
 use super::copies::{copy, has_unsupported_transform};
 use super::refusal::{Refusal, refusal};
 use super::stream::Stream;
-use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record, StreamSubjects};
+use crate::delivery::{Binding, ConsumerCounts, FoundConsumer, Isolation, Record, StreamCopies, StreamSubjects};
 use crate::error::{Error, ErrorKind};
 use crate::message::refusal::{batch_refused, closed, ingest_refused, refused};
 use crate::message::{Info, Outgoing, PublishFailure, Stored};
@@ -392,8 +392,15 @@ impl Memory {
     }
 
     /// Returns the time at which a stream was created.
-    pub(crate) fn copied_sequence(&self, name: &str) -> Option<u64> {
-        self.state().streams.get(name)?.copied.first().copied().filter(|copied| *copied > 0)
+    pub(crate) fn copies(&self, name: &str) -> Option<StreamCopies> {
+        let state = self.state();
+        let stream = state.streams.get(name)?;
+        Some(StreamCopies {
+            config: stream.config.clone(),
+            copied: stream.copied.first().copied().filter(|copied| *copied > 0),
+            messages: stream.count_messages(">"),
+            last_sequence: stream.last_sequence,
+        })
     }
 
     pub(crate) fn stream_created(&self, name: &str) -> Option<SystemTime> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::Connection;
-use crate::delivery::{Binding, FoundConsumer, filters};
+use crate::delivery::{Binding, FoundConsumer, StreamCopies, filters};
 use crate::error::Error;
 use crate::error::api::ApiError;
 use crate::settings::DEFAULT_API_PREFIX;
@@ -101,19 +101,34 @@ impl Connection {
         }
     }
 
-    /// Returns the last sequence that a stream has copied from its first source, which the client library does not read.
-    pub(crate) async fn copied_sequence(&self, name: &str) -> Result<Option<u64>, ApiError> {
+    /// Returns a stream with the position of its first source, which the client library does not read.
+    pub(crate) async fn copies(&self, name: &str) -> Result<Option<StreamCopies>, ApiError> {
         #[derive(Deserialize)]
         struct Info {
+            config: stream::Config,
+            state: State,
             #[serde(default)]
             sources: Vec<Source>,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            messages: u64,
+            last_seq: u64,
         }
         #[derive(Deserialize)]
         struct Source {
             seq: Option<u64>,
         }
-        let info: Info = self.request_empty(&format!("STREAM.INFO.{name}")).await?;
-        Ok(info.sources.first().and_then(|source| source.seq))
+        match self.request_empty::<Info>(&format!("STREAM.INFO.{name}")).await {
+            Ok(Info { config, state, sources }) => Ok(Some(StreamCopies {
+                config,
+                copied: sources.first().and_then(|source| source.seq),
+                messages: state.messages,
+                last_sequence: state.last_seq,
+            })),
+            Err(error) if error.is(ErrorCode::STREAM_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the configuration and the state of a stream.

@@ -270,7 +270,7 @@ impl Group {
         Ok(document.map(|document| Revision { sequence, document }))
     }
 
-    /// Reads the last revision of the document, which is 0 if there is none; a deleted group has no document.
+    /// Reads the document with its revision: 0 for a group that never existed. A deleted group has no document.
     async fn last(&self) -> Result<(u64, Option<Document>), Error> {
         let (subject, mut last) = (self.subject(), None);
         let mut next = 1;
@@ -303,7 +303,7 @@ impl Group {
         })
     }
 
-    /// Writes the document, if its last revision is still this one; 0 if there is none.
+    /// Writes the document if its revision is still this one; 0 for a new group.
     async fn write(&self, document: &Document, revision: u64) -> Result<(), Error> {
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision.to_string());

@@ -7,10 +7,10 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 use super::consumers::restored_position;
-use super::drain::drain;
+use super::drain::Renumbered;
 use super::plan::{Change, ChangeAction, ChangeObject, ProvisionPlan};
 use super::planning::{fingerprint_of_consumer, fingerprint_of_stream, rank};
-use super::{commands, derived, drift, ownership};
+use super::{commands, drift, halt, ownership};
 use crate::backoff::ExponentialBackoff;
 use crate::delivery::FoundConsumer;
 use crate::error::api::ApiError;
@@ -42,89 +42,34 @@ pub(crate) async fn apply_plan(transport: &Transport, plan: &ProvisionPlan) -> R
     plan.require_unblocked()?;
     let mut pending: Vec<_> = plan.pending().collect();
     pending.sort_by_key(|change| rank(change));
+    let mut changed = Renumbered::default();
     // All of them before the first change, so that a plan which is out of date changes nothing.
-    let mut numbered = Vec::new();
-    let mut derived = Vec::new();
     for change in &pending {
         match Target::read(transport, change, "nothing was changed").await? {
-            Target::Consumer(found) if changes_partitions(&found.config, change) => {
-                numbered.push((change.stream.clone().unwrap_or_default(), found.name().to_owned()));
-            }
-            Target::Stream(found) if derived::changes_copies(&found, &config(change)?) => {
-                derived.push(*found);
-            }
-            _ => {}
+            Target::Consumer(found) => changed.add_consumer(change, &found),
+            Target::Stream(found) => changed.add_stream(*found, &config(change)?),
+            Target::Missing => {}
         }
     }
-    work_off(transport, numbered, &derived).await?;
+    changed.drain(transport).await?;
+    let applied = apply_changes(transport, &pending, &mut changed).await;
+    if applied.is_err() {
+        changed.resume(transport).await?;
+    }
+    applied
+}
+
+async fn apply_changes(transport: &Transport, pending: &[&Change], changed: &mut Renumbered) -> Result<(), Error> {
     for (done, change) in pending.iter().enumerate() {
-        let changed = format!("{done} of {} changes were made", pending.len());
-        let target = match Target::read(transport, change, &changed).await {
-            Ok(target) => target,
-            Err(error) => {
-                resume(transport, &derived).await?;
-                return Err(error);
-            }
-        };
-        let applied = apply_change(transport, change, target).await;
-        if let Err(error) = applied {
-            resume(transport, &derived).await?;
-            return Err(error.about(&changed));
-        }
+        let made = format!("{done} of {} changes were made", pending.len());
+        let target = Target::read(transport, change, &made).await?;
+        apply_change(transport, change, target).await.map_err(|error| error.about(&made))?;
         if change.object == ChangeObject::Stream {
-            derived.retain(|stream| Some(&stream.name) != change.stream.as_ref());
+            changed.applied(change);
         }
         tracing::info!("applied: {change}");
     }
     Ok(())
-}
-
-/// Works off the partitions whose number a plan changes: `consumers`, each with its stream; `derived` streams copy nothing
-/// from then on.
-async fn work_off(
-    transport: &Transport,
-    consumers: Vec<(String, String)>,
-    derived: &[stream::Config],
-) -> Result<(), Error> {
-    let mut former = Vec::new();
-    for (stream, consumer) in consumers {
-        // The messages of a derived stream that was changed before, by a plan that was interrupted, have the new number.
-        let is_done = !derived.iter().any(|it| it.name == stream)
-            && transport.stream(&stream).await.is_ok_and(|found| found.is_some_and(|it| derived::is_derived(&it)));
-        if !is_done {
-            former.push((stream, consumer));
-        }
-    }
-    for stream in derived {
-        let name = &stream.name;
-        let consumers = transport.found_consumers(name).await;
-        let consumers = consumers.map_err(|error| error.into_error(&format!("listing the consumers of `{name}`")))?;
-        former.extend(consumers.iter().map(|consumer| (name.clone(), consumer.name().to_owned())));
-        derived::halt(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
-    }
-    let drained = drain(transport, &former).await;
-    if drained.is_err() {
-        resume(transport, derived).await?;
-    }
-    drained
-}
-
-/// Lets derived streams copy again that were not changed.
-async fn resume(transport: &Transport, derived: &[stream::Config]) -> Result<(), Error> {
-    for stream in derived {
-        derived::resume(transport, stream).await.map_err(|error| error.into_error(&halting(stream)))?;
-    }
-    Ok(())
-}
-
-fn halting(stream: &stream::Config) -> String {
-    format!("setting `max_msg_size` of stream `{}`, which copies nothing while it is 1", stream.name)
-}
-
-/// Returns `true` if a change gives a consumer of a partition another number of partitions.
-fn changes_partitions(found: &consumer::Config, change: &Change) -> bool {
-    let wanted = change.config.as_ref().and_then(|config| config["metadata"][drift::PARTITIONS_ENTRY].as_str());
-    wanted.is_some_and(|wanted| found.metadata.get(drift::PARTITIONS_ENTRY).is_none_or(|found| found != wanted))
 }
 
 /// Returns `true` if two identities are those of different servers or accounts.
@@ -202,8 +147,8 @@ async fn apply_change(transport: &Transport, change: &Change, target: Target) ->
         }
         (ChangeAction::Update, Target::Stream(found)) => {
             let mut wanted: stream::Config = config(change)?;
-            if derived::changes_copies(&found, &wanted) {
-                derived::continue_copying(transport, &mut wanted).await?;
+            if halt::changes_copies(&found, &wanted) {
+                halt::continue_copying(transport, &mut wanted).await?;
             }
             let mut metadata = found.metadata.clone();
             metadata.extend(std::mem::take(&mut wanted.metadata));
@@ -252,7 +197,7 @@ async fn recreate(transport: &Transport, change: &Change, found: FoundConsumer) 
             1 => consumer::DeliverPolicy::All,
             _ => restored_position(transport, stream, start).await,
         };
-        wanted.metadata.insert(super::drift::RESTORED.to_owned(), start.to_string());
+        wanted.metadata.insert(drift::RESTORED.to_owned(), start.to_string());
         let command = commands::add_consumer(stream, &wanted);
         let name = name(change);
         // With the deletion, the server forgets the position, which this process may not survive.

@@ -22,6 +22,11 @@ pub(super) const PARTITIONS_ENTRY: &str = "jetstream-handlers.partitions";
 /// The name of a difference in the number of partitions, which is in the metadata of each of their consumers.
 pub(super) const PARTITIONS: &str = "partitions";
 
+/// Returns `true` if a handler has partitions in this stream, which the server derives from another one.
+pub(super) fn is_derived(config: &stream::Config) -> bool {
+    config.metadata.contains_key(PARTITIONS_ENTRY)
+}
+
 /// Returns the fields in which a consumer on the server differs from the configuration that a handler needs.
 ///
 /// Fields that no handler sets are not compared, so that an operator can set them: description, metadata, sampling,

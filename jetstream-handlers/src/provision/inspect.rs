@@ -495,17 +495,7 @@ mod tests {
     }
 
     fn handler(subject: &str, queue: &str) -> Declaration {
-        let (name, location) = (format!("app::{queue}"), "app.rs:1:1".to_owned());
-        Declaration {
-            description: "",
-            name,
-            is_closure: false,
-            location,
-            plan: crate::plan::Plan::new(subject, queue.to_owned()),
-            partition: None,
-            member: None,
-            events: Vec::new(),
-        }
+        Declaration::for_test(&format!("app::{queue}"), Plan::new(subject, queue.to_owned()))
     }
 
     fn on(name: &str, subjects: &[&str]) -> stream::Config {

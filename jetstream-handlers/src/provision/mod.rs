@@ -15,6 +15,7 @@ mod derived;
 mod drain;
 mod drift;
 mod export;
+mod halt;
 mod inspect;
 mod needs;
 mod notices;
@@ -27,12 +28,12 @@ mod snapshot;
 mod stored;
 mod streams;
 mod transforms;
+mod uncopied;
 mod unfit;
 mod wide_filters;
 
 pub(crate) use applying::apply_plan;
 pub(crate) use consumers::restore_consumer;
-pub(crate) use derived::next_uncopied;
 pub use export::ExportFormat;
 pub(crate) use export::export;
 pub(crate) use inspect::{Inspection, shared_durable, stream_of};
@@ -42,6 +43,7 @@ pub use plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, R
 pub(crate) use planning::{Program, plan};
 pub(crate) use preflight::has_tiers;
 pub(crate) use snapshot::loaded;
+pub(crate) use uncopied::next_uncopied;
 pub(crate) use wide_filters::{NARROW_FILTER, WideFilters};
 
 use crate::declaration::Declaration;

@@ -11,7 +11,7 @@ use super::consumers::{Compared, consumer_config};
 use super::inspect::{Inspection, inspect};
 use super::plan::{Change, ChangeAction, ChangeField, ChangeObject, ProvisionPlan, Risk};
 use super::streams::{Aim, KnownStream};
-use super::{derived, drift, ownership, preflight, risk};
+use super::{drift, halt, ownership, preflight, risk};
 use crate::declaration::Declaration;
 use crate::delivery::{Binding, FoundConsumer};
 use crate::error::difference::Difference;
@@ -327,7 +327,7 @@ fn stored_by(config: &stream::Config) -> String {
     let listens = (!config.subjects.is_empty()).then(|| format!("stores {}", listed(&config.subjects)));
     let does: Vec<_> = listens.into_iter().chain(copied).collect();
     let mut text = format!("it {}", does.join(" and "));
-    if derived::is_derived(config) {
+    if drift::is_derived(config) {
         text.push_str(", each with the number of its partition, until it was handled");
     }
     text
@@ -356,7 +356,7 @@ pub(super) async fn fingerprint_of_stream(
         Err(error) => return Err(error),
     };
     let metadata = ownership::lasting(&config.metadata);
-    let config = json(&stream::Config { metadata, ..derived::without_limit(config.clone()) });
+    let config = json(&stream::Config { metadata, ..halt::without_limit(config.clone()) });
     Ok(Some(fingerprint(&format!("{}\n{created:?}", canonical(&config)))))
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer;
 use async_nats::jetstream::stream::{self, DiscardPolicy};
 
+use super::drift;
 use super::plan::{ChangeField, Risk};
-use super::{derived, drift};
 use crate::delivery::filters;
 use crate::error::difference::Difference;
 use crate::subject::covers;
@@ -144,7 +144,7 @@ pub(super) fn of_stream(difference: &Difference, found: &stream::Config, wanted:
             let text = "the stream recognizes a message that is published again for another time";
             (Risk::Safe, text.to_owned())
         }
-        "sources" if derived::is_derived(wanted) => {
+        "sources" if drift::is_derived(wanted) => {
             let mut text = "the copying stops until the running handler has handled all copies, and continues behind the last one; nothing is copied twice, and publishers need not stop".to_owned();
             let copied = |config: &stream::Config| -> Vec<String> {
                 let transforms = config.sources.iter().flatten().flat_map(|source| &source.subject_transforms);

@@ -8,11 +8,11 @@ use super::stored::{any_covers, listened};
 use super::streams::Streams;
 use crate::declaration::Declaration;
 use crate::error::problem::{Problem, Purpose};
-use crate::pattern::{Placeholder, filter, tokens};
+use crate::pattern::{filter, is_token_of, tokens};
 use crate::rules::PARTITION;
 use crate::subject::partitions_of;
 
-/// The transform that a handler needs if what publishes the messages does not compute the number.
+/// The transform that a handler needs if the publisher does not compute the number.
 pub(super) struct Needed {
     transform: SubjectTransform,
     /// The subjects that the handler receives, of all partitions.
@@ -22,15 +22,15 @@ pub(super) struct Needed {
 impl Needed {
     /// Returns the transform for a handler whose subject has places for the number and for the key; `None` for any other.
     ///
-    /// A stream has one transform, so that there is none for several subjects.
+    /// A handler with several subjects has none, because a stream has only one transform.
     pub(super) fn of(handler: &Declaration) -> Option<Self> {
-        let plan = handler.whole().plan;
+        let plan = handler.whole_plan();
         let mut subjects = plan.subject.iter();
         let (subject, None) = (subjects.next()?, subjects.next()) else { return None };
-        let is_number = |token: &str| Placeholder::parse(token).is_some_and(|it| it.name == PARTITION && !it.is_rest);
+        let is_number = |token: &str| is_token_of(token, PARTITION);
         let published: Vec<&str> = tokens(subject).filter(|token| !is_number(token)).collect();
         let number = tokens(subject).find(|token| is_number(token)).and(plan.partitions)?;
-        let key = key_token(&plan, &published.join("."))?;
+        let key = key_token(plan, &published.join("."))?;
         let mut wildcards = 0;
         let destination = tokens(subject).map(|token| match &*filter(token) {
             _ if is_number(token) => format!("{{{{partition({number},{key})}}}}"),
@@ -77,7 +77,7 @@ impl Streams<'_> {
         needed.filter_map(|(handler, needed)| needed.add_to(&mut self.declared, handler).err()).collect()
     }
 
-    /// Finds or plans the stream whose transform adds the number for a handler; `None` if what publishes the messages may do
+    /// Finds or plans the stream whose transform adds the number for a handler; `None` if the publisher may do
     /// it.
     pub(super) async fn find_transformed(
         &mut self,
@@ -152,16 +152,7 @@ mod tests {
     fn declaration(subject: &str, key: Key) -> Declaration {
         let mut plan = Plan::new(subject, "billing");
         (plan.key, plan.partitions) = (Some(key), Some(12));
-        Declaration {
-            name: "app::bill".to_owned(),
-            is_closure: false,
-            location: String::new(),
-            description: "",
-            plan,
-            partition: None,
-            member: None,
-            events: Vec::new(),
-        }
+        Declaration::for_test("app::bill", plan)
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub(crate) use publish::{Ingest, Pipeline};
 pub(crate) use deliveries::Deliveries;
 
 use crate::delivery::{
-    Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, StreamSubjects, filters,
+    Binding, ConsumerCounts, ConsumerState, FoundConsumer, Isolation, Observed, Record, StreamCopies, StreamSubjects,
+    filters,
 };
 use crate::error::Error;
 use crate::error::api::ApiError;
@@ -56,16 +57,16 @@ impl Transport {
         }
     }
 
-    /// Returns the last sequence that a stream has copied from its first source; `None` if the server does not tell, or has
-    /// copied nothing.
-    pub(crate) async fn copied_sequence(&self, name: &str) -> Result<Option<u64>, ApiError> {
+    /// Returns a stream with the position of its first source, if it exists.
+    pub(crate) async fn copies(&self, name: &str) -> Result<Option<StreamCopies>, ApiError> {
         match self {
-            Self::Nats(connection) => connection.copied_sequence(name).await,
-            Self::Memory(memory) => Ok(memory.copied_sequence(name)),
+            Self::Nats(connection) => connection.copies(name).await,
+            Self::Memory(memory) => Ok(memory.copies(name)),
         }
     }
 
-    /// Returns `true` unless the server may copy what a stream copied before it was started again, or leave messages out.
+    /// Returns the version of a server that may copy again what a stream copied before it was started again, or leave
+    /// messages out.
     ///
     /// Since 2.15, the position is kept with the stream. An older server reads it from the last copy that the stream has:
     /// from an empty work queue, it continued behind the last message of the origin (observed with 2.11.11 to 2.14.6).

@@ -89,7 +89,7 @@ pub(super) struct Ordered {
 /// The meaning of the pin of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pinned {
-    /// It is that of the delivery before, or there is none.
+    /// The pin is that of the previous delivery, or the delivery has no pin.
     AsBefore,
     /// This instance is active from now on.
     Anew,
@@ -322,10 +322,8 @@ impl Pull {
     /// Lets another instance become active, and requests nothing until this time.
     pub(crate) async fn step_aside(&mut self, until: Instant) {
         self.step_down().await;
-        self.requests.forget();
-        self.released.clear();
+        self.forget();
         if let Some(order) = &mut self.order {
-            order.unpinned();
             order.aside_until = Some(until);
         }
         self.events.push_back(DeliveryEvent::Resync);
